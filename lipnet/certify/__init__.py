@@ -1,0 +1,7 @@
+"""Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
+
+from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.certificates import Certificates, certify
+from lipnet.certify.report import certify_dataset, summary_table
+
+__all__ = ["Certificates", "certify", "certify_dataset", "lipschitz_bound", "summary_table"]

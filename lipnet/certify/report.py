@@ -1,0 +1,165 @@
+"""Certification of a whole dataset, and the files it leaves: certificates.tsv, summary.json, curve.png."""
+
+import io
+import json
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torchvision
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from lipnet import __version__
+from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.certificates import Certificates, certify
+from lipnet.files import whole_file
+from lipnet.functional.margins import STANDARD_RADII, parse_radius, round_down
+from lipnet.metrics.curve import plot_certified_curve
+from lipnet.metrics.functional import average_certified_radius, certified_accuracy
+
+FILES = ("certificates.tsv", "summary.json", "curve.png")
+RADIUS_DECIMALS = 9
+_COLUMNS = ("idx", "label", "prediction", "radius", "correct")
+
+
+def certify_dataset(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    indices: Tensor,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    radii: Sequence[str] = STANDARD_RADII,
+) -> dict[str, Any]:
+    """Certify every image and write the three files into a folder; each appears when it is whole.
+
+    Args:
+        model: from pixels in [0, 1] to logits, in evaluation mode; its device and dtype are those of the arithmetic.
+        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``.
+        indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
+        folder: where the files go.
+        facts: what else the summary says of the run, such as ``dataset`` and ``checkpoint_sha256``.
+        radii: the radii of the table, by their text.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        FileExistsError: if the folder already holds one of the files; nothing is changed.
+        ValueError: as `certify`, and if there are fewer samples than indices.
+    """
+    _check_free(folder)
+    for radius in radii:
+        parse_radius(radius)
+    start = time.perf_counter()
+    bound = lipschitz_bound(model)
+    with whole_file(folder / FILES[0]) as file:
+        radius, correct = _write_certificates(file, model, batches, indices, bound)
+    summary = {
+        **facts,
+        **_figures(radius, correct, radii),
+        "lipschitz_bound": bound,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "versions": _versions(),
+        "wall_seconds": round(time.perf_counter() - start, 3),
+    }
+    with whole_file(folder / FILES[2]) as file:
+        figure, _ = plot_certified_curve(radius, correct, title=_title(summary))
+        figure.savefig(file, format="png", dpi=150)
+    with whole_file(folder / FILES[1]) as file:
+        file.write(json.dumps(summary, indent=2).encode() + b"\n")
+    return summary
+
+
+def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Clean and certified accuracy per radius, in per cent, a row for each named summary."""
+    table = Table(title="Certified accuracy in % (L2 radius, pixels in [0, 1])")
+    table.add_column("" if len(rows) == 1 else "run")
+    radii = list(next(iter(rows.values()))["certified_accuracy"])
+    for name in ("parameters", "clean", *radii, "average radius"):
+        table.add_column(name, justify="right")
+    for name, summary in rows.items():
+        shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
+        average = round_down(summary["average_certified_radius"], 4)
+        table.add_row(name, f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
+    return table
+
+
+def _check_free(folder: Path) -> None:
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir or move them away"
+        )
+
+
+def _write_certificates(
+    file: BinaryIO, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], indices: Tensor, bound: float
+) -> tuple[Tensor, Tensor]:
+    """Write a line for each sample as it is certified; the radii **as written**, (n,), and which are correct."""
+    lines = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
+    lines.write("\t".join(_COLUMNS) + "\n")
+    radii: list[float] = []
+    correct: list[Tensor] = []
+    for images, labels in track(_first(batches, len(indices)), "Certifying", total=_batches(batches, len(indices))):
+        certificates = certify(model, images, labels, batch_size=len(images), lipschitz=bound)
+        done = len(radii)
+        radii += _write_batch(lines, indices[done : done + len(labels)], labels, certificates)
+        correct.append(certificates.correct)
+    lines.detach()
+    if len(radii) != len(indices):
+        raise ValueError(f"{len(indices)} samples were to be certified, but the data hold only {len(radii)}")
+    return torch.tensor(radii, dtype=torch.float64), torch.cat(correct)
+
+
+def _write_batch(lines: io.TextIOWrapper, indices: Tensor, labels: Tensor, certificates: Certificates) -> list[float]:
+    columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
+    written = []
+    for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True):
+        text = round_down(radius, RADIUS_DECIMALS)
+        lines.write(f"{idx}\t{label}\t{prediction}\t{text}\t{int(correct)}\n")
+        written.append(float(text))
+    return written
+
+
+def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batches up to the first ``count`` samples, the last one cut."""
+    for images, labels in batches:
+        if count <= 0:
+            return
+        yield images[:count], labels[:count]
+        count -= len(labels)
+
+
+def _batches(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> int | None:
+    size = getattr(batches, "batch_size", None)
+    return None if not size else -(-count // size)
+
+
+def _figures(radius: Tensor, correct: Tensor, radii: Sequence[str]) -> dict[str, Any]:
+    shares = certified_accuracy(radius, correct, radii).tolist()
+    return {
+        "n_samples": len(radius),
+        "clean_accuracy": float(correct.double().mean()),
+        "certified_accuracy": dict(zip(radii, shares, strict=True)),
+        "average_certified_radius": float(average_certified_radius(radius, correct)),
+    }
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    return f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "lipnet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }

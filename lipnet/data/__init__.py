@@ -1,0 +1,29 @@
+"""Datasets as LightningDataModules: pixels in [0, 1], reproducible splits, orders and augmentations."""
+
+from lipnet.data.base import ImageDataModule
+from lipnet.data.cifar import CIFAR10DataModule, CIFAR100DataModule
+from lipnet.data.digits import DigitsDataModule
+from lipnet.data.images import ImageDataset, LabelledImages, SeededAugmentation
+from lipnet.data.samplers import EpochSampler, ShardSampler
+from lipnet.data.spec import DatasetSpec
+from lipnet.data.splits import stratified_split
+
+DATAMODULES: dict[str, type[ImageDataModule]] = {
+    module.spec.name: module for module in (CIFAR10DataModule, CIFAR100DataModule, DigitsDataModule)
+}
+"""The data module of each dataset, by the name in its spec."""
+
+__all__ = [
+    "DATAMODULES",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "DatasetSpec",
+    "DigitsDataModule",
+    "EpochSampler",
+    "ImageDataModule",
+    "ImageDataset",
+    "LabelledImages",
+    "SeededAugmentation",
+    "ShardSampler",
+    "stratified_split",
+]

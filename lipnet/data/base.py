@@ -1,0 +1,209 @@
+"""What the LightningDataModules of lipnet share: splits, loaders and their determinism."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from lipnet.data.images import ImageDataset, LabelledImages, SeededAugmentation
+from lipnet.data.samplers import EpochSampler, ShardSampler
+from lipnet.data.spec import DatasetSpec
+from lipnet.data.splits import stratified_split
+
+EVALUATION_SPLITS = ("validation", "test")
+MAXIMUM_SEED = 2**32 - 1
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Training, validation and test images with pixels in [0, 1], float32 of shape (C, H, W), and int labels.
+
+    Images are not normalised: the normalisation is the model's, so that radii are in pixels. The validation
+    images are a stratified part of the training images; the test images are read in stage "test" alone. The
+    training order is a function of (seed, epoch), the augmentation one of (seed, epoch, index), whatever the
+    number of workers and the global random state. Evaluation is in dataset order, and shared out to the
+    processes without padding.
+
+    Args:
+        batch_size: training samples in a batch, for each process; the last batch of an epoch may be smaller.
+        eval_batch_size: the same for validation and test; None takes ``batch_size``.
+        num_workers: worker processes of each loader; 0 loads in the main process.
+        validation_fraction: part of each class of the training images that is set aside, in (0, 1).
+        seed: of the split, the order and the augmentation, 0..2**32 - 1.
+        augment: whether training images are augmented.
+        download: whether ``prepare_data`` may fetch missing files; of no effect where none are needed.
+        pin_memory: whether loaders return page-locked tensors.
+
+    Raises:
+        ValueError: an argument outside its range; the message says what was received.
+    """
+
+    spec: ClassVar[DatasetSpec]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        augment: bool = True,
+        download: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1 or None, got {eval_batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be non-negative, got {num_workers}")
+        if not 0.0 < validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction must lie strictly between 0 and 1, got {validation_fraction}")
+        if not 0 <= seed <= MAXIMUM_SEED:
+            raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed}")
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.augment = augment
+        self.download = download
+        self.pin_memory = pin_memory
+
+    @abstractmethod
+    def read_training_images(self) -> LabelledImages:
+        """Read the official training images, those of the validation split included."""
+
+    @abstractmethod
+    def read_test_images(self) -> LabelledImages:
+        """Read the official test images."""
+
+    @abstractmethod
+    def training_transform(self) -> v2.Transform:
+        """Return the random augmentation of a uint8 image of shape (C, H, W)."""
+
+    @cached_property
+    def _training_images(self) -> LabelledImages:
+        self._prepare_without_trainer()
+        return self.read_training_images()
+
+    @cached_property
+    def _test_images(self) -> LabelledImages:
+        self._prepare_without_trainer()
+        return self.read_test_images()
+
+    @cached_property
+    def _positions(self) -> tuple[Tensor, Tensor]:
+        labels = self._training_images.labels.numpy()
+        training, validation = stratified_split(labels, self.validation_fraction, self.seed)
+        return torch.from_numpy(training), torch.from_numpy(validation)
+
+    def _prepare_without_trainer(self) -> None:
+        # With a Trainer this is its task, in one process for each machine.
+        if self.trainer is None:
+            self.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images of a stage: "fit" and "validate" the training images, "test" the test images, None all.
+
+        Raises:
+            FileNotFoundError: files are missing.
+            RuntimeError: files are damaged.
+            ValueError: another stage, or a class too small to be split.
+        """
+        if stage not in (None, "fit", "validate", "test"):
+            raise ValueError(f"stage must be 'fit', 'validate', 'test' or None, got {stage!r}")
+        # Reading is cached, so asking for a split once is all its setup.
+        if stage != "test":
+            self.evaluation_dataset("validation")
+        if stage in (None, "test"):
+            self.evaluation_dataset("test")
+
+    def training_dataset(self) -> ImageDataset:
+        """Return the training images outside the validation split, augmented if the module augments."""
+        positions, _ = self._positions
+        augmentation = SeededAugmentation(self.training_transform(), self.seed) if self.augment else None
+        return ImageDataset(self._training_images, positions, augmentation)
+
+    def evaluation_dataset(self, split: str) -> ImageDataset:
+        """Return the unaltered images of a split, in the order of the official file.
+
+        Args:
+            split: "validation" or "test".
+
+        Raises:
+            ValueError: another split.
+        """
+        if split not in EVALUATION_SPLITS:
+            raise ValueError(f"split must be one of {EVALUATION_SPLITS}, got {split!r}")
+        if split == "validation":
+            return ImageDataset(self._training_images, self._positions[1])
+        return ImageDataset(self._test_images, torch.arange(len(self._test_images)))
+
+    def evaluation_indices(self, split: str) -> Tensor:
+        """Return the index in the official file of each sample of a split, int64 of shape (n,).
+
+        They follow the order of :meth:`evaluation_dataset`.
+
+        Args:
+            split: "validation" or "test".
+
+        Raises:
+            ValueError: another split.
+        """
+        return self.evaluation_dataset(split).indices
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the shuffled loader of this process's share of the training images."""
+        num_replicas, rank = self._world()
+        dataset = self.training_dataset()
+        sampler = EpochSampler(dataset, num_replicas, rank, self.seed)
+        return self._dataloader(dataset, sampler, self.batch_size)
+
+    def evaluation_dataloader(self, split: str) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the loader of this process's share of :meth:`evaluation_dataset`, in order, not augmented.
+
+        Args:
+            split: "validation" or "test".
+
+        Raises:
+            ValueError: another split.
+        """
+        num_replicas, rank = self._world()
+        dataset = self.evaluation_dataset(split)
+        return self._dataloader(dataset, ShardSampler(dataset, num_replicas, rank), self.eval_batch_size)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the loader of the validation images."""
+        return self.evaluation_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the loader of the test images."""
+        return self.evaluation_dataloader("test")
+
+    def _world(self) -> tuple[int, int]:
+        """Return the number of processes and the rank of this one: (1, 0) without a Trainer."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _dataloader(
+        self, dataset: ImageDataset, sampler: EpochSampler | ShardSampler, batch_size: int
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+            # Without one of its own, each iterator would take its workers' seed from the global generator.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return loader

@@ -1,0 +1,143 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision from their official files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+from torchvision.transforms import v2
+
+from lipnet.data.base import ImageDataModule
+from lipnet.data.images import LabelledImages
+from lipnet.data.spec import CIFAR10_SPEC, CIFAR100_SPEC
+
+
+def official_files(reader: type[datasets.CIFAR10], train: bool) -> list[tuple[str, str]]:
+    """Return (name, MD5 checksum) of each file that one split needs: its images and the names of the classes."""
+    images = reader.train_list if train else reader.test_list
+    return [(name, checksum) for name, checksum in images] + [(reader.meta["filename"], reader.meta["md5"])]
+
+
+def fetch_cifar(reader: type[datasets.CIFAR10], root: Path) -> None:
+    """Download and unpack the official archive into ``root``, unless all its files are there, undamaged."""
+    folder = root / reader.base_folder
+    files = official_files(reader, train=True) + official_files(reader, train=False)
+    if not all(check_integrity(folder / name, checksum) for name, checksum in files):
+        download_and_extract_archive(reader.url, root, filename=reader.filename, md5=reader.tgz_md5)
+
+
+def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None:
+    """Check that the files of one split are there and are the official ones.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message says which, and how to provide it.
+        RuntimeError: a file's MD5 checksum is not the official one; the message names the file.
+    """
+    folder = root / reader.base_folder
+    files = official_files(reader, train)
+    missing = [name for name, _ in files if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{reader.__name__} was looked for in {folder}, which lacks {', '.join(missing)}. "
+            f"Put the official {reader.base_folder} folder into {root}, or name the folder that holds it "
+            "with data.data_dir=..., or fetch it with data.download=true on a machine with network access"
+        )
+    damaged = [str(folder / name) for name, md5 in files if not check_integrity(folder / name, md5)]
+    if damaged:
+        raise RuntimeError(
+            f"damaged {reader.__name__} file, its MD5 checksum is not the official one: "
+            f"{', '.join(damaged)}. Replace it by the one in {reader.url}, or let data.download=true do so"
+        )
+
+
+def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> LabelledImages:
+    """Read the training or the test images of CIFAR-10 or CIFAR-100, and no image of the other split.
+
+    Args:
+        reader: torchvision's class for the dataset.
+        root: absolute path of the folder that holds the official folder, such as ``cifar-100-python``.
+        train: the training images if True, the test images if False.
+
+    Returns:
+        Images of shape (N, 3, 32, 32), bytes 0..255, in the order of the official files.
+
+    Raises:
+        FileNotFoundError, RuntimeError: as :func:`check_files`.
+    """
+    check_files(reader, root, train)
+    # Torchvision would check the files of both splits: an empty list keeps it away from the other one's.
+    other_split: dict[str, Any] = {"test_list" if train else "train_list": []}
+    dataset = type(reader.__name__, (reader,), other_split)(root, train=train)
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return LabelledImages(images, torch.tensor(dataset.targets), torch.arange(len(images)), maximum=255)
+
+
+class CIFARDataModule(ImageDataModule):
+    """What CIFAR-10 and CIFAR-100 share; see :class:`lipnet.data.ImageDataModule` for the other arguments.
+
+    Training images are padded with 4 zeros on each side, cropped at random to 32 x 32 and flipped at random.
+
+    Args:
+        data_dir: the folder that holds the official folder, such as ``cifar-100-python``.
+    """
+
+    reader: ClassVar[type[datasets.CIFAR10]]
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        augment: bool = True,
+        download: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            augment=augment,
+            download=download,
+            pin_memory=pin_memory,
+        )
+        self.data_dir = Path(data_dir).expanduser().absolute()
+
+    def prepare_data(self) -> None:
+        """Fetch the official archive if ``download`` is set and a file of it is missing or damaged."""
+        if self.download:
+            fetch_cifar(self.reader, self.data_dir)
+
+    def read_training_images(self) -> LabelledImages:
+        """Read the 50000 training images; errors as in :func:`read_cifar`."""
+        return read_cifar(self.reader, self.data_dir, train=True)
+
+    def read_test_images(self) -> LabelledImages:
+        """Read the 10000 test images; errors as in :func:`read_cifar`."""
+        return read_cifar(self.reader, self.data_dir, train=False)
+
+    def training_transform(self) -> v2.Transform:
+        """Return a random crop after padding with 4 zeros on each side, then a random horizontal flip."""
+        return v2.Compose([v2.RandomCrop(self.spec.image_size, padding=4), v2.RandomHorizontalFlip()])
+
+
+class CIFAR10DataModule(CIFARDataModule):
+    """CIFAR-10 from the folder ``cifar-10-batches-py``; arguments as for :class:`CIFARDataModule`."""
+
+    spec = CIFAR10_SPEC
+    reader = datasets.CIFAR10
+
+
+class CIFAR100DataModule(CIFARDataModule):
+    """CIFAR-100 from the folder ``cifar-100-python``; arguments as for :class:`CIFARDataModule`."""
+
+    spec = CIFAR100_SPEC
+    reader = datasets.CIFAR100

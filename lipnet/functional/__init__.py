@@ -1,0 +1,41 @@
+"""Pure functions of tensors: no state, no modules, nothing imported from the rest of lipnet."""
+
+from lipnet.functional.convolution import PADDING_MODES, same_convolution
+from lipnet.functional.exponential import polynomial_gain, taylor_coefficients, taylor_exponential
+from lipnet.functional.norms import (
+    power_iteration,
+    reshaped_filter_bound,
+    reshaped_filters,
+    reshaped_norm,
+    symbol_bound,
+)
+from lipnet.functional.permutations import (
+    channel_shuffle,
+    channel_unshuffle,
+    check_shuffle,
+    shuffle_permutation,
+)
+from lipnet.functional.rounding import product_up, round_up, square_root_up
+from lipnet.functional.skew import skew_filter, transpose_filter
+
+__all__ = [
+    "PADDING_MODES",
+    "channel_shuffle",
+    "channel_unshuffle",
+    "check_shuffle",
+    "polynomial_gain",
+    "power_iteration",
+    "product_up",
+    "reshaped_filter_bound",
+    "reshaped_filters",
+    "reshaped_norm",
+    "round_up",
+    "same_convolution",
+    "shuffle_permutation",
+    "skew_filter",
+    "square_root_up",
+    "symbol_bound",
+    "taylor_coefficients",
+    "taylor_exponential",
+    "transpose_filter",
+]

@@ -1,0 +1,30 @@
+"""The 'same' convolution with odd kernel, stride 1 and dilation 1 that everything here is made of."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING_MODES = ("zeros", "circular")
+
+
+def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros") -> Tensor:
+    """Convolve so that height and width stay as they are.
+
+    Args:
+        x: maps (B, c, H, W).
+        weight: filter (c, c/groups, kh, kw) with odd kh and kw.
+        groups: number of groups.
+        padding_mode: ``"zeros"`` or ``"circular"``: the two for which the adjoint is again such a convolution.
+
+    Returns:
+        Maps (B, c, H, W).
+
+    Raises:
+        ValueError: for another padding mode.
+    """
+    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
+    if padding_mode == "zeros":
+        return F.conv2d(x, weight, padding=(rows, columns), groups=groups)
+    if padding_mode == "circular":
+        wrapped = F.pad(x, (columns, columns, rows, rows), mode="circular")
+        return F.conv2d(wrapped, weight, groups=groups)
+    raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")

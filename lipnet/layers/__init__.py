@@ -1,0 +1,10 @@
+"""Orthogonal layers and 1-Lipschitz activations, used like those of ``torch.nn``."""
+
+from lipnet.layers.activations import MaxMin, MaxMinPermuted
+from lipnet.layers.gssoc import GSSOC
+from lipnet.layers.linear import SOCLinear
+from lipnet.layers.normalize import Normalize
+from lipnet.layers.shuffle import ChannelShuffle
+from lipnet.layers.soc import SOC
+
+__all__ = ["GSSOC", "SOC", "ChannelShuffle", "MaxMin", "MaxMinPermuted", "Normalize", "SOCLinear"]

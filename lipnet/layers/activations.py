@@ -1,0 +1,60 @@
+"""Activations that keep the norm of the gradient: they sort, and so only permute."""
+
+import torch
+from torch import Tensor, nn
+
+
+class _PairwiseSort(nn.Module):
+    def lipschitz_bound(self) -> float:
+        """1: at every point the Jacobian is a permutation, and sorting never moves two inputs apart."""
+        return 1.0
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() < 2 or x.shape[1] % 2:
+            raise ValueError(
+                f"{type(self).__name__} needs an even number of channels in (B, C, ...), received {tuple(x.shape)}"
+            )
+
+
+class MaxMin(_PairwiseSort):
+    """Sort channel i against channel i + C/2: the maxima become the first half of the channels, the minima the second.
+
+    Shape:
+        (B, C, ...) with even C, to the same shape.
+
+    Raises:
+        ValueError: for an odd number of channels.
+
+    Source: Anil, Lucas & Grosse, "Sorting out Lipschitz function approximation", ICML 2019.
+
+    Example:
+        >>> MaxMin()(torch.tensor([[1.0, 2.0, 3.0, 0.0]])).tolist()
+        [[3.0, 2.0, 1.0, 0.0]]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        first, second = x.chunk(2, dim=1)
+        return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), dim=1)
+
+
+class MaxMinPermuted(_PairwiseSort):
+    """Sort the neighbouring channels 2i and 2i + 1: the maximum goes to 2i, the minimum to 2i + 1.
+
+    Shape:
+        (B, C, ...) with even C, to the same shape.
+
+    Raises:
+        ValueError: for an odd number of channels.
+
+    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
+
+    Example:
+        >>> MaxMinPermuted()(torch.tensor([[1.0, 2.0, 3.0, 0.0]])).tolist()
+        [[2.0, 1.0, 3.0, 0.0]]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        first, second = x.reshape(x.shape[0], -1, 2, *x.shape[2:]).unbind(dim=2)
+        return torch.stack((torch.maximum(first, second), torch.minimum(first, second)), dim=2).flatten(1, 2)

@@ -1,0 +1,53 @@
+"""Channel shuffles as modules."""
+
+from torch import Tensor, nn
+
+from lipnet.functional import channel_shuffle, channel_unshuffle
+
+
+class ChannelShuffle(nn.Module):
+    """Send channel i to place sigma(i), so that the next grouped convolution mixes the groups of the last.
+
+    With k groups and n channels: sigma(i) = (i mod k) n/k + floor(i/k); paired: the channels 2j and 2j+1 move together,
+    sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), so that the pairs of `MaxMinPermuted` stay pairs.
+    ``nn.ChannelShuffle(k)`` of torch is the inverse of the plain one.
+
+    Args:
+        groups: k.
+        paired: move neighbouring channels together.
+        inverted: apply the inverse permutation instead.
+
+    Shape:
+        (B, n, ...) to the same shape.
+
+    Raises:
+        ValueError: in the forward pass, unless n divides by k, or by 2k if paired.
+
+    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
+
+    Example:
+        >>> import torch
+        >>> ChannelShuffle(groups=2)(torch.arange(6).view(1, 6)).tolist()
+        [[0, 2, 4, 1, 3, 5]]
+    """
+
+    def __init__(self, groups: int, paired: bool = False, *, inverted: bool = False) -> None:
+        super().__init__()
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1, received {groups}")
+        self.groups, self.paired, self.inverted = groups, paired, inverted
+
+    def forward(self, x: Tensor) -> Tensor:
+        permute = channel_unshuffle if self.inverted else channel_shuffle
+        return permute(x, self.groups, self.paired)
+
+    def inverse(self) -> "ChannelShuffle":
+        """The module that undoes this one."""
+        return ChannelShuffle(self.groups, self.paired, inverted=not self.inverted)
+
+    def lipschitz_bound(self) -> float:
+        """1: a permutation is an isometry."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, paired={self.paired}" + (", inverted=True" if self.inverted else "")

@@ -1,0 +1,10 @@
+"""Metrics of certified robustness in the manner of torchmetrics, and the picture of certified accuracy.
+
+Their functional twins live in :mod:`lipnet.metrics.functional`.
+"""
+
+from lipnet.metrics.average_certified_radius import AverageCertifiedRadius
+from lipnet.metrics.certified_accuracy import CertifiedAccuracy
+from lipnet.metrics.curve import certified_curve, plot_certified_curve
+
+__all__ = ["AverageCertifiedRadius", "CertifiedAccuracy", "certified_curve", "plot_certified_curve"]

@@ -1,0 +1,124 @@
+"""Certified accuracy and average certified radius as functions: validate, update, compute.
+
+A sample is certified at radius r when its prediction is correct and its certified radius is greater than r:
+the ball is open. A radius that is NaN or infinite is no certificate, whatever produced it, and counts as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lipnet.functional.margins import STANDARD_RADII, parse_radius
+
+
+def certified_accuracy(
+    radius: Tensor,
+    correct: Tensor,
+    radii: Sequence[str | float] = STANDARD_RADII,
+) -> Tensor:
+    """Return the fraction of samples that are correct and certified beyond each of ``radii``.
+
+    Args:
+        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1].
+        correct: whether each prediction is the label, shape (B,), bool.
+        radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``.
+
+    Returns:
+        Shape (R,), float64, each in [0, 1]; NaN where there are no samples.
+
+    Raises:
+        ValueError: if a shape or dtype differs, or ``radii`` is empty, repeats one or holds one that cannot
+            be read.
+
+    Example:
+        >>> radius = torch.tensor([0.50, 0.20, 0.90, 0.10])
+        >>> correct = torch.tensor([True, True, False, True])
+        >>> certified_accuracy(radius, correct, ["36/255", "72/255"])
+        tensor([0.5000, 0.2500], dtype=torch.float64)
+    """
+    _, thresholds = _radii_validation(radii)
+    _samples_validation(radius, correct)
+    return _certified_accuracy_compute(*_certified_accuracy_update(radius, correct, thresholds))
+
+
+def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
+    """Return the average certified radius (ACR): the mean radius of the samples predicted correctly.
+
+    Some papers divide by the number of all samples instead (Zhai et al., MACER, ICLR 2020, arXiv 2001.02378);
+    that is this figure times the clean accuracy.
+
+    Args:
+        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]. NaN, infinite
+            and negative radii count as 0, their samples as correct ones still.
+        correct: whether each prediction is the label, shape (B,), bool.
+
+    Returns:
+        A scalar, float64, in pixels of [0, 1]; NaN where no sample is correct.
+
+    Raises:
+        ValueError: if a shape or dtype differs.
+
+    Example:
+        >>> radius = torch.tensor([0.50, 0.20, 0.90, 0.10])
+        >>> correct = torch.tensor([True, True, False, True])
+        >>> average_certified_radius(radius, correct)
+        tensor(0.2667, dtype=torch.float64)
+    """
+    _samples_validation(radius, correct)
+    return _average_certified_radius_compute(*_average_certified_radius_update(radius, correct))
+
+
+def _radii_validation(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the radii's names and their values, or raise ValueError."""
+    if isinstance(radii, str) or len(radii) == 0:
+        raise ValueError(f"Expected `radii` to be a sequence of at least one radius, but got {radii!r}.")
+    names = tuple(str(radius) for radius in radii)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Expected `radii` to name each radius once, but got {names}.")
+    return names, tuple(parse_radius(radius) for radius in radii)
+
+
+def _samples_validation(radius: Tensor, correct: Tensor) -> None:
+    if radius.ndim != 1 or not radius.is_floating_point():
+        raise ValueError(
+            "Expected `radius` to be a floating tensor of shape (B,), "
+            f"but got shape {tuple(radius.shape)} and dtype {radius.dtype}."
+        )
+    if correct.shape != radius.shape or correct.dtype != torch.bool:
+        raise ValueError(
+            f"Expected `correct` to be a bool tensor of the same shape as `radius`, {tuple(radius.shape)}, "
+            f"but got shape {tuple(correct.shape)} and dtype {correct.dtype}."
+        )
+
+
+def _proven_radius(radius: Tensor, correct: Tensor) -> Tensor:
+    """Return the radius of the ball that keeps the correct prediction, float64; 0 where nothing is proven."""
+    proven = correct & radius.isfinite()
+    return torch.where(proven, radius.detach().to(torch.float64), 0.0).clamp(min=0.0)
+
+
+def _certified_accuracy_update(
+    radius: Tensor,
+    correct: Tensor,
+    thresholds: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Return the number of samples certified beyond each threshold, shape (R,), and of all, both int64."""
+    limits = torch.tensor(thresholds, dtype=torch.float64, device=radius.device)
+    certified = _proven_radius(radius, correct).unsqueeze(1) > limits
+    return certified.sum(dim=0), torch.tensor(radius.numel(), device=radius.device)
+
+
+def _certified_accuracy_compute(certified: Tensor, total: Tensor) -> Tensor:
+    return certified.to(torch.float64) / total.to(torch.float64)
+
+
+def _average_certified_radius_update(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the correct samples' radii, float64, and the number of correct samples, int64."""
+    return _proven_radius(radius, correct).sum(), correct.sum()
+
+
+def _average_certified_radius_compute(radius_sum: Tensor, correct_total: Tensor) -> Tensor:
+    return radius_sum / correct_total.to(torch.float64)

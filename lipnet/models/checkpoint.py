@@ -1,0 +1,116 @@
+"""Checkpoints that describe themselves: what was trained can be rebuilt from the file alone."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet import __version__
+from lipnet.files import whole_file
+from lipnet.models.build import build_model
+
+DESCRIPTION = "lipnet"
+_FORMAT = 1
+_PREFIX = "model."
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of lipnet, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds, checked and rebuilt.
+
+    Attributes:
+        model: the network with its trained weights, in evaluation mode, on the CPU.
+        model_config: the plain configuration that it was built from.
+        dataset: what it was trained on: ``name``, and the settings of the split.
+        sha256: of the file's bytes.
+    """
+
+    model: nn.Module
+    model_config: dict[str, Any]
+    dataset: dict[str, Any]
+    sha256: str
+
+
+def describe(model_config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says about itself under the key ``"lipnet"``: plain containers only."""
+    return {"format": _FORMAT, "version": __version__, "model": dict(model_config), "dataset": dict(dataset)}
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, model_config: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> None:
+    """Write a model so that `load_checkpoint` reads it; for those who train without Lightning.
+
+    Args:
+        path: where to; written whole or not at all.
+        model: the network, built by ``build_model(model_config)``.
+        model_config: plain containers with Hydra's ``_target_``.
+        dataset: at least ``{"name": "cifar100" | "cifar10" | "digits"}``.
+    """
+    state = {_PREFIX + name: value for name, value in model.state_dict().items()}
+    with whole_file(Path(path)) as file:
+        torch.save({"state_dict": state, DESCRIPTION: describe(model_config, dataset)}, file)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and rebuild its model, executing nothing from the file.
+
+    Args:
+        path: a file written by lipnet's training or by `save_checkpoint`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is empty, damaged, no checkpoint of lipnet, or its weights do not fit its model.
+        ValueError: if its configuration names a target that is not allowed.
+    """
+    content, sha256 = read_checkpoint(path)
+    description = content[DESCRIPTION]
+    model = build_model(description["model"])
+    state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
+    return Checkpoint(model.eval(), description["model"], description["dataset"], sha256)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
+    """The content of a checkpoint file, on the CPU, and the file's SHA-256; errors as in `load_checkpoint`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
+    data = path.read_bytes()
+    if not data:
+        raise CheckpointError(f"{path} is empty: it is no checkpoint")
+    try:
+        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"
+        ) from error
+    _check_content(path, content)
+    return content, hashlib.sha256(data).hexdigest()
+
+
+def _check_content(path: Path, content: Any) -> None:
+    description = content.get(DESCRIPTION) if isinstance(content, Mapping) else None
+    if not isinstance(description, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise CheckpointError(f"{path} is no checkpoint of lipnet: it does not describe its model")
+    if description.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} has format {description.get('format')}, this version of lipnet reads {_FORMAT}")
+    missing = [key for key in ("model", "dataset") if not isinstance(description.get(key), Mapping)]
+    if missing or "name" not in description["dataset"]:
+        raise CheckpointError(f"{path} does not describe its {' and '.join(missing) or 'dataset'}")
+    if not all(isinstance(value, Tensor) for value in content["state_dict"].values()):
+        raise CheckpointError(f"{path} holds weights that are no tensors")

@@ -1,0 +1,95 @@
+"""The parts of a training, made from its configuration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from lipnet.data import ImageDataModule
+from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
+from lipnet.training import CertifiedClassifier
+from lipnet.workflows.run_folder import LAST, checkpoint_to_resume
+
+
+def make_data(config: DictConfig) -> ImageDataModule:
+    """The data module of the group ``data``."""
+    data: ImageDataModule = instantiate(config.data)
+    return data
+
+
+def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifier:
+    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule.
+
+    What the data determine (classes, channels, image size, mean, std) goes into the model's configuration, unless it is
+    stated there.
+    """
+    return CertifiedClassifier(
+        model=_model_config(config, data),
+        dataset={"name": data.spec.name, "seed": data.seed, "validation_fraction": data.validation_fraction},
+        num_classes=data.spec.num_classes,
+        loss=instantiate(config.loss),
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+        radii=list(config.radii),
+    )
+
+
+def make_trainer(config: DictConfig) -> Trainer:
+    """The Trainer of the group ``trainer`` with the callbacks and loggers of their groups."""
+    callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    loggers: list[Logger] = [instantiate(logger) for logger in (config.logger or {}).values()]
+    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    return trainer
+
+
+def resume_path(config: DictConfig, module: LightningModule) -> Path | None:
+    """The checkpoint to go on from, checked to be one of the same model and data; None for a new training.
+
+    Raises:
+        FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to go on with.
+        ValueError: if it is damaged, or of another model or other data.
+    """
+    path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
+    if path is None:
+        if config.ckpt_path is not None:
+            folder = Path(config.paths.log_dir, config.task_name).absolute()
+            raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
+        return None
+    description = read_checkpoint(path)[0][DESCRIPTION]
+    for part in ("model", "dataset"):
+        differing = _differences(description[part], module.description[part])  # type: ignore[index,operator]
+        if differing:
+            raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {differing}")
+    return path
+
+
+def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
+    """The best checkpoint and its validation score; None if the run kept none, as in a fast development run."""
+    keeper = trainer.checkpoint_callback
+    if not isinstance(keeper, ModelCheckpoint) or not keeper.best_model_path or keeper.best_model_score is None:
+        return None
+    return Path(keeper.best_model_path), float(keeper.best_model_score)
+
+
+def _model_config(config: DictConfig, data: ImageDataModule) -> dict[str, Any]:
+    stated = OmegaConf.to_container(config.model, resolve=True)
+    assert isinstance(stated, dict)
+    spec = data.spec
+    determined = {
+        "num_classes": spec.num_classes,
+        "in_channels": spec.in_channels,
+        "image_size": spec.image_size,
+        "mean": list(spec.mean),
+        "std": spec.std,
+    }
+    return {**determined, **{str(key): value for key, value in stated.items()}}
+
+
+def _differences(checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*checkpoint, *run} if checkpoint.get(key) != run.get(key))
+    return "; ".join(f"{key}: {checkpoint.get(key)} in the checkpoint, {run.get(key)} here" for key in keys)

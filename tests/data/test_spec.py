@@ -1,0 +1,38 @@
+"""Tests of lipnet.data.spec."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lipnet.data import DATAMODULES, CIFAR10DataModule, CIFAR100DataModule, DatasetSpec, DigitsDataModule
+
+
+def test_modules_are_found_by_the_name_in_their_spec() -> None:
+    expected = {"cifar10": CIFAR10DataModule, "cifar100": CIFAR100DataModule, "digits": DigitsDataModule}
+    assert expected == DATAMODULES
+    for name, module in DATAMODULES.items():
+        assert module.spec.name == name
+
+
+def test_spec_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DigitsDataModule.spec.std = 1.0  # type: ignore[misc]
+
+
+def test_cifar10_std_is_the_root_mean_square_of_the_published_ones() -> None:
+    published = np.array([0.2470, 0.2435, 0.2616])
+    assert CIFAR10DataModule.spec.std == pytest.approx(np.linalg.norm(published) / np.sqrt(3), abs=5e-5)
+
+
+def test_as_many_means_as_channels() -> None:
+    with pytest.raises(ValueError, match=r"mean needs 3 values, one a channel, got \(0.5, 0.5\)"):
+        DatasetSpec("some", num_classes=10, in_channels=3, image_size=8, mean=(0.5, 0.5), std=0.25)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_std_is_positive(std: float) -> None:
+    with pytest.raises(ValueError, match=f"std must be positive, got {std}"):
+        DatasetSpec("some", num_classes=10, in_channels=1, image_size=8, mean=(0.5,), std=std)
