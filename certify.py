@@ -25,6 +25,7 @@ def main(config: DictConfig) -> None:
         dtype=config.dtype,
         device=config.device,
         radii=list(config.radii),
+        overwrite=config.overwrite,
     )
 
 

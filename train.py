@@ -34,8 +34,9 @@ def main(config: DictConfig) -> float | None:
         return None
     path, score = best
     if config.certify is not None and trainer.is_global_zero:
-        data_dir = config.data.get("data_dir")
-        certify_checkpoint(path, config.paths.output_dir, data_dir=data_dir, radii=config.radii, **config.certify)
+        # Data without the trainer's share-out; and a run that was resumed supersedes what it had certified before.
+        data, radii = make_data(config), list(config.radii)
+        certify_checkpoint(path, config.paths.output_dir, data=data, radii=radii, overwrite=True, **config.certify)
     return score
 
 

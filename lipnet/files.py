@@ -11,8 +11,8 @@ from typing import BinaryIO
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place only when the block ends without an error.
 
-    The bytes go to a temporary file beside it, are flushed to the disk, and replace ``path`` in one step. After an error
-    the temporary file is gone, and what ``path`` held is as it was.
+    The bytes go to a temporary file beside it, are flushed to the disk, and replace ``path`` in one step. After an
+    error the temporary file is gone, and what ``path`` held is as it was.
 
     Args:
         path: where the file shall be; missing parent folders are made.

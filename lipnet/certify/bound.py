@@ -17,8 +17,8 @@ _ROUNDING = 1 + 1e-10
 def lipschitz_bound(model: nn.Module) -> float:
     """An upper bound on the Lipschitz constant of ``model`` (L2 to L2), from its inputs to its outputs.
 
-    Modules that answer ``lipschitz_bound()`` themselves are asked; modules of torch have a rule here, found by their exact
-    class; an ``nn.Sequential`` multiplies. A module without either is an error: nothing is ever taken for 1.
+    Modules that answer ``lipschitz_bound()`` themselves are asked; modules of torch have a rule here, found by their
+    exact class; an ``nn.Sequential`` multiplies. A module without either is an error: nothing is ever taken for 1.
 
     Args:
         model: in evaluation mode.

@@ -16,7 +16,8 @@ class Certificates:
 
     Attributes:
         prediction: the predicted classes, int64 (B,).
-        radius: float64 (B,): no image within this L2 distance (pixels in [0, 1]) has another prediction; rounded down, 0
+        radius: float64 (B,): no image within this L2 distance (pixels in [0, 1]) has another prediction; rounded down,
+        0
             where nothing is certified.
         correct: whether the prediction is the label, bool (B,).
     """
@@ -51,8 +52,9 @@ def certify(
     bound = lipschitz_bound(model) if lipschitz is None else lipschitz
     reference = next(model.parameters(), torch.empty(0))
     parts = []
+    batches: tuple[Tensor, ...] = torch.split(images, batch_size)
     with torch.no_grad(), ieee_arithmetic(reference.device):
-        for batch in images.split(batch_size):
+        for batch in batches:
             logits = model(batch.to(reference.device, reference.dtype))
             parts.append(certified_radius(logits.cpu(), bound))
     prediction, radius = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -66,12 +68,13 @@ def _check_images(images: Tensor, labels: Tensor) -> None:
         )
     if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"labels must be {len(images)} integers, one for each image, "
-            f"received {labels.dtype} {tuple(labels.shape)}"
+            f"labels must be {len(images)} integers, one for each image, received {labels.dtype} {tuple(labels.shape)}"
         )
     if not bool(images.isfinite().all()):
         count = int((~images.isfinite()).flatten(1).any(dim=1).sum())
-        raise ValueError(f"pixels must be numbers in [0, 1], received NaN or infinity in {count} of {len(images)} images")
+        raise ValueError(
+            f"pixels must be numbers in [0, 1], received NaN or infinity in {count} of {len(images)} images"
+        )
     lowest, highest = float(images.min()), float(images.max())
     if lowest < 0 or highest > 1:
         raise ValueError(

@@ -10,12 +10,8 @@ import torch
 @contextmanager
 def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32 and float64 as float64, whatever the process is set to; restored at the end."""
-    switches: list[Any] = [
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.mkldnn.matmul,
-        torch.backends.mkldnn.conv,
-    ]
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
     before = [switch.fp32_precision for switch in switches]
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))

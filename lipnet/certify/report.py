@@ -5,6 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,8 +36,9 @@ def certify_dataset(
     *,
     facts: Mapping[str, Any],
     radii: Sequence[str] = STANDARD_RADII,
+    replace: bool = False,
 ) -> dict[str, Any]:
-    """Certify every image and write the three files into a folder; each appears when it is whole.
+    """Certify every image and write the three files into a folder; each appears when it is whole, the summary last.
 
     Args:
         model: from pixels in [0, 1] to logits, in evaluation mode; its device and dtype are those of the arithmetic.
@@ -45,21 +47,26 @@ def certify_dataset(
         folder: where the files go.
         facts: what else the summary says of the run, such as ``dataset`` and ``checkpoint_sha256``.
         radii: the radii of the table, by their text.
+        replace: whether files that the folder already holds are replaced.
 
     Returns:
         The content of summary.json.
 
     Raises:
-        FileExistsError: if the folder already holds one of the files; nothing is changed.
+        FileExistsError: if the folder already holds one of the files, unless ``replace``; nothing is changed.
         ValueError: as `certify`, and if there are fewer samples than indices.
     """
-    _check_free(folder)
-    for radius in radii:
-        parse_radius(radius)
+    if not replace:
+        _check_free(folder)
+    for text in radii:
+        parse_radius(text)
     start = time.perf_counter()
     bound = lipschitz_bound(model)
+    if not isfinite(bound):
+        raise ValueError("the model's weights are not finite: there is nothing to certify")
     with whole_file(folder / FILES[0]) as file:
         radius, correct = _write_certificates(file, model, batches, indices, bound)
+        (folder / FILES[1]).unlink(missing_ok=True)  # never a summary of other certificates
     summary = {
         **facts,
         **_figures(radius, correct, radii),
@@ -79,14 +86,17 @@ def certify_dataset(
 
 def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Clean and certified accuracy per radius, in per cent, a row for each named summary."""
-    table = Table(title="Certified accuracy in % (L2 radius, pixels in [0, 1])")
-    table.add_column("" if len(rows) == 1 else "run")
+    table = Table(
+        title="Clean accuracy, and certified accuracy at L2 radii (pixels in [0, 1]), in %",
+        caption="ACR: average certified radius of the correct samples",
+    )
+    table.add_column("", overflow="fold")
     radii = list(next(iter(rows.values()))["certified_accuracy"])
-    for name in ("parameters", "clean", *radii, "average radius"):
-        table.add_column(name, justify="right")
+    for name in ("params", "clean", *radii, "ACR"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, summary in rows.items():
         shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
-        average = round_down(summary["average_certified_radius"], 4)
+        average = round_down(summary["average_certified_radius"], 3)
         table.add_row(name, f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
     return table
 
@@ -95,7 +105,7 @@ def _check_free(folder: Path) -> None:
     taken = [name for name in FILES if (folder / name).exists()]
     if taken:
         raise FileExistsError(
-            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir or move them away"
+            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
         )
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import isfinite
+from struct import pack, unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +34,10 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: float, image_size: int | None = None) -> None:
         super().__init__()
-        values = torch.tensor([*mean, std], dtype=torch.float64)
-        if not (std > 0 and bool(values.isfinite().all())):
+        if not (std > 0 and all(map(isfinite, [*mean, std]))):
             raise ValueError(f"Normalize needs finite means and one finite std > 0, received {list(mean)}, {std}")
         self.image_size = image_size
-        self.std = float(torch.tensor(std, dtype=torch.float32))
+        self.std: float = unpack("f", pack("f", std))[0]
         # A constant of the configuration, so not part of the state.
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1), persistent=False)
 

@@ -28,8 +28,8 @@ _JACOBIAN_NORM_POINTWISE = 1.0
 _SMALLEST_NORM = 1e-12
 # Steps of power iteration that a new layer's stored vectors have behind them.
 _START_STEPS = 20
-# Where a layer's gain exceeds 1, the tighter bound on its norm is tried up to this many channels in a group: it decomposes
-# the frequency response at every point of a grid.
+# Where a layer's gain exceeds 1, the tighter bound on its norm is tried up to this many channels in a group: it
+# decomposes the frequency response at every point of a grid.
 _SYMBOL_CHANNELS = 32
 
 

@@ -13,9 +13,10 @@ _ALLOWED = ("lipnet.", "torch.nn.")
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """Make the module that a configuration describes, in the notation of Hydra.
 
-    ``_target_`` names a class, the other keys are its arguments; with ``_partial_: true`` the result is a factory instead.
-    Nested mappings with a ``_target_`` are made first. A configuration may come from a checkpoint, so that only subclasses
-    of ``nn.Module`` defined in lipnet.* or torch.nn.* are made; everything is checked before anything is called.
+    ``_target_`` names a class, the other keys are its arguments; with ``_partial_: true`` the result is a factory
+    instead. Nested mappings with a ``_target_`` are made first. A configuration may come from a checkpoint, so that
+    only subclasses of ``nn.Module`` defined in lipnet.* or torch.nn.* are made; everything is checked before anything
+    is called.
 
     Args:
         config: plain mappings, sequences, texts and numbers.

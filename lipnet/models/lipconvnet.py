@@ -13,9 +13,10 @@ LayerFactory = Callable[..., nn.Module]
 class LipConvNet(nn.Sequential):
     """LipConvNet-N: stages of orthogonal convolutions with norm-preserving activations, and a linear head.
 
-    N layers in ``stages`` stages of N / stages: the last layer of a stage has stride 2 and doubles the channels; the very
-    last has a 1 x 1 kernel; then the head on the flattened features. With 5 stages (N = 5 x blocks), 32 initial channels
-    and 32 x 32 images this is the published network. Pixels in [0, 1] come in; the first module normalises them.
+    N layers in ``stages`` stages of N / stages: the last layer of a stage has stride 2 and doubles the channels; the
+    very last has a 1 x 1 kernel; then the head on the flattened features. With 5 stages (N = 5 x blocks), 32 initial
+    channels and 32 x 32 images this is the published network. Pixels in [0, 1] come in; the first module normalises
+    them.
 
     It is an ``nn.Sequential`` with the children ``normalize``, ``stage1``, ..., ``flatten``, ``head``.
 

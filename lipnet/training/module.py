@@ -26,8 +26,8 @@ def certified_accuracy_key(radius: str) -> str:
 class CertifiedClassifier(LightningModule):
     """Trains a 1-Lipschitz network; its checkpoints describe themselves.
 
-    Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_bound`` and, for each radius,
-    ``val/certified_36_255`` and so on (L2, pixels in [0, 1]).
+    Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_bound`` and, for each
+    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]).
 
     Args:
         model: configuration of the network, plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -41,6 +41,8 @@ class CertifiedClassifier(LightningModule):
     Raises:
         ValueError: for a model's configuration that `build_model` refuses; in training, if the loss is not finite.
     """
+
+    description: dict[str, Any]
 
     def __init__(
         self,
@@ -95,10 +97,10 @@ class CertifiedClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
-        # The metrics have already brought the processes' counts together.
-        self.log_dict(figures)
-        self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True)
-        self.log("val/lipschitz_bound", self._bound)
+        figures["val/lipschitz_bound"] = self._bound
+        # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
+        self.log_dict(figures, sync_dist=True)
+        self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
         self.certified_accuracy.reset()
         self.val_accuracy.reset()
 
@@ -106,7 +108,7 @@ class CertifiedClassifier(LightningModule):
         optimizer = self._make_optimizer(self.parameters())
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}  # type: ignore[return-value,typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = self.description

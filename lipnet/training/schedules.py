@@ -16,7 +16,7 @@ def step_schedule(
     Args:
         optimizer: whose learning rate is scheduled.
         total_epochs: length of the training.
-        at: increasing fractions in (0, 1), rounded to whole epochs.
+        at: increasing fractions in (0, 1), rounded to whole epochs, but never to the start.
         gamma: the factor.
 
     Raises:
@@ -24,4 +24,5 @@ def step_schedule(
     """
     if not all(0 < fraction < 1 for fraction in at) or list(at) != sorted(set(at)):
         raise ValueError(f"the schedule needs increasing fractions in (0, 1), received {list(at)}")
-    return MultiStepLR(optimizer, milestones=[round(fraction * total_epochs) for fraction in at], gamma=gamma)
+    milestones = [max(1, round(fraction * total_epochs)) for fraction in at]
+    return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)

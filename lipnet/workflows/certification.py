@@ -27,6 +27,7 @@ def certify_checkpoint(
     dtype: str = "float64",
     device: str = "auto",
     radii: Sequence[str] = STANDARD_RADII,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -41,13 +42,14 @@ def certify_checkpoint(
         dtype: ``"float64"`` or ``"float32"``: of the arithmetic.
         device: a device of torch, or ``"auto"``: the accelerator if there is one.
         radii: the radii of the table, by their text.
+        overwrite: whether certificates that ``output_dir`` already holds are replaced.
 
     Returns:
         The content of summary.json.
 
     Raises:
         FileNotFoundError: for a missing checkpoint or missing data.
-        FileExistsError: if ``output_dir`` already holds certificates.
+        FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``.
         ValueError: for a setting out of range, a damaged checkpoint, or data that are not the checkpoint's.
     """
     if dtype not in DTYPES:
@@ -56,7 +58,7 @@ def certify_checkpoint(
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     checkpoint = load_checkpoint(ckpt_path)
     data = _data_of(checkpoint, data_dir) if data is None else data
-    _check_dataset(checkpoint, data)
+    _check_dataset(checkpoint, data, split)
     data.eval_batch_size = batch_size
     indices = data.evaluation_indices(split)
     count = len(indices) if n_samples is None else n_samples
@@ -66,12 +68,14 @@ def certify_checkpoint(
     facts = {
         "dataset": data.spec.name,
         "split": split,
-        "checkpoint": str(ckpt_path),
+        "checkpoint": str(Path(ckpt_path).absolute()),
         "checkpoint_sha256": checkpoint.sha256,
     }
     model = checkpoint.model.to(_device(device), DTYPES[dtype]).requires_grad_(False)
     loader = data.evaluation_dataloader(split)
-    summary = certify_dataset(model, loader, indices[:count], Path(output_dir), facts=facts, radii=radii)
+    summary = certify_dataset(
+        model, loader, indices[:count], Path(output_dir), facts=facts, radii=radii, replace=overwrite
+    )
     console = Console()
     console.print(summary_table({Path(ckpt_path).name: summary}))
     console.print(f"Certificates, summary and curve are in {output_dir}", soft_wrap=True)
@@ -88,11 +92,18 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     return DATAMODULES[name](**settings)
 
 
-def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule) -> None:
+def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) -> None:
     trained_on = checkpoint.dataset["name"]
     if data.spec.name != trained_on:
         raise ValueError(
             f"the checkpoint was trained on {trained_on}, but the data are {data.spec.name}: certify it on {trained_on}"
+        )
+    here = {"seed": data.seed, "validation_fraction": data.validation_fraction}
+    there = {key: checkpoint.dataset.get(key) for key in here}
+    if split == "validation" and here != there:
+        raise ValueError(
+            f"the validation images were set aside with {there} when the checkpoint was trained, but the data have {here}: "
+            "images that it was trained on would be certified"
         )
 
 

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -14,16 +15,17 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Let a program end with exit code 1 and one message where its input was wrong.
 
-    Wrong values and types (ValueError, TypeError), files that are missing or in the way (OSError) and settings that Hydra
-    refuses are told by the message that was raised closest to the cause. With HYDRA_FULL_ERROR=1 in the environment the
-    traceback is shown, as everywhere in Hydra. Everything else is a defect of the program and keeps its traceback.
+    Wrong values and types (ValueError, TypeError), files that are missing or in the way (OSError) and settings that
+    Hydra refuses are told by the message that was raised closest to the cause. With HYDRA_FULL_ERROR=1 in the
+    environment the traceback is shown, as everywhere in Hydra. Everything else is a defect of the program and keeps its
+    traceback.
     """
 
     @wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
-        except (ValueError, TypeError, OSError, HydraException) as error:
+        except (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
             print(f"error: {_cause(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)

@@ -1,10 +1,10 @@
 """One table for all the runs of a Hydra multirun."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -14,18 +14,30 @@ from lipnet.certify import summary_table
 
 
 class SweepTable(Callback):
-    """Prints what `summary_table` says of the finished runs of a multirun, each named by its overrides."""
+    """Prints what `summary_table` says of the finished runs of a multirun, each named by what sets it apart."""
 
     def __init__(self) -> None:
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[tuple[str, ...], Path] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if job_return.hydra_cfg is not None and job_return.working_dir is not None:
-            name = job_return.hydra_cfg.hydra.job.override_dirname or job_return.hydra_cfg.hydra.job.id
-            self._folders[name] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        if job_return.hydra_cfg is not None and job_return.overrides is not None:
+            self._folders[tuple(job_return.overrides)] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        summaries = {name: folder / "summary.json" for name, folder in self._folders.items()}
-        rows = {name: json.loads(path.read_text()) for name, path in summaries.items() if path.is_file()}
-        if rows:
+        summaries = {overrides: folder / "summary.json" for overrides, folder in self._folders.items()}
+        certified = {overrides: path for overrides, path in summaries.items() if path.is_file()}
+        if certified:
+            rows = dict(zip(distinct_names(list(certified)), map(_read, certified.values()), strict=True))
             Console().print(summary_table(rows))
+
+
+def distinct_names(runs: Sequence[tuple[str, ...]]) -> list[str]:
+    """A name for each run: its overrides without those that all share; its number if none are left."""
+    shared = set(runs[0]).intersection(*runs)
+    own = [" ".join(override for override in overrides if override not in shared) for overrides in runs]
+    return [name or f"run {place}" for place, name in enumerate(own)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary

@@ -33,11 +33,11 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
     return checkpoints[-1] if checkpoints else None
 
 
-def settings_folder(ckpt_path: str | None) -> str:
-    """Where in a run's folder Hydra keeps the settings: .hydra, and for each resumption one of its own."""
-    return ".hydra" if ckpt_path is None else f".hydra/resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+def resumption(ckpt_path: str | None) -> str:
+    """The subfolder for what each start of a run writes for itself: none for the first, one for every resumption."""
+    return "" if ckpt_path is None else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
 
 
 # Cached: the time of day is asked for once in a process, however often the folder is.
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("settings_folder", settings_folder, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("resumption", resumption, replace=True, use_cache=True)

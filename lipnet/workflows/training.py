@@ -1,16 +1,18 @@
 """The parts of a training, made from its configuration."""
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.data import ImageDataModule
+from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier
 from lipnet.workflows.run_folder import LAST, checkpoint_to_resume
@@ -23,13 +25,9 @@ def make_data(config: DictConfig) -> ImageDataModule:
 
 
 def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifier:
-    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule.
-
-    What the data determine (classes, channels, image size, mean, std) goes into the model's configuration, unless it is
-    stated there.
-    """
+    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule."""
     return CertifiedClassifier(
-        model=_model_config(config, data),
+        model=model_config(config, data.spec),
         dataset={"name": data.spec.name, "seed": data.seed, "validation_fraction": data.validation_fraction},
         num_classes=data.spec.num_classes,
         loss=instantiate(config.loss),
@@ -41,13 +39,14 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
 
 def make_trainer(config: DictConfig) -> Trainer:
     """The Trainer of the group ``trainer`` with the callbacks and loggers of their groups."""
+    _quieten_lightning()
     callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     loggers: list[Logger] = [instantiate(logger) for logger in (config.logger or {}).values()]
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     return trainer
 
 
-def resume_path(config: DictConfig, module: LightningModule) -> Path | None:
+def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     """The checkpoint to go on from, checked to be one of the same model and data; None for a new training.
 
     Raises:
@@ -62,7 +61,7 @@ def resume_path(config: DictConfig, module: LightningModule) -> Path | None:
         return None
     description = read_checkpoint(path)[0][DESCRIPTION]
     for part in ("model", "dataset"):
-        differing = _differences(description[part], module.description[part])  # type: ignore[index,operator]
+        differing = _differences(description[part], module.description[part])
         if differing:
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {differing}")
     return path
@@ -76,10 +75,21 @@ def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
     return Path(keeper.best_model_path), float(keeper.best_model_score)
 
 
-def _model_config(config: DictConfig, data: ImageDataModule) -> dict[str, Any]:
+def _quieten_lightning() -> None:
+    """Keep an advertisement, and a warning about Lightning's own use of torch, out of every run's output."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+
+
+def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:
+    """The configuration of the model as plain containers, for these data.
+
+    What the data determine (classes, channels, image size, mean, std) goes into it, unless it is stated there.
+    """
     stated = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(stated, dict)
-    spec = data.spec
     determined = {
         "num_classes": spec.num_classes,
         "in_channels": spec.in_channels,

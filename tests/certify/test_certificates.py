@@ -1,0 +1,240 @@
+"""Certificates against classifiers whose exact radii are known, and against an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, nan, sqrt
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify import certify, lipschitz_bound
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def images(count: int, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((count, *(shape or (1, 2, 3))), generator=generator, dtype=torch.float64)
+
+
+def linear_classifier(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """The classifier of flattened images with these rows, float64, in evaluation mode."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0]).to(weight.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(torch.zeros(weight.shape[0]) if bias is None else bias)
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def exact_radius(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """min over j of (f_y - f_j) / ||w_y - w_j||: the distance of each image to the nearest decision boundary."""
+    logits = x.flatten(1) @ weight.T + bias
+    radii = []
+    for scores in logits:
+        y = int(scores.argmax())
+        others = [j for j in range(len(scores)) if j != y]
+        radii.append(min((scores[y] - scores[j]).item() / (weight[y] - weight[j]).norm().item() for j in others))
+    return torch.tensor(radii, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_radius_never_exceeds_the_exact_one_of_a_linear_classifier(classes: int, scale: float) -> None:
+    weight, bias, x = scale * noise(classes, 6), scale * noise(classes, seed=1), images(50)
+    certificates = certify(linear_classifier(weight, bias), x, torch.zeros(50, dtype=torch.int64))
+    exact = exact_radius(weight, bias, x)
+    assert (certificates.radius > 0).all()
+    assert (certificates.radius <= exact).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_radius_of_opposite_rows_is_the_exact_one(scale: float) -> None:
+    row, offset, x = scale * noise(6), scale * noise(1, seed=1), images(50)
+    weight, bias = torch.stack([row, -row]), torch.cat([offset, -offset])
+    certificates = certify(linear_classifier(weight, bias), x, torch.zeros(50, dtype=torch.int64))
+    exact = exact_radius(weight, bias, x)
+    assert (certificates.radius <= exact).all()
+    assert certificates.radius.tolist() == pytest.approx(exact.tolist(), rel=1e-9)
+
+
+def test_results_say_what_they_are() -> None:
+    x, labels = images(20), torch.arange(20) % 3
+    weight = noise(3, 6)
+    certificates = certify(linear_classifier(weight), x, labels)
+    prediction = (x.flatten(1) @ weight.T).argmax(dim=1)
+    assert certificates.prediction.equal(prediction)
+    assert certificates.correct.equal(prediction == labels)
+    assert 0 < certificates.correct.sum() < 20
+    assert certificates.radius.dtype == torch.float64
+    assert certificates.radius.shape == (20,)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_may_be_any_integers(dtype: torch.dtype) -> None:
+    certificates = certify(linear_classifier(noise(3, 6)), images(5), torch.ones(5, dtype=dtype))
+    assert certificates.correct.equal(certificates.prediction == 1)
+
+
+def test_ties_have_radius_zero() -> None:
+    row = noise(6)
+    certificates = certify(linear_classifier(torch.stack([row, row])), images(5), torch.zeros(5, dtype=torch.int64))
+    assert certificates.radius.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_weights_that_are_not_finite_certify_nothing(value: float) -> None:
+    weight = noise(3, 6)
+    weight[1, 2] = value
+    certificates = certify(linear_classifier(weight), images(5), torch.zeros(5, dtype=torch.int64))
+    assert certificates.radius.tolist() == [0.0] * 5
+
+
+def test_a_known_constant_is_taken() -> None:
+    model, x, labels = linear_classifier(noise(3, 6)), images(20), torch.zeros(20, dtype=torch.int64)
+    bound = lipschitz_bound(model)
+    own, doubled = certify(model, x, labels), certify(model, x, labels, lipschitz=2 * bound)
+    assert certify(model, x, labels, lipschitz=bound).radius.equal(own.radius)
+    assert doubled.radius.tolist() == pytest.approx((own.radius / 2).tolist(), rel=1e-14)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
+def test_the_size_of_batches_changes_nothing(
+    batch_size: int, trained_model: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, labels = digits[0][:20], digits[1][:20]
+    together = certify(trained_model, x, labels)
+    split = certify(trained_model, x, labels, batch_size=batch_size)
+    assert split.prediction.equal(together.prediction)
+    assert split.correct.equal(together.correct)
+    assert split.radius.tolist() == pytest.approx(together.radius.tolist(), rel=1e-12)
+
+
+def test_images_take_the_dtype_of_the_model() -> None:
+    weight, x, labels = noise(3, 6).float(), images(20), torch.zeros(20, dtype=torch.int64)
+    single, double = linear_classifier(weight), linear_classifier(weight.double())
+    assert certify(single, x, labels).radius.tolist() == pytest.approx(
+        certify(double, x, labels).radius.tolist(), abs=1e-6
+    )
+    assert certify(double, x.float(), labels).radius.equal(certify(double, x.float().double(), labels).radius)
+
+
+def test_the_model_stays_as_it_was(trained_model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    before = {name: value.clone() for name, value in trained_model.state_dict().items()}
+    result = certify(trained_model, digits[0][:5], digits[1][:5])
+    after = trained_model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+    assert not any(module.training for module in trained_model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in trained_model.parameters())
+    assert torch.is_grad_enabled()
+    assert not result.radius.requires_grad
+
+
+def unit(directions: Tensor) -> Tensor:
+    return directions / directions.flatten(1).norm(dim=1).clamp_min(1e-300).view(-1, 1, 1, 1)
+
+
+def attack(model: nn.Module, x: Tensor, prediction: Tensor, radius: Tensor, *, steps: int = 8) -> Tensor:
+    """Projected gradient descent on the margin, on spheres of these radii; the predictions that it ends with, (B,)."""
+    model.requires_grad_(False)
+    place, size = prediction.unsqueeze(1), radius.view(-1, 1, 1, 1)
+    offset = size * unit(noise(*x.shape))
+    for _ in range(steps):
+        offset.requires_grad_()
+        logits = model(x + offset)
+        margin = logits.gather(1, place).squeeze(1) - logits.scatter(1, place, -inf).amax(dim=1)
+        (slope,) = torch.autograd.grad(margin.sum(), offset)
+        offset = size * unit(offset.detach() - size * unit(slope))
+    flipped: Tensor = model(x + offset).argmax(dim=1)
+    return flipped
+
+
+def test_no_attack_within_the_radius_changes_a_prediction(
+    trained_model: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, labels = digits[0][:64], digits[1][:64]
+    certificates = certify(trained_model, x, labels)
+    assert certificates.correct.double().mean() > 0.7, "a network that has learned nothing would show nothing"
+    prediction, radius = certificates.prediction, certificates.radius
+    assert attack(trained_model, x, prediction, radius * (1 - 1e-9)).equal(prediction)
+    beyond = attack(trained_model, x, prediction, 1.5 * radius)
+    assert (beyond != prediction).double().mean() > 0.8, "an attack that never succeeds would show nothing"
+
+
+def test_a_linear_classifier_flips_just_beyond_its_radius() -> None:
+    row, x = noise(6), images(50)
+    model = linear_classifier(torch.stack([row, -row]))
+    certificates = certify(model, x, torch.zeros(50, dtype=torch.int64))
+    towards = torch.where(certificates.prediction == 0, -1.0, 1.0).double().unsqueeze(1) * row / row.norm()
+    reach = certificates.radius.unsqueeze(1) * towards
+    for factor, flips in ((1 - 1e-9, False), (1 + 1e-9, True)):
+        prediction = model(x.flatten(1) + factor * reach).argmax(dim=1)
+        assert ((prediction != certificates.prediction) == flips).all()
+
+
+def test_sqrt_two_is_reached_by_the_identity() -> None:
+    """Logits that are the two pixels themselves: the boundary is |x_0 - x_1| / sqrt(2) away."""
+    x = torch.tensor([0.875, 0.125], dtype=torch.float64).view(1, 1, 1, 2)
+    certificates = certify(linear_classifier(torch.eye(2, dtype=torch.float64)), x, torch.tensor([0]))
+    assert certificates.radius.item() == pytest.approx(0.75 / sqrt(2), rel=1e-9)
+
+
+def with_pixel(value: float) -> Tensor:
+    x = images(3)
+    x[1, 0, 1, 2] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: with_pixel(nan), r"numbers in \[0, 1\], received NaN or infinity in 1 of 3 images"),
+        (lambda: with_pixel(-inf), r"numbers in \[0, 1\], received NaN or infinity in 1 of 3 images"),
+        (lambda: with_pixel(1.25), r"must lie in \[0, 1\], received \[.*, 1\.25\]"),
+        (lambda: with_pixel(-0.5), r"must lie in \[0, 1\], received \[-0\.5, "),
+        (lambda: images(3)[0], r"shape \(B, C, H, W\).*received torch\.float64 \(1, 2, 3\)"),
+        (lambda: images(3)[:0], r"B >= 1, received torch\.float64 \(0, 1, 2, 3\)"),
+        (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be floating.*received torch\.uint8"),
+    ],
+)
+def test_images_that_are_no_pixels_are_refused(make: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(linear_classifier(noise(3, 6)), make(), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_the_ends_of_the_range_are_pixels(edge: float) -> None:
+    x = torch.full((2, 1, 2, 3), edge, dtype=torch.float64)
+    assert len(certify(linear_classifier(noise(3, 6)), x, torch.zeros(2, dtype=torch.int64)).radius) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        (torch.zeros(4, dtype=torch.int64), r"torch\.int64 \(4,\)"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"torch\.int64 \(3, 1\)"),
+        (torch.tensor(0), r"torch\.int64 \(\)"),
+        (torch.zeros(3), r"torch\.float32 \(3,\)"),
+        (torch.zeros(3, dtype=torch.complex64), r"torch\.complex64 \(3,\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Tensor, received: str) -> None:
+    with pytest.raises(ValueError, match=rf"labels must be 3 integers, .*received {received}"):
+        certify(linear_classifier(noise(3, 6)), images(3), labels)
+
+
+@pytest.mark.parametrize("lipschitz", [None, 3.0], ids=["own constant", "given constant"])
+def test_a_model_in_training_mode_is_refused(tiny_model: nn.Module, lipschitz: float | None) -> None:
+    x, labels = images(2, 1, 8, 8).float(), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"in training mode.*model\.eval\(\)"):
+        certify(tiny_model.train(), x, labels, lipschitz=lipschitz)
+
+
+def test_a_module_without_a_rule_is_refused() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()).eval()
+    with pytest.raises(TypeError, match=r"0 \(BatchNorm2d\) has no rule"):
+        certify(model, images(2), torch.zeros(2, dtype=torch.int64))

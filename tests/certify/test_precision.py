@@ -1,0 +1,107 @@
+"""Certification computes in IEEE arithmetic, and leaves the process's settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify import certify
+from lipnet.certify.precision import ieee_arithmetic
+
+CPU = torch.device("cpu")
+SWITCHES = {
+    "cuda.matmul": torch.backends.cuda.matmul,
+    "cudnn.conv": torch.backends.cudnn.conv,
+    "mkldnn.matmul": torch.backends.mkldnn.matmul,
+    "mkldnn.conv": torch.backends.mkldnn.conv,
+}
+
+
+def settings() -> dict[str, str]:
+    return {name: switch.fp32_precision for name, switch in SWITCHES.items()}
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    before = settings()
+    yield
+    for name, switch in SWITCHES.items():
+        switch.fp32_precision = before[name]
+
+
+@pytest.fixture(params=["as it is", "tf32", "mixed"])
+def outside(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What the process is set to before."""
+    chosen = {
+        "as it is": settings(),
+        "tf32": dict.fromkeys(SWITCHES, "tf32"),
+        "mixed": {"cuda.matmul": "tf32", "cudnn.conv": "none", "mkldnn.matmul": "bf16", "mkldnn.conv": "ieee"},
+    }[request.param]
+    for name, switch in SWITCHES.items():
+        switch.fp32_precision = chosen[name]
+    assert settings() == chosen
+    return chosen
+
+
+def test_ieee_inside_and_as_before_outside(outside: dict[str, str]) -> None:
+    with ieee_arithmetic(CPU):
+        assert settings() == dict.fromkeys(SWITCHES, "ieee")
+    assert settings() == outside
+
+
+def test_as_before_after_an_exception(outside: dict[str, str]) -> None:
+    with pytest.raises(RuntimeError, match="from inside"), ieee_arithmetic(CPU):
+        raise RuntimeError("from inside")
+    assert settings() == outside
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_older_way_to_set_precision_is_left_as_it_was() -> None:
+    torch.set_float32_matmul_precision("medium")
+    with ieee_arithmetic(CPU):
+        assert settings() == dict.fromkeys(SWITCHES, "ieee")
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_autocast_is_off_inside_and_on_again_outside() -> None:
+    matrix = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with ieee_arithmetic(CPU):
+            assert (matrix @ matrix).dtype == torch.float32
+        assert (matrix @ matrix).dtype == torch.bfloat16
+
+
+class Witness(nn.Module):
+    """Flattens, and remembers the settings under which it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, str]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(settings())
+        return x.flatten(1)
+
+    def lipschitz_bound(self) -> float:
+        return 1.0
+
+
+@pytest.mark.usefixtures("outside")
+def test_certify_runs_the_model_so() -> None:
+    witness = Witness().eval()
+    certify(witness, torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), batch_size=2)
+    assert witness.seen == 2 * [dict.fromkeys(SWITCHES, "ieee")]
+
+
+def test_autocast_around_certify_changes_nothing(tiny_model: nn.Module) -> None:
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(4, dtype=torch.int64)
+    expected = certify(tiny_model, images, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        received = certify(tiny_model, images, labels)
+    assert received.radius.equal(expected.radius)
+    assert (expected.radius > 0).all()

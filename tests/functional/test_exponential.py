@@ -1,0 +1,173 @@
+"""The truncated exponential against dense matrices, and its gain against exact values of the polynomial."""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from lipnet.functional import PADDING_MODES, polynomial_gain, skew_filter, taylor_coefficients, taylor_exponential
+from tests.oracles import (
+    convolution_matrix,
+    exponential,
+    spectral_norm,
+    to_numpy,
+    truncated_exponential,
+    truncation_error,
+)
+
+Polynomial = tuple[Fraction, ...]
+NORMS = [0.0, 1e-3, 0.3, 1.0, 1.7, 2.1, 2.8, 3.4, 4.5, 6.0]
+# Up to which norm the Taylor polynomial of a degree is a contraction (degree, norm).
+CONTRACTIONS = [(3, 1.732), (4, 2.828), (8, 3.395), (12, 3.379)]
+
+
+def random_polynomial(seed: int) -> Polynomial:
+    source = random.Random(seed)
+    return tuple(Fraction(source.randint(-50, 50), source.randint(1, 20)) for _ in range(source.randint(1, 9)))
+
+
+def squared_modulus(coefficients: Polynomial, t: Fraction) -> Fraction:
+    """|p(i t)|^2 exactly, from the real and the imaginary part."""
+    real, imaginary = Fraction(0), Fraction(0)
+    for degree, coefficient in enumerate(coefficients):
+        term = coefficient * t**degree * (1 if degree % 4 < 2 else -1)
+        if degree % 2:
+            imaginary += term
+        else:
+            real += term
+    return real**2 + imaginary**2
+
+
+def modulus(coefficients: Polynomial, t: np.ndarray) -> np.ndarray:
+    return np.abs(np.polynomial.polynomial.polyval(1j * t, [float(a) for a in coefficients]))
+
+
+def sampled_maximum(coefficients: Polynomial, norm: float) -> tuple[float, float]:
+    """Where |p(i t)| is largest on [0, norm], and its value: dense samples, then denser ones around the best."""
+    low, high = 0.0, norm
+    for _ in range(3):
+        t = np.linspace(low, high, 2001)
+        best = float(t[np.argmax(modulus(coefficients, t))])
+        low, high = max(0.0, best - norm / 1000), min(norm, best + norm / 1000)
+    return best, float(modulus(coefficients, np.array([best]))[0])
+
+
+def assert_gain_is_the_maximum(coefficients: Polynomial, norm: float) -> None:
+    gain = polynomial_gain(coefficients, norm)
+    place, largest = sampled_maximum(coefficients, norm)
+    for t in [Fraction(place), Fraction(norm), *(Fraction(norm) * k / 40 for k in range(40))]:
+        assert Fraction(gain) ** 2 >= squared_modulus(coefficients, t)
+    # The norm is rounded up by at most 2^-20 before the maximum is taken.
+    assert gain <= max(largest, sampled_maximum(coefficients, norm + 2**-20)[1]) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("terms", [1, 4, 5, 12])
+def test_polynomial_of_the_dense_matrix(terms: int, groups: int, padding_mode: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.5 * torch.randn(4, 4 // groups, 3, 3, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, 4, 4, 3, generator=generator, dtype=torch.float64)
+    matrix = convolution_matrix(weight, 4, 3, groups, padding_mode)
+    expected = to_numpy(x.flatten(1)) @ truncated_exponential(matrix, terms).T
+    result = taylor_exponential(x, weight, terms, groups, padding_mode)
+    np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("terms", [5, 12, 24])
+def test_distance_from_the_exponential_is_within_the_truncation_error(terms: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = skew_filter(torch.randn(3, 3, 3, 3, generator=generator, dtype=torch.float64))
+    weight *= 2.1 / spectral_norm(convolution_matrix(weight, 4, 4))
+    matrix = convolution_matrix(weight, 4, 4)
+    identity = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
+    result = to_numpy(taylor_exponential(identity, weight, terms).flatten(1)).T
+    assert spectral_norm(result - exponential(matrix)) <= truncation_error(2.1, terms) + 1e-13
+
+
+def test_gradients() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(2, 1, 3, 1, generator=generator, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: taylor_exponential(x, w, 4, 2, "circular"), (x, weight))
+
+
+def test_taylor_coefficients_are_exact() -> None:
+    assert taylor_coefficients(4) == (1, 1, Fraction(1, 2), Fraction(1, 6), Fraction(1, 24))
+    assert taylor_coefficients(14)[-1] == Fraction(1, math.factorial(14))
+
+
+@pytest.mark.parametrize("terms", range(1, 15))
+def test_gain_of_taylor_polynomials(terms: int) -> None:
+    for norm in NORMS:
+        assert_gain_is_the_maximum(taylor_coefficients(terms), norm)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_gain_of_random_polynomials(seed: int) -> None:
+    for norm in NORMS:
+        assert_gain_is_the_maximum(random_polynomial(seed), norm)
+
+
+def test_gain_finds_a_maximum_in_the_interior() -> None:
+    # p(z) = z + z^3 / 3 has |p(i t)| = t - t^3 / 3 up to t = sqrt(3): it rises to 2 / 3 at t = 1 and falls again.
+    cubic = (Fraction(0), Fraction(1), Fraction(0), Fraction(1, 3))
+    assert polynomial_gain(cubic, 1.5) == pytest.approx(2 / 3, rel=1e-12)
+    assert Fraction(polynomial_gain(cubic, 1.5)) >= Fraction(2, 3)
+
+
+@pytest.mark.parametrize(("terms", "limit"), CONTRACTIONS)
+def test_contractions_have_gain_one_without_slack(terms: int, limit: float) -> None:
+    for norm in (0.0, 0.1, 1.0, limit / 2, limit):
+        assert polynomial_gain(taylor_coefficients(terms), norm) == 1.0
+    assert polynomial_gain(taylor_coefficients(terms), limit + 2e-3) > 1.0
+
+
+@pytest.mark.parametrize("terms", [1, 2, 5, 6, 9, 10, 13, 14])
+def test_other_degrees_are_no_contractions(terms: int) -> None:
+    for norm in (0.5, 1.0, 2.1):
+        assert polynomial_gain(taylor_coefficients(terms), norm) > 1.0
+
+
+@pytest.mark.parametrize(("terms", "gain"), [(3, 1.327), (5, 1.0047), (6, 1.034), (8, 1.0), (10, 1.0001), (12, 1.0)])
+def test_gains_at_the_norm_of_the_published_scaling(terms: int, gain: float) -> None:
+    assert polynomial_gain(taylor_coefficients(terms), 2.1) == pytest.approx(gain, abs=5e-4 if terms < 10 else 5e-5)
+
+
+@pytest.mark.parametrize("terms", [3, 5, 12])
+def test_gain_is_attained_by_a_skew_matrix_and_exceeded_by_none(terms: int) -> None:
+    source = np.random.default_rng(0)
+    for norm in (1.0, 2.1, 4.0):
+        gain = polynomial_gain(taylor_coefficients(terms), norm)
+        for _ in range(20):
+            square = source.standard_normal((6, 6))
+            skew = (square - square.T) * norm / spectral_norm(square - square.T)
+            assert spectral_norm(truncated_exponential(skew, terms)) <= gain + 1e-12
+        place, _ = sampled_maximum(taylor_coefficients(terms), norm)
+        rotation = np.array([[0.0, place], [-place, 0.0]])
+        assert spectral_norm(truncated_exponential(rotation, terms)) >= gain * (1 - 1e-5)
+
+
+def test_gain_grows_with_the_norm() -> None:
+    gains = [polynomial_gain(taylor_coefficients(5), norm) for norm in np.linspace(0, 6, 61)]
+    assert gains[0] == 1.0
+    # Each gain may lie above the true maximum by 1e-12.
+    assert all(after >= before * (1 - 1e-12) for before, after in pairwise(gains))
+    assert gains[-1] > 40
+
+
+@pytest.mark.parametrize("norm", [math.inf, math.nan])
+def test_norms_that_are_not_finite_give_infinity(norm: float) -> None:
+    assert polynomial_gain(taylor_coefficients(12), norm) == math.inf
+
+
+def test_a_gain_beyond_the_largest_float_is_infinite() -> None:
+    assert polynomial_gain(taylor_coefficients(12), 1e300) == math.inf
+    gain = polynomial_gain(taylor_coefficients(12), 1e20)
+    assert gain == pytest.approx(1e240 / math.factorial(12), rel=1e-9)

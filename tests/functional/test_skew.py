@@ -1,0 +1,71 @@
+"""Skew filters against the transposes of dense matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lipnet.functional import PADDING_MODES, skew_filter, transpose_filter
+from tests.oracles import convolution_matrix
+
+KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5), (5, 3)]
+
+
+def random_filter(groups: int, kernel: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(6, 6 // groups, *kernel, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_transposed_filter_has_the_transposed_matrix(
+    kernel: tuple[int, int], groups: int, padding_mode: str
+) -> None:
+    weight = random_filter(groups, kernel)
+    matrix = convolution_matrix(weight, 4, 3, groups, padding_mode)
+    transposed = convolution_matrix(transpose_filter(weight, groups), 4, 3, groups, padding_mode)
+    np.testing.assert_allclose(transposed, matrix.T, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_skew_filter_has_the_skew_part_of_the_matrix(
+    kernel: tuple[int, int], groups: int, padding_mode: str
+) -> None:
+    weight = random_filter(groups, kernel)
+    matrix = convolution_matrix(weight, 4, 3, groups, padding_mode)
+    skew = convolution_matrix(skew_filter(weight, groups), 4, 3, groups, padding_mode)
+    np.testing.assert_allclose(skew, (matrix - matrix.T) / 2, rtol=0, atol=1e-15)
+
+
+def test_the_formula_index_by_index() -> None:
+    weight = random_filter(1, (5, 3))
+    expected = torch.empty_like(weight)
+    for o, i, a, b in np.ndindex(*weight.shape):
+        expected[o, i, a, b] = weight[i, o, 4 - a, 2 - b]
+    assert torch.equal(transpose_filter(weight), expected)
+    assert torch.equal(skew_filter(weight), (weight - expected) / 2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposing_twice_and_taking_the_skew_part_twice(groups: int) -> None:
+    weight = random_filter(groups, (3, 3))
+    assert torch.equal(transpose_filter(transpose_filter(weight, groups), groups), weight)
+    skew = skew_filter(weight, groups)
+    assert torch.equal(skew_filter(skew, groups), skew)
+    assert torch.equal(transpose_filter(skew, groups), -skew)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_skewness_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
+    skew = skew_filter(random_filter(1, (3, 3)).to(dtype))
+    assert skew.dtype == dtype
+    assert torch.equal(transpose_filter(skew), -skew)
+
+
+def test_gradients() -> None:
+    weight = random_filter(2, (3, 1)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: skew_filter(w, 2), (weight,))

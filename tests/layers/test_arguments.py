@@ -1,0 +1,73 @@
+"""The checks of convolution arguments: what is refused, and that the message says what was received."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lipnet.layers.arguments import check_convolution, pair
+
+VALID: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 8,
+    "kernel_size": 3,
+    "stride": 1,
+    "padding": "same",
+    "dilation": 1,
+    "groups": 2,
+    "padding_mode": "zeros",
+    "channels": 8,
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), [(3, (3, 3)), ((1, 5), (1, 5)), ([3, 1], (3, 1))])
+def test_pair(value: int | list[int] | tuple[int, int], expected: tuple[int, int]) -> None:
+    assert pair(value) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kernel_size": 1, "padding": 0},
+        {"kernel_size": 5, "padding": 2},
+        {"kernel_size": (3, 1), "padding": (1, 0)},
+        {"kernel_size": [1, 7], "padding": [0, 3]},
+        {"stride": (2, 2), "channels": 16},
+        {"dilation": (1, 1)},
+        {"groups": 8},
+        {"padding_mode": "circular"},
+    ],
+)
+def test_valid_settings_pass(changes: dict[str, Any]) -> None:
+    check_convolution(**{**VALID, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_channels": 0}, r"channels must be at least 1, received 0 in, 8 out"),
+        ({"out_channels": -1}, r"channels must be at least 1, received 4 in, -1 out"),
+        ({"kernel_size": 2}, r"kernel_size must be odd, received 2"),
+        ({"kernel_size": 0}, r"kernel_size must be odd, received 0"),
+        ({"kernel_size": -3}, r"kernel_size must be odd, received -3"),
+        ({"kernel_size": (3, 4)}, r"kernel_size must be odd, received \(3, 4\)"),
+        ({"stride": 0}, r"stride must be one positive number for both directions, received 0"),
+        ({"stride": (2, 1)}, r"stride must be one positive number for both directions, received \(2, 1\)"),
+        ({"padding": "valid"}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, received 'valid'"),
+        ({"padding": 0}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, received 0"),
+        ({"padding": (1, 2)}, r"padding must be 'same', .*, received \(1, 2\)"),
+        ({"kernel_size": (1, 3), "padding": 1}, r"that is \(0, 1\) for kernel_size \(1, 3\), received 1"),
+        ({"dilation": 2}, r"dilation must be 1, received 2"),
+        ({"dilation": (1, 2)}, r"dilation must be 1, received \(1, 2\)"),
+        ({"padding_mode": "reflect"}, r"'zeros', 'circular'.*received 'reflect': .*skew"),
+        ({"padding_mode": "replicate"}, r"'zeros', 'circular'.*received 'replicate': .*skew"),
+        ({"groups": 3}, r"the 8 channels .* divisible by groups, received 3 groups with 4 channels in, 8 out"),
+        ({"groups": 0}, r"divisible by groups, received 0 groups"),
+        ({"groups": -2}, r"divisible by groups, received -2 groups"),
+    ],
+)
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_convolution(**{**VALID, **changes})

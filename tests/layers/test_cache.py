@@ -1,0 +1,109 @@
+"""The weight cache: computed once for the same values, and never stale."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from lipnet.layers.cache import WeightCache
+
+
+class Square:
+    """The square of a weight, counting how often it was computed."""
+
+    def __init__(self, cache: WeightCache) -> None:
+        self.cache, self.calls = cache, 0
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        def compute() -> Tensor:
+            self.calls += 1
+            return weight**2
+
+        return self.cache.get(weight, compute)
+
+
+def test_the_same_values_are_computed_once() -> None:
+    square, weight = Square(WeightCache()), torch.tensor([1.0, 2.0])
+    assert square(weight).tolist() == [1.0, 4.0]
+    assert square(weight) is square(weight.clone())
+    assert square.calls == 1
+
+
+@pytest.mark.parametrize("change", ["in place", "through data", "one element", "another tensor", "dtype", "shape"])
+def test_other_values_are_computed_anew(change: str) -> None:
+    square, weight = Square(WeightCache()), torch.tensor([1.0, 2.0])
+    square(weight)
+    if change == "in place":
+        weight.mul_(3)
+    elif change == "through data":
+        weight.data[:] = 5
+    elif change == "one element":
+        weight[1] = torch.nextafter(weight[1], torch.tensor(3.0))
+    elif change == "another tensor":
+        weight = torch.tensor([0.0, 7.0])
+    elif change == "dtype":
+        weight = weight.double()
+    else:
+        weight = weight[:1]
+    result = square(weight)
+    assert square.calls == 2
+    assert result.dtype == weight.dtype
+    assert torch.equal(result, weight**2)
+
+
+def test_the_cache_keeps_a_copy_of_the_weight() -> None:
+    square, weight = Square(WeightCache()), torch.tensor([1.0, 2.0])
+    kept = square(weight)
+    weight.zero_()
+    square(weight)
+    weight.copy_(torch.tensor([1.0, 2.0]))
+    assert torch.equal(square(weight), kept)
+    assert square.calls == 3
+
+
+def test_values_that_are_not_numbers_are_never_taken_for_the_same() -> None:
+    square, weight = Square(WeightCache()), torch.tensor([float("nan")])
+    square(weight)
+    square(weight)
+    assert square.calls == 2
+
+
+def test_clearing() -> None:
+    cache = WeightCache()
+    square, weight = Square(cache), torch.ones(2)
+    square(weight)
+    cache.clear()
+    square(weight)
+    assert square.calls == 2
+
+
+def test_the_value_is_detached() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    value = WeightCache().get(weight, lambda: weight**2)
+    assert not value.requires_grad
+
+
+def test_a_value_from_inference_mode_can_be_differentiated_through() -> None:
+    square, weight = Square(WeightCache()), torch.ones(2)
+    with torch.inference_mode():
+        assert not square(weight).is_inference()
+    x = torch.ones(2, requires_grad=True)
+    (square(weight) * x).sum().backward()
+    assert square.calls == 1
+    assert torch.equal(x.grad, torch.ones(2))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
+def test_copies_start_empty(duplicate: type[copy.deepcopy]) -> None:
+    cache = WeightCache()
+    square, weight = Square(cache), torch.ones(2)
+    square(weight)
+    other = Square(duplicate(cache))
+    other(weight)
+    assert other.calls == 1
+    square(weight)
+    assert square.calls == 1
