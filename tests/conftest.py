@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,24 @@ CONFIG = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For tensors this small more threads only wait for each other, for ten times as long on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
 def digits_dataset() -> dict[str, Any]:
-    """What a checkpoint says of the digits."""
-    return dict(DATASET)
+    """What a checkpoint says of the digits; not to be changed."""
+    return copy.deepcopy(DATASET)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> dict[str, Any]:
-    """The plain configuration of a GS-SOC LipConvNet-3 for the digits."""
+    """The plain configuration of a GS-SOC LipConvNet-3 for the digits; not to be changed."""
     return copy.deepcopy(CONFIG)
 
 
@@ -66,11 +76,11 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def _trained_weights() -> dict[str, Tensor]:
+def _trained_weights(tiny_config: dict[str, Any]) -> dict[str, Tensor]:
     """Weights of the tiny network after 80 steps of SGD: about 90 % of the test images are classified correctly."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(copy.deepcopy(CONFIG))
+        model = build_model(tiny_config)
         images, labels = _images_of(DigitsDataModule(augment=False).training_dataset())
         images = images.float()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -20,8 +20,10 @@ Matrix = NDArray[np.float64]
 
 
 def dense_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Matrix:
-    """The Jacobian (outputs, inputs) at x by autograd, from a single call of the function: a layer in training changes
-    its buffers at each call."""
+    """The Jacobian (outputs, inputs) at x by autograd.
+
+    From a single call of the function, as a layer in training changes its buffers at each call.
+    """
     x = x.detach().clone().requires_grad_()
     y = function(x).flatten()
     directions = torch.eye(y.numel(), dtype=y.dtype)
@@ -35,11 +37,11 @@ def spectral_norm(matrix: Matrix) -> float:
 
 
 def to_numpy(tensor: Tensor) -> Matrix:
-    return tensor.detach().double().cpu().numpy()
+    return np.asarray(tensor.detach().double().cpu(), dtype=np.float64)
 
 
 def ungrouped_filter(weight: Tensor, groups: int = 1) -> Matrix:
-    """The block-diagonal filter (c_out, c_in, kh, kw) of a grouped convolution with filter (c_out, c_in / g, kh, kw)."""
+    """The block-diagonal filter (c_out, c_in, kh, kw) of a grouped convolution's (c_out, c_in / g, kh, kw)."""
     grouped = to_numpy(weight)
     outputs, inputs = grouped.shape[0] // groups, grouped.shape[1]
     full = np.zeros((grouped.shape[0], inputs * groups, *grouped.shape[2:]))
@@ -49,11 +51,11 @@ def ungrouped_filter(weight: Tensor, groups: int = 1) -> Matrix:
     return full
 
 
-def convolution_matrix(
-    weight: Tensor, height: int, width: int, groups: int = 1, padding_mode: str = "zeros"
-) -> Matrix:
-    """The matrix of y[o, u, v] = sum_{i, a, b} w[o, i, a, b] x[i, u + a - kh//2, v + b - kw//2], x continued by zeros or
-    periodically."""
+def convolution_matrix(weight: Tensor, height: int, width: int, groups: int = 1, padding_mode: str = "zeros") -> Matrix:
+    """The matrix of a 'same' convolution, stride 1, x being continued by zeros or periodically:
+
+    y[o, u, v] = sum_{i, a, b} w[o, i, a, b] x[i, u + a - floor(kh/2), v + b - floor(kw/2)].
+    """
     full = ungrouped_filter(weight, groups)
     outputs, inputs, rows, columns = full.shape
     matrix = np.zeros((outputs, height, width, inputs, height, width))
@@ -73,7 +75,7 @@ def exponential(matrix: Matrix) -> Matrix:
 def truncated_exponential(matrix: Matrix, terms: int) -> Matrix:
     """sum_{j <= terms} matrix^j / j!, term by term."""
     powers = [np.linalg.matrix_power(matrix, degree) / factorial(degree) for degree in range(terms + 1)]
-    return np.sum(powers, axis=0)
+    return np.asarray(np.sum(powers, axis=0), dtype=np.float64)
 
 
 def truncation_error(norm: float, terms: int) -> float:
@@ -107,15 +109,13 @@ def permutation_matrix(places: list[int]) -> Matrix:
 def shuffle_places(channels: int, groups: int, paired: bool) -> list[int]:
     """sigma of the two shuffles' formulas, number by number."""
     if paired:
-        return [
-            ((i // 2) % groups) * channels // groups + 2 * (i // (2 * groups)) + i % 2 for i in range(channels)
-        ]
+        return [((i // 2) % groups) * channels // groups + 2 * (i // (2 * groups)) + i % 2 for i in range(channels)]
     return [(i % groups) * channels // groups + i // groups for i in range(channels)]
 
 
 def channel_matrix(matrix: Matrix, pixels: int) -> Matrix:
     """A map of channels, the same at each of so many pixels."""
-    return np.kron(matrix, np.eye(pixels))
+    return np.asarray(np.kron(matrix, np.eye(pixels)), dtype=np.float64)
 
 
 def fantastic_four(weight: Tensor, groups: int = 1) -> list[list[Matrix]]:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 import torchvision
+from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
@@ -87,8 +88,9 @@ def certify_dataset(
 def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Clean and certified accuracy per radius, in per cent, a row for each named summary."""
     table = Table(
-        title="Clean accuracy, and certified accuracy at L2 radii (pixels in [0, 1]), in %",
+        title="Accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])",
         caption="ACR: average certified radius of the correct samples",
+        box=SIMPLE_HEAD,
     )
     table.add_column("", overflow="fold")
     radii = list(next(iter(rows.values()))["certified_accuracy"])

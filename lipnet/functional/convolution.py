@@ -28,3 +28,18 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
         wrapped = F.pad(x, (columns, columns, rows, rows), mode="circular")
         return F.conv2d(wrapped, weight, groups=groups)
     raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
+
+
+def space_to_depth(x: Tensor, stride: int) -> Tensor:
+    """``pixel_unshuffle``, which leaves the shape of an empty batch as it is.
+
+    Args:
+        x: maps (B, c, H, W), H and W divisible by the stride.
+        stride: s.
+
+    Returns:
+        Maps (B, c s^2, H / s, W / s).
+    """
+    height, width = x.shape[2] // stride, x.shape[3] // stride
+    blocks = x.reshape(*x.shape[:2], height, stride, width, stride)
+    return blocks.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)

@@ -52,11 +52,12 @@ def polynomial_gain(coefficients: Polynomial, norm: float) -> float:
         norm: an upper bound on ||J||; infinity and NaN give infinity.
 
     Returns:
-        A float that is at least the maximum, within 1e-12 of it relatively; exactly 1.0 where p is a contraction.
+        A float that is at least the maximum, within 1e-12 of that up to the norm rounded up at 20 binary places;
+        exactly 1.0 where p is a contraction.
     """
     if not isfinite(norm):
         return inf
-    # 20 binary places keep the rationals short; rounding the norm up only loosens the bound.
+    # 20 binary places keep the rationals short.
     return _gain_up_to(coefficients, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
 
 

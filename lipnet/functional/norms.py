@@ -4,7 +4,7 @@ A bound here holds for the 'same' convolution with the filter on maps of every s
 estimate converges from below, so nothing that is guaranteed may rest on it.
 """
 
-from math import cos, inf, pi, prod, sqrt
+from math import cos, inf, isfinite, pi, prod, sqrt
 
 import torch
 from torch import Tensor
@@ -44,10 +44,13 @@ def _distinct(weight: Tensor) -> int:
 
 
 def _spectral_norm(matrices: Tensor) -> Tensor:
-    """Largest singular values of (..., m, n), by the eigenvalues of the smaller Gram matrix."""
+    """Largest singular values of (..., m, n), by the eigenvalues of the smaller Gram matrix; NaN if not finite."""
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
-    eigenvalues: Tensor = torch.linalg.eigvalsh(wide @ wide.mT)
-    return eigenvalues[..., -1].clamp_min(0).sqrt()
+    gram = wide @ wide.mT
+    finite = gram.isfinite().flatten(-2).all(dim=-1)
+    # The library raises an error of its own for matrices that are not finite.
+    eigenvalues: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0.0))
+    return torch.where(finite, eigenvalues[..., -1].clamp_min(0).sqrt(), torch.nan)
 
 
 def reshaped_filter_bound(weight: Tensor, groups: int = 1) -> float:
@@ -57,7 +60,8 @@ def reshaped_filter_bound(weight: Tensor, groups: int = 1) -> float:
     """
     if not bool(weight.isfinite().all()):
         return inf
-    return float(reshaped_norm(weight, groups).max()) * sqrt(prod(weight.shape[-2:])) * _ROUNDING
+    norm = float(reshaped_norm(weight, groups).max())
+    return norm * sqrt(prod(weight.shape[-2:])) * _ROUNDING if isfinite(norm) else inf
 
 
 def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
@@ -100,13 +104,21 @@ def power_iteration(matrices: Tensor, vectors: Tensor, steps: int = 1) -> tuple[
         to all that matters, or zero, cannot make a matrix look small.
     """
     with torch.no_grad():
-        right = vectors
+        right = _usable(vectors, matrices)
         for _ in range(steps):
             left = _normalize((matrices @ right.unsqueeze(-1)).squeeze(-1))
             right = _normalize((left.unsqueeze(-2) @ matrices).squeeze(-2))
     estimate = (left.unsqueeze(-2) @ matrices @ right.unsqueeze(-1)).flatten()
     floor = torch.linalg.matrix_norm(matrices) / sqrt(min(matrices.shape[-2:]))
     return torch.maximum(estimate, floor), right
+
+
+def _usable(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """The vectors, and each that is zero or not finite replaced by the largest row: that is never orthogonal to all."""
+    usable = vectors.isfinite().all(dim=-1, keepdim=True) & (vectors != 0).any(dim=-1, keepdim=True)
+    largest = matrices.norm(dim=-1).argmax(dim=-1)
+    rows = matrices.take_along_dim(largest[:, None, None], dim=1).squeeze(1)
+    return torch.where(usable, vectors, rows)
 
 
 def _normalize(vectors: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ def channel_shuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
     """
     check_shuffle(x.shape[1], groups, paired)
     pair = 2 if paired else 1
-    return x.reshape(x.shape[0], -1, groups, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
+    size = x.shape[1] // (groups * pair)
+    return x.reshape(x.shape[0], size, groups, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
 
 
 def channel_unshuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
@@ -58,4 +59,5 @@ def channel_unshuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
     """
     check_shuffle(x.shape[1], groups, paired)
     pair = 2 if paired else 1
-    return x.reshape(x.shape[0], groups, -1, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
+    size = x.shape[1] // (groups * pair)
+    return x.reshape(x.shape[0], groups, size, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)

@@ -1,22 +1,27 @@
 """Floats that are never below the exact result: what bounds are multiplied with."""
 
+import sys
 from collections.abc import Iterable
 from fractions import Fraction
-from math import inf, isfinite, nextafter, sqrt
+from math import ceil, inf, isfinite, isqrt, nextafter
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float >= value."""
-    nearest = float(value)
+    """The smallest float >= value, infinite beyond the largest."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return inf if value > 0 else -sys.float_info.max
     return nearest if Fraction(nearest) >= value else nextafter(nearest, inf)
 
 
 def square_root_up(value: Fraction) -> float:
     """A float >= the square root of value, exact where the root is a float."""
-    root = sqrt(value)
-    while Fraction(root) ** 2 < value:
-        root = nextafter(root, inf)
-    return root
+    # Scaled by 4^shift the value has more than 128 bits, so that its integer root holds every float exactly.
+    shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
+    scaled = ceil(value * 4**shift)
+    root = isqrt(scaled)
+    return round_up(Fraction(root + (root * root < scaled), 2**shift))
 
 
 def product_up(factors: Iterable[float]) -> float:
@@ -25,5 +30,8 @@ def product_up(factors: Iterable[float]) -> float:
     for factor in factors:
         if not isfinite(factor):
             return inf
-        product = Fraction(round_up(product * Fraction(factor)))
+        rounded = round_up(product * Fraction(factor))
+        if not isfinite(rounded):
+            return inf
+        product = Fraction(rounded)
     return float(product)

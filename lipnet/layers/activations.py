@@ -56,5 +56,5 @@ class MaxMinPermuted(_PairwiseSort):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        first, second = x.reshape(x.shape[0], -1, 2, *x.shape[2:]).unbind(dim=2)
+        first, second = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:]).unbind(dim=2)
         return torch.stack((torch.maximum(first, second), torch.minimum(first, second)), dim=2).flatten(1, 2)

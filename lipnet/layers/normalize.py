@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import isfinite
 from struct import pack, unpack
 
 import torch
@@ -34,7 +33,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: float, image_size: int | None = None) -> None:
         super().__init__()
-        if not (std > 0 and all(map(isfinite, [*mean, std]))):
+        float32 = torch.finfo(torch.float32)
+        if not (float32.tiny <= std <= float32.max and all(abs(value) <= float32.max for value in mean)):
             raise ValueError(f"Normalize needs finite means and one finite std > 0, received {list(mean)}, {std}")
         self.image_size = image_size
         self.std: float = unpack("f", pack("f", std))[0]

@@ -17,6 +17,7 @@ from lipnet.functional import (
     taylor_coefficients,
     taylor_exponential,
 )
+from lipnet.functional.convolution import space_to_depth
 from lipnet.layers.arguments import check_convolution, pair
 from lipnet.layers.cache import WeightCache
 
@@ -24,7 +25,7 @@ from lipnet.layers.cache import WeightCache
 # 2.1; and norm 1 for a 1 x 1 kernel (Singla & Feizi, ICML 2021, code).
 _JACOBIAN_NORM = 2.1
 _JACOBIAN_NORM_POINTWISE = 1.0
-# A filter whose norm is below this is left as it is: it is already small enough, and dividing by its norm is unstable.
+# Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.
 _SMALLEST_NORM = 1e-12
 # Steps of power iteration that a new layer's stored vectors have behind them.
 _START_STEPS = 20
@@ -135,7 +136,7 @@ class SOC(nn.Module):
         if self.training:
             self._store(vectors)
         maps = x if x.dim() == 4 else x.unsqueeze(0)
-        maps = F.pixel_unshuffle(maps, self.stride)
+        maps = space_to_depth(maps, self.stride)
         maps = F.pad(maps, (0, 0, 0, 0, 0, self.channels - maps.shape[1]))
         maps = taylor_exponential(maps, weight, self._terms(), self.groups, self.padding_mode)
         maps = maps[:, : self.out_channels]

@@ -2,11 +2,14 @@
 
 import hashlib
 import pickle
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,21 @@ from lipnet.models.build import build_model
 DESCRIPTION = "lipnet"
 _FORMAT = 1
 _PREFIX = "model."
+# What the readers of the archive and of its content raise for bytes that are none of their own.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    BadZipFile,
+    pickle.UnpicklingError,
+    struct.error,
+    zlib.error,
+)
 
 
 class CheckpointError(ValueError):
@@ -42,8 +60,12 @@ class Checkpoint:
 
 
 def describe(model_config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says about itself under the key ``"lipnet"``: plain containers only."""
-    return {"format": _FORMAT, "version": __version__, "model": dict(model_config), "dataset": dict(dataset)}
+    """What a checkpoint says about itself under the key ``"lipnet"``.
+
+    Raises:
+        TypeError: for anything but mappings, sequences, texts, numbers and None, which could not be read back safely.
+    """
+    return {"format": _FORMAT, "version": __version__, "model": _plain(model_config), "dataset": _plain(dataset)}
 
 
 def save_checkpoint(
@@ -93,14 +115,30 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     if not data:
         raise CheckpointError(f"{path} is empty: it is no checkpoint")
     try:
+        # torch does not compare the checksums of the records: a flipped bit would be read as another weight.
+        damaged = ZipFile(BytesIO(data)).testzip()
+        if damaged is not None:
+            raise BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"
         ) from error
     _check_content(path, content)
     return content, hashlib.sha256(data).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(
+        f"a checkpoint describes itself by plain containers and values, received {type(value).__name__} {value}"
+    )
 
 
 def _check_content(path: Path, content: Any) -> None:

@@ -20,35 +20,34 @@ class LipConvNet(nn.Sequential):
 
     It is an ``nn.Sequential`` with the children ``normalize``, ``stage1``, ..., ``flatten``, ``head``.
 
-        Args:
-            num_classes: number of logits.
-            depth: N, a multiple of ``stages``.
-            initial_channels: channels of the first stage.
-            in_channels: channels of the images.
-            image_size: height and width of the images, divisible by 2 ** stages.
-            stages: number of stages; 3 fit images of 8 x 8.
-            conv: ``conv(in_channels, out_channels, kernel_size=k, stride=s)`` makes a convolution.
-            activation: ``activation()`` makes an activation.
-            head: ``head(in_features, num_classes)`` makes the last layer.
-            mean: the images' mean, one number per channel.
-            std: the images' standard deviation, one number.
+    Args:
+        num_classes: number of logits.
+        depth: N, a multiple of ``stages``.
+        initial_channels: channels of the first stage.
+        in_channels: channels of the images.
+        image_size: height and width of the images, divisible by 2 ** stages.
+        stages: number of stages; 3 fit images of 8 x 8.
+        conv: ``conv(in_channels, out_channels, kernel_size=k, stride=s)`` makes a convolution.
+        activation: ``activation()`` makes an activation.
+        head: ``head(in_features, num_classes)`` makes the last layer.
+        mean: the images' mean, one number per channel.
+        std: the images' standard deviation, one number.
 
-        Shape:
-            (B, in_channels, image_size, image_size) to (B, num_classes).
+    Shape:
+        (B, in_channels, image_size, image_size) to (B, num_classes).
 
-        Raises:
-            ValueError: for a depth or an image size that the stages do not divide, and for inputs of another shape.
+    Raises:
+        ValueError: for a depth or an image size that the stages do not divide, and for inputs of another shape.
 
-        Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; with GS-SOC: Gorbunov et al., NeurIPS 2024.
+    Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; with GS-SOC: Gorbunov et al., NeurIPS 2024.
 
-        Example:
-            >>> from functools import partial
-            >>> from lipnet.functional import product_up
-    from lipnet.layers import GSSOC, MaxMinPermuted
-            >>> model = LipConvNet(10, depth=5, initial_channels=8, conv=partial(GSSOC, groups=(4, None)),
-            ...                    activation=MaxMinPermuted, mean=(0.5, 0.5, 0.5), std=0.25)
-            >>> model.eval().lipschitz_bound()
-            4.0
+    Example:
+        >>> from functools import partial
+        >>> from lipnet.layers import GSSOC, MaxMinPermuted
+        >>> model = LipConvNet(10, depth=5, initial_channels=8, conv=partial(GSSOC, groups=(4, None)),
+        ...                    activation=MaxMinPermuted, mean=(0.5, 0.5, 0.5), std=0.25)
+        >>> model.eval().lipschitz_bound()
+        4.0
     """
 
     def __init__(

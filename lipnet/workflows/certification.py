@@ -102,7 +102,7 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
     there = {key: checkpoint.dataset.get(key) for key in here}
     if split == "validation" and here != there:
         raise ValueError(
-            f"the validation images were set aside with {there} when the checkpoint was trained, but the data have {here}: "
+            f"the checkpoint was trained with a validation split of {there}, but the data have {here}: "
             "images that it was trained on would be certified"
         )
 

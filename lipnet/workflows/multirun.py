@@ -34,8 +34,14 @@ class SweepTable(Callback):
 def distinct_names(runs: Sequence[tuple[str, ...]]) -> list[str]:
     """A name for each run: its overrides without those that all share; its number if none are left."""
     shared = set(runs[0]).intersection(*runs)
-    own = [" ".join(override for override in overrides if override not in shared) for overrides in runs]
+    own = [" ".join(_short(override) for override in overrides if override not in shared) for overrides in runs]
     return [name or f"run {place}" for place, name in enumerate(own)]
+
+
+def _short(override: str) -> str:
+    """model.depth=5 as depth=5."""
+    key, equals, value = override.partition("=")
+    return key.rpartition(".")[2] + equals + value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -38,10 +38,10 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
 
 
 def make_trainer(config: DictConfig) -> Trainer:
-    """The Trainer of the group ``trainer`` with the callbacks and loggers of their groups."""
+    """The Trainer of the group ``trainer``, with the callbacks and loggers of their groups that are not null."""
     _quieten_lightning()
-    callbacks: list[Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
-    loggers: list[Logger] = [instantiate(logger) for logger in (config.logger or {}).values()]
+    callbacks: list[Callback] = [instantiate(each) for each in (config.callbacks or {}).values() if each is not None]
+    loggers: list[Logger] = [instantiate(each) for each in (config.logger or {}).values() if each is not None]
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     return trainer
 

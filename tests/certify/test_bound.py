@@ -62,6 +62,14 @@ def test_convolution_is_bounded_within_the_root_of_its_taps(settings: dict[str, 
     assert norm <= bound <= sqrt(prod(settings["kernel_size"])) * norm * ROUNDING
 
 
+def test_the_largest_group_of_a_convolution_counts() -> None:
+    layer = seeded(lambda: nn.Conv2d(6, 6, 3, padding=1, groups=3))
+    with torch.no_grad():
+        layer.weight[2:4].mul_(100)
+    norm = jacobian_norm(layer, torch.zeros(6, 6, 6, dtype=torch.float64))
+    assert norm <= lipschitz_bound(layer) <= 3 * norm * ROUNDING
+
+
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 @pytest.mark.parametrize("padding", ["same", "valid", 0, 1])
 def test_convolution_is_bounded_for_each_way_to_state_the_padding(padding: str | int, mode: str) -> None:

@@ -134,6 +134,25 @@ def test_the_model_stays_as_it_was(trained_model: nn.Module, digits: tuple[Tenso
     assert not result.radius.requires_grad
 
 
+class GradWitness(nn.Flatten):
+    """Remembers whether gradients were recorded when it ran."""
+
+    seen: bool | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = torch.is_grad_enabled()
+        return super().forward(x)
+
+    def lipschitz_bound(self) -> float:
+        return 1.0
+
+
+def test_no_gradients_are_recorded() -> None:
+    witness = GradWitness().eval()
+    certify(witness, images(2), torch.zeros(2, dtype=torch.int64))
+    assert witness.seen is False
+
+
 def unit(directions: Tensor) -> Tensor:
     return directions / directions.flatten(1).norm(dim=1).clamp_min(1e-300).view(-1, 1, 1, 1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -72,7 +74,7 @@ def test_an_empty_batch_stays_empty() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [channel_shuffle, channel_unshuffle])
-def test_channels_that_do_not_divide_are_refused(shuffle: type[channel_shuffle]) -> None:
+def test_channels_that_do_not_divide_are_refused(shuffle: Callable[..., torch.Tensor]) -> None:
     with pytest.raises(ValueError, match=r"shuffle with 4 groups needs channels divisible by 4, received 6 channels"):
         shuffle(torch.zeros(1, 6, 2, 2), 4)
     with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* 2 \* groups = 8, received 12 channels"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_a_value_from_inference_mode_can_be_differentiated_through() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
-def test_copies_start_empty(duplicate: type[copy.deepcopy]) -> None:
+def test_copies_start_empty(duplicate: Callable[[WeightCache], WeightCache]) -> None:
     cache = WeightCache()
     square, weight = Square(cache), torch.ones(2)
     square(weight)

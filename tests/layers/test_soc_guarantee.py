@@ -1,0 +1,199 @@
+"""The guarantee of SOC: lipschitz_bound() is never below the norm of the Jacobian, whatever the weights and buffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lipnet.layers import SOC, SOCLinear
+from tests.oracles import (
+    convolution_matrix,
+    dense_jacobian,
+    fantastic_four,
+    spectral_norm,
+    truncated_exponential,
+)
+
+SETTINGS: list[dict[str, Any]] = [
+    {"in_channels": 6, "out_channels": 6},
+    {"in_channels": 2, "out_channels": 6, "stride": 2, "groups": 2},
+    {"in_channels": 3, "out_channels": 6, "padding_mode": "circular", "kernel_size": (3, 1)},
+    {"in_channels": 6, "out_channels": 4, "kernel_size": 1, "groups": 2},
+    {"in_channels": 4, "out_channels": 4, "kernel_size": 5, "train_terms": 3, "eval_terms": 5},
+]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def gain(layer: SOC) -> float:
+    """The norm of the dense Jacobian, by one call of the layer, which must not have been called since its bound was
+    taken: each call in training changes the vectors behind the estimate."""
+    return spectral_norm(dense_jacobian(layer, torch.randn(1, layer.in_channels, 6, 4, dtype=torch.float64)))
+
+
+def assert_guaranteed(layer: SOC) -> None:
+    for training in (False, True):
+        layer.train(training)
+        bound = layer.lipschitz_bound()
+        assert gain(layer) <= bound * (1 + 1e-13) < math.inf
+
+
+def random_weights(weight: torch.Tensor, scale: float) -> None:
+    weight.normal_().mul_(scale)
+
+
+def rank_one_weights(weight: torch.Tensor, scale: float) -> None:
+    first, second = torch.randn(weight.shape[0], dtype=weight.dtype), torch.randn(weight.shape[1], dtype=weight.dtype)
+    weight.copy_(scale * torch.outer(first, second)[..., None, None])
+    weight[:, :, 0, 0] *= 2
+
+
+def decoupled_weights(weight: torch.Tensor, scale: float) -> None:
+    """The first half of the channels, outputs and inputs, has nothing to do with the second, far larger one."""
+    weight.normal_()
+    half = weight.shape[1] // 2
+    weight[:, half:] *= 1e3 * scale
+    weight[:half, half:] = 0
+    weight[half:, :half] = 0
+
+
+def symmetric_weights(weight: torch.Tensor, scale: float) -> None:
+    """Weights without a skew part: J is 0 and exp(J) the identity."""
+    weight.zero_()
+    weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = scale
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "norm"),
+    [(1, 1.0), (3, 0.7), (5, 2.1 / 5), ((3, 1), 2.1 / math.sqrt(3)), ((1, 5), 2.1 / math.sqrt(5))],
+)
+def test_each_group_is_scaled_to_the_published_norm(kernel_size: int | tuple[int, int], norm: float) -> None:
+    layer = SOC(6, 6, kernel_size, groups=3, dtype=torch.float64)
+    layer.weight.data[2:4] *= 1e3
+    layer.weight.data[4:] *= 1e-3
+    for group in fantastic_four(layer.eval().filter(), 3):
+        assert min(map(spectral_norm, group)) == pytest.approx(norm, rel=1e-12)
+    # The estimate of training arrives at the same scale.
+    for _ in range(50):
+        layer.train()(torch.zeros(1, 6, 4, 4, dtype=torch.float64))
+    for group in fantastic_four(layer.filter(), 3):
+        assert min(map(spectral_norm, group)) == pytest.approx(norm, rel=0.05)
+
+
+@pytest.mark.parametrize("fill", [random_weights, rank_one_weights, decoupled_weights, symmetric_weights])
+@pytest.mark.parametrize("scale", [0.0, 1e-15, 1e-3, 1.0, 1e3, 1e15])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_at_every_scale_and_for_degenerate_weights(
+    settings: dict[str, Any], scale: float, fill: Callable[[torch.Tensor, float], None]
+) -> None:
+    layer = SOC(**settings, dtype=torch.float64)
+    with torch.no_grad():
+        fill(layer.weight, scale)
+    assert_guaranteed(layer)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_after_optimisation_steps_with_a_large_learning_rate(settings: dict[str, Any]) -> None:
+    layer = SOC(**settings, dtype=torch.float64)
+    start = layer.weight.detach().clone()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=10.0, momentum=0.9)
+    x = torch.randn(4, layer.in_channels, 4, 4, dtype=torch.float64)
+    target = 100 * torch.randn_like(layer(x))
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(layer(x), target).backward()
+        optimizer.step()
+        assert_guaranteed(layer)
+        layer.train()
+    assert (layer.weight - start).abs().max() > 1
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e-300, 1e300, "random", "one entry", math.inf, math.nan])
+@pytest.mark.parametrize("settings", SETTINGS[:3])
+def test_with_garbage_in_the_buffers_of_the_estimate(settings: dict[str, Any], garbage: float | str) -> None:
+    layer = SOC(**settings, dtype=torch.float64)
+    layer.weight.data[0] *= 100
+    clean = layer.eval()(x := torch.randn(1, layer.in_channels, 4, 4, dtype=torch.float64))
+    for vectors in (layer.flat_vectors, layer.blocked_vectors):
+        if garbage == "random":
+            vectors.normal_()
+        elif garbage == "one entry":
+            vectors.zero_()[:, -1] = 1
+        else:
+            vectors.fill_(garbage)
+    assert torch.equal(layer(x), clean)
+    assert layer.lipschitz_bound() == pytest.approx(1.0, abs=1e-12)
+    # In training too, and not by an infinite bound alone: the layer must find its way back.
+    for _ in range(3):
+        assert_guaranteed(layer)
+
+
+def test_an_estimate_that_is_too_small_raises_the_bound_of_training() -> None:
+    layer = SOC(6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        # One large pair of channels among zeros: the vectors of the others see nothing of it.
+        layer.weight.mul_(1e-3)
+        layer.weight[0, 1] += 1
+        layer.flat_vectors.view(6, 9)[:2] = 0
+        layer.blocked_vectors.view(6, 3)[:2] = 0
+    bound = layer.lipschitz_bound()
+    assert bound > 1.01
+    assert gain(layer) <= bound
+    assert layer.eval().lipschitz_bound() == 1.0
+
+
+@pytest.mark.parametrize("terms", [1, 3, 4, 5, 6, 8, 12])
+@pytest.mark.parametrize("channels", [4, 40])
+def test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous(channels: int, terms: int) -> None:
+    layer = SOC(channels, channels, eval_terms=terms, dtype=torch.float64).eval()
+    jacobian = dense_jacobian(layer, torch.randn(1, channels, 3, 3, dtype=torch.float64))
+    # The published scaling aims at ||J|| <= 2.1, and the gain can be no larger than there.
+    t = np.linspace(0, 2.1, 10001)
+    largest = np.abs(sum((1j * t) ** degree / math.factorial(degree) for degree in range(terms + 1))).max()
+    assert spectral_norm(jacobian) <= layer.lipschitz_bound() * (1 + 1e-13)
+    assert layer.lipschitz_bound() <= largest * (1 + 1e-6)
+
+
+def test_the_published_numbers_of_terms_are_contractions_in_evaluation() -> None:
+    for terms in (4, 8, 12):
+        assert SOC(16, 32, stride=2, eval_terms=terms).eval().lipschitz_bound() == 1.0
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_in_single_precision(settings: dict[str, Any]) -> None:
+    layer = SOC(**settings).eval()
+    jacobian = dense_jacobian(layer, torch.randn(1, layer.in_channels, 6, 4))
+    assert spectral_norm(jacobian) <= layer.lipschitz_bound() * (1 + 1e-5)
+    # The rounded filter, convolved exactly: for it the bound holds without any tolerance for single precision.
+    matrix = convolution_matrix(layer.filter(), 6, 4, layer.groups, layer.padding_mode)
+    assert spectral_norm(truncated_exponential(matrix, layer.eval_terms)) <= layer.lipschitz_bound() * (1 + 1e-13)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_are_not_finite_have_an_infinite_bound(dtype: torch.dtype, value: float, training: bool) -> None:
+    layer = SOC(4, 4, dtype=dtype).train(training)
+    layer.weight.data[1, 2, 0, 0] = value
+    assert layer.lipschitz_bound() == math.inf
+    head = SOCLinear(4, 3, dtype=dtype).train(training)
+    head.weight.data[1, 2] = value
+    assert head.lipschitz_bound() == math.inf
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_pairs_of_inputs_never_move_apart(settings: dict[str, Any]) -> None:
+    layer = SOC(**settings, dtype=torch.float64).eval()
+    x, y = torch.randn(2, 50, layer.in_channels, 6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        moved = (layer(x) - layer(y)).flatten(1).norm(dim=1)
+    assert (moved <= layer.lipschitz_bound() * (x - y).flatten(1).norm(dim=1) * (1 + 1e-13)).all()

@@ -1,0 +1,219 @@
+"""Checkpoints: what was saved comes back, and what is damaged or foreign is refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def content(tiny_checkpoint: Path) -> dict[str, Any]:
+    """What a good file holds."""
+    return torch.load(tiny_checkpoint, weights_only=True)
+
+
+@pytest.fixture
+def other_model(tiny_config: dict[str, Any]) -> nn.Module:
+    """The same network with other weights."""
+    torch.manual_seed(1)
+    return build_model(tiny_config).eval()
+
+
+def write(content: Any, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def assert_same_state(first: nn.Module, second: nn.Module) -> None:
+    a, b = first.state_dict(), second.state_dict()
+    assert list(a) == list(b)
+    for name, value in a.items():
+        assert torch.equal(value, b[name])
+        assert value.dtype == b[name].dtype
+
+
+def test_what_was_saved_comes_back(
+    tiny_checkpoint: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    assert checkpoint.model_config == tiny_config
+    assert checkpoint.dataset == digits_dataset
+    assert checkpoint.sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    assert not checkpoint.model.training
+    assert_same_state(checkpoint.model, tiny_model)
+    x = torch.rand(4, 1, 8, 8)
+    assert torch.equal(checkpoint.model(x), tiny_model(x))
+    assert checkpoint.model.lipschitz_bound() == tiny_model.lipschitz_bound()
+
+
+def test_the_weights_of_training_come_back_from_any_mode(
+    tmp_path: Path, other_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    other_model.train()(torch.rand(4, 1, 8, 8)).sum().backward()
+    torch.optim.SGD(other_model.parameters(), lr=1.0).step()
+    save_checkpoint(str(tmp_path / "a.ckpt"), other_model, tiny_config, digits_dataset)
+    assert other_model.training
+    loaded = load_checkpoint(str(tmp_path / "a.ckpt")).model
+    assert not loaded.training
+    assert_same_state(loaded, other_model)
+
+
+def test_the_file_holds_plain_containers_alone(content: dict[str, Any]) -> None:
+    def assert_plain(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                assert type(key) is str
+                assert_plain(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                assert_plain(inner)
+        else:
+            assert value is None or type(value) in (str, int, float, bool, Tensor)
+
+    assert_plain(content)
+    assert set(content) == {"state_dict", "lipnet"}
+    assert set(content["lipnet"]) == {"format", "version", "model", "dataset"}
+
+
+def test_loading_executes_nothing(tmp_path: Path, content: dict[str, Any]) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (str(tmp_path / "run"),)
+
+    for path in (tmp_path / "archive.ckpt", tmp_path / "pickle.ckpt"):
+        if path.stem == "archive":
+            write({**content, "callbacks": Malicious()}, path)
+        else:
+            path.write_bytes(pickle.dumps({"lipnet": Malicious()}, protocol=2))
+        with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+            load_checkpoint(path)
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.nn.functional.relu"])
+def test_a_configuration_with_a_forbidden_target_is_refused(
+    tmp_path: Path, content: dict[str, Any], target: str
+) -> None:
+    content["lipnet"]["model"]["conv"] = {"_target_": target}
+    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint /.*nothing\.ckpt"):
+        load_checkpoint(tmp_path / "nothing.ckpt")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.ckpt"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"empty\.ckpt is empty: it is no checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4, 100, 0.1, 0.5, 0.9, -200, -20, -1])
+def test_a_truncated_file(tmp_path: Path, tiny_checkpoint: Path, kept: float) -> None:
+    data = tiny_checkpoint.read_bytes()
+    length = int(kept * len(data)) if isinstance(kept, float) else kept % len(data)
+    path = tmp_path / "truncated.ckpt"
+    path.write_bytes(data[:length])
+    message = rf"truncated\.ckpt \({length} bytes\) cannot be read as a checkpoint: truncated or damaged\?"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\0", b".", b"j", b"sjX", b"\x80\x02.", b"\x80\x02X", b"hello", b"<html></html>", b"PK\x03\x04" + bytes(50)],
+)
+def test_a_file_of_something_else(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"other\.ckpt.* cannot be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_random_bytes(tmp_path: Path) -> None:
+    source, path = random.Random(0), tmp_path / "random.ckpt"
+    for length in [1, 2, 3, 5, 10, 100, 1000] * 20:
+        path.write_bytes(source.randbytes(length))
+        with pytest.raises(CheckpointError, match=r"random\.ckpt"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [3, "text", [1, 2], None, {}, {"state_dict": {}}, {"weight": torch.ones(2)}])
+def test_a_file_of_torch_without_a_description(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"plain\.ckpt is no checkpoint of lipnet: it does not describe its mo"):
+        load_checkpoint(write(value, tmp_path / "plain.ckpt"))
+
+
+@pytest.mark.parametrize("number", [0, 2, None, "1"])
+def test_a_format_of_another_version(tmp_path: Path, content: dict[str, Any], number: Any) -> None:
+    content["lipnet"]["format"] = number
+    with pytest.raises(CheckpointError, match=f"has format {number}, this version of lipnet reads 1"):
+        load_checkpoint(write(content, tmp_path / "other.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("model", None, "does not describe its model"),
+        ("model", "LipConvNet", "does not describe its model"),
+        ("dataset", None, "does not describe its dataset"),
+        ("dataset", {}, "does not describe its dataset"),
+        ("dataset", ["digits"], "does not describe its dataset"),
+    ],
+)
+def test_an_incomplete_description(
+    tmp_path: Path, content: dict[str, Any], part: str, value: Any, message: str
+) -> None:
+    content["lipnet"][part] = value
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+    del content["lipnet"][part]
+    with pytest.raises(CheckpointError, match=f"does not describe its {part}"):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "no tensor"])
+def test_weights_that_do_not_fit_the_model(tmp_path: Path, content: dict[str, Any], damage: str) -> None:
+    state, name = content["state_dict"], "model.head.bias"
+    if damage == "missing":
+        del state[name]
+    elif damage == "unexpected":
+        state["model.head.scale"] = torch.ones(1)
+    else:
+        state[name] = torch.ones(3) if damage == "shape" else [1.0] * 10
+    message = "holds weights that are no tensors" if damage == "no tensor" else "the weights do not fit .*: .*head"
+    with pytest.raises(CheckpointError, match=f"(?s){message}"):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+
+
+def test_an_error_while_saving_leaves_the_old_file(
+    tiny_checkpoint: Path, other_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    before = tiny_checkpoint.read_bytes()
+    unpicklable = {**digits_dataset, "transform": lambda image: image}
+    with pytest.raises((AttributeError, pickle.PicklingError), match=r"pickle|lambda"):
+        save_checkpoint(tiny_checkpoint, other_model, tiny_config, unpicklable)
+    assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
+    assert tiny_checkpoint.read_bytes() == before
+    save_checkpoint(tiny_checkpoint, other_model, tiny_config, digits_dataset)
+    assert_same_state(load_checkpoint(tiny_checkpoint).model, other_model)
+    assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
+
+
+def test_every_checkpoint_error_is_a_value_error() -> None:
+    assert issubclass(CheckpointError, ValueError)

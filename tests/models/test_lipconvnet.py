@@ -1,0 +1,195 @@
+"""LipConvNet: the published architecture, its bound, and the errors of shapes that do not fit."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted, Normalize, SOCLinear
+from lipnet.models import LipConvNet
+from tests.oracles import dense_jacobian, spectral_norm
+
+TINY: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 4, "image_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def tiny_network(num_classes: int = 3, **settings: Any) -> LipConvNet:
+    return LipConvNet(num_classes, **{**TINY, **settings})
+
+
+def convolutions(model: nn.Module) -> list[tuple[int, int, tuple[int, int], int]]:
+    """(channels in, channels out, kernel size, stride) of each convolution, without the head."""
+    return [
+        (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+        for layer in model.modules()
+        if isinstance(layer, SOC) and not isinstance(layer, SOCLinear)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conv", "parameters"),
+    [
+        (SOC, 24_066_020),
+        (partial(GSSOC, groups=(4, None)), 6_805_988),
+        (partial(GSSOC, groups=(4, 1)), 8_905_060),
+        (partial(GSSOC, groups=(4, 2)), 7_857_508),
+        (partial(GSSOC, groups=(4, 4)), 7_333_732),
+    ],
+)
+def test_parameters_of_the_published_networks(conv: Any, parameters: int) -> None:
+    with torch.device("meta"):
+        model = LipConvNet(100, depth=15, initial_channels=32, conv=conv)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_layers_of_the_published_network() -> None:
+    with torch.device("meta"):
+        model = LipConvNet(100)
+    expected = [(3, 32, (3, 3), 1), (32, 32, (3, 3), 1), (32, 64, (3, 3), 2)]
+    for width in (64, 128, 256, 512):
+        kernel = (1, 1) if width == 512 else (3, 3)
+        expected += [(width, width, (3, 3), 1)] * 2 + [(width, 2 * width, kernel, 2)]
+    assert convolutions(model) == expected
+    assert sum(isinstance(module, MaxMin) for module in model.modules()) == 15
+    assert (model.head.in_channels, model.head.out_channels) == (1024, 100)
+    names = ["normalize", "stage1", "stage2", "stage3", "stage4", "stage5", "flatten", "head"]
+    assert [name for name, _ in model.named_children()] == names
+
+
+def test_three_stages_fit_images_of_eight_by_eight() -> None:
+    model = LipConvNet(10, depth=3, stages=3, initial_channels=4, in_channels=1, image_size=8).eval()
+    assert convolutions(model) == [(1, 8, (3, 3), 2), (8, 16, (3, 3), 2), (16, 32, (1, 1), 2)]
+    assert model(torch.rand(5, 1, 8, 8)).shape == (5, 10)
+    assert model.lipschitz_bound() == 1.0
+
+
+def test_features_that_are_left_over_are_flattened() -> None:
+    model = tiny_network(stages=2, image_size=16)
+    assert model.head.in_channels == 16 * 4 * 4
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_factories_make_the_layers() -> None:
+    conv = partial(GSSOC, groups=(2, 1), eval_terms=8)
+    model = tiny_network(7, conv=conv, activation=MaxMinPermuted, head=partial(SOCLinear, bias=False))
+    layers = [layer for stage in (model.stage1, model.stage2) for layer in stage]
+    assert [type(layer) for layer in layers] == [GSSOC, MaxMinPermuted] * 4
+    assert all(layer.spatial.eval_terms == 8 for layer in layers[::2])
+    assert model.head.bias is None
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)
+    assert isinstance(tiny_network(head=nn.Linear).head, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [(None, 1.0), ((0.5071, 0.4865, 0.4409), 0.2673), ((0.5, 0.5, 0.5), 0.25), ((0.1, 0, 0), 2.0)]
+)
+def test_the_bound_is_the_reciprocal_of_the_std(mean: tuple[float, ...] | None, std: float) -> None:
+    bound = tiny_network(mean=mean, std=std).eval().lipschitz_bound()
+    exact = 1 / Fraction(float(torch.tensor(std, dtype=torch.float32)))
+    assert exact <= Fraction(bound)
+    assert bound == pytest.approx(float(exact), rel=1e-15)
+
+
+@pytest.mark.parametrize("conv", [SOC, partial(GSSOC, groups=(2, 2))])
+def test_pairs_of_inputs_and_jacobians_keep_within_the_bound(conv: Any) -> None:
+    model = tiny_network(conv=conv, activation=MaxMinPermuted, mean=(0.5,) * 3, std=0.25).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(torch.rand(8, 3, 8, 8).double()), 10 * torch.randn(8, 3).double()).backward()
+        optimizer.step()
+    model.eval()
+    bound = model.lipschitz_bound()
+    assert bound == 4.0
+    x = torch.rand(200, 3, 8, 8, dtype=torch.float64)
+    y = x + torch.logspace(-6, 0, 200, dtype=torch.float64).view(-1, 1, 1, 1) * torch.randn_like(x)
+    with torch.no_grad():
+        moved = (model(x) - model(y)).norm(dim=1)
+    assert (moved <= bound * (x - y).flatten(1).norm(dim=1) * (1 + 1e-9)).all()
+    norms = [spectral_norm(dense_jacobian(model, image[None])) for image in x[:3]]
+    assert max(norms) <= bound * (1 + 1e-12)
+    # Orthogonal layers lose nothing but what the head cuts off: a bound that is never approached would be a poor one.
+    assert max(norms) > bound / 10
+
+
+def test_in_training_the_bound_is_that_of_training() -> None:
+    model = tiny_network().double()
+    bound = model.lipschitz_bound()
+    assert 1.0 < bound < 1.2
+    jacobian = dense_jacobian(model, torch.rand(1, 3, 8, 8, dtype=torch.float64))
+    assert spectral_norm(jacobian) <= bound
+
+
+def test_normalisation_is_the_first_module() -> None:
+    model = tiny_network(mean=(0.25, 0.5, 0.75), std=0.5).eval()
+    assert isinstance(model[0], Normalize)
+    assert model.state_dict().keys() == tiny_network().state_dict().keys()
+    plain = tiny_network().eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    mean = torch.tensor((0.25, 0.5, 0.75)).view(3, 1, 1)
+    np.testing.assert_allclose(model(x).detach(), plain((x - mean) * 2).detach(), rtol=0, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_leave_no_finite_bound() -> None:
+    model = tiny_network().eval()
+    model.stage2[0].weight.data[0, 1] = math.nan
+    assert model.lipschitz_bound() == math.inf
+
+
+def test_a_module_without_a_bound_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"Linear has no lipschitz_bound\(\)"):
+        tiny_network(head=nn.Linear).lipschitz_bound()
+    with pytest.raises(TypeError, match=r"ReLU has no lipschitz_bound\(\)"):
+        tiny_network(activation=nn.ReLU).lipschitz_bound()
+
+    class Doubling(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model = tiny_network()
+    model.stage1 = Doubling(*model.stage1)
+    with pytest.raises(TypeError, match=r"Doubling has no lipschitz_bound\(\)"):
+        model.lipschitz_bound()
+
+
+@pytest.mark.parametrize(("depth", "stages"), [(14, 5), (0, 5), (4, 5), (-5, 5), (5, 0), (5, -1)])
+def test_a_depth_that_the_stages_do_not_divide_is_refused(depth: int, stages: int) -> None:
+    with pytest.raises(ValueError, match=f"depth must be a multiple of the {stages} stages, received depth {depth}"):
+        LipConvNet(depth=depth, stages=stages)
+
+
+@pytest.mark.parametrize(("image_size", "stages", "unit"), [(28, 5, 32), (8, 4, 16), (0, 2, 4), (-8, 2, 4)])
+def test_an_image_size_that_the_stages_do_not_divide_is_refused(image_size: int, stages: int, unit: int) -> None:
+    message = rf"image_size must be divisible by 2 \*\* stages = {unit} .*received {image_size}$"
+    with pytest.raises(ValueError, match=message):
+        LipConvNet(depth=2 * stages, stages=stages, image_size=image_size)
+
+
+def test_means_must_match_the_channels() -> None:
+    with pytest.raises(ValueError, match=r"mean needs one number for each of 3 channels, received \[0.5\]"):
+        tiny_network(mean=(0.5,))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 32, 32), (1, 3, 8, 10), (3, 8, 8), (3 * 64,)])
+@pytest.mark.parametrize("conv", [SOC, partial(GSSOC, groups=(2, None))])
+def test_images_of_another_shape_are_refused_saying_what_is_needed(conv: Any, shape: tuple[int, ...]) -> None:
+    received = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"images must have shape \(B, 3, 8, 8\), received \({received},?\)"):
+        tiny_network(conv=conv)(torch.zeros(shape))
+
+
+def test_an_empty_batch_gives_no_logits() -> None:
+    model = tiny_network(conv=partial(GSSOC, groups=(2, None)), activation=MaxMinPermuted).eval()
+    assert model(torch.zeros(0, 3, 8, 8)).shape == (0, 3)

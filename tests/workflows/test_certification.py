@@ -1,0 +1,184 @@
+"""From a checkpoint to its certificates, and what stands in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from lipnet.certify import certify
+from lipnet.data import CIFAR10DataModule, DigitsDataModule
+from lipnet.models import CheckpointError, LipConvNet, save_checkpoint
+from lipnet.workflows import certify_checkpoint
+
+NAMES = {"certificates.tsv", "summary.json", "curve.png"}
+
+
+def test_a_checkpoint_is_certified_on_what_it_was_trained_on(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_model: nn.Module, digits: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="cpu")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+    certificates = certify(tiny_model.double(), *digits)
+    assert summary["n_samples"] == 359
+    assert summary["clean_accuracy"] == certificates.correct.double().mean().item()
+    assert (summary["dataset"], summary["split"], summary["dtype"]) == ("digits", "test", "float64")
+    assert summary["checkpoint"] == str(tiny_checkpoint)
+    assert summary["checkpoint_sha256"] == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    indices = [int(line.split("\t")[0]) for line in lines_of(tmp_path / "out")]
+    assert indices == DigitsDataModule().evaluation_indices("test").tolist()
+
+
+def lines_of(folder: Path) -> list[str]:
+    return (folder / "certificates.tsv").read_text().splitlines()[1:]
+
+
+def test_the_same_figures_twice(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    runs = [certify_checkpoint(tiny_checkpoint, tmp_path / name, n_samples=20, device="cpu") for name in "ab"]
+    first, second = ((tmp_path / name / "certificates.tsv").read_bytes() for name in "ab")
+    assert first == second
+    assert {**runs[0], "wall_seconds": None} == {**runs[1], "wall_seconds": None}
+
+
+def test_the_first_samples_of_the_validation_split_in_float32(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    settings = {"split": "validation", "n_samples": 50, "batch_size": 15, "dtype": "float32", "radii": ["0.1"]}
+    summary = certify_checkpoint(str(tiny_checkpoint), str(tmp_path / "out"), device="cpu", **settings)
+    assert (summary["n_samples"], summary["split"], summary["dtype"]) == (50, "validation", "float32")
+    assert list(summary["certified_accuracy"]) == ["0.1"]
+    indices = [int(line.split("\t")[0]) for line in lines_of(tmp_path / "out")]
+    assert indices == DigitsDataModule().evaluation_indices("validation")[:50].tolist()
+
+
+def test_the_model_sees_batches_of_the_size_that_was_asked_for(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    sizes = []
+
+    def remember(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, LipConvNet):
+            sizes.append(len(arguments[0]))
+
+    with register_module_forward_pre_hook(remember):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=50, batch_size=15, device="cpu")
+    assert sizes == [15, 15, 15, 5]
+
+
+def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """As the command line gives them: radii=[0.01,1]."""
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", radii=[0.01, 1], n_samples=50, device="cpu")
+    assert list(summary["certified_accuracy"]) == ["0.01", "1"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
+def test_the_split_is_the_checkpoints(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
+    """Another seed sets other validation images aside."""
+    path, dataset = tmp_path / "other.ckpt", {"name": "digits", "seed": 5, "validation_fraction": 0.2}
+    save_checkpoint(path, tiny_model, tiny_config, dataset)
+    certify_checkpoint(path, tmp_path / "out", split="validation", device="cpu")
+    expected = DigitsDataModule(seed=5, validation_fraction=0.2).evaluation_indices("validation")
+    assert [int(line.split("\t")[0]) for line in lines_of(tmp_path / "out")] == expected.tolist()
+
+
+def test_data_may_be_given(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = DigitsDataModule(seed=0)
+    certify_checkpoint(tiny_checkpoint, tmp_path / "a", data=data, n_samples=5, device="cpu")
+    certify_checkpoint(tiny_checkpoint, tmp_path / "b", n_samples=5, device="cpu")
+    assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
+
+
+def test_a_folder_for_data_is_ignored_where_none_are_needed(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", data_dir="nowhere", n_samples=5, device="cpu")
+    assert summary["n_samples"] == 5
+
+
+def test_the_table_and_the_folder_are_printed(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="cpu")
+    printed = capsys.readouterr().out
+    assert f"{100 * summary['clean_accuracy']:.2f}" in printed
+    assert str(tmp_path / "out") in printed
+    assert "36/255" in printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_samples": 0}, r"n_samples must be from 1 to 359 for the test split, received 0"),
+        ({"n_samples": -3}, r"n_samples must be from 1 to 359 for the test split, received -3"),
+        ({"n_samples": 360}, r"n_samples must be from 1 to 359 for the test split, received 360"),
+        ({"n_samples": 144, "split": "validation"}, r"from 1 to 143 for the validation split, received 144"),
+        ({"batch_size": 0}, r"batch_size must be at least 1, received 0"),
+        ({"dtype": "float16"}, r"dtype must be one of float32, float64, received 'float16'"),
+        ({"split": "train"}, r"split must be one of .*'validation', 'test'.* got 'train'"),
+        ({"radii": ["far"]}, r"radius such as '36/255' or 0\.5, but got 'far'"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="cpu", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_name_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = CIFAR10DataModule(data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"trained on digits, but the data are cifar10: certify it on digits"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", data=data, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"validation_fraction": 0.2}], ids=str)
+def test_a_validation_split_that_holds_training_images_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, settings: dict[str, Any]
+) -> None:
+    data = DigitsDataModule(**settings)
+    with pytest.raises(ValueError, match=r"'seed': 0.*'validation_fraction': 0\.1.*images that it was trained on"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", data=data, split="validation", device="cpu")
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", data=data, n_samples=5, device="cpu")
+    assert summary["split"] == "test", "the test images do not depend on the split"
+
+
+def test_a_dataset_that_nobody_knows_is_refused(
+    tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]
+) -> None:
+    path = tmp_path / "other.ckpt"
+    save_checkpoint(path, tiny_model, tiny_config, {"name": "letters"})
+    with pytest.raises(ValueError, match=r"dataset 'letters' is none of cifar10, cifar100, digits"):
+        certify_checkpoint(path, tmp_path / "out", device="cpu")
+
+
+def test_missing_data_are_named(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
+    path = tmp_path / "other.ckpt"
+    save_checkpoint(path, tiny_model, tiny_config, {"name": "cifar10", "seed": 0, "validation_fraction": 0.1})
+    with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py.*data\.data_dir"):
+        certify_checkpoint(path, tmp_path / "out", data_dir=str(tmp_path / "nowhere"), device="cpu")
+
+
+def test_a_checkpoint_that_is_missing_or_damaged_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*missing\.ckpt"):
+        certify_checkpoint(tmp_path / "missing.ckpt", tmp_path / "out")
+    tiny_checkpoint.write_bytes(tiny_checkpoint.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"tiny\.ckpt \(500 bytes\) cannot be read"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out")
+
+
+def test_certificates_are_replaced_only_if_asked(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5, device="cpu")
+    with pytest.raises(FileExistsError, match=r"already holds certificates\.tsv.*overwrite=true"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=6, device="cpu")
+    assert len(lines_of(tmp_path / "out")) == 5
+    certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=6, overwrite=True, device="cpu")
+    assert len(lines_of(tmp_path / "out")) == 6
+
+
+def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"device .*'nowhere'"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="nowhere")

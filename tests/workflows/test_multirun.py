@@ -1,0 +1,66 @@
+"""The table that a multirun ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from lipnet.workflows import SweepTable
+from lipnet.workflows.multirun import distinct_names
+
+CONFIG = OmegaConf.create({})
+
+
+def finish(folder: Path, overrides: list[str], accuracy: float | None) -> JobReturn:
+    """A run that has ended; without an accuracy it has not certified anything."""
+    folder.mkdir()
+    if accuracy is not None:
+        summary: dict[str, Any] = {
+            "parameters": 18106,
+            "clean_accuracy": accuracy,
+            "certified_accuracy": {"36/255": accuracy / 2},
+            "average_certified_radius": 0.25,
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+    settings = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+    return JobReturn(overrides=overrides, cfg=CONFIG, hydra_cfg=settings, working_dir=str(folder))
+
+
+def test_each_certified_run_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = SweepTable()
+    runs = {"optimizer.lr=0.1": 0.5, "optimizer.lr=0.2": None, "optimizer.lr=0.4": 0.75}
+    for number, (override, accuracy) in enumerate(runs.items()):
+        job = finish(tmp_path / str(number), ["experiment=quickstart", override], accuracy)
+        table.on_job_end(config=CONFIG, job_return=job)
+    table.on_multirun_end(config=CONFIG)
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = (line for line in lines if "lr=0.1" in line)
+    (last,) = (line for line in lines if "lr=0.4" in line)
+    assert "50.00" in first
+    assert "25.00" in first
+    assert "75.00" in last
+    assert "37.50" in last
+    assert not any("lr=0.2" in line or "quickstart" in line for line in lines)
+
+
+def test_a_multirun_without_certificates_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = SweepTable()
+    table.on_job_end(config=CONFIG, job_return=finish(tmp_path / "0", ["seed=0"], None))
+    table.on_job_end(config=CONFIG, job_return=JobReturn(overrides=["seed=1"]))
+    table.on_multirun_end(config=CONFIG)
+    assert capsys.readouterr().out == ""
+
+
+def test_names_are_what_sets_runs_apart() -> None:
+    runs = [("experiment=a", "seed=0", "conv.groups=[4,4]"), ("experiment=a", "seed=1", "conv.groups=[4,4]")]
+    assert distinct_names(runs) == ["seed=0", "seed=1"]
+
+
+def test_the_run_without_overrides_of_its_own_has_its_number() -> None:
+    assert distinct_names([("seed=0",), ("seed=0", "activation=maxmin")]) == ["run 0", "activation=maxmin"]
+    assert distinct_names([("seed=0",)]) == ["run 0"]

@@ -1,0 +1,235 @@
+"""The parts of a training, made from a configuration, and what a training may go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from lipnet.data import CIFAR100DataModule, DigitsDataModule
+from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
+from lipnet.training import CertifiedClassifier, WholeCheckpointIO
+from lipnet.workflows import best_checkpoint, make_data, make_module, make_trainer, resume_path
+from lipnet.workflows.training import model_config
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_config: dict[str, Any]) -> DictConfig:
+    """A short training on the digits, composed as train.py would get it."""
+    determined_by_data = ("num_classes", "in_channels", "image_size", "mean", "std")
+    settings = {
+        "data": {"_target_": "lipnet.data.DigitsDataModule", "batch_size": 64, "eval_batch_size": 143},
+        "conv": tiny_config["conv"],
+        "model": {key: value for key, value in tiny_config.items() if key not in determined_by_data}
+        | {"conv": "${conv}"},
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+        "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
+        "scheduler": {
+            "_target_": "lipnet.training.step_schedule",
+            "_partial_": True,
+            "total_epochs": "${trainer.max_epochs}",
+        },
+        "trainer": {
+            "_target_": "lightning.Trainer",
+            "default_root_dir": "${paths.output_dir}",
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "limit_train_batches": 3,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "plugins": [{"_target_": "lipnet.training.WholeCheckpointIO"}],
+        },
+        "callbacks": {
+            "best_checkpoint": {
+                "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "dirpath": "${paths.output_dir}/checkpoints",
+                "filename": "best",
+                "monitor": "val/certified_0_01",
+                "mode": "max",
+                "save_last": True,
+                "enable_version_counter": False,
+            },
+            "left_out": None,
+        },
+        "logger": {
+            "csv": {
+                "_target_": "lightning.pytorch.loggers.CSVLogger",
+                "save_dir": "${paths.output_dir}",
+                "name": "csv",
+                "version": "",
+            },
+            "left_out": None,
+        },
+        "radii": ["0.01", "36/255"],
+        "task_name": "digits",
+        "ckpt_path": None,
+        "paths": {"log_dir": str(tmp_path), "output_dir": "${paths.log_dir}/${task_name}/run"},
+    }
+    return OmegaConf.create(settings)
+
+
+def seeded_module(config: DictConfig) -> CertifiedClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make_module(config, make_data(config))
+
+
+def fit(config: DictConfig) -> Trainer:
+    module, trainer = seeded_module(config), make_trainer(config)
+    trainer.fit(module, make_data(config), ckpt_path=resume_path(config, module), weights_only=True)
+    return trainer
+
+
+def test_the_data_are_those_of_the_configuration(config: DictConfig) -> None:
+    config.data.seed = 3
+    data = make_data(config)
+    assert isinstance(data, DigitsDataModule)
+    assert (data.batch_size, data.eval_batch_size, data.seed) == (64, 143, 3)
+
+
+def test_the_model_is_made_for_the_data(config: DictConfig, tiny_config: dict[str, Any]) -> None:
+    module = make_module(config, make_data(config))
+    assert module.description["model"] == tiny_config
+    assert type(module.description["model"]["conv"]) is dict
+    assert module.description["dataset"] == {"name": "digits", "seed": 0, "validation_fraction": 0.1}
+    assert module.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert isinstance(module.loss, nn.CrossEntropyLoss)
+
+
+def test_the_other_data_make_another_model(config: DictConfig) -> None:
+    described = model_config(config, CIFAR100DataModule.spec)
+    assert (described["num_classes"], described["in_channels"], described["image_size"]) == (100, 3, 32)
+    assert (described["mean"], described["std"]) == ([0.5071, 0.4865, 0.4409], 0.2668)
+
+
+def test_what_the_configuration_states_stands(config: DictConfig) -> None:
+    config.model.std = 0.5
+    described = model_config(config, DigitsDataModule.spec)
+    assert (described["std"], described["mean"]) == (0.5, [0.3053])
+
+
+def test_optimizer_schedule_and_radii_are_those_of_the_configuration(config: DictConfig) -> None:
+    config.trainer.max_epochs = 40
+    made = make_module(config, make_data(config))
+    parts = made.configure_optimizers()
+    assert isinstance(parts["optimizer"], torch.optim.SGD)
+    assert sorted(parts["lr_scheduler"].milestones) == [20, 30]
+    assert made.certified_accuracy.radii == ("0.01", "36/255")
+
+
+def test_the_trainer_has_the_callbacks_and_loggers_that_are_not_null(config: DictConfig) -> None:
+    trainer = make_trainer(config)
+    assert trainer.max_epochs == 2
+    assert isinstance(trainer.logger, CSVLogger)
+    assert len(trainer.loggers) == 1
+    (keeper,) = trainer.checkpoint_callbacks
+    assert isinstance(keeper, ModelCheckpoint)
+    assert keeper.monitor == "val/certified_0_01"
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpointIO)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_training_needs_neither_callbacks_nor_loggers(config: DictConfig, nothing: dict[str, Any] | None) -> None:
+    config.callbacks, config.logger = nothing, nothing
+    config.trainer.enable_checkpointing = False
+    trainer = make_trainer(config)
+    assert trainer.loggers == []
+    assert best_checkpoint(trainer) is None
+
+
+def test_a_training_goes_on_where_it_ended(config: DictConfig, tmp_path: Path) -> None:
+    first = fit(OmegaConf.merge(config, {"trainer": {"max_epochs": 1}}))
+    assert (first.current_epoch, first.global_step) == (1, 3)
+    last = tmp_path / "digits" / "run" / "checkpoints" / "last.ckpt"
+    resumed = OmegaConf.merge(config, {"ckpt_path": "last"})
+    assert resume_path(resumed, seeded_module(config)) == last
+    second = fit(resumed)
+    assert (second.current_epoch, second.global_step) == (2, 6)
+
+
+def test_the_best_checkpoint_has_the_best_score(config: DictConfig, tmp_path: Path) -> None:
+    """The learning rate of the third epoch undoes what was learned before."""
+    longer = {"max_epochs": 3, "limit_train_batches": 1.0}
+    trainer = fit(OmegaConf.merge(config, {"trainer": longer, "scheduler": {"at": [0.66], "gamma": 1e3}}))
+    path, score = best_checkpoint(trainer)
+    assert path == tmp_path / "digits" / "run" / "checkpoints" / "best.ckpt"
+    assert score > trainer.callback_metrics["val/certified_0_01"].item()
+    module = seeded_module(config)
+    module.model.load_state_dict(load_checkpoint(path).model.state_dict())
+    (figures,) = make_trainer(config).validate(module, make_data(config), verbose=False)
+    assert score == pytest.approx(figures["val/certified_0_01"])
+
+
+def test_no_checkpoint_is_the_best_of_a_run_that_kept_none(config: DictConfig) -> None:
+    trainer = fit(OmegaConf.merge(config, {"trainer": {"fast_dev_run": True}}))
+    assert best_checkpoint(trainer) is None
+
+
+def test_a_new_training_goes_on_from_nothing(config: DictConfig) -> None:
+    assert resume_path(config, seeded_module(config)) is None
+
+
+def test_a_checkpoint_of_the_same_model_and_data_is_gone_on_from(config: DictConfig, tiny_checkpoint: Path) -> None:
+    config.ckpt_path = str(tiny_checkpoint)
+    assert resume_path(config, seeded_module(config)) == tiny_checkpoint
+
+
+def test_a_missing_checkpoint_is_an_error(config: DictConfig, tmp_path: Path) -> None:
+    module = seeded_module(config)
+    config.ckpt_path = str(tmp_path / "missing.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*missing\.ckpt"):
+        resume_path(config, module)
+
+
+def test_last_without_a_run_is_an_error(config: DictConfig, tmp_path: Path) -> None:
+    config.ckpt_path = "last"
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path=last: no run in .*digits has checkpoints/last\.ckpt"):
+        resume_path(config, seeded_module(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"model": {"depth": 6}}, "its model differs .* depth: 3 in the checkpoint, 6 here"),
+        ({"conv": {"groups": [2, 2]}}, r"its model differs .* conv: .*\[4, None\].*\[2, 2\]"),
+        ({"data": {"seed": 7}}, "its dataset differs .* seed: 0 in the checkpoint, 7 here"),
+        (
+            {"model": {"depth": 6, "initial_channels": 16}},
+            "depth: 3 in the checkpoint, 6 here; initial_channels: 8 in the checkpoint, 16 here",
+        ),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_model_or_other_data_is_refused(
+    config: DictConfig, tiny_checkpoint: Path, changes: dict[str, Any], difference: str
+) -> None:
+    changed = OmegaConf.merge(config, changes, {"ckpt_path": str(tiny_checkpoint)})
+    with pytest.raises(ValueError, match=rf"tiny\.ckpt cannot be resumed: .*{difference}"):
+        resume_path(changed, seeded_module(changed))
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(
+    config: DictConfig, tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]
+) -> None:
+    path = tmp_path / "other.ckpt"
+    save_checkpoint(path, tiny_model, tiny_config, {"name": "letters", "seed": 0, "validation_fraction": 0.1})
+    config.ckpt_path = str(path)
+    with pytest.raises(ValueError, match=r"its dataset differs .* name: letters in the checkpoint, digits here"):
+        resume_path(config, seeded_module(config))
+
+
+def test_a_damaged_checkpoint_is_refused(config: DictConfig, tiny_checkpoint: Path) -> None:
+    tiny_checkpoint.write_bytes(tiny_checkpoint.read_bytes()[:500])
+    config.ckpt_path = str(tiny_checkpoint)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        resume_path(config, seeded_module(config))
