@@ -35,12 +35,17 @@ def lipschitz_bound(model: nn.Module) -> float:
         >>> lipschitz_bound(nn.Sequential(nn.Flatten(), nn.ReLU()).eval())
         1.0
     """
-    for path, module in model.named_modules():
-        _check_running(path, module)
+    check_running(model)
     return _bound("", model)
 
 
-def _check_running(path: str, module: nn.Module) -> None:
+def check_running(model: nn.Module) -> None:
+    """Refuse a model that computes something else than its modules' rules say; errors as in `lipschitz_bound`."""
+    for path, module in model.named_modules():
+        _check_module(path, module)
+
+
+def _check_module(path: str, module: nn.Module) -> None:
     name = f"{path or 'the model'} ({type(module).__name__})"
     if module.training:
         raise ValueError(f"{name} is in training mode, which no bound covers; call model.eval() first")
@@ -53,7 +58,9 @@ def _check_running(path: str, module: nn.Module) -> None:
 def _bound(path: str, module: nn.Module) -> float:
     own = getattr(module, "lipschitz_bound", None)
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return product_up(_bound(f"{path}.{name}".strip("."), child) for name, child in module.named_children())
+        # Not named_children(), which leaves out a module that occurs, and so runs, a second time.
+        children = zip(module._modules, module, strict=True)
+        return product_up(_bound(f"{path}.{name}".strip("."), child) for name, child in children)
     if callable(own):
         return float(own())
     rule = _RULES.get(type(module))
@@ -83,11 +90,23 @@ def _conv2d(module: nn.Module) -> float:
     assert isinstance(module, nn.Conv2d)
     if module.padding_mode not in ("zeros", "circular"):
         raise ValueError(f"Conv2d has padding_mode {module.padding_mode!r}; the rule covers 'zeros' and 'circular'")
+    if module.padding_mode == "circular" and _repeats_pixels(module):
+        raise ValueError(
+            f"Conv2d has circular padding {module.padding} for a kernel of {module.kernel_size}, which repeats pixels; "
+            "the rule covers up to dilation * (kernel_size - 1) / 2"
+        )
     norms = [
         min(_spectral_norm(flat), _spectral_norm(transposed), _spectral_norm(blocked))
         for flat, transposed, blocked in _reshaped(module.weight, module.groups)
     ]
     return product_up([max(norms), sqrt(prod(module.kernel_size)) * _ROUNDING])
+
+
+def _repeats_pixels(module: nn.Conv2d) -> bool:
+    if isinstance(module.padding, str):
+        return False
+    sizes = zip(module.padding, module.dilation, module.kernel_size, strict=True)
+    return any(2 * padding > dilation * (kernel - 1) for padding, dilation, kernel in sizes)
 
 
 def _reshaped(weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -112,8 +131,10 @@ def _leaky_relu(module: nn.Module) -> float:
 
 def _max_pool2d(module: nn.Module) -> float:
     assert isinstance(module, nn.MaxPool2d)
-    if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)) or module.return_indices:
-        raise ValueError(f"{module} has windows that overlap, for which there is no rule")
+    if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)):
+        raise ValueError(f"{module} has windows that overlap or have gaps, for which there is no rule")
+    if module.return_indices:
+        raise ValueError(f"{module} returns indices, for which there is no rule")
     return 1.0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.bound import check_running, lipschitz_bound
 from lipnet.certify.precision import ieee_arithmetic
 from lipnet.functional.margins import certified_radius
 
@@ -17,8 +17,7 @@ class Certificates:
     Attributes:
         prediction: the predicted classes, int64 (B,).
         radius: float64 (B,): no image within this L2 distance (pixels in [0, 1]) has another prediction; rounded down,
-        0
-            where nothing is certified.
+            and 0 where nothing is certified.
         correct: whether the prediction is the label, bool (B,).
     """
 
@@ -49,8 +48,11 @@ def certify(
     Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034).
     """
     _check_images(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+    check_running(model)
     bound = lipschitz_bound(model) if lipschitz is None else lipschitz
-    reference = next(model.parameters(), torch.empty(0))
+    reference = reference_tensor(model)
     parts = []
     batches: tuple[Tensor, ...] = torch.split(images, batch_size)
     with torch.no_grad(), ieee_arithmetic(reference.device):
@@ -61,12 +63,18 @@ def certify(
     return Certificates(prediction, radius, prediction == labels.cpu())
 
 
+def reference_tensor(model: nn.Module) -> Tensor:
+    """A tensor with the device and the dtype of a model's arithmetic: those of its first parameter, if it has one."""
+    return next(model.parameters(), torch.empty(0))
+
+
 def _check_images(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
         raise ValueError(
             f"images must be floating and of shape (B, C, H, W), B >= 1, received {images.dtype} {tuple(images.shape)}"
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if labels.shape != images.shape[:1] or not whole:
         raise ValueError(
             f"labels must be {len(images)} integers, one for each image, received {labels.dtype} {tuple(labels.shape)}"
         )

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from lipnet import __version__
 from lipnet.certify.bound import lipschitz_bound
-from lipnet.certify.certificates import Certificates, certify
+from lipnet.certify.certificates import Certificates, certify, reference_tensor
 from lipnet.files import whole_file
-from lipnet.functional.margins import STANDARD_RADII, parse_radius, round_down
+from lipnet.functional.margins import STANDARD_RADII, round_down
+from lipnet.metrics import CertifiedAccuracy
 from lipnet.metrics.curve import plot_certified_curve
 from lipnet.metrics.functional import average_certified_radius, certified_accuracy
 
@@ -59,8 +60,7 @@ def certify_dataset(
     """
     if not replace:
         _check_free(folder)
-    for text in radii:
-        parse_radius(text)
+    radii = CertifiedAccuracy(radii).radii
     start = time.perf_counter()
     bound = lipschitz_bound(model)
     if not isfinite(bound):
@@ -73,7 +73,7 @@ def certify_dataset(
         **_figures(radius, correct, radii),
         "lipschitz_bound": bound,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(reference_tensor(model).dtype).removeprefix("torch."),
         "versions": _versions(),
         "wall_seconds": round(time.perf_counter() - start, 3),
     }
@@ -98,7 +98,8 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in rows.items():
         shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
-        average = round_down(summary["average_certified_radius"], 3)
+        radius = summary["average_certified_radius"]
+        average = "-" if radius is None else round_down(radius, 3)
         table.add_row(name, f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
     return table
 
@@ -143,10 +144,10 @@ def _write_batch(lines: io.TextIOWrapper, indices: Tensor, labels: Tensor, certi
 def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterable[tuple[Tensor, Tensor]]:
     """The batches up to the first ``count`` samples, the last one cut."""
     for images, labels in batches:
-        if count <= 0:
-            return
         yield images[:count], labels[:count]
         count -= len(labels)
+        if count <= 0:
+            return
 
 
 def _batches(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> int | None:
@@ -160,7 +161,8 @@ def _figures(radius: Tensor, correct: Tensor, radii: Sequence[str]) -> dict[str,
         "n_samples": len(radius),
         "clean_accuracy": float(correct.double().mean()),
         "certified_accuracy": dict(zip(radii, shares, strict=True)),
-        "average_certified_radius": float(average_certified_radius(radius, correct)),
+        # Of no samples there is no average, and JSON has no NaN.
+        "average_certified_radius": float(average_certified_radius(radius, correct)) if bool(correct.any()) else None,
     }
 
 

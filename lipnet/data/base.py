@@ -116,7 +116,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
         Raises:
             FileNotFoundError: files are missing.
-            RuntimeError: files are damaged.
+            OSError: files are damaged.
             ValueError: another stage, or a class too small to be split.
         """
         if stage not in (None, "fit", "validate", "test"):

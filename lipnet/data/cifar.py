@@ -34,7 +34,7 @@ def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None
 
     Raises:
         FileNotFoundError: a file is missing; the message says which, and how to provide it.
-        RuntimeError: a file's MD5 checksum is not the official one; the message names the file.
+        OSError: a file's MD5 checksum is not the official one; the message names the file.
     """
     folder = root / reader.base_folder
     files = official_files(reader, train)
@@ -47,7 +47,7 @@ def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None
         )
     damaged = [str(folder / name) for name, md5 in files if not check_integrity(folder / name, md5)]
     if damaged:
-        raise RuntimeError(
+        raise OSError(
             f"damaged {reader.__name__} file, its MD5 checksum is not the official one: "
             f"{', '.join(damaged)}. Replace it by the one in {reader.url}, or let data.download=true do so"
         )
@@ -65,7 +65,7 @@ def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> Label
         Images of shape (N, 3, 32, 32), bytes 0..255, in the order of the official files.
 
     Raises:
-        FileNotFoundError, RuntimeError: as :func:`check_files`.
+        FileNotFoundError, OSError: as :func:`check_files`.
     """
     check_files(reader, root, train)
     # Torchvision would check the files of both splits: an empty list keeps it away from the other one's.

@@ -108,6 +108,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     """The content of a checkpoint file, on the CPU, and the file's SHA-256; errors as in `load_checkpoint`."""
+    content, sha256 = read_archive(path)
+    _check_content(Path(path), content)
+    return content, sha256
+
+
+def read_archive(path: str | Path) -> tuple[Any, str]:
+    """What an intact file of torch holds, on the CPU, executing nothing from it, and the file's SHA-256.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is empty or damaged.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
@@ -125,7 +137,6 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
         raise CheckpointError(
             f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"
         ) from error
-    _check_content(path, content)
     return content, hashlib.sha256(data).hexdigest()
 
 

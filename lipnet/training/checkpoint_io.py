@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lipnet.files import whole_file
-from lipnet.models.checkpoint import read_checkpoint
+from lipnet.models.checkpoint import read_archive
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -20,5 +20,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint of lipnet onto the CPU; errors as in `lipnet.models.load_checkpoint`."""
-        return read_checkpoint(path)[0]
+        """Read an intact checkpoint onto the CPU; errors as in `lipnet.models.load_checkpoint`."""
+        content: dict[str, Any] = read_archive(path)[0]
+        return content

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import lipschitz_bound
@@ -62,6 +63,7 @@ class CertifiedClassifier(LightningModule):
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss = MeanMetric()
         self.certified_accuracy = CertifiedAccuracy(radii)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class CertifiedClassifier(LightningModule):
         prediction, radius = certified_radius(logits, self._bound)
         self.certified_accuracy.update(radius, prediction == labels)
         self.val_accuracy.update(logits, labels)
-        self.log("val/loss", self.loss(logits, labels), on_step=False, on_epoch=True, sync_dist=True)
+        self.val_loss.update(self.loss(logits, labels), weight=len(labels))
 
     def on_validation_epoch_end(self) -> None:
         figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
@@ -101,7 +103,9 @@ class CertifiedClassifier(LightningModule):
         # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
         self.log_dict(figures, sync_dist=True)
         self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
+        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
         self.certified_accuracy.reset()
+        self.val_loss.reset()
         self.val_accuracy.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

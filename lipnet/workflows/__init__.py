@@ -2,8 +2,8 @@
 
 from lipnet.workflows.certification import certify_checkpoint
 from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.folders import run_folder
 from lipnet.workflows.multirun import SweepTable
-from lipnet.workflows.run_folder import run_folder
 from lipnet.workflows.training import best_checkpoint, make_data, make_module, make_trainer, resume_path
 
 __all__ = [

@@ -108,7 +108,14 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator if accelerator is not None else torch.device("cpu")
+    cpu = torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator(check_available=True) or cpu
+    if name == "auto":
+        return accelerator
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto' or a device of torch, received {name!r}: {error}") from error
+    if device.type not in (cpu.type, accelerator.type):
+        raise ValueError(f"device {name!r} is not available on this machine")
+    return device

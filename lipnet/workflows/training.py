@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier
-from lipnet.workflows.run_folder import LAST, checkpoint_to_resume
+from lipnet.workflows.folders import LAST, checkpoint_to_resume
 
 
 def make_data(config: DictConfig) -> ImageDataModule:

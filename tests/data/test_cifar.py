@@ -99,7 +99,7 @@ def test_damaged_file_is_named(name: str, stage: str, write_fake_cifar: WriteFak
     with (files.folder / name).open("ab") as damaged:
         damaged.write(b"!")
     module = CIFAR100DataModule(data_dir=files.root)
-    with pytest.raises(RuntimeError, match=f"damaged CIFAR100 file.*: {files.folder / name}. Replace"):
+    with pytest.raises(OSError, match=f"damaged CIFAR100 file.*: {files.folder / name}. Replace"):
         module.setup(stage)
 
 
@@ -107,7 +107,7 @@ def test_one_damaged_batch_of_five_is_named(write_fake_cifar: WriteFakeCIFAR) ->
     files = write_fake_cifar(datasets.CIFAR10)
     (files.folder / "data_batch_4").write_bytes(b"")
     module = CIFAR10DataModule(data_dir=files.root)
-    with pytest.raises(RuntimeError, match=f"damaged CIFAR10 file.*: {files.folder / 'data_batch_4'}. Replace"):
+    with pytest.raises(OSError, match=f"damaged CIFAR10 file.*: {files.folder / 'data_batch_4'}. Replace"):
         module.evaluation_indices("validation")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -202,12 +202,21 @@ def test_weights_that_do_not_fit_the_model(tmp_path: Path, content: dict[str, An
 
 
 def test_an_error_while_saving_leaves_the_old_file(
-    tiny_checkpoint: Path, other_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+    tiny_checkpoint: Path,
+    other_model: nn.Module,
+    tiny_config: dict[str, Any],
+    digits_dataset: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def half_then_full_disk(content: object, file: BinaryIO) -> None:
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
     before = tiny_checkpoint.read_bytes()
-    unpicklable = {**digits_dataset, "transform": lambda image: image}
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"pickle|lambda"):
-        save_checkpoint(tiny_checkpoint, other_model, tiny_config, unpicklable)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_then_full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(tiny_checkpoint, other_model, tiny_config, digits_dataset)
     assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
     assert tiny_checkpoint.read_bytes() == before
     save_checkpoint(tiny_checkpoint, other_model, tiny_config, digits_dataset)
@@ -217,3 +226,26 @@ def test_an_error_while_saving_leaves_the_old_file(
 
 def test_every_checkpoint_error_is_a_value_error() -> None:
     assert issubclass(CheckpointError, ValueError)
+
+
+@pytest.mark.parametrize("value", [Path("data"), lambda image: image, {1, 2}, torch.zeros(1)])
+def test_descriptions_are_plain(
+    value: object, tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match=f"plain containers.* received {type(value).__name__}"):
+        save_checkpoint(tmp_path / "new.ckpt", tiny_model, tiny_config, {**digits_dataset, "extra": value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_flipped_bit_becomes_another_weight(tiny_checkpoint: Path, tiny_model: nn.Module) -> None:
+    intact = tiny_checkpoint.read_bytes()
+    positions = torch.randint(0, 8 * len(intact), (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    for position in positions:
+        flipped = bytearray(intact)
+        flipped[position // 8] ^= 1 << position % 8
+        tiny_checkpoint.write_bytes(flipped)
+        try:
+            loaded = load_checkpoint(tiny_checkpoint).model
+        except CheckpointError:
+            continue
+        assert_same_state(loaded, tiny_model)  # the bit was in the padding between the records

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lipnet.workflows import run_folder
-from lipnet.workflows.run_folder import checkpoint_to_resume, resumption
+from lipnet.workflows.folders import checkpoint_to_resume, resumption
 
 
 def make_run(folder: Path, *names: str) -> Path:
