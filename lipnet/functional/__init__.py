@@ -1,6 +1,6 @@
 """Pure functions of tensors: no state, no modules, nothing imported from the rest of lipnet."""
 
-from lipnet.functional.convolution import PADDING_MODES, same_convolution
+from lipnet.functional.convolution import PADDING_MODES, same_convolution, space_to_depth
 from lipnet.functional.exponential import polynomial_gain, taylor_coefficients, taylor_exponential
 from lipnet.functional.norms import (
     power_iteration,
@@ -33,6 +33,7 @@ __all__ = [
     "same_convolution",
     "shuffle_permutation",
     "skew_filter",
+    "space_to_depth",
     "square_root_up",
     "symbol_bound",
     "taylor_coefficients",

@@ -1,5 +1,6 @@
 """The skew-orthogonal convolution (SOC), used like ``nn.Conv2d``."""
 
+from functools import partial
 from math import prod, sqrt
 
 import torch
@@ -13,11 +14,11 @@ from lipnet.functional import (
     reshaped_filters,
     reshaped_norm,
     skew_filter,
+    space_to_depth,
     symbol_bound,
     taylor_coefficients,
     taylor_exponential,
 )
-from lipnet.functional.convolution import space_to_depth
 from lipnet.layers.arguments import check_convolution, pair
 from lipnet.layers.cache import WeightCache
 
@@ -106,14 +107,14 @@ class SOC(nn.Module):
         self.groups, self.padding_mode = groups, padding_mode
         self.train_terms, self.eval_terms = train_terms, eval_terms
 
-        place = {"device": device, "dtype": dtype}
+        empty = partial(torch.empty, device=device, dtype=dtype)
         per_group, (height, width) = self.channels // groups, self.kernel_size
-        self.weight = nn.Parameter(torch.empty(self.channels, per_group, height, width, **place))  # type: ignore[arg-type]
-        self.bias = nn.Parameter(torch.empty(out_channels, **place)) if bias else None  # type: ignore[arg-type]
+        self.weight = nn.Parameter(empty(self.channels, per_group, height, width))
+        self.bias = nn.Parameter(empty(out_channels)) if bias else None
         # Right singular vectors of the reshaped filters: where the training estimate goes on from. In the state dict,
         # so that an interrupted training continues exactly as it would have.
-        self.register_buffer("flat_vectors", torch.empty(groups, per_group * height * width, **place))  # type: ignore[arg-type]
-        self.register_buffer("blocked_vectors", torch.empty(groups, per_group * width, **place))  # type: ignore[arg-type]
+        self.register_buffer("flat_vectors", empty(groups, per_group * height * width))
+        self.register_buffer("blocked_vectors", empty(groups, per_group * width))
         self._filter_cache = WeightCache()
         self.reset_parameters()
 
@@ -222,3 +223,7 @@ class SOC(nn.Module):
                 f"SOC with stride {self.stride} needs a height and a width divisible by it, "
                 f"received {x.shape[-2]} x {x.shape[-1]}"
             )
+        reach = tuple(size // 2 for size in self.kernel_size)
+        height, width = x.shape[-2] // self.stride, x.shape[-1] // self.stride
+        if self.padding_mode == "circular" and (height < reach[0] or width < reach[1]):
+            raise ValueError(f"circular padding of {reach} needs maps no smaller, received {height} x {width}")

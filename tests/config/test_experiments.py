@@ -101,3 +101,9 @@ def test_the_published_schedule() -> None:
     assert sorted(schedule.milestones) == [100, 150]
     assert config.trainer.max_epochs == 200
     assert config.data.batch_size == 128
+
+
+@pytest.mark.parametrize("dataset", sorted(DATAMODULES))
+def test_one_seed_for_a_run(dataset: str) -> None:
+    assert configuration(f"data={dataset}", "seed=7").data.seed == 7
+    assert compose("certify", overrides=[f"data={dataset}", "ckpt_path=x", "seed=7"]).data.seed == 7

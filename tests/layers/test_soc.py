@@ -246,3 +246,10 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_size_that_the_stride_does_not_divide_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"stride 2 needs .* divisible by it, received {size[0]} x {size[1]}"):
         SOC(1, 4, stride=2)(torch.zeros(1, 1, *size))
+
+
+def test_circular_padding_needs_a_map_as_large_as_its_reach() -> None:
+    layer = SOC(1, 1, kernel_size=5, padding_mode="circular")
+    assert layer(torch.zeros(1, 1, 2, 2)).shape == (1, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"circular padding of \(2, 2\) needs maps no smaller, received 1 x 2"):
+        layer(torch.zeros(1, 1, 1, 2))
