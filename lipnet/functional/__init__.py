@@ -1,7 +1,13 @@
 """Pure functions of tensors: no state, no modules, nothing imported from the rest of lipnet."""
 
-from lipnet.functional.convolution import PADDING_MODES, same_convolution, space_to_depth
-from lipnet.functional.exponential import polynomial_gain, taylor_coefficients, taylor_exponential
+from lipnet.functional.convolution import (
+    PADDING_MODES,
+    same_convolution,
+    same_convolution_weight_gradient,
+    space_to_depth,
+)
+from lipnet.functional.exponential import taylor_coefficients, taylor_exponential
+from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norms import (
     power_iteration,
     reshaped_filter_bound,
@@ -15,6 +21,7 @@ from lipnet.functional.permutations import (
     check_shuffle,
     shuffle_permutation,
 )
+from lipnet.functional.polynomial import convolution_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
 from lipnet.functional.skew import skew_filter, transpose_filter
 
@@ -23,6 +30,7 @@ __all__ = [
     "channel_shuffle",
     "channel_unshuffle",
     "check_shuffle",
+    "convolution_polynomial",
     "polynomial_gain",
     "power_iteration",
     "product_up",
@@ -31,6 +39,7 @@ __all__ = [
     "reshaped_norm",
     "round_up",
     "same_convolution",
+    "same_convolution_weight_gradient",
     "shuffle_permutation",
     "skew_filter",
     "space_to_depth",

@@ -1,5 +1,6 @@
 """The 'same' convolution with odd kernel, stride 1 and dilation 1 that everything here is made of."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,12 +22,39 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
     Raises:
         ValueError: for another padding mode.
     """
+    padded, padding = _padded(x, weight, padding_mode)
+    return F.conv2d(padded, weight, padding=padding, groups=groups)
+
+
+def same_convolution_weight_gradient(
+    x: Tensor, gradient: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros"
+) -> Tensor:
+    """The gradient that ``weight`` receives if ``same_convolution(x, weight, ...)`` receives ``gradient``.
+
+    Args:
+        x: maps (B, c, H, W) that were convolved.
+        gradient: maps (B, c, H, W).
+        weight: the filter; only its shape matters.
+        groups, padding_mode: as in `same_convolution`.
+
+    Returns:
+        A tensor of the weight's shape.
+    """
+    padded, padding = _padded(x, weight, padding_mode)
+    only_weight = (False, True, False)
+    gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, padded, weight, None, (1, 1), padding, (1, 1), False, (0, 0), groups, only_weight
+    )
+    return gradients[1]
+
+
+def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
+    """The maps, wrapped if the padding is circular, and the zero padding that is left to the convolution."""
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     if padding_mode == "zeros":
-        return F.conv2d(x, weight, padding=(rows, columns), groups=groups)
+        return x, (rows, columns)
     if padding_mode == "circular":
-        wrapped = F.pad(x, (columns, columns, rows, rows), mode="circular")
-        return F.conv2d(wrapped, weight, groups=groups)
+        return F.pad(x, (columns, columns, rows, rows), mode="circular"), (0, 0)
     raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
 
 

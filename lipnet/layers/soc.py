@@ -46,7 +46,7 @@ class SOC(nn.Module):
     With c = max(in_channels * stride^2, out_channels) channels inside: a stride is space-to-depth followed by stride 1;
     the input is padded with zero channels up to c (an isometry), and the first ``out_channels`` channels of the result
     are kept (a contraction). With groups, M and exp(J) are block-diagonal, each group a SOC of its own with its own
-    scale.
+    scale; groups whose input is padding alone, or whose output is not kept, are left out of the computation.
 
     In evaluation, s comes from the weights alone, by an eigenvalue decomposition in float64; it is kept until the
     weights change, and no buffer is read or written. In training, s comes from one step of power iteration on stored
@@ -109,6 +109,9 @@ class SOC(nn.Module):
 
         empty = partial(torch.empty, device=device, dtype=dtype)
         per_group, (height, width) = self.channels // groups, self.kernel_size
+        # Groups that see no input give zeros, and those beyond the channels that are kept are not asked for.
+        reached = -(-in_channels * self.stride**2 // per_group)
+        self.active_groups = min(reached, -(-out_channels // per_group))
         self.weight = nn.Parameter(empty(self.channels, per_group, height, width))
         self.bias = nn.Parameter(empty(out_channels)) if bias else None
         # Right singular vectors of the reshaped filters: where the training estimate goes on from. In the state dict,
@@ -129,25 +132,24 @@ class SOC(nn.Module):
         nn.init.normal_(self.flat_vectors)
         nn.init.normal_(self.blocked_vectors)
         with torch.no_grad():
-            self._store(self._estimated_norm(skew_filter(self.weight, self.groups), steps=_START_STEPS)[1])
+            self._store(self._estimated_norm(self._skew(self.weight, self.groups), steps=_START_STEPS)[1])
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
-        weight, vectors = self._materialise()
+        weight, vectors = self._materialise(self.active_groups)
         if self.training:
             self._store(vectors)
         maps = x if x.dim() == 4 else x.unsqueeze(0)
-        maps = space_to_depth(maps, self.stride)
-        maps = F.pad(maps, (0, 0, 0, 0, 0, self.channels - maps.shape[1]))
-        maps = taylor_exponential(maps, weight, self._terms(), self.groups, self.padding_mode)
-        maps = maps[:, : self.out_channels]
+        maps = _with_channels(space_to_depth(maps, self.stride), len(weight))
+        maps = taylor_exponential(maps, weight, self._terms(), self.active_groups, self.padding_mode)
+        maps = _with_channels(maps, self.out_channels)
         if self.bias is not None:
             maps = maps + self.bias.view(-1, 1, 1)
         return maps if x.dim() == 4 else maps.squeeze(0)
 
     def filter(self) -> Tensor:
-        """The scaled skew filter L that the present mode convolves with, (c, c/groups, kh, kw), differentiable."""
-        return self._materialise()[0]
+        """The scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
+        return self._materialise(self.groups)[0]
 
     def lipschitz_bound(self) -> float:
         """An upper bound on the Lipschitz constant of the function that this layer computes in its present mode.
@@ -157,10 +159,10 @@ class SOC(nn.Module):
         """
         coefficients = taylor_coefficients(self._terms())
         with torch.no_grad():
-            weight = self.filter()
-            gain = polynomial_gain(coefficients, reshaped_filter_bound(weight, self.groups))
-            if gain > 1 and self.weight.shape[1] <= _SYMBOL_CHANNELS:
-                gain = min(gain, polynomial_gain(coefficients, symbol_bound(weight, self.groups)))
+            weight = self._materialise(self.active_groups)[0]
+            gain = polynomial_gain(coefficients, reshaped_filter_bound(weight, self.active_groups))
+            if gain > 1 and weight.shape[1] <= _SYMBOL_CHANNELS:
+                gain = min(gain, polynomial_gain(coefficients, symbol_bound(weight, self.active_groups)))
         return gain
 
     def train(self, mode: bool = True) -> "SOC":
@@ -180,39 +182,44 @@ class SOC(nn.Module):
     def _terms(self) -> int:
         return self.train_terms if self.training else self.eval_terms
 
-    def _materialise(self) -> tuple[Tensor, list[Tensor]]:
-        """The filter of the present mode, and the vectors that the next training step's estimate starts from."""
+    def _materialise(self, groups: int) -> tuple[Tensor, list[Tensor]]:
+        """The first groups of the filter, and the vectors that the next training step's estimate starts from."""
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training:
-                skew = skew_filter(self.weight, self.groups)
+                skew = self._skew(self.weight, groups)
                 norm, vectors = self._estimated_norm(skew)
                 return self._scaled(skew, norm), vectors
             if torch.is_grad_enabled() and self.weight.requires_grad:
-                return self._exact_filter(), []
-            return self._filter_cache.get(self.weight, self._exact_filter), []
+                return self._exact_filter(groups), []
+            exact = self._filter_cache.get(self.weight, partial(self._exact_filter, self.groups))
+            return exact[: groups * exact.shape[1]], []
 
-    def _exact_filter(self) -> Tensor:
-        skew = skew_filter(self.weight.double(), self.groups)
-        return self._scaled(skew, reshaped_norm(skew, self.groups)).to(self.weight.dtype)
+    def _skew(self, weight: Tensor, groups: int) -> Tensor:
+        return skew_filter(weight[: groups * weight.shape[1]], groups)
+
+    def _exact_filter(self, groups: int) -> Tensor:
+        skew = self._skew(self.weight.double(), groups)
+        return self._scaled(skew, reshaped_norm(skew, groups)).to(self.weight.dtype)
 
     def _estimated_norm(self, skew: Tensor, steps: int = 1) -> tuple[Tensor, list[Tensor]]:
         """The smallest norm of the reshaped filters, (groups,), from below by power iteration, and the new vectors."""
-        buffers = (self.flat_vectors, self.blocked_vectors)
-        matrices = reshaped_filters(skew, self.groups)
-        estimates = [power_iteration(*start, steps) for start in zip(matrices, buffers, strict=True)]
+        groups = len(skew) // skew.shape[1]
+        starts = (self.flat_vectors[:groups], self.blocked_vectors[:groups])
+        matrices = reshaped_filters(skew, groups)
+        estimates = [power_iteration(*start, steps) for start in zip(matrices, starts, strict=True)]
         norms, vectors = zip(*estimates, strict=True)
         return torch.stack(norms).amin(dim=0), list(vectors)
 
     def _store(self, vectors: list[Tensor]) -> None:
-        self.flat_vectors.copy_(vectors[0])
-        self.blocked_vectors.copy_(vectors[1])
+        for buffer, new in zip((self.flat_vectors, self.blocked_vectors), vectors, strict=True):
+            buffer[: len(new)].copy_(new)
 
     def _scaled(self, skew: Tensor, norm: Tensor) -> Tensor:
         """The skew filter whose groups have reshaped filters of these norms, brought to the norm aimed at."""
         taps = prod(self.kernel_size)
         target = _JACOBIAN_NORM_POINTWISE if taps == 1 else _JACOBIAN_NORM / sqrt(taps)
         scale = target / norm.clamp_min(_SMALLEST_NORM)
-        return skew * scale.repeat_interleave(self.channels // self.groups).view(-1, 1, 1, 1).to(skew.dtype)
+        return skew * scale.repeat_interleave(skew.shape[1]).view(-1, 1, 1, 1).to(skew.dtype)
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
@@ -227,3 +234,8 @@ class SOC(nn.Module):
         height, width = x.shape[-2] // self.stride, x.shape[-1] // self.stride
         if self.padding_mode == "circular" and (height < reach[0] or width < reach[1]):
             raise ValueError(f"circular padding of {reach} needs maps no smaller, received {height} x {width}")
+
+
+def _with_channels(maps: Tensor, channels: int) -> Tensor:
+    """The first ``channels`` channels of the maps, with zeros for those that they do not have."""
+    return F.pad(maps, (0, 0, 0, 0, 0, channels - maps.shape[1]))

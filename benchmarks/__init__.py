@@ -1,0 +1,1 @@
+"""Ratios against plain convolutions and the published layer, measured in one run."""
