@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipnet.functional import skew_filter
+from lipnet.layers import ChannelShuffle
 
 # Over which axes of (groups, out, in, height, width) the two singular vectors of each reshaped filter are summed.
 _RESHAPINGS = (((2, 4), (1, 3)), ((2, 3), (1, 4)), ((2, 3, 4), (1,)), ((1, 3, 4), (2,)))
@@ -80,6 +81,16 @@ class PublishedSOC(nn.Module):
         return (grouped * left * right).sum((1, 2, 3, 4), keepdim=True)
 
 
+class PublishedGSSOC(nn.Sequential):
+    """GS-SOC (groups, -) as published: a paired shuffle where it applies, then a grouped SOC."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, groups: int = 4
+    ) -> None:
+        shuffle = nn.Identity() if in_channels % groups else ChannelShuffle(groups, paired=True)
+        super().__init__(shuffle, PublishedSOC(in_channels, out_channels, kernel_size, stride, groups))
+
+
 def _unit(vectors: Tensor) -> Tensor:
     """Each group's vector divided by its norm."""
-    return vectors / vectors.norm(dim=(1, 2, 3, 4), keepdim=True)
+    return vectors / vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
