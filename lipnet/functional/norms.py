@@ -50,7 +50,9 @@ def _spectral_norm(matrices: Tensor) -> Tensor:
     finite = gram.isfinite().flatten(-2).all(dim=-1)
     # The library raises an error of its own for matrices that are not finite.
     eigenvalues: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0.0))
-    return torch.where(finite, eigenvalues[..., -1].clamp_min(0).sqrt(), torch.nan)
+    # Away from 0, where the square root has no gradient.
+    largest = eigenvalues[..., -1].clamp_min(torch.finfo(gram.dtype).tiny)
+    return torch.where(finite, largest.sqrt(), torch.nan)
 
 
 def reshaped_filter_bound(weight: Tensor, groups: int = 1) -> float:
