@@ -47,17 +47,16 @@ def channel_shuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
     """
     check_shuffle(x.shape[1], groups, paired)
     pair = 2 if paired else 1
-    size = x.shape[1] // (groups * pair)
-    return x.reshape(x.shape[0], size, groups, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
+    return _transpose_channels(x, x.shape[1] // (groups * pair), groups, pair)
 
 
 def channel_unshuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
-    """The inverse of `channel_shuffle`: channel sigma(i) goes back to place i.
-
-    Raises:
-        ValueError: unless C divides by groups, or by 2 * groups if paired.
-    """
+    """The inverse of `channel_shuffle`: channel sigma(i) goes back to place i; errors as there."""
     check_shuffle(x.shape[1], groups, paired)
     pair = 2 if paired else 1
-    size = x.shape[1] // (groups * pair)
-    return x.reshape(x.shape[0], groups, size, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
+    return _transpose_channels(x, groups, x.shape[1] // (groups * pair), pair)
+
+
+def _transpose_channels(x: Tensor, rows: int, columns: int, pair: int) -> Tensor:
+    """The channels as a matrix of rows x columns entries, each of ``pair`` channels, transposed."""
+    return x.reshape(x.shape[0], rows, columns, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)
