@@ -24,6 +24,7 @@ from lipnet.functional.permutations import (
 from lipnet.functional.polynomial import convolution_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
 from lipnet.functional.skew import skew_filter, transpose_filter
+from lipnet.functional.sorting import sort_pairs
 
 __all__ = [
     "PADDING_MODES",
@@ -42,6 +43,7 @@ __all__ = [
     "same_convolution_weight_gradient",
     "shuffle_permutation",
     "skew_filter",
+    "sort_pairs",
     "space_to_depth",
     "square_root_up",
     "symbol_bound",

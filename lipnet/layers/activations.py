@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lipnet.functional import sort_pairs
+
 
 class _PairwiseSort(nn.Module):
     def lipschitz_bound(self) -> float:
@@ -34,8 +36,7 @@ class MaxMin(_PairwiseSort):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        first, second = x.chunk(2, dim=1)
-        return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), dim=1)
+        return torch.cat(sort_pairs(*x.chunk(2, dim=1)), dim=1)
 
 
 class MaxMinPermuted(_PairwiseSort):
@@ -56,5 +57,5 @@ class MaxMinPermuted(_PairwiseSort):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        first, second = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:]).unbind(dim=2)
-        return torch.stack((torch.maximum(first, second), torch.minimum(first, second)), dim=2).flatten(1, 2)
+        pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:])
+        return torch.stack(sort_pairs(*pairs.unbind(dim=2)), dim=2).flatten(1, 2)

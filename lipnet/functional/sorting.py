@@ -1,0 +1,42 @@
+"""Sorting of pairs: what norm-preserving activations are made of."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sort_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger and the smaller of each pair of entries.
+
+    The Jacobian is a permutation everywhere: in a tie each result takes the gradient of one of the two, where
+    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. For the backward pass one bit of a
+    comparison is kept per pair, and neither input.
+
+    Args:
+        first, second: tensors of the same shape.
+
+    Returns:
+        max(first, second) and min(first, second).
+    """
+    larger, smaller, _ = _SortPairs.apply(first, second)
+    return larger, smaller
+
+
+class _SortPairs(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.maximum(first, second), torch.minimum(first, second), first >= second
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        in_order = output[2]
+        ctx.mark_non_differentiable(in_order)
+        ctx.save_for_backward(in_order)
+
+    @staticmethod
+    def backward(ctx: Any, larger: Tensor, smaller: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        (in_order,) = ctx.saved_tensors
+        return torch.where(in_order, larger, smaller), torch.where(in_order, smaller, larger)
