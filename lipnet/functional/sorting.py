@@ -10,8 +10,8 @@ def sort_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The larger and the smaller of each pair of entries.
 
     The Jacobian is a permutation everywhere: in a tie each result takes the gradient of one of the two, where
-    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. For the backward pass one bit of a
-    comparison is kept per pair, and neither input.
+    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. For the backward pass one truth
+    value is kept per pair, and neither input.
 
     Args:
         first, second: tensors of the same shape.

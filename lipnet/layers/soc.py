@@ -132,7 +132,7 @@ class SOC(nn.Module):
         nn.init.normal_(self.flat_vectors)
         nn.init.normal_(self.blocked_vectors)
         with torch.no_grad():
-            self._store(self._estimated_norm(self._skew(self.weight, self.groups), steps=_START_STEPS)[1])
+            self._store(self._estimated_norm(skew_filter(self.weight, self.groups), steps=_START_STEPS)[1])
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
@@ -186,19 +186,19 @@ class SOC(nn.Module):
         """The first groups of the filter, and the vectors that the next training step's estimate starts from."""
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training:
-                skew = self._skew(self.weight, groups)
+                skew = skew_filter(self._first(groups), groups)
                 norm, vectors = self._estimated_norm(skew)
                 return self._scaled(skew, norm), vectors
-            if torch.is_grad_enabled() and self.weight.requires_grad:
+            differentiable = torch.is_grad_enabled() and self.weight.requires_grad
+            if differentiable or groups != self.active_groups:
                 return self._exact_filter(groups), []
-            exact = self._filter_cache.get(self.weight, partial(self._exact_filter, self.groups))
-            return exact[: groups * exact.shape[1]], []
+            return self._filter_cache.get(self.weight, partial(self._exact_filter, groups)), []
 
-    def _skew(self, weight: Tensor, groups: int) -> Tensor:
-        return skew_filter(weight[: groups * weight.shape[1]], groups)
+    def _first(self, groups: int) -> Tensor:
+        return self.weight[: groups * self.weight.shape[1]]
 
     def _exact_filter(self, groups: int) -> Tensor:
-        skew = self._skew(self.weight.double(), groups)
+        skew = skew_filter(self._first(groups).double(), groups)
         return self._scaled(skew, reshaped_norm(skew, groups)).to(self.weight.dtype)
 
     def _estimated_norm(self, skew: Tensor, steps: int = 1) -> tuple[Tensor, list[Tensor]]:
@@ -238,4 +238,5 @@ class SOC(nn.Module):
 
 def _with_channels(maps: Tensor, channels: int) -> Tensor:
     """The first ``channels`` channels of the maps, with zeros for those that they do not have."""
-    return F.pad(maps, (0, 0, 0, 0, 0, channels - maps.shape[1]))
+    missing = channels - maps.shape[1]
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]  # F.pad always copies

@@ -32,10 +32,15 @@ class SweepTable(Callback):
 
 
 def distinct_names(runs: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each run: its overrides without those that all share; its number if none are left."""
+    """A name for each run: its overrides without those that all share, short where that tells the runs apart.
+
+    A run that has no overrides of its own is named by its number.
+    """
     shared = set(runs[0]).intersection(*runs)
-    own = [" ".join(_short(override) for override in overrides if override not in shared) for overrides in runs]
-    return [name or f"run {place}" for place, name in enumerate(own)]
+    own = [[override for override in overrides if override not in shared] for overrides in runs]
+    short = [" ".join(map(_short, overrides)) for overrides in own]
+    names = short if len(set(short)) == len(runs) else [" ".join(overrides) for overrides in own]
+    return [name or f"run {place}" for place, name in enumerate(names)]
 
 
 def _short(override: str) -> str:

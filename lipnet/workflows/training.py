@@ -77,10 +77,12 @@ def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
 
 def _quieten_lightning() -> None:
     """Keep an advertisement, and a warning about Lightning's own use of torch, out of every run's output."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
 
 
 def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:

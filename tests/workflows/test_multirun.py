@@ -64,3 +64,8 @@ def test_names_are_what_sets_runs_apart() -> None:
 def test_the_run_without_overrides_of_its_own_has_its_number() -> None:
     assert distinct_names([("seed=0",), ("seed=0", "activation=maxmin")]) == ["run 0", "activation=maxmin"]
     assert distinct_names([("seed=0",)]) == ["run 0"]
+
+
+def test_runs_that_short_names_would_confuse_keep_their_full_ones() -> None:
+    runs = [("experiment=x", "data.seed=1"), ("experiment=x", "sampler.seed=1")]
+    assert distinct_names(runs) == ["data.seed=1", "sampler.seed=1"]
