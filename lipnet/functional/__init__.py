@@ -2,18 +2,31 @@
 
 from lipnet.functional.convolution import (
     PADDING_MODES,
+    depth_to_space,
+    filter_of_matrices,
+    jacobian_matrices,
     same_convolution,
     same_convolution_weight_gradient,
     space_to_depth,
 )
-from lipnet.functional.exponential import taylor_coefficients, taylor_exponential
+from lipnet.functional.exponential import (
+    apply_dense,
+    apply_spectral,
+    contraction,
+    dense_exponential,
+    spectral_exponential,
+)
 from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norms import (
+    frequency_response,
+    jacobian_norm,
     power_iteration,
     reshaped_filter_bound,
     reshaped_filters,
     reshaped_norm,
+    start_vectors,
     symbol_bound,
+    top_vectors,
 )
 from lipnet.functional.permutations import (
     channel_shuffle,
@@ -21,17 +34,30 @@ from lipnet.functional.permutations import (
     check_shuffle,
     shuffle_permutation,
 )
-from lipnet.functional.polynomial import convolution_polynomial
+from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
+from lipnet.functional.series import SERIES, chebyshev_coefficients, exponential_coefficients, monic_polynomial, taylor_coefficients
 from lipnet.functional.skew import skew_filter, transpose_filter
 from lipnet.functional.sorting import sort_pairs
 
 __all__ = [
     "PADDING_MODES",
+    "SERIES",
+    "apply_dense",
+    "apply_spectral",
     "channel_shuffle",
     "channel_unshuffle",
+    "chebyshev_coefficients",
     "check_shuffle",
-    "convolution_polynomial",
+    "contraction",
+    "dense_exponential",
+    "depth_to_space",
+    "exponential_coefficients",
+    "filter_of_matrices",
+    "frequency_response",
+    "jacobian_matrices",
+    "jacobian_norm",
+    "monic_polynomial",
     "polynomial_gain",
     "power_iteration",
     "product_up",
@@ -43,11 +69,14 @@ __all__ = [
     "same_convolution_weight_gradient",
     "shuffle_permutation",
     "skew_filter",
+    "skew_polynomial",
     "sort_pairs",
     "space_to_depth",
+    "spectral_exponential",
     "square_root_up",
+    "start_vectors",
     "symbol_bound",
     "taylor_coefficients",
-    "taylor_exponential",
+    "top_vectors",
     "transpose_filter",
 ]

@@ -48,6 +48,54 @@ def same_convolution_weight_gradient(
     return gradients[1]
 
 
+def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
+    """The matrix of each group's 'same' convolution on maps of one size.
+
+    Args:
+        weight: filter (c, c/groups, kh, kw) with odd kh and kw.
+        size: H and W of the maps.
+        groups: number of groups.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+
+    Returns:
+        (groups, n, n) with n = c/groups H W, acting on maps of a group flattened in the order (channel, row, column).
+
+    Raises:
+        ValueError: for another padding mode.
+    """
+    selection = _selection(weight, size, padding_mode)
+    pixels = size[0] * size[1]
+    entries = weight.flatten(2) @ selection  # (c, c/g, pixels of the result * pixels of the input)
+    grouped = entries.view(groups, -1, weight.shape[1], pixels, pixels)
+    return grouped.transpose(2, 3).reshape(groups, weight.shape[1] * pixels, -1)
+
+
+def filter_of_matrices(matrices: Tensor, weight: Tensor, size: tuple[int, int], padding_mode: str = "zeros") -> Tensor:
+    """The adjoint of `jacobian_matrices`: each tap is the sum over the entries that it makes.
+
+    Args:
+        matrices: (groups, n, n), for instance a gradient.
+        weight: a filter of the shape of the result.
+        size, padding_mode: as there.
+
+    Returns:
+        A tensor of the weight's shape.
+    """
+    pixels, channels = size[0] * size[1], weight.shape[1]
+    entries = matrices.view(-1, channels, pixels, channels, pixels).transpose(2, 3).reshape(-1, pixels * pixels)
+    return (entries @ _selection(weight, size, padding_mode).T).view_as(weight)
+
+
+def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tensor:
+    """1 where tap (a, b) carries pixel q to pixel p, else 0: (kh kw, pixels p * pixels q)."""
+    taps = weight.shape[-2] * weight.shape[-1]
+    pixels = size[0] * size[1]
+    kernels = torch.eye(taps, dtype=weight.dtype, device=weight.device).view(taps, 1, *weight.shape[-2:])
+    points = torch.eye(pixels, dtype=weight.dtype, device=weight.device).view(pixels, 1, *size)
+    padded, padding = _padded(points, weight, padding_mode)
+    return F.conv2d(padded, kernels, padding=padding).flatten(2).permute(1, 2, 0).reshape(taps, -1)
+
+
 def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
     """The maps, wrapped if the padding is circular, and the zero padding that is left to the convolution."""
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
@@ -58,16 +106,27 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
     raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
 
 
-def space_to_depth(x: Tensor, stride: int) -> Tensor:
-    """``pixel_unshuffle``, which leaves the shape of an empty batch as it is.
+def space_to_depth(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """``pixel_unshuffle`` with a factor for either direction, which leaves the shape of an empty batch as it is.
 
     Args:
-        x: maps (B, c, H, W), H and W divisible by the stride.
-        stride: s.
+        x: maps (B, c, H, W), H and W divisible by the strides.
+        stride: s and t, for rows and columns.
 
     Returns:
-        Maps (B, c s^2, H / s, W / s).
+        Maps (B, c s t, H / s, W / t).
     """
-    height, width = x.shape[2] // stride, x.shape[3] // stride
-    blocks = x.reshape(*x.shape[:2], height, stride, width, stride)
+    if stride == (1, 1):
+        return x
+    height, width = x.shape[2] // stride[0], x.shape[3] // stride[1]
+    blocks = x.reshape(*x.shape[:2], height, stride[0], width, stride[1])
     return blocks.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def depth_to_space(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """The inverse of `space_to_depth`: (B, c s t, H, W) to (B, c, H s, W t)."""
+    if stride == (1, 1):
+        return x
+    channels = x.shape[1] // (stride[0] * stride[1])
+    blocks = x.reshape(x.shape[0], channels, *stride, *x.shape[2:])
+    return blocks.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)

@@ -1,32 +1,108 @@
-"""The truncated exponential of a convolution."""
+"""Exact exponentials of skew convolutions: as a matrix for all pixels, or for each frequency."""
 
-from fractions import Fraction
-from math import factorial
+from math import sqrt
 
+import torch
 from torch import Tensor
 
-from lipnet.functional.polynomial import convolution_polynomial
+from lipnet.functional.convolution import jacobian_matrices
+from lipnet.functional.norms import frequency_response
 
 
-def taylor_exponential(x: Tensor, weight: Tensor, terms: int, groups: int = 1, padding_mode: str = "zeros") -> Tensor:
-    """p(J) x with p(z) = sum_{k <= terms} z^k / k!, where J is the 'same' convolution with ``weight``.
+def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
+    """exp(J) as a matrix for each group.
 
     Args:
-        x: maps (B, c, H, W).
-        weight: filter (c, c/groups, kh, kw); skew for p(J) to be close to orthogonal.
-        terms: degree of the polynomial, at least 1.
-        groups: number of groups of the convolution; each has its own exponential.
+        weight: skew filter (c, c/groups, kh, kw).
+        size: H and W of the maps; (1, 1) for a 1 x 1 kernel, whose matrix is the same at each pixel.
+        groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``.
 
     Returns:
-        Maps (B, c, H, W), differentiable once (see `convolution_polynomial`).
-
-    Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021.
+        (groups, n, n), n = c/groups H W, for maps flattened in the order (channel, row, column); differentiable.
     """
-    coefficients = [float(coefficient) for coefficient in taylor_coefficients(terms)]
-    return convolution_polynomial(x, weight, coefficients, groups, padding_mode)
+    return torch.linalg.matrix_exp(jacobian_matrices(weight, size, groups, padding_mode))
 
 
-def taylor_coefficients(terms: int) -> tuple[Fraction, ...]:
-    """1, 1, 1/2, ..., 1/terms!: the coefficients of `taylor_exponential`, exactly."""
-    return tuple(Fraction(1, factorial(degree)) for degree in range(terms + 1))
+def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply the maps of each group by its matrix.
+
+    Args:
+        x: maps (B, c, H, W).
+        matrices: (groups, n, n) with n = c/groups H W, or n = c/groups for the same matrix at each pixel.
+
+    Returns:
+        Maps (B, c, H, W).
+    """
+    groups, length, _ = matrices.shape
+    if length * groups == x.shape[1] and x.shape[-2:] != (1, 1):
+        return (matrices @ x.reshape(x.shape[0], groups, length, -1)).view_as(x)
+    grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
+    return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)
+
+
+def spectral_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
+    """exp(J) with circular padding, at each frequency of maps of one size.
+
+    Args:
+        weight: skew filter (c, c/groups, kh, kw).
+        size: H and W of the maps.
+        groups: number of groups.
+
+    Returns:
+        Complex (H, W // 2 + 1, groups, c/groups, c/groups), unitary matrices; differentiable.
+    """
+    return torch.linalg.matrix_exp(frequency_response(weight, size, groups))
+
+
+def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
+    """Circular convolution given by its frequency response.
+
+    Args:
+        x: real maps (B, c, H, W).
+        response: (H, W // 2 + 1, groups, c/groups, c/groups).
+
+    Returns:
+        Maps (B, c, H, W).
+    """
+    groups, channels = response.shape[2:4]
+    spectrum = torch.fft.rfft2(x).permute(2, 3, 1, 0).unflatten(2, (groups, channels))
+    product = (response @ spectrum).flatten(2, 3).permute(3, 2, 0, 1)
+    return torch.fft.irfft2(product, s=x.shape[-2:])
+
+
+def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearly orthogonal or unitary matrices in a dtype, shrunk by their distance from it so that no norm exceeds 1.
+
+    ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in double precision for the rounded entries.
+
+    Args:
+        matrices: (..., n, n), in double precision.
+        dtype: the dtype wanted, of the same kind.
+
+    Returns:
+        Matrices of norm at most 1, all shrunk by the same factor.
+
+    Raises:
+        ValueError: if they are not finite or far from orthogonal.
+    """
+    result, shrunk = matrices.to(dtype), 1.0
+    for _ in range(4):
+        norm = _norm_bound(result.to(matrices.dtype))
+        if norm <= 1:
+            return result
+        shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
+        result = (matrices * shrunk).to(dtype)
+    raise ValueError(f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}")
+
+
+def _norm_bound(matrices: Tensor) -> float:
+    """The largest norm, including the rounding of this computation itself."""
+    n = matrices.shape[-1]
+    gram = matrices.mH @ matrices
+    middle = gram.diagonal(dim1=-2, dim2=-1).real.mean(dim=-1)
+    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
+    defect = torch.linalg.matrix_norm(gram - middle[..., None, None] * identity)
+    # Each of the n^2 entries of the product is off by at most n units, and by a few in complex arithmetic.
+    rounding = 8 * n * (n + 4) * torch.finfo(matrices.dtype).eps
+    return sqrt(float((middle + defect).max()) + rounding) * (1 + torch.finfo(torch.float64).eps)

@@ -1,5 +1,6 @@
 """The largest gain of a polynomial of a skew-symmetric matrix, in exact rational arithmetic."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -10,7 +11,7 @@ from lipnet.functional.rounding import square_root_up
 Polynomial = tuple[Fraction, ...]
 
 
-def polynomial_gain(coefficients: Polynomial, norm: float) -> float:
+def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> float:
     """max |p(i t)| over |t| <= norm, rounded up: the Lipschitz constant of p(J) for every skew J of at most that norm.
 
     A skew-symmetric J is normal with eigenvalues i t, |t| <= ||J||, so that ||p(J)|| is the largest |p(i t)| among
@@ -18,7 +19,7 @@ def polynomial_gain(coefficients: Polynomial, norm: float) -> float:
     arithmetic by the coefficients of its Bernstein form, subdividing where they leave room. Nothing is sampled.
 
     Args:
-        coefficients: of p, lowest degree first.
+        coefficients: of p, lowest degree first; floats are taken for what they are exactly.
         norm: an upper bound on ||J||; infinity and NaN give infinity.
 
     Returns:
@@ -28,7 +29,8 @@ def polynomial_gain(coefficients: Polynomial, norm: float) -> float:
     if not isfinite(norm):
         return inf
     # 20 binary places keep the rationals short.
-    return _gain_up_to(coefficients, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
+    exactly = tuple(Fraction(coefficient) for coefficient in coefficients)
+    return _gain_up_to(exactly, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
 
 
 @lru_cache(maxsize=1024)

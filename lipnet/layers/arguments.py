@@ -30,8 +30,8 @@ def check_convolution(
     kernel = pair(kernel_size)
     if any(k < 1 or k % 2 == 0 for k in kernel):
         raise ValueError(f"kernel_size must be odd, received {kernel_size}: an even kernel has no skew-symmetric form")
-    if pair(stride)[0] != pair(stride)[1] or pair(stride)[0] < 1:
-        raise ValueError(f"stride must be one positive number for both directions, received {stride}")
+    if min(pair(stride)) < 1:
+        raise ValueError(f"stride must be positive, received {stride}")
     same = (kernel[0] // 2, kernel[1] // 2)
     if padding != "same" and (isinstance(padding, str) or pair(padding) != same):
         raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, received {padding!r}")

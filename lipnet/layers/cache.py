@@ -1,12 +1,16 @@
 """A cache that cannot go stale: it knows the values it was computed from, not when they were last changed."""
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 
-class WeightCache:
+Value = TypeVar("Value")
+
+
+class WeightCache(Generic[Value]):
     """Remembers what was last computed from a weight, for as long as the weight has exactly the same values.
 
     The weight is compared element by element with the copy that the value was computed from. That costs one pass over
@@ -17,24 +21,24 @@ class WeightCache:
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
-        self._value: Tensor | None = None
+        self._value: Value | None = None
 
-    def get(self, weight: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The value for this weight, detached; ``compute()`` is called only if the weight differs from the last one."""
+    def get(self, weight: Tensor, compute: Callable[[], Value]) -> Value:
+        """The value for this weight; ``compute()`` is called, without gradients, only if it differs from the last one."""
         if self._value is None or self._weight is None or not _identical(self._weight, weight):
             # Outside inference mode, so that the value can later take part in a differentiable evaluation.
             with torch.inference_mode(False), torch.no_grad():
-                self._value = compute().detach()
+                self._value = compute()
                 self._weight = weight.detach().clone()
         return self._value
 
     def clear(self) -> None:
         self._weight = self._value = None
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "WeightCache":
+    def __deepcopy__(self, memo: dict[int, object]) -> "WeightCache[Value]":
         return WeightCache()
 
-    def __reduce__(self) -> tuple[type["WeightCache"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["WeightCache[Value]"], tuple[()]]:
         return WeightCache, ()
 
 

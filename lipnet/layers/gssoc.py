@@ -1,8 +1,8 @@
 """The group-and-shuffle skew-orthogonal convolution (GS-SOC), used like ``nn.Conv2d``."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lipnet.functional import product_up
@@ -23,7 +23,7 @@ class GSSOC(nn.Module):
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as in `SOC`.
         groups: (a, b) or (a, None).
         paired: shuffle neighbouring channels together: wanted with `MaxMinPermuted`, not with `MaxMin`.
-        train_terms, eval_terms: as in `SOC`.
+        options: the keyword options of `SOC`, for both convolutions.
 
     Shape:
         (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride); B may be missing.
@@ -53,14 +53,10 @@ class GSSOC(nn.Module):
         padding_mode: str = "zeros",
         *,
         paired: bool = True,
-        train_terms: int = 5,
-        eval_terms: int = 12,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         first, second = _two_groups(groups)
-        options = {"bias": bias, "train_terms": train_terms, "eval_terms": eval_terms, "device": device, "dtype": dtype}
         self.shuffle = _shuffle_where_it_applies(in_channels, first, paired)
         self.spatial = SOC(
             in_channels,
@@ -70,14 +66,15 @@ class GSSOC(nn.Module):
             padding,
             dilation,
             groups=first,
+            bias=bias,
             padding_mode=padding_mode,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
         self.second_shuffle: nn.Module = nn.Identity()
         self.pointwise: nn.Module = nn.Identity()
         if second is not None:
             self.second_shuffle = _shuffle_where_it_applies(out_channels, second, paired)
-            self.pointwise = SOC(out_channels, out_channels, kernel_size=1, groups=second, **options)  # type: ignore[arg-type]
+            self.pointwise = SOC(out_channels, out_channels, kernel_size=1, groups=second, bias=bias, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = x if x.dim() != 3 else x.unsqueeze(0)

@@ -1,6 +1,7 @@
 """Orthogonal linear heads."""
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from lipnet.layers.soc import SOC
@@ -14,7 +15,7 @@ class SOCLinear(SOC):
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
-        train_terms, eval_terms: as in `SOC`.
+        options: the keyword options of `SOC`.
 
     Shape:
         (B, in_features) to (B, out_features).
@@ -28,22 +29,9 @@ class SOCLinear(SOC):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        *,
-        train_terms: int = 5,
-        eval_terms: int = 12,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_features,
-            out_features,
-            kernel_size=1,
-            bias=bias,
-            train_terms=train_terms,
-            eval_terms=eval_terms,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.in_channels:

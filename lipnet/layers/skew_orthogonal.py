@@ -1,0 +1,279 @@
+"""What skew-orthogonal layers share: the weights, their scaling, and the exponential by one of three engines."""
+
+from collections.abc import Callable
+from math import inf, isfinite, sqrt
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipnet.functional import (
+    apply_dense,
+    apply_spectral,
+    chebyshev_coefficients,
+    contraction,
+    dense_exponential,
+    exponential_coefficients,
+    monic_polynomial,
+    polynomial_gain,
+    reshaped_filter_bound,
+    skew_filter,
+    skew_polynomial,
+    spectral_exponential,
+    symbol_bound,
+    taylor_coefficients,
+)
+from lipnet.layers.cache import WeightCache
+from lipnet.layers.engine import Choice, Situation, choose_engine
+from lipnet.layers.scaling import SCALINGS
+
+# Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.
+_SMALLEST_NORM = 1e-12
+# Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
+_GRIDS = ((64, 16), (256, 8))
+
+
+class Series(NamedTuple):
+    """A polynomial of J as it is computed: sum_k coefficients[k] (factor J)^k, the last coefficient being 1."""
+
+    factor: float
+    coefficients: tuple[float, ...]
+
+
+class Evaluation(NamedTuple):
+    """What evaluation needs of the weights, computed once for as long as they do not change."""
+
+    vectors: list[Tensor]  # at which the scaling's norm is attained, float64
+    filter: Tensor  # scaled, of the active groups, float64
+    factored: Tensor  # the filter times the series' factor, in the weight's dtype
+    series: Series
+    gain: float  # upper bound on the norm of the series
+    exact: dict[tuple[str, tuple[int, int]], Tensor]  # exponentials that engines keep, by map size
+
+
+class SkewOrthogonal(nn.Module):
+    """exp(J) with a skew convolution J of ``channels`` channels in ``groups``, of which the first are computed.
+
+    Not used by itself: `SOC` and its relatives give it inputs and take outputs, and say what the options mean.
+
+    Args:
+        channels: c, of the skew filter.
+        active_groups: how many of the groups are computed.
+        kernel_size, groups, padding_mode: of the convolution.
+        others: as in `SOC`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: tuple[int, int],
+        groups: int,
+        active_groups: int,
+        padding_mode: str,
+        *,
+        engine: str = "auto",
+        series: str = "chebyshev",
+        scaling: str = "jacobian",
+        train_terms: int | None = None,
+        eval_terms: int | None = None,
+        train_tolerance: float = 0.05,
+        eval_tolerance: float = 1e-5,
+        recompute: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, received {scaling!r}")
+        for terms in (train_terms, eval_terms):
+            if terms is not None and terms < 1:
+                raise ValueError(
+                    f"terms must be at least 1, received {train_terms} (training), {eval_terms} (evaluation)"
+                )
+        self.channels, self.kernel_size, self.groups = channels, kernel_size, groups
+        self.active_groups, self.padding_mode = active_groups, padding_mode
+        self.engine, self.series, self.recompute = engine, series, recompute
+        self.train_terms, self.eval_terms = train_terms, eval_terms
+        self.train_tolerance, self.eval_tolerance = train_tolerance, eval_tolerance
+
+        per_group = channels // groups
+        self.weight = nn.Parameter(torch.empty(channels, per_group, *kernel_size, device=device, dtype=dtype))
+        # Its buffers are in the state dict, so that an interrupted training continues exactly as it would have.
+        self.scaling = SCALINGS[scaling](groups, per_group, kernel_size, device, dtype)
+        self._training_series = self._series(self.scaling.expected, train_terms, train_tolerance)
+        # Refuse what cannot work now, not at the first image.
+        self._series(self.scaling.expected, eval_terms, eval_tolerance)
+        self._choice(1, (1, 1))
+        self._cache = WeightCache()
+
+    def reset_weight(self) -> None:
+        """Normal weights of standard deviation 1 / sqrt(channels in a group), and the scaling's vectors for them."""
+        nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[1]))
+        with torch.no_grad():
+            self.scaling.reset(skew_filter(self.weight, self.groups))
+
+    def exponential(self, maps: Tensor, sign: int = 1) -> Tensor:
+        """exp(sign J) of maps (B, channels of the active groups, H, W)."""
+        size = (maps.shape[-2], maps.shape[-1])
+        engine = self._choice(len(maps), size).engine
+        with torch.autocast(maps.device.type, enabled=False):
+            if self.training:
+                operand, series = self._training_operand(engine, size, sign)
+            else:
+                operand, series = self._evaluation_operand(engine, size, sign)
+        if series is not None:
+            groups, mode = self.active_groups, self.padding_mode
+            return skew_polynomial(maps, operand, series.coefficients, groups, mode, recompute=self.recompute)
+        with torch.autocast(maps.device.type, enabled=False):
+            return (apply_spectral if engine == "spectral" else apply_dense)(maps.to(self.weight.dtype), operand)
+
+    def choice(self, batch: int, size: tuple[int, int]) -> Choice:
+        """The engine, and why, for a batch of maps of height and width ``size`` after a stride, in the present mode."""
+        return self._choice(batch, size)
+
+    def filter(self) -> Tensor:
+        """The scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if self.training:
+                skew = skew_filter(self.weight, self.groups)
+                return self._scaled(skew, self.scaling.evaluate(skew, self.scaling.stored(self.groups))[0])
+            skew = skew_filter(self.weight.double(), self.groups)
+            norm = self.scaling.evaluate(skew, self.scaling.converged(skew))[0]
+            return self._scaled(skew, norm).to(self.weight.dtype)
+
+    def lipschitz_bound(self) -> float:
+        """An upper bound on the Lipschitz constant of the function that this layer computes in its present mode.
+
+        The norm of J is bounded from the filter that is convolved with, never from the stored vectors, and the
+        polynomial that stands for the exponential then has the gain max |p(i t)| over |t| <= ||J||. What the other
+        engines keep is shrunk to norm 1. Infinite if the weights are not finite.
+        """
+        if not self.training:
+            return self._evaluated().gain
+        with torch.no_grad():
+            weight = self.filter()[: self._active_channels].double()
+            gain = polynomial_gain(
+                self._training_series.coefficients, _norm_bound(weight * self._training_series.factor)
+            )
+        return max(gain, 1.0)
+
+    def train(self, mode: bool = True) -> "SkewOrthogonal":
+        self._cache.clear()
+        return super().train(mode)
+
+    def check_maps(self, height: int, width: int) -> None:
+        """Raise ValueError for maps that the kernel reaches around more than once."""
+        reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        if self.padding_mode == "circular" and (height < reach[0] or width < reach[1]):
+            raise ValueError(f"circular padding of {reach} needs maps no smaller, received {height} x {width}")
+
+    def options_repr(self) -> list[str]:
+        """The settings that differ from the usual ones."""
+        usual: dict[str, Any] = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
+        return [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
+
+    @property
+    def _active_channels(self) -> int:
+        return self.active_groups * self.weight.shape[1]
+
+    def _choice(self, batch: int, size: tuple[int, int]) -> Choice:
+        terms = len(self._training_series.coefficients) - 1
+        channels = self.weight.shape[1]
+        situation = Situation(self.padding_mode, self.kernel_size, channels, size, batch, terms, self.training)
+        return choose_engine(self.engine, situation)
+
+    def _series(self, norm: float, terms: int | None, tolerance: float) -> Series:
+        if terms is None:
+            coefficients = exponential_coefficients(norm, tolerance, self.series)
+        elif self.series == "taylor":
+            coefficients = taylor_coefficients(terms)
+        else:
+            coefficients = chebyshev_coefficients(terms, norm)
+        return Series(*monic_polynomial(coefficients))
+
+    def _scaled(self, skew: Tensor, norm: Tensor, factor: float = 1.0) -> Tensor:
+        """The skew filter whose groups have these norms, brought to the norm aimed at, times a factor."""
+        scale = (self.scaling.target * factor) / norm.clamp_min(_SMALLEST_NORM)
+        return (skew.view(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew)
+
+    def _training_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
+        skew = skew_filter(self.weight[: self._active_channels], self.active_groups)
+        norm, vectors = self.scaling.evaluate(skew, self.scaling.stored(self.active_groups))
+        self.scaling.store(vectors)
+        if engine == "series":
+            return self._scaled(skew, norm, sign * self._training_series.factor), self._training_series
+        return self._exact(engine, self._scaled(skew, norm, sign), size), None
+
+    def _evaluation_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
+        evaluation = self._evaluated()
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            skew = skew_filter(self.weight[: self._active_channels].double(), self.active_groups)
+            norm = self.scaling.evaluate(skew, evaluation.vectors)[0]
+            if engine == "series":
+                factored = self._scaled(skew, norm, sign * evaluation.series.factor)
+                return factored.to(self.weight.dtype), evaluation.series
+            exact = self._exact(engine, self._scaled(skew, norm, sign), size)
+            return exact.to(_dtype_of(engine, self.weight.dtype)), None
+        if engine == "series":
+            return evaluation.factored if sign > 0 else -evaluation.factored, evaluation.series
+        key = (engine, self._size_that_matters(size))
+        if key not in evaluation.exact:
+            exact = self._exact(engine, evaluation.filter, size)
+            finite = isfinite(evaluation.gain)
+            dtype = _dtype_of(engine, self.weight.dtype)
+            evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
+        exact = evaluation.exact[key]
+        return exact if sign > 0 else exact.mH, None
+
+    def _exact(self, engine: str, weight: Tensor, size: tuple[int, int]) -> Tensor:
+        size = self._size_that_matters(size)
+        if engine == "spectral":
+            return spectral_exponential(weight, size, self.active_groups)
+        return dense_exponential(weight, size, self.active_groups, self.padding_mode)
+
+    def _size_that_matters(self, size: tuple[int, int]) -> tuple[int, int]:
+        return (1, 1) if self.kernel_size == (1, 1) and self.engine != "spectral" else size
+
+    def _evaluated(self) -> Evaluation:
+        return self._cache.get(self.weight, self._evaluate)
+
+    def _evaluate(self) -> Evaluation:
+        skew = skew_filter(self.weight[: self._active_channels].detach().double(), self.active_groups)
+        vectors = self.scaling.converged(skew)
+        scaled = self._scaled(skew, self.scaling.evaluate(skew, vectors)[0])
+        bound = _norm_bound(scaled)
+        # The interval leaves room for the rounding of the filter below.
+        interval = bound * (1 + 1e-3 * torch.finfo(self.weight.dtype).eps ** 0.5) if isfinite(bound) else 1.0
+        series = self._series(interval, self.eval_terms, self.eval_tolerance)
+        exactly = scaled * series.factor
+        factored = exactly.to(self.weight.dtype)
+        # A filter of Frobenius norm e moves J by at most sqrt(kh kw) e.
+        moved = float((factored.double() - exactly).norm()) * sqrt(self.kernel_size[0] * self.kernel_size[1])
+        gain = polynomial_gain(series.coefficients, (bound * series.factor + moved) * (1 + 1e-12))
+        return Evaluation(vectors, scaled, factored, series, max(gain, 1.0) if isfinite(gain) else inf, {})
+
+
+def _norm_bound(weight: Tensor) -> float:
+    """An upper bound on ||J|| for a scaled filter: tight where that is cheap."""
+    channels = weight.shape[1]
+    groups = len(weight) // channels
+    for most, grid in _GRIDS:
+        if channels <= most and max(weight.shape[-2:]) <= grid // 2:
+            return symbol_bound(weight, groups, grid)
+    return reshaped_filter_bound(weight, groups)
+
+
+def _dtype_of(engine: str, dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_complex() if engine == "spectral" else dtype
+
+
+def with_channels(maps: Tensor, channels: int) -> Tensor:
+    """The first ``channels`` channels of the maps, with zeros for those that they do not have."""
+    missing = channels - maps.shape[1]
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]  # F.pad always copies
+
+
+def per_sample(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of batches (B, C, H, W) to a batch, or to one sample (C, H, W)."""
+    return function(x) if x.dim() == 4 else function(x.unsqueeze(0)).squeeze(0)
