@@ -36,6 +36,7 @@ from lipnet.functional.permutations import (
 )
 from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
+from lipnet.functional.scaling import SMALLEST_NORM, scaled_to_norm
 from lipnet.functional.series import SERIES, chebyshev_coefficients, exponential_coefficients, monic_polynomial, taylor_coefficients
 from lipnet.functional.skew import skew_filter, transpose_filter
 from lipnet.functional.sorting import sort_pairs
@@ -43,6 +44,7 @@ from lipnet.functional.sorting import sort_pairs
 __all__ = [
     "PADDING_MODES",
     "SERIES",
+    "SMALLEST_NORM",
     "apply_dense",
     "apply_spectral",
     "channel_shuffle",
@@ -68,6 +70,7 @@ __all__ = [
     "same_convolution",
     "same_convolution_weight_gradient",
     "shuffle_permutation",
+    "scaled_to_norm",
     "skew_filter",
     "skew_polynomial",
     "sort_pairs",

@@ -63,8 +63,10 @@ def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
     Raises:
         ValueError: for another padding mode.
     """
-    selection = _selection(weight, size, padding_mode)
     pixels = size[0] * size[1]
+    if pixels == 1 and weight.shape[-2:] == (1, 1):
+        return weight.view(groups, weight.shape[1], weight.shape[1])
+    selection = _selection(weight, size, padding_mode)
     entries = weight.flatten(2) @ selection  # (c, c/g, pixels of the result * pixels of the input)
     grouped = entries.view(groups, -1, weight.shape[1], pixels, pixels)
     return grouped.transpose(2, 3).reshape(groups, weight.shape[1] * pixels, -1)
@@ -82,6 +84,8 @@ def filter_of_matrices(matrices: Tensor, weight: Tensor, size: tuple[int, int], 
         A tensor of the weight's shape.
     """
     pixels, channels = size[0] * size[1], weight.shape[1]
+    if pixels == 1 and weight.shape[-2:] == (1, 1):
+        return matrices.view_as(weight)
     entries = matrices.view(-1, channels, pixels, channels, pixels).transpose(2, 3).reshape(-1, pixels * pixels)
     return (entries @ _selection(weight, size, padding_mode).T).view_as(weight)
 

@@ -71,7 +71,7 @@ def reshaped_filter_bound(weight: Tensor, groups: int = 1) -> float:
 def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     """Upper bound on the norm of a skew convolution from its frequency response on a grid.
 
-    The norm is at most the supremum over all frequencies w of ||A(w)||, A(w) = sum_k L_k e^{-i w k}. In each variable
+    The norm is at most the supremum over all frequencies w of ||A(w)||, A(w) = sum_k L_k e^{i w k}. In each variable
     that is at most its maximum on ``grid`` equidistant points over cos(pi r / grid), with r = (k - 1) / 2. Within 4 %
     for k = 3 and 16 points.
 
@@ -123,9 +123,9 @@ def _positive_definite(matrices: Tensor) -> bool:
 
 
 def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
-    """A(w) = sum_k L_k e^{-i w k} at the frequencies of maps of one size, with the middle tap at the origin.
+    """A(w) = sum_k L_k e^{i w k} at the frequencies of maps of one size, with the middle tap at the origin.
 
-    With circular padding these matrices are the convolution itself. For a skew filter they are skew-Hermitian. Half of
+    The sign is that of a convolution layer, y[u] = sum_k L_k x[u + k], on maps transformed by ``torch.fft``. With circular padding these matrices are the convolution itself. For a skew filter they are skew-Hermitian. Half of
     the spectrum is enough: A(-w) is the conjugate of A(w).
 
     Args:
@@ -137,7 +137,7 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
         Complex (H, W // 2 + 1, groups, c/groups, c/groups), indexed (..., out, in).
     """
     rows, columns = (
-        torch.exp(-2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length).to(
+        torch.exp(2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length).to(
             weight.device, weight.dtype.to_complex()
         )
         for taps, length, points in (
@@ -163,16 +163,24 @@ def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         The norms (groups,), differentiable in the filter, and new vectors, detached; where J v is 0 or not finite the old
         ones.
     """
-    groups, channels, points, _ = vectors.shape
-    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
-    patches = torch.nn.functional.unfold(padded, weight.shape[-2:])
-    images = weight.reshape(groups, channels, -1) @ patches
+    images = weight.reshape(*vectors.shape[:2], -1) @ circular_patches(vectors, weight)
     norms = images.flatten(1).norm(dim=1)
     with torch.no_grad():
-        lengths = norms.view(-1, 1, 1)
-        new = torch.where(lengths.isfinite() & (lengths > 0), images / lengths, vectors.flatten(2))
-    return norms, new.view_as(vectors)
+        return norms, next_vectors(images, norms, vectors)
+
+
+def circular_patches(vectors: Tensor, weight: Tensor) -> Tensor:
+    """What each tap of the filter sees of periodic maps (groups, m, N, N): (groups, m kh kw, N N)."""
+    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
+    padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
+    return torch.nn.functional.unfold(padded, weight.shape[-2:])
+
+
+def next_vectors(images: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
+    """J v / ||J v|| of the shape of v, and v itself where J v is 0 or not finite."""
+    lengths = norms.view(-1, 1, 1)
+    usable = lengths.isfinite() & (lengths > 0)
+    return torch.where(usable, images / lengths, vectors.flatten(2)).view_as(vectors)
 
 
 def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tensor:

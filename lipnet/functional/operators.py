@@ -19,22 +19,26 @@ _PIXELS_OF_MATRICES = 4
 
 
 class ConvolutionOperator(Protocol):
-    """A 'same' convolution J, and the form in which maps are handed to it."""
+    """A 'same' convolution K, and the form in which maps are handed to it."""
+
+    kept: list[Tensor]  # what is worth keeping from the forward for the backward pass, to be given to another operator
 
     def enter(self, maps: Tensor) -> Tensor:
-        """Maps (B, c, H, W) in the operator's own form."""
+        """Maps (B, c, H, W) in the operator's own form, or in it already."""
 
     def leave(self, maps: Tensor) -> Tensor:
         """Maps in the operator's form as (B, c, H, W)."""
 
-    def convolve(self, maps: Tensor) -> Tensor:
-        """J maps, in memory of their own."""
+    def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
+        """(sign K + shift) maps, in memory of their own."""
 
-    def filter_gradient(self, states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
-        """sum_k (-1)^k times the filter's gradient if J states[k] receives powers[k]."""
+    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+        """The sum over (maps, gradient, sign) of what the filter receives if sign K maps receives the gradient."""
 
 
-def convolution_operator(x: Tensor, weight: Tensor, groups: int, padding_mode: str) -> ConvolutionOperator:
+def convolution_operator(
+    x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor] = ()
+) -> ConvolutionOperator:
     """The cheapest form of the convolution for maps like x.
 
     On maps of at most four pixels: a matrix for each group. On the CPU in float32: the blocked layout of its
@@ -46,7 +50,7 @@ def convolution_operator(x: Tensor, weight: Tensor, groups: int, padding_mode: s
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
     if x.shape[-2] * x.shape[-1] <= _PIXELS_OF_MATRICES:
-        return _Matrices(x, weight, groups, padding_mode)
+        return _Matrices(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
     return _Direct(weight, groups, padding_mode)
@@ -65,6 +69,7 @@ def _has_blocked_layout(x: Tensor) -> bool:
 
 class _Direct:
     def __init__(self, weight: Tensor, groups: int, padding_mode: str) -> None:
+        self.kept: list[Tensor] = []
         self.weight, self.groups, self.padding_mode = weight, groups, padding_mode
 
     def enter(self, maps: Tensor) -> Tensor:
@@ -73,17 +78,35 @@ class _Direct:
     def leave(self, maps: Tensor) -> Tensor:
         return maps
 
-    def convolve(self, maps: Tensor) -> Tensor:
-        return same_convolution(maps, self.weight, self.groups, self.padding_mode)
+    def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
+        if shift == 0 and sign == 1:
+            return self._convolve(maps, self.weight)
+        # A shift of the middle taps is a pass over the filter instead of one over the maps: the smaller is taken.
+        if maps.numel() > self.weight.numel():
+            return self._convolve(maps, self._shifted(shift, sign))
+        result = self._convolve(maps, self.weight)
+        return (result if sign == 1 else result.neg_()).add_(maps, alpha=shift)
 
-    def filter_gradient(self, states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
-        total = self._gradient(states[0], powers[0])
-        for number, (state, power) in enumerate(zip(states[1:], powers[1:], strict=True), start=1):
-            total.add_(self._gradient(state, power), alpha=-1 if number % 2 else 1)
+    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+        total = None
+        for maps, gradient, sign in pairs:
+            part = same_convolution_weight_gradient(maps, gradient, self.weight, self.groups, self.padding_mode)
+            if total is None:
+                total = part if sign == 1 else part.neg_()
+            else:
+                total.add_(part, alpha=sign)
+        assert total is not None
         return total
 
-    def _gradient(self, state: Tensor, power: Tensor) -> Tensor:
-        return same_convolution_weight_gradient(state, power, self.weight, self.groups, self.padding_mode)
+    def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
+        return same_convolution(maps, weight, self.groups, self.padding_mode)
+
+    def _shifted(self, shift: float, sign: int) -> Tensor:
+        shifted = self.weight.clone() if sign == 1 else -self.weight
+        rows, columns = (length // 2 for length in shifted.shape[-2:])
+        middle = shifted.unflatten(0, (self.groups, -1))[..., rows, columns]
+        middle.diagonal(dim1=-2, dim2=-1).add_(shift)
+        return shifted
 
 
 class _Blocked(_Direct):
@@ -93,19 +116,29 @@ class _Blocked(_Direct):
         super().__init__(weight, groups, "zeros")
 
     def enter(self, maps: Tensor) -> Tensor:
-        return maps.contiguous().to_mkldnn()
+        return maps if maps.is_mkldnn else maps.contiguous().to_mkldnn()
 
     def leave(self, maps: Tensor) -> Tensor:
         return maps.to_dense()
 
+    def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
+        if shift == 0 and sign == 1:
+            return self._convolve(maps, self.weight)
+        return self._convolve(maps, self._shifted(shift, sign))
+
 
 class _Matrices:
-    """Maps as (groups, B, n), n = c/groups H W, and J as a matrix (n, n) for each group."""
+    """Maps as (groups, B, n), n = c/groups H W, and K as a matrix (n, n) for each group."""
 
-    def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str) -> None:
+    def __init__(
+        self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]
+    ) -> None:
         self.shape, self.weight, self.groups, self.padding_mode = x.shape, weight, groups, padding_mode
         self.size = (x.shape[-2], x.shape[-1])
-        self.transposed = jacobian_matrices(weight, self.size, groups, padding_mode).mT
+        matrices = kept[0] if kept else jacobian_matrices(weight, self.size, groups, padding_mode)
+        # A 1 x 1 filter is its own matrix on a single pixel.
+        self.kept = [] if matrices.numel() == weight.numel() else [matrices]
+        self.transposed = matrices.mT
 
     def enter(self, maps: Tensor) -> Tensor:
         return maps.reshape(maps.shape[0], self.groups, -1).transpose(0, 1)
@@ -113,10 +146,11 @@ class _Matrices:
     def leave(self, maps: Tensor) -> Tensor:
         return maps.transpose(0, 1).reshape(self.shape)
 
-    def convolve(self, maps: Tensor) -> Tensor:
-        return torch.bmm(maps, self.transposed)
+    def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
+        return torch.baddbmm(maps, maps, self.transposed, beta=shift, alpha=sign)
 
-    def filter_gradient(self, states: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
-        signed = [-power if number % 2 else power for number, power in enumerate(powers)]
-        matrices = torch.bmm(torch.cat(signed, dim=1).mT, torch.cat(list(states), dim=1))
+    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+        maps = torch.cat([each for each, _, _ in pairs], dim=1)
+        gradients = torch.cat([gradient if sign == 1 else -gradient for _, gradient, sign in pairs], dim=1)
+        matrices = torch.bmm(gradients.mT, maps)
         return filter_of_matrices(matrices, self.weight, self.size, self.padding_mode)

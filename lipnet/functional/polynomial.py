@@ -1,6 +1,7 @@
 """Polynomials of a skew convolution, with a backward pass of their own."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,28 +22,29 @@ def skew_polynomial(
 ) -> Tensor:
     """p(J) x = sum_k c_k J^k x, where J is the 'same' convolution with a skew filter: J^T = -J.
 
-    Horner's rule: s_n = c_n x, s_k = c_k x + J s_{k+1}, and s_0 is the result. A gradient g goes back through the powers
-    h_k = J^k g: x receives p(-J) g, and the filter what the pairs (-1)^(k-1) (h_{k-1}, s_k), k = 1, ..., n, give it. So the
-    filter itself serves in both directions, and what is kept is x and s_1, ..., s_{n-1}: no graph of the series.
+    Without gradients by Horner's rule. With gradients as a product of real factors, J + r and J^2 + u J + v, which takes
+    fewer passes over the maps: J + u is a convolution as J is, so that only v has to be added. The adjoint of each
+    factor is again such a factor, with the same filter. What is kept for the backward pass are the n maps that were
+    convolved, and no graph.
 
     Args:
         x: maps (B, c, H, W).
         weight: skew filter (c, c/groups, kh, kw), odd kh and kw, as `skew_filter` makes it. The value is p(J) x for any
             filter; the gradients are those at a skew one.
-        coefficients: c_0, ..., c_n of p, n >= 1. A leading coefficient of 1 saves a pass over the maps.
+        coefficients: c_0, ..., c_n of p, n >= 1, c_n not 0. A leading coefficient of 1 saves a pass over the maps.
         groups: number of groups of the convolution.
         padding_mode: ``"zeros"`` or ``"circular"``.
-        recompute: keep only x, and compute s_1, ..., s_{n-1} again in the backward pass.
+        recompute: keep only x, and convolve again in the backward pass.
 
     Returns:
         Maps (B, c, H, W), differentiable once in x and in the filter.
 
     Raises:
-        ValueError: for another padding mode, and for fewer than two coefficients.
+        ValueError: for another padding mode, for fewer than two coefficients, and if the last is 0.
         RuntimeError: in the backward pass, if it is differentiated itself.
     """
-    if len(coefficients) < 2:
-        raise ValueError(f"a polynomial of degree 1 or more is needed, received {len(coefficients)} coefficients")
+    if len(coefficients) < 2 or coefficients[-1] == 0:
+        raise ValueError(f"a polynomial of degree 1 or more is needed, received the coefficients {coefficients}")
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
@@ -51,7 +53,7 @@ def skew_polynomial(
         result: Tensor = _Polynomial.apply(x, weight, setting)[0]
         return result
     operator = convolution_operator(x, weight, groups, padding_mode)
-    return operator.leave(_horner(operator, operator.enter(x), setting.coefficients)[0])
+    return operator.leave(_horner(operator, operator.enter(x), setting.coefficients))
 
 
 class _Setting(NamedTuple):
@@ -61,77 +63,140 @@ class _Setting(NamedTuple):
     recompute: bool
 
 
-def _horner(
-    operator: ConvolutionOperator, x: Tensor, coefficients: Sequence[float], keep: bool = False
-) -> tuple[Tensor, list[Tensor]]:
-    """s_0, and s_1, ..., s_n if they are to be kept."""
+def _horner(operator: ConvolutionOperator, x: Tensor, coefficients: Sequence[float]) -> Tensor:
     *lower, leading = coefficients
-    state, states = x if leading == 1 else x * leading, []
+    state = x if leading == 1 else x * leading
     for coefficient in reversed(lower):
-        if keep:
-            states.append(state)
-        state = operator.convolve(state).add_(x, alpha=coefficient)
-    return state, states[::-1]
+        state = operator.apply(state).add_(x, alpha=coefficient)
+    return state
+
+
+class _Factor(NamedTuple):
+    """K + shift, or K (K + shift) + constant."""
+
+    shift: float
+    constant: float | None = None
+
+
+@lru_cache(maxsize=1024)
+def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
+    """The real factors of the polynomial divided by its leading coefficient."""
+    monic = torch.tensor(coefficients[:-1], dtype=torch.float64) / coefficients[-1]
+    companion = torch.diag(torch.ones(len(monic) - 1, dtype=torch.float64), diagonal=-1)
+    companion[:, -1] = -monic
+    roots = [complex(root) for root in torch.linalg.eigvals(companion)]
+    # The library returns the eigenvalues of a real matrix in exactly conjugate pairs.
+    quadratic = [_Factor(-2 * root.real, abs(root) ** 2) for root in roots if root.imag > 0]
+    return (*quadratic, *(_Factor(-root.real) for root in roots if root.imag == 0))
+
+
+def _product(operator: ConvolutionOperator, x: Tensor, coefficients: tuple[float, ...]) -> tuple[Tensor, list[Tensor]]:
+    """p(K) x, and the maps that were convolved, in this order."""
+    state = x if coefficients[-1] == 1 else x * coefficients[-1]
+    convolved = []
+    for shift, constant in _factors(coefficients):
+        convolved.append(state)
+        shifted = operator.apply(state, shift)
+        if constant is None:
+            state = shifted
+        else:
+            convolved.append(shifted)
+            state = operator.apply(shifted).add_(state, alpha=constant)
+    return state, convolved
+
+
+def _product_adjoint(
+    operator: ConvolutionOperator,
+    gradient: Tensor,
+    coefficients: tuple[float, ...],
+    convolved: Sequence[Tensor],
+    x_too: bool,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor, int]]]:
+    """p(K)^T gradient, if wanted, with K^T = -K; and (maps, gradient, sign) for every convolution with the filter."""
+    pairs, remaining = [], list(convolved)
+    factors = _factors(coefficients)
+    for number, (shift, constant) in reversed(list(enumerate(factors))):
+        wanted = x_too or number > 0
+        if constant is None:
+            pairs.append((remaining.pop(), gradient, 1))
+            if wanted:
+                gradient = operator.apply(gradient, shift, sign=-1)
+        else:
+            # y = K s + constant x with s = (K + shift) x: s receives -K gradient.
+            power = operator.apply(gradient)
+            pairs += [(remaining.pop(), gradient, 1), (remaining.pop(), power, -1)]
+            if wanted:
+                gradient = operator.apply(power, -shift).add_(gradient, alpha=constant)
+    return gradient if coefficients[-1] == 1 else gradient * coefficients[-1], pairs
 
 
 class _Polynomial(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, setting: _Setting) -> tuple[Tensor, ...]:
         operator = convolution_operator(x, weight, setting.groups, setting.padding_mode)
-        result, states = _horner(operator, operator.enter(x), setting.coefficients, keep=not setting.recompute)
-        return operator.leave(result), *states[:-1]
+        result, convolved = _product(operator, operator.enter(x), setting.coefficients)
+        result = operator.leave(result)
+        if setting.recompute:
+            return (result,)
+        # x itself is no output; in a layout of its own it is, and spares the backward pass the conversion.
+        entered = convolved[:1] if convolved[0].is_mkldnn and setting.coefficients[-1] == 1 else []
+        return result, *entered, *operator.kept, *convolved[1:]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Setting], output: tuple[Tensor, ...]) -> None:
         x, weight, ctx.setting = inputs
-        states = output[1:]
-        ctx.mark_non_differentiable(*states)
+        kept = output[1:]
+        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, *states)
+        if not (kept and kept[0].is_mkldnn and ctx.setting.coefficients[-1] == 1):
+            kept = (x, *kept)
+        ctx.save_for_backward(weight, *kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if gradient is None:
             return None, None, None
-        x_gradient, weight_gradient = _Adjoint.apply(
-            gradient, *ctx.saved_tensors[:2], ctx.setting, ctx.needs_input_grad[1], *ctx.saved_tensors[2:]
-        )
-        return x_gradient, weight_gradient if ctx.needs_input_grad[1] else None, None
+        needed = ctx.needs_input_grad[:2]
+        gradients = _Adjoint.apply(gradient, ctx.setting, needed, *ctx.saved_tensors)
+        return *(each if need else None for each, need in zip(gradients, needed, strict=True)), None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, setting: _Setting
     ) -> tuple[tuple[Tensor], tuple[int]]:
-        fold = _Fold(info.batch_size, weight_is_batched=in_dims[1] is not None)
-        result = _Polynomial.apply(
-            fold.maps(x, in_dims[0]), fold.filters(weight, in_dims[1]), fold.setting(setting)
-        )[0]
-        return (fold.unfold_maps(result),), (0,)
+        fold = _Fold(info.batch_size, as_groups=in_dims[1] is not None)
+        maps, filters = fold.maps(x, in_dims[0]), fold.filters(weight, in_dims[1])
+        return (fold.unfold_maps(_Polynomial.apply(maps, filters, fold.setting(setting))[0]),), (0,)
 
 
 class _Adjoint(torch.autograd.Function):
-    """The gradients of x and of the filter, as a function of its own so that it can be mapped over a batch of gradients."""
+    """The gradients of x and of the filter, as a function of its own so that it can be mapped over a batch of gradients.
+
+    What follows the filter: x, and unless they are to be computed again, the operator's own tensors and all maps that
+    were convolved but x.
+    """
 
     @staticmethod
     def forward(
-        gradient: Tensor, x: Tensor, weight: Tensor, setting: _Setting, weight_too: bool, *states: Tensor
+        gradient: Tensor, setting: _Setting, needed: tuple[bool, bool], weight: Tensor, *kept: Tensor
     ) -> tuple[Tensor, Tensor]:
+        x, *others = kept
         coefficients = setting.coefficients
-        operator = convolution_operator(x, weight, setting.groups, setting.padding_mode)
-        maps = operator.enter(x)
-        if weight_too:
-            leading = maps if coefficients[-1] == 1 else maps * coefficients[-1]
-            kept = [*states, leading] if len(states) == len(coefficients) - 2 else None
-            states = tuple(kept or _horner(operator, maps, (0.0, *coefficients[1:]), keep=True)[1])
-        power = operator.enter(gradient)
-        powers, result = [power], power * coefficients[0]
-        for degree, coefficient in enumerate(coefficients[1:], start=1):
-            power = operator.convolve(power)
-            result.add_(power, alpha=-coefficient if degree % 2 else coefficient)
-            powers.append(power)
-        weight_gradient = operator.filter_gradient(states, powers[:-1]) if weight_too else weight.new_empty(())
-        return operator.leave(result), weight_gradient
+        own = len(others) - (len(coefficients) - 2)  # negative if nothing was kept
+        operator = convolution_operator(gradient, weight, setting.groups, setting.padding_mode, others[: max(own, 0)])
+        entered = operator.enter(x)
+        if own >= 0:
+            first = entered if coefficients[-1] == 1 else entered * coefficients[-1]
+            convolved = [first, *others[own:]]
+        else:
+            convolved = _product(operator, entered, coefficients)[1]
+        result, pairs = _product_adjoint(operator, operator.enter(gradient), coefficients, convolved, needed[0])
+        nothing = gradient.new_empty(())
+        return (
+            operator.leave(result) if needed[0] else nothing,
+            operator.filter_gradient(pairs) if needed[1] else nothing,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,33 +209,35 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: Any,
-        in_dims: tuple[int | None, ...],
+        in_dims: tuple[Any, ...],
         gradient: Tensor,
-        x: Tensor,
-        weight: Tensor,
         setting: _Setting,
-        weight_too: bool,
-        *states: Tensor,
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+        needed: tuple[bool, bool],
+        weight: Tensor,
+        x: Tensor,
+        *kept: Tensor,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
         # Every element of the batch has a gradient of the filter of its own, so the filters are batched if one is needed.
-        fold = _Fold(info.batch_size, weight_is_batched=weight_too or in_dims[2] is not None)
+        weight_dim, x_dim = in_dims[3:5]
+        fold = _Fold(info.batch_size, as_groups=needed[1] or weight_dim is not None)
         x_gradient, weight_gradient = _Adjoint.apply(
             fold.maps(gradient, in_dims[0]),
-            fold.maps(x, in_dims[1]),
-            fold.filters(weight, in_dims[2]),
             fold.setting(setting),
-            weight_too,
+            needed,
+            fold.filters(weight, weight_dim),
+            fold.maps(x.to_dense() if x.is_mkldnn else x, x_dim),
         )
-        if not weight_too:
-            return (fold.unfold_maps(x_gradient), weight_gradient), (0, None)
-        return (fold.unfold_maps(x_gradient), weight_gradient.unflatten(0, (info.batch_size, -1))), (0, 0)
+        return (
+            fold.unfold_maps(x_gradient) if needed[0] else x_gradient,
+            weight_gradient.unflatten(0, (info.batch_size, -1)) if needed[1] else weight_gradient,
+        ), (0 if needed[0] else None, 0 if needed[1] else None)
 
 
 class _Fold:
     """A batch of polynomials as one: as more maps if they share the filter, as more groups if they do not."""
 
-    def __init__(self, size: int, weight_is_batched: bool) -> None:
-        self.size, self.as_groups = size, weight_is_batched
+    def __init__(self, size: int, as_groups: bool) -> None:
+        self.size, self.as_groups = size, as_groups
 
     def maps(self, maps: Tensor, dim: int | None) -> Tensor:
         batched = maps.expand(self.size, *maps.shape) if dim is None else maps.movedim(dim, 0)

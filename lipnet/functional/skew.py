@@ -1,5 +1,8 @@
 """Skew-symmetric convolution filters: the Lie algebra behind skew-orthogonal convolutions."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -17,15 +20,14 @@ def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021.
     """
-    grouped: Tensor = weight.reshape(groups, -1, *weight.shape[1:])
-    return grouped.transpose(1, 2).flip(-2, -1).flatten(0, 1)
+    return _adjoint(weight.unflatten(0, (groups, -1))).flatten(0, 1)
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     """L = (M - T(M)) / 2, whose 'same' convolution has a skew-symmetric Jacobian.
 
     The Jacobian J satisfies J^T = -J exactly for zero and for circular padding with stride 1 and dilation 1, so that
-    exp(J) is orthogonal.
+    exp(J) is orthogonal. M -> L is an orthogonal projection, and so its own adjoint in the backward pass.
 
     Args:
         weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
@@ -34,4 +36,28 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     Returns:
         The skew part of ``weight``, of the same shape.
     """
-    return (weight - transpose_filter(weight, groups)) / 2
+    skew: Tensor = _SkewPart.apply(weight, groups)
+    return skew
+
+
+def _adjoint(grouped: Tensor) -> Tensor:
+    """T in each group of (groups, o, i, kh, kw)."""
+    transposed = grouped.transpose(1, 2)
+    return transposed if transposed.shape[-2:] == (1, 1) else transposed.flip(-2, -1)
+
+
+class _SkewPart(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, groups: int) -> Tensor:
+        grouped = weight.unflatten(0, (groups, -1))
+        return grouped.sub(_adjoint(grouped)).div_(2).flatten(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.groups = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return skew_filter(gradient, ctx.groups), None

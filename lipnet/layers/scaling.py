@@ -9,7 +9,15 @@ from math import prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional import jacobian_norm, power_iteration, reshaped_filters, start_vectors, top_vectors
+from lipnet.functional import (
+    SMALLEST_NORM,
+    jacobian_norm,
+    power_iteration,
+    reshaped_filters,
+    scaled_to_norm,
+    start_vectors,
+    top_vectors,
+)
 
 # Height and width of the maps on which ||J|| is estimated: their frequencies come within 1 / cos(pi / 8)^2 = 1.17 of
 # the supremum over all maps for a 3 x 3 kernel, and typically within a few per cent.
@@ -41,6 +49,12 @@ class Scaling(nn.Module, ABC):
     @abstractmethod
     def converged(self, skew: Tensor) -> list[Tensor]:
         """Vectors for this filter that depend on nothing else."""
+
+    def scaled(self, skew: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        """The filter with its norm brought to the target, times a factor, and the vectors a step on."""
+        norm, new = self.evaluate(skew, vectors)
+        scale = self.target * factor / norm.clamp_min(SMALLEST_NORM)
+        return (skew.reshape(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew), new
 
     def stored(self, groups: int) -> list[Tensor]:
         """The vectors of the first groups."""
@@ -80,11 +94,18 @@ class JacobianScaling(Scaling):
         self.register_buffer("vectors", torch.empty(shape, device=device, dtype=dtype))
 
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        norm, new = jacobian_norm(skew, self._mixed(vectors))
+        return norm, [new]
+
+    def scaled(self, skew: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        filter_, new = scaled_to_norm(skew, self._mixed(vectors), self.target * factor)
+        return filter_, [new]
+
+    @staticmethod
+    def _mixed(vectors: list[Tensor]) -> Tensor:
         with torch.no_grad():
             mixed = vectors[0] + _MIXED_IN * start_vectors(*vectors[0].shape[:3], like=vectors[0])
-            unit = mixed / mixed.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        norm, new = jacobian_norm(skew, unit)
-        return norm, [new]
+            return mixed / mixed.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
     def converged(self, skew: Tensor) -> list[Tensor]:
         return [top_vectors(skew, _groups(skew), self.points)]

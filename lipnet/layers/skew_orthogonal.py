@@ -28,8 +28,6 @@ from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.scaling import SCALINGS
 
-# Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.
-_SMALLEST_NORM = 1e-12
 # Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
 _GRIDS = ((64, 16), (256, 8))
 
@@ -137,10 +135,9 @@ class SkewOrthogonal(nn.Module):
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training:
                 skew = skew_filter(self.weight, self.groups)
-                return self._scaled(skew, self.scaling.evaluate(skew, self.scaling.stored(self.groups))[0])
+                return self.scaling.scaled(skew, self.scaling.stored(self.groups))[0]
             skew = skew_filter(self.weight.double(), self.groups)
-            norm = self.scaling.evaluate(skew, self.scaling.converged(skew))[0]
-            return self._scaled(skew, norm).to(self.weight.dtype)
+            return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
     def lipschitz_bound(self) -> float:
         """An upper bound on the Lipschitz constant of the function that this layer computes in its present mode.
@@ -192,29 +189,23 @@ class SkewOrthogonal(nn.Module):
             coefficients = chebyshev_coefficients(terms, norm)
         return Series(*monic_polynomial(coefficients))
 
-    def _scaled(self, skew: Tensor, norm: Tensor, factor: float = 1.0) -> Tensor:
-        """The skew filter whose groups have these norms, brought to the norm aimed at, times a factor."""
-        scale = (self.scaling.target * factor) / norm.clamp_min(_SMALLEST_NORM)
-        return (skew.view(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew)
-
     def _training_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
         skew = skew_filter(self.weight[: self._active_channels], self.active_groups)
-        norm, vectors = self.scaling.evaluate(skew, self.scaling.stored(self.active_groups))
+        series = self._training_series if engine == "series" else None
+        factor = sign * (series.factor if series else 1.0)
+        weight, vectors = self.scaling.scaled(skew, self.scaling.stored(self.active_groups), factor)
         self.scaling.store(vectors)
-        if engine == "series":
-            return self._scaled(skew, norm, sign * self._training_series.factor), self._training_series
-        return self._exact(engine, self._scaled(skew, norm, sign), size), None
+        return weight if series else self._exact(engine, weight, size), series
 
     def _evaluation_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
         evaluation = self._evaluated()
         if torch.is_grad_enabled() and self.weight.requires_grad:
             skew = skew_filter(self.weight[: self._active_channels].double(), self.active_groups)
-            norm = self.scaling.evaluate(skew, evaluation.vectors)[0]
+            factor = sign * (evaluation.series.factor if engine == "series" else 1.0)
+            weight = self.scaling.scaled(skew, evaluation.vectors, factor)[0]
             if engine == "series":
-                factored = self._scaled(skew, norm, sign * evaluation.series.factor)
-                return factored.to(self.weight.dtype), evaluation.series
-            exact = self._exact(engine, self._scaled(skew, norm, sign), size)
-            return exact.to(_dtype_of(engine, self.weight.dtype)), None
+                return weight.to(self.weight.dtype), evaluation.series
+            return self._exact(engine, weight, size).to(_dtype_of(engine, self.weight.dtype)), None
         if engine == "series":
             return evaluation.factored if sign > 0 else -evaluation.factored, evaluation.series
         key = (engine, self._size_that_matters(size))
@@ -241,7 +232,7 @@ class SkewOrthogonal(nn.Module):
     def _evaluate(self) -> Evaluation:
         skew = skew_filter(self.weight[: self._active_channels].detach().double(), self.active_groups)
         vectors = self.scaling.converged(skew)
-        scaled = self._scaled(skew, self.scaling.evaluate(skew, vectors)[0])
+        scaled = self.scaling.scaled(skew, vectors)[0]
         bound = _norm_bound(scaled)
         # The interval leaves room for the rounding of the filter below.
         interval = bound * (1 + 1e-3 * torch.finfo(self.weight.dtype).eps ** 0.5) if isfinite(bound) else 1.0
@@ -271,7 +262,9 @@ def _dtype_of(engine: str, dtype: torch.dtype) -> torch.dtype:
 def with_channels(maps: Tensor, channels: int) -> Tensor:
     """The first ``channels`` channels of the maps, with zeros for those that they do not have."""
     missing = channels - maps.shape[1]
-    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]  # F.pad always copies
+    if missing == 0:
+        return maps
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]
 
 
 def per_sample(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

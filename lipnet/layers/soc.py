@@ -109,7 +109,11 @@ class SOC(SkewOrthogonal):
     def _batch(self, x: Tensor) -> Tensor:
         maps = with_channels(space_to_depth(x, self.stride), self._active_channels)
         maps = with_channels(self.exponential(maps), self.out_channels)
-        return maps if self.bias is None else maps + self.bias.view(-1, 1, 1)
+        if self.bias is None:
+            return maps
+        bias = self.bias.view(-1, 1, 1)
+        # Nothing else sees these maps; autograd would refuse views of a function's result.
+        return maps + bias if torch.is_grad_enabled() else maps.add_(bias)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
