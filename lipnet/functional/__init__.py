@@ -28,6 +28,7 @@ from lipnet.functional.norms import (
     symbol_bound,
     top_vectors,
 )
+from lipnet.functional.operators import operator_tensors
 from lipnet.functional.permutations import (
     channel_shuffle,
     channel_unshuffle,
@@ -60,6 +61,7 @@ __all__ = [
     "jacobian_matrices",
     "jacobian_norm",
     "monic_polynomial",
+    "operator_tensors",
     "polynomial_gain",
     "power_iteration",
     "product_up",

@@ -1,12 +1,15 @@
 """Exact exponentials of skew convolutions: as a matrix for all pixels, or for each frequency."""
 
-from math import sqrt
+from math import pi, sqrt
 
 import torch
 from torch import Tensor
 
 from lipnet.functional.convolution import jacobian_matrices
 from lipnet.functional.norms import frequency_response
+
+# Up to so many pixels a Fourier transform is one matrix product.
+_PIXELS_OF_A_TRANSFORM_MATRIX = 64
 
 
 def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
@@ -66,9 +69,41 @@ def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
         Maps (B, c, H, W).
     """
     groups, channels = response.shape[2:4]
-    spectrum = torch.fft.rfft2(x).permute(2, 3, 1, 0).unflatten(2, (groups, channels))
-    product = (response @ spectrum).flatten(2, 3).permute(3, 2, 0, 1)
-    return torch.fft.irfft2(product, s=x.shape[-2:])
+    spectrum = _spectrum(x).permute(2, 3, 1, 0).unflatten(2, (groups, channels))
+    return _maps((response @ spectrum).flatten(2, 3).permute(3, 2, 0, 1), (x.shape[-2], x.shape[-1]))
+
+
+def _spectrum(x: Tensor) -> Tensor:
+    """``torch.fft.rfft2``; on small maps as one product with the matrix of the transform, which is faster."""
+    size = (x.shape[-2], x.shape[-1])
+    if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
+        return torch.fft.rfft2(x)
+    product = x.flatten(2) @ torch.view_as_real(_waves(size, x)).flatten(1)
+    return torch.view_as_complex(product.unflatten(2, (size[0], size[1] // 2 + 1, 2)))
+
+
+def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of `_spectrum`."""
+    pixels = size[0] * size[1]
+    if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
+        return torch.fft.irfft2(spectrum, s=size)
+    waves = _waves(size, spectrum.real)
+    # Frequencies of which the half spectrum leaves out the conjugate count twice.
+    twice = torch.full((size[1] // 2 + 1,), 2.0, dtype=waves.real.dtype, device=waves.device)
+    twice[0] = 1
+    if size[1] % 2 == 0:
+        twice[-1] = 1
+    weights = torch.view_as_real(waves * (twice.repeat(size[0]) / pixels)).flatten(1)
+    return (torch.view_as_real(spectrum.flatten(2)).flatten(2) @ weights.T).unflatten(2, size)
+
+
+def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
+    """e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
+    rows, columns = (torch.arange(length, device=like.device, dtype=torch.float64) / length for length in size)
+    down = torch.outer(rows * size[0], rows)
+    across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
+    turns = down[:, None, :, None] + across[None, :, None, :]
+    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(like.dtype.to_complex())
 
 
 def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:

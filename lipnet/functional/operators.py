@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import (
@@ -21,6 +22,7 @@ _PIXELS_OF_MATRICES = 4
 class ConvolutionOperator(Protocol):
     """A 'same' convolution K, and the form in which maps are handed to it."""
 
+    weight: Tensor
     kept: list[Tensor]  # what is worth keeping from the forward for the backward pass, to be given to another operator
 
     def enter(self, maps: Tensor) -> Tensor:
@@ -32,8 +34,19 @@ class ConvolutionOperator(Protocol):
     def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
         """(sign K + shift) maps, in memory of their own."""
 
+    def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
+        """The first channels of (K + shift) maps, one group, as (B, channels, H, W)."""
+
+    def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
+        """(-K + shift) of maps (B, first channels, H, W) with zeros for the others, one group."""
+
     def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
         """The sum over (maps, gradient, sign) of what the filter receives if sign K maps receives the gradient."""
+
+
+def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> list[Tensor]:
+    """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
+    return [jacobian_matrices(weight, size, groups, padding_mode)] if size[0] * size[1] <= _PIXELS_OF_MATRICES else []
 
 
 def convolution_operator(
@@ -87,15 +100,19 @@ class _Direct:
         result = self._convolve(maps, self.weight)
         return (result if sign == 1 else result.neg_()).add_(maps, alpha=shift)
 
+    def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
+        return self.leave(self._convolve(maps, self._shifted(shift, 1)[:channels]))
+
+    def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
+        return self._convolve(self.enter(maps), self._shifted(shift, -1)[:, : maps.shape[1]].contiguous())
+
     def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        total = None
+        total = torch.zeros_like(self.weight)
         for maps, gradient, sign in pairs:
-            part = same_convolution_weight_gradient(maps, gradient, self.weight, self.groups, self.padding_mode)
-            if total is None:
-                total = part if sign == 1 else part.neg_()
-            else:
-                total.add_(part, alpha=sign)
-        assert total is not None
+            # Of a gradient of the first channels, their rows of the filter are all that it reaches.
+            rows = self.weight[: gradient.shape[1]]
+            part = same_convolution_weight_gradient(maps, gradient, rows, self.groups, self.padding_mode)
+            total[: len(part)].add_(part, alpha=sign)
         return total
 
     def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
@@ -133,7 +150,7 @@ class _Matrices:
     def __init__(
         self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]
     ) -> None:
-        self.shape, self.weight, self.groups, self.padding_mode = x.shape, weight, groups, padding_mode
+        self.batch, self.weight, self.groups, self.padding_mode = len(x), weight, groups, padding_mode
         self.size = (x.shape[-2], x.shape[-1])
         matrices = kept[0] if kept else jacobian_matrices(weight, self.size, groups, padding_mode)
         # A 1 x 1 filter is its own matrix on a single pixel.
@@ -141,16 +158,33 @@ class _Matrices:
         self.transposed = matrices.mT
 
     def enter(self, maps: Tensor) -> Tensor:
-        return maps.reshape(maps.shape[0], self.groups, -1).transpose(0, 1)
+        return maps.reshape(self.batch, self.groups, self.transposed.shape[1]).transpose(0, 1)
 
     def leave(self, maps: Tensor) -> Tensor:
-        return maps.transpose(0, 1).reshape(self.shape)
+        return maps.transpose(0, 1).reshape(self.batch, self.weight.shape[0], *self.size)
 
     def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
         return torch.baddbmm(maps, maps, self.transposed, beta=shift, alpha=sign)
 
+    def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
+        entries = channels * self.size[0] * self.size[1]
+        first = torch.baddbmm(maps[..., :entries], maps, self.transposed[..., :entries], beta=shift)
+        return first.view(self.batch, channels, *self.size)
+
+    def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
+        first = maps.reshape(1, self.batch, -1)
+        result = torch.bmm(-first, self.transposed[:, : first.shape[2]])
+        result[..., : first.shape[2]].add_(first, alpha=shift)
+        return result
+
     def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+        entries = self.transposed.shape[1]
         maps = torch.cat([each for each, _, _ in pairs], dim=1)
-        gradients = torch.cat([gradient if sign == 1 else -gradient for _, gradient, sign in pairs], dim=1)
+        signed = (self._entered(gradient) * sign for _, gradient, sign in pairs)
+        gradients = torch.cat([F.pad(each, (0, entries - each.shape[2])) for each in signed], dim=1)
         matrices = torch.bmm(gradients.mT, maps)
         return filter_of_matrices(matrices, self.weight, self.size, self.padding_mode)
+
+    def _entered(self, gradient: Tensor) -> Tensor:
+        """A gradient in the operator's form, or one of the first channels, which is not."""
+        return gradient if gradient.dim() == 3 else gradient.reshape(1, self.batch, -1)

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,7 +19,9 @@ def skew_polynomial(
     groups: int = 1,
     padding_mode: str = "zeros",
     *,
+    channels: int | None = None,
     recompute: bool = False,
+    kept: Sequence[Tensor] = (),
 ) -> Tensor:
     """p(J) x = sum_k c_k J^k x, where J is the 'same' convolution with a skew filter: J^T = -J.
 
@@ -34,10 +37,13 @@ def skew_polynomial(
         coefficients: c_0, ..., c_n of p, n >= 1, c_n not 0. A leading coefficient of 1 saves a pass over the maps.
         groups: number of groups of the convolution.
         padding_mode: ``"zeros"`` or ``"circular"``.
+        channels: how many of the result's channels are wanted, the first ones; the others are computed only as far as
+            these depend on them.
         recompute: keep only x, and convolve again in the backward pass.
+        kept: what `operator_tensors` made of the filter, to spare making it again where no gradients are needed.
 
     Returns:
-        Maps (B, c, H, W), differentiable once in x and in the filter.
+        Maps (B, channels or c, H, W), differentiable once in x and in the filter.
 
     Raises:
         ValueError: for another padding mode, for fewer than two coefficients, and if the last is 0.
@@ -48,12 +54,12 @@ def skew_polynomial(
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    setting = _Setting(tuple(coefficients), groups, padding_mode, recompute)
+    wanted = channels if channels is not None and channels < x.shape[1] else None
+    setting = _Setting(tuple(coefficients), groups, padding_mode, recompute, wanted)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         result: Tensor = _Polynomial.apply(x, weight, setting)[0]
         return result
-    operator = convolution_operator(x, weight, groups, padding_mode)
-    return operator.leave(_horner(operator, operator.enter(x), setting.coefficients))
+    return _horner(convolution_operator(x, weight, groups, padding_mode, kept), x, setting)
 
 
 class _Setting(NamedTuple):
@@ -61,14 +67,23 @@ class _Setting(NamedTuple):
     groups: int
     padding_mode: str
     recompute: bool
+    channels: int | None  # None: all
+
+    @property
+    def ends_with_some(self) -> bool:
+        """Whether the last convolution needs to compute only the channels that are wanted."""
+        return self.channels is not None and self.groups == 1
 
 
-def _horner(operator: ConvolutionOperator, x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    *lower, leading = coefficients
+def _horner(operator: ConvolutionOperator, maps: Tensor, setting: _Setting) -> Tensor:
+    lowest, *lower, leading = setting.coefficients
+    x = operator.enter(maps)
     state = x if leading == 1 else x * leading
     for coefficient in reversed(lower):
         state = operator.apply(state).add_(x, alpha=coefficient)
-    return state
+    if setting.channels is not None and setting.ends_with_some:
+        return operator.apply_first(state, 0.0, setting.channels).add_(maps[:, : setting.channels], alpha=lowest)
+    return operator.leave(operator.apply(state).add_(x, alpha=lowest))[:, : setting.channels]
 
 
 class _Factor(NamedTuple):
@@ -90,36 +105,40 @@ def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
     return (*quadratic, *(_Factor(-root.real) for root in roots if root.imag == 0))
 
 
-def _product(operator: ConvolutionOperator, x: Tensor, coefficients: tuple[float, ...]) -> tuple[Tensor, list[Tensor]]:
-    """p(K) x, and the maps that were convolved, in this order."""
-    state = x if coefficients[-1] == 1 else x * coefficients[-1]
+def _product(operator: ConvolutionOperator, x: Tensor, setting: _Setting) -> tuple[Tensor, list[Tensor]]:
+    """The channels of p(K) x that are wanted (B, channels, H, W), and the maps that were convolved, in this order."""
+    leading = setting.coefficients[-1]
+    state = x if leading == 1 else x * leading
     convolved = []
-    for shift, constant in _factors(coefficients):
+    factors = _factors(setting.coefficients)
+    for number, (shift, constant) in enumerate(factors, start=1):
         convolved.append(state)
+        if constant is None and number == len(factors) and setting.channels is not None and setting.ends_with_some:
+            return operator.apply_first(state, shift, setting.channels), convolved
         shifted = operator.apply(state, shift)
         if constant is None:
             state = shifted
         else:
             convolved.append(shifted)
             state = operator.apply(shifted).add_(state, alpha=constant)
-    return state, convolved
+    return operator.leave(state)[:, : setting.channels], convolved
 
 
 def _product_adjoint(
-    operator: ConvolutionOperator,
-    gradient: Tensor,
-    coefficients: tuple[float, ...],
-    convolved: Sequence[Tensor],
-    x_too: bool,
+    operator: ConvolutionOperator, gradient: Tensor, setting: _Setting, convolved: Sequence[Tensor], x_too: bool
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor, int]]]:
     """p(K)^T gradient, if wanted, with K^T = -K; and (maps, gradient, sign) for every convolution with the filter."""
     pairs, remaining = [], list(convolved)
-    factors = _factors(coefficients)
+    factors = _factors(setting.coefficients)
+    if not (setting.ends_with_some and factors[-1].constant is None):
+        gradient = operator.enter(_with_zeros(gradient, operator.weight.shape[0]))
     for number, (shift, constant) in reversed(list(enumerate(factors))):
         wanted = x_too or number > 0
         if constant is None:
             pairs.append((remaining.pop(), gradient, 1))
-            if wanted:
+            if wanted and number == len(factors) - 1 and setting.ends_with_some:
+                gradient = operator.apply_to_first(gradient, shift)
+            elif wanted:
                 gradient = operator.apply(gradient, shift, sign=-1)
         else:
             # y = K s + constant x with s = (K + shift) x: s receives -K gradient.
@@ -127,15 +146,20 @@ def _product_adjoint(
             pairs += [(remaining.pop(), gradient, 1), (remaining.pop(), power, -1)]
             if wanted:
                 gradient = operator.apply(power, -shift).add_(gradient, alpha=constant)
-    return gradient if coefficients[-1] == 1 else gradient * coefficients[-1], pairs
+    leading = setting.coefficients[-1]
+    return gradient if leading == 1 else gradient * leading, pairs
+
+
+def _with_zeros(maps: Tensor, channels: int) -> Tensor:
+    missing = channels - maps.shape[1]
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps
 
 
 class _Polynomial(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, setting: _Setting) -> tuple[Tensor, ...]:
         operator = convolution_operator(x, weight, setting.groups, setting.padding_mode)
-        result, convolved = _product(operator, operator.enter(x), setting.coefficients)
-        result = operator.leave(result)
+        result, convolved = _product(operator, operator.enter(x), setting)
         if setting.recompute:
             return (result,)
         # x itself is no output; in a layout of its own it is, and spares the backward pass the conversion.
@@ -167,7 +191,8 @@ class _Polynomial(torch.autograd.Function):
     ) -> tuple[tuple[Tensor], tuple[int]]:
         fold = _Fold(info.batch_size, as_groups=in_dims[1] is not None)
         maps, filters = fold.maps(x, in_dims[0]), fold.filters(weight, in_dims[1])
-        return (fold.unfold_maps(_Polynomial.apply(maps, filters, fold.setting(setting))[0]),), (0,)
+        result = fold.unfold_maps(_Polynomial.apply(maps, filters, fold.setting(setting))[0])
+        return (result[:, :, : setting.channels],), (0,)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -190,8 +215,8 @@ class _Adjoint(torch.autograd.Function):
             first = entered if coefficients[-1] == 1 else entered * coefficients[-1]
             convolved = [first, *others[own:]]
         else:
-            convolved = _product(operator, entered, coefficients)[1]
-        result, pairs = _product_adjoint(operator, operator.enter(gradient), coefficients, convolved, needed[0])
+            convolved = _product(operator, entered, setting)[1]
+        result, pairs = _product_adjoint(operator, gradient, setting, convolved, needed[0])
         nothing = gradient.new_empty(())
         return (
             operator.leave(result) if needed[0] else nothing,
@@ -220,8 +245,11 @@ class _Adjoint(torch.autograd.Function):
         # Every element of the batch has a gradient of the filter of its own, so the filters are batched if one is needed.
         weight_dim, x_dim = in_dims[3:5]
         fold = _Fold(info.batch_size, as_groups=needed[1] or weight_dim is not None)
+        channels = weight.shape[1 if weight_dim == 0 else 0]
+        batched = gradient.movedim(in_dims[0], 0) if in_dims[0] is not None else gradient.unsqueeze(0)
+        gradient = _with_zeros(batched.flatten(0, 1), channels).unflatten(0, batched.shape[:2])
         x_gradient, weight_gradient = _Adjoint.apply(
-            fold.maps(gradient, in_dims[0]),
+            fold.maps(gradient if in_dims[0] is not None else gradient[0], None if in_dims[0] is None else 0),
             fold.setting(setting),
             needed,
             fold.filters(weight, weight_dim),
@@ -254,4 +282,5 @@ class _Fold:
         return (weight.expand(self.size, *weight.shape) if dim is None else weight.movedim(dim, 0)).flatten(0, 1)
 
     def setting(self, setting: _Setting) -> _Setting:
-        return setting._replace(groups=setting.groups * self.size) if self.as_groups else setting
+        """The setting of the whole, with all channels."""
+        return setting._replace(groups=setting.groups * (self.size if self.as_groups else 1), channels=None)

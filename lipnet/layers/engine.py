@@ -12,6 +12,7 @@ _DENSE_CHANNELS = 1024
 _PRODUCTS_OF_AN_EXPONENTIAL = 40
 # Complex products and Fourier transforms reach a fraction of the speed of real convolutions.
 _SPECTRAL_OVERHEAD = 4.0
+_ONE_MATRIX = f"maps of at most {_DENSE_ENTRIES} entries in a group in evaluation: one matrix, kept"
 # Maps with fewer pixels leave Fourier transforms nothing to save.
 _SPECTRAL_PIXELS = 16
 
@@ -73,6 +74,8 @@ def _pointwise(situation: Situation) -> Choice:
 def _circular(situation: Situation) -> Choice:
     height, width = situation.size
     if not situation.training:
+        if situation.channels * height * width <= _DENSE_ENTRIES:
+            return Choice("dense", _ONE_MATRIX)
         return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
     if height * width < _SPECTRAL_PIXELS:
         return Choice("series", f"circular padding on maps of fewer than {_SPECTRAL_PIXELS} pixels")
@@ -91,5 +94,5 @@ def _circular(situation: Situation) -> Choice:
 def _zeros(situation: Situation) -> Choice:
     entries = situation.channels * situation.size[0] * situation.size[1]
     if not situation.training and entries <= _DENSE_ENTRIES:
-        return Choice("dense", f"maps of at most {_DENSE_ENTRIES} entries in a group in evaluation: one matrix, kept")
+        return Choice("dense", _ONE_MATRIX)
     return Choice("series", "zero padding: the exponential is summed as a polynomial")

@@ -16,6 +16,7 @@ from lipnet.functional import (
     dense_exponential,
     exponential_coefficients,
     monic_polynomial,
+    operator_tensors,
     polynomial_gain,
     reshaped_filter_bound,
     skew_filter,
@@ -111,8 +112,8 @@ class SkewOrthogonal(nn.Module):
         with torch.no_grad():
             self.scaling.reset(skew_filter(self.weight, self.groups))
 
-    def exponential(self, maps: Tensor, sign: int = 1) -> Tensor:
-        """exp(sign J) of maps (B, channels of the active groups, H, W)."""
+    def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
+        """The first channels of exp(sign J) of maps (B, channels of the active groups, H, W)."""
         size = (maps.shape[-2], maps.shape[-1])
         engine = self._choice(len(maps), size).engine
         with torch.autocast(maps.device.type, enabled=False):
@@ -121,10 +122,19 @@ class SkewOrthogonal(nn.Module):
             else:
                 operand, series = self._evaluation_operand(engine, size, sign)
         if series is not None:
-            groups, mode = self.active_groups, self.padding_mode
-            return skew_polynomial(maps, operand, series.coefficients, groups, mode, recompute=self.recompute)
+            return skew_polynomial(
+                maps,
+                operand,
+                series.coefficients,
+                self.active_groups,
+                self.padding_mode,
+                channels=channels,
+                recompute=self.recompute,
+                kept=self._kept(size) if sign > 0 else (),
+            )
         with torch.autocast(maps.device.type, enabled=False):
-            return (apply_spectral if engine == "spectral" else apply_dense)(maps.to(self.weight.dtype), operand)
+            apply = apply_spectral if engine == "spectral" else apply_dense
+            return with_channels(apply(maps.to(self.weight.dtype), operand), channels)
 
     def choice(self, batch: int, size: tuple[int, int]) -> Choice:
         """The engine, and why, for a batch of maps of height and width ``size`` after a stride, in the present mode."""
@@ -216,6 +226,19 @@ class SkewOrthogonal(nn.Module):
             evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
         exact = evaluation.exact[key]
         return exact if sign > 0 else exact.mH, None
+
+    def _kept(self, size: tuple[int, int]) -> list[Tensor]:
+        """In evaluation without gradients: what the series makes of the filter for maps of this size."""
+        if self.training or (torch.is_grad_enabled() and self.weight.requires_grad) or torch.is_autocast_enabled():
+            return []
+        evaluation = self._evaluated()
+        key = ("series", size)
+        if key not in evaluation.exact:
+            tensors = operator_tensors(evaluation.factored, size, self.active_groups, self.padding_mode)
+            if not tensors:
+                return []
+            (evaluation.exact[key],) = tensors
+        return [evaluation.exact[key]]
 
     def _exact(self, engine: str, weight: Tensor, size: tuple[int, int]) -> Tensor:
         size = self._size_that_matters(size)

@@ -108,7 +108,7 @@ class SOC(SkewOrthogonal):
 
     def _batch(self, x: Tensor) -> Tensor:
         maps = with_channels(space_to_depth(x, self.stride), self._active_channels)
-        maps = with_channels(self.exponential(maps), self.out_channels)
+        maps = self.exponential(maps, self.out_channels)
         if self.bias is None:
             return maps
         bias = self.bias.view(-1, 1, 1)
