@@ -143,7 +143,8 @@ def test_the_pictures_of_the_documentation_are_those_of_the_command(tmp_path: Pa
     for path in write_pictures(tmp_path):
         drawn, kept = (matplotlib.image.imread(picture)[..., :3] for picture in (path, images / path.name))
         assert drawn.shape == kept.shape
-        # The blocks alone: letters differ a little from one version of the font renderer to the next.
-        blocks = np.ptp(kept, axis=2) > 0.2
-        np.testing.assert_array_equal(np.ptp(drawn, axis=2) > 0.2, blocks)
-        np.testing.assert_allclose(drawn[blocks], kept[blocks], atol=0.01)
+        # The blocks alone, up to their edges: versions of Matplotlib differ there, and in the letters, a little.
+        drawn_blocks, kept_blocks = (np.ptp(picture, axis=2) > 0.2 for picture in (drawn, kept))
+        assert (drawn_blocks != kept_blocks).sum() < 0.02 * kept_blocks.sum()
+        both = drawn_blocks & kept_blocks
+        assert (np.abs(drawn - kept)[both] > 0.2).sum() == 0
