@@ -70,12 +70,8 @@ def plot_factors(matrices: Mapping[str, HigherOrderGS]) -> Figure:
     """
     rows = {}
     for name, A in matrices.items():
-        panels = _factor_panels(A)
-        product = _Panel(_product_colours(A), "$A$", equals=True)
-        rows[f"{name}: {_factors(len(A.blocks))}, {A.num_parameters} parameters, {_share(A)} non-zero"] = [
-            *panels,
-            product,
-        ]
+        heading = f"{name}: {_factors(len(A.blocks))}, {A.num_parameters} parameters, {_share(A)} non-zero"
+        rows[heading] = [*_factor_panels(A), _Panel(_product_colours(A), "$A$", equals=True)]
     return _rows_of_panels(rows)
 
 

@@ -53,7 +53,8 @@ class HigherOrderGS:
             raise ValueError(
                 f"{len(blocks)} factors need {len(sizes)} permutations, received {len(permutations)} (None is I)"
             )
-        self._places = tuple(None if places is None else places.to(self.device) for places in permutations)
+        # Copies, as the inverses below would not follow a change of what was given.
+        self._places = tuple(None if places is None else places.to(self.device, copy=True) for places in permutations)
         for number, (places, size) in enumerate(zip(self._places, sizes, strict=True)):
             if places is not None:
                 check_permutation(places, size, f"permutations[{number}]")

@@ -153,6 +153,16 @@ def test_copies_and_pickles() -> None:
     assert A.blocks[0].abs().sum() > 0
 
 
+def test_a_change_of_the_permutation_given_changes_nothing() -> None:
+    places = random_places(8)
+    A = HigherOrderGS([random_blocks(4, 2, 2)], [places, None])
+    before = A.to_dense()
+    places.zero_()
+    assert torch.equal(A.to_dense(), before)
+    assert torch.equal(A.T.T.to_dense(), before)
+    np.testing.assert_allclose(gs_dense(A.blocks, A.permutations), before.numpy(), atol=1e-12)
+
+
 def test_an_empty_batch_and_autocast() -> None:
     A = example(SHAPES[4]).to(torch.float32)
     assert A(torch.zeros(0, 12)).shape == (0, 20)
