@@ -67,7 +67,7 @@ def parameter_counts(size: int, block_size: int) -> dict[str, int]:
     Raises:
         ValueError: unless the block size divides the size, and as `factors_needed`.
 
-    Source: arXiv 2406.10019, section 5.
+    Source: the theorem of `factors_needed`, times n b for each factor.
 
     Example:
         >>> parameter_counts(size=1024, block_size=32)
