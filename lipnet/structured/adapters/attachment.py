@@ -1,0 +1,313 @@
+"""Attach adapters to a model, switch between them, and take them off or bake them in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.structured.adapters.config import AdapterConfig
+from lipnet.structured.adapters.sites import Site, Target, all_sites, find_sites, refuse
+from lipnet.structured.adapters.weight import AdaptedWeight, put_on, take_off
+from lipnet.structured.updates import StackedUpdate, WeightUpdate
+
+_ATTRIBUTE = "lipnet_adapters"
+
+
+@dataclass
+class Attachment:
+    """What a model with adapters remembers.
+
+    Attributes:
+        configs: the adapters by name, in the order in which they were attached.
+        active: the name of the one in use, None for the base.
+        trainable: names of the base's parameters that required a gradient before.
+        buffers: the model's buffers for each adapter that is not in use, and for the base under None. Running
+            statistics go on with every training step: those of one adapter are none of another's, nor the base's.
+    """
+
+    trainable: frozenset[str]
+    configs: dict[str, AdapterConfig] = field(default_factory=dict)
+    active: str | None = None
+    buffers: dict[str | None, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def attach(
+    model: nn.Module,
+    config: AdapterConfig,
+    targets: Target | Sequence[Target] = (),
+    *,
+    exclude: Target | Sequence[Target] = (),
+    name: str = "default",
+) -> nn.Module:
+    """Attach a new adapter to weights of a model, in place, and use it.
+
+    The model computes exactly what it did until the adapter is trained. Its own parameters are frozen at the first
+    adapter, and only those of the adapter in use require a gradient; parameters that you unfreeze later, such as a new
+    head's, stay as you leave them. The weights of ``nn.Linear``, of ``nn.Conv2d`` without groups (as matrices (out, in
+    kh kw)) and of ``nn.MultiheadAttention`` (queries, keys, values and the output projection each on its own) can be
+    adapted.
+
+    Args:
+        model: any module.
+        config: the structure, such as ``GSOFTConfig(block_size=8)``.
+        targets: which modules: names as in ``named_modules()`` with the wildcards ``*`` (dots too), ``?`` and
+            ``[...]``, or types; without any, all that can be adapted. A name or type of an attention stands for its
+            output projection too.
+        exclude: which of them not, in the same way.
+        name: letters, digits, - and _.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for a target that matches nothing (says what there is), a weight that the structure does not fit or
+            that cannot be adapted, a name that is taken or impossible. The model is then as it was.
+
+    Example:
+        >>> from lipnet.structured.adapters import GSOFTConfig
+        >>> model = attach(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 10)), GSOFTConfig(4), targets="0")
+        >>> sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        160
+    """
+    check_new_name(model, name)
+    sites = find_sites(model, _several(targets), _several(exclude))
+    install(model, name, config, build_updates(config, sites))
+    return model
+
+
+def use(model: nn.Module, name: str | None) -> nn.Module:
+    """Switch to another adapter of the model, in place, or with None to the model without one.
+
+    Exactly the parameters of the adapter in use require a gradient, of all adapters. The model's buffers, such as the
+    running statistics of batch normalisation, are those that this adapter had when it was last in use.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if there is no adapter of this name.
+    """
+    attachment = attachment_of(model)
+    if name is not None:
+        check_attached(attachment, name)
+    attachment.buffers[attachment.active] = _buffers(model)
+    _restore_buffers(model, attachment.buffers.pop(name))
+    attachment.active = name
+    for _, adapted in adapted_sites(model):
+        adapted.active = name if name is not None and name in adapted.updates else None
+        for other, update in adapted.named_updates():
+            update.requires_grad_(other == name)
+    return model
+
+
+def detach(model: nn.Module, name: str | None = None) -> nn.Module:
+    """Remove an adapter, in place, or with None all of them. With the last one the model is again what it was, bit for
+    bit: its parameters (the same objects), which of them require a gradient, its buffers and its classes.
+
+    An optimiser that has the adapter's parameters keeps them; the adapter that is removed was not saved.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if there is no adapter, or none of this name.
+    """
+    attachment = attachment_of(model)
+    names = list(attachment.configs) if name is None else [name]
+    for removed in names:
+        check_attached(attachment, removed)
+    if attachment.active in names:
+        use(model, None)
+    for removed in names:
+        del attachment.configs[removed], attachment.buffers[removed]
+        for _, adapted in adapted_sites(model):
+            if removed in adapted.updates:
+                del adapted.updates[removed]
+    for site, adapted in reversed(adapted_sites(model)):
+        if not adapted.updates:
+            take_off(site.module, site.parameter, adapted)
+    if not attachment.configs:
+        _forget(model, attachment)
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Bake the adapter in use into the weights, in place; the others are dropped. The model is of plain torch again.
+
+    It computes, bit for bit, what it did with the adapter. The adapted weights are new parameters, so that whatever
+    shares the old ones, such as a tied layer or a copy, keeps them. Which parameters require a gradient is as before
+    the first adapter.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if no adapter is in use.
+    """
+    attachment = attachment_of(model)
+    if attachment.active is None:
+        raise ValueError(f"nothing to merge: no adapter is in use; call use() with one of {_those_of(attachment)}")
+    with torch.no_grad():
+        merged = {
+            site: torch.empty_like(site.original).copy_(getattr(site.module, site.parameter))
+            for site, adapted in adapted_sites(model)
+            if adapted.active is not None
+        }
+    buffers = _buffers(model)
+    detach(model)
+    for site, weight in merged.items():
+        old = getattr(site.module, site.parameter)
+        setattr(site.module, site.parameter, nn.Parameter(weight, requires_grad=old.requires_grad))
+    _restore_buffers(model, buffers)
+    return model
+
+
+def attached(model: nn.Module) -> dict[str, AdapterConfig]:
+    """The adapters of a model by name; empty if it has none."""
+    attachment = getattr(model, _ATTRIBUTE, None)
+    return dict(attachment.configs) if isinstance(attachment, Attachment) else {}
+
+
+def attachment_of(model: nn.Module) -> Attachment:
+    """What the model remembers of its adapters.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    attachment = getattr(model, _ATTRIBUTE, None)
+    if not isinstance(attachment, Attachment):
+        raise ValueError(f"{type(model).__name__} has no adapters of its own{_elsewhere(model)}; call attach() first")
+    return attachment
+
+
+def adapted_sites(model: nn.Module) -> list[tuple[Site, AdaptedWeight]]:
+    """The weights with adapters."""
+    return [(site, site.adapted) for site in all_sites(model) if site.adapted is not None]
+
+
+def updates_of(model: nn.Module, name: str) -> list[tuple[Site, WeightUpdate]]:
+    """The weights that an adapter updates, with its updates."""
+    return [
+        (site, update)
+        for site, adapted in adapted_sites(model)
+        for other, update in adapted.named_updates()
+        if other == name
+    ]
+
+
+def adapter_in_question(model: nn.Module, name: str | None) -> str:
+    """The name, or without one that of the adapter in use.
+
+    Raises:
+        ValueError: if there is no such adapter, or none is in use.
+    """
+    attachment = attachment_of(model)
+    if name is None and attachment.active is None:
+        raise ValueError(f"no adapter is in use; name one of {_those_of(attachment)}")
+    name = attachment.active if name is None else name
+    assert name is not None
+    check_attached(attachment, name)
+    return name
+
+
+def check_attached(attachment: Attachment, name: str) -> None:
+    """Raise ValueError unless there is an adapter of this name."""
+    if name not in attachment.configs:
+        raise ValueError(f"there is no adapter {name!r}, only {_those_of(attachment)}")
+
+
+def check_new_name(model: nn.Module, name: str) -> None:
+    """Raise ValueError unless an adapter of this name can be attached to the model."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"the name of an adapter consists of letters, digits, - and _, received {name!r}")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"the name {name!r} means something else to modules of torch; choose another")
+    if name in attached(model):
+        raise ValueError(f"an adapter {name!r} is attached already; detach it, or choose another name")
+    if not attached(model) and adapted_sites(model):
+        raise ValueError(f"{type(model).__name__} has no adapters of its own{_elsewhere(model)}; attach others there")
+
+
+def build_updates(config: AdapterConfig, sites: Sequence[Site]) -> dict[Site, WeightUpdate]:
+    """New updates for the weights, on their devices, of their dtype but at least float32.
+
+    Raises:
+        ValueError: names the weights that the configuration does not fit.
+    """
+    updates, misfits = {}, {}
+    for site in sites:
+        try:
+            updates[site] = _build_update(config, site)
+        except ValueError as error:
+            misfits[site.name] = f"{config}: {error}"
+    refuse(misfits)
+    return updates
+
+
+def install(model: nn.Module, name: str, config: AdapterConfig, updates: Mapping[Site, WeightUpdate]) -> None:
+    """Put updates that fit on the model, as an adapter of this name, and use it."""
+    if not attached(model):
+        trainable = frozenset(parameter for parameter, value in model.named_parameters() if value.requires_grad)
+        setattr(model, _ATTRIBUTE, Attachment(trainable))
+        model.requires_grad_(False)
+    attachment = attachment_of(model)
+    for site, update in updates.items():
+        adapted = site.adapted or put_on(site.module, site.parameter)
+        adapted.updates[name] = update.train(site.module.training)
+    base = attachment.buffers[None] if attachment.active is not None else _buffers(model)
+    attachment.configs[name] = config
+    attachment.buffers[name] = base
+    use(model, name)
+
+
+def buffers_of(model: nn.Module, name: str | None) -> dict[str, Tensor]:
+    """The buffers of the model as they are with an adapter in use, or with None."""
+    attachment = attachment_of(model)
+    return _buffers(model) if name == attachment.active else attachment.buffers[name]
+
+
+def _build_update(config: AdapterConfig, site: Site) -> WeightUpdate:
+    weight = site.original
+    rows, columns = len(weight), weight[0].numel()
+    with torch.device(weight.device):
+        updates = [config.build(rows // site.parts, columns) for _ in range(site.parts)]
+    update = updates[0] if site.parts == 1 else StackedUpdate(updates)
+    return update.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _forget(model: nn.Module, attachment: Attachment) -> None:
+    for parameter, value in model.named_parameters():
+        if parameter in attachment.trainable:
+            value.requires_grad_(True)
+    delattr(model, _ATTRIBUTE)
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that belong to the state dict."""
+    stored = model.state_dict()
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers() if name in stored}
+
+
+@torch.no_grad()
+def _restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    present = dict(model.named_buffers())
+    for name, value in buffers.items():
+        present[name].copy_(value)
+
+
+def _several(targets: Target | Sequence[Target]) -> Sequence[Target]:
+    return (targets,) if isinstance(targets, str | type) else targets
+
+
+def _those_of(attachment: Attachment) -> str:
+    return ", ".join(map(repr, attachment.configs))
+
+
+def _elsewhere(model: nn.Module) -> str:
+    """Where the adapters are, if it was another model that they were attached to."""
+    inside = [path for path, module in model.named_modules() if path and attached(module)]
+    if inside:
+        return f", its module {inside[0]} has"
+    return ", a model that contains it has" if adapted_sites(model) else ""
