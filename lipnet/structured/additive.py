@@ -1,4 +1,4 @@
-"""Structured matrices added to a weight, starting at zero: low rank (LoRA), and the unrestricted-rank family (SURM)."""
+"""Structured matrices added to a weight, starting at zero: what they share, low rank (LoRA) and Kronecker products."""
 
 from abc import abstractmethod
 from functools import partial
@@ -8,14 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipnet.structured.circulant import (
-    circulant_matrix,
-    circulant_product,
-    skew_circulant_matrix,
-    skew_circulant_product,
-    toeplitz_matrix,
-    toeplitz_product,
-)
 from lipnet.structured.updates import WeightUpdate
 
 
@@ -88,70 +80,6 @@ class LowRank(AdditiveUpdate):
         return self.scaling * F.linear(F.linear(x, self.A), self.B)
 
 
-class Circulant(AdditiveUpdate):
-    """D is the upper left corner of an n x n circulant matrix, n = max(out, in), with n parameters.
-
-    Args:
-        out_features, in_features: shape of W.
-
-    Source: Sehanobish et al., "Structured unrestricted-rank matrices", NeurIPS 2024 (arXiv 2406.17740).
-    """
-
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(out_features, in_features)
-        self.column = nn.Parameter(torch.zeros(max(self.shape), device=device, dtype=dtype))
-
-    def to_dense(self) -> Tensor:
-        return circulant_matrix(self.column, *self.shape)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return circulant_product(self.column, self._padded(x))[..., : self.shape[0]]
-
-
-class SkewCirculant(Circulant):
-    """As `Circulant`, with the entries above the diagonal negated."""
-
-    def to_dense(self) -> Tensor:
-        return skew_circulant_matrix(self.column, *self.shape)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return skew_circulant_product(self.column, self._padded(x))[..., : self.shape[0]]
-
-
-class Toeplitz(AdditiveUpdate):
-    """D is constant along its diagonals, with out + in - 1 parameters; rectangular as it is.
-
-    Args:
-        out_features, in_features: shape of W.
-
-    Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
-    """
-
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(out_features, in_features)
-        self.diagonals = nn.Parameter(torch.zeros(out_features + in_features - 1, device=device, dtype=dtype))
-
-    def to_dense(self) -> Tensor:
-        return toeplitz_matrix(self.diagonals, *self.shape)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return toeplitz_product(self.diagonals, x)
-
-
 class Kronecker(AdditiveUpdate):
     """D = A kron B, rectangular as it is: A starts at zero, B uniform in +-1 / sqrt(its columns).
 
@@ -199,47 +127,6 @@ class Kronecker(AdditiveUpdate):
         matrices = torch.unflatten(x, -1, (self.left.shape[1], self.right.shape[1]))
         product: Tensor = self.left @ matrices @ self.right.mT
         return product.flatten(-2)
-
-
-class LowDisplacementRank(AdditiveUpdate):
-    """D is the upper left corner of sum_{i <= r} circ(g_i) skew-circ(h_i), n x n with n = max(out, in).
-
-    The g start at zero, the h normal with variance 1 / n; 2 n r parameters.
-
-    Args:
-        out_features, in_features: shape of W.
-        rank: r.
-
-    Raises:
-        ValueError: for a rank below 1.
-
-    Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
-    """
-
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        rank: int = 1,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(out_features, in_features)
-        check_rank(rank)
-        size = max(self.shape)
-        empty = partial(torch.empty, rank, size, device=device, dtype=dtype)
-        self.circulant = nn.Parameter(torch.zeros_like(empty()))
-        self.skew_circulant = nn.Parameter(nn.init.normal_(empty(), std=1 / sqrt(size)))
-
-    def to_dense(self) -> Tensor:
-        # Row j of the identity, as a vector, gives column j.
-        columns = torch.eye(self.shape[1], dtype=self.circulant.dtype, device=self.circulant.device)
-        return self.matmul(columns).mT
-
-    def matmul(self, x: Tensor) -> Tensor:
-        inner = skew_circulant_product(self.skew_circulant, self._padded(x).unsqueeze(-2))
-        return circulant_product(self.circulant, inner).sum(dim=-2)[..., : self.shape[0]]
 
 
 def check_rank(rank: int) -> None:

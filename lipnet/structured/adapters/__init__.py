@@ -1,6 +1,6 @@
 """Adapters: attach them to a model, train them alone, switch between them, save them, bake them in or take them off."""
 
-from lipnet.structured.adapters.attachment import attach, attached, detach, merge, use
+from lipnet.structured.adapters.attachment import attach, detach, merge, use
 from lipnet.structured.adapters.config import (
     AdapterConfig,
     BOFTConfig,
@@ -15,6 +15,7 @@ from lipnet.structured.adapters.config import (
     ToeplitzConfig,
 )
 from lipnet.structured.adapters.files import load_adapter, save_adapter
+from lipnet.structured.adapters.state import attached
 from lipnet.structured.adapters.table import describe
 
 __all__ = [

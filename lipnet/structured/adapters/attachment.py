@@ -1,36 +1,26 @@
 """Attach adapters to a model, switch between them, and take them off or bake them in."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lipnet.structured.adapters.config import AdapterConfig
-from lipnet.structured.adapters.sites import Site, Target, all_sites, find_sites, refuse
-from lipnet.structured.adapters.weight import AdaptedWeight, put_on, take_off
+from lipnet.structured.adapters.sites import Site, Target, find_sites, refuse
+from lipnet.structured.adapters.state import (
+    adapted_sites,
+    attached,
+    attachment_of,
+    check_attached,
+    check_new_name,
+    copied_buffers,
+    forget,
+    names_of,
+    remember,
+    restore_buffers,
+)
+from lipnet.structured.adapters.weight import put_on, take_off
 from lipnet.structured.updates import StackedUpdate, WeightUpdate
-
-_ATTRIBUTE = "lipnet_adapters"
-
-
-@dataclass
-class Attachment:
-    """What a model with adapters remembers.
-
-    Attributes:
-        configs: the adapters by name, in the order in which they were attached.
-        active: the name of the one in use, None for the base.
-        trainable: names of the base's parameters that required a gradient before.
-        buffers: the model's buffers for each adapter that is not in use, and for the base under None. Running
-            statistics go on with every training step: those of one adapter are none of another's, nor the base's.
-    """
-
-    trainable: frozenset[str]
-    configs: dict[str, AdapterConfig] = field(default_factory=dict)
-    active: str | None = None
-    buffers: dict[str | None, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def attach(
@@ -92,8 +82,8 @@ def use(model: nn.Module, name: str | None) -> nn.Module:
     attachment = attachment_of(model)
     if name is not None:
         check_attached(attachment, name)
-    attachment.buffers[attachment.active] = _buffers(model)
-    _restore_buffers(model, attachment.buffers.pop(name))
+    attachment.buffers[attachment.active] = copied_buffers(model)
+    restore_buffers(model, attachment.buffers.pop(name))
     attachment.active = name
     for _, adapted in adapted_sites(model):
         adapted.active = name if name is not None and name in adapted.updates else None
@@ -112,12 +102,13 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: if there is no adapter, or none of this name.
+        ValueError: if there is no adapter, or none of this name, or something else was put on top of an adapter.
     """
     attachment = attachment_of(model)
     names = list(attachment.configs) if name is None else [name]
     for removed in names:
         check_attached(attachment, removed)
+    _check_nothing_on_top(model)
     if attachment.active in names:
         use(model, None)
     for removed in names:
@@ -129,7 +120,7 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         if not adapted.updates:
             take_off(site.module, site.parameter, adapted)
     if not attachment.configs:
-        _forget(model, attachment)
+        forget(model)
     return model
 
 
@@ -144,90 +135,25 @@ def merge(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: if no adapter is in use.
+        ValueError: if no adapter is in use, or something else was put on top of an adapter.
     """
     attachment = attachment_of(model)
     if attachment.active is None:
-        raise ValueError(f"nothing to merge: no adapter is in use; call use() with one of {_those_of(attachment)}")
+        raise ValueError(f"nothing to merge: no adapter is in use; call use() with one of {names_of(attachment)}")
+    _check_nothing_on_top(model)
     with torch.no_grad():
         merged = {
             site: torch.empty_like(site.original).copy_(getattr(site.module, site.parameter))
             for site, adapted in adapted_sites(model)
             if adapted.active is not None
         }
-    buffers = _buffers(model)
+    buffers = copied_buffers(model)
     detach(model)
     for site, weight in merged.items():
         old = getattr(site.module, site.parameter)
         setattr(site.module, site.parameter, nn.Parameter(weight, requires_grad=old.requires_grad))
-    _restore_buffers(model, buffers)
+    restore_buffers(model, buffers)
     return model
-
-
-def attached(model: nn.Module) -> dict[str, AdapterConfig]:
-    """The adapters of a model by name; empty if it has none."""
-    attachment = getattr(model, _ATTRIBUTE, None)
-    return dict(attachment.configs) if isinstance(attachment, Attachment) else {}
-
-
-def attachment_of(model: nn.Module) -> Attachment:
-    """What the model remembers of its adapters.
-
-    Raises:
-        ValueError: if it has none.
-    """
-    attachment = getattr(model, _ATTRIBUTE, None)
-    if not isinstance(attachment, Attachment):
-        raise ValueError(f"{type(model).__name__} has no adapters of its own{_elsewhere(model)}; call attach() first")
-    return attachment
-
-
-def adapted_sites(model: nn.Module) -> list[tuple[Site, AdaptedWeight]]:
-    """The weights with adapters."""
-    return [(site, site.adapted) for site in all_sites(model) if site.adapted is not None]
-
-
-def updates_of(model: nn.Module, name: str) -> list[tuple[Site, WeightUpdate]]:
-    """The weights that an adapter updates, with its updates."""
-    return [
-        (site, update)
-        for site, adapted in adapted_sites(model)
-        for other, update in adapted.named_updates()
-        if other == name
-    ]
-
-
-def adapter_in_question(model: nn.Module, name: str | None) -> str:
-    """The name, or without one that of the adapter in use.
-
-    Raises:
-        ValueError: if there is no such adapter, or none is in use.
-    """
-    attachment = attachment_of(model)
-    if name is None and attachment.active is None:
-        raise ValueError(f"no adapter is in use; name one of {_those_of(attachment)}")
-    name = attachment.active if name is None else name
-    assert name is not None
-    check_attached(attachment, name)
-    return name
-
-
-def check_attached(attachment: Attachment, name: str) -> None:
-    """Raise ValueError unless there is an adapter of this name."""
-    if name not in attachment.configs:
-        raise ValueError(f"there is no adapter {name!r}, only {_those_of(attachment)}")
-
-
-def check_new_name(model: nn.Module, name: str) -> None:
-    """Raise ValueError unless an adapter of this name can be attached to the model."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"the name of an adapter consists of letters, digits, - and _, received {name!r}")
-    if hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"the name {name!r} means something else to modules of torch; choose another")
-    if name in attached(model):
-        raise ValueError(f"an adapter {name!r} is attached already; detach it, or choose another name")
-    if not attached(model) and adapted_sites(model):
-        raise ValueError(f"{type(model).__name__} has no adapters of its own{_elsewhere(model)}; attach others there")
 
 
 def build_updates(config: AdapterConfig, sites: Sequence[Site]) -> dict[Site, WeightUpdate]:
@@ -249,65 +175,32 @@ def build_updates(config: AdapterConfig, sites: Sequence[Site]) -> dict[Site, We
 def install(model: nn.Module, name: str, config: AdapterConfig, updates: Mapping[Site, WeightUpdate]) -> None:
     """Put updates that fit on the model, as an adapter of this name, and use it."""
     if not attached(model):
-        trainable = frozenset(parameter for parameter, value in model.named_parameters() if value.requires_grad)
-        setattr(model, _ATTRIBUTE, Attachment(trainable))
+        remember(model)
         model.requires_grad_(False)
     attachment = attachment_of(model)
     for site, update in updates.items():
         adapted = site.adapted or put_on(site.module, site.parameter)
         adapted.updates[name] = update.train(site.module.training)
-    base = attachment.buffers[None] if attachment.active is not None else _buffers(model)
+    base = attachment.buffers[None] if attachment.active is not None else copied_buffers(model)
     attachment.configs[name] = config
     attachment.buffers[name] = base
     use(model, name)
 
 
-def buffers_of(model: nn.Module, name: str | None) -> dict[str, Tensor]:
-    """The buffers of the model as they are with an adapter in use, or with None."""
-    attachment = attachment_of(model)
-    return _buffers(model) if name == attachment.active else attachment.buffers[name]
-
-
 def _build_update(config: AdapterConfig, site: Site) -> WeightUpdate:
     weight = site.original
-    rows, columns = len(weight), weight[0].numel()
+    rows, columns = weight.flatten(1).shape
     with torch.device(weight.device):
         updates = [config.build(rows // site.parts, columns) for _ in range(site.parts)]
     update = updates[0] if site.parts == 1 else StackedUpdate(updates)
     return update.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _forget(model: nn.Module, attachment: Attachment) -> None:
-    for parameter, value in model.named_parameters():
-        if parameter in attachment.trainable:
-            value.requires_grad_(True)
-    delattr(model, _ATTRIBUTE)
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the buffers that belong to the state dict."""
-    stored = model.state_dict()
-    return {name: buffer.detach().clone() for name, buffer in model.named_buffers() if name in stored}
-
-
-@torch.no_grad()
-def _restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    present = dict(model.named_buffers())
-    for name, value in buffers.items():
-        present[name].copy_(value)
+def _check_nothing_on_top(model: nn.Module) -> None:
+    for site, adapted in adapted_sites(model):
+        if not site.on_top(adapted):
+            raise ValueError(f"{site.name} has a parametrization on top of its adapters; remove it first")
 
 
 def _several(targets: Target | Sequence[Target]) -> Sequence[Target]:
     return (targets,) if isinstance(targets, str | type) else targets
-
-
-def _those_of(attachment: Attachment) -> str:
-    return ", ".join(map(repr, attachment.configs))
-
-
-def _elsewhere(model: nn.Module) -> str:
-    """Where the adapters are, if it was another model that they were attached to."""
-    inside = [path for path, module in model.named_modules() if path and attached(module)]
-    if inside:
-        return f", its module {inside[0]} has"
-    return ", a model that contains it has" if adapted_sites(model) else ""

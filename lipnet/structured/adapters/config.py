@@ -6,14 +6,8 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from lipnet.structured.additive import (
-    Circulant,
-    Kronecker,
-    LowDisplacementRank,
-    LowRank,
-    SkewCirculant,
-    Toeplitz,
-)
+from lipnet.structured.additive import Kronecker, LowRank
+from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
 from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
 

@@ -12,17 +12,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lipnet.files import whole_file
-from lipnet.structured.adapters.attachment import (
+from lipnet.structured.adapters.attachment import build_updates, install
+from lipnet.structured.adapters.config import AdapterConfig, config_from_plain, config_to_plain
+from lipnet.structured.adapters.sites import Site, all_sites, names_in_words, refuse
+from lipnet.structured.adapters.state import (
     adapter_in_question,
     attached,
     buffers_of,
-    build_updates,
     check_new_name,
-    install,
+    restore_buffers,
     updates_of,
 )
-from lipnet.structured.adapters.config import AdapterConfig, config_from_plain, config_to_plain
-from lipnet.structured.adapters.sites import Site, all_sites, names_in_words, refuse
 
 _KEY = "lipnet_adapter"
 _FORMAT = 1
@@ -105,10 +105,7 @@ def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) ->
             raise ValueError(f"{path} does not hold what {content.config} needs for {site.name}: {error}") from error
     _check_buffers(model, content, Path(path))
     install(model, name, content.config, updates)
-    present = dict(model.named_buffers())
-    with torch.no_grad():
-        for key, value in content.buffers.items():
-            present[key].copy_(value)
+    restore_buffers(model, content.buffers)
     return model
 
 

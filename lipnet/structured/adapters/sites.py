@@ -50,6 +50,11 @@ class Site:
         parametrizations = self._parametrizations
         return self.module.get_parameter(self.parameter) if parametrizations is None else parametrizations.original
 
+    def on_top(self, adapted: AdaptedWeight) -> bool:
+        """Whether nothing has been put on the weight after its adapters."""
+        parametrizations = self._parametrizations
+        return parametrizations is not None and [*parametrizations] == [adapted]
+
     @property
     def _parametrizations(self) -> parametrize.ParametrizationList | None:
         if not parametrize.is_parametrized(self.module, self.parameter):
@@ -108,7 +113,7 @@ def refuse(reasons: dict[str, str]) -> None:
         return
     first, reason = next(iter(reasons.items()))
     others = f"; the same or the like for {names_in_words(list(reasons)[1:])}" if len(reasons) > 1 else ""
-    raise ValueError(f"no such adapter fits {first}: {reason}{others}. Leave such modules out with exclude=")
+    raise ValueError(f"no such adapter fits {first}: {reason}{others} (attach(..., exclude=...) leaves modules out)")
 
 
 def _linear(module: nn.Module) -> Iterator[tuple[str, int]]:

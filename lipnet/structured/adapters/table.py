@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from lipnet.structured.adapters.attachment import adapted_sites, adapter_in_question, attachment_of, updates_of
+from lipnet.structured.adapters.state import adapted_sites, adapter_in_question, attachment_of, updates_of
 
 _HEAD = ("weight", "shape", "trained", "saved")
 
