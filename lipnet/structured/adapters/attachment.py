@@ -198,7 +198,7 @@ def _build_update(config: AdapterConfig, site: Site) -> WeightUpdate:
 
 def _check_nothing_on_top(model: nn.Module) -> None:
     for site, adapted in adapted_sites(model):
-        if not site.on_top(adapted):
+        if not site.is_topmost(adapted):
             raise ValueError(f"{site.name} has a parametrization on top of its adapters; remove it first")
 
 

@@ -50,7 +50,7 @@ class Site:
         parametrizations = self._parametrizations
         return self.module.get_parameter(self.parameter) if parametrizations is None else parametrizations.original
 
-    def on_top(self, adapted: AdaptedWeight) -> bool:
+    def is_topmost(self, adapted: AdaptedWeight) -> bool:
         """Whether nothing has been put on the weight after its adapters."""
         parametrizations = self._parametrizations
         return parametrizations is not None and [*parametrizations] == [adapted]
@@ -116,20 +116,21 @@ def refuse(reasons: dict[str, str]) -> None:
     raise ValueError(f"no such adapter fits {first}: {reason}{others} (attach(..., exclude=...) leaves modules out)")
 
 
-def _linear(module: nn.Module) -> Iterator[tuple[str, int]]:
+def _single(module: nn.Module) -> Iterator[tuple[str, int]]:
     yield "weight", 1
 
 
 def _attention(module: nn.Module) -> Iterator[tuple[str, int]]:
-    if module.in_proj_weight is not None:
+    # Not by in_proj_weight, which is computed at every look once it is adapted.
+    if module._qkv_same_embed_dim:
         yield "in_proj_weight", 3
     else:
         yield from ((f"{part}_proj_weight", 1) for part in "qkv")
 
 
 _WEIGHTS: dict[type[nn.Module], Callable[[nn.Module], Iterable[tuple[str, int]]]] = {
-    nn.Linear: _linear,
-    nn.Conv2d: _linear,
+    nn.Linear: _single,
+    nn.Conv2d: _single,
     nn.MultiheadAttention: _attention,
 }
 
