@@ -151,6 +151,17 @@ def test_the_fused_kernels_of_attention_see_the_adapted_weights(
         assert not torch.allclose(logits(layer, tokens), fast, atol=1e-2)
 
 
+def test_the_cache_of_torch_computes_every_weight_once_a_pass(network: nn.Module, images: Tensor) -> None:
+    train(attach(network, GSOFTConfig(4)))
+    expected = logits(network, images)
+    update = network.get_submodule("attention.parametrizations.in_proj_weight.0.updates.default")
+    calls: list[object] = []
+    update.register_forward_hook(lambda *_: calls.append(None))
+    with parametrize.cached():
+        assert torch.equal(logits(network, images), expected)
+    assert len(calls) == 1
+
+
 def test_several_adapters_switched_at_run_time(network: nn.Module, images: Tensor) -> None:
     before, base = snapshot(network), logits(network, images)
     train(attach(network, LoRAConfig(2), name="a"))
