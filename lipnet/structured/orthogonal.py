@@ -80,7 +80,7 @@ class StructuredOrthogonal(nn.Module):
         dense: Tensor = self(torch.eye(self.features, dtype=self.generators.dtype, device=self.generators.device))
         return dense
 
-    def norm_bound(self) -> float:
+    def lipschitz_bound(self) -> float:
         """An upper bound on ||Q||, with the blocks as they are after rounding; infinite if they are not finite.
 
         The product over the factors of their blocks' largest singular value, bounded in float64 and rounded up.

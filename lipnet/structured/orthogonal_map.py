@@ -44,5 +44,5 @@ class OrthogonalMap(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """An upper bound on ||Q|| with the blocks as they are after rounding, not a blind 1: see
-        `StructuredOrthogonal.norm_bound`."""
-        return self.matrix.norm_bound()
+        `StructuredOrthogonal.lipschitz_bound`."""
+        return self.matrix.lipschitz_bound()

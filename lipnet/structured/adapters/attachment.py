@@ -26,7 +26,7 @@ from lipnet.structured.updates import StackedUpdate, WeightUpdate
 def attach(
     model: nn.Module,
     config: AdapterConfig,
-    targets: Target | Sequence[Target] = (),
+    targets: Target | Sequence[Target] | None = None,
     *,
     exclude: Target | Sequence[Target] = (),
     name: str = "default",
@@ -43,7 +43,7 @@ def attach(
         model: any module.
         config: the structure, such as ``GSOFTConfig(block_size=8)``.
         targets: which modules: names as in ``named_modules()`` with the wildcards ``*`` (dots too), ``?`` and
-            ``[...]``, or types; without any, all that can be adapted. A name or type of an attention stands for its
+            ``[...]``, or types; with None, all that can be adapted. A name or type of an attention stands for its
             output projection too.
         exclude: which of them not, in the same way.
         name: letters, digits, - and _.
@@ -62,7 +62,7 @@ def attach(
         160
     """
     check_new_name(model, name)
-    sites = find_sites(model, _several(targets), _several(exclude))
+    sites = find_sites(model, None if targets is None else _several(targets), _several(exclude))
     install(model, name, config, build_updates(config, sites))
     return model
 

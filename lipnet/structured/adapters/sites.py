@@ -84,21 +84,23 @@ def all_sites(model: nn.Module) -> list[Site]:
     return [site for path, module in model.named_modules() for site in _sites_of(path, module)]
 
 
-def find_sites(model: nn.Module, targets: Sequence[Target], exclude: Sequence[Target]) -> list[Site]:
-    """The weights that the targets choose, all if there are none, without those that are excluded.
+def find_sites(model: nn.Module, targets: Sequence[Target] | None, exclude: Sequence[Target]) -> list[Site]:
+    """The weights that the targets choose, with None all that there are, without those that are excluded.
 
     Raises:
-        ValueError: for a target or an exclusion that matches no adaptable module, with the names that there are; if
-            nothing is left; if a weight that is chosen cannot be adapted.
+        ValueError: for a target or an exclusion that is neither a name nor a type, or that matches no adaptable
+            module, with the names that there are; if nothing is left; if a weight that is chosen cannot be adapted.
     """
     sites = all_sites(model)
-    for target in (*targets, *exclude):
+    for target in (*(targets or ()), *exclude):
+        if not isinstance(target, str | type):
+            raise ValueError(f"a target is the name or the type of modules, received {type(target).__name__}")
         if not any(_matches(target, model, site) for site in sites):
             raise ValueError(f"{_in_words(target)} matches no {_kinds()}; there are {names_in_words(_paths(sites))}")
     chosen = [
         site
         for site in sites
-        if (not targets or any(_matches(target, model, site) for target in targets))
+        if (targets is None or any(_matches(target, model, site) for target in targets))
         and not any(_matches(target, model, site) for target in exclude)
     ]
     if not chosen:

@@ -352,18 +352,18 @@ def refused(model: nn.Module) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("config", "targets", "name", "message"),
     [
-        (GSOFTConfig(5), (), "default", r"fits stem\.weight: GSOFTConfig\(.*features must be divisible by 5 .*72"),
-        (OFTConfig(3), (), "default", r"fits mix\.weight: .* received 16; the same .* attention\.in_proj_weight, "),
+        (GSOFTConfig(5), None, "default", r"fits stem\.weight: GSOFTConfig\(.*features must be divisible by 5 .*72"),
+        (OFTConfig(3), None, "default", r"fits mix\.weight: .* received 16; the same .* attention\.in_proj_weight, "),
         (LoRAConfig(2), "heads.*", "default", r"target 'heads\.\*' matches no .*; there are stem, mix, attention,"),
-        (LoRAConfig(2), (), "a.b", r"letters, digits, - and _, received 'a\.b'"),
-        (LoRAConfig(2), (), "", "letters, digits, - and _, received ''"),
-        (LoRAConfig(2), (), "train", "the name 'train' means something else to modules of torch"),
-        (LoRAConfig(2), (), "taken", "an adapter 'taken' is attached already"),
+        (LoRAConfig(2), None, "a.b", r"letters, digits, - and _, received 'a\.b'"),
+        (LoRAConfig(2), None, "", "letters, digits, - and _, received ''"),
+        (LoRAConfig(2), None, "train", "the name 'train' means something else to modules of torch"),
+        (LoRAConfig(2), None, "taken", "an adapter 'taken' is attached already"),
     ],
 )
 @pytest.mark.parametrize("with_adapter", [False, True])
 def test_refusals_leave_the_model_as_it_was(
-    network: nn.Module, config: AdapterConfig, targets: str, name: str, message: str, with_adapter: bool
+    network: nn.Module, config: AdapterConfig, targets: str | None, name: str, message: str, with_adapter: bool
 ) -> None:
     if with_adapter or name == "taken":
         attach(network, LoRAConfig(3), "mix", name="taken")

@@ -66,12 +66,12 @@ class Encoder(nn.Module):
     [
         (LoRAConfig(rank=8), "encoder.*", 1_327_104, "1.33"),
         (OFTConfig(16), "encoder.*", 1_410_048, "1.41"),
-        (BOFTConfig(8, factors=2), (), 1_423_104, "1.42"),
-        (GSOFTConfig(8), (), 1_423_104, "1.42"),
+        (BOFTConfig(8, factors=2), None, 1_423_104, "1.42"),
+        (GSOFTConfig(8), None, 1_423_104, "1.42"),
     ],
 )
 def test_the_counts_of_the_papers_table_for_glue(
-    config: AdapterConfig, targets: str, count: int, published: str
+    config: AdapterConfig, targets: str | None, count: int, published: str
 ) -> None:
     """GS paper (arXiv 2406.10019), table 1, in millions. Its figures for LoRA and OFT are those of the encoder alone,
     the other two those of the encoder with the pooler."""
