@@ -57,12 +57,17 @@ def test_orthogonal_to_ten_n_eps_at_every_scale(
         )
 
 
+@pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norms_up_to_a_million(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_norms_of_a_million(size: int, dtype: torch.dtype, block_map: Callable[[Tensor], Tensor]) -> None:
     for rank in (None, 2):
-        q = cayley(random_skew(8, 1e6 / 8, rank=rank).to(dtype))
+        skew = random_skew(size, rank=rank)
+        skew *= 1e6 / torch.linalg.matrix_norm(skew, ord=2)[:, None, None]
+        q = block_map(skew.to(dtype))
         gram = (q.mT @ q).double()
-        np.testing.assert_allclose(gram[0].numpy(), np.eye(8), rtol=0, atol=80 * torch.finfo(dtype).eps)
+        atol = 10 * size * torch.finfo(dtype).eps
+        np.testing.assert_allclose(gram.numpy(), np.broadcast_to(np.eye(size), gram.shape), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
