@@ -1,5 +1,8 @@
-"""Structured matrices: products of block-diagonal factors with permutations between them."""
+"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures, and adapters."""
 
+from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
+from lipnet.structured.blocks import Mixing
+from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.gs import (
     GSMatrix,
     HigherOrderGS,
@@ -13,16 +16,35 @@ from lipnet.structured.gs import (
     parameter_counts,
     project_gs,
 )
+from lipnet.structured.orthogonal import StructuredOrthogonal, boft, gsoft, oft
+from lipnet.structured.orthogonal_map import OrthogonalMap
+from lipnet.structured.updates import OrthogonalUpdate, StackedUpdate, WeightUpdate
 
 __all__ = [
+    "AdditiveUpdate",
+    "Circulant",
     "GSMatrix",
     "HigherOrderGS",
+    "Kronecker",
+    "LowDisplacementRank",
+    "LowRank",
+    "Mixing",
+    "OrthogonalMap",
+    "OrthogonalUpdate",
+    "SkewCirculant",
+    "StackedUpdate",
+    "StructuredOrthogonal",
+    "Toeplitz",
+    "WeightUpdate",
+    "boft",
     "butterfly",
     "butterfly_permutation",
     "factors_needed",
     "group_and_shuffle",
+    "gsoft",
     "is_dense",
     "monarch",
+    "oft",
     "orthogonal_factors",
     "parameter_counts",
     "project_gs",
