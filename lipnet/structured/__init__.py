@@ -1,0 +1,51 @@
+"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures, and adapters."""
+
+from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
+from lipnet.structured.blocks import Mixing
+from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
+from lipnet.structured.gs import (
+    GSMatrix,
+    HigherOrderGS,
+    butterfly,
+    butterfly_permutation,
+    factors_needed,
+    group_and_shuffle,
+    is_dense,
+    monarch,
+    orthogonal_factors,
+    parameter_counts,
+    project_gs,
+)
+from lipnet.structured.orthogonal import StructuredOrthogonal, boft, gsoft, oft
+from lipnet.structured.orthogonal_map import OrthogonalMap
+from lipnet.structured.updates import OrthogonalUpdate, StackedUpdate, WeightUpdate
+
+__all__ = [
+    "AdditiveUpdate",
+    "Circulant",
+    "GSMatrix",
+    "HigherOrderGS",
+    "Kronecker",
+    "LowDisplacementRank",
+    "LowRank",
+    "Mixing",
+    "OrthogonalMap",
+    "OrthogonalUpdate",
+    "SkewCirculant",
+    "StackedUpdate",
+    "StructuredOrthogonal",
+    "Toeplitz",
+    "WeightUpdate",
+    "boft",
+    "butterfly",
+    "butterfly_permutation",
+    "factors_needed",
+    "group_and_shuffle",
+    "gsoft",
+    "is_dense",
+    "monarch",
+    "oft",
+    "orthogonal_factors",
+    "parameter_counts",
+    "project_gs",
+]

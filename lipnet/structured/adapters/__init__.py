@@ -1,0 +1,41 @@
+"""Adapters: attach them to a model, train them alone, switch between them, save them, bake them in or take them off."""
+
+from lipnet.structured.adapters.attachment import attach, detach, merge, use
+from lipnet.structured.adapters.config import (
+    AdapterConfig,
+    BOFTConfig,
+    CirculantConfig,
+    DoubleGSOFTConfig,
+    GSOFTConfig,
+    KroneckerConfig,
+    LoRAConfig,
+    LowDisplacementRankConfig,
+    OFTConfig,
+    SkewCirculantConfig,
+    ToeplitzConfig,
+)
+from lipnet.structured.adapters.files import load_adapter, save_adapter
+from lipnet.structured.adapters.state import attached
+from lipnet.structured.adapters.table import describe
+
+__all__ = [
+    "AdapterConfig",
+    "BOFTConfig",
+    "CirculantConfig",
+    "DoubleGSOFTConfig",
+    "GSOFTConfig",
+    "KroneckerConfig",
+    "LoRAConfig",
+    "LowDisplacementRankConfig",
+    "OFTConfig",
+    "SkewCirculantConfig",
+    "ToeplitzConfig",
+    "attach",
+    "attached",
+    "describe",
+    "detach",
+    "load_adapter",
+    "merge",
+    "save_adapter",
+    "use",
+]

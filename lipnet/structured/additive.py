@@ -1,0 +1,140 @@
+"""Structured matrices added to a weight, starting at zero: what they share, low rank (LoRA) and Kronecker products."""
+
+from abc import abstractmethod
+from functools import partial
+from math import isfinite, isqrt, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipnet.structured.updates import WeightUpdate
+
+
+class AdditiveUpdate(WeightUpdate):
+    """W' = W + D with a structured D (out_features, in_features), which starts at zero.
+
+    A square structure of size n = max(out_features, in_features) serves a rectangular D as its upper left corner:
+    inputs are padded with zeros up to n, and the first ``out_features`` outputs are kept.
+    """
+
+    @abstractmethod
+    def to_dense(self) -> Tensor:
+        """D itself, (out_features, in_features)."""
+
+    @abstractmethod
+    def matmul(self, x: Tensor) -> Tensor:
+        """D x for vectors x (..., in_features), giving (..., out_features), without forming D."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.to_dense()
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0]}, {self.shape[1]}"
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, max(self.shape) - self.shape[1]))
+
+
+class LowRank(AdditiveUpdate):
+    """LoRA: D = (alpha / r) B A with B (out, r) starting at zero and A (r, in) uniform in +-1 / sqrt(in).
+
+    Args:
+        out_features, in_features: shape of W.
+        rank: r.
+        alpha: scale; with alpha / r fixed the size of the steps depends little on the rank.
+
+    Raises:
+        ValueError: for a rank below 1 or an alpha that is not finite and positive.
+
+    Source: Hu et al., "LoRA", ICLR 2022 (arXiv 2106.09685), equation 3.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in LowRank(768, 3072, rank=8).parameters())
+        30720
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int,
+        rank: int = 8,
+        alpha: float = 16.0,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(out_features, in_features)
+        check_rank(rank)
+        if not (isfinite(alpha) and alpha > 0):
+            raise ValueError(f"alpha must be finite and positive, received {alpha}")
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        self.scaling = alpha / rank
+        self.A = nn.Parameter(nn.init.uniform_(empty(rank, in_features), -1 / sqrt(in_features), 1 / sqrt(in_features)))
+        self.B = nn.Parameter(torch.zeros_like(empty(out_features, rank)))
+
+    def to_dense(self) -> Tensor:
+        return self.scaling * (self.B @ self.A)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return self.scaling * F.linear(F.linear(x, self.A), self.B)
+
+
+class Kronecker(AdditiveUpdate):
+    """D = A kron B, rectangular as it is: A starts at zero, B uniform in +-1 / sqrt(its columns).
+
+    Args:
+        out_features, in_features: shape of W.
+        left_shape: shape of A, which must divide the shape of W; without it, the divisors nearest below the square
+            roots, for few parameters.
+
+    Raises:
+        ValueError: if the left shape does not divide.
+
+    Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
+
+    Example:
+        >>> update = Kronecker(768, 3072)
+        >>> tuple(update.left.shape), tuple(update.right.shape)
+        ((24, 48), (32, 64))
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int,
+        left_shape: tuple[int, int] | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(out_features, in_features)
+        rows, columns = left_shape or (_balanced_divisor(out_features), _balanced_divisor(in_features))
+        if min(rows, columns) < 1 or out_features % rows or in_features % columns:
+            raise ValueError(
+                f"left_shape must divide the weight's shape {out_features} x {in_features}, received {rows} x {columns}"
+            )
+        limit = 1 / sqrt(in_features // columns)
+        right = torch.empty(out_features // rows, in_features // columns, device=device, dtype=dtype)
+        self.left = nn.Parameter(torch.zeros(rows, columns, device=device, dtype=dtype))
+        self.right = nn.Parameter(nn.init.uniform_(right, -limit, limit))
+
+    def to_dense(self) -> Tensor:
+        return torch.kron(self.left, self.right)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        # (A kron B) vec(X) = vec(A X B^T) for X filled row by row.
+        matrices = torch.unflatten(x, -1, (self.left.shape[1], self.right.shape[1]))
+        product: Tensor = self.left @ matrices @ self.right.mT
+        return product.flatten(-2)
+
+
+def check_rank(rank: int) -> None:
+    """Raise ValueError for a rank below 1."""
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, received {rank}")
+
+
+def _balanced_divisor(number: int) -> int:
+    """The largest divisor that is not above the square root."""
+    return next(divisor for divisor in range(isqrt(number), 0, -1) if number % divisor == 0)

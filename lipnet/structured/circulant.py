@@ -1,0 +1,78 @@
+"""Circulant, skew-circulant and Toeplitz matrices: products by the fast Fourier transform, and the matrices themselves.
+
+Vectors lie along the last dimension, before which any dimensions broadcast.
+"""
+
+import torch
+from torch import Tensor
+
+
+def circulant_product(column: Tensor, x: Tensor) -> Tensor:
+    """C x with C[i, j] = c[(i - j) mod n], from the first column c (..., n): x (..., n) to (..., n).
+
+    Example:
+        >>> circulant_product(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1.0, 2.0, 3.0])).round(decimals=4).tolist()
+        [3.0, 1.0, 2.0]
+    """
+    return _cyclic_convolution(column, x, x.shape[-1])
+
+
+def skew_circulant_product(column: Tensor, x: Tensor) -> Tensor:
+    """S x with S[i, j] = c[i - j] for i >= j and -c[n + i - j] above the diagonal: x (..., n) to (..., n).
+
+    Multiplication of polynomials modulo z^n + 1: the product of degree below 2n, whose upper half comes back negated.
+
+    Example:
+        >>> product = skew_circulant_product(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1.0, 2.0, 3.0]))
+        >>> product.round(decimals=4).tolist()
+        [-3.0, 1.0, 2.0]
+    """
+    size = x.shape[-1]
+    product = _cyclic_convolution(column, x, 2 * size)
+    return product[..., :size] - product[..., size:]
+
+
+def toeplitz_product(diagonals: Tensor, x: Tensor) -> Tensor:
+    """T x with T[i, j] = d[i - j + n - 1], from the m + n - 1 diagonals d, the upper right corner first.
+
+    Args:
+        diagonals: (..., m + n - 1).
+        x: (..., n).
+
+    Returns:
+        (..., m).
+
+    Example:
+        >>> toeplitz_product(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1.0, 1.0])).round(decimals=4).tolist()
+        [5.0, 3.0]
+    """
+    # Of the cyclic convolution only the first n - 1 entries are wrapped over, and those are not asked for.
+    product = _cyclic_convolution(diagonals, x, diagonals.shape[-1])
+    return product[..., x.shape[-1] - 1 :]
+
+
+def circulant_matrix(column: Tensor, rows: int, columns: int) -> Tensor:
+    """The upper left corner (rows, columns) of the matrix of `circulant_product`, from its first column (n,)."""
+    return toeplitz_matrix(torch.cat([_above_diagonal(column, columns), column[:rows]]), rows, columns)
+
+
+def skew_circulant_matrix(column: Tensor, rows: int, columns: int) -> Tensor:
+    """The upper left corner (rows, columns) of the matrix of `skew_circulant_product`, from its first column (n,)."""
+    return toeplitz_matrix(torch.cat([-_above_diagonal(column, columns), column[:rows]]), rows, columns)
+
+
+def toeplitz_matrix(diagonals: Tensor, rows: int, columns: int) -> Tensor:
+    """The matrix T (rows, columns) of `toeplitz_product`, from its rows + columns - 1 diagonals."""
+    # Row i of the windows of the reversed diagonals begins with d[m + n - 2 - i]: T upside down.
+    return diagonals.flip(0).unfold(0, columns, 1).flip(0)
+
+
+def _cyclic_convolution(a: Tensor, b: Tensor, length: int) -> Tensor:
+    """The convolution modulo ``length`` of vectors that are no longer than that."""
+    product: Tensor = torch.fft.irfft(torch.fft.rfft(a, n=length) * torch.fft.rfft(b, n=length), n=length)
+    return product
+
+
+def _above_diagonal(column: Tensor, columns: int) -> Tensor:
+    """The diagonals above the main one in a circulant matrix of so many columns, the upper right corner first."""
+    return column[len(column) - columns + 1 :]

@@ -1,0 +1,89 @@
+"""How many factors a product of block-diagonal factors needs before all its entries can be non-zero."""
+
+
+def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> int:
+    """The least number of factors, each of r blocks of size b, whose product can have no zero entry.
+
+    With the shuffles P_(r, br) between the factors, as `lipnet.structured.group_and_shuffle`, it is 1 + ceil(log_b r):
+    from one block the next factor reaches b blocks, every further one b times as many. No permutations do with less.
+
+    With butterflies, as `lipnet.structured.butterfly`, it is 1 + ceil(log_2 r): each factor after the first joins
+    halves of blocks in pairs, and only doubles what is reached, whatever b.
+
+    Args:
+        block_size: b; at least 2 if there is more than one block, and even for butterflies.
+        blocks: r.
+        butterfly: count for butterflies. Theirs are for r a power of two; for other r it is the number that
+            any way of joining half-blocks in pairs needs, and some way attains.
+
+    Raises:
+        ValueError: for numbers below 1, blocks of size 1 (they never mix), and butterflies of an odd block size.
+
+    Source: arXiv 2406.10019, Theorem 2.
+
+    Example:
+        >>> factors_needed(block_size=32, blocks=32), factors_needed(block_size=32, blocks=32, butterfly=True)
+        (2, 6)
+    """
+    _check_sizes(block_size, blocks)
+    if butterfly and block_size % 2:
+        raise ValueError(f"a butterfly pairs half-blocks: block_size must be even, received {block_size}")
+    if block_size == 1 and blocks > 1:
+        raise ValueError(f"{blocks} blocks of size 1 never mix: no number of factors makes their product dense")
+    growth = 2 if butterfly else block_size
+    factors, reached = 1, 1
+    while reached < blocks:
+        factors, reached = factors + 1, reached * growth
+    return factors
+
+
+def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = False) -> bool:
+    """Whether the product of so many factors, each of r blocks of size b, can have no zero entry.
+
+    Args and errors as in `factors_needed`, except that blocks of size 1 are no error: they give False if r > 1.
+
+    Raises:
+        ValueError: for numbers below 1 and butterflies of an odd block size.
+
+    Example:
+        >>> [is_dense(factors, block_size=4, blocks=16) for factors in (1, 2, 3)]
+        [False, False, True]
+    """
+    if factors < 1:
+        raise ValueError(f"factors must be at least 1, received {factors}")
+    _check_sizes(block_size, blocks)
+    if block_size == 1 and not butterfly:
+        return blocks == 1
+    return factors >= factors_needed(block_size, blocks, butterfly=butterfly)
+
+
+def parameter_counts(size: int, block_size: int) -> dict[str, int]:
+    """How many parameters a matrix of this size takes, by structure, with square blocks of one size.
+
+    Returns:
+        ``dense``: n^2. ``block-diagonal``: n b, one factor, mixing nothing between blocks. ``GS`` and ``butterfly``:
+        n b for each of the `factors_needed` for a dense product.
+
+    Raises:
+        ValueError: unless the block size divides the size, and as `factors_needed`.
+
+    Source: the theorem of `factors_needed`, times n b for each factor.
+
+    Example:
+        >>> parameter_counts(size=1024, block_size=32)
+        {'dense': 1048576, 'butterfly': 196608, 'GS': 65536, 'block-diagonal': 32768}
+    """
+    if block_size < 1 or size < 1 or size % block_size:
+        raise ValueError(f"the block size must divide the size, received size {size}, block size {block_size}")
+    factor, blocks = size * block_size, size // block_size
+    return {
+        "dense": size * size,
+        "butterfly": factors_needed(block_size, blocks, butterfly=True) * factor,
+        "GS": factors_needed(block_size, blocks) * factor,
+        "block-diagonal": factor,
+    }
+
+
+def _check_sizes(block_size: int, blocks: int) -> None:
+    if block_size < 1 or blocks < 1:
+        raise ValueError(f"block_size and blocks must be at least 1, received {block_size} and {blocks}")

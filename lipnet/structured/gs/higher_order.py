@@ -1,0 +1,215 @@
+"""Group-and-shuffle (GS) matrices: block-diagonal factors with permutations between them, never formed densely."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lipnet.structured.gs.permutations import check_permutation, inverse_permutation
+
+
+class HigherOrderGS:
+    """A = P_{m+1} (B_m P_m) ... (B_2 P_2) (B_1 P_1): block-diagonal factors B_i, permutations P_i.
+
+    The matrix is a value around its tensors, not a module: gradients flow through ``A(x)``, ``A @ x``, `to_dense` and
+    ``A.T`` to the blocks that it was given, which may be parameters of a module or results of a computation.
+
+    Both sequences are in the order in which they act, the first on the input: ``blocks[0]`` is B_1, ``permutations[0]``
+    is P_1, and ``permutations[-1]`` is P_{m+1}.
+
+    Args:
+        blocks: for each factor its blocks, floating of shape (k, rows, columns): B_i is block-diagonal with these k
+            blocks, in order, and maps k * columns entries to k * rows. All of one dtype and on one device.
+        permutations: m + 1 of them, int64 of the size of the vectors they act on; None is the identity. A permutation
+            sigma sends entry i to place sigma(i): (P x)[sigma(i)] = x[i], as `lipnet.functional.shuffle_permutation`.
+
+    Raises:
+        ValueError: for blocks that are no such tensors or whose sizes do not follow on each other, for another number
+            of permutations than m + 1, and for one that is no permutation of the right size.
+
+    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
+
+    Example:
+        >>> from lipnet.functional import shuffle_permutation
+        >>> shuffle = shuffle_permutation(8, 4)
+        >>> A = HigherOrderGS([torch.ones(4, 2, 2)] * 3, [None, shuffle, shuffle, None])
+        >>> A
+        HigherOrderGS(8 x 8: 4 of 2 x 2, 4 of 2 x 2, 4 of 2 x 2)
+        >>> A.num_parameters, A.flops
+        (48, 96)
+        >>> A(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]))
+        tensor([1., 1., 1., 1., 1., 1., 1., 1.])
+    """
+
+    def __init__(self, blocks: Sequence[Tensor], permutations: Sequence[Tensor | None]) -> None:
+        self._blocks = _checked_blocks(blocks)
+        sizes = [_columns(factor) for factor in self._blocks] + [_rows(self._blocks[-1])]
+        if len(permutations) != len(sizes):
+            raise ValueError(
+                f"{len(blocks)} factors need {len(sizes)} permutations, received {len(permutations)} (None is I)"
+            )
+        # Copies, as the inverses below would not follow a change of what was given.
+        self._places = tuple(None if places is None else places.to(self.device, copy=True) for places in permutations)
+        for number, (places, size) in enumerate(zip(self._places, sizes, strict=True)):
+            if places is not None:
+                check_permutation(places, size, f"permutations[{number}]")
+        # What stands at each place: the inverses, as which a gather applies the permutations.
+        self._sources = tuple(None if places is None else inverse_permutation(places) for places in self._places)
+
+    @property
+    def blocks(self) -> tuple[Tensor, ...]:
+        """The blocks of B_1, ..., B_m, each (k, rows, columns)."""
+        return self._blocks
+
+    @property
+    def permutations(self) -> tuple[Tensor | None, ...]:
+        """The permutations P_1, ..., P_{m+1}; None is the identity."""
+        return self._places
+
+    @property
+    def shape(self) -> torch.Size:
+        """(outputs, inputs), as of the dense matrix."""
+        return torch.Size((_rows(self._blocks[-1]), _columns(self._blocks[0])))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._blocks[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._blocks[0].device
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries in all the blocks."""
+        return sum(factor.numel() for factor in self._blocks)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one vector: a multiplication and an addition for each entry of the blocks."""
+        return 2 * self.num_parameters
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A applied to the vectors along the last dimension, as ``nn.Linear`` does: (..., inputs) to (..., outputs).
+
+        Raises:
+            ValueError: if the last dimension is not that of the inputs.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.shape[1]:
+            raise ValueError(f"A(x) needs x of shape (..., {self.shape[1]}), received {tuple(x.shape)}")
+        for sources, factor in zip(self._sources, self._blocks, strict=False):
+            groups = _permuted(x, sources).reshape(*x.shape[:-1], factor.shape[0], factor.shape[2])
+            x = torch.einsum("...kj,kij->...ki", groups, factor).flatten(-2)
+        return _permuted(x, self._sources[-1])
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """``A @ x``, as of the dense matrix: x is a vector (inputs,), or matrices (..., inputs, p) of columns.
+
+        Raises:
+            ValueError: for any other shape.
+        """
+        dimension = -1 if x.dim() == 1 else -2
+        if x.dim() == 0 or x.shape[dimension] != self.shape[1]:
+            raise ValueError(
+                f"A @ x needs x of shape ({self.shape[1]},) or (..., {self.shape[1]}, p), received {tuple(x.shape)}; "
+                "A(x) takes vectors along the last dimension"
+            )
+        return self(x) if x.dim() == 1 else self(x.mT).mT
+
+    __matmul__ = matmul
+
+    def __rmatmul__(self, x: Tensor) -> Tensor:
+        """``x @ A``, as of the dense matrix: x is (..., outputs), the result (..., inputs); errors as of A^T(x)."""
+        return self.T(x)
+
+    def to_dense(self) -> Tensor:
+        """The dense matrix, (outputs, inputs)."""
+        return self(torch.eye(self.shape[1], dtype=self.dtype, device=self.device)).mT
+
+    def transpose(self) -> Self:
+        """A^T = P_1^T B_1^T ... P_m^T B_m^T P_{m+1}^T, of the same kind; it shares memory and gradients with A."""
+        transposed = copy.copy(self)
+        transposed._blocks = tuple(factor.mT for factor in reversed(self._blocks))
+        transposed._places, transposed._sources = self._sources[::-1], self._places[::-1]
+        return transposed
+
+    @property
+    def T(self) -> Self:  # noqa: N802 - as of tensors
+        """`transpose`."""
+        return self.transpose()
+
+    def with_blocks(self, blocks: Sequence[Tensor]) -> Self:
+        """The matrix of the same kind with other blocks between the same permutations.
+
+        Raises:
+            ValueError: unless each factor has blocks of the same shape as before.
+        """
+        shapes = [tuple(factor.shape) for factor in self._blocks]
+        if [tuple(factor.shape) for factor in blocks] != shapes:
+            raise ValueError(f"blocks must have shapes {shapes}, received {[tuple(factor.shape) for factor in blocks]}")
+        changed = copy.copy(self)
+        changed._blocks = _checked_blocks(blocks)
+        device = changed.device
+        changed._places = tuple(None if places is None else places.to(device) for places in self._places)
+        changed._sources = tuple(None if sources is None else sources.to(device) for sources in self._sources)
+        return changed
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The matrix on another device or of another floating dtype; arguments as of ``Tensor.to``."""
+        return self.with_blocks([factor.to(*args, **kwargs) for factor in self._blocks])
+
+    def support(self) -> Tensor:
+        """Which entries of A are not 0 for every choice of the blocks, bool of shape (outputs, inputs).
+
+        Example:
+            >>> HigherOrderGS([torch.zeros(2, 1, 2)], [None, None]).support().int()
+            tensor([[1, 1, 0, 0],
+                    [0, 0, 1, 1]], dtype=torch.int32)
+        """
+        # With ones for blocks an entry counts the paths from its input to its output; nothing cancels.
+        ones = [torch.ones_like(factor, dtype=torch.float32, requires_grad=False) for factor in self._blocks]
+        return self.with_blocks(ones).to_dense() > 0
+
+    def __repr__(self) -> str:
+        factors = ", ".join(f"{k} of {rows} x {columns}" for k, rows, columns in (f.shape for f in self._blocks))
+        return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]}: {factors})"
+
+
+def _rows(factor: Tensor) -> int:
+    return factor.shape[0] * factor.shape[1]
+
+
+def _columns(factor: Tensor) -> int:
+    return factor.shape[0] * factor.shape[2]
+
+
+def _permuted(x: Tensor, sources: Tensor | None) -> Tensor:
+    """Along the last dimension, the entries that stand at each place."""
+    return x if sources is None else x.index_select(-1, sources)
+
+
+def _checked_blocks(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The blocks as a tuple, after the checks of what no shape of A mends."""
+    if not blocks:
+        raise ValueError("a GS-matrix needs at least one factor, received none")
+    for number, factor in enumerate(blocks):
+        if factor.dim() != 3 or factor.numel() == 0 or not factor.is_floating_point():
+            raise ValueError(
+                f"blocks[{number}] must be floating of shape (k, rows, columns), "
+                f"received {factor.dtype}, {tuple(factor.shape)}"
+            )
+    kinds = {(factor.dtype, factor.device) for factor in blocks}
+    if len(kinds) > 1:
+        raise ValueError(f"the factors must be of one dtype and device, received {sorted(map(str, kinds))}")
+    for number, (inner, outer) in enumerate(pairwise(blocks)):
+        if _rows(inner) != _columns(outer):
+            raise ValueError(
+                f"blocks[{number + 1}] takes {_columns(outer)} entries, "
+                f"but blocks[{number}] gives {_rows(inner)}: shapes {tuple(outer.shape)} and {tuple(inner.shape)}"
+            )
+    return tuple(blocks)

@@ -1,0 +1,48 @@
+"""A structured orthogonal matrix as a layer on channels."""
+
+from torch import Tensor, nn
+
+from lipnet.structured.orthogonal import StructuredOrthogonal
+
+
+class OrthogonalMap(nn.Module):
+    """Apply a structured orthogonal matrix to the channels of features: a 1 x 1 convolution of norm 1.
+
+    An adapter that keeps certificates: it can stand anywhere between the layers of a 1-Lipschitz network, starts as the
+    identity, and has a bound of its own.
+
+    Args:
+        matrix: Q, made by `oft`, `boft` or `gsoft`.
+
+    Shape:
+        (B, C, ...) to the same shape, C being the features of Q: (B, C), (B, C, L), (B, C, H, W).
+
+    Raises:
+        ValueError: in the forward pass, for another number of channels.
+
+    Example:
+        >>> import torch
+        >>> from lipnet.structured import gsoft
+        >>> layer = OrthogonalMap(gsoft(16, block_size=4, dtype=torch.float64))
+        >>> layer(torch.zeros(2, 16, 8, 8, dtype=torch.float64)).shape
+        torch.Size([2, 16, 8, 8])
+        >>> 1 <= layer.lipschitz_bound() <= 1 + 1e-12
+        True
+    """
+
+    def __init__(self, matrix: StructuredOrthogonal) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[1] != self.matrix.features:
+            raise ValueError(
+                f"OrthogonalMap needs an input of shape (B, {self.matrix.features}, ...), received {tuple(x.shape)}"
+            )
+        columns: Tensor = self.matrix(x.unsqueeze(-1).flatten(2))
+        return columns.reshape(x.shape)
+
+    def lipschitz_bound(self) -> float:
+        """An upper bound on ||Q|| with the blocks as they are after rounding, not a blind 1: see
+        `StructuredOrthogonal.lipschitz_bound`."""
+        return self.matrix.lipschitz_bound()
