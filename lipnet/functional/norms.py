@@ -125,8 +125,8 @@ def _positive_definite(matrices: Tensor) -> bool:
 def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
     """A(w) = sum_k L_k e^{i w k} at the frequencies of maps of one size, with the middle tap at the origin.
 
-    The sign is that of a convolution layer, y[u] = sum_k L_k x[u + k], on maps transformed by ``torch.fft``. With circular padding these matrices are the convolution itself. For a skew filter they are skew-Hermitian. Half of
-    the spectrum is enough: A(-w) is the conjugate of A(w).
+    With circular padding these matrices are the convolution itself: the sign is that of a correlation, as `F.conv2d`
+    computes it. For a skew filter they are skew-Hermitian. Half of the spectrum is enough, as A(-w) is conj(A(w)).
 
     Args:
         weight: filter (c, c/groups, kh, kw), odd kh and kw, real.
@@ -163,24 +163,16 @@ def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         The norms (groups,), differentiable in the filter, and new vectors, detached; where J v is 0 or not finite the old
         ones.
     """
-    images = weight.reshape(*vectors.shape[:2], -1) @ circular_patches(vectors, weight)
-    norms = images.flatten(1).norm(dim=1)
-    with torch.no_grad():
-        return norms, next_vectors(images, norms, vectors)
-
-
-def circular_patches(vectors: Tensor, weight: Tensor) -> Tensor:
-    """What each tap of the filter sees of periodic maps (groups, m, N, N): (groups, m kh kw, N N)."""
+    groups, channels, points, _ = vectors.shape
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
-    return torch.nn.functional.unfold(padded, weight.shape[-2:])
-
-
-def next_vectors(images: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
-    """J v / ||J v|| of the shape of v, and v itself where J v is 0 or not finite."""
-    lengths = norms.view(-1, 1, 1)
-    usable = lengths.isfinite() & (lengths > 0)
-    return torch.where(usable, images / lengths, vectors.flatten(2)).view_as(vectors)
+    patches = torch.nn.functional.unfold(padded, weight.shape[-2:])
+    images = weight.reshape(groups, channels, -1) @ patches
+    norms = images.flatten(1).norm(dim=1)
+    with torch.no_grad():
+        lengths = norms.view(-1, 1, 1)
+        new = torch.where(lengths.isfinite() & (lengths > 0), images / lengths, vectors.flatten(2))
+    return norms, new.view_as(vectors)
 
 
 def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tensor:
