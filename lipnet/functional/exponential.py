@@ -39,7 +39,7 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
     """
     groups, length, _ = matrices.shape
     if length * groups == x.shape[1] and x.shape[-2:] != (1, 1):
-        return (matrices @ x.reshape(x.shape[0], groups, length, -1)).view_as(x)
+        return (matrices @ x.reshape(x.shape[0], groups, length, x.shape[-2] * x.shape[-1])).view_as(x)
     grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
     return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)
 
