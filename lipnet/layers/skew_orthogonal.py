@@ -220,10 +220,12 @@ class SkewOrthogonal(nn.Module):
             return evaluation.factored if sign > 0 else -evaluation.factored, evaluation.series
         key = (engine, self._size_that_matters(size))
         if key not in evaluation.exact:
-            exact = self._exact(engine, evaluation.filter, size)
             finite = isfinite(evaluation.gain)
             dtype = _dtype_of(engine, self.weight.dtype)
-            evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
+            # Outside inference mode, so that the matrices can later take part in a differentiable evaluation.
+            with torch.inference_mode(False), torch.no_grad():
+                exact = self._exact(engine, evaluation.filter, size)
+                evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
         exact = evaluation.exact[key]
         return exact if sign > 0 else exact.mH, None
 
