@@ -29,13 +29,20 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
 
     Args:
         degree: at least 1.
-        norm: s > 0.
+        norm: s >= 0, taken for 2^-10 if it is less.
 
     Returns:
         The coefficients, lowest power first, as floats for which `polynomial_gain` up to s is at most 1.
 
+    Raises:
+        ValueError: for a degree below 1, and a norm that is negative or not finite.
+
     Source: Jacobi-Anger expansion (Abramowitz & Stegun, 9.1.44 to 9.1.47).
     """
+    if degree < 1:
+        raise ValueError(f"degree must be at least 1, received {degree}")
+    _check_norm(norm)
+    norm = max(norm, _SMALLEST_INTERVAL)
     raw, gain = _jacobi_anger(degree, norm)
     return _contraction(raw, gain, norm)
 
@@ -60,9 +67,13 @@ def exponential_coefficients(norm: float, tolerance: float, series: str = "cheby
         raise ValueError(f"series must be one of {SERIES}, received {series!r}")
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, received {tolerance}")
+    _check_norm(norm)
+    return _cheapest(norm, tolerance, series)
+
+
+def _check_norm(norm: float) -> None:
     if not isfinite(norm) or norm < 0:
         raise ValueError(f"norm must be finite and not negative, received {norm}")
-    return _cheapest(norm, tolerance, series)
 
 
 @lru_cache(maxsize=1024)
@@ -113,7 +124,12 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
 
     Returns:
         a > 0, and the new coefficients.
+
+    Raises:
+        ValueError: for a constant, and for a leading coefficient that is not positive.
     """
+    if len(coefficients) < 2 or not coefficients[-1] > 0:
+        raise ValueError(f"a degree of 1 or more and a positive leading coefficient are needed, received {coefficients}")
     factor = (coefficients[-1] * (1 - 2**-40)) ** (1 / (len(coefficients) - 1))
     lower = (c * (1 - 2**-40) / factor**power for power, c in enumerate(coefficients[:-1]))
     return factor, (*lower, 1.0)
