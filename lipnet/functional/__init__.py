@@ -38,7 +38,13 @@ from lipnet.functional.permutations import (
 from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
 from lipnet.functional.scaling import SMALLEST_NORM, scaled_to_norm
-from lipnet.functional.series import SERIES, chebyshev_coefficients, exponential_coefficients, monic_polynomial, taylor_coefficients
+from lipnet.functional.series import (
+    SERIES,
+    chebyshev_coefficients,
+    exponential_coefficients,
+    monic_polynomial,
+    taylor_coefficients,
+)
 from lipnet.functional.skew import skew_filter, transpose_filter
 from lipnet.functional.sorting import sort_pairs
 

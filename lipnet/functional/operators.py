@@ -147,9 +147,7 @@ class _Blocked(_Direct):
 class _Matrices:
     """Maps as (groups, B, n), n = c/groups H W, and K as a matrix (n, n) for each group."""
 
-    def __init__(
-        self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]) -> None:
         self.batch, self.weight, self.groups, self.padding_mode = len(x), weight, groups, padding_mode
         self.size = (x.shape[-2], x.shape[-1])
         matrices = kept[0] if kept else jacobian_matrices(weight, self.size, groups, padding_mode)

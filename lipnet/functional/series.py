@@ -129,7 +129,9 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
         ValueError: for a constant, and for a leading coefficient that is not positive.
     """
     if len(coefficients) < 2 or not coefficients[-1] > 0:
-        raise ValueError(f"a degree of 1 or more and a positive leading coefficient are needed, received {coefficients}")
+        raise ValueError(
+            f"a degree of 1 or more and a positive leading coefficient are needed, received {coefficients}"
+        )
     factor = (coefficients[-1] * (1 - 2**-40)) ** (1 / (len(coefficients) - 1))
     lower = (c * (1 - 2**-40) / factor**power for power, c in enumerate(coefficients[:-1]))
     return factor, (*lower, 1.0)

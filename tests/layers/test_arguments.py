@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lipnet.layers.arguments import check_convolution, pair
+from lipnet.layers.arguments import check_convolution, check_output_padding, pair, sizes
 
 VALID: dict[str, Any] = {
     "in_channels": 4,
@@ -71,3 +71,46 @@ def test_valid_settings_pass(changes: dict[str, Any]) -> None:
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_convolution(**{**VALID, **changes})
+
+
+@pytest.mark.parametrize(
+    ("value", "dimensions", "expected"), [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2))]
+)
+def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expected: tuple[int, ...]) -> None:
+    assert sizes(value, dimensions) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "dimensions", "message"),
+    [
+        ((1, 2), 1, r"an int or a sequence of one is needed, received \(1, 2\)"),
+        ((1, 2, 3), 2, r"an int or a sequence of 2 is needed, received \(1, 2, 3\)"),
+        ([3], 2, r"a sequence of 2 is needed, received \[3\]"),
+        (3.0, 2, r"received 3\.0"),
+        ("33", 2, r"received '33'"),
+        (None, 1, r"received None"),
+    ],
+)
+def test_sizes_of_another_form_are_refused(value: Any, dimensions: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sizes(value, dimensions)
+
+
+def test_one_dimension_has_one_number_of_each() -> None:
+    settings = {**VALID, "dimensions": 1, "formula": "in_channels"}
+    check_convolution(**settings)
+    check_convolution(**{**settings, "kernel_size": (5,), "padding": (2,), "stride": (2,), "dilation": (1,)})
+    for changes in ({"kernel_size": (1, 3)}, {"stride": (1, 2)}, {"padding": (0, 1)}, {"dilation": (1, 1)}):
+        with pytest.raises(ValueError, match=r"a sequence of one is needed, received \(\d, \d\)"):
+            check_convolution(**{**settings, **changes})
+    with pytest.raises(ValueError, match="padding must be 'same', that is 1 for kernel_size 3, received 0"):
+        check_convolution(**{**settings, "padding": 0})
+    with pytest.raises(ValueError, match="the 8 channels of the skew filter, in_channels, must be divisible"):
+        check_convolution(**{**settings, "groups": 3})
+
+
+@pytest.mark.parametrize(("value", "dimensions"), [(1, 1), ((0, 1), 2), (-1, 2)])
+def test_an_output_padding_is_refused(value: int | tuple[int, int], dimensions: int) -> None:
+    check_output_padding(0, dimensions)
+    with pytest.raises(ValueError, match="output_padding must be 0, "):
+        check_output_padding(value, dimensions)

@@ -24,10 +24,10 @@ BOTH = [SOC1d, SOCTranspose1d]
 STRUCTURES = [
     {"kernel_size": kernel, "stride": stride, "groups": groups, "padding_mode": mode, "engine": engine}
     for kernel, stride, groups, (mode, engine) in product(
-        [1, 3, 5],
+        [1, 5],
         [1, 3],
         [1, 2],
-        [("zeros", "series"), ("zeros", "dense"), ("circular", "series"), ("circular", "spectral")],
+        [("zeros", "series"), ("zeros", "dense"), ("circular", "spectral")],
     )
 ]
 
