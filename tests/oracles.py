@@ -83,12 +83,18 @@ def truncation_error(norm: float, terms: int) -> float:
     return norm ** (terms + 1) / factorial(terms + 1)
 
 
-def space_to_depth_matrix(channels: int, height: int, width: int, stride: int) -> Matrix:
-    """The permutation y[c s^2 + i s + j, u, v] = x[c, u s + i, v s + j] of maps (channels, height, width)."""
-    shape = (channels, stride, stride, height // stride, width // stride)
+def both(stride: int | tuple[int, int]) -> tuple[int, int]:
+    """A stride for rows and one for columns."""
+    return (stride, stride) if isinstance(stride, int) else stride
+
+
+def space_to_depth_matrix(channels: int, height: int, width: int, stride: int | tuple[int, int]) -> Matrix:
+    """The permutation y[c s t + i t + j, u, v] = x[c, u s + i, v t + j] of maps (channels, height, width)."""
+    s, t = both(stride)
+    shape = (channels, s, t, height // s, width // t)
     matrix = np.zeros((*shape, channels, height, width))
     for c, i, j, u, v in product(*map(range, shape)):
-        matrix[c, i, j, u, v, c, u * stride + i, v * stride + j] = 1
+        matrix[c, i, j, u, v, c, u * s + i, v * t + j] = 1
     size = channels * height * width
     return matrix.reshape(size, size)
 
@@ -149,7 +155,7 @@ def skew_orthogonal_matrix(
     in_channels: int,
     out_channels: int,
     size: tuple[int, int],
-    stride: int = 1,
+    stride: int | tuple[int, int] = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
     function: Callable[[Matrix], Matrix] = exponential,
@@ -159,10 +165,11 @@ def skew_orthogonal_matrix(
     Space to depth, channels of zeros appended up to the filter's, the function (by default exp) of the convolution's
     matrix, and the first out_channels channels.
     """
-    height, width = size[0] // stride, size[1] // stride
+    s, t = both(stride)
+    height, width = size[0] // s, size[1] // t
     pixels, channels = height * width, skew.shape[0]
     unshuffle = space_to_depth_matrix(in_channels, *size, stride)
-    pad = first_channels_matrix(channels, in_channels * stride**2, pixels)
+    pad = first_channels_matrix(channels, in_channels * s * t, pixels)
     keep = first_channels_matrix(out_channels, channels, pixels)
     jacobian = convolution_matrix(skew, height, width, groups, padding_mode)
     return keep @ function(jacobian) @ pad @ unshuffle

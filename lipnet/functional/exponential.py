@@ -109,7 +109,8 @@ def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
 def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Nearly orthogonal or unitary matrices in a dtype, shrunk by their distance from it so that no norm exceeds 1.
 
-    ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in double precision for the rounded entries.
+    ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in double precision for the rounded
+    entries.
 
     Args:
         matrices: (..., n, n), in double precision.

@@ -75,8 +75,8 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     that is at most its maximum on ``grid`` equidistant points over cos(pi r / grid), with r = (k - 1) / 2. Within 4 %
     for k = 3 and 16 points.
 
-    i A(w) is Hermitian. That its eigenvalues lie within (-b, b) is proved by Cholesky decompositions of b I + i A(w) and
-    b I - i A(w), for the smallest b, in steps of half a per cent, for which they all exist.
+    i A(w) is Hermitian. That its eigenvalues lie within (-b, b) is proved by Cholesky decompositions of b I + i A(w)
+    and b I - i A(w), for the smallest b, in steps of half a per cent, for which they all exist.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw), odd kh and kw.
@@ -86,8 +86,8 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     Raises:
         ValueError: if the grid is too coarse for the kernel.
 
-    Source: theory of trigonometric polynomials (M. Riesz); Pfister & Bresler, arXiv 1802.09588. A Cholesky decomposition
-    that runs to its end: Rump, "Verification of positive definiteness", BIT 2006.
+    Source: theory of trigonometric polynomials (M. Riesz); Pfister & Bresler, arXiv 1802.09588. A Cholesky
+    decomposition that runs to its end: Rump, "Verification of positive definiteness", BIT 2006.
     """
     kernel = weight.shape[-2:]
     if grid <= max(kernel) - 1:
@@ -152,31 +152,39 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
 def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """||J v|| of each group, from below an estimate of ||J||, and J v / ||J v||, with which to go on.
 
-    J is the circular convolution on the vectors' maps, as one matrix product. A skew J has its singular values in pairs,
-    so that repeated steps converge in norm whatever the signs.
+    J is the circular convolution on the vectors' maps, as one matrix product. A skew J has its singular values in
+    pairs, so that repeated steps converge in norm whatever the signs.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
         vectors: maps (groups, c/groups, N, N) of norm 1 each; N at least as large as kh and kw, or 1 if those are.
 
     Returns:
-        The norms (groups,), differentiable in the filter, and new vectors, detached; where J v is 0 or not finite the old
-        ones.
+        The norms (groups,), differentiable in the filter, and new vectors, detached; where J v is 0 or not finite the
+        old ones.
     """
-    groups, channels, points, _ = vectors.shape
-    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
-    patches = torch.nn.functional.unfold(padded, weight.shape[-2:])
-    images = weight.reshape(groups, channels, -1) @ patches
+    images = weight.reshape(*vectors.shape[:2], -1) @ circular_patches(vectors, weight)
     norms = images.flatten(1).norm(dim=1)
     with torch.no_grad():
-        lengths = norms.view(-1, 1, 1)
-        new = torch.where(lengths.isfinite() & (lengths > 0), images / lengths, vectors.flatten(2))
-    return norms, new.view_as(vectors)
+        return norms, next_vectors(images, norms, vectors)
+
+
+def circular_patches(vectors: Tensor, weight: Tensor) -> Tensor:
+    """What each tap of the filter sees of periodic maps (groups, m, N, N): (groups, m kh kw, N N)."""
+    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
+    padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
+    return torch.nn.functional.unfold(padded, weight.shape[-2:])
+
+
+def next_vectors(images: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
+    """J v / ||J v|| of the shape of v, and v itself where J v is 0 or not finite."""
+    lengths = norms.view(-1, 1, 1)
+    usable = lengths.isfinite() & (lengths > 0)
+    return torch.where(usable, images / lengths, vectors.flatten(2)).view_as(vectors)
 
 
 def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tensor:
-    """Vectors (groups, channels, points, points) of norm 1 that no filter is likely to be orthogonal to: cos(n sqrt(2))."""
+    """Vectors (groups, channels, points, points) of norm 1 that hardly any filter is orthogonal to: cos(n sqrt(2))."""
     count = channels * points * points
     numbers = torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
     vector = torch.nn.functional.normalize((numbers * sqrt(2)).cos(), dim=0)
@@ -186,8 +194,8 @@ def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tens
 def top_vectors(weight: Tensor, groups: int, points: int, steps: int = 32) -> Tensor:
     """Vectors at which `jacobian_norm` is nearly largest, from the filter alone, by the Lanczos process.
 
-    J q_k = b_k q_{k+1} - b_{k-1} q_{k-1} with orthonormal q_k turns a skew J into a small skew tridiagonal matrix, whose
-    top singular vector is carried back. Deterministic.
+    J q_k = b_k q_{k+1} - b_{k-1} q_{k-1} with orthonormal q_k turns a skew J into a small skew tridiagonal matrix,
+    whose top singular vector is carried back. Deterministic.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).

@@ -15,7 +15,8 @@ from lipnet.functional.convolution import (
     same_convolution_weight_gradient,
 )
 
-# Up to so many pixels, most of a 3 x 3 kernel's taps fall on padding, and one matrix for all pixels is the cheaper form.
+# Up to so many pixels, most of a 3 x 3 kernel's taps fall on padding, and one matrix for all pixels is the cheaper
+# form.
 _PIXELS_OF_MATRICES = 4
 
 

@@ -25,10 +25,10 @@ def skew_polynomial(
 ) -> Tensor:
     """p(J) x = sum_k c_k J^k x, where J is the 'same' convolution with a skew filter: J^T = -J.
 
-    Without gradients by Horner's rule. With gradients as a product of real factors, J + r and J^2 + u J + v, which takes
-    fewer passes over the maps: J + u is a convolution as J is, so that only v has to be added. The adjoint of each
-    factor is again such a factor, with the same filter. What is kept for the backward pass are the n maps that were
-    convolved, and no graph.
+    Without gradients by Horner's rule. With gradients as a product of real factors, J + r and J^2 + u J + v, which
+    takes fewer passes over the maps: J + u is a convolution as J is, so that only v has to be added. The adjoint of
+    each factor is again such a factor, with the same filter. What is kept for the backward pass are the n maps that
+    were convolved, and no graph.
 
     Args:
         x: maps (B, c, H, W).
@@ -196,7 +196,7 @@ class _Polynomial(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The gradients of x and of the filter, as a function of its own so that it can be mapped over a batch of gradients.
+    """The gradients of x and of the filter, a function of its own so that a batch of gradients can be mapped over.
 
     What follows the filter: x, and unless they are to be computed again, the operator's own tensors and all maps that
     were convolved but x.
@@ -242,7 +242,8 @@ class _Adjoint(torch.autograd.Function):
         x: Tensor,
         *kept: Tensor,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
-        # Every element of the batch has a gradient of the filter of its own, so the filters are batched if one is needed.
+        # Every element of the batch has a gradient of the filter of its own, so the filters are batched if one is
+        # needed.
         weight_dim, x_dim = in_dims[3:5]
         fold = _Fold(info.batch_size, as_groups=needed[1] or weight_dim is not None)
         channels = weight.shape[1 if weight_dim == 0 else 0]

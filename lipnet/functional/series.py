@@ -24,8 +24,8 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
     """The coefficients c_0, ..., c_degree of the Jacobi-Anger polynomial, made a contraction.
 
     exp(i t) = J_0(s) + 2 sum_{n >= 1} i^n J_n(s) T_n(t / s) on |t| <= s, with Bessel functions J_n and Chebyshev
-    polynomials T_n; cut after ``degree`` and written as p(z) = sum_k c_k z^k with z = i t. Where it exceeds 1 in modulus
-    on the interval, it is divided by its maximum: ||p(J)|| <= 1 for every skew J of norm up to s.
+    polynomials T_n; cut after ``degree`` and written as p(z) = sum_k c_k z^k with z = i t. Where it exceeds 1 in
+    modulus on the interval, it is divided by its maximum: ||p(J)|| <= 1 for every skew J of norm up to s.
 
     Args:
         degree: at least 1.
@@ -60,8 +60,8 @@ def exponential_coefficients(norm: float, tolerance: float, series: str = "cheby
         c_0, ..., c_n, lowest power first.
 
     Raises:
-        ValueError: for another series, a tolerance that is not positive, a norm that is not finite, and where the degree
-            would exceed 64.
+        ValueError: for another series, a tolerance that is not positive, a norm that is not finite, and where the
+            degree would exceed 64.
     """
     if series not in SERIES:
         raise ValueError(f"series must be one of {SERIES}, received {series!r}")
@@ -114,7 +114,7 @@ def _jacobi_anger(degree: int, norm: float) -> tuple[tuple[float, ...], float]:
 
 
 def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float, ...]]:
-    """A factor a and d_0, ..., d_n with d_n = 1 so that sum_k c_k z^k = sum_k d_k (a z)^k, but for a shrinking by 2^-40.
+    """A factor a and d_0, ..., d_n with d_n = 1 so that sum_k c_k z^k = sum_k d_k (a z)^k, shrunk by 2^-40.
 
     With the factor in the filter, Horner's rule starts from the maps as they are. The shrinking keeps a contraction one
     when the coefficients are rounded.

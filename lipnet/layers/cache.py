@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-
 Value = TypeVar("Value")
 
 
@@ -24,7 +23,7 @@ class WeightCache(Generic[Value]):
         self._value: Value | None = None
 
     def get(self, weight: Tensor, compute: Callable[[], Value]) -> Value:
-        """The value for this weight; ``compute()`` is called, without gradients, only if it differs from the last one."""
+        """The value for this weight; ``compute()`` is called, without gradients, only if it is not the last one."""
         if self._value is None or self._weight is None or not _identical(self._weight, weight):
             # Outside inference mode, so that the value can later take part in a differentiable evaluation.
             with torch.inference_mode(False), torch.no_grad():

@@ -31,8 +31,8 @@ _CONVERGED_STEPS = 200
 class Scaling(nn.Module, ABC):
     """A norm of each group's filter, and the value that it is brought to.
 
-    The norm is evaluated at vectors that are held fixed. In training they are stored, and follow the filter by a step of
-    power iteration a call; in evaluation they are found from the filter alone.
+    The norm is evaluated at vectors that are held fixed. In training they are stored, and follow the filter by a step
+    of power iteration a call; in evaluation they are found from the filter alone.
 
     Attributes:
         target: what the norm becomes.

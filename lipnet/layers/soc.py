@@ -27,9 +27,10 @@ class SOC(SkewOrthogonal):
     training. *spectral* (circular padding): an exponential for each frequency. *dense* (1 x 1 kernels, small maps): one
     matrix exponential. `choice` tells which, and why.
 
-    In evaluation, everything that depends on the weights comes from the weights alone, in float64; it is kept until they
-    change, and no buffer is read or written. In training, s comes from one step of power iteration on stored vectors: an
-    estimate, cheap and differentiable, and no part of any guarantee. :meth:`lipschitz_bound` holds in either mode.
+    In evaluation, everything that depends on the weights comes from the weights alone, in float64; it is kept until
+    they change, and no buffer is read or written. In training, s comes from one step of power iteration on stored
+    vectors: an estimate, cheap and differentiable, and no part of any guarantee. :meth:`lipschitz_bound` holds in
+    either mode.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in

@@ -203,8 +203,8 @@ class SOCTranspose(SkewOrthogonal):
 
     def _batch(self, x: Tensor) -> Tensor:
         maps = x if self.input_bias is None else x - self.input_bias.view(-1, 1, 1)
-        maps = self.exponential(with_channels(maps, self._active_channels), sign=-1)
-        maps = depth_to_space(with_channels(maps, self._kept_channels), self.stride)
+        maps = self.exponential(with_channels(maps, self._active_channels), self._kept_channels, sign=-1)
+        maps = depth_to_space(maps, self.stride)
         return maps if self.bias is None else maps + self.bias.view(-1, 1, 1)
 
     def _check_input(self, x: Tensor) -> None:

@@ -5,13 +5,14 @@ import torch
 
 from benchmarks.published import PublishedSOC
 from lipnet.layers import SOC
+from tests.settings import PUBLISHED
 
 
 @pytest.mark.parametrize("settings", [{}, {"groups": 4}, {"stride": 2, "groups": 2}, {"kernel_size": 1}])
 @pytest.mark.parametrize("training", [True, False])
 def test_same_outputs_once_the_norms_have_converged(settings: dict[str, int], training: bool) -> None:
     torch.manual_seed(0)
-    published, ours = PublishedSOC(8, 16, **settings), SOC(8, 16, **settings)
+    published, ours = PublishedSOC(8, 16, **settings), SOC(8, 16, **settings, **PUBLISHED)
     with torch.no_grad():
         published.weight.copy_(ours.weight)
         published.bias.copy_(ours.bias)  # type: ignore[arg-type]

@@ -71,10 +71,10 @@ def test_bounds_hold_at_every_scale_and_for_degenerate_filters(kind: str, scale:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_symbol_bound_is_within_four_percent_for_three_by_three_kernels(seed: int) -> None:
+def test_symbol_bound_is_within_five_percent_for_three_by_three_kernels(seed: int) -> None:
     weight = random_filter((3, 3), seed=seed)
     supremum = symbol_supremum(weight)
-    assert supremum <= symbol_bound(weight, grid=16) <= 1.04 * supremum
+    assert supremum <= symbol_bound(weight, grid=16) <= 1.05 * supremum
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -13,6 +13,7 @@ from torch import nn
 from lipnet.layers import GSSOC, SOC, ChannelShuffle
 from tests.oracles import (
     Matrix,
+    both,
     channel_matrix,
     dense_jacobian,
     permutation_matrix,
@@ -21,6 +22,7 @@ from tests.oracles import (
     spectral_norm,
     truncation_error,
 )
+from tests.settings import PUBLISHED, hold_the_vectors
 
 SIZE = (4, 6)
 
@@ -43,11 +45,13 @@ def product_of_four(layer: GSSOC, groups: tuple[int, int | None], paired: bool) 
     matrix = first @ shuffle_matrix(channels_in, groups[0], paired, SIZE[0] * SIZE[1])
     if second is None:
         return matrix
-    size = (SIZE[0] // stride, SIZE[1] // stride)
+    down, across = both(stride)
+    size = (SIZE[0] // down, SIZE[1] // across)
     pointwise = skew_orthogonal_matrix(layer.pointwise.filter(), channels_out, channels_out, size, groups=second)
     return pointwise @ shuffle_matrix(channels_out, second, paired, size[0] * size[1]) @ matrix
 
 
+@pytest.mark.parametrize("options", [{}, PUBLISHED], ids=["default", "published"])
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("groups", [(2, None), (2, 1), (2, 2), (4, 2), (1, 4), (1, None)])
 @pytest.mark.parametrize(
@@ -58,14 +62,19 @@ def product_of_four(layer: GSSOC, groups: tuple[int, int | None], paired: bool) 
         ((16, 8), {"padding_mode": "circular"}),
         ((8, 8), {"kernel_size": 1}),
         ((8, 16), {"stride": 2}),
+        ((8, 16), {"stride": (1, 2)}),
     ],
 )
 def test_jacobian_is_the_product_of_its_four_matrices(
-    channels: tuple[int, int], settings: dict[str, Any], groups: tuple[int, int | None], paired: bool
+    channels: tuple[int, int],
+    settings: dict[str, Any],
+    groups: tuple[int, int | None],
+    paired: bool,
+    options: dict[str, Any],
 ) -> None:
-    layer = GSSOC(*channels, groups=groups, paired=paired, dtype=torch.float64, **settings).eval()
+    layer = GSSOC(*channels, groups=groups, paired=paired, dtype=torch.float64, **settings, **options).eval()
     jacobian = dense_jacobian(layer, torch.randn(1, channels[0], *SIZE, dtype=torch.float64))
-    error = 2 * truncation_error(2.1, 12)
+    error = 2 * (truncation_error(2.1, 12) if options else layer.spatial.eval_tolerance)
     assert spectral_norm(jacobian - product_of_four(layer, groups, paired)) <= error
     singular_values = np.linalg.svd(jacobian, compute_uv=False)
     assert 1 - error <= singular_values.min()
@@ -124,8 +133,11 @@ def test_the_bound_holds_after_optimisation_steps(training: bool) -> None:
         layer.train()
 
 
-def test_gradients_in_evaluation() -> None:
-    layer = GSSOC(4, 4, groups=(2, 1), paired=False, eval_terms=4, dtype=torch.float64).eval()
+@pytest.mark.parametrize("engine", ["series", "dense"])
+def test_gradients_in_evaluation(engine: str) -> None:
+    layer = GSSOC(4, 4, groups=(2, 1), paired=False, engine=engine, dtype=torch.float64, **PUBLISHED).eval()
+    for part in (layer.spatial, layer.pointwise):
+        hold_the_vectors(part)
     names, values = zip(*copy.deepcopy(layer).named_parameters(), strict=True)
     assert names == ("spatial.weight", "spatial.bias", "pointwise.weight", "pointwise.bias")
 

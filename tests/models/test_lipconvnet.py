@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted, Normalize, SOCLinear
 from lipnet.models import LipConvNet
 from tests.oracles import dense_jacobian, spectral_norm
+from tests.settings import PUBLISHED
 
 TINY: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 4, "image_size": 8}
 
@@ -30,8 +31,9 @@ def tiny_network(num_classes: int = 3, **settings: Any) -> LipConvNet:
 
 def convolutions(model: nn.Module) -> list[tuple[int, int, tuple[int, int], int]]:
     """(channels in, channels out, kernel size, stride) of each convolution, without the head."""
+    assert all(layer.stride[0] == layer.stride[1] for layer in model.modules() if isinstance(layer, SOC))
     return [
-        (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+        (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride[0])
         for layer in model.modules()
         if isinstance(layer, SOC) and not isinstance(layer, SOCLinear)
     ]
@@ -109,6 +111,11 @@ def test_pairs_of_inputs_and_jacobians_keep_within_the_bound(conv: Any) -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(model(torch.rand(8, 3, 8, 8).double()), 10 * torch.randn(8, 3).double()).backward()
         optimizer.step()
+    # Steps as large as these leave biases beside whose rounding all small differences would vanish.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
     model.eval()
     bound = model.lipschitz_bound()
     assert bound == 4.0
@@ -123,10 +130,11 @@ def test_pairs_of_inputs_and_jacobians_keep_within_the_bound(conv: Any) -> None:
     assert max(norms) > bound / 10
 
 
-def test_in_training_the_bound_is_that_of_training() -> None:
-    model = tiny_network().double()
+@pytest.mark.parametrize(("options", "least"), [({}, 1.0), (PUBLISHED, 1.0 + 1e-3)], ids=["default", "published"])
+def test_in_training_the_bound_is_that_of_training(options: dict[str, Any], least: float) -> None:
+    model = tiny_network(conv=partial(SOC, **options), head=partial(SOCLinear, **options)).double()
     bound = model.lipschitz_bound()
-    assert 1.0 < bound < 1.2
+    assert least <= bound < 1.2
     jacobian = dense_jacobian(model, torch.rand(1, 3, 8, 8, dtype=torch.float64))
     assert spectral_norm(jacobian) <= bound
 
