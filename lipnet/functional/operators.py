@@ -76,7 +76,7 @@ def _has_blocked_layout(x: Tensor) -> bool:
         and x.dtype is torch.float32
         and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
     )
 
@@ -122,7 +122,7 @@ class _Direct:
     def _shifted(self, shift: float, sign: int) -> Tensor:
         shifted = self.weight.clone() if sign == 1 else -self.weight
         rows, columns = (length // 2 for length in shifted.shape[-2:])
-        middle = shifted.unflatten(0, (self.groups, -1))[..., rows, columns]
+        middle = torch.unflatten(shifted, 0, (self.groups, -1))[..., rows, columns]
         middle.diagonal(dim1=-2, dim2=-1).add_(shift)
         return shifted
 
