@@ -213,7 +213,7 @@ class _Adjoint(torch.autograd.Function):
         entered = operator.enter(x)
         if own >= 0:
             first = entered if coefficients[-1] == 1 else entered * coefficients[-1]
-            convolved = [first, *others[own:]]
+            convolved = [first, *map(operator.enter, others[own:])]
         else:
             convolved = _product(operator, entered, setting)[1]
         result, pairs = _product_adjoint(operator, gradient, setting, convolved, needed[0])
