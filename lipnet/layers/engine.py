@@ -6,7 +6,7 @@ ENGINES = ("auto", "series", "spectral", "dense")
 
 # In evaluation a dense exponential is kept for maps of up to so many entries in a group: beyond, computing it costs
 # more than it saves on ten thousand images.
-_DENSE_ENTRIES = 512
+_DENSE_ENTRIES = 2048
 _DENSE_CHANNELS = 1024
 # Products of matrices that a matrix exponential of norm 1.4 and its backward pass take.
 _PRODUCTS_OF_AN_EXPONENTIAL = 40

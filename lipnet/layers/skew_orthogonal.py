@@ -77,7 +77,7 @@ class SkewOrthogonal(nn.Module):
         train_terms: int | None = None,
         eval_terms: int | None = None,
         train_tolerance: float = 0.05,
-        eval_tolerance: float = 1e-5,
+        eval_tolerance: float = 1e-4,
         recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
