@@ -209,5 +209,7 @@ def test_another_series_is_refused() -> None:
 
 @pytest.mark.parametrize("series", ["chebyshev", "taylor"])
 def test_a_degree_beyond_64_is_refused(series: str) -> None:
-    with pytest.raises(ValueError, match="no polynomial of degree 64 is within 0.05 of the exponential up to a norm of"):
+    with pytest.raises(
+        ValueError, match=r"no polynomial of degree 64 is within 0\.05 of the exponential up to a norm of"
+    ):
         exponential_coefficients(1e3, 0.05, series)
