@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -48,8 +46,8 @@ class Case:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    yield Case(*request.param)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(*request.param)
 
 
 def cases(kernels: list[tuple[tuple[int, int], int]]) -> pytest.MarkDecorator:
@@ -142,6 +140,7 @@ def test_larger_maps_keep_no_tensors() -> None:
     assert operator_tensors(case.weight, (3, 5), 1, "zeros") == []
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
     enabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
     assert enabled.operator.enter(enabled.maps).is_mkldnn == torch.backends.mkldnn.is_available()
