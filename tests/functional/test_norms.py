@@ -74,16 +74,16 @@ def test_bounds_hold_at_every_scale_and_for_degenerate_filters(kind: str, scale:
         assert norm <= symbol_bound(weight) < math.inf
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(7))
 def test_symbol_bound_is_within_five_percent_for_three_by_three_kernels(seed: int) -> None:
-    weight = random_filter((3, 3), seed=seed)
-    supremum = symbol_supremum(weight)
-    assert supremum <= symbol_bound(weight, grid=16) <= 1.05 * supremum
+    weight = 10.0 ** (seed - 3) * random_filter((3, 3), groups=1 + seed % 2, seed=seed)
+    supremum = symbol_supremum(weight, 1 + seed % 2)
+    assert supremum <= symbol_bound(weight, 1 + seed % 2, grid=16) <= 1.05 * supremum
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("grid", [6, 9, 16, 33])
+@pytest.mark.parametrize("grid", [6, 9, 16])
 def test_symbol_bound_covers_frequencies_between_the_grid_points(
     grid: int, groups: int, kernel: tuple[int, int]
 ) -> None:
@@ -288,7 +288,7 @@ def test_the_norm_of_the_image_and_its_gradient(kernel: tuple[int, int], points:
     norms, images = jacobian_norm(weight, vectors)
     for norm, image, vector, part in zip(norms, images, vectors, weight.chunk(2), strict=True):
         expected = convolution_matrix(part, points, points, padding_mode="circular") @ vector.flatten().numpy()
-        assert float(norm) == pytest.approx(np.linalg.norm(expected), rel=1e-12)
+        assert norm.item() == pytest.approx(np.linalg.norm(expected), rel=1e-12)
         np.testing.assert_allclose(image.flatten().numpy(), expected / np.linalg.norm(expected), atol=1e-12)
     assert not images.requires_grad
     assert torch.autograd.gradcheck(lambda w: jacobian_norm(w, vectors)[0], (weight,))
