@@ -10,6 +10,8 @@ from lipnet.functional.norms import frequency_response
 
 # Up to so many pixels a Fourier transform is one matrix product.
 _PIXELS_OF_A_TRANSFORM_MATRIX = 64
+# ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
+_LARGEST_DEFECT = 1e-6
 
 
 def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
@@ -128,25 +130,31 @@ def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         Matrices of norm at most 1, all shrunk by the same factor.
 
     Raises:
-        ValueError: if they are not finite or far from orthogonal.
+        ValueError: if they are not finite or farther from orthogonal than rounding explains.
     """
     result, shrunk = matrices.to(dtype), 1.0
-    for _ in range(4):
-        norm = _norm_bound(result.to(matrices.dtype))
+    for attempt in range(4):
+        norm, defect = _norm_bound(result.to(matrices.dtype))
+        # Rounding moves a matrix of n columns of length 1 by at most sqrt(n) units.
+        if attempt == 0 and not defect <= _LARGEST_DEFECT + 4 * sqrt(matrices.shape[-1]) * torch.finfo(dtype).eps:
+            break
         if norm <= 1:
             return result
         shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
         result = (matrices * shrunk).to(dtype)
-    raise ValueError(f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}")
+    raise ValueError(
+        f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}, ||Q^* Q - I|| up to {defect}"
+    )
 
 
-def _norm_bound(matrices: Tensor) -> float:
-    """The largest norm, including the rounding of this computation itself."""
+def _norm_bound(matrices: Tensor) -> tuple[float, float]:
+    """The largest norm, including the rounding of this computation itself, and the largest ||Q^* Q - I||_F."""
     n = matrices.shape[-1]
     gram = matrices.mH @ matrices
     middle = gram.diagonal(dim1=-2, dim2=-1).real.mean(dim=-1)
     identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
-    defect = torch.linalg.matrix_norm(gram - middle[..., None, None] * identity)
+    beside = torch.linalg.matrix_norm(gram - middle[..., None, None] * identity)
     # Each of the n^2 entries of the product is off by at most n units, and by a few in complex arithmetic.
     rounding = 8 * n * (n + 4) * torch.finfo(matrices.dtype).eps
-    return sqrt(float((middle + defect).max()) + rounding) * (1 + torch.finfo(torch.float64).eps)
+    norm = sqrt(float((middle + beside).max()) + rounding) * (1 + torch.finfo(torch.float64).eps)
+    return norm, float((beside + sqrt(n) * (middle - 1).abs()).max())

@@ -78,7 +78,9 @@ def _has_blocked_layout(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
-        # A batch of gradients from `torch.autograd.grad` with ``is_grads_batched`` has no such layout.
+        # The tensors of `torch.func.vmap` have no such layout, nor has a batch of gradients from
+        # `torch.autograd.grad` with ``is_grads_batched``.
+        and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)
     )
 

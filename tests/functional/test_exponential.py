@@ -1,173 +1,210 @@
-"""The truncated exponential against dense matrices, and its gain against exact values of the polynomial."""
+"""Exact exponentials of skew convolutions against SciPy's exponential of their dense matrices."""
 
 from __future__ import annotations
 
 import math
-import random
-from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from torch import Tensor
 
-from lipnet.functional import PADDING_MODES, polynomial_gain, skew_filter, taylor_coefficients, taylor_exponential
-from tests.oracles import (
-    convolution_matrix,
-    exponential,
-    spectral_norm,
-    to_numpy,
-    truncated_exponential,
-    truncation_error,
+from lipnet.functional import (
+    PADDING_MODES,
+    apply_dense,
+    apply_spectral,
+    contraction,
+    dense_exponential,
+    skew_filter,
+    spectral_exponential,
 )
+from tests.oracles import convolution_matrix, exponential, to_numpy
 
-Polynomial = tuple[Fraction, ...]
-NORMS = [0.0, 1e-3, 0.3, 1.0, 1.7, 2.1, 2.8, 3.4, 4.5, 6.0]
-# Up to which norm the Taylor polynomial of a degree is a contraction (degree, norm).
-CONTRACTIONS = [(3, 1.732), (4, 2.828), (8, 3.395), (12, 3.379)]
-
-
-def random_polynomial(seed: int) -> Polynomial:
-    source = random.Random(seed)
-    return tuple(Fraction(source.randint(-50, 50), source.randint(1, 20)) for _ in range(source.randint(1, 9)))
+KERNELS = [(1, 1), (3, 3), (3, 1), (1, 3), (3, 5)]
+# Odd and even, smaller than a kernel, and on both sides of 64 pixels, up to which the transform is a matrix product.
+SIZES = [(1, 2), (2, 2), (3, 4), (5, 5), (4, 3), (8, 8), (9, 8), (8, 9)]
 
 
-def squared_modulus(coefficients: Polynomial, t: Fraction) -> Fraction:
-    """|p(i t)|^2 exactly, from the real and the imaginary part."""
-    real, imaginary = Fraction(0), Fraction(0)
-    for degree, coefficient in enumerate(coefficients):
-        term = coefficient * t**degree * (1 if degree % 4 < 2 else -1)
-        if degree % 2:
-            imaginary += term
-        else:
-            real += term
-    return real**2 + imaginary**2
+def operands(kernel: tuple[int, int], size: tuple[int, int], groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Maps (3, 4, *size), and a skew filter of norm about 2."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 4 // groups, *kernel, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, 4, *size, generator=generator, dtype=torch.float64)
+    return x, skew_filter(weight, groups) * (2 / math.sqrt(weight[0].numel()))
 
 
-def modulus(coefficients: Polynomial, t: np.ndarray) -> np.ndarray:
-    return np.abs(np.polynomial.polynomial.polyval(1j * t, [float(a) for a in coefficients]))
-
-
-def sampled_maximum(coefficients: Polynomial, norm: float) -> tuple[float, float]:
-    """Where |p(i t)| is largest on [0, norm], and its value: dense samples, then denser ones around the best."""
-    low, high = 0.0, norm
-    for _ in range(3):
-        t = np.linspace(low, high, 2001)
-        best = float(t[np.argmax(modulus(coefficients, t))])
-        low, high = max(0.0, best - norm / 1000), min(norm, best + norm / 1000)
-    return best, float(modulus(coefficients, np.array([best]))[0])
-
-
-def assert_gain_is_the_maximum(coefficients: Polynomial, norm: float) -> None:
-    gain = polynomial_gain(coefficients, norm)
-    place, largest = sampled_maximum(coefficients, norm)
-    for t in [Fraction(place), Fraction(norm), *(Fraction(norm) * k / 40 for k in range(40))]:
-        assert Fraction(gain) ** 2 >= squared_modulus(coefficients, t)
-    # The norm is rounded up by at most 2^-20 before the maximum is taken.
-    assert gain <= max(largest, sampled_maximum(coefficients, norm + 2**-20)[1]) * (1 + 1e-9)
+def expected_maps(x: Tensor, weight: Tensor, groups: int, padding_mode: str, sign: int = 1) -> np.ndarray:
+    matrix = convolution_matrix(weight, x.shape[-2], x.shape[-1], groups, padding_mode)
+    return to_numpy(x.flatten(1)) @ exponential(sign * matrix).T
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("terms", [1, 4, 5, 12])
-def test_polynomial_of_the_dense_matrix(terms: int, groups: int, padding_mode: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = 0.5 * torch.randn(4, 4 // groups, 3, 3, generator=generator, dtype=torch.float64)
-    x = torch.randn(2, 4, 4, 3, generator=generator, dtype=torch.float64)
-    matrix = convolution_matrix(weight, 4, 3, groups, padding_mode)
-    expected = to_numpy(x.flatten(1)) @ truncated_exponential(matrix, terms).T
-    result = taylor_exponential(x, weight, terms, groups, padding_mode)
-    np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_dense_exponential(kernel: tuple[int, int], groups: int, padding_mode: str) -> None:
+    for size in ((2, 2), (3, 4), (5, 3)):
+        x, weight = operands(kernel, size, groups)
+        matrices = dense_exponential(weight, size, groups, padding_mode)
+        assert matrices.shape == (groups, 4 // groups * size[0] * size[1], 4 // groups * size[0] * size[1])
+        result = apply_dense(x, matrices)
+        expected = expected_maps(x, weight, groups, padding_mode)
+        np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(apply_dense(result, matrices.mT), x, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("terms", [5, 12, 24])
-def test_distance_from_the_exponential_is_within_the_truncation_error(terms: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    weight = skew_filter(torch.randn(3, 3, 3, 3, generator=generator, dtype=torch.float64))
-    weight *= 2.1 / spectral_norm(convolution_matrix(weight, 4, 4))
-    matrix = convolution_matrix(weight, 4, 4)
-    identity = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
-    result = to_numpy(taylor_exponential(identity, weight, terms).flatten(1)).T
-    assert spectral_norm(result - exponential(matrix)) <= truncation_error(2.1, terms) + 1e-13
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_pointwise_kernel_has_one_matrix_for_all_pixels(groups: int) -> None:
+    for size in ((1, 1), (1, 4), (5, 3)):
+        x, weight = operands((1, 1), size, groups)
+        result = apply_dense(x, dense_exponential(weight, (1, 1), groups))
+        expected = expected_maps(x, weight, groups, "zeros")
+        np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=0, atol=1e-13)
 
 
-def test_gradients() -> None:
-    generator = torch.Generator().manual_seed(2)
-    weight = torch.randn(2, 1, 3, 1, generator=generator, dtype=torch.float64, requires_grad=True)
-    x = torch.randn(1, 2, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: taylor_exponential(x, w, 4, 2, "circular"), (x, weight))
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_spectral_exponential(kernel: tuple[int, int], groups: int) -> None:
+    for size in SIZES:
+        if kernel[0] // 2 > size[0] or kernel[1] // 2 > size[1]:
+            continue
+        x, weight = operands(kernel, size, groups)
+        response = spectral_exponential(weight, size, groups)
+        assert response.shape == (size[0], size[1] // 2 + 1, groups, 4 // groups, 4 // groups)
+        result = apply_spectral(x, response)
+        assert result.shape == x.shape
+        expected = expected_maps(x, weight, groups, "circular")
+        np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(apply_spectral(result, response.mH), x, rtol=0, atol=1e-12)
 
 
-def test_taylor_coefficients_are_exact() -> None:
-    assert taylor_coefficients(4) == (1, 1, Fraction(1, 2), Fraction(1, 6), Fraction(1, 24))
-    assert taylor_coefficients(14)[-1] == Fraction(1, math.factorial(14))
+def test_the_inverse_is_the_exponential_of_minus_the_filter() -> None:
+    x, weight = operands((3, 3), (3, 4), 2)
+    expected = expected_maps(x, weight, 2, "circular", sign=-1)
+    spectral = apply_spectral(x, spectral_exponential(weight, (3, 4), 2).mH)
+    dense = apply_dense(x, dense_exponential(weight, (3, 4), 2, "circular").mT)
+    np.testing.assert_allclose(to_numpy(spectral.flatten(1)), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(to_numpy(dense.flatten(1)), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("terms", range(1, 15))
-def test_gain_of_taylor_polynomials(terms: int) -> None:
-    for norm in NORMS:
-        assert_gain_is_the_maximum(taylor_coefficients(terms), norm)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 20.0])
+def test_the_matrices_are_orthogonal_and_unitary(scale: float) -> None:
+    _, weight = operands((3, 3), (3, 4), 2)
+    for matrices in (dense_exponential(scale * weight, (3, 4), 2), spectral_exponential(scale * weight, (3, 4), 2)):
+        identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype).expand_as(matrices)
+        torch.testing.assert_close(matrices.mH @ matrices, identity, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_gain_of_random_polynomials(seed: int) -> None:
-    for norm in NORMS:
-        assert_gain_is_the_maximum(random_polynomial(seed), norm)
+@pytest.mark.parametrize("size", [(2, 3), (3, 2), (9, 8)])
+def test_gradients_of_the_spectral_exponential_are_those_of_the_dense_one(size: tuple[int, int]) -> None:
+    x, weight = (tensor.requires_grad_() for tensor in operands((3, 3), size, 2))
+    cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spectral = apply_spectral(x, spectral_exponential(weight, size, 2))
+    dense = apply_dense(x, dense_exponential(weight, size, 2, "circular"))
+    for actual, expected in zip(
+        torch.autograd.grad(spectral, (x, weight), cotangent),
+        torch.autograd.grad(dense, (x, weight), cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_gain_finds_a_maximum_in_the_interior() -> None:
-    # p(z) = z + z^3 / 3 has |p(i t)| = t - t^3 / 3 up to t = sqrt(3): it rises to 2 / 3 at t = 1 and falls again.
-    cubic = (Fraction(0), Fraction(1), Fraction(0), Fraction(1, 3))
-    assert polynomial_gain(cubic, 1.5) == pytest.approx(2 / 3, rel=1e-12)
-    assert Fraction(polynomial_gain(cubic, 1.5)) >= Fraction(2, 3)
+@pytest.mark.parametrize(("kernel", "size"), [((3, 3), (2, 2)), ((1, 1), (2, 3)), ((3, 1), (3, 2))])
+def test_gradcheck(kernel: tuple[int, int], size: tuple[int, int]) -> None:
+    x, weight = (tensor.requires_grad_() for tensor in operands(kernel, size, 2))
+    x = x[:1].detach().requires_grad_()
+    own = (1, 1) if kernel == (1, 1) else size
+    assert torch.autograd.gradcheck(lambda x, w: apply_dense(x, dense_exponential(w, own, 2)), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: apply_spectral(x, spectral_exponential(w, size, 2)), (x, weight))
 
 
-@pytest.mark.parametrize(("terms", "limit"), CONTRACTIONS)
-def test_contractions_have_gain_one_without_slack(terms: int, limit: float) -> None:
-    for norm in (0.0, 0.1, 1.0, limit / 2, limit):
-        assert polynomial_gain(taylor_coefficients(terms), norm) == 1.0
-    assert polynomial_gain(taylor_coefficients(terms), limit + 2e-3) > 1.0
+@pytest.mark.parametrize("size", [(2, 2), (9, 8)])
+def test_maps_in_another_layout_and_empty_batches(size: tuple[int, int]) -> None:
+    x, weight = operands((3, 3), size, 2)
+    dense, spectral = dense_exponential(weight, size, 2), spectral_exponential(weight, size, 2)
+    layouts = (
+        x.contiguous(memory_format=torch.channels_last),
+        x.mT.contiguous().mT,
+        x.transpose(0, 1).clone().transpose(0, 1),
+    )
+    for same in layouts:
+        torch.testing.assert_close(apply_dense(same, dense), apply_dense(x, dense), rtol=0, atol=1e-14)
+        torch.testing.assert_close(apply_spectral(same, spectral), apply_spectral(x, spectral), rtol=0, atol=1e-14)
+    for apply, operand in ((apply_dense, dense), (apply_spectral, spectral)):
+        assert apply(x[:0], operand).shape == (0, 4, *size)
+        empty = x[:0].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(apply(empty, operand).sum(), empty)
+        assert gradient.shape == empty.shape
 
 
-@pytest.mark.parametrize("terms", [1, 2, 5, 6, 9, 10, 13, 14])
-def test_other_degrees_are_no_contractions(terms: int) -> None:
-    for norm in (0.5, 1.0, 2.1):
-        assert polynomial_gain(taylor_coefficients(terms), norm) > 1.0
+@pytest.mark.parametrize("size", [(4, 3), (9, 8)])
+def test_single_precision(size: tuple[int, int]) -> None:
+    x, weight = operands((3, 3), size, 2)
+    expected = expected_maps(x, weight, 2, "circular")
+    single, filter_ = x.float(), weight.float()
+    spectral = apply_spectral(single, spectral_exponential(filter_, size, 2))
+    dense = apply_dense(single, dense_exponential(filter_, size, 2, "circular"))
+    for result in (spectral, dense):
+        assert result.dtype is torch.float32
+        np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(("terms", "gain"), [(3, 1.327), (5, 1.0047), (6, 1.034), (8, 1.0), (10, 1.0001), (12, 1.0)])
-def test_gains_at_the_norm_of_the_published_scaling(terms: int, gain: float) -> None:
-    assert polynomial_gain(taylor_coefficients(terms), 2.1) == pytest.approx(gain, abs=5e-4 if terms < 10 else 5e-5)
+def orthogonal_matrices(n: int, kind: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return torch.linalg.qr(torch.randn(3, n, n, generator=generator, dtype=kind)).Q
 
 
-@pytest.mark.parametrize("terms", [3, 5, 12])
-def test_gain_is_attained_by_a_skew_matrix_and_exceeded_by_none(terms: int) -> None:
-    source = np.random.default_rng(0)
-    for norm in (1.0, 2.1, 4.0):
-        gain = polynomial_gain(taylor_coefficients(terms), norm)
-        for _ in range(20):
-            square = source.standard_normal((6, 6))
-            skew = (square - square.T) * norm / spectral_norm(square - square.T)
-            assert spectral_norm(truncated_exponential(skew, terms)) <= gain + 1e-12
-        place, _ = sampled_maximum(taylor_coefficients(terms), norm)
-        rotation = np.array([[0.0, place], [-place, 0.0]])
-        assert spectral_norm(truncated_exponential(rotation, terms)) >= gain * (1 - 1e-5)
+@pytest.mark.parametrize("n", [1, 2, 17, 64])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.float64, torch.bfloat16),
+        (torch.float64, torch.float16),
+        (torch.complex128, torch.complex64),
+        (torch.complex128, torch.complex128),
+    ],
+)
+def test_contractions_have_norms_of_at_most_one_and_close_to_it(kind: torch.dtype, dtype: torch.dtype, n: int) -> None:
+    matrices = orthogonal_matrices(n, kind)
+    result = contraction(matrices, dtype)
+    assert result.dtype is dtype
+    unit = torch.finfo(dtype).eps
+    for matrix, original in zip(result.to(kind).numpy(), matrices.numpy(), strict=True):
+        singular = scipy.linalg.svdvals(matrix)
+        # The decomposition itself is off by some units of double precision.
+        assert singular.max() <= 1 + 4 * np.finfo(float).eps
+        assert singular.min() >= 1 - 4 * math.sqrt(n) * unit - 100 * n * n * np.finfo(float).eps
+        assert np.abs(matrix - original).max() <= 4 * math.sqrt(n) * unit + 100 * n * n * np.finfo(float).eps
 
 
-def test_gain_grows_with_the_norm() -> None:
-    gains = [polynomial_gain(taylor_coefficients(5), norm) for norm in np.linspace(0, 6, 61)]
-    assert gains[0] == 1.0
-    # Each gain may lie above the true maximum by 1e-12.
-    assert all(after >= before * (1 - 1e-12) for before, after in pairwise(gains))
-    assert gains[-1] > 40
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contractions_of_exponentials(dtype: torch.dtype) -> None:
+    _, weight = operands((3, 3), (4, 3), 2)
+    for matrices, kind in (
+        (dense_exponential(weight, (4, 3), 2), dtype),
+        (spectral_exponential(weight, (4, 3), 2), dtype.to_complex()),
+    ):
+        result = contraction(matrices, kind).to(matrices.dtype)
+        assert np.linalg.norm(result.numpy(), 2, axis=(-2, -1)).max() <= 1 + 1e-15
+        torch.testing.assert_close(result, matrices, rtol=0, atol=20 * torch.finfo(dtype).eps + 1e-12)
 
 
-@pytest.mark.parametrize("norm", [math.inf, math.nan])
-def test_norms_that_are_not_finite_give_infinity(norm: float) -> None:
-    assert polynomial_gain(taylor_coefficients(12), norm) == math.inf
-
-
-def test_a_gain_beyond_the_largest_float_is_infinite() -> None:
-    assert polynomial_gain(taylor_coefficients(12), 1e300) == math.inf
-    gain = polynomial_gain(taylor_coefficients(12), 1e20)
-    assert gain == pytest.approx(1e240 / math.factorial(12), rel=1e-9)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        torch.eye(3) * 2,
+        torch.eye(3) * 0.5,
+        torch.zeros(3, 3),
+        torch.diag(torch.tensor([1.0, 1.0, 0.0])),
+        torch.tensor([[1.0, 1e-3], [0.0, 1.0]]),
+        torch.full((2, 2), math.nan),
+        torch.diag(torch.tensor([1.0, math.inf])),
+    ],
+)
+def test_matrices_that_are_not_orthogonal_are_refused(matrix: Tensor, dtype: torch.dtype) -> None:
+    matrices = torch.stack([torch.eye(len(matrix)), matrix]).double()
+    with pytest.raises(ValueError, match=r"matrices of shape \(2, \d, \d\) are not orthogonal"):
+        contraction(matrices, dtype)

@@ -11,12 +11,16 @@ from torch import Tensor
 
 from lipnet.functional import (
     PADDING_MODES,
+    frequency_response,
+    jacobian_norm,
     power_iteration,
     reshaped_filter_bound,
     reshaped_filters,
     reshaped_norm,
     skew_filter,
+    start_vectors,
     symbol_bound,
+    top_vectors,
 )
 from tests.oracles import convolution_matrix, fantastic_four, spectral_norm, symbol_supremum
 
@@ -70,16 +74,16 @@ def test_bounds_hold_at_every_scale_and_for_degenerate_filters(kind: str, scale:
         assert norm <= symbol_bound(weight) < math.inf
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(7))
 def test_symbol_bound_is_within_five_percent_for_three_by_three_kernels(seed: int) -> None:
-    weight = random_filter((3, 3), seed=seed)
-    supremum = symbol_supremum(weight)
-    assert supremum <= symbol_bound(weight, grid=16) <= 1.05 * supremum
+    weight = 10.0 ** (seed - 3) * random_filter((3, 3), groups=1 + seed % 2, seed=seed)
+    supremum = symbol_supremum(weight, 1 + seed % 2)
+    assert supremum <= symbol_bound(weight, 1 + seed % 2, grid=16) <= 1.05 * supremum
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("grid", [6, 9, 16, 33])
+@pytest.mark.parametrize("grid", [6, 9, 16])
 def test_symbol_bound_covers_frequencies_between_the_grid_points(
     grid: int, groups: int, kernel: tuple[int, int]
 ) -> None:
@@ -218,3 +222,94 @@ def test_gradient_of_a_converged_estimate_is_that_of_the_norm() -> None:
     u, _, v = np.linalg.svd(matrices.detach().numpy())
     expected = u[:, :, :1] @ v[:, :1, :]
     np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_frequency_responses_are_the_circular_convolution(kernel: tuple[int, int], groups: int) -> None:
+    weight = random_filter(kernel, groups)
+    for size in ((2, 3), (5, 4)):
+        x = np.random.default_rng(0).standard_normal((4, *size))
+        matrix = convolution_matrix(weight, *size, groups, "circular")
+        expected = np.fft.rfft2((matrix @ x.ravel()).reshape(x.shape))
+        response = frequency_response(weight, size, groups).numpy()
+        spectrum = np.fft.rfft2(x).reshape(groups, 4 // groups, size[0], -1)
+        result = np.einsum("pqgoi,gipq->gopq", response, spectrum).reshape(expected.shape)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-11)
+
+
+def circular_norms(weight: Tensor, groups: int, points: int) -> list[float]:
+    parts = weight.chunk(groups)
+    return [spectral_norm(convolution_matrix(each, points, points, padding_mode="circular")) for each in parts]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups", "points"), [((3, 3), 1, 5), ((3, 3), 2, 4), ((1, 1), 2, 1), ((3, 5), 1, 5)]
+)
+def test_top_vectors_attain_the_norm(kernel: tuple[int, int], groups: int, points: int) -> None:
+    for scale in (1e-3, 1.0, 1e3):
+        weight = scale * random_filter(kernel, groups)
+        vectors = top_vectors(weight, groups, points)
+        assert vectors.shape == (groups, 4 // groups, points, points)
+        np.testing.assert_allclose(vectors.flatten(1).norm(dim=1).numpy(), 1, rtol=1e-6)
+        norms, images = jacobian_norm(weight, vectors)
+        exact = np.array(circular_norms(weight, groups, points))
+        assert (norms.numpy() <= exact * (1 + 1e-6)).all()
+        assert (norms.numpy() >= exact * 0.99).all()
+        np.testing.assert_allclose(images.flatten(1).norm(dim=1).numpy(), 1, rtol=1e-12)
+        assert torch.equal(top_vectors(weight, groups, points), vectors)
+
+
+def test_top_vectors_of_decoupled_blocks_see_the_larger_one() -> None:
+    weight = torch.zeros(4, 4, 3, 3, dtype=torch.float64)
+    weight[:2, :2] = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight[2:, 2:] = 1e-6 * weight[:2, :2]
+    for channels in ([0, 1, 2, 3], [2, 3, 0, 1]):
+        skew = skew_filter(weight)[channels][:, channels]
+        norm, _ = jacobian_norm(skew, top_vectors(skew, 1, 4))
+        assert float(norm) == pytest.approx(circular_norms(skew, 1, 4)[0], rel=0.01)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_top_vectors_of_filters_without_any_are_finite_and_of_norm_one(value: float) -> None:
+    weight = torch.full((4, 2, 3, 3), value, dtype=torch.float64)
+    vectors = top_vectors(weight, 2, 4)
+    np.testing.assert_allclose(vectors.flatten(1).norm(dim=1).numpy(), 1, rtol=1e-12)
+    _, images = jacobian_norm(weight, vectors)
+    # Where there is nothing to go on with, the vectors stay as they are.
+    assert torch.equal(images, vectors)
+
+
+@pytest.mark.parametrize(("kernel", "points"), [((3, 3), 4), ((1, 1), 1), ((1, 5), 5)])
+def test_the_norm_of_the_image_and_its_gradient(kernel: tuple[int, int], points: int) -> None:
+    weight = random_filter(kernel, 2).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(2, 2, points, points, generator=generator, dtype=torch.float64)
+    norms, images = jacobian_norm(weight, vectors)
+    for norm, image, vector, part in zip(norms, images, vectors, weight.chunk(2), strict=True):
+        expected = convolution_matrix(part, points, points, padding_mode="circular") @ vector.flatten().numpy()
+        assert norm.item() == pytest.approx(np.linalg.norm(expected), rel=1e-12)
+        np.testing.assert_allclose(image.flatten().numpy(), expected / np.linalg.norm(expected), atol=1e-12)
+    assert not images.requires_grad
+    assert torch.autograd.gradcheck(lambda w: jacobian_norm(w, vectors)[0], (weight,))
+
+
+def test_repeated_steps_converge_in_norm_from_below() -> None:
+    weight = random_filter((3, 3))
+    vectors, exact, previous = start_vectors(1, 4, 4, weight), circular_norms(weight, 1, 4)[0], 0.0
+    for _ in range(400):
+        norm, vectors = jacobian_norm(weight, vectors)
+        assert previous * (1 - 1e-12) <= float(norm) <= exact * (1 + 1e-12)
+        previous = float(norm)
+    assert previous == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_start_vectors(dtype: torch.dtype) -> None:
+    vectors = start_vectors(3, 2, 4, torch.zeros(1, dtype=dtype))
+    assert vectors.shape == (3, 2, 4, 4)
+    assert vectors.dtype is dtype
+    np.testing.assert_allclose(vectors.flatten(1).norm(dim=1).numpy(), 1, rtol=1e-6)
+    # Every frequency and every channel has its share, so that hardly any filter maps them to zero.
+    spectrum = torch.fft.fft2(vectors.double()).abs()
+    assert float(spectrum.min()) > 0.01

@@ -66,6 +66,43 @@ def test_skewness_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(transpose_filter(skew), -skew)
 
 
-def test_gradients() -> None:
-    weight = random_filter(2, (3, 1)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: skew_filter(w, 2), (weight,))
+@pytest.mark.parametrize(("groups", "kernel"), [(1, (3, 3)), (2, (3, 1)), (3, (1, 1))])
+def test_gradients_of_both_orders(groups: int, kernel: tuple[int, int]) -> None:
+    weight = random_filter(groups, kernel).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: skew_filter(w, groups), (weight,))
+    assert torch.autograd.gradgradcheck(lambda w: skew_filter(w, groups), (weight,))
+
+
+def test_the_projection_is_its_own_adjoint() -> None:
+    weight, cotangent = random_filter(2, (3, 5)).requires_grad_(), random_filter(2, (3, 5), seed=1)
+    (gradient,) = torch.autograd.grad(skew_filter(weight, 2), weight, cotangent)
+    assert torch.equal(gradient, skew_filter(cotangent, 2))
+
+
+def test_function_transforms() -> None:
+    weights = torch.stack([random_filter(2, (3, 3), seed) for seed in range(3)])
+    expected = torch.stack([skew_filter(weight, 2) for weight in weights])
+    assert torch.equal(torch.func.vmap(lambda w: skew_filter(w, 2))(weights), expected)
+    last = torch.func.vmap(lambda w: skew_filter(w, 2), in_dims=4)(weights.movedim(0, 4))
+    assert torch.equal(last, expected)
+    jacobian = torch.func.jacrev(lambda w: skew_filter(w, 2))(weights[0]).flatten(4).flatten(0, 3)
+    # An orthogonal projection, of the rank that skew matrices of 3 x 3 channels and 9 taps have, in two groups.
+    torch.testing.assert_close(jacobian, jacobian.T, rtol=0, atol=1e-15)
+    torch.testing.assert_close(jacobian @ jacobian, jacobian, rtol=0, atol=1e-15)
+    assert float(jacobian.trace()) == pytest.approx(2 * (3 * 3 * 9 - 3) / 2)
+    gradients = torch.func.vmap(torch.func.grad(lambda w: skew_filter(w, 2).square().sum()))(weights)
+    torch.testing.assert_close(gradients, 2 * expected, rtol=1e-15, atol=1e-15)
+
+
+def test_a_weight_in_another_layout() -> None:
+    weight = random_filter(2, (3, 3))
+    for same in (weight.contiguous(memory_format=torch.channels_last), weight.mT.contiguous().mT):
+        assert torch.equal(skew_filter(same, 2), skew_filter(weight, 2))
+        assert torch.equal(transpose_filter(same, 2), transpose_filter(weight, 2))
+
+
+def test_the_weight_is_not_changed() -> None:
+    weight = random_filter(2, (3, 3))
+    before = weight.clone()
+    skew_filter(weight, 2).zero_()
+    assert torch.equal(weight, before)

@@ -1,0 +1,158 @@
+"""Every form of a convolution that is applied many times against its dense matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lipnet.functional import skew_filter
+from lipnet.functional.operators import ConvolutionOperator, convolution_operator, operator_tensors
+from tests.oracles import Matrix, convolution_matrix, to_numpy
+
+# Dtype, padding and size decide the form: a matrix, the blocked layout of the CPU's library, the convolution as it is.
+# A single row of five pixels has maps smaller than the filter.
+FORMS = [
+    pytest.param(torch.float64, "zeros", (2, 2), id="matrices"),
+    pytest.param(torch.float64, "circular", (1, 3), id="matrices-circular"),
+    pytest.param(torch.float32, "zeros", (1, 1), id="matrix-of-a-pixel"),
+    pytest.param(torch.float32, "zeros", (3, 5), id="blocked"),
+    pytest.param(torch.float64, "zeros", (3, 5), id="direct"),
+    pytest.param(torch.float32, "circular", (3, 5), id="direct-circular"),
+    pytest.param(torch.float64, "zeros", (1, 5), id="direct-small-maps"),
+]
+KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
+
+
+class Case:
+    """An operator, maps for it, and the matrix that it stands for."""
+
+    def __init__(
+        self, dtype: torch.dtype, padding_mode: str, size: tuple[int, int], kernel: tuple[int, int], groups: int
+    ):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(4, 4 // groups, *kernel, generator=generator, dtype=torch.float64)
+        self.weight = skew_filter(weight, groups).to(dtype)
+        self.maps, self.gradient = (
+            torch.randn(2, 4, *size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)
+        )
+        self.operator: ConvolutionOperator = convolution_operator(self.maps, self.weight, groups, padding_mode)
+        self.matrix: Matrix = convolution_matrix(self.weight, *size, groups, padding_mode)
+        self.tolerance = 1e-13 if dtype is torch.float64 else 2e-5
+
+    def close(self, actual: Tensor, expected: Matrix) -> None:
+        np.testing.assert_allclose(to_numpy(actual).reshape(expected.shape), expected, rtol=0, atol=self.tolerance)
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(*request.param)
+
+
+def cases(kernels: list[tuple[tuple[int, int], int]]) -> pytest.MarkDecorator:
+    parameters = [
+        pytest.param((*form.values, kernel, groups), id=f"{form.id}-{kernel[0]}x{kernel[1]}-{groups}")
+        for form in FORMS
+        for kernel, groups in kernels
+    ]
+    return pytest.mark.parametrize("case", parameters, indirect=True)
+
+
+@cases(KERNELS)
+def test_entering_and_leaving(case: Case) -> None:
+    entered = case.operator.enter(case.maps)
+    assert torch.equal(case.operator.leave(entered), case.maps)
+    assert torch.equal(case.operator.leave(case.operator.enter(entered)), case.maps)
+
+
+@cases(KERNELS)
+def test_applying(case: Case) -> None:
+    maps = to_numpy(case.maps.flatten(1))
+    before = case.maps.clone()
+    for shift, sign in ((0.0, 1), (0.0, -1), (0.7, 1), (-0.7, -1)):
+        result = case.operator.apply(case.operator.enter(case.maps), shift, sign)
+        expected = maps @ (sign * case.matrix + shift * np.eye(len(case.matrix))).T
+        case.close(case.operator.leave(result), expected)
+        # In memory of its own.
+        if not result.is_mkldnn:
+            result.zero_()
+            assert torch.equal(case.maps, before)
+
+
+@cases([each for each in KERNELS if each[1] == 1])
+def test_the_first_channels_and_maps_of_the_first_channels(case: Case) -> None:
+    maps, identity = to_numpy(case.maps.flatten(1)), np.eye(len(case.matrix))
+    pixels = case.maps.shape[-2] * case.maps.shape[-1]
+    for channels in (1, 3):
+        first = case.operator.apply_first(case.operator.enter(case.maps), 0.7, channels)
+        assert first.shape == (2, channels, *case.maps.shape[2:])
+        case.close(first.flatten(1), (maps @ (case.matrix + 0.7 * identity).T)[:, : channels * pixels])
+        result = case.operator.leave(case.operator.apply_to_first(case.maps[:, :channels].contiguous(), 0.7))
+        only = maps.copy()
+        only[:, channels * pixels :] = 0
+        case.close(result.flatten(1), only @ (0.7 * identity - case.matrix).T)
+
+
+@cases(KERNELS)
+def test_the_gradient_of_the_filter_is_the_adjoint(case: Case) -> None:
+    maps, gradient = case.operator.enter(case.maps), case.operator.enter(case.gradient)
+    result = case.operator.filter_gradient([(maps, gradient, 1), (gradient, maps, -1), (maps, maps, 1)])
+    assert result.shape == case.weight.shape
+    # <gradient, K maps> for any direction K: for the filter's own the dense matrix gives it.
+    a, b = to_numpy(case.maps.flatten(1)), to_numpy(case.gradient.flatten(1))
+    expected = ((a @ case.matrix.T) * (b + a)).sum() - ((b @ case.matrix.T) * a).sum()
+    assert float((result.double() * case.weight.double()).sum()) == pytest.approx(expected, abs=100 * case.tolerance)
+    together = [case.operator.filter_gradient([pair]) for pair in ((maps, gradient, 1), (gradient, maps, 1))]
+    torch.testing.assert_close(
+        result - case.operator.filter_gradient([(maps, maps, 1)]),
+        together[0] - together[1],
+        rtol=0,
+        atol=100 * case.tolerance,
+    )
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gradient_of_the_filter_from_the_first_channels(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    case = Case(dtype, "zeros", size, (3, 3), 1)
+    maps = case.operator.enter(case.maps)
+    some = case.gradient.clone()
+    some[:, 3:] = 0
+    result = case.operator.filter_gradient([(maps, some[:, :3].contiguous(), -1)])
+    expected = case.operator.filter_gradient([(maps, case.operator.enter(some), -1)])
+    torch.testing.assert_close(result, expected, rtol=0, atol=100 * case.tolerance)
+    assert not result[3:].any()
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_tensors_that_are_kept_serve_another_operator(padding_mode: str) -> None:
+    case = Case(torch.float64, padding_mode, (2, 2), (3, 3), 2)
+    for kept in (case.operator.kept, operator_tensors(case.weight, (2, 2), 2, padding_mode)):
+        assert len(kept) == 1
+        other = convolution_operator(case.maps, torch.full_like(case.weight, torch.nan), 2, padding_mode, kept)
+        case.close(other.leave(other.apply(other.enter(case.maps))), to_numpy(case.maps.flatten(1)) @ case.matrix.T)
+
+
+def test_larger_maps_keep_no_tensors() -> None:
+    case = Case(torch.float64, "zeros", (3, 5), (3, 3), 1)
+    assert case.operator.kept == []
+    assert operator_tensors(case.weight, (3, 5), 1, "zeros") == []
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
+def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
+    enabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
+    assert enabled.operator.enter(enabled.maps).is_mkldnn == torch.backends.mkldnn.is_available()
+    with torch.backends.mkldnn.flags(enabled=False):
+        disabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
+        # Maps that another operator has brought into its layout are understood.
+        entered = disabled.operator.enter(enabled.operator.enter(enabled.maps))
+        assert not entered.is_mkldnn
+        disabled.close(disabled.operator.apply(entered), to_numpy(enabled.maps.flatten(1)) @ disabled.matrix.T)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4)])
+def test_other_padding_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"padding_mode must be one of \('zeros', 'circular'\), received 'replicate'"):
+        convolution_operator(torch.zeros(1, 2, *size), torch.zeros(2, 2, 3, 3), 1, "replicate")
