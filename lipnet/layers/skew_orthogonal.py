@@ -113,7 +113,10 @@ class SkewOrthogonal(nn.Module):
             self.scaling.reset(skew_filter(self.weight, self.groups))
 
     def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
-        """The first channels of exp(sign J) of maps (B, channels of the active groups, H, W)."""
+        """The first channels of exp(sign J) of maps (B, channels of the active groups, H, W).
+
+        Channels of groups that are not active are zeros.
+        """
         size = (maps.shape[-2], maps.shape[-1])
         engine = self._choice(len(maps), size).engine
         with torch.autocast(maps.device.type, enabled=False):
