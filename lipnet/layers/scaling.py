@@ -72,6 +72,8 @@ class Scaling(nn.Module, ABC):
 
     def reset(self, skew: Tensor) -> None:
         """Start anew, for a new filter with all groups."""
+        if skew.is_meta:  # nothing to start from, and nothing to find
+            return
         with torch.no_grad():
             for buffer in self.buffers(recurse=False):
                 nn.init.normal_(buffer)
