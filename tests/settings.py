@@ -33,3 +33,9 @@ def hold_the_vectors(layer: SkewOrthogonal) -> None:
         return [each[: len(skew) // skew.shape[1]] for each in vectors]
 
     layer.scaling.converged = held  # type: ignore[method-assign]
+
+
+def converge_the_stored_vectors(layer: SkewOrthogonal) -> None:
+    """Store the vectors that many steps of training with these weights would lead to."""
+    vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
+    layer.scaling.store([each.to(layer.weight.dtype) for each in vectors])

@@ -72,6 +72,8 @@ class Scaling(nn.Module, ABC):
 
     def reset(self, skew: Tensor) -> None:
         """Start anew, for a new filter with all groups."""
+        if skew.is_meta:  # nothing to start from, and nothing to find
+            return
         with torch.no_grad():
             for buffer in self.buffers(recurse=False):
                 nn.init.normal_(buffer)
@@ -110,7 +112,9 @@ class JacobianScaling(Scaling):
     def _mixed(vectors: list[Tensor]) -> Tensor:
         with torch.no_grad():
             groups, channels, points = vectors[0].shape[:3]
-            mixed = vectors[0] + _MIXED_IN * start_vectors(groups, channels, points, like=vectors[0])
+            # Vectors that are no numbers, as after a diverging step, must not stay so.
+            own = vectors[0].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            mixed = own + _MIXED_IN * start_vectors(groups, channels, points, like=own)
             lengths: Tensor = mixed.flatten(1).norm(dim=1)
             return mixed / lengths.view(-1, 1, 1, 1)
 

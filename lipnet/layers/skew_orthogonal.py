@@ -31,6 +31,8 @@ from lipnet.layers.scaling import SCALINGS
 
 # Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
 _GRIDS = ((64, 16), (256, 8))
+# More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
+_ROOM = 2**-15
 
 
 class Series(NamedTuple):
@@ -113,7 +115,10 @@ class SkewOrthogonal(nn.Module):
             self.scaling.reset(skew_filter(self.weight, self.groups))
 
     def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
-        """The first channels of exp(sign J) of maps (B, channels of the active groups, H, W)."""
+        """The first channels of exp(sign J) of maps (B, channels of the active groups, H, W).
+
+        Channels of groups that are not active are zeros.
+        """
         size = (maps.shape[-2], maps.shape[-1])
         engine = self._choice(len(maps), size).engine
         with torch.autocast(maps.device.type, enabled=False):
@@ -264,8 +269,8 @@ class SkewOrthogonal(nn.Module):
         vectors = self.scaling.converged(skew)
         scaled = self.scaling.scaled(skew, vectors)[0]
         bound = _norm_bound(scaled)
-        # The interval leaves room for the rounding of the filter below.
-        interval = bound * (1 + 1e-3 * torch.finfo(self.weight.dtype).eps ** 0.5) if isfinite(bound) else 1.0
+        # The interval leaves room for the rounding of the filter and of its norm below.
+        interval = bound * (1 + 1e-3 * torch.finfo(self.weight.dtype).eps ** 0.5) + _ROOM if isfinite(bound) else 1.0
         series = self._series(interval, self.eval_terms, self.eval_tolerance)
         exactly = scaled * series.factor
         factored = exactly.to(self.weight.dtype)

@@ -1,7 +1,9 @@
 """Every experiment composes, says how it is run, and builds its model."""
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lipnet.data import DATAMODULES
+from lipnet.layers import GSSOC, SOC
+from lipnet.layers.scaling import SCALINGS
+from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.models import build_model
 from lipnet.workflows.training import model_config
+from tests.settings import PUBLISHED
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -35,10 +41,21 @@ def configuration(*overrides: str) -> DictConfig:
     return compose("train", overrides=list(overrides))
 
 
-def count_parameters(config: DictConfig, dataset: str) -> int:
+def network(config: DictConfig, dataset: str = "cifar100") -> torch.nn.Module:
+    """The configuration's network, without memory for its weights."""
     with torch.device("meta"):
-        model = build_model(model_config(config, DATAMODULES[dataset].spec))
-    return sum(parameter.numel() for parameter in model.parameters())
+        return build_model(model_config(config, DATAMODULES[dataset].spec))
+
+
+def count_parameters(config: DictConfig, dataset: str) -> int:
+    return sum(parameter.numel() for parameter in network(config, dataset).parameters())
+
+
+def layer_options() -> dict[str, Any]:
+    """The keyword options that every skew-orthogonal layer takes, with their defaults."""
+    parameters = inspect.signature(SkewOrthogonal.__init__).parameters.values()
+    options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    return {name: value for name, value in options.items() if name not in {"device", "dtype"}}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -61,6 +78,44 @@ def test_parameters_of_the_published_rows(experiment: str, expected: int) -> Non
 @pytest.mark.parametrize("overrides", [["conv.paired=false"], ["activation=maxmin"], ["conv.groups=[4,4]"]])
 def test_the_other_columns_are_overrides(overrides: list[str]) -> None:
     assert count_parameters(configuration("experiment=gs_soc_4", *overrides), "cifar100") > 6_000_000
+
+
+@pytest.mark.parametrize("conv", ["soc", "gs_soc"])
+def test_every_option_of_the_layers_is_listed_with_its_default(conv: str) -> None:
+    config = configuration(f"conv={conv}")
+    listed = {name: config.conv[name] for name in layer_options()}
+    assert listed == layer_options()
+    assert {name: config.head[name] for name in layer_options()} == layer_options()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides"),
+    [
+        ("soc", ["conv=soc_published"]),
+        ("gs_soc_4", ["conv=gs_soc_published"]),
+        ("gs_soc_4_4", ["conv=gs_soc_published", "conv.paired=false"]),
+    ],
+)
+def test_the_published_layer_is_one_override(experiment: str, overrides: list[str]) -> None:
+    usual, published = (network(configuration(f"experiment={experiment}", *more)) for more in ([], overrides))
+    assert sum(isinstance(layer, SOC) for layer in published.modules()) >= 16
+    for layer in published.modules():
+        if isinstance(layer, SOC):
+            options = {**layer_options(), **PUBLISHED}
+            scaling = options.pop("scaling")
+            assert type(layer.scaling) is SCALINGS[scaling]
+            assert {name: getattr(layer, name) for name in options} == options
+    assert [each.shape for each in usual.parameters()] == [each.shape for each in published.parameters()]
+    assert any(isinstance(layer, GSSOC) for layer in published.modules()) == experiment.startswith("gs_soc")
+
+
+def test_options_of_the_convolutions_reach_every_layer() -> None:
+    options = {"engine": "series", "train_tolerance": 0.01, "eval_tolerance": 1e-7, "recompute": True}
+    config = configuration("experiment=gs_soc_4_4", *(f"conv.{name}={value}" for name, value in options.items()))
+    layers = [layer for layer in network(config).modules() if isinstance(layer, SOC)]
+    assert len(layers) == 31  # two a layer, and the head
+    for layer in layers:
+        assert {name: getattr(layer, name) for name in options} == options
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_gradients_in_evaluation(engine: str) -> None:
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
 
     x = torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(function, (x, *values))
+    # Each evaluation bounds the norm of its weights anew: in random directions, for there are many entries.
+    assert torch.autograd.gradcheck(function, (x, *values), fast_mode=True)
 
 
 def test_options_reach_both_convolutions() -> None:
