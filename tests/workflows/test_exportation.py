@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -40,7 +41,6 @@ def test_a_checkpoint_becomes_a_file(
 
 
 def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
     names = [str(number) for number in range(10)]
     export_checkpoint(tiny_checkpoint, tmp_path / "model.onnx", class_names=names)
     stored = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}

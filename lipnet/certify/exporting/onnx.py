@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,6 @@ def _content(prepared: Prepared) -> bytes:
 
 
 def _runtime(content: bytes) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    # By name, so that neither types nor the package have to be there.
+    session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
