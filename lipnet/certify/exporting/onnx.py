@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
 from lipnet.files import whole_file
 
+# Imported by name, where they are needed: they may be missing, and bring no types.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # One file of protocol buffers holds 2 GiB; some room for the graph.
 _LARGEST = 2**31 - 2**20
@@ -84,8 +85,13 @@ def _content(prepared: Prepared) -> bytes:
         input_names=["input"],
         output_names=["logits"],
         verbose=False,
+        # The optimizer takes a factor within 1e-5 of 1, as polynomials have, for 1: another function, of another bound.
+        optimize=False,
     )
     assert program is not None
+    tidy = import_module("onnxscript.optimizer")
+    tidy.fold_constants(program.model)
+    tidy.remove_unused_nodes(program.model)
     for key, value in prepared.metadata.items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     content: bytes = program.model_proto.SerializeToString()
@@ -93,6 +99,5 @@ def _content(prepared: Prepared) -> bytes:
 
 
 def _runtime(content: bytes) -> Callable[[Tensor], Tensor]:
-    # By name, so that neither types nor the package have to be there.
     session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])

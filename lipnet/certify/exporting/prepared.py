@@ -20,7 +20,7 @@ FREE_BATCH = ({0: torch.export.Dim("batch")},)
 # Batches that a file's model is run on before the file appears; it is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 # Sums in another order leave some tens of units in the last place; a model that is another function leaves far more.
-_UNITS = 1000
+_UNITS = 200
 
 
 class Prepared(NamedTuple):

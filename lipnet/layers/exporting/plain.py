@@ -51,8 +51,10 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
         ['0.filter_0', '0.bias']
     """
     _check_running(model)
-    example = example_batch(model, 2, input_shape)
-    traced = _traced(frozen_copy(model, example), example)
+    # Constants that take part in a differentiable evaluation, wherever this is called.
+    with torch.inference_mode(False):
+        example = example_batch(model, 2, input_shape)
+        traced = _traced(frozen_copy(model, example), example)
     folded = fx.GraphModule(traced, _plain_graph(traced.graph, tuple(example.shape[1:])))
     fold_constants(folded)
     # Once more, as a module takes over only what its graph refers to.

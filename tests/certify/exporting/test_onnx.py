@@ -144,6 +144,18 @@ def test_no_file_that_computes_something_else(
     assert (tmp_path / "model.onnx").read_text() == "what was there before"
 
 
+def test_no_coefficient_of_a_polynomial_is_taken_for_one(tmp_path: Path) -> None:
+    conv = SOC(3, 16, engine="series")
+    lowest = conv.eval()._evaluated().series.coefficients[0]
+    assert 1e-6 < abs(lowest - 1) < 1e-5
+    model = nn.Sequential(conv, nn.Flatten()).eval()
+    export_onnx(model, tmp_path / "model.onnx", input_shape=(3, 12, 12))
+    x = torch.rand(3, 3, 12, 12)
+    received = run(tmp_path / "model.onnx", x).double()
+    with torch.no_grad():
+        torch.testing.assert_close(received, model.double()(x.double()), rtol=0, atol=2e-6)
+
+
 def test_a_circular_layer_by_the_series(tmp_path: Path) -> None:
     conv = SOC(3, 8, padding_mode="circular", engine="series")
     model = nn.Sequential(conv, MaxMin(), nn.Flatten(), SOCLinear(8 * 12 * 9, 4)).eval()

@@ -140,9 +140,11 @@ def test_an_exported_layer_is_orthogonal() -> None:
     assert 1 - 2e-5 < values.min() <= values.max() <= 1 + 1e-13
 
 
-def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants() -> None:
+@pytest.mark.parametrize("inference", [False, True])
+def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants(inference: bool) -> None:
     model = nn.Sequential(SOC(3, 8), MaxMin(), nn.Flatten(), SOCLinear(512, 4)).double().eval()
-    plain = export(model, (3, 8, 8))
+    with torch.inference_mode(inference):
+        plain = export(model, (3, 8, 8))
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     expected, received = (torch.autograd.grad(each(x)[:, 0].sum(), x)[0] for each in (model, plain))
     torch.testing.assert_close(received, expected)
