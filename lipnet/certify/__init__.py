@@ -2,6 +2,15 @@
 
 from lipnet.certify.bound import lipschitz_bound
 from lipnet.certify.certificates import Certificates, certify
+from lipnet.certify.exporting import export_onnx, export_program
 from lipnet.certify.report import certify_dataset, summary_table
 
-__all__ = ["Certificates", "certify", "certify_dataset", "lipschitz_bound", "summary_table"]
+__all__ = [
+    "Certificates",
+    "certify",
+    "certify_dataset",
+    "export_onnx",
+    "export_program",
+    "lipschitz_bound",
+    "summary_table",
+]

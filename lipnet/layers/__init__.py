@@ -2,6 +2,7 @@
 
 from lipnet.layers.activations import MaxMin, MaxMinPermuted
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
+from lipnet.layers.exporting import export
 from lipnet.layers.gssoc import GSSOC
 from lipnet.layers.linear import SOCLinear
 from lipnet.layers.normalize import Normalize
@@ -20,4 +21,5 @@ __all__ = [
     "SOCLinear",
     "SOCTranspose",
     "SOCTranspose1d",
+    "export",
 ]

@@ -1,7 +1,8 @@
-"""What train.py and certify.py are made of: the places where configuration, data, models and certificates meet."""
+"""What the entry points are made of: the places where configuration, data, models, certificates and files meet."""
 
 from lipnet.workflows.certification import certify_checkpoint
 from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.exportation import export_checkpoint
 from lipnet.workflows.folders import run_folder
 from lipnet.workflows.multirun import SweepTable
 from lipnet.workflows.training import best_checkpoint, make_data, make_module, make_trainer, resume_path
@@ -11,6 +12,7 @@ __all__ = [
     "best_checkpoint",
     "certify_checkpoint",
     "clear_errors",
+    "export_checkpoint",
     "make_data",
     "make_module",
     "make_trainer",

@@ -1,0 +1,103 @@
+"""A model as an ONNX file."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
+from lipnet.files import whole_file
+
+# Imported by name, where they are needed: they may be missing, and bring no types.
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# One file of protocol buffers holds 2 GiB; some room for the graph.
+_LARGEST = 2**31 - 2**20
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    input_units: str = INPUT_UNITS,
+    class_names: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a model as an ONNX file with a free batch size, its Lipschitz bound in the file's metadata.
+
+    The file has one input ``"input"``, (B, *input_shape), and one output ``"logits"``. Before it appears under its
+    name, whole, onnxruntime runs it at several batch sizes, and the results are compared with the model's.
+
+    The metadata are texts under the keys that this function returns; what is no text is in JSON, so that
+    ``float(metadata["lipschitz_bound"])`` is the bound, exactly.
+
+    Args:
+        model: to logits, in evaluation mode, float32, as `lipnet.layers.export` takes it; it is not changed.
+        path, input_shape, input_units, class_names, facts: as in `export_program`.
+
+    Returns:
+        The metadata, as `export_program`.
+
+    Raises:
+        ImportError: if a package that is needed for ONNX is missing; it says what to install.
+        ValueError: for another dtype than float32, a model of 2 GiB or more, and as `export_program`.
+        TypeError: as `export_program`.
+    """
+    _check_packages()
+    prepared = prepare(model, input_shape, input_units, class_names, facts)
+    _check_limits(prepared)
+    content = _content(prepared)
+    check_result(_runtime(content), prepared, f"the ONNX file {path}")
+    with whole_file(Path(path)) as file:
+        file.write(content)
+    return prepared.metadata
+
+
+def _check_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"writing ONNX files needs {', '.join(missing)}: pip install 'lipnet[onnx]'")
+
+
+def _check_limits(prepared: Prepared) -> None:
+    dtype = prepared.example.dtype
+    if dtype != torch.float32:
+        raise ValueError(
+            f"ONNX files are written in float32, which all runtimes have, received a model in {dtype}: "
+            "call model.float() first, or use export_program"
+        )
+    size = sum(tensor.numel() * tensor.element_size() for tensor in prepared.plain.state_dict().values())
+    if size >= _LARGEST:
+        raise ValueError(f"the constants of this model take {size} bytes, but an ONNX file holds less than 2 GiB")
+
+
+def _content(prepared: Prepared) -> bytes:
+    program = torch.onnx.export(
+        prepared.plain,
+        (prepared.example,),
+        dynamo=True,
+        dynamic_shapes=FREE_BATCH,
+        input_names=["input"],
+        output_names=["logits"],
+        verbose=False,
+        # The optimizer takes a factor within 1e-5 of 1, as polynomials have, for 1: another function, of another bound.
+        optimize=False,
+    )
+    assert program is not None
+    tidy = import_module("onnxscript.optimizer")
+    tidy.fold_constants(program.model)
+    tidy.remove_unused_nodes(program.model)
+    for key, value in prepared.metadata.items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _runtime(content: bytes) -> Callable[[Tensor], Tensor]:
+    session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])

@@ -1,0 +1,101 @@
+"""What all files of a model have in common: the plain model, its metadata, and the comparison with the model."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from math import isfinite
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from lipnet import __version__
+from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.precision import ieee_arithmetic
+from lipnet.layers.exporting import example_batch, export
+
+INPUT_UNITS = "pixels in [0, 1]"
+# The first dimension of the one input is free.
+FREE_BATCH = ({0: torch.export.Dim("batch")},)
+# Batches that a file's model is run on before the file appears; it is traced with a batch of 2.
+_CHECKED_BATCHES = (1, 2, 7, 32)
+# Sums in another order leave some tens of units in the last place; a model that is another function leaves far more.
+_UNITS = 200
+
+
+class Prepared(NamedTuple):
+    """A model that is ready to be written."""
+
+    model: nn.Module  # a copy on the CPU
+    plain: fx.GraphModule
+    example: Tensor  # a batch of 2
+    metadata: dict[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    input_shape: Sequence[int] | None,
+    input_units: str,
+    class_names: Sequence[str] | None,
+    facts: Mapping[str, Any] | None,
+) -> Prepared:
+    """The plain model and the metadata of a file; arguments and errors as in `export_program`."""
+    # On the CPU, where every reader of a file can load it; the bound is that of what is written.
+    model = deepcopy(model).cpu()
+    bound = lipschitz_bound(model)
+    if not isfinite(bound):
+        raise ValueError("the model's weights are not finite: its Lipschitz bound is infinite, and certifies nothing")
+    example = example_batch(model, 2, input_shape)
+    if example.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a model in float32 or float64 is needed, received one in {example.dtype}")
+    plain = export(model, example.shape[1:])
+    classes = _number_of_classes(plain, example)
+    if class_names is not None and len(class_names) != classes:
+        raise ValueError(f"class_names must be {classes}, one for each logit, received {len(class_names)}")
+    metadata = {
+        **_plain_facts(facts or {}),
+        "lipschitz_bound": bound,
+        "input_shape": list(example.shape[1:]),
+        "input_units": input_units,
+        "dtype": str(example.dtype).removeprefix("torch."),
+        "num_classes": classes,
+        **({} if class_names is None else {"class_names": [str(name) for name in class_names]}),
+        "lipnet_version": __version__,
+    }
+    return Prepared(model, plain, example, metadata)
+
+
+def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str) -> None:
+    """Raise ValueError if what was made of a model computes something else than the model, beyond rounding."""
+    for batch in _CHECKED_BATCHES:
+        inputs = example_batch(prepared.model, batch, prepared.example.shape[1:])
+        with torch.no_grad(), ieee_arithmetic(inputs.device):
+            expected, received = prepared.model(inputs), run(inputs)
+        tolerance = _UNITS * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max()))
+        if received.shape != expected.shape or not bool(((received - expected).abs() <= tolerance).all()):
+            raise ValueError(
+                f"{what} was not written: for a batch of {batch} it would compute logits that differ from the model's "
+                f"by {_difference(received, expected)}, more than rounding explains ({tolerance:.1e})"
+            )
+
+
+def _number_of_classes(plain: nn.Module, example: Tensor) -> int:
+    with torch.no_grad():
+        logits = plain(example)
+    if logits.dim() != 2:
+        raise ValueError(f"a model to logits (B, classes) is needed, received one to {tuple(logits.shape)}")
+    return int(logits.shape[1])
+
+
+def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"facts must be plain values that JSON can hold: {error}") from error
+    return plain
+
+
+def _difference(received: Tensor, expected: Tensor) -> str:
+    if received.shape != expected.shape:
+        return f"their shape, {tuple(received.shape)} for {tuple(expected.shape)}"
+    return f"{float((received - expected).abs().max()):.1e}"

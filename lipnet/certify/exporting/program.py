@@ -1,0 +1,60 @@
+"""A model as a file of torch.export (.pt2)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
+from lipnet.files import whole_file
+
+METADATA_FILE = "lipnet.json"
+
+
+def export_program(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    input_units: str = INPUT_UNITS,
+    class_names: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a model by ``torch.export.save`` (.pt2) with a free batch size, its Lipschitz bound in an extra file.
+
+    ``torch.export.load(path).module()`` runs it where lipnet is not installed. The metadata are JSON in the extra file
+    ``"lipnet.json"``. Before the file appears under its name, whole, it is loaded and compared with the model at
+    several batch sizes.
+
+    Args:
+        model: to logits, in evaluation mode, float32 or float64, as `lipnet.layers.export` takes it; not changed.
+        path: the file; one that exists is replaced.
+        input_shape: of one input, without the batch; None for that of the model's `Normalize`.
+        input_units: what the numbers of the input are, for the metadata; the bound is in these units.
+        class_names: a name for each logit.
+        facts: further metadata, of plain values, such as ``dataset`` and ``checkpoint_sha256``.
+
+    Returns:
+        The metadata: ``lipschitz_bound`` (from inputs to logits, L2), ``input_shape``, ``input_units``, ``dtype``,
+        ``num_classes``, ``class_names`` (if given), ``lipnet_version``, and the facts.
+
+    Raises:
+        ValueError: for another dtype, a model to something else than logits, weights that are not finite, names that do
+            not fit, what `lipnet.layers.export` and `lipnet.certify.lipschitz_bound` refuse, and if the file would not
+            compute what the model does.
+        TypeError: for a module without a rule for its bound, and facts that are not plain.
+    """
+    prepared = prepare(model, input_shape, input_units, class_names, facts)
+    with torch.no_grad():
+        program = torch.export.export(prepared.plain, (prepared.example,), dynamic_shapes=FREE_BATCH, strict=False)
+    buffer = BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(prepared.metadata)})
+    buffer.seek(0)
+    check_result(torch.export.load(buffer).module(), prepared, f"the file {path}")
+    with whole_file(Path(path)) as file:
+        file.write(buffer.getbuffer())
+    return prepared.metadata

@@ -1,0 +1,67 @@
+"""Computations of a graph that do not depend on its input, done once."""
+
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Replace what a functional graph computes from its constants alone by the results, in place.
+
+    So heads that normalise their rows, and parametrizations, cost nothing at run time. Views are left to the run: they
+    cost nothing either, and keep the names of what they show.
+
+    Args:
+        module: whose graph changes no tensor in place.
+    """
+    values = _constant_values(module)
+    for node in _needed(values, module.graph):
+        if node.op == "get_attr":
+            continue
+        name = f"constant_{node.name}"
+        value = values[node].contiguous()
+        trainable = value.is_floating_point() or value.is_complex()
+        if trainable:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        else:
+            module.register_buffer(name, value)
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(name))
+    module.graph.eliminate_dead_code()
+
+
+def _constant_values(module: fx.GraphModule) -> dict[fx.Node, Any]:
+    """The nodes that do not depend on the input, with their values."""
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = attrgetter(node.target)(module)
+        elif _is_deterministic(node) and all(argument in values for argument in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def _is_deterministic(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.is_impure():
+        return False
+    return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+
+
+def _needed(values: dict[fx.Node, Any], graph: fx.Graph) -> Iterable[fx.Node]:
+    """The constant tensors that the rest of the graph needs; for a view, what it is a view of."""
+    users = [node for node in graph.nodes if node not in values]
+    found: dict[fx.Node, None] = {}
+    while users:
+        for argument in users.pop().all_input_nodes:
+            if argument not in values or argument in found:
+                continue
+            if getattr(argument.target, "is_view", False) or not isinstance(values[argument], Tensor):
+                users.append(argument)
+            else:
+                found[argument] = None
+    return found

@@ -1,0 +1,60 @@
+"""From a checkpoint to a file that runs without lipnet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lipnet.certify import export_onnx, export_program
+from lipnet.models import load_checkpoint
+from lipnet.workflows.certification import DTYPES
+
+WRITERS = {".onnx": export_onnx, ".pt2": export_program}
+
+
+def export_checkpoint(
+    ckpt_path: str | Path,
+    output: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    dtype: str = "float32",
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a checkpoint's model as an ONNX or torch.export file, with its Lipschitz bound in the metadata.
+
+    Args:
+        ckpt_path: a checkpoint of lipnet.
+        output: the file; its ending, ``.onnx`` or ``.pt2``, says which kind.
+        input_shape: (C, H, W) of the images; None for what the model's `Normalize` asks for.
+        dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``.
+        class_names: a name for each logit.
+        overwrite: whether a file that exists is replaced.
+
+    Returns:
+        The metadata, among them the checkpoint's ``dataset`` and ``checkpoint_sha256``.
+
+    Raises:
+        FileNotFoundError: for a missing checkpoint.
+        FileExistsError: if ``output`` exists, unless ``overwrite``.
+        ValueError: for another ending or dtype, a damaged checkpoint, packages that ONNX needs and that are missing,
+            and what `lipnet.certify.export_onnx` and `lipnet.certify.export_program` refuse.
+    """
+    output = Path(output)
+    if output.suffix not in WRITERS:
+        raise ValueError(f"output must end in {' or '.join(WRITERS)}, received {str(output)!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; another output, or overwrite=true to replace it")
+    checkpoint = load_checkpoint(ckpt_path)
+    facts = {"dataset": checkpoint.dataset["name"], "checkpoint_sha256": checkpoint.sha256}
+    model = checkpoint.model.to(DTYPES[dtype])
+    try:
+        metadata = WRITERS[output.suffix](model, output, input_shape=input_shape, class_names=class_names, facts=facts)
+    except ImportError as error:
+        raise ValueError(f"{output} cannot be written: {error}") from error
+    bound, units = metadata["lipschitz_bound"], metadata["input_units"]
+    Console().print(f"{output}: inputs are {units}, the Lipschitz bound is {bound:.6g}", soft_wrap=True, markup=False)
+    return metadata

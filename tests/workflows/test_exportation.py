@@ -1,0 +1,93 @@
+"""From a checkpoint to a file by one command, and what stands in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from lipnet.certify import lipschitz_bound
+from lipnet.certify.exporting import METADATA_FILE
+from lipnet.certify.exporting import onnx as onnx_file
+from lipnet.workflows import export_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_checkpoint_becomes_a_file(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_model: nn.Module, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pt2"
+    metadata = export_checkpoint(tiny_checkpoint, path, dtype=dtype)
+    extra = {METADATA_FILE: ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    assert json.loads(extra[METADATA_FILE]) == metadata
+    assert (metadata["dataset"], metadata["dtype"]) == ("digits", dtype)
+    assert metadata["checkpoint_sha256"] == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    model = tiny_model.to(getattr(torch, dtype))
+    assert metadata["lipschitz_bound"] == lipschitz_bound(model)
+    x = torch.rand(3, 1, 8, 8, dtype=getattr(torch, dtype))
+    torch.testing.assert_close(program(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+    assert "inputs are pixels in [0, 1], the Lipschitz bound is 2.66" in capsys.readouterr().out
+
+
+def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    names = [str(number) for number in range(10)]
+    export_checkpoint(tiny_checkpoint, tmp_path / "model.onnx", class_names=names)
+    stored = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(stored["class_names"]) == names
+
+
+@pytest.mark.parametrize(
+    ("output", "settings", "message"),
+    [
+        ("model.pth", {}, r"output must end in \.onnx or \.pt2, received"),
+        ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, received 'float16'"),
+        ("model.pt2", {"input_shape": (1, 9, 9)}, r"images must have shape \(B, 1, 8, 8\)"),
+    ],
+)
+def test_settings_that_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, output: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_checkpoint(tiny_checkpoint, tmp_path / output, **settings)
+    assert list(tmp_path.iterdir()) == [tiny_checkpoint]
+
+
+def test_a_file_that_exists_is_replaced_only_on_request(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite=true"):
+        export_checkpoint(tiny_checkpoint, path)
+    assert path.read_text() == "mine"
+    export_checkpoint(tiny_checkpoint, path, overwrite=True)
+    assert path.read_bytes() != b"mine"
+
+
+def test_missing_packages_are_an_error_of_one_line(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"model\.onnx cannot be written: .* pip install 'lipnet\[onnx\]'"):
+        export_checkpoint(tiny_checkpoint, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    command = [sys.executable, str(ROOT / "export.py"), f"ckpt_path={tiny_checkpoint}"]
+    done = subprocess.run([*command, "output=model.pt2"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the Lipschitz bound is" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {tiny_checkpoint.name, "model.pt2"}
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: Missing mandatory value: output")
