@@ -2,15 +2,16 @@
 
     python -m benchmarks.memory --output benchmarks/memory_cpu.json
 
-Each network gets a process of its own. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward, backward
-and SGD with momentum, and the second one is measured: the first makes gradients and momentum.
+Each network gets a process of its own. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward,
+backward and SGD with momentum, and the second one is measured: the first makes gradients and momentum.
 
 Two figures for each. *Live bytes*: the largest sum, at any moment of the step, of all blocks that torch's allocator has
-handed out and not yet taken back: parameters, buffers, gradients, momentum, images, everything kept for the backward pass,
-and what operators use for a moment, blocked layouts and scratch memory of the convolution library included. On the CPU
-it is added up from the profiler's memory events, on an accelerator it is the allocator's own peak. *Resident bytes* (Linux,
-CPU): how far the process's peak resident size (VmHWM) grew beyond what it was before the network was made; it contains
-what the system's allocator keeps to itself as well, and varies by a few per cent.
+handed out and not yet taken back: parameters, buffers, gradients, momentum, images, everything kept for the backward
+pass, and what operators use for a moment, blocked layouts and scratch memory that the convolution library takes from
+this allocator included. On the CPU it is added up from the profiler's memory events, on an accelerator it is the
+allocator's own peak. *Resident bytes* (Linux, CPU): how far the process's peak resident size (VmHWM) grew beyond what
+it was before the network was made; it contains the pages of the code that runs and what the system's allocator keeps to
+itself as well, and varies by a few per cent.
 
 The second table says which operators the blocks come from that are live at the peak.
 """
@@ -52,7 +53,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
-    """Peaks of one network, in bytes: ``live`` and, where the system tells, ``resident``; and ``holders`` on the CPU."""
+    """Peaks of one network in bytes: ``live``, where the system tells ``resident``, and ``holders`` on the CPU."""
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     make = NETWORKS[name]
     if torch.device(device).type != "cpu":
