@@ -46,6 +46,7 @@ def plot_engines(cells: Sequence[dict[str, Any]], kernel_size: int = 3) -> Figur
         for size, axis in zip(sizes, row, strict=True):
             here = {"mode": mode, "groups": count, "size": size}
             _draw(axis, [cell for cell in drawn if here.items() <= cell.items()])
+            _style(axis, sorted({cell["channels"] for cell in drawn}))
         row[0].set_ylabel(f"{mode},\n{_groups(count)}", color=_TEXT, fontsize=9)
     for size, axis in zip(sizes, axes[0], strict=True):
         axis.set_title(f"{size} x {size} maps", color=_TEXT, fontsize=9)
@@ -80,7 +81,6 @@ def _draw(axis: Axes, cells: Iterable[dict[str, Any]]) -> None:
                 markeredgewidth=0.9,
                 zorder=3,
             )
-    _style(axis, [cell["channels"] for cell in ordered])
 
 
 def _taken(cell: dict[str, Any]) -> set[str]:
@@ -91,8 +91,7 @@ def _taken(cell: dict[str, Any]) -> set[str]:
 def _style(axis: Axes, channels: Sequence[int]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    if channels:
-        axis.set_xticks(sorted({*axis.get_xticks(), *channels} & set(channels)))
+    axis.set_xticks(channels)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
