@@ -48,8 +48,8 @@ CANDIDATES = {
 }
 # Multiplications: of a plain convolution, and of one product of all matrices of an exact engine.
 _LARGEST_CONVOLUTION = 2**31
-_LARGEST_PRODUCT = {"training": 2**27, "evaluation": 2**30}
-_ROUNDS = (4, 40)
+_LARGEST_PRODUCT = {"training": 2**27, "evaluation": 2**32}
+_ROUNDS = (4, 200)
 _SECONDS_OF_A_CELL = 0.5
 
 
