@@ -1,0 +1,238 @@
+"""Time of one SOC layer by each of its engines, as multiples of a plain convolution, and what ``engine="auto"`` takes.
+
+    python -m benchmarks.engines --output benchmarks/engines_cpu.json --plot docs/images/engines_time.png
+
+A cell is a mode (training: forward and backward; evaluation: what depends on the weights is kept), a number of channels
+and of groups and a size of maps; 3 x 3 kernels, or 1 x 1 with ``--kernel-size 1``. In a cell, the engines and
+``nn.Conv2d`` without groups take turns in every round, and the figures are ratios of the fastest turns: whatever else
+the machine does can only add to a time. An engine that would take far longer than a convolution is left out, and so is
+a cell whose convolution alone takes too long.
+
+Cells that the output file has already are not measured again. Measuring ends after ``--seconds``; another call goes on.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.lipconvnet import machine, seconds
+from lipnet.files import whole_file
+from lipnet.layers import SOC
+
+PLAIN = "plain"
+MODES = ("training", "evaluation")
+CHANNELS = (8, 16, 32, 64, 128, 256)
+SIZES = (2, 4, 8, 16, 32)
+GROUPS = (1, 4)
+# Name: padding mode and engine. A dense matrix costs the same with either padding.
+ENGINES = {
+    "series": ("zeros", "series"),
+    "series, circular": ("circular", "series"),
+    "spectral": ("circular", "spectral"),
+    "dense": ("zeros", "dense"),
+}
+# By which names the engines of a padding mode go.
+CANDIDATES = {
+    "zeros": {"series": "series", "dense": "dense"},
+    "circular": {"series": "series, circular", "spectral": "spectral", "dense": "dense"},
+}
+# Multiplications: of a plain convolution, and of one product of all matrices of an exact engine.
+_LARGEST_CONVOLUTION = 2**31
+_LARGEST_PRODUCT = {"training": 2**27, "evaluation": 2**32}
+_ROUNDS = (4, 200)
+_SECONDS_OF_A_CELL = 0.5
+
+
+class Cell(NamedTuple):
+    mode: str
+    size: int
+    channels: int
+    groups: int
+    kernel_size: int
+    batch: int
+
+    @property
+    def key(self) -> str:
+        """How it is called in the file."""
+        groups = f"groups {self.groups}, {self.size} x {self.size} maps, kernel {self.kernel_size}, batch {self.batch}"
+        return f"{self.mode}, {self.channels} channels, {groups}"
+
+    @property
+    def convolution(self) -> int:
+        """Multiplications of a plain convolution."""
+        return self.batch * (self.size * self.channels * self.kernel_size) ** 2
+
+    def fits(self, engine: str) -> bool:
+        """Whether the exponential of this engine is worth waiting for."""
+        per_group = self.channels // self.groups
+        if engine == "spectral":
+            matrices, length = 4 * self.groups * self.size * (self.size // 2 + 1), per_group
+        elif engine == "dense":
+            matrices, length = self.groups, per_group * (self.size**2 if self.kernel_size > 1 else 1)
+        else:
+            return True
+        return matrices * length**3 <= _LARGEST_PRODUCT[self.mode]
+
+
+def cells(
+    channels: Sequence[int], sizes: Sequence[int], groups: Sequence[int], kernel_size: int, batch: int
+) -> Iterator[Cell]:
+    """All cells, small maps first, without those whose convolution alone is too long."""
+    for size, count, group, mode in product(sizes, channels, groups, MODES):
+        cell = Cell(mode, size, count, group, kernel_size, batch)
+        if cell.convolution <= _LARGEST_CONVOLUTION:
+            yield cell
+
+
+def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
+    """The fewest seconds of every engine, and which engine ``"auto"`` takes with each padding mode."""
+    torch.manual_seed(0)
+    training = cell.mode == "training"
+    x = torch.rand(cell.batch, cell.channels, cell.size, cell.size, device=device, requires_grad=training)
+    turns = _turns(cell, x)
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for turn in turns.values():
+        turn()
+    start = time.perf_counter()
+    for number in range(_ROUNDS[1]):
+        if number >= _ROUNDS[0] and time.perf_counter() - start > _SECONDS_OF_A_CELL:
+            break
+        for name, turn in turns.items():
+            times[name].append(seconds(turn, device))
+    auto = {}
+    for padding_mode in CANDIDATES:
+        choice = _layer(cell, padding_mode, x).choice(cell.batch, (cell.size, cell.size))
+        auto[padding_mode] = choice.engine
+    fastest = {name: min(measured) for name, measured in times.items()}
+    return {**cell._asdict(), "seconds": fastest, "auto": auto}
+
+
+def _turns(cell: Cell, x: Tensor) -> dict[str, Callable[[], None]]:
+    run = _training if cell.mode == "training" else _evaluation
+    plain = nn.Conv2d(cell.channels, cell.channels, cell.kernel_size, padding=cell.kernel_size // 2, device=x.device)
+    turns = {PLAIN: partial(run, plain, x)}
+    # Engines of a padding mode share a layer, so that what evaluation needs of the weights is computed once.
+    layers = {padding_mode: _layer(cell, padding_mode, x) for padding_mode in CANDIDATES}
+    for name, (padding_mode, engine) in ENGINES.items():
+        if cell.fits(engine):
+            turns[name] = partial(_with_engine, layers[padding_mode], engine, partial(run, layers[padding_mode], x))
+    return turns
+
+
+def _layer(cell: Cell, padding_mode: str, x: Tensor) -> SOC:
+    settings: dict[str, Any] = {"groups": cell.groups, "padding_mode": padding_mode, "device": x.device}
+    return SOC(cell.channels, cell.channels, cell.kernel_size, **settings).train(cell.mode == "training")
+
+
+def _with_engine(layer: SOC, engine: str, run: Callable[[], None]) -> None:
+    layer.engine = engine
+    run()
+
+
+def _training(layer: nn.Module, x: Tensor) -> None:
+    result = layer(x)
+    torch.autograd.grad(result, [x, *layer.parameters()], result.detach())
+
+
+def _evaluation(layer: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        layer(x)
+
+
+def ratios(cell: dict[str, Any]) -> dict[str, float]:
+    """Each engine's time as a multiple of the plain convolution's."""
+    times = cell["seconds"]
+    return {name: times[name] / times[PLAIN] for name in ENGINES if name in times}
+
+
+def lost_by_auto(cell: dict[str, Any], padding_mode: str) -> tuple[float, str]:
+    """How many times the fastest engine's time what ``"auto"`` takes needs, and which the fastest is.
+
+    Infinite if that was too slow to be measured.
+    """
+    times = cell["seconds"]
+    names = {engine: name for engine, name in CANDIDATES[padding_mode].items() if name in times}
+    fastest = min(names, key=lambda engine: times[names[engine]])
+    taken = names.get(cell["auto"][padding_mode])
+    return (times[taken] / times[names[fastest]] if taken else float("inf")), fastest
+
+
+def report(measured: Sequence[dict[str, Any]]) -> Table:
+    """Multiples of the plain convolution, a row for each cell; the engines that ``"auto"`` takes in bold."""
+    table = Table(title="multiples of a plain convolution")
+    for heading in ("mode", "maps", "channels", "groups", *ENGINES):
+        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    for cell in measured:
+        taken = {CANDIDATES[mode][engine] for mode, engine in cell["auto"].items()}
+        multiples = ratios(cell)
+        figures = [f"{multiples[name]:.2f}" if name in multiples else "-" for name in ENGINES]
+        table.add_row(
+            cell["mode"],
+            *(str(cell[key]) for key in ("size", "channels", "groups")),
+            *(f"[bold]{figure}[/]" if name in taken else figure for name, figure in zip(ENGINES, figures, strict=True)),
+        )
+    return table
+
+
+def report_of_losses(measured: Sequence[dict[str, Any]], tolerated: float) -> Table:
+    """The cells in which another engine than the one that ``"auto"`` takes is faster by more than is tolerated."""
+    title = f"cells in which auto takes more than {tolerated} times as long as the fastest engine"
+    table = Table("padding", "mode", "maps", "channels", "groups", "auto", "fastest", "times as long", title=title)
+    for padding_mode, cell in product(CANDIDATES, measured):
+        lost, fastest = lost_by_auto(cell, padding_mode)
+        if lost > tolerated:
+            where = (str(cell[key]) for key in ("mode", "size", "channels", "groups"))
+            table.add_row(padding_mode, *where, cell["auto"][padding_mode], fastest, f"{lost:.2f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="height and width of the maps")
+    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
+    parser.add_argument("--kernel-size", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=140.0, help="for measuring in this call")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, required=True, help="a JSON file: read if it exists, and completed")
+    parser.add_argument("--plot", type=Path, help="a PNG file to draw the 3 x 3 cells in")
+    arguments = parser.parse_args()
+
+    device = torch.device(arguments.device)
+    about = machine(device)
+    results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"cells": {}}
+    if results.setdefault("machine", about) != about:
+        parser.error(f"{arguments.output} was measured on {results['machine']}, not on {about}")
+    start = time.perf_counter()
+    wanted = list(cells(arguments.channels, arguments.sizes, arguments.groups, arguments.kernel_size, arguments.batch))
+    for cell in wanted:
+        if cell.key not in results["cells"] and time.perf_counter() - start < arguments.seconds:
+            results["cells"][cell.key] = measure(cell, device)
+    with whole_file(arguments.output) as file:
+        file.write(json.dumps(results, indent=1).encode() + b"\n")
+
+    measured = [results["cells"][cell.key] for cell in wanted if cell.key in results["cells"]]
+    console = Console()
+    console.print(report(measured))
+    console.print(report_of_losses(measured, 1.15))
+    console.print(f"{len(measured)} of {len(wanted)} cells measured;", ", ".join(f"{k} {v}" for k, v in about.items()))
+    if arguments.plot is not None:
+        from benchmarks.engines_picture import plot_engines
+
+        with whole_file(arguments.plot) as file:
+            plot_engines(list(results["cells"].values())).savefig(file, format="png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
