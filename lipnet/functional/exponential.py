@@ -143,8 +143,8 @@ def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
         result = (matrices * shrunk).to(dtype)
     raise ValueError(
-        f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}, ||Q^* Q - I|| up to
-        {defect}"
+        f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}, and ||Q^* Q - I|| up to "
+        f"{defect}"
     )
 
 
