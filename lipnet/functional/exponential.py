@@ -3,6 +3,7 @@
 from math import pi, sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import jacobian_matrices
@@ -42,7 +43,7 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
     """
     groups, length, _ = matrices.shape
     if length * groups == x.shape[1] and x.shape[-2:] != (1, 1):
-        return (matrices @ x.reshape(x.shape[0], groups, length, x.shape[-2] * x.shape[-1])).view_as(x)
+        return F.conv2d(x, matrices.reshape(groups * length, length, 1, 1), groups=groups)
     grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
     return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)
 

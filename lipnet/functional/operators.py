@@ -41,7 +41,7 @@ class ConvolutionOperator(Protocol):
 
 def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> list[Tensor]:
     """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
-    if max(size) > LONGEST:
+    if not _is_short(size, weight):
         return []
     taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight).taps
     channels = weight.shape[1]
@@ -63,11 +63,16 @@ def convolution_operator(
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
-    if max(x.shape[-2:]) <= LONGEST:
+    if _is_short((x.shape[-2], x.shape[-1]), weight):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
     return _Direct(weight, groups, padding_mode)
+
+
+def _is_short(size: tuple[int, int], weight: Tensor) -> bool:
+    """Whether a few products of channels do; a 1 x 1 kernel needs no more than one for all pixels anyway."""
+    return size == (1, 1) or (max(size) <= LONGEST and weight.shape[-2:] != (1, 1))
 
 
 def _has_blocked_layout(x: Tensor) -> bool:

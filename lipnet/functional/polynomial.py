@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from lipnet.functional.operators import ConvolutionOperator, convolution_operator
 
+# Maps of so many bytes are worth the time of a convolution.
+_LARGE = 2**23
+
 
 def skew_polynomial(
     x: Tensor,
@@ -27,8 +30,8 @@ def skew_polynomial(
 
     Without gradients by Horner's rule. With gradients as a product of real factors, J + r and J^2 + u J + v, which
     takes fewer passes over the maps: J + u is a convolution as J is, so that only v has to be added. The adjoint of
-    each factor is again such a factor, with the same filter. What is kept for the backward pass are the n maps that
-    were convolved, and no graph.
+    each factor is again such a factor, with the same filter. What is kept for the backward pass are the maps that were
+    convolved, and no graph; of maps of 8 MiB and more, the last is convolved again.
 
     Args:
         x: maps (B, c, H, W).
@@ -124,6 +127,25 @@ def _product(operator: ConvolutionOperator, x: Tensor, setting: _Setting) -> tup
     return operator.leave(state)[:, : setting.channels], convolved
 
 
+def _number_kept(x: Tensor, setting: _Setting) -> int:
+    """How many of the maps that are convolved after x are kept for the backward pass."""
+    number = len(setting.coefficients) - 2
+    if setting.recompute:
+        return 0
+    return number - 1 if number > 1 and x.numel() * x.element_size() >= _LARGE else number
+
+
+def _last_convolved(operator: ConvolutionOperator, convolved: Sequence[Tensor], setting: _Setting) -> Tensor:
+    """The last of the maps that are convolved, from those before it."""
+    *before, last = _factors(setting.coefficients)
+    if last.constant is not None:
+        return operator.apply(convolved[-1], last.shift)
+    shift, constant = before[-1]
+    if constant is None:
+        return operator.apply(convolved[-1], shift)
+    return operator.apply(convolved[-1]).add_(convolved[-2], alpha=constant)
+
+
 def _product_adjoint(
     operator: ConvolutionOperator,
     gradient: Tensor,
@@ -175,12 +197,13 @@ class _Polynomial(torch.autograd.Function):
         if setting.recompute:
             return (result,)
         # x itself is no output; in a layout of its own it is, and spares the backward pass the conversion.
-        entered = convolved[:1] if convolved[0].is_mkldnn and setting.coefficients[-1] == 1 else []
-        return result, *entered, *operator.kept, *convolved[1:]
+        first = 0 if convolved[0].is_mkldnn and setting.coefficients[-1] == 1 else 1
+        return result, *convolved[first : 1 + _number_kept(x, setting)], *operator.kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Setting], output: tuple[Tensor, ...]) -> None:
         x, weight, ctx.setting = inputs
+        ctx.number = _number_kept(x, ctx.setting)
         kept = output[1:]
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
@@ -194,7 +217,7 @@ class _Polynomial(torch.autograd.Function):
         if gradient is None:
             return None, None, None
         needed = ctx.needs_input_grad[:2]
-        gradients = _Adjoint.apply(gradient, ctx.setting, needed, *ctx.saved_tensors)
+        gradients = _Adjoint.apply(gradient, ctx.setting, needed, ctx.number, *ctx.saved_tensors)
         return *(each if need else None for each, need in zip(gradients, needed, strict=True)), None
 
     @staticmethod
@@ -210,24 +233,25 @@ class _Polynomial(torch.autograd.Function):
 class _Adjoint(torch.autograd.Function):
     """The gradients of x and of the filter, a function of its own so that a batch of gradients can be mapped over.
 
-    What follows the filter: x, and unless they are to be computed again, the operator's own tensors and all maps that
-    were convolved but x.
+    What follows the filter: x, as many of the maps that were convolved after it as the number says, and unless all is
+    to be computed again, the operator's own tensors.
     """
 
     @staticmethod
     def forward(
-        gradient: Tensor, setting: _Setting, needed: tuple[bool, bool], weight: Tensor, *kept: Tensor
+        gradient: Tensor, setting: _Setting, needed: tuple[bool, bool], number: int, weight: Tensor, *kept: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x, *others = kept
-        coefficients = setting.coefficients
-        own = len(others) - (len(coefficients) - 2)  # negative if nothing was kept
-        operator = convolution_operator(gradient, weight, setting.groups, setting.padding_mode, others[: max(own, 0)])
+        x, *maps = kept[: 1 + number]
+        degree, leading = len(setting.coefficients) - 1, setting.coefficients[-1]
+        operator = convolution_operator(gradient, weight, setting.groups, setting.padding_mode, kept[1 + number :])
         entered = operator.enter(x)
-        if own >= 0:
-            first = entered if coefficients[-1] == 1 else entered * coefficients[-1]
-            convolved = [first, *map(operator.enter, others[own:])]
+        if maps or degree == 1:
+            convolved = [entered if leading == 1 else entered * leading, *map(operator.enter, maps)]
+            if len(convolved) < degree:
+                convolved.append(_last_convolved(operator, convolved, setting))
         else:
             convolved = _product(operator, entered, setting)[1]
+        del maps, kept
         result = _product_adjoint(operator, gradient, setting, convolved, needed)
         nothing = gradient.new_empty(())
         return (
@@ -250,13 +274,14 @@ class _Adjoint(torch.autograd.Function):
         gradient: Tensor,
         setting: _Setting,
         needed: tuple[bool, bool],
+        number: int,
         weight: Tensor,
         x: Tensor,
         *kept: Tensor,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
         # Every element of the batch has a gradient of the filter of its own, so the filters are batched if one is
         # needed.
-        weight_dim, x_dim = in_dims[3:5]
+        weight_dim, x_dim = in_dims[4:6]
         fold = _Fold(info.batch_size, as_groups=needed[1] or weight_dim is not None)
         channels = weight.shape[1 if weight_dim == 0 else 0]
         batched = gradient.movedim(in_dims[0], 0) if in_dims[0] is not None else gradient.unsqueeze(0)
@@ -265,6 +290,7 @@ class _Adjoint(torch.autograd.Function):
             fold.maps(gradient if in_dims[0] is not None else gradient[0], None if in_dims[0] is None else 0),
             fold.setting(setting),
             needed,
+            0,
             fold.filters(weight, weight_dim),
             fold.maps(x.to_dense() if x.is_mkldnn else x, x_dim),
         )

@@ -4,15 +4,20 @@ from typing import NamedTuple
 
 ENGINES = ("auto", "series", "spectral", "dense")
 
-# In evaluation a dense exponential is kept for maps of up to so many entries in a group: beyond, computing it costs
-# more than it saves on ten thousand images.
-_DENSE_ENTRIES = 2048
+# In evaluation a dense exponential is kept for maps of up to so many entries in a group, and of up to so many if they
+# have few pixels, where it saves most: beyond, computing it costs more than it saves on ten thousand images.
+_DENSE_ENTRIES = 512
+_DENSE_ENTRIES_OF_FEW_PIXELS = 2048
+_FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
-# Products of matrices that a matrix exponential of norm 1.4 and its backward pass take.
-_PRODUCTS_OF_AN_EXPONENTIAL = 40
+# What a matrix exponential of norm 1.4 and its backward pass cost, in products of matrices at the speed of convolutions
+# (benchmarks/engines.py).
+_PRODUCTS_OF_AN_EXPONENTIAL = 250
+# Convolutions of groups with fewer channels are slower for what they compute.
+_CHANNELS_AT_FULL_SPEED = 8
 # Complex products and Fourier transforms reach a fraction of the speed of real convolutions.
 _SPECTRAL_OVERHEAD = 4.0
-_ONE_MATRIX = f"maps of at most {_DENSE_ENTRIES} entries in a group in evaluation: one matrix, kept"
+_ONE_MATRIX = "maps of few entries in a group in evaluation: one matrix, kept"
 # Maps with fewer pixels leave Fourier transforms nothing to save.
 _SPECTRAL_PIXELS = 16
 
@@ -74,7 +79,7 @@ def _pointwise(situation: Situation) -> Choice:
 def _circular(situation: Situation) -> Choice:
     height, width = situation.size
     if not situation.training:
-        if situation.channels * height * width <= _DENSE_ENTRIES:
+        if _has_few_entries(situation):
             return Choice("dense", _ONE_MATRIX)
         return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
     if height * width < _SPECTRAL_PIXELS:
@@ -82,7 +87,7 @@ def _circular(situation: Situation) -> Choice:
     taps = situation.kernel_size[0] * situation.kernel_size[1]
     pixels = situation.batch * height * width
     # Multiplications for each channel of a group squared, forward and backward.
-    series = 3 * situation.terms * taps * pixels
+    series = 3 * situation.terms * taps * pixels * max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
     frequencies = height * (width // 2 + 1)
     exponentials = 4 * frequencies * situation.channels * _PRODUCTS_OF_AN_EXPONENTIAL
     products = 3 * 4 * situation.batch * frequencies
@@ -92,7 +97,12 @@ def _circular(situation: Situation) -> Choice:
 
 
 def _zeros(situation: Situation) -> Choice:
-    entries = situation.channels * situation.size[0] * situation.size[1]
-    if not situation.training and entries <= _DENSE_ENTRIES:
+    if not situation.training and _has_few_entries(situation):
         return Choice("dense", _ONE_MATRIX)
     return Choice("series", "zero padding: the exponential is summed as a polynomial")
+
+
+def _has_few_entries(situation: Situation) -> bool:
+    pixels = situation.size[0] * situation.size[1]
+    most = _DENSE_ENTRIES_OF_FEW_PIXELS if pixels <= _FEW_PIXELS else _DENSE_ENTRIES
+    return situation.channels * pixels <= most
