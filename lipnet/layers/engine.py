@@ -7,7 +7,7 @@ ENGINES = ("auto", "series", "spectral", "dense")
 # In evaluation a dense exponential is kept for maps of up to so many entries in a group, and of up to so many if they
 # have few pixels, where it saves most: beyond, computing it costs more than it saves on ten thousand images.
 _DENSE_ENTRIES = 512
-_DENSE_ENTRIES_OF_FEW_PIXELS = 2048
+_DENSE_ENTRIES_OF_FEW_PIXELS = 1024
 _FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
 # What a matrix exponential of norm 1.4 and its backward pass cost, in products of matrices at the speed of convolutions
