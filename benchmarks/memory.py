@@ -13,7 +13,8 @@ allocator's own peak. *Resident bytes* (Linux, CPU): how far the process's peak 
 it was before the network was made; it contains the pages of the code that runs and what the system's allocator keeps to
 itself as well, and varies by a few per cent.
 
-The second table says which operators the blocks come from that are live at the peak.
+The second table says which operators the blocks come from that are live at the peak. ``--only`` and ``--batch`` measure
+a part, which takes its place in the output file.
 """
 
 import argparse
@@ -179,12 +180,21 @@ def report_of_holders(results: dict[int, dict[str, dict[str, Any]]], most: int =
     return table
 
 
+def write(results: dict[int, dict[str, dict[str, Any]]], about: dict[str, Any], output: Path) -> None:
+    """Put the peaks into a JSON file, in place of those of the same networks and batch sizes; others stay."""
+    peaks = json.loads(output.read_text())["peak_bytes"] if output.exists() else {}
+    for batch, measured in results.items():
+        peaks.setdefault(str(batch), {}).update(measured)
+    with whole_file(output) as file:
+        file.write(json.dumps({"machine": about, "peak_bytes": peaks}, indent=2).encode() + b"\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--only", nargs="+", choices=[name for name in NETWORKS if name != PLAIN])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for the peaks in bytes")
+    parser.add_argument("--output", type=Path, help="a JSON file for the peaks in bytes, completed if it exists")
     arguments = parser.parse_args()
 
     names = [PLAIN, *(arguments.only or [name for name in NETWORKS if name != PLAIN])]
@@ -195,8 +205,7 @@ def main() -> None:
     console.print(report_of_holders(results))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.output is not None:
-        with whole_file(arguments.output) as file:
-            file.write(json.dumps({"machine": about, "peak_bytes": results}, indent=2).encode() + b"\n")
+        write(results, about, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The benchmark of memory counts what is live, and nothing else."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks import memory
 from benchmarks.lipconvnet import PLAIN
-from benchmarks.memory import MEASURED, NETWORKS, measure, peak_of_step, peak_of_trace, report, report_of_holders
+from benchmarks.memory import MEASURED, NETWORKS, measure, peak_of_step, peak_of_trace, report, report_of_holders, write
 
+ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 
@@ -78,6 +81,24 @@ def test_counts_weights_gradients_momentum_and_maps(opaque: bool, monkeypatch: p
     assert 5 * MIB <= peak["live"] <= 5.25 * MIB
     assert peak["resident"] > 0
     assert sum(peak["holders"].values()) == pytest.approx(peak["live"], rel=0.05)
+
+
+def test_a_part_takes_its_place_in_the_file(tmp_path: Path) -> None:
+    output = tmp_path / "memory.json"
+    write({32: {"a": {"live": 1}, "b": {"live": 2}}, 128: {"a": {"live": 3}}}, {"device": "x"}, output)
+    write({32: {"b": {"live": 4}}}, {"device": "x"}, output)
+    assert json.loads(output.read_text())["peak_bytes"] == {
+        "32": {"a": {"live": 1}, "b": {"live": 4}},
+        "128": {"a": {"live": 3}},
+    }
+
+
+def test_the_guide_quotes_the_file() -> None:
+    peaks = json.loads((ROOT / "benchmarks" / "memory_cpu.json").read_text())["peak_bytes"]
+    guide = (ROOT / "docs" / "engines.md").read_text()
+    for name in NETWORKS:
+        ratios = [peaks[batch][name]["live"] / peaks[batch][PLAIN]["live"] for batch in ("32", "128")]
+        assert f"| {name} | {ratios[0]:.2f} | {ratios[1]:.2f} |" in guide
 
 
 @pytest.mark.slow
