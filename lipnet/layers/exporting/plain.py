@@ -47,8 +47,8 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
         >>> x = torch.rand(5, 3, 16, 16)
         >>> torch.allclose(plain(x), model(x), atol=1e-5)
         True
-        >>> [name for name, _ in plain.named_parameters()]
-        ['0.filter_0', '0.bias']
+        >>> sorted(name for name, _ in plain.named_parameters())
+        ['0.bias', '0.filter_0']
     """
     _check_running(model)
     # Constants that take part in a differentiable evaluation, wherever this is called.
