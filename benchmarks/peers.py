@@ -1,0 +1,124 @@
+"""lipnet beside the convolutions of other installable packages: time, and how orthogonal they are.
+
+    python -m benchmarks.peers --batch 32 128 --output benchmarks/peers_cpu.json
+
+LipConvNet-15 with 32 initial channels on 32 x 32 images, the convolutions alone exchanged (`benchmarks.peer_layers`):
+the activations are the same, and so is the head, lipnet's, but for the plain network. Times are multiples of the plain
+network, whose steps take turns with the others' in the same run; singular values are those of
+`benchmarks.orthogonality`. A peer that is not installed is left out. One run may measure some networks (``--only``) or
+one part (``--parts``): the output file keeps what it has of others.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
+from benchmarks.orthogonality import MODES, layer_figures, network_figures
+from benchmarks.peer_layers import PEERS, Make, available, exportable, exported
+from lipnet.files import whole_file
+
+TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
+PARTS = ("times", "orthogonality")
+Results = dict[str, dict[str, Any]]
+
+
+def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device) -> Results:
+    """Median seconds of each kind of each network, after one round of all that warms up, and multiples of the plain."""
+    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
+    contestants = {name: contestant(make, device) for name, make in networks.items()}
+    medians: dict[str, dict[str, float]] = {name: {} for name in networks}
+    for kind in KINDS:
+        if kind == EXPORTED:
+            contestants = {name: each for name, each in contestants.items() if exportable(each.model)}
+        measured: dict[str, list[float]] = {name: [] for name in contestants}
+        for each in contestants.values():
+            each.model.train(kind == TRAINING)
+            if kind == EXPORTED:
+                exported(each.model)
+        for _ in range(rounds + 1):
+            for name, each in contestants.items():
+                method = each.training_step if kind == TRAINING else each.evaluation
+                measured[name].append(seconds(partial(method, images, labels), device))
+        for name, values in measured.items():
+            medians[name][kind] = median(values[1:])
+    plain = medians[PLAIN] | {EXPORTED: medians[PLAIN][EVALUATION]}
+    return {
+        name: {"median_seconds": own, "multiples": {kind: value / plain[kind] for kind, value in own.items()}}
+        for name, own in medians.items()
+    }
+
+
+def time_table(results: Results) -> Table:
+    """Multiples of the plain network, a row for each network, columns for each batch."""
+    batches = sorted({batch for entry in results.values() for batch in entry.get("times", {})}, key=int)
+    table = Table("network", title="multiples of the plain network")
+    for batch in batches:
+        for kind in KINDS:
+            table.add_column(f"{kind}, batch {batch}", justify="right")
+    for name, entry in results.items():
+        multiples = [entry.get("times", {}).get(batch, {}).get("multiples", {}) for batch in batches]
+        table.add_row(name, *(f"{own[kind]:.2f}" if kind in own else "-" for own in multiples for kind in KINDS))
+    return table
+
+
+def orthogonality_table(results: Results) -> Table:
+    """Singular values, smallest to largest, of layers; norms of the network's Jacobian; product of layers' norms."""
+    table = Table("network", title="singular values after optimizer steps")
+    for stride in ("stride 1", "stride 2"):
+        for mode in MODES:
+            table.add_column(f"{stride}, {mode}", justify="right")
+    for heading in (*(f"network, {mode}" for mode in MODES), "product of layers"):
+        table.add_column(heading, justify="right")
+    for name, entry in results.items():
+        if "orthogonality" in entry:
+            layers, network = entry["orthogonality"]["layers"], entry["orthogonality"]["network"]
+            pairs = [layers[mode][stride] for stride in ("stride 1", "stride 2") for mode in MODES]
+            norms = [network[key] for key in (*MODES, "product")]
+            table.add_row(
+                name, *(f"{low:.5f} to {high:.5f}" for low, high in pairs), *(f"{norm:.5f}" for norm in norms)
+            )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    others = [name for name in (*VARIANTS, *PEERS) if name != PLAIN]
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: show the output file's tables")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps before singular values are measured")
+    parser.add_argument("--only", nargs="+", choices=others, help="leave out others")
+    parser.add_argument("--device", default="cpu", help="for the times; singular values are measured on the CPU")
+    parser.add_argument("--output", type=Path, help="a JSON file: what it has of other networks and parts is kept")
+    arguments = parser.parse_args()
+
+    console, device = Console(), torch.device(arguments.device)
+    networks = available([PLAIN, *(arguments.only or others)], console.print)
+    results: Results = {}
+    if arguments.output is not None and arguments.output.exists():
+        results = json.loads(arguments.output.read_text())
+    about = machine(device) | {"rounds": arguments.rounds}
+    for batch in arguments.batch if "times" in arguments.parts else ():
+        for name, measured in times(networks, batch, arguments.rounds, device).items():
+            results.setdefault(name, {}).setdefault("times", {})[str(batch)] = measured | {"machine": about}
+    for name, make in networks.items() if "orthogonality" in arguments.parts else ():
+        layers, network = layer_figures(make, arguments.steps), network_figures(make, arguments.steps, exported)
+        figures = {"steps": arguments.steps, "layers": layers, "network": network}
+        results.setdefault(name, {})["orthogonality"] = figures
+    console.print(time_table(results), orthogonality_table(results))
+    if arguments.output is not None:
+        with whole_file(arguments.output) as file:
+            file.write(json.dumps(results, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
