@@ -155,6 +155,11 @@ def available(names: Sequence[str], say: Callable[[str], None]) -> dict[str, Mak
     return networks
 
 
+def versions() -> dict[str, str]:
+    """The version of each package of the peers that is installed."""
+    return {peer.package: version(peer.package) for peer in PEERS.values() if not peer.missing()}
+
+
 def exportable(model: nn.Module) -> bool:
     return any(_parametrised(module) for module in model.modules())
 

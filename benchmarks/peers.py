@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
 from benchmarks.orthogonality import MODES, layer_figures, network_figures
-from benchmarks.peer_layers import PEERS, Make, available, exportable, exported
+from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
 from lipnet.files import whole_file
 
 TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
@@ -38,7 +38,7 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
     medians: dict[str, dict[str, float]] = {name: {} for name in networks}
     for kind in KINDS:
         if kind == EXPORTED:
-            contestants = {name: each for name, each in contestants.items() if exportable(each.model)}
+            contestants = {n: each for n, each in contestants.items() if n == PLAIN or exportable(each.model)}
         measured: dict[str, list[float]] = {name: [] for name in contestants}
         for each in contestants.values():
             each.model.train(kind == TRAINING)
@@ -50,9 +50,8 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
                 measured[name].append(seconds(partial(method, images, labels), device))
         for name, values in measured.items():
             medians[name][kind] = median(values[1:])
-    plain = medians[PLAIN] | {EXPORTED: medians[PLAIN][EVALUATION]}
     return {
-        name: {"median_seconds": own, "multiples": {kind: value / plain[kind] for kind, value in own.items()}}
+        name: {"median_seconds": own, "multiples": {kind: value / medians[PLAIN][kind] for kind, value in own.items()}}
         for name, own in medians.items()
     }
 
@@ -100,23 +99,30 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="for the times; singular values are measured on the CPU")
     parser.add_argument("--output", type=Path, help="a JSON file: what it has of other networks and parts is kept")
     arguments = parser.parse_args()
+    if min(arguments.rounds, *arguments.batch) < 1:
+        parser.error(
+            f"rounds and batches of at least 1, received {arguments.rounds} rounds of {arguments.batch} images"
+        )
 
-    console, device = Console(), torch.device(arguments.device)
+    console, device, output = Console(), torch.device(arguments.device), arguments.output
     networks = available([PLAIN, *(arguments.only or others)], console.print)
-    results: Results = {}
-    if arguments.output is not None and arguments.output.exists():
-        results = json.loads(arguments.output.read_text())
-    about = machine(device) | {"rounds": arguments.rounds}
+    results: Results = json.loads(output.read_text()) if output is not None and output.exists() else {}
+    about = machine(device) | {"packages": versions(), "rounds": arguments.rounds}
     for batch in arguments.batch if "times" in arguments.parts else ():
         for name, measured in times(networks, batch, arguments.rounds, device).items():
             results.setdefault(name, {}).setdefault("times", {})[str(batch)] = measured | {"machine": about}
+        write(results, output)
     for name, make in networks.items() if "orthogonality" in arguments.parts else ():
         layers, network = layer_figures(make, arguments.steps), network_figures(make, arguments.steps, exported)
-        figures = {"steps": arguments.steps, "layers": layers, "network": network}
+        figures = {"steps": arguments.steps, "packages": versions(), "layers": layers, "network": network}
         results.setdefault(name, {})["orthogonality"] = figures
+        write(results, output)
     console.print(time_table(results), orthogonality_table(results))
-    if arguments.output is not None:
-        with whole_file(arguments.output) as file:
+
+
+def write(results: Results, output: Path | None) -> None:
+    if output is not None:
+        with whole_file(output) as file:
             file.write(json.dumps(results, indent=2).encode() + b"\n")
 
 

@@ -34,9 +34,22 @@ def test_singular_values_are_those_of_the_matrix(layer: nn.Conv2d) -> None:
     np.testing.assert_allclose(singular_values(layer, SHAPE).numpy(), expected, atol=1e-5)
 
 
-def test_power_iteration_finds_the_largest(layer: nn.Conv2d) -> None:
+def test_largest_singular_value(layer: nn.Conv2d) -> None:
     expected = spectral_norm(convolution_matrix(layer.weight, 5, 5))
-    assert largest_singular_value(layer, SHAPE, steps=200) == pytest.approx(expected, rel=1e-5)
+    assert largest_singular_value(layer, SHAPE, steps=30) == pytest.approx(expected, rel=1e-5)
+    assert 0.5 * expected < largest_singular_value(layer, SHAPE, steps=3) < (1 + 1e-6) * expected
+
+
+def test_largest_singular_value_of_an_orthogonal_layer() -> None:
+    torch.manual_seed(0)
+    assert largest_singular_value(SOC(3, 3).eval().requires_grad_(False), SHAPE) == pytest.approx(1, abs=1e-6)
+    assert largest_singular_value(nn.Identity(), SHAPE) == pytest.approx(1, abs=1e-6)
+
+
+def test_largest_singular_value_of_a_layer_that_is_zero() -> None:
+    layer = nn.Conv2d(3, 2, 1)
+    nn.init.zeros_(layer.weight)
+    assert largest_singular_value(layer, SHAPE) == 0
 
 
 def test_network_norm_is_the_largest_over_the_images() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,11 @@ def test_times_are_multiples_of_the_plain_network() -> None:
     networks = {PLAIN: VARIANTS[PLAIN], POINTWISE: SMALL}
     results = times(networks, batch=1, rounds=1, device=torch.device("cpu"))
     assert list(results) == [PLAIN, POINTWISE]
-    assert results[PLAIN]["multiples"] == {TRAINING: 1.0, EVALUATION: 1.0}
+    assert results[PLAIN]["multiples"] == dict.fromkeys(KINDS, 1.0)
     assert list(results[POINTWISE]["median_seconds"]) == list(KINDS)
     plain = results[PLAIN]["median_seconds"]
-    for kind, reference in zip(KINDS, (TRAINING, EVALUATION, EVALUATION), strict=True):
-        expected = results[POINTWISE]["median_seconds"][kind] / plain[reference]
+    for kind in KINDS:
+        expected = results[POINTWISE]["median_seconds"][kind] / plain[kind]
         assert results[POINTWISE]["multiples"][kind] == expected
 
 
@@ -71,3 +72,11 @@ def test_a_run_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert after[POINTWISE]["orthogonality"] == ORTHOGONALITY
     assert after[POINTWISE]["times"]["1"]["multiples"][TRAINING] > 0
     assert after[POINTWISE]["times"]["1"]["machine"]["rounds"] == 1
+    assert after[POINTWISE]["times"]["1"]["machine"]["packages"]["torch"] == version("torch")
+
+
+def test_impossible_counts_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["peers", "--rounds", "0", "--batch", "8"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "at least 1, received 0 rounds of [8] images" in capsys.readouterr().err
