@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MODES = ("training", "evaluation")
+STRIDES = ("stride 1", "stride 2")
 # Layers of four kinds, small enough for dense Jacobians: 16 channels on maps of 8 x 8, then 32 on maps of 4 x 4.
 _SMALL: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 16, "in_channels": 16, "image_size": 8}
 _CLASSES = 10
@@ -105,8 +106,9 @@ def layer_figures(make: Callable[..., nn.Sequential], steps: int) -> dict[str, d
         model.train(mode == "training")
         values = [singular_values(*found) for found in convolutions(model, shape)]
         # The last layer of each of the two stages has stride 2.
-        strides = {"stride 1": torch.cat(values[::2]), "stride 2": torch.cat(values[1::2])}
-        figures[mode] = {stride: [float(all_.min()), float(all_.max())] for stride, all_ in strides.items()}
+        of_stride = [torch.cat(values[offset::2]) for offset in range(len(STRIDES))]
+        extremes = [[float(each.min()), float(each.max())] for each in of_stride]
+        figures[mode] = dict(zip(STRIDES, extremes, strict=True))
     return figures
 
 

@@ -18,17 +18,20 @@ from statistics import median
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
-from benchmarks.orthogonality import MODES, layer_figures, network_figures
+from benchmarks.orthogonality import MODES, STRIDES, layer_figures, network_figures
 from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
 from lipnet.files import whole_file
 
 TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
 PARTS = ("times", "orthogonality")
 Results = dict[str, dict[str, Any]]
+# The tables are Markdown, to be copied: narrower, their cells would break.
+_WIDTH = 130
 
 
 def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device) -> Results:
@@ -59,7 +62,8 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
 def time_table(results: Results) -> Table:
     """Multiples of the plain network, a row for each network, columns for each batch."""
     batches = sorted({batch for entry in results.values() for batch in entry.get("times", {})}, key=int)
-    table = Table("network", title="multiples of the plain network")
+    table = Table(box=box.MARKDOWN, title="multiples of the plain network")
+    table.add_column("network", no_wrap=True)
     for batch in batches:
         for kind in KINDS:
             table.add_column(f"{kind}, batch {batch}", justify="right")
@@ -70,21 +74,19 @@ def time_table(results: Results) -> Table:
 
 
 def orthogonality_table(results: Results) -> Table:
-    """Singular values, smallest to largest, of layers; norms of the network's Jacobian; product of layers' norms."""
-    table = Table("network", title="singular values after optimizer steps")
-    for stride in ("stride 1", "stride 2"):
-        for mode in MODES:
-            table.add_column(f"{stride}, {mode}", justify="right")
-    for heading in (*(f"network, {mode}" for mode in MODES), "product of layers"):
+    """A row for each mode of each network: the layers' extreme singular values, and the network's norm."""
+    columns = (f"{stride}, {end}" for stride in STRIDES for end in ("smallest", "largest"))
+    table = Table(box=box.MARKDOWN, title="singular values after optimizer steps")
+    table.add_column("network", no_wrap=True)
+    for heading in ("mode", *columns, "network", "product"):
         table.add_column(heading, justify="right")
     for name, entry in results.items():
-        if "orthogonality" in entry:
-            layers, network = entry["orthogonality"]["layers"], entry["orthogonality"]["network"]
-            pairs = [layers[mode][stride] for stride in ("stride 1", "stride 2") for mode in MODES]
-            norms = [network[key] for key in (*MODES, "product")]
-            table.add_row(
-                name, *(f"{low:.5f} to {high:.5f}" for low, high in pairs), *(f"{norm:.5f}" for norm in norms)
-            )
+        for mode in MODES if "orthogonality" in entry else ():
+            layers, network = entry["orthogonality"]["layers"][mode], entry["orthogonality"]["network"]
+            values = [value for stride in STRIDES for value in layers[stride]] + [network[mode]]
+            # The product is of the layers' norms in evaluation.
+            product = f"{network['product']:.4g}" if mode == MODES[1] else "-"
+            table.add_row(name, mode, *(f"{value:.4g}" for value in values), product)
     return table
 
 
@@ -104,7 +106,8 @@ def main() -> None:
             f"rounds and batches of at least 1, received {arguments.rounds} rounds of {arguments.batch} images"
         )
 
-    console, device, output = Console(), torch.device(arguments.device), arguments.output
+    console = Console(width=max(_WIDTH, Console().width))
+    device, output = torch.device(arguments.device), arguments.output
     networks = available([PLAIN, *(arguments.only or others)], console.print)
     results: Results = json.loads(output.read_text()) if output is not None and output.exists() else {}
     about = machine(device) | {"packages": versions(), "rounds": arguments.rounds}
