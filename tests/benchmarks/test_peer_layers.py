@@ -71,9 +71,9 @@ def test_pointwise_is_orthogonal(stride: int) -> None:
 
 
 def test_missing_packages_are_left_out_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Peer("a-package-that-nobody-has", PEERS["torch orthogonal, 1 x 1"].make)
-    monkeypatch.setattr(peer_layers, "PEERS", {"absent": absent, "torch orthogonal, 1 x 1": absent})
+    absent = Peer("a-package-that-nobody-has", PEERS["torch orthogonal (Cayley), 1 x 1"].make)
+    monkeypatch.setattr(peer_layers, "PEERS", {"absent": absent, "torch orthogonal (Cayley), 1 x 1": absent})
     lines: list[str] = []
     assert available([PLAIN, "absent"], lines.append) == {PLAIN: VARIANTS[PLAIN]}
     assert lines == ["absent is left out: pip install a-package-that-nobody-has"]
-    assert not PEERS["torch orthogonal, 1 x 1"].missing()
+    assert not PEERS["torch orthogonal (Cayley), 1 x 1"].missing()

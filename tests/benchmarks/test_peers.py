@@ -14,7 +14,7 @@ from benchmarks.peer_layers import PEERS, OrthogonalPointwise, Peer
 from benchmarks.peers import EVALUATION, EXPORTED, KINDS, TRAINING, main, orthogonality_table, time_table, times
 from lipnet.models import LipConvNet
 
-POINTWISE = "torch orthogonal, 1 x 1"
+POINTWISE = "torch orthogonal (Cayley), 1 x 1"
 SMALL = partial(LipConvNet, depth=5, initial_channels=2, conv=OrthogonalPointwise)
 ORTHOGONALITY = {
     "steps": 2,
