@@ -1,0 +1,204 @@
+"""LipConvNet with the convolutions of other installable packages, and what they are once their weights are kept.
+
+Where a layer changes the number of channels or has a stride, the peers differ: each function below says how. The last
+layer of LipConvNet has a 1 x 1 kernel and stride 2, which after space to depth sees a window of 2 x 2 pixels; the peers
+refuse a kernel smaller than the stride, or lose pixels to it, and have a 2 x 2 kernel there.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal
+
+from benchmarks.lipconvnet import VARIANTS
+from lipnet.layers import ChannelShuffle, MaxMinPermuted
+from lipnet.models import LipConvNet
+
+Make = Callable[..., nn.Sequential]
+
+
+def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
+    """Adaptive orthogonal convolution (arXiv 2501.07930): an explicit kernel, orthogonal with circular padding.
+
+    Channels change in the kernel itself; stride 2 is a 2 x 2 convolution followed by a 2 x 2 one with the stride, both
+    merged into one kernel. The 3 channels of an image do not divide into groups: the first layer has none.
+    """
+    from orthogonium.layers import AdaptiveOrthoConv2d
+
+    kernel_size, padding = _window(kernel_size, stride)
+    groups = _groups(in_channels, groups)
+    return AdaptiveOrthoConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+
+
+def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
+    """orthogonium's SOC: the Taylor polynomial of degree 3 as one explicit kernel of 7 x 7, or 8 x 8 with stride 2.
+
+    Channels change by cutting that kernel, stride as in `aoc`. Zero padding, since a circular padding of 3 does not fit
+    the network's last maps; the layer is then a contraction at best, not orthogonal, near the border.
+    """
+    from orthogonium.layers.conv.adaptiveSOC import AdaptiveSOCConv2d
+
+    kernel_size, _ = _window(kernel_size, stride)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="kernel size changed", category=RuntimeWarning)
+        return AdaptiveSOCConv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=0 if kernel_size == stride else 3,
+            groups=_groups(in_channels, groups),
+            padding_mode="zeros",
+        )
+
+
+def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
+    """Almost-orthogonal (ECCV 2022): the kernel rescaled to a contraction. Channels and stride as in ``nn.Conv2d``."""
+    from orthogonium.layers.conv.AOL.aol import AOLConv2D
+
+    kernel_size, padding = _window(kernel_size, stride)
+    return AOLConv2D(in_channels, out_channels, kernel_size, stride, padding)
+
+
+def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
+    """The kernel as a matrix (out, in * taps) orthonormalised, then divided by the root of the overlapping taps.
+
+    A contraction, not orthogonal (arXiv 2006.06520). Channels and stride as in ``nn.Conv2d``.
+    """
+    from deel.torchlip import SpectralConv2d
+
+    kernel_size, padding = _window(kernel_size, stride)
+    return SpectralConv2d(in_channels, out_channels, kernel_size, stride, padding)
+
+
+class OrthogonalPointwise(nn.Module):
+    """A 1 x 1 convolution in the place of each 3 x 3 one, its matrix orthogonal by ``torch``'s parametrisation.
+
+    Stride is space-to-depth, so that pixels meet there alone; the matrix is rectangular where the channels change.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        # On a filter (out, in, 1, 1) the parametrisation would take each 1 x 1 kernel for a matrix of its own.
+        # Of its maps Cayley's, as the gradient of the default takes half a minute for 2048 to 1024 channels on a CPU.
+        self.linear = orthogonal(nn.Linear(in_channels * stride**2, out_channels), orthogonal_map="cayley")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pixel_unshuffle(x, self.stride), self.linear.weight[:, :, None, None], self.linear.bias)
+
+
+def shuffled(
+    conv: Callable[..., nn.Module], in_channels: int, *arguments: int, groups: int, **settings: int
+) -> nn.Module:
+    """A grouped convolution after the paired channel shuffle of GS-SOC, where that applies."""
+    shuffle = nn.Identity() if in_channels % groups else ChannelShuffle(groups, paired=True)
+    return nn.Sequential(shuffle, conv(in_channels, *arguments, groups=groups, **settings))
+
+
+def _window(kernel_size: int, stride: int) -> tuple[int, int]:
+    """Kernel and padding with which a stride divides the height and width, 2 x 2 for a 1 x 1 kernel with stride 2."""
+    kernel_size = max(kernel_size, stride)
+    return kernel_size, (kernel_size - stride + 1) // 2
+
+
+def _groups(in_channels: int, groups: int) -> int:
+    return 1 if in_channels % groups else groups
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A network, and the package that it needs."""
+
+    package: str
+    make: Make
+
+    def missing(self) -> bool:
+        try:
+            version(self.package)
+        except PackageNotFoundError:
+            return True
+        return False
+
+
+def _grouped(conv: Callable[..., nn.Module]) -> Make:
+    return partial(LipConvNet, conv=partial(shuffled, conv, groups=4), activation=MaxMinPermuted)
+
+
+PEERS: dict[str, Peer] = {
+    "orthogonium AOC": Peer("orthogonium", partial(LipConvNet, conv=aoc)),
+    "orthogonium AOC, 4 groups": Peer("orthogonium", _grouped(aoc)),
+    "orthogonium SOC": Peer("orthogonium", partial(LipConvNet, conv=adaptive_soc)),
+    "orthogonium SOC, 4 groups": Peer("orthogonium", _grouped(adaptive_soc)),
+    "orthogonium AOL": Peer("orthogonium", partial(LipConvNet, conv=aol)),
+    "deel-torchlip SpectralConv2d": Peer("deel-torchlip", partial(LipConvNet, conv=spectral)),
+    "torch orthogonal (Cayley), 1 x 1": Peer("torch", partial(LipConvNet, conv=OrthogonalPointwise)),
+}
+
+
+def available(names: Sequence[str], say: Callable[[str], None]) -> dict[str, Make]:
+    """The networks of these names whose packages are installed; ``say`` gets a line on each of the others."""
+    networks: dict[str, Make] = {}
+    for name in names:
+        if name in VARIANTS:
+            networks[name] = VARIANTS[name]
+        elif PEERS[name].missing():
+            say(f"{name} is left out: pip install {PEERS[name].package}")
+        else:
+            networks[name] = PEERS[name].make
+    return networks
+
+
+def versions() -> dict[str, str]:
+    """The version of each package of the peers that is installed."""
+    return {peer.package: version(peer.package) for peer in PEERS.values() if not peer.missing()}
+
+
+def exportable(model: nn.Module) -> bool:
+    return any(_parametrised(module) for module in model.modules())
+
+
+def exported(model: nn.Sequential) -> nn.Sequential:
+    """The model, changed in place: every parametrised convolution or linear map is a plain one with the same weight.
+
+    Left to themselves, the peers compute their weights anew at every call, in evaluation too.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if _parametrised(child):
+                setattr(parent, name, _plain(child))
+    return model
+
+
+def _parametrised(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear) and parametrize.is_parametrized(module)
+
+
+@torch.no_grad()
+def _plain(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    weight, has_bias = layer.weight.detach().clone(), layer.bias is not None
+    plain: nn.Conv2d | nn.Linear
+    if isinstance(layer, nn.Linear):
+        plain = nn.Linear(layer.in_features, layer.out_features, has_bias)
+    else:
+        # The kernel's size is the weight's: a polynomial of a convolution has a larger one than was asked for.
+        plain = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            tuple(weight.shape[2:]),
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            has_bias,
+            layer.padding_mode,
+        )
+    plain.load_state_dict({"weight": weight} | ({"bias": layer.bias} if has_bias else {}))
+    return plain.to(weight).train(layer.training)

@@ -1,0 +1,133 @@
+"""lipnet beside the convolutions of other installable packages: time, and how orthogonal they are.
+
+    python -m benchmarks.peers --batch 32 128 --output benchmarks/peers_cpu.json
+
+LipConvNet-15 with 32 initial channels on 32 x 32 images, the convolutions alone exchanged (`benchmarks.peer_layers`):
+the activations are the same, and so is the head, lipnet's, but for the plain network. Times are multiples of the plain
+network, whose steps take turns with the others' in the same run; singular values are those of
+`benchmarks.orthogonality`. A peer that is not installed is left out. One run may measure some networks (``--only``) or
+one part (``--parts``): the output file keeps what it has of others.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
+from benchmarks.orthogonality import MODES, STRIDES, layer_figures, network_figures
+from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
+from lipnet.files import whole_file
+
+TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
+PARTS = ("times", "orthogonality")
+Results = dict[str, dict[str, Any]]
+# The tables are Markdown, to be copied: narrower, their cells would break.
+_WIDTH = 130
+
+
+def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device) -> Results:
+    """Median seconds of each kind of each network, after one round of all that warms up, and multiples of the plain."""
+    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
+    contestants = {name: contestant(make, device) for name, make in networks.items()}
+    medians: dict[str, dict[str, float]] = {name: {} for name in networks}
+    for kind in KINDS:
+        if kind == EXPORTED:
+            contestants = {n: each for n, each in contestants.items() if n == PLAIN or exportable(each.model)}
+        measured: dict[str, list[float]] = {name: [] for name in contestants}
+        for each in contestants.values():
+            each.model.train(kind == TRAINING)
+            if kind == EXPORTED:
+                exported(each.model)
+        for _ in range(rounds + 1):
+            for name, each in contestants.items():
+                method = each.training_step if kind == TRAINING else each.evaluation
+                measured[name].append(seconds(partial(method, images, labels), device))
+        for name, values in measured.items():
+            medians[name][kind] = median(values[1:])
+    return {
+        name: {"median_seconds": own, "multiples": {kind: value / medians[PLAIN][kind] for kind, value in own.items()}}
+        for name, own in medians.items()
+    }
+
+
+def time_table(results: Results) -> Table:
+    """Multiples of the plain network, a row for each network, columns for each batch."""
+    batches = sorted({batch for entry in results.values() for batch in entry.get("times", {})}, key=int)
+    table = Table(box=box.MARKDOWN, title="multiples of the plain network")
+    table.add_column("network", no_wrap=True)
+    for batch in batches:
+        for kind in KINDS:
+            table.add_column(f"{kind}, batch {batch}", justify="right")
+    for name, entry in results.items():
+        multiples = [entry.get("times", {}).get(batch, {}).get("multiples", {}) for batch in batches]
+        table.add_row(name, *(f"{own[kind]:.2f}" if kind in own else "-" for own in multiples for kind in KINDS))
+    return table
+
+
+def orthogonality_table(results: Results) -> Table:
+    """A row for each mode of each network: the layers' extreme singular values, and the network's norm."""
+    columns = (f"{stride}, {end}" for stride in STRIDES for end in ("smallest", "largest"))
+    table = Table(box=box.MARKDOWN, title="singular values after optimizer steps")
+    table.add_column("network", no_wrap=True)
+    for heading in ("mode", *columns, "network", "product"):
+        table.add_column(heading, justify="right")
+    for name, entry in results.items():
+        for mode in MODES if "orthogonality" in entry else ():
+            layers, network = entry["orthogonality"]["layers"][mode], entry["orthogonality"]["network"]
+            values = [value for stride in STRIDES for value in layers[stride]] + [network[mode]]
+            # The product is of the layers' norms in evaluation.
+            product = f"{network['product']:.4g}" if mode == MODES[1] else "-"
+            table.add_row(name, mode, *(f"{value:.4g}" for value in values), product)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    others = [name for name in (*VARIANTS, *PEERS) if name != PLAIN]
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: show the output file's tables")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps before singular values are measured")
+    parser.add_argument("--only", nargs="+", choices=others, help="leave out others")
+    parser.add_argument("--device", default="cpu", help="for the times; singular values are measured on the CPU")
+    parser.add_argument("--output", type=Path, help="a JSON file: what it has of other networks and parts is kept")
+    arguments = parser.parse_args()
+    if min(arguments.rounds, *arguments.batch) < 1:
+        parser.error(
+            f"rounds and batches of at least 1, received {arguments.rounds} rounds of {arguments.batch} images"
+        )
+
+    console = Console(width=max(_WIDTH, Console().width))
+    device, output = torch.device(arguments.device), arguments.output
+    networks = available([PLAIN, *(arguments.only or others)], console.print)
+    results: Results = json.loads(output.read_text()) if output is not None and output.exists() else {}
+    about = machine(device) | {"packages": versions(), "rounds": arguments.rounds}
+    for batch in arguments.batch if "times" in arguments.parts else ():
+        for name, measured in times(networks, batch, arguments.rounds, device).items():
+            results.setdefault(name, {}).setdefault("times", {})[str(batch)] = measured | {"machine": about}
+        write(results, output)
+    for name, make in networks.items() if "orthogonality" in arguments.parts else ():
+        layers, network = layer_figures(make, arguments.steps), network_figures(make, arguments.steps, exported)
+        figures = {"steps": arguments.steps, "packages": versions(), "layers": layers, "network": network}
+        results.setdefault(name, {})["orthogonality"] = figures
+        write(results, output)
+    console.print(time_table(results), orthogonality_table(results))
+
+
+def write(results: Results, output: Path | None) -> None:
+    if output is not None:
+        with whole_file(output) as file:
+            file.write(json.dumps(results, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
