@@ -3,7 +3,8 @@
     python -m benchmarks.lipconvnet --batch 32 128 --output benchmarks/lipconvnet_cpu.json
 
 All networks take turns in every round, so that whatever else the machine does meets them alike; the figures are ratios
-of medians. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward, backward and SGD with momentum.
+of medians. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward, backward and SGD with momentum. The
+arithmetic that this takes is counted too: what a network would cost if all arithmetic were equally fast.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import PublishedGSSOC, PublishedSOC
 from lipnet.files import whole_file
@@ -97,9 +99,26 @@ def measure(names: Sequence[str], batch: int, rounds: int, device: torch.device)
     return medians
 
 
-def report(results: dict[int, dict[str, dict[str, float]]]) -> Table:
+def count(names: Sequence[str], batch: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Floating-point operations of the convolutions and matrix products of each kind of each network."""
+    images = torch.rand(batch, 3, 32, 32, device=device)
+    labels = torch.randint(100, (batch,), device=device)
+    counts: dict[str, dict[str, float]] = {}
+    for name in names:
+        each = contestant(VARIANTS[name], device)
+        counts[name] = {}
+        for kind, method in zip(KINDS, (each.training_step, each.evaluation), strict=True):
+            each.model.train(kind == KINDS[0])
+            method(images, labels)  # what is computed once and kept does not count
+            with FlopCounterMode(display=False) as counter:
+                method(images, labels)
+            counts[name][kind] = counter.get_total_flops()
+    return counts
+
+
+def report(results: dict[int, dict[str, dict[str, float]]], title: str) -> Table:
     """Multiples of the plain network, a row for each network."""
-    table = Table(title="multiples of the plain network")
+    table = Table(title=title)
     table.add_column("network")
     for batch in results:
         for kind in KINDS:
@@ -125,19 +144,22 @@ def main() -> None:
         "--only", nargs="+", choices=[name for name in VARIANTS if name != PLAIN], help="leave out others"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for the medians in seconds")
+    parser.add_argument("--output", type=Path, help="a JSON file for medians and counts")
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
     names = [PLAIN, *(arguments.only or [name for name in VARIANTS if name != PLAIN])]
     results = {batch: measure(names, batch, arguments.rounds, device) for batch in arguments.batch}
+    counts = {batch: count(names, batch, device) for batch in arguments.batch}
     about = machine(device) | {"rounds": arguments.rounds}
     console = Console()
-    console.print(report(results))
+    console.print(report(results, "time, multiples of the plain network"))
+    console.print(report(counts, "arithmetic, multiples of the plain network"))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.output is not None:
         with whole_file(arguments.output) as file:
-            file.write(json.dumps({"machine": about, "median_seconds": results}, indent=2).encode() + b"\n")
+            content = {"machine": about, "median_seconds": results, "operations": counts}
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 if __name__ == "__main__":
