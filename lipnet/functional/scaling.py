@@ -40,12 +40,13 @@ class _ScaledSkewPart(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, ...]:
         # Twice the skew part: what is scaled afterwards need not be halved.
-        doubled = weight - transpose_filter(weight, groups)
-        images = doubled.reshape(*vectors.shape[:2], -1) @ circular_patches(vectors, weight)
+        doubled = (weight - transpose_filter(weight, groups)).reshape(*vectors.shape[:2], -1)
+        images = doubled @ circular_patches(vectors, weight)
         norms = images.flatten(1).norm(dim=1)
         scale = target / norms.clamp_min(2 * SMALLEST_NORM)
-        doubled.view(groups, -1).mul_(scale.unsqueeze(1))
-        return doubled, next_vectors(images, norms, vectors), scale
+        # Not in place: of a batch of vectors for one filter, the filter itself is no batch.
+        scaled = (doubled * scale.view(-1, 1, 1)).view(weight.shape)
+        return scaled, next_vectors(images, norms, vectors), scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, int], output: tuple[Tensor, ...]) -> None:
@@ -59,7 +60,7 @@ class _ScaledSkewPart(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         scaled, vectors, new, scale = ctx.saved_tensors
         rows = gradient.reshape(*new.shape[:2], -1)
-        along = (rows.flatten(1).unsqueeze(1) @ scaled.reshape(len(new), -1, 1)).view(-1, 1, 1)
+        along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
         # Below the smallest norm the scale does not depend on the filter.
         moves = (scale.abs() * 2 * SMALLEST_NORM < abs(ctx.target)).view(-1, 1, 1)
         images = torch.where(moves, along * (-1 / ctx.target), 0.0) * new.flatten(2)

@@ -20,7 +20,7 @@ def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021.
     """
-    return _adjoint(_grouped(weight, groups)).flatten(0, 1)
+    return _adjoint(_grouped(weight, groups)).reshape(weight.shape)
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
@@ -42,8 +42,7 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     """(groups, o, i, kh, kw)."""
-    grouped: Tensor = torch.unflatten(weight, 0, (groups, -1))
-    return grouped
+    return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
 
 
 def _adjoint(grouped: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ class _SkewPart(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, groups: int) -> Tensor:
         grouped = _grouped(weight, groups)
-        return grouped.sub(_adjoint(grouped)).div_(2).flatten(0, 1)
+        return grouped.sub(_adjoint(grouped)).div_(2).reshape(weight.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:

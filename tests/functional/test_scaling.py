@@ -1,4 +1,4 @@
-"""Scaling a filter to a norm against the formula, differentiated by plain autograd."""
+"""The skew part of a filter, scaled to a norm, against the formula differentiated by plain autograd."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional import SMALLEST_NORM, scaled_to_norm, skew_filter, top_vectors
-from tests.oracles import convolution_matrix, spectral_norm, to_numpy
+from lipnet.functional import SMALLEST_NORM, scaled_skew_filter, skew_filter, top_vectors
+from tests.oracles import convolution_matrix, spectral_norm
 
 SETTINGS = [((3, 3), 1, 5), ((3, 3), 2, 4), ((1, 1), 2, 1), ((1, 1), 1, 3), ((1, 3), 1, 4), ((5, 3), 2, 5)]
 
 
-def filter_and_vectors(kernel: tuple[int, int], groups: int, points: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def filter_and_vectors(
+    kernel: tuple[int, int] = (3, 3), groups: int = 2, points: int = 4, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Any filter, and vectors of norm 1."""
+    generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(4, 4 // groups, *kernel, generator=generator, dtype=torch.float64)
     vectors = torch.randn(groups, 4 // groups, points, points, generator=generator, dtype=torch.float64)
-    return skew_filter(weight, groups), vectors / vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return weight, vectors / vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-def plain(skew: Tensor, vectors: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """target / ||J v|| times each group's filter, and J v / ||J v||, by a convolution of periodic maps."""
-    groups, channels, points, _ = vectors.shape
+def plain(weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, Tensor]:
+    """target / ||J v|| times each group's skew part, and J v / ||J v||, by a convolution of periodic maps."""
+    channels, points = vectors.shape[1:3]
+    grouped = weight.reshape(groups, channels, *weight.shape[1:])
+    skew = ((grouped - grouped.transpose(1, 2).flip(3, 4)) / 2).flatten(0, 1)
     rows, columns = skew.shape[-2] // 2, skew.shape[-1] // 2
     maps = vectors.reshape(1, groups * channels, points, points)
     images = F.conv2d(F.pad(maps, (columns, columns, rows, rows), mode="circular"), skew, groups=groups)
@@ -35,106 +40,150 @@ def plain(skew: Tensor, vectors: Tensor, target: float) -> tuple[Tensor, Tensor]
     return scale * skew, (images / norms.view(-1, 1, 1, 1)).detach()
 
 
+def circular_norms(skew: Tensor, groups: int, points: int) -> list[float]:
+    parts = skew.chunk(groups)
+    return [spectral_norm(convolution_matrix(each, points, points, padding_mode="circular")) for each in parts]
+
+
 @pytest.mark.parametrize("target", [1.4, -0.3])
 @pytest.mark.parametrize(("kernel", "groups", "points"), SETTINGS)
 def test_value_and_gradient_of_the_formula(kernel: tuple[int, int], groups: int, points: int, target: float) -> None:
-    skew, vectors = filter_and_vectors(kernel, groups, points)
-    skew.requires_grad_()
-    (scaled, images), (expected, expected_images) = (
-        function(skew, vectors, target) for function in (scaled_to_norm, plain)
-    )
+    weight, vectors = filter_and_vectors(kernel, groups, points)
+    weight.requires_grad_()
+    before = weight.detach().clone(), vectors.clone()
+    scaled, images = scaled_skew_filter(weight, vectors, target, groups)
+    expected, expected_images = plain(weight, vectors, target, groups)
     torch.testing.assert_close(scaled, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(images, expected_images, rtol=1e-12, atol=1e-12)
     assert not images.requires_grad
-    cotangent = torch.randn(skew.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(scaled, skew, cotangent)
-    (correct,) = torch.autograd.grad(expected, skew, cotangent)
+    cotangent = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(scaled, weight, cotangent)
+    (correct,) = torch.autograd.grad(expected, weight, cotangent)
     torch.testing.assert_close(gradient, correct, rtol=1e-12, atol=1e-12)
+    assert torch.equal(weight, before[0])
+    assert torch.equal(vectors, before[1])
 
 
-@pytest.mark.parametrize(("kernel", "groups", "points"), SETTINGS)
+@pytest.mark.parametrize(("kernel", "groups", "points"), SETTINGS[1:5])
 def test_gradcheck(kernel: tuple[int, int], groups: int, points: int) -> None:
-    skew, vectors = filter_and_vectors(kernel, groups, points)
-    assert torch.autograd.gradcheck(lambda w: scaled_to_norm(w, vectors, -1.4)[0], (skew.requires_grad_(),))
+    weight, vectors = filter_and_vectors(kernel, groups, points)
+    weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: scaled_skew_filter(w, vectors, -1.4, groups)[0], (weight,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_the_result_is_exactly_skew(kernel: tuple[int, int], dtype: torch.dtype) -> None:
+    weight, vectors = (tensor.to(dtype) for tensor in filter_and_vectors(kernel))
+    scaled, _ = scaled_skew_filter(weight, vectors, 1.4, 2)
+    assert scaled.dtype is dtype
+    assert torch.equal(skew_filter(scaled, 2), scaled)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_at_a_top_singular_vector_the_norm_is_the_target(groups: int) -> None:
-    skew, _ = filter_and_vectors((3, 3), groups, 4)
-    scaled, _ = scaled_to_norm(skew, top_vectors(skew, groups, 4, steps=60), 1.4)
-    for each in scaled.chunk(groups):
-        assert spectral_norm(convolution_matrix(each, 4, 4, padding_mode="circular")) == pytest.approx(1.4, rel=1e-6)
+    weight, _ = filter_and_vectors(groups=groups)
+    vectors = top_vectors(skew_filter(weight, groups), groups, 4, steps=60)
+    scaled, _ = scaled_skew_filter(weight, vectors, 1.4, groups)
+    np.testing.assert_allclose(circular_norms(scaled, groups, 4), 1.4, rtol=1e-6)
 
 
 def test_steps_follow_the_filter_to_its_norm() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 2, 4)
+    weight, vectors = filter_and_vectors()
     for _ in range(300):
-        scaled, vectors = scaled_to_norm(skew, vectors, 1.4)
-    norms = [spectral_norm(convolution_matrix(each, 4, 4, padding_mode="circular")) for each in scaled.chunk(2)]
-    np.testing.assert_allclose(norms, 1.4, rtol=1e-3)
+        scaled, vectors = scaled_skew_filter(weight, vectors, 1.4, 2)
+    np.testing.assert_allclose(circular_norms(scaled, 2, 4), 1.4, rtol=1e-3)
 
 
 def test_groups_are_scaled_on_their_own() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 2, 4)
-    together, _ = scaled_to_norm(skew, vectors, 1.4)
+    weight, vectors = filter_and_vectors()
+    together, _ = scaled_skew_filter(weight, vectors, 1.4, 2)
     for group in range(2):
-        alone, _ = scaled_to_norm(skew[2 * group : 2 * group + 2], vectors[group : group + 1], 1.4)
-        torch.testing.assert_close(alone, together[2 * group : 2 * group + 2], rtol=1e-14, atol=1e-14)
+        rows = slice(2 * group, 2 * group + 2)
+        alone, _ = scaled_skew_filter(weight[rows], vectors[group : group + 1], 1.4)
+        torch.testing.assert_close(alone, together[rows], rtol=1e-14, atol=1e-14)
 
 
-def test_a_zero_filter_stays_zero_and_its_vectors_too() -> None:
-    _, vectors = filter_and_vectors((3, 3), 2, 4)
-    skew = torch.zeros(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    scaled, images = scaled_to_norm(skew, vectors, 1.4)
-    assert torch.equal(scaled, torch.zeros_like(skew))
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_skew_part_of_zero_stays_zero_and_the_vectors_too(symmetric: bool) -> None:
+    weight, vectors = filter_and_vectors()
+    weight = weight - skew_filter(weight, 2) if symmetric else torch.zeros_like(weight)
+    weight = weight.round(decimals=1) if symmetric else weight
+    weight.requires_grad_()
+    assert not skew_filter(weight, 2).any()
+    scaled, images = scaled_skew_filter(weight, vectors, 1.4, 2)
+    assert not scaled.any()
     assert torch.equal(images, vectors)
-    cotangent = torch.ones_like(skew)
-    (gradient,) = torch.autograd.grad(scaled, skew, cotangent)
+    cotangent = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(scaled, weight, cotangent)
     # Below the smallest norm the scale is a constant.
-    torch.testing.assert_close(gradient, cotangent * (1.4 / SMALLEST_NORM), rtol=1e-15, atol=0)
+    torch.testing.assert_close(gradient, skew_filter(cotangent, 2) * (1.4 / SMALLEST_NORM), rtol=1e-12, atol=1e-3)
 
 
 def test_below_the_smallest_norm_the_scale_is_constant() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 1, 4)
-    skew = (skew * 1e-14).requires_grad_()
-    scaled, _ = scaled_to_norm(skew, vectors, -1.4)
-    torch.testing.assert_close(scaled, skew * (-1.4 / SMALLEST_NORM), rtol=1e-14, atol=0)
-    (gradient,) = torch.autograd.grad(scaled.sum(), skew)
-    torch.testing.assert_close(gradient, torch.full_like(skew, -1.4 / SMALLEST_NORM), rtol=1e-14, atol=0)
+    weight, vectors = filter_and_vectors()
+    weight = (weight * 1e-14).requires_grad_()
+    scaled, _ = scaled_skew_filter(weight, vectors, -1.4, 2)
+    torch.testing.assert_close(scaled, skew_filter(weight, 2) * (-1.4 / SMALLEST_NORM), rtol=1e-13, atol=0)
+    cotangent = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(scaled, weight, cotangent)
+    torch.testing.assert_close(gradient, skew_filter(cotangent, 2) * (-1.4 / SMALLEST_NORM), rtol=1e-12, atol=1e-3)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_filter_that_is_not_finite_leaves_the_vectors_as_they_are(value: float) -> None:
-    skew, vectors = filter_and_vectors((3, 3), 2, 4)
-    expected = scaled_to_norm(skew, vectors, 1.4)
-    skew[3, 1, 0, 0] = value
-    scaled, images = scaled_to_norm(skew, vectors, 1.4)
+    weight, vectors = filter_and_vectors()
+    expected, following = scaled_skew_filter(weight, vectors, 1.4, 2)
+    weight[3, 1, 0, 0] = value
+    scaled, images = scaled_skew_filter(weight, vectors, 1.4, 2)
     assert not scaled[2:].isfinite().all()
     assert torch.equal(images[1], vectors[1])
     # The other group is not touched.
-    assert torch.equal(scaled[:2], expected[0][:2])
-    assert torch.equal(images[0], expected[1][0])
+    assert torch.equal(scaled[:2], expected[:2])
+    assert torch.equal(images[0], following[0])
 
 
 def test_a_second_derivative_is_refused() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 1, 4)
-    skew.requires_grad_()
-    (gradient,) = torch.autograd.grad(scaled_to_norm(skew, vectors, 1.4)[0].square().sum(), skew, create_graph=True)
+    weight, vectors = filter_and_vectors()
+    weight.requires_grad_()
+    scaled, _ = scaled_skew_filter(weight, vectors, 1.4, 2)
+    (gradient,) = torch.autograd.grad(scaled.square().sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
 
 
-def test_function_transforms() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 2, 4)
-    filters = torch.stack([skew, -2 * skew.flip(1)])
-    mapped = torch.func.vmap(lambda w: scaled_to_norm(w, vectors, 1.4)[0])(filters)
-    torch.testing.assert_close(mapped, torch.stack([scaled_to_norm(w, vectors, 1.4)[0] for w in filters]))
-    jacobian = torch.func.jacrev(lambda w: scaled_to_norm(w, vectors, 1.4)[0])(skew)
-    expected = torch.autograd.functional.jacobian(lambda w: plain(w, vectors, 1.4)[0], skew)
-    torch.testing.assert_close(jacobian, expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_function_transforms(kernel: tuple[int, int]) -> None:
+    pairs = [filter_and_vectors(kernel, seed=seed) for seed in range(3)]
+    weights, vectors = (torch.stack(each) for each in zip(*pairs, strict=True))
+
+    def function(weight: Tensor, vectors: Tensor) -> Tensor:
+        return scaled_skew_filter(weight, vectors, 1.4, 2)[0]
+
+    for dims in ((0, None), (0, 0), (None, 0)):
+        arguments = [each if dim == 0 else each[0] for each, dim in zip((weights, vectors), dims, strict=True)]
+        chosen = [(weights[i if dims[0] == 0 else 0], vectors[i if dims[1] == 0 else 0]) for i in range(3)]
+        expected = torch.stack([plain(*pair, 1.4, 2)[0] for pair in chosen])
+        torch.testing.assert_close(torch.func.vmap(function, dims)(*arguments), expected, rtol=1e-12, atol=1e-12)
+    correct = torch.autograd.functional.jacobian(lambda w: plain(w, vectors[0], 1.4, 2)[0], weights[0])
+    jacobian = torch.func.jacrev(function)(weights[0], vectors[0])
+    torch.testing.assert_close(jacobian, correct, rtol=1e-12, atol=1e-12)
+    batched = torch.autograd.functional.jacobian(lambda w: function(w, vectors[0]), weights[0], vectorize=True)
+    torch.testing.assert_close(batched, correct, rtol=1e-12, atol=1e-12)
 
 
-def test_a_filter_in_another_layout() -> None:
-    skew, vectors = filter_and_vectors((3, 3), 2, 4)
-    scaled, _ = scaled_to_norm(skew.contiguous(memory_format=torch.channels_last), vectors, 1.4)
-    np.testing.assert_array_equal(to_numpy(scaled), to_numpy(scaled_to_norm(skew, vectors, 1.4)[0]))
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_filters_and_gradients_in_another_layout(kernel: tuple[int, int]) -> None:
+    weight, vectors = filter_and_vectors(kernel)
+    cotangent, _ = filter_and_vectors(kernel, seed=1)
+    expected = plain(weight.requires_grad_(), vectors, 1.4, 2)[0]
+    (correct,) = torch.autograd.grad(expected, weight, cotangent)
+    for layout in (
+        lambda tensor: tensor.contiguous(memory_format=torch.channels_last),
+        lambda tensor: tensor.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda tensor: tensor.mT.contiguous().mT,
+    ):
+        scaled, _ = scaled_skew_filter(layout(weight), vectors, 1.4, 2)
+        torch.testing.assert_close(scaled, expected, rtol=1e-12, atol=1e-12, check_stride=False)
+        (gradient,) = torch.autograd.grad(scaled, weight, layout(cotangent))
+        torch.testing.assert_close(gradient, correct, rtol=1e-12, atol=1e-12, check_stride=False)

@@ -86,6 +86,8 @@ def test_function_transforms() -> None:
     last = torch.func.vmap(lambda w: skew_filter(w, 2), in_dims=4)(weights.movedim(0, 4))
     assert torch.equal(last, expected)
     jacobian = torch.func.jacrev(lambda w: skew_filter(w, 2))(weights[0]).flatten(4).flatten(0, 3)
+    batched = torch.autograd.functional.jacobian(lambda w: skew_filter(w, 2), weights[0], vectorize=True)
+    assert torch.equal(batched.flatten(4).flatten(0, 3), jacobian)
     # An orthogonal projection, of the rank that skew matrices of 3 x 3 channels and 9 taps have, in two groups.
     torch.testing.assert_close(jacobian, jacobian.T, rtol=0, atol=1e-15)
     torch.testing.assert_close(jacobian @ jacobian, jacobian, rtol=0, atol=1e-15)
