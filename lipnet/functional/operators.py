@@ -193,7 +193,7 @@ class _Products:
 
     def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
         products = torch.bmm(self._spread(maps), self.matrices[:, :channels].mT)
-        own = maps.view(self.batch, self.weight.shape[0], self._pixels)[:, :channels].flatten(0, 1)
+        own = maps.view(self.batch, self.weight.shape[0], self._pixels)[:, :channels].reshape(-1, self._pixels)
         return self._gather(products, own, shift, 1).view(self.batch, channels, *self.size)
 
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
