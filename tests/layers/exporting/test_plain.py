@@ -137,7 +137,7 @@ def test_an_exported_layer_is_orthogonal() -> None:
     x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     jacobian: Any = torch.autograd.functional.jacobian(plain, x)
     values = torch.linalg.svdvals(jacobian.reshape(192, 192))
-    assert 1 - 2e-5 < values.min() <= values.max() <= 1 + 1e-13
+    assert 1 - 2e-4 < values.min() <= values.max() <= 1 + 1e-13
 
 
 @pytest.mark.parametrize("inference", [False, True])
