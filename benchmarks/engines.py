@@ -9,6 +9,7 @@ the machine does can only add to a time. An engine that would take far longer th
 a cell whose convolution alone takes too long.
 
 Cells that the output file has already are not measured again. Measuring ends after ``--seconds``; another call goes on.
+What ``"auto"`` takes is asked each time: after a change of that, the same command draws it anew.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def cells(
 
 
 def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """The fewest seconds of every engine, and which engine ``"auto"`` takes with each padding mode."""
+    """The cell with the fewest seconds of every engine."""
     torch.manual_seed(0)
     training = cell.mode == "training"
     x = torch.rand(cell.batch, cell.channels, cell.size, cell.size, device=device, requires_grad=training)
@@ -109,12 +110,15 @@ def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
             break
         for name, turn in turns.items():
             times[name].append(seconds(turn, device))
-    auto = {}
-    for padding_mode in CANDIDATES:
-        choice = _layer(cell, padding_mode, x).choice(cell.batch, (cell.size, cell.size))
-        auto[padding_mode] = choice.engine
-    fastest = {name: min(measured) for name, measured in times.items()}
-    return {**cell._asdict(), "seconds": fastest, "auto": auto}
+    return {**cell._asdict(), "seconds": {name: min(measured) for name, measured in times.items()}}
+
+
+def with_choices(measured: dict[str, Any]) -> dict[str, Any]:
+    """The cell with the engine that ``"auto"`` takes now, with each padding mode: no matter of the measurement."""
+    cell = Cell(**{name: measured[name] for name in Cell._fields})
+    layers = {padding_mode: _layer(cell, padding_mode, torch.device("meta")) for padding_mode in CANDIDATES}
+    size = (cell.size, cell.size)
+    return {**measured, "auto": {mode: layer.choice(cell.batch, size).engine for mode, layer in layers.items()}}
 
 
 def _turns(cell: Cell, x: Tensor) -> dict[str, Callable[[], None]]:
@@ -122,15 +126,15 @@ def _turns(cell: Cell, x: Tensor) -> dict[str, Callable[[], None]]:
     plain = nn.Conv2d(cell.channels, cell.channels, cell.kernel_size, padding=cell.kernel_size // 2, device=x.device)
     turns = {PLAIN: partial(run, plain, x)}
     # Engines of a padding mode share a layer, so that what evaluation needs of the weights is computed once.
-    layers = {padding_mode: _layer(cell, padding_mode, x) for padding_mode in CANDIDATES}
+    layers = {padding_mode: _layer(cell, padding_mode, x.device) for padding_mode in CANDIDATES}
     for name, (padding_mode, engine) in ENGINES.items():
         if cell.fits(engine):
             turns[name] = partial(_with_engine, layers[padding_mode], engine, partial(run, layers[padding_mode], x))
     return turns
 
 
-def _layer(cell: Cell, padding_mode: str, x: Tensor) -> SOC:
-    settings: dict[str, Any] = {"groups": cell.groups, "padding_mode": padding_mode, "device": x.device}
+def _layer(cell: Cell, padding_mode: str, device: torch.device) -> SOC:
+    settings: dict[str, Any] = {"groups": cell.groups, "padding_mode": padding_mode, "device": device}
     return SOC(cell.channels, cell.channels, cell.kernel_size, **settings).train(cell.mode == "training")
 
 
@@ -203,35 +207,38 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
     parser.add_argument("--kernel-size", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=140.0, help="for measuring in this call")
+    parser.add_argument("--seconds", type=float, default=140.0, help="for measuring in this call; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True, help="a JSON file: read if it exists, and completed")
-    parser.add_argument("--plot", type=Path, help="a PNG file to draw the 3 x 3 cells in")
+    parser.add_argument("--plot", type=Path, help="a PNG file to draw these cells in")
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
-    about = machine(device)
+    wanted = list(cells(arguments.channels, arguments.sizes, arguments.groups, arguments.kernel_size, arguments.batch))
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"cells": {}}
-    if results.setdefault("machine", about) != about:
+    missing = [cell for cell in wanted if cell.key not in results["cells"]] if arguments.seconds > 0 else []
+    about = machine(device)
+    if missing and results.setdefault("machine", about) != about:
         parser.error(f"{arguments.output} was measured on {results['machine']}, not on {about}")
     start = time.perf_counter()
-    wanted = list(cells(arguments.channels, arguments.sizes, arguments.groups, arguments.kernel_size, arguments.batch))
-    for cell in wanted:
-        if cell.key not in results["cells"] and time.perf_counter() - start < arguments.seconds:
+    for cell in missing:
+        if time.perf_counter() - start < arguments.seconds:
             results["cells"][cell.key] = measure(cell, device)
-    with whole_file(arguments.output) as file:
-        file.write(json.dumps(results, indent=1).encode() + b"\n")
+    if missing:
+        with whole_file(arguments.output) as file:
+            file.write(json.dumps(results, indent=1).encode() + b"\n")
 
-    measured = [results["cells"][cell.key] for cell in wanted if cell.key in results["cells"]]
+    found = [with_choices(results["cells"][cell.key]) for cell in wanted if cell.key in results["cells"]]
     console = Console()
-    console.print(report(measured))
-    console.print(report_of_losses(measured, 1.15))
-    console.print(f"{len(measured)} of {len(wanted)} cells measured;", ", ".join(f"{k} {v}" for k, v in about.items()))
+    console.print(report(found))
+    console.print(report_of_losses(found, 1.15))
+    where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    console.print(f"{len(found)} of {len(wanted)} cells measured; {where}")
     if arguments.plot is not None:
         from benchmarks.engines_picture import plot_engines
 
         with whole_file(arguments.plot) as file:
-            plot_engines(list(results["cells"].values())).savefig(file, format="png", dpi=150)
+            plot_engines(found, arguments.kernel_size).savefig(file, format="png", dpi=150)
 
 
 if __name__ == "__main__":

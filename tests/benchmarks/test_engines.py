@@ -9,8 +9,21 @@ import pytest
 import torch
 
 from benchmarks import engines
-from benchmarks.engines import CANDIDATES, ENGINES, MODES, PLAIN, Cell, cells, lost_by_auto, main, measure, report
+from benchmarks.engines import (
+    CANDIDATES,
+    ENGINES,
+    MODES,
+    PLAIN,
+    Cell,
+    cells,
+    lost_by_auto,
+    main,
+    measure,
+    report,
+    with_choices,
+)
 from benchmarks.engines_picture import plot_engines
+from lipnet.layers import SOC
 
 CELL = Cell("training", size=2, channels=8, groups=4, kernel_size=3, batch=1)
 
@@ -25,8 +38,10 @@ def test_measures_every_engine_of_a_cell(mode: str) -> None:
     measured = measure(CELL._replace(mode=mode), torch.device("cpu"))
     assert list(measured["seconds"]) == [PLAIN, *ENGINES]
     assert all(seconds > 0 for seconds in measured["seconds"].values())
-    assert measured["auto"].keys() == CANDIDATES.keys()
-    assert report([measured]).row_count == 1
+    choices = with_choices(measured)
+    for padding_mode, names in CANDIDATES.items():
+        assert choices["auto"][padding_mode] in names
+    assert report([choices]).row_count == 1
 
 
 def test_leaves_out_what_would_take_too_long() -> None:
@@ -75,6 +90,15 @@ def test_refuses_a_file_of_another_machine(
     with pytest.raises(SystemExit):
         main()
     assert "another" in capsys.readouterr().err
+
+
+def test_choices_are_those_of_a_layer() -> None:
+    layer = SOC(8, 8, groups=4, padding_mode="circular")
+    for mode, training in zip(MODES, (True, False), strict=True):
+        for size in (2, 32):
+            cell = CELL._replace(mode=mode, size=size, batch=32)
+            expected = layer.train(training).choice(32, (size, size)).engine
+            assert with_choices(cell._asdict())["auto"]["circular"] == expected
 
 
 def test_picture_has_a_panel_for_each_size_mode_and_groups() -> None:
