@@ -96,8 +96,14 @@ class _Factor(NamedTuple):
     constant: float | None = None
 
 
-@lru_cache(maxsize=1024)
+@torch.compiler.assume_constant_result
 def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
+    """A compiler takes the factors for constants, which they are, instead of tracing how they are found."""
+    return _real_factors(coefficients)
+
+
+@lru_cache(maxsize=1024)
+def _real_factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
     """The real factors of the polynomial divided by its leading coefficient."""
     monic = torch.tensor(coefficients[:-1], dtype=torch.float64) / coefficients[-1]
     companion = torch.diag(torch.ones(len(monic) - 1, dtype=torch.float64), diagonal=-1)
