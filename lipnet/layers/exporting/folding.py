@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 
 def fold_constants(module: fx.GraphModule) -> None:
@@ -22,12 +22,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             continue
         name = f"constant_{node.name}"
-        value = values[node].contiguous()
-        trainable = value.is_floating_point() or value.is_complex()
-        if trainable:
-            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-        else:
-            module.register_buffer(name, value)
+        module.register_buffer(name, values[node].contiguous())
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.get_attr(name))
     module.graph.eliminate_dead_code()
