@@ -65,15 +65,16 @@ def test_convolutions_and_the_shapes_of_their_maps() -> None:
     model = LipConvNet(10, **SMALL)
     found = convolutions(model, (3, 8, 8))
     assert [shape for _, shape in found] == [(3, 8, 8), (4, 8, 8), (8, 4, 4), (8, 4, 4)]
-    assert [layer.stride for layer, _ in found] == [1, 2, 1, 2]
+    assert [layer.stride for layer, _ in found] == [(1, 1), (2, 2), (1, 1), (2, 2)]
     assert all(isinstance(layer, SOC) for layer, _ in found)
 
 
 def test_figures_tell_orthogonal_layers_from_others() -> None:
     orthogonal = layer_figures(LipConvNet, steps=3)["evaluation"]
     for smallest, largest in orthogonal.values():
-        assert smallest == pytest.approx(1, abs=1e-5)
-        assert largest == pytest.approx(1, abs=1e-5)
+        # Within 1 - 2 eval_tolerance and 1.
+        assert smallest == pytest.approx(1, abs=2e-4)
+        assert largest == pytest.approx(1, abs=2e-4)
 
     def doubled(*arguments: int, **settings: int) -> nn.Module:
         layer = SOC(*arguments, **settings)
