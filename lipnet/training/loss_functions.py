@@ -182,7 +182,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
             f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
-            f"received {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, with or without an offset"
+            f"received {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
         )
 
 
