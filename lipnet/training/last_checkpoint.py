@@ -24,8 +24,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps one checkpoint of the latest state, from which a training goes on exactly.
 
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
-    start is up, and when the process is told to end (SIGTERM). Within an epoch it is written only right after an
-    optimizer step, and not where the epoch ends or a validation is due, since that would be left out in resuming.
+    start is up, and when the process is told to end (SIGTERM). Within an epoch it is written only if the training
+    loader can go on from there (`lipnet.data.ResumableDataLoader`), and right after an optimizer step that neither ends
+    the epoch nor has a validation to follow, since that would be left out in resuming.
 
     After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75: without a validation
     or a certification that the uninterrupted training would not have had. A training that is resumed has the same time
@@ -37,7 +38,8 @@ class LastCheckpoint(Checkpoint):
         stop_after_minutes: time of this start of the training, positive, from the call of ``fit``; None for no end.
 
     Raises:
-        ValueError: for a time that is not positive.
+        ValueError: for a time that is not positive; in training, for ``stop_after_minutes`` with a loader that cannot
+            go on in the middle of an epoch.
         TimeIsUp: in training, when the time is up and the checkpoint is written.
     """
 
@@ -51,7 +53,7 @@ class LastCheckpoint(Checkpoint):
         self.every_minutes, self.stop_after_minutes = every_minutes, stop_after_minutes
         self._started = self._saved = monotonic()
         self._saved_step = self._step = 0
-        self._writes = True
+        self._writes = self._resumable = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._started = self._saved = monotonic()
@@ -59,16 +61,23 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = self._step = trainer.global_step
+        self._resumable = hasattr(trainer.train_dataloader, "state_dict")
+        if self.stop_after_minutes is not None and not self._resumable:
+            raise ValueError(
+                f"stop_after_minutes needs a training loader that can go on in the middle of an epoch, received a "
+                f"{type(trainer.train_dataloader).__name__}, which has no state_dict()"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not (stepped and self._writes) or trainer.is_last_batch or _validation_is_due(trainer, batch_idx):
+        if not (stepped and self._writes and self._resumable) or _something_follows(trainer, batch_idx):
             return
         now = monotonic()
         stop = _exceeds(self.stop_after_minutes, now - self._started)
-        save = stop or trainer.should_stop or _exceeds(self.every_minutes, now - self._saved)
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        save = stop or ends or _exceeds(self.every_minutes, now - self._saved)
         # The clocks of the processes differ: the first one's counts.
         save, stop = trainer.strategy.broadcast((save, stop))
         if save:
@@ -79,12 +88,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that was stopped within is not at its end: what was saved then stands.
-        if self._writes and trainer.is_last_batch:
+        if self._writes and (trainer.is_last_batch or not self._resumable):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            if self._writes and trainer.global_step != self._saved_step:
+            if self._writes and self._resumable and trainer.global_step != self._saved_step:
                 self._save(trainer)
             exception.code = UNFINISHED
 
@@ -97,10 +106,10 @@ def _exceeds(minutes: float | None, seconds: float) -> bool:
     return minutes is not None and seconds >= 60 * minutes
 
 
-def _validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a validation follows this batch."""
+def _something_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation or the end of the epoch follows this batch."""
     interval = trainer.val_check_batch
-    if interval is None:
-        return False
+    if trainer.is_last_batch or interval is None:
+        return trainer.is_last_batch
     batches = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx
     return (batches + 1) % interval == 0

@@ -34,8 +34,6 @@ class ExactResumption(Callback):
         self._positions: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning does the same only if it makes its loaders after it has read the checkpoint. It makes them before
-        # where a schedule asks for the number of steps.
         positions, self._positions = self._positions, []
         loader: Any = trainer.train_dataloader
         if positions and hasattr(loader, "load_state_dict"):
@@ -61,8 +59,10 @@ class ExactResumption(Callback):
         averages = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         if AVERAGING in checkpoint and not averages:
             raise ValueError("the checkpoint holds averaged weights: resume with callbacks=[default,ema]")
-        loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        self._positions = loop.get("state_dict", {}).get("combined_loader", [])
+        # Lightning would forget the positions where it has made its loaders already, as a schedule that asks for the
+        # number of steps makes it do.
+        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._positions = loop.pop("combined_loader", [])
         # The counts are those of all processes together.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():

@@ -55,7 +55,7 @@ def test_without_a_state_it_is_a_loader() -> None:
     batches = epoch_of(loader, 0)
     assert len(loader) == 4
     assert [len(batch) for batch in batches] == [3, 3, 3, 1]
-    assert sorted(sum(batches, [])) == list(range(10))
+    assert sorted(number for batch in batches for number in batch) == list(range(10))
     assert epoch_of(loader, 1) != batches
 
 
