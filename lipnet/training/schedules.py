@@ -122,7 +122,7 @@ class OneCycle(PerStepSchedule):
     ) -> None:
         if not 0 < rise < 1:
             raise ValueError(f"rise must be a fraction in (0, 1), received {rise}")
-        if not min(initial_divisor, final_divisor) >= 1:
+        if not (initial_divisor >= 1 and final_divisor >= 1):
             raise ValueError(f"the divisors must be at least 1, received {initial_divisor} and {final_divisor}")
         if momentum is not None and not (len(momentum) == 2 and 0 <= momentum[0] <= momentum[1] < 1):
             raise ValueError(f"momentum must be a smallest and a largest value in [0, 1), received {momentum}")

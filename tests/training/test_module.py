@@ -17,7 +17,14 @@ from lipnet.certify import certify, lipschitz_bound
 from lipnet.data import DigitsDataModule
 from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
-from lipnet.training import certified_accuracy_key
+from lipnet.training import (
+    CertificateRegularization,
+    LogitAnnealing,
+    MulticlassHinge,
+    OffsetCrossEntropy,
+    certified_accuracy_key,
+)
+from lipnet.training.losses import LipschitzLoss
 from tests.training.runs import (
     DATASET,
     RADII,
@@ -120,6 +127,44 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, tiny_config:
     with pytest.raises(ValueError, match=r"loss became -?(nan|inf) in epoch 0, step 1: .*optimizer\.lr"):
         make_trainer(tmp_path).fit(module, DigitsDataModule())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("loss", [CertificateRegularization(), OffsetCrossEntropy(), MulticlassHinge()])
+def test_losses_measure_by_the_networks_constant(tiny_config: dict[str, Any], loss: LipschitzLoss) -> None:
+    module = make_module(tiny_config, loss=loss)
+    assert module.loss.lipschitz_constant == pytest.approx(1 / 0.3759, rel=1e-6)
+    assert module.loss.lipschitz_constant == pytest.approx(lipschitz_bound(module.model.eval()), rel=1e-6)
+    assert loss.lipschitz_constant is None, "the loss that was given may serve another network"
+    stated = make_module(tiny_config, loss=loss.with_constant(2.0))
+    assert stated.loss.lipschitz_constant == 2.0
+
+
+@pytest.mark.parametrize(
+    "loss", [OffsetCrossEntropy(), CertificateRegularization(), LogitAnnealing(), MulticlassHinge(radius="108/255")]
+)
+def test_every_loss_trains(tmp_path: Path, tiny_config: dict[str, Any], loss: nn.Module) -> None:
+    figures = figures_of(fit(tiny_config, tmp_path, module=make_module(tiny_config, loss=loss)))
+    assert figures["val/accuracy"] > 0.25
+    assert figures["val/certified_0_02"] > 0.1
+
+
+class MixedDigits(DigitsDataModule):
+    """Labels as probabilities: nine tenths the class, one tenth the next."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images, labels = batch
+        if not self.trainer.training:
+            return batch
+        classes = nn.functional.one_hot(labels, 10).float()
+        return images, 0.9 * classes + 0.1 * classes.roll(1, dims=1)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), OffsetCrossEntropy()])
+def test_labels_may_be_probabilities(tmp_path: Path, tiny_config: dict[str, Any], loss: nn.Module) -> None:
+    trainer = fit(tiny_config, tmp_path, module=make_module(tiny_config, loss=loss), data=MixedDigits(batch_size=64))
+    figures = figures_of(trainer)
+    assert figures["val/accuracy"] > 0.25
+    assert figures["train/accuracy"] > 0.25
 
 
 def test_without_a_schedule_there_is_an_optimizer_alone(tiny_config: dict[str, Any]) -> None:
