@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
+from lipnet.training import ExponentialMovingAverage, PerStepSchedule
+from lipnet.training.losses import LipschitzLoss
+from lipnet.workflows.folders import LAST
 from lipnet.workflows.training import model_config
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -85,12 +88,56 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("scheduler", ["steps", "cosine", "constant"])
+@pytest.mark.parametrize("scheduler", ["steps", "cosine", "constant", "cosine_warmup", "one_cycle"])
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
     config = configuration(f"optimizer={optimizer}", f"scheduler={scheduler}")
     made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-    schedule = instantiate(config.scheduler)(made)
-    assert schedule.get_last_lr()[0] == pytest.approx(config.optimizer.lr)
+    make = instantiate(config.scheduler)
+    schedule = make(made, total_steps=1000) if isinstance(make, PerStepSchedule) else make(made)
+    rates = []
+    for _ in range(1000):
+        rates.append(made.param_groups[0]["lr"])
+        made.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(config.optimizer.lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
+def test_losses_are_made(loss: str) -> None:
+    made = instantiate(configuration(f"loss={loss}").loss)
+    made = made.with_constant(3.7) if isinstance(made, LipschitzLoss) else made
+    logits = torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
+    assert bool(made(logits, torch.arange(8)).isfinite())
+
+
+def test_published_losses() -> None:
+    offset = configuration("loss=offset_cross_entropy").loss
+    annealing = configuration("loss=logit_annealing").loss
+    assert (offset.radius, offset.temperature, offset.lipschitz_constant) == ("36/255", 0.25, None)
+    assert (annealing.offset, annealing.temperature, annealing.beta) == (2.0, 0.75, 5.0)
+
+
+def test_the_average_joins_the_callbacks() -> None:
+    config = configuration("callbacks=[default,ema]", "callbacks.ema.decay=0.99", "paths.output_dir=run")
+    made = instantiate(config.callbacks.ema)
+    assert isinstance(made, ExponentialMovingAverage)
+    assert made.decay == 0.99
+    assert {"best_checkpoint", "last_checkpoint", "ema"} <= set(config.callbacks)
+
+
+def test_the_last_checkpoint_is_what_a_run_goes_on_from() -> None:
+    config = configuration("callbacks.last_checkpoint.stop_after_minutes=9", "paths.output_dir=run")
+    made = instantiate(config.callbacks.last_checkpoint)
+    assert made.path == Path("run") / LAST
+    assert made.stop_after_minutes == 9
+    names = list(config.callbacks)
+    assert names.index("best_checkpoint") < names.index("last_checkpoint"), "it keeps the best one's state"
+
+
+@pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "trainer.max_time=00:00:09:00"])
+def test_precision_and_time_are_overrides(override: str) -> None:
+    name, value = override.split("=")
+    assert str(configuration(override).trainer[name.removeprefix("trainer.")]) == value
 
 
 def test_the_published_schedule() -> None:
