@@ -54,6 +54,7 @@ class LastCheckpoint(Checkpoint):
         self._started = self._saved = monotonic()
         self._saved_step = self._step = 0
         self._writes = self._resumable = True
+        self._stepped = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._started = self._saved = monotonic()
@@ -64,15 +65,15 @@ class LastCheckpoint(Checkpoint):
         self._resumable = hasattr(trainer.train_dataloader, "state_dict")
         if self.stop_after_minutes is not None and not self._resumable:
             raise ValueError(
-                f"stop_after_minutes needs a training loader that can go on in the middle of an epoch, received a "
+                "stop_after_minutes needs a training loader that can go on in the middle of an epoch, received a "
                 f"{type(trainer.train_dataloader).__name__}, which has no state_dict()"
             )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not (stepped and self._writes and self._resumable) or _something_follows(trainer, batch_idx):
+        self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not (self._stepped and self._writes and self._resumable) or _something_follows(trainer, batch_idx):
             return
         now = monotonic()
         stop = _exceeds(self.stop_after_minutes, now - self._started)
@@ -93,7 +94,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            if self._writes and self._resumable and trainer.global_step != self._saved_step:
+            # Gradients that are being accumulated are in no checkpoint.
+            if self._writes and self._resumable and self._stepped and trainer.global_step != self._saved_step:
                 self._save(trainer)
             exception.code = UNFINISHED
 

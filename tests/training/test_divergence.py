@@ -49,7 +49,6 @@ def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_
 def test_the_best_checkpoint_of_before_stays(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """The third epoch's second step breaks, and its validation would be the last to write."""
     callbacks = [best_checkpoint(tmp_path), LastCheckpoint(tmp_path / "latest.ckpt")]
-    fit(tiny_config, tmp_path / "other", limit_train_batches=4)
     module = make_module(tiny_config, loss=BreakingAt(call=10))
     with pytest.raises(ValueError, match="loss became nan in epoch 2, step 9"):
         fit(tiny_config, tmp_path, module=module, callbacks=callbacks, limit_train_batches=4, max_epochs=3)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lipnet.training import LastCheckpoint, TimeIsUp
 from lipnet.training import last_checkpoint as module_under_test
-from tests.training.runs import ResumableDigits, assert_same_training, best_checkpoint, fit
+from tests.training.runs import Interrupted, KillAfter, ResumableDigits, assert_same_training, best_checkpoint, fit
 
 
 class Clock:
@@ -128,6 +128,36 @@ def test_a_process_that_is_told_to_end_keeps_its_state(tmp_path: Path, tiny_conf
     whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
     resumed = fit(tiny_config, tmp_path, path, data=make_data(), limit_train_batches=8)
     assert_same_training(whole, resumed)
+
+
+def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Steps follow every second batch: told to end after the eleventh batch, the file of the epoch's end stands."""
+
+    class TerminatingLate(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    path = tmp_path / "latest.ckpt"
+    settings = {"limit_train_batches": 8, "accumulate_grad_batches": 2}
+    with pytest.raises(SIGTERMException):
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=[TerminatingLate(), LastCheckpoint(path)], **settings)
+    assert step_of(path) == 4
+
+
+def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    class PlainDigits(ResumableDigits):
+        def train_dataloader(self) -> Any:
+            loader = super().train_dataloader()
+            return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
+
+    path = tmp_path / "latest.ckpt"
+    with pytest.raises(ValueError, match=r"stop_after_minutes needs a training loader .* received a DataLoader"):
+        fit(tiny_config, tmp_path, data=PlainDigits(), callbacks=[LastCheckpoint(path, stop_after_minutes=9)])
+    callbacks = [LastCheckpoint(path, every_minutes=1e-9), KillAfter(5)]
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path, data=PlainDigits(), callbacks=callbacks, limit_train_batches=4)
+    assert step_of(path) == 4, "the end of an epoch, from which any loader goes on"
 
 
 def test_a_budget_of_the_trainer_leaves_a_state_within_the_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:

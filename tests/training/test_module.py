@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
 from lipnet.training import (
     CertificateRegularization,
+    ExponentialMovingAverage,
     LogitAnnealing,
     MulticlassHinge,
     OffsetCrossEntropy,
@@ -213,9 +214,12 @@ def test_two_processes_validate_as_one_does(fitted: Trainer, tmp_path: Path, tin
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_validate_the_same_weights(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("callbacks", [[], [ExponentialMovingAverage(decay=0.8)]], ids=["plain", "average"])
+def test_two_processes_train_and_validate_the_same_weights(
+    tmp_path: Path, tiny_config: dict[str, Any], callbacks: list[Callback]
+) -> None:
     module, data = make_module(tiny_config), DigitsDataModule(batch_size=64, eval_batch_size=71)
-    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=[], enable_checkpointing=False, **two_processes())
+    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=False, **two_processes())
     trainer.fit(module, data)
     shared = {name: value for name, value in figures_of(trainer).items() if name.startswith("val/")}
     (alone,) = make_trainer(tmp_path).validate(module, DigitsDataModule(eval_batch_size=60), verbose=False)
