@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipnet.certify import lipschitz_bound
-from lipnet.functional.margins import STANDARD_RADII, certified_radius
+from lipnet.certify import logit_bounds
+from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import build_model
 from lipnet.models.checkpoint import DESCRIPTION, describe
@@ -85,21 +85,21 @@ class CertifiedClassifier(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._bound = lipschitz_bound(self.model)
+        self._bounds = logit_bounds(self.model)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         # Radii are compared in full precision, whatever the precision of training.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
-        prediction, radius = certified_radius(logits, self._bound)
+        prediction, radius = self._bounds.certified_radius(logits)
         self.certified_accuracy.update(radius, prediction == labels)
         self.val_accuracy.update(logits, labels)
         self.val_loss.update(self.loss(logits, labels), weight=len(labels))
 
     def on_validation_epoch_end(self) -> None:
         figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
-        figures["val/lipschitz_bound"] = self._bound
+        figures["val/lipschitz_bound"] = self._bounds.lipschitz
         # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
         self.log_dict(figures, sync_dist=True)
         self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
