@@ -35,32 +35,41 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
     ) -> None:
         super().__init__(dataset, **settings)  # type: ignore[arg-type]
         self.num_classes, self.mixing, self.seed = num_classes, mixing, seed
-        self._delivered = 0
+        self._progress = {"epoch": 0, "batches": 0}
         self._resumed: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of an epoch, or what is left of it after ``load_state_dict``."""
-        start = self._start()
+        """Yield the batches of an epoch, or what is left of it after ``load_state_dict``.
+
+        Raises:
+            ValueError: what is left was to be delivered in batches of another size.
+        """
+        epoch, start = self._of_sampler("epoch"), self._start()
         for number, batch in enumerate(self._batches(), start):
-            self._delivered = number + 1
+            # Counted before it is delivered: whoever asks for the state has received it.
+            self._progress = {"epoch": epoch, "batches": number + 1}
             yield self._mixed(batch, number)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and how many of its batches were delivered."""
-        return {"epoch": self._of_sampler("epoch"), "delivered": self._delivered}
+        """Return the epoch of the last batch, the number of its batches that were delivered, and their size."""
+        return {**self._progress, "batch_size": self.batch_size or 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on, if the next iteration is of the same epoch, with the batch after those that were delivered."""
-        self._resumed, self._delivered = dict(state), state["delivered"]
+        self._resumed = dict(state)
 
     def _start(self) -> int:
         """The number of the first batch to deliver; the sampler leaves out the samples of those before it."""
         state, self._resumed = self._resumed, None
         if state is None or not isinstance(self.sampler, EpochSampler) or state["epoch"] != self.sampler.epoch:
             return 0
-        assert self.batch_size is not None
-        self.sampler.skip(state["delivered"] * self.batch_size)
-        return state["delivered"]
+        if state["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"the epoch was begun in batches of {state['batch_size']} and cannot go on in batches of "
+                f"{self.batch_size}: resume with the same batch size"
+            )
+        self.sampler.skip(state["batches"] * state["batch_size"])
+        return state["batches"]
 
     def _batches(self) -> Iterator[Batch]:
         return super().__iter__()

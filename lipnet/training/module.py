@@ -79,7 +79,8 @@ class CertifiedClassifier(LightningModule):
                 f"the training loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}: "
                 "try a smaller learning rate (optimizer.lr=...)"
             )
-        self.train_accuracy(logits, labels)
+        # Of a mixed label, the largest share counts.
+        self.train_accuracy(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
