@@ -2,6 +2,15 @@
 
 from lipnet.certify.bound import lipschitz_bound
 from lipnet.certify.certificates import Certificates, certify
+from lipnet.certify.logits import LogitBounds, logit_bounds
 from lipnet.certify.report import certify_dataset, summary_table
 
-__all__ = ["Certificates", "certify", "certify_dataset", "lipschitz_bound", "summary_table"]
+__all__ = [
+    "Certificates",
+    "LogitBounds",
+    "certify",
+    "certify_dataset",
+    "lipschitz_bound",
+    "logit_bounds",
+    "summary_table",
+]

@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipnet.certify import lipschitz_bound
+from lipnet.certify import logit_bounds
 from lipnet.certify.precision import ieee_arithmetic
-from lipnet.functional.margins import STANDARD_RADII, certified_radius
+from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers import Normalize
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import build_model
@@ -118,7 +118,7 @@ class CertifiedClassifier(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._bound = lipschitz_bound(self.model)
+        self._bounds = logit_bounds(self.model)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -126,14 +126,14 @@ class CertifiedClassifier(LightningModule):
         with ieee_arithmetic(self.device):
             logits = self(images)
             loss = self.loss(logits, labels)
-        prediction, radius = certified_radius(logits, self._bound)
+        prediction, radius = self._bounds.certified_radius(logits)
         self.certified_accuracy.update(radius, prediction == labels)
         self.val_accuracy.update(logits, labels)
         self.val_loss.update(loss, weight=len(labels))
 
     def on_validation_epoch_end(self) -> None:
         figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
-        figures["val/lipschitz_bound"] = self._bound
+        figures["val/lipschitz_bound"] = self._bounds.lipschitz
         # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
         self.log_dict(figures, sync_dist=True)
         self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)

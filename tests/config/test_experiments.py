@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torchvision.transforms import v2
 
-from lipnet.data import DATAMODULES
+from lipnet.data import DATAMODULES, CutMix, FolderImages, MixUp, NpzImages
 from lipnet.models import build_model
 from lipnet.training import ExponentialMovingAverage, PerStepSchedule
 from lipnet.training.losses import LipschitzLoss
@@ -154,3 +156,61 @@ def test_the_published_schedule() -> None:
 def test_one_seed_for_a_run(dataset: str) -> None:
     assert configuration(f"data={dataset}", "seed=7").data.seed == 7
     assert compose("certify", overrides=[f"data={dataset}", "ckpt_path=x", "seed=7"]).data.seed == 7
+
+
+NETWORK_CHOICES = [
+    ["head=lln"],
+    ["activation=householder"],
+    ["activation=householder2", "head=lln"],
+    ["model/pooling=norm", "model.depth=4", "model.stages=2"],
+    ["model/pooling=norm", "model.depth=4", "model.stages=2", "head=lln", "activation=maxmin"],
+]
+
+
+@pytest.mark.parametrize("overrides", NETWORK_CHOICES, ids=" ".join)
+def test_parts_of_the_network_are_one_override_each(overrides: list[str]) -> None:
+    config = configuration("experiment=quickstart", *overrides)
+    model = build_model(model_config(config, DATAMODULES["digits"].spec)).eval()
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert model.lipschitz_bound() > 0
+
+
+@pytest.mark.parametrize("channels", [32, 64, 128])
+@pytest.mark.parametrize("depth", [5, 40])
+def test_published_sizes_are_overrides(depth: int, channels: int) -> None:
+    config = configuration("experiment=gs_soc_4", f"model.depth={depth}", f"model.initial_channels={channels}")
+    described = model_config(config, DATAMODULES["cifar100"].spec)
+    assert (described["depth"], described["initial_channels"]) == (depth, channels)
+    assert "pooling" not in described, "checkpoints of networks without pooling stay what they were"
+
+
+DATA_CHOICES = {
+    "data.loader=workers": {"loader": "workers"},
+    "data.loader=memory": {"loader": "memory"},
+    "data/mixing=mixup": {"mixing": MixUp},
+    "data/mixing=cutmix": {"mixing": CutMix},
+    "data/policy=trivial_augment data.loader=workers": {"policy": v2.TrivialAugmentWide},
+    "data/policy=rand_augment data.loader=workers": {"policy": v2.RandAugment},
+    "data/extra=npz data.extra.path=some.npz data.extra.ratio=0.7": {"extra": NpzImages},
+    "data/extra=folder data.extra.path=some": {"extra": FolderImages},
+}
+
+
+@pytest.mark.parametrize("overrides", DATA_CHOICES)
+def test_parts_of_the_data_path_are_one_override_each(overrides: str) -> None:
+    data = instantiate(configuration("data=cifar100", *overrides.split()).data)
+    for name, expected in DATA_CHOICES[overrides].items():
+        value = getattr(data, name)
+        assert value == expected if isinstance(expected, str) else isinstance(value, expected)
+
+
+@pytest.mark.parametrize("dataset", sorted(DATAMODULES))
+def test_nothing_is_mixed_in_unless_it_is_asked_for(dataset: str) -> None:
+    data = instantiate(configuration(f"data={dataset}").data)
+    assert (data.policy, data.mixing, data.extra, data.loader) == (None, None, None, "memory")
+    assert data.augment
+
+
+def test_a_policy_in_memory_is_refused_by_name() -> None:
+    with pytest.raises(InstantiationException, match=r"use data\.loader=workers"):
+        instantiate(configuration("data=cifar100", "data/policy=trivial_augment").data)

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lipnet.certify import certify, lipschitz_bound
-from lipnet.data import DigitsDataModule
+from lipnet.data import CutMix, DigitsDataModule, Mixing, MixUp
 from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
 from lipnet.training import (
@@ -71,6 +71,28 @@ def test_validation_reports_what_certify_does(fitted: Trainer) -> None:
     assert figures["val/lipschitz_bound"] == pytest.approx(lipschitz_bound(model), rel=1e-6)
     loss = nn.functional.cross_entropy(model(images), labels).item()
     assert figures["val/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_validation_certifies_the_pairs_of_logits_of_a_head(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    config = {**tiny_config, "head": {"_target_": "lipnet.layers.NormalizedLinear", "_partial_": True}}
+    trainer = fit(config, tmp_path)
+    model, (images, labels), figures = trainer.lightning_module.model.eval(), validation_images(), figures_of(trainer)
+    certificates = certify(model, images, labels, batch_size=60)
+    shared = certify(model, images, labels, batch_size=60, lipschitz=lipschitz_bound(model))
+    assert (certificates.radius >= shared.radius).all()
+    for radius, share in zip(RADII, certified_accuracy(certificates.radius, certificates.correct, RADII), strict=True):
+        assert figures[certified_accuracy_key(radius)] == pytest.approx(share.item(), rel=1e-6)
+    assert not certified_accuracy(certificates.radius, certificates.correct, RADII).equal(
+        certified_accuracy(shared.radius, shared.correct, RADII)
+    ), "certificates that are alike would show nothing"
+    assert figures["val/lipschitz_bound"] == pytest.approx(lipschitz_bound(model), rel=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix()], ids=["mixup", "cutmix"])
+def test_mixed_images_train(tmp_path: Path, tiny_config: dict[str, Any], mixing: Mixing) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(make_module(tiny_config), DigitsDataModule(batch_size=64, mixing=mixing, loader="memory"))
+    assert figures_of(trainer)["val/accuracy"] > 0.25
 
 
 def test_each_validation_counts_for_itself(fitted: Trainer) -> None:
