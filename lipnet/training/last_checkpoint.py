@@ -25,7 +25,7 @@ class LastCheckpoint(Checkpoint):
 
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
     start is up, and when the process is told to end (SIGTERM). Within an epoch it is written only if the training
-    loader can go on from there (`lipnet.data.ResumableDataLoader`), and right after an optimizer step that neither ends
+    loader can go on from there (those of `lipnet.data` can), and right after an optimizer step that neither ends
     the epoch nor has a validation to follow, since that would be left out in resuming.
 
     After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75: without a validation

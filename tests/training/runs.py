@@ -10,10 +10,8 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lipnet.data import DigitsDataModule
-from lipnet.data.resumable import ResumableDataLoader
 from lipnet.training import CertifiedClassifier, WholeCheckpointIO, step_schedule
 
 RADII = ("36/255", "72/255", "0.02")
@@ -57,21 +55,6 @@ def make_trainer(folder: Path, **settings: Any) -> Trainer:
         "plugins": [WholeCheckpointIO()],
     }
     return Trainer(**{**arguments, **settings})
-
-
-class ResumableDigits(DigitsDataModule):
-    """The digits with a loader that can go on in the middle of an epoch."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        loader = super().train_dataloader()
-        return ResumableDataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=loader.sampler,
-            num_workers=loader.num_workers,
-            persistent_workers=loader.persistent_workers,
-            generator=loader.generator,
-        )
 
 
 def fit(

@@ -10,9 +10,10 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor, nn
 
+from lipnet.data import DigitsDataModule
 from lipnet.training import CertifiedClassifier, DivergenceGuard, LastCheckpoint
 from lipnet.training.divergence import LOSSES_AT_ONCE, weights_are_finite
-from tests.training.runs import ResumableDigits, best_checkpoint, figures_of, fit, make_module
+from tests.training.runs import best_checkpoint, figures_of, fit, make_module
 
 
 class BreakingAt(nn.Module):
@@ -41,7 +42,7 @@ def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_
     """With batches of 8, an epoch has 162: the step is noticed long before its end."""
     steps, module = Steps(), make_module(tiny_config, loss=BreakingAt(call=60))
     with pytest.raises(ValueError, match=r"loss became nan in epoch 0, step 59: .*optimizer\.lr"):
-        fit(tiny_config, tmp_path, module=module, data=ResumableDigits(batch_size=8), callbacks=[steps])
+        fit(tiny_config, tmp_path, module=module, data=DigitsDataModule(batch_size=8), callbacks=[steps])
     assert 60 <= steps.count == 2 * LOSSES_AT_ONCE
     assert list(tmp_path.iterdir()) == []
 
@@ -68,7 +69,7 @@ def test_a_checkpoint_within_an_epoch_is_not_overwritten(tmp_path: Path, tiny_co
             tiny_config,
             tmp_path,
             module=module,
-            data=ResumableDigits(batch_size=64),
+            data=DigitsDataModule(batch_size=64),
             callbacks=[LastCheckpoint(path, every_minutes=1e-9)],
         )
     assert torch.load(path, weights_only=True)["global_step"] == 3

@@ -12,9 +12,10 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lipnet.data import DigitsDataModule
 from lipnet.training import LastCheckpoint, TimeIsUp
 from lipnet.training import last_checkpoint as module_under_test
-from tests.training.runs import Interrupted, KillAfter, ResumableDigits, assert_same_training, best_checkpoint, fit
+from tests.training.runs import Interrupted, KillAfter, assert_same_training, best_checkpoint, fit
 
 
 class Clock:
@@ -49,8 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def make_data() -> ResumableDigits:
-    return ResumableDigits(batch_size=64, eval_batch_size=60)
+def make_data() -> DigitsDataModule:
+    return DigitsDataModule(batch_size=64, eval_batch_size=60)
 
 
 def test_it_is_written_by_the_clock_and_at_every_end_of_an_epoch(
@@ -146,7 +147,7 @@ def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_conf
 
 
 def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    class PlainDigits(ResumableDigits):
+    class PlainDigits(DigitsDataModule):
         def train_dataloader(self) -> Any:
             loader = super().train_dataloader()
             return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)

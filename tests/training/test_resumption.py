@@ -14,7 +14,6 @@ from lipnet.training import CosineWithWarmup, ExponentialMovingAverage, LastChec
 from tests.training.runs import (
     Interrupted,
     KillAfter,
-    ResumableDigits,
     assert_same_training,
     best_checkpoint,
     fit,
@@ -24,8 +23,8 @@ from tests.training.runs import (
 AT_ONCE = 1e-9  # minutes: after every step
 
 
-def make_data(**settings: Any) -> ResumableDigits:
-    return ResumableDigits(batch_size=64, eval_batch_size=60, **settings)
+def make_data(**settings: Any) -> DigitsDataModule:
+    return DigitsDataModule(batch_size=64, eval_batch_size=60, **settings)
 
 
 def callbacks_of(folder: Path, average: bool = False) -> list[Callback]:
