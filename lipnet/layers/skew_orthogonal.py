@@ -122,7 +122,7 @@ class SkewOrthogonal(nn.Module):
             else:
                 operand, series = self._evaluation_operand(engine, size, sign)
         if series is not None:
-            return skew_polynomial(
+            result = skew_polynomial(
                 maps,
                 operand,
                 series.coefficients,
@@ -132,6 +132,7 @@ class SkewOrthogonal(nn.Module):
                 recompute=self.recompute,
                 kept=self._kept(size) if sign > 0 else (),
             )
+            return with_channels(result, channels)
         with torch.autocast(maps.device.type, enabled=False):
             apply = apply_spectral if engine == "spectral" else apply_dense
             return with_channels(apply(maps.to(self.weight.dtype), operand), channels)
