@@ -38,8 +38,9 @@ def row_distances(rows: Tensor) -> Tensor:
 
 
 def scale_up(bounds: Tensor, factor: float) -> Tensor:
-    """Positive float64 bounds times a positive factor, rounded up; infinite where either is infinite."""
-    return torch.nextafter(bounds * factor, torch.full_like(bounds, math.inf))
+    """Float64 bounds times a factor, neither negative, rounded up; infinite where either is infinite."""
+    # Infinity times 0 is a NaN.
+    return torch.nextafter(bounds * factor, torch.full_like(bounds, math.inf)).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def pairwise_certified_radius(logits: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,15 @@ class NormalizedLinear(nn.Module):
         norms = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
         return self.weight / torch.where(norms > 0, norms, 1.0)
 
+    def row_distances(self) -> Tensor:
+        """The distances ||w_i - w_j|| of the normalised rows, (out_features, out_features), differentiable.
+
+        Rounded to nearest, for losses that measure radii; bounds are those of `pairwise_lipschitz`.
+        """
+        rows = self.rows()
+        # By products of the rows, the distance of rows that are close together would lose its digits.
+        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+
     def lipschitz_bound(self) -> float:
         """The spectral norm of the rows as they are multiplied with, rounded up: a bound for all logits together."""
         rows = self.rows().detach().double()

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Constants of pairs of logits below this count as this.
+_SMALLEST_CONSTANT = 1e-6
+
 
 def offset_cross_entropy(
     logits: Tensor, labels: Tensor, *, lipschitz_constant: float, radius: float, temperature: float
@@ -48,15 +51,19 @@ def offset_cross_entropy(
     return F.cross_entropy((scores / lipschitz_constant - offset * probabilities) / temperature, probabilities)
 
 
-def certificate_regularization(logits: Tensor, labels: Tensor, *, lipschitz_constant: float, gamma: float) -> Tensor:
+def certificate_regularization(
+    logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, gamma: float
+) -> Tensor:
     r"""Cross-entropy less :math:`\gamma` times the mean certified radius of the correct class.
 
-    .. math:: \mathrm{CE}(z, y) - \gamma\,\mathrm{mean}\,\max\left(0, \frac{z_y - \max_{j \ne y} z_j}{\sqrt{2} K}\right)
+    .. math:: \mathrm{CE}(z, y) - \gamma\,\mathrm{mean}\,\max(0, R)
+
+    with the radius R of `correct_class_radius`.
 
     Args:
         logits: (B, C), floating, C >= 2.
         labels: classes (B,).
-        lipschitz_constant: K, from pixels to logits.
+        lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
         gamma: weight of the radius, per pixel.
 
     Returns:
@@ -111,15 +118,17 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
     return -temperature * ((beta * log_others).exp() * log_correct).mean()
 
 
-def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float, radius: float) -> Tensor:
+def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
     r"""Multi-class hinge loss on the margin: what the correct class' certificate is short of a radius.
 
-    .. math:: \mathrm{mean}\ \max\left(0,\ r - \frac{z_y - \max_{j \ne y} z_j}{\sqrt{2} K}\right)
+    .. math:: \mathrm{mean}\ \max(0,\ r - R)
+
+    with the radius R of `correct_class_radius`.
 
     Args:
         logits: (B, C), floating, C >= 2.
         labels: classes (B,).
-        lipschitz_constant: K, from pixels to logits.
+        lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
         radius: r, L2, pixels in [0, 1].
 
     Returns:
@@ -138,21 +147,27 @@ def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: floa
     return (radius - correct_class_radius(logits, labels, lipschitz_constant)).relu().mean()
 
 
-def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: float) -> Tensor:
-    r"""The signed radius :math:`(z_y - \max_{j \ne y} z_j) / (\sqrt{2} K)` of the correct class, differentiable.
+def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
+    r"""The signed radius of the correct class, differentiable: where it is positive it is the certified radius.
 
-    Where it is positive it is the certified radius; but rounded to nearest: certificates come from `lipnet.certify`.
+    .. math:: R = \min_{j \ne y} \frac{z_y - z_j}{D_{yj}}
+
+    where D bounds the Lipschitz constants of the differences of logits: :math:`\sqrt{2} K` for all pairs, or numbers of
+    their own, such as :math:`\|w_y - w_j\| K` for a head with rows w. It is rounded to nearest: certificates come from
+    `lipnet.certify`.
 
     Args:
         logits: (B, C), floating, C >= 2.
         labels: classes (B,).
-        lipschitz_constant: K, from pixels to logits.
+        lipschitz_constant: K, from pixels to logits; or D, floating of shape (C, C), whose diagonal is not read.
 
     Returns:
         (B,), L2, pixels in [0, 1]; negative where another class leads.
 
     Raises:
-        ValueError: for logits or labels of another shape or dtype.
+        ValueError: for logits, labels or constants of another shape or dtype.
+
+    Source: Tsuzuku, Sato & Sugiyama, NeurIPS 2018; for each pair: Singla, Singla & Feizi, ICLR 2022.
 
     Example:
         >>> correct_class_radius(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0]), lipschitz_constant=1.0)
@@ -160,9 +175,14 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
     """
     _check_classes(logits, labels)
     scores, index = _scores(logits), labels.unsqueeze(1)
-    correct = scores.gather(1, index).squeeze(1)
-    others = scores.scatter(1, index, -inf).amax(dim=1)
-    return (correct - others) / (sqrt(2) * lipschitz_constant)
+    correct = scores.gather(1, index)
+    if not isinstance(lipschitz_constant, Tensor):
+        others = scores.scatter(1, index, -inf).amax(dim=1)
+        return (correct.squeeze(1) - others) / (sqrt(2) * lipschitz_constant)
+    _check_pairs(logits, lipschitz_constant)
+    # The label's own entry, 0 / 0, would make every gradient NaN; so would two equal rows.
+    constants = lipschitz_constant[labels].scatter(1, index, 1.0).clamp_min(_SMALLEST_CONSTANT)
+    return ((correct - scores) / constants).scatter(1, index, inf).amin(dim=1)
 
 
 def _scores(logits: Tensor) -> Tensor:
@@ -183,6 +203,15 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
             f"received {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
+        )
+
+
+def _check_pairs(logits: Tensor, constants: Tensor) -> None:
+    classes = logits.shape[1]
+    if constants.shape != (classes, classes) or not constants.is_floating_point():
+        raise ValueError(
+            f"constants of pairs of logits must be floating and of shape ({classes}, {classes}), received "
+            f"{constants.dtype} {tuple(constants.shape)}"
         )
 
 

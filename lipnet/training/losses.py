@@ -4,13 +4,14 @@
 | --- | --- | --- |
 | ``torch.nn.CrossEntropyLoss`` | no | classes (B,), or probabilities (B, C) |
 | `OffsetCrossEntropy` | yes | classes (B,), or probabilities (B, C) |
-| `CertificateRegularization` | yes | classes (B,) |
+| `CertificateRegularization` | yes, or for each pair | classes (B,) |
 | `LogitAnnealing` | no | classes (B,) |
-| `MulticlassHinge` | yes | classes (B,) |
+| `MulticlassHinge` | yes, or for each pair | classes (B,) |
 
 The last three are statements about the one correct class, which mixed labels do not have: they raise for those.
 """
 
+from collections.abc import Callable
 from copy import copy
 from math import inf
 from typing import Self
@@ -29,6 +30,9 @@ from lipnet.training.loss_functions import (
 class LipschitzLoss(nn.Module):
     """A loss that needs K, the Lipschitz constant of the map from pixels, in [0, 1], to logits.
 
+    A head may have a constant for each difference of two logits instead, K times the distance of its rows, where K is
+    the constant of the map to the head. Losses that speak of radii then measure them by these.
+
     Args:
         lipschitz_constant: K; None where it is the network's own: `CertifiedClassifier` then fills it in.
 
@@ -41,12 +45,21 @@ class LipschitzLoss(nn.Module):
         if lipschitz_constant is not None:
             _check_positive("lipschitz_constant", lipschitz_constant)
         self.lipschitz_constant = lipschitz_constant
+        self._row_distances: Callable[[], Tensor] | None = None
 
-    def with_constant(self, lipschitz_constant: float) -> Self:
-        """A copy of this loss with another K."""
+    def for_network(self, lipschitz_constant: float, row_distances: Callable[[], Tensor] | None = None) -> Self:
+        """A copy of this loss for a network.
+
+        Args:
+            lipschitz_constant: K, where this loss states none.
+            row_distances: the distances (C, C) of the rows of the network's head, as they are whenever they are asked
+                for; None for a head that has one constant for all logits.
+        """
         _check_positive("lipschitz_constant", lipschitz_constant)
         other = copy(self)
-        other.lipschitz_constant = lipschitz_constant
+        if other.lipschitz_constant is None:
+            other.lipschitz_constant = lipschitz_constant
+        other._row_distances = row_distances
         return other
 
     def constant(self) -> float:
@@ -56,6 +69,10 @@ class LipschitzLoss(nn.Module):
                 f"{type(self).__name__} needs the Lipschitz constant from pixels to logits: set lipschitz_constant"
             )
         return self.lipschitz_constant
+
+    def radius_constant(self) -> float | Tensor:
+        """What radii are measured by: K, or for each pair of logits K times the distance of their rows (C, C)."""
+        return self.constant() if self._row_distances is None else self.constant() * self._row_distances()
 
 
 class OffsetCrossEntropy(LipschitzLoss):
@@ -100,7 +117,7 @@ class CertificateRegularization(LipschitzLoss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return certificate_regularization(logits, labels, lipschitz_constant=self.constant(), gamma=self.gamma)
+        return certificate_regularization(logits, labels, lipschitz_constant=self.radius_constant(), gamma=self.gamma)
 
 
 class LogitAnnealing(nn.Module):
@@ -142,7 +159,7 @@ class MulticlassHinge(LipschitzLoss):
         self.radius = parse_radius(radius)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return multiclass_hinge(logits, labels, lipschitz_constant=self.constant(), radius=self.radius)
+        return multiclass_hinge(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.radius)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -39,6 +39,15 @@ def nominal_lipschitz_constant(model: nn.Module) -> float:
     return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
 
 
+def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
+    """The method ``row_distances`` of a model's last module, if that is a head that has one; None otherwise."""
+    last = model
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    method: Callable[[], Tensor] | None = getattr(last, "row_distances", None)
+    return method
+
+
 class CertifiedClassifier(LightningModule):
     """Trains a 1-Lipschitz network; its checkpoints describe themselves.
 
@@ -55,7 +64,7 @@ class CertifiedClassifier(LightningModule):
         num_classes: number of classes.
         loss: from logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar. A `LipschitzLoss` that
             states no constant gets the network's nominal one, that of its normalisation: its layers are taken for
-            1-Lipschitz, in the loss alone.
+            1-Lipschitz, in the loss alone. With a head of normalised rows it measures radii by their distances.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule`, stepped
             after every optimizer step; None for a constant rate.
@@ -82,8 +91,8 @@ class CertifiedClassifier(LightningModule):
         super().__init__()
         self.description = describe(model, dataset)
         self.model = build_model(model)
-        if isinstance(loss, LipschitzLoss) and loss.lipschitz_constant is None:
-            loss = loss.with_constant(nominal_lipschitz_constant(self.model))
+        if isinstance(loss, LipschitzLoss):
+            loss = loss.for_network(nominal_lipschitz_constant(self.model), row_distances_of(self.model))
         self.loss = loss
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         # Checking its arguments' values would wait for the device in every step.

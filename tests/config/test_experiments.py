@@ -107,7 +107,7 @@ def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> No
 @pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
 def test_losses_are_made(loss: str) -> None:
     made = instantiate(configuration(f"loss={loss}").loss)
-    made = made.with_constant(3.7) if isinstance(made, LipschitzLoss) else made
+    made = made.for_network(3.7) if isinstance(made, LipschitzLoss) else made
     logits = torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
     assert bool(made(logits, torch.arange(8)).isfinite())
 

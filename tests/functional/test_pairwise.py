@@ -128,3 +128,4 @@ def test_scaling_rounds_up() -> None:
     assert all(Fraction(value) >= product for value, product in zip(scaled.tolist(), products, strict=True))
     assert scaled.tolist() == pytest.approx(list(map(float, products)), rel=1e-15)
     assert scale_up(torch.tensor([1.0, inf], dtype=torch.float64), inf).tolist() == [inf, inf]
+    assert scale_up(torch.tensor([0.0, inf], dtype=torch.float64), 0.0)[1].item() == inf

@@ -55,6 +55,19 @@ def test_bounds_follow_the_weights_through_training_and_conversion() -> None:
     assert head.double().pairwise_lipschitz()[0, 1] == pytest.approx((rows[0] - rows[1]).norm().item(), rel=2e-10)
 
 
+def test_the_distances_of_the_rows_are_what_is_bounded() -> None:
+    head = NormalizedLinear(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight[1] = 3 * head.weight[0] + 1e-6
+    distances, bounds = head.row_distances(), head.pairwise_lipschitz()
+    apart = ~torch.eye(4, dtype=torch.bool)
+    assert (distances <= bounds).all()
+    torch.testing.assert_close(distances[apart], bounds[apart], rtol=1e-8, atol=0)
+    (gradient,) = torch.autograd.grad(distances.sum(), [head.weight])
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
 def test_gradients() -> None:
     head = NormalizedLinear(4, 3, dtype=torch.float64)
     weight, bias = head.weight.detach().requires_grad_(), head.bias.detach().requires_grad_()

@@ -130,6 +130,47 @@ def test_the_radius_of_the_correct_class_in_two_classes() -> None:
     assert radius.tolist() == pytest.approx([1 / math.sqrt(2), -1 / math.sqrt(2)], rel=1e-15)
 
 
+def test_the_radius_of_pairs_is_the_smallest_quotient() -> None:
+    logits, labels = make_samples()
+    classes = logits.shape[1]
+    generator = torch.Generator().manual_seed(1)
+    constants = 0.1 + torch.rand(classes, classes, generator=generator, dtype=torch.float64)
+    constants.fill_diagonal_(0.0)
+    computed = correct_class_radius(logits, labels, constants)
+    others_than_the_runner_up = 0
+    for row, label, radius in zip(logits.tolist(), labels.tolist(), computed.tolist(), strict=True):
+        others = [j for j in range(classes) if j != label]
+        quotients = {j: (row[label] - row[j]) / constants[label, j].item() for j in others}
+        assert radius == pytest.approx(min(quotients.values()), rel=1e-12)
+        others_than_the_runner_up += min(others, key=quotients.__getitem__) != max(others, key=row.__getitem__)
+    assert others_than_the_runner_up > 3
+
+
+def test_the_radius_of_pairs_has_the_gradients_of_logits_and_constants() -> None:
+    logits, labels = make_samples(classes=4)
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def function(logits: Tensor, rows: Tensor) -> Tensor:
+        return correct_class_radius(logits, labels, torch.cdist(rows, rows))
+
+    assert torch.autograd.gradcheck(function, (logits.requires_grad_(), rows.requires_grad_()))
+
+
+def test_equal_rows_have_finite_radii_and_gradients() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0]], requires_grad=True)
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    radius = correct_class_radius(logits, torch.tensor([0, 0]), torch.cdist(rows, rows))
+    radius.sum().backward()
+    for value in (radius, logits.grad, rows.grad):
+        assert bool(value.isfinite().all())
+
+
+@pytest.mark.parametrize("constants", [torch.ones(3, 2), torch.ones(3), torch.ones(3, 3, dtype=torch.int64)])
+def test_constants_of_pairs_that_do_not_fit_are_refused(constants: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be floating and of shape \(3, 3\), received torch"):
+        correct_class_radius(torch.zeros(2, 3), torch.tensor([0, 1]), constants)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients(name: str) -> None:
     logits, labels = make_samples(classes=4)

@@ -60,11 +60,31 @@ def test_a_loss_without_its_constant_says_so(loss: type[LipschitzLoss]) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES_WITH_CONSTANT)
-def test_another_constant_makes_another_loss(loss: type[LipschitzLoss]) -> None:
+def test_a_network_makes_another_loss(loss: type[LipschitzLoss]) -> None:
     without = loss()
-    filled = without.with_constant(2.0)
+    filled = without.for_network(2.0)
     assert filled(*make_samples()).equal(loss(lipschitz_constant=2.0)(*make_samples()))
     assert without.lipschitz_constant is None
+    assert filled.for_network(3.0).lipschitz_constant == 2.0, "a constant that is stated stands"
+
+
+@pytest.mark.parametrize("loss", [CertificateRegularization(gamma=0.3), MulticlassHinge(10.0)])
+def test_radii_are_measured_by_the_distances_of_the_rows_as_they_are(loss: LipschitzLoss) -> None:
+    """Equal distances sqrt(2) are the constant for all logits; half of them make every radius twice as large."""
+    distances = torch.full((5, 5), 2**0.5)
+    module = loss.for_network(2.0, lambda: distances)
+    before = module(*make_samples()).item()
+    assert before == pytest.approx(loss.for_network(2.0)(*make_samples()).item(), rel=1e-6)
+    distances /= 2
+    halved = module(*make_samples()).item()
+    assert halved == pytest.approx(loss.for_network(1.0)(*make_samples()).item(), rel=1e-6)
+    assert halved != pytest.approx(before, rel=1e-3)
+
+
+def test_the_offset_is_the_same_for_every_head() -> None:
+    distances = torch.full((5, 5), 0.5)
+    offset = OffsetCrossEntropy()
+    assert offset.for_network(2.0, lambda: distances)(*make_samples()).equal(offset.for_network(2.0)(*make_samples()))
 
 
 @pytest.mark.parametrize("constant", [0.0, -1.0, float("inf"), float("nan")])
@@ -72,7 +92,7 @@ def test_constants_that_are_none_are_refused(constant: float) -> None:
     with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
         CertificateRegularization(lipschitz_constant=constant)
     with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
-        CertificateRegularization().with_constant(constant)
+        CertificateRegularization().for_network(constant)
 
 
 @pytest.mark.parametrize(

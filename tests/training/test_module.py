@@ -73,9 +73,11 @@ def test_validation_reports_what_certify_does(fitted: Trainer) -> None:
     assert figures["val/loss"] == pytest.approx(loss, rel=1e-5)
 
 
+NORMALIZED_HEAD = {"head": {"_target_": "lipnet.layers.NormalizedLinear", "_partial_": True}}
+
+
 def test_validation_certifies_the_pairs_of_logits_of_a_head(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    config = {**tiny_config, "head": {"_target_": "lipnet.layers.NormalizedLinear", "_partial_": True}}
-    trainer = fit(config, tmp_path)
+    trainer = fit({**tiny_config, **NORMALIZED_HEAD}, tmp_path)
     model, (images, labels), figures = trainer.lightning_module.model.eval(), validation_images(), figures_of(trainer)
     certificates = certify(model, images, labels, batch_size=60)
     shared = certify(model, images, labels, batch_size=60, lipschitz=lipschitz_bound(model))
@@ -158,7 +160,7 @@ def test_losses_measure_by_the_networks_constant(tiny_config: dict[str, Any], lo
     assert module.loss.lipschitz_constant == pytest.approx(1 / 0.3759, rel=1e-6)
     assert module.loss.lipschitz_constant == pytest.approx(lipschitz_bound(module.model.eval()), rel=1e-6)
     assert loss.lipschitz_constant is None, "the loss that was given may serve another network"
-    stated = make_module(tiny_config, loss=loss.with_constant(2.0))
+    stated = make_module(tiny_config, loss=type(loss)(lipschitz_constant=2.0))
     assert stated.loss.lipschitz_constant == 2.0
 
 
@@ -169,6 +171,27 @@ def test_every_loss_trains(tmp_path: Path, tiny_config: dict[str, Any], loss: nn
     figures = figures_of(fit(tiny_config, tmp_path, module=make_module(tiny_config, loss=loss)))
     assert figures["val/accuracy"] > 0.25
     assert figures["val/certified_0_02"] > 0.1
+
+
+def test_losses_measure_radii_as_the_head_is_certified(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """What the loss takes for the radius is what `certify` certifies, up to rounding, before and after a training."""
+    loss = MulticlassHinge(radius=10.0)
+    module = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=loss)
+    images, labels = validation_images()
+    for step in range(2):
+        if step:
+            trainer = fit(tiny_config, tmp_path, module=module, limit_train_batches=5, callbacks=[])
+            module = trainer.lightning_module
+        model = module.model.eval()
+        certificates = certify(model, images, labels)
+        correct = certificates.correct
+        assert 0 < correct.sum() < len(labels)
+        short = module.loss(model(images)[correct], labels[correct])
+        assert 10.0 - short.item() == pytest.approx(certificates.radius[correct].mean().item(), rel=1e-4)
+        assert short.requires_grad
+        (gradient,) = torch.autograd.grad(short, [model.head.weight])
+        assert gradient.isfinite().all()
+    assert loss.lipschitz_constant is None
 
 
 class MixedDigits(DigitsDataModule):
