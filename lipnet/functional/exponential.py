@@ -24,7 +24,8 @@ def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
     Returns:
         (groups, n, n), n = c/groups H W, for maps flattened in the order (channel, row, column); differentiable.
     """
-    return torch.linalg.matrix_exp(jacobian_matrices(weight, size, groups, padding_mode))
+    exponentials: Tensor = torch.linalg.matrix_exp(jacobian_matrices(weight, size, groups, padding_mode))
+    return exponentials
 
 
 def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
@@ -55,7 +56,8 @@ def spectral_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1)
     Returns:
         Complex (H, W // 2 + 1, groups, c/groups, c/groups), unitary matrices; differentiable.
     """
-    return torch.linalg.matrix_exp(frequency_response(weight, size, groups))
+    exponentials: Tensor = torch.linalg.matrix_exp(frequency_response(weight, size, groups))
+    return exponentials
 
 
 def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
@@ -69,24 +71,29 @@ def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
         Maps (B, c, H, W).
     """
     groups, channels = response.shape[2:4]
-    spectrum = _spectrum(x).permute(2, 3, 1, 0).unflatten(2, (groups, channels))
+    spectrum = torch.unflatten(_spectrum(x).permute(2, 3, 1, 0), 2, (groups, channels))
     return _maps((response @ spectrum).flatten(2, 3).permute(3, 2, 0, 1), (x.shape[-2], x.shape[-1]))
 
 
 def _spectrum(x: Tensor) -> Tensor:
     """``torch.fft.rfft2``; on small maps as one product with the matrix of the transform, which is faster."""
     size = (x.shape[-2], x.shape[-1])
+    spectrum: Tensor
     if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
-        return torch.fft.rfft2(x)
-    product = x.flatten(2) @ torch.view_as_real(_waves(size, x)).flatten(1)
-    return torch.view_as_complex(product.unflatten(2, (size[0], size[1] // 2 + 1, 2)))
+        spectrum = torch.fft.rfft2(x)
+    else:
+        product = x.flatten(2) @ torch.view_as_real(_waves(size, x)).flatten(1)
+        spectrum = torch.view_as_complex(torch.unflatten(product, 2, (size[0], size[1] // 2 + 1, 2)))
+    return spectrum
 
 
 def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     """The inverse of `_spectrum`."""
+    maps: Tensor
     pixels = size[0] * size[1]
     if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
-        return torch.fft.irfft2(spectrum, s=size)
+        maps = torch.fft.irfft2(spectrum, s=size)
+        return maps
     waves = _waves(size, spectrum.real)
     # Frequencies of which the half spectrum leaves out the conjugate count twice.
     twice = torch.full((size[1] // 2 + 1,), 2.0, dtype=waves.real.dtype, device=waves.device)
@@ -94,7 +101,8 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     if size[1] % 2 == 0:
         twice[-1] = 1
     weights = torch.view_as_real(waves * (twice.repeat(size[0]) / pixels)).flatten(1)
-    return (torch.view_as_real(spectrum.flatten(2)).flatten(2) @ weights.T).unflatten(2, size)
+    maps = torch.unflatten(torch.view_as_real(spectrum.flatten(2)).flatten(2) @ weights.T, 2, size)
+    return maps
 
 
 def _waves(size: tuple[int, int], like: Tensor) -> Tensor:

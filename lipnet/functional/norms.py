@@ -208,7 +208,8 @@ def top_vectors(weight: Tensor, groups: int, points: int, steps: int = 32) -> Te
     """
     weight = weight.detach()
     current = start_vectors(groups, weight.shape[1], points, weight)
-    basis, lengths = [current], []
+    basis: list[Tensor] = [current]
+    lengths: list[Tensor] = []
     for _ in range(steps - 1):
         norms, image = jacobian_norm(weight, current)
         residual = image * norms.view(-1, 1, 1, 1)

@@ -76,8 +76,10 @@ def _has_blocked_layout(x: Tensor) -> bool:
         and x.dtype is torch.float32
         and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
+        # A batch of gradients from `torch.autograd.grad` with ``is_grads_batched`` has no such layout.
+        and not torch._C._functorch.is_legacy_batchedtensor(x)
     )
 
 
@@ -87,7 +89,7 @@ class _Direct:
         self.weight, self.groups, self.padding_mode = weight, groups, padding_mode
 
     def enter(self, maps: Tensor) -> Tensor:
-        return maps
+        return maps.to_dense() if maps.is_mkldnn else maps
 
     def leave(self, maps: Tensor) -> Tensor:
         return maps
@@ -108,13 +110,19 @@ class _Direct:
         return self._convolve(self.enter(maps), self._shifted(shift, -1)[:, : maps.shape[1]].contiguous())
 
     def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        total = torch.zeros_like(self.weight)
-        for maps, gradient, sign in pairs:
-            # Of a gradient of the first channels, their rows of the filter are all that it reaches.
-            rows = self.weight[: gradient.shape[1]]
-            part = same_convolution_weight_gradient(maps, gradient, rows, self.groups, self.padding_mode)
-            total[: len(part)].add_(part, alpha=sign)
+        (maps, gradient, sign), *others = pairs
+        total = self._one_gradient(maps, gradient)
+        total = total if sign == 1 else total.neg_()
+        for maps, gradient, sign in others:
+            total.add_(self._one_gradient(maps, gradient), alpha=sign)
         return total
+
+    def _one_gradient(self, maps: Tensor, gradient: Tensor) -> Tensor:
+        # Of a gradient of the first channels, their rows of the filter are all that it reaches.
+        rows = self.weight[: gradient.shape[1]]
+        part = same_convolution_weight_gradient(maps, gradient, rows, self.groups, self.padding_mode)
+        missing = len(self.weight) - len(part)
+        return F.pad(part, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else part
 
     def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
         return same_convolution(maps, weight, self.groups, self.padding_mode)
@@ -122,7 +130,7 @@ class _Direct:
     def _shifted(self, shift: float, sign: int) -> Tensor:
         shifted = self.weight.clone() if sign == 1 else -self.weight
         rows, columns = (length // 2 for length in shifted.shape[-2:])
-        middle = shifted.unflatten(0, (self.groups, -1))[..., rows, columns]
+        middle = torch.unflatten(shifted, 0, (self.groups, -1))[..., rows, columns]
         middle.diagonal(dim1=-2, dim2=-1).add_(shift)
         return shifted
 
@@ -157,6 +165,8 @@ class _Matrices:
         self.transposed = matrices.mT
 
     def enter(self, maps: Tensor) -> Tensor:
+        if maps.dim() == 3:
+            return maps
         return maps.reshape(self.batch, self.groups, self.transposed.shape[1]).transpose(0, 1)
 
     def leave(self, maps: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class _Adjoint(torch.autograd.Function):
         entered = operator.enter(x)
         if own >= 0:
             first = entered if coefficients[-1] == 1 else entered * coefficients[-1]
-            convolved = [first, *others[own:]]
+            convolved = [first, *map(operator.enter, others[own:])]
         else:
             convolved = _product(operator, entered, setting)[1]
         result, pairs = _product_adjoint(operator, gradient, setting, convolved, needed[0])
@@ -248,7 +248,7 @@ class _Adjoint(torch.autograd.Function):
         fold = _Fold(info.batch_size, as_groups=needed[1] or weight_dim is not None)
         channels = weight.shape[1 if weight_dim == 0 else 0]
         batched = gradient.movedim(in_dims[0], 0) if in_dims[0] is not None else gradient.unsqueeze(0)
-        gradient = _with_zeros(batched.flatten(0, 1), channels).unflatten(0, batched.shape[:2])
+        gradient = torch.unflatten(_with_zeros(batched.flatten(0, 1), channels), 0, batched.shape[:2])
         x_gradient, weight_gradient = _Adjoint.apply(
             fold.maps(gradient if in_dims[0] is not None else gradient[0], None if in_dims[0] is None else 0),
             fold.setting(setting),
@@ -258,7 +258,7 @@ class _Adjoint(torch.autograd.Function):
         )
         return (
             fold.unfold_maps(x_gradient) if needed[0] else x_gradient,
-            weight_gradient.unflatten(0, (info.batch_size, -1)) if needed[1] else weight_gradient,
+            torch.unflatten(weight_gradient, 0, (info.batch_size, -1)) if needed[1] else weight_gradient,
         ), (0 if needed[0] else None, 0 if needed[1] else None)
 
 
@@ -273,9 +273,8 @@ class _Fold:
         return batched.transpose(0, 1).flatten(1, 2) if self.as_groups else batched.flatten(0, 1)
 
     def unfold_maps(self, maps: Tensor) -> Tensor:
-        if self.as_groups:
-            return maps.unflatten(1, (self.size, -1)).transpose(0, 1)
-        return maps.unflatten(0, (self.size, -1))
+        unfolded: Tensor = torch.unflatten(maps, 1 if self.as_groups else 0, (self.size, -1))
+        return unfolded.transpose(0, 1) if self.as_groups else unfolded
 
     def filters(self, weight: Tensor, dim: int | None) -> Tensor:
         if not self.as_groups:

@@ -20,7 +20,7 @@ def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021.
     """
-    return _adjoint(weight.unflatten(0, (groups, -1))).flatten(0, 1)
+    return _adjoint(_grouped(weight, groups)).flatten(0, 1)
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
@@ -40,6 +40,12 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     return skew
 
 
+def _grouped(weight: Tensor, groups: int) -> Tensor:
+    """(groups, o, i, kh, kw)."""
+    grouped: Tensor = torch.unflatten(weight, 0, (groups, -1))
+    return grouped
+
+
 def _adjoint(grouped: Tensor) -> Tensor:
     """T in each group of (groups, o, i, kh, kw)."""
     transposed = grouped.transpose(1, 2)
@@ -51,7 +57,7 @@ class _SkewPart(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, groups: int) -> Tensor:
-        grouped = weight.unflatten(0, (groups, -1))
+        grouped = _grouped(weight, groups)
         return grouped.sub(_adjoint(grouped)).div_(2).flatten(0, 1)
 
     @staticmethod

@@ -104,8 +104,10 @@ class JacobianScaling(Scaling):
     @staticmethod
     def _mixed(vectors: list[Tensor]) -> Tensor:
         with torch.no_grad():
-            mixed = vectors[0] + _MIXED_IN * start_vectors(*vectors[0].shape[:3], like=vectors[0])
-            return mixed / mixed.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            groups, channels, points = vectors[0].shape[:3]
+            mixed = vectors[0] + _MIXED_IN * start_vectors(groups, channels, points, like=vectors[0])
+            lengths: Tensor = mixed.flatten(1).norm(dim=1)
+            return mixed / lengths.view(-1, 1, 1, 1)
 
     def converged(self, skew: Tensor) -> list[Tensor]:
         return [top_vectors(skew, _groups(skew), self.points)]

@@ -104,7 +104,7 @@ class SkewOrthogonal(nn.Module):
         # Refuse what cannot work now, not at the first image.
         self._series(self.scaling.expected, eval_terms, eval_tolerance)
         self._choice(1, (1, 1))
-        self._cache = WeightCache()
+        self._cache: WeightCache[Evaluation] = WeightCache()
 
     def reset_weight(self) -> None:
         """Normal weights of standard deviation 1 / sqrt(channels in a group), and the scaling's vectors for them."""
