@@ -100,7 +100,7 @@ class LastCheckpoint(Checkpoint):
             exception.code = UNFINISHED
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._saved, self._saved_step = monotonic(), trainer.global_step
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,20 @@ def test_losses_measure_radii_as_the_head_is_certified(tmp_path: Path, tiny_conf
         (gradient,) = torch.autograd.grad(short, [model.head.weight])
         assert gradient.isfinite().all()
     assert loss.lipschitz_constant is None
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_measures_by_its_own_head(tiny_config: dict[str, Any], duplicate: Callable[[Any], Any]) -> None:
+    """As processes that are spawned, and callbacks that copy a module, need it."""
+    original = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=MulticlassHinge(radius=10.0))
+    other = duplicate(original)
+    logits, labels = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    before = original.loss(logits, labels)
+    assert other.loss(logits, labels).equal(before)
+    with torch.no_grad():
+        other.model.head.weight[:, 0] += 10.0
+    assert original.loss(logits, labels).equal(before)
+    assert not other.loss(logits, labels).equal(before)
 
 
 class MixedDigits(DigitsDataModule):
