@@ -37,7 +37,7 @@ from lipnet.functional.permutations import (
 )
 from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
-from lipnet.functional.scaling import SMALLEST_NORM, scaled_to_norm
+from lipnet.functional.scaling import SMALLEST_NORM, scaled_skew_filter
 from lipnet.functional.series import (
     SERIES,
     chebyshev_coefficients,
@@ -77,7 +77,7 @@ __all__ = [
     "round_up",
     "same_convolution",
     "same_convolution_weight_gradient",
-    "scaled_to_norm",
+    "scaled_skew_filter",
     "shuffle_permutation",
     "skew_filter",
     "skew_polynomial",

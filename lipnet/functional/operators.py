@@ -7,17 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional.convolution import (
-    PADDING_MODES,
-    filter_of_matrices,
-    jacobian_matrices,
-    same_convolution,
-    same_convolution_weight_gradient,
-)
-
-# Up to so many pixels, most of a 3 x 3 kernel's taps fall on padding, and one matrix for all pixels is the cheaper
-# form.
-_PIXELS_OF_MATRICES = 4
+from lipnet.functional.convolution import PADDING_MODES, same_convolution, same_convolution_weight_gradient
+from lipnet.functional.short_maps import LONGEST, bilinear_form
 
 
 class ConvolutionOperator(Protocol):
@@ -41,13 +32,22 @@ class ConvolutionOperator(Protocol):
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
         """(-K + shift) of maps (B, first channels, H, W) with zeros for the others, one group."""
 
-    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        """The sum over (maps, gradient, sign) of what the filter receives if sign K maps receives the gradient."""
+    def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
+        """Take into the filter's gradient that sign K maps receives the gradient."""
+
+    def filter_gradient(self) -> Tensor:
+        """The sum of what was collected."""
 
 
 def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> list[Tensor]:
     """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
-    return [jacobian_matrices(weight, size, groups, padding_mode)] if size[0] * size[1] <= _PIXELS_OF_MATRICES else []
+    if max(size) > LONGEST:
+        return []
+    taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight).taps
+    channels = weight.shape[1]
+    if taps.numel() == 1:
+        return [weight.view(groups, channels, channels)]
+    return [(taps @ weight.reshape(-1, taps.shape[1]).mT).view(-1, channels, channels)]
 
 
 def convolution_operator(
@@ -55,7 +55,7 @@ def convolution_operator(
 ) -> ConvolutionOperator:
     """The cheapest form of the convolution for maps like x.
 
-    On maps of at most four pixels: a matrix for each group. On the CPU in float32: the blocked layout of its
+    On maps of at most 2 x 2 pixels: a few products of channels. On the CPU in float32: the blocked layout of its
     library, into and out of which every convolution would otherwise convert. Else: the convolution as it is.
 
     Raises:
@@ -63,8 +63,8 @@ def convolution_operator(
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
-    if x.shape[-2] * x.shape[-1] <= _PIXELS_OF_MATRICES:
-        return _Matrices(x, weight, groups, padding_mode, kept)
+    if max(x.shape[-2:]) <= LONGEST:
+        return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
     return _Direct(weight, groups, padding_mode)
@@ -87,6 +87,7 @@ class _Direct:
     def __init__(self, weight: Tensor, groups: int, padding_mode: str) -> None:
         self.kept: list[Tensor] = []
         self.weight, self.groups, self.padding_mode = weight, groups, padding_mode
+        self._total: Tensor | None = None
 
     def enter(self, maps: Tensor) -> Tensor:
         return maps.to_dense() if maps.is_mkldnn else maps
@@ -109,13 +110,15 @@ class _Direct:
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
         return self._convolve(self.enter(maps), self._shifted(shift, -1)[:, : maps.shape[1]].contiguous())
 
-    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        (maps, gradient, sign), *others = pairs
-        total = self._one_gradient(maps, gradient)
-        total = total if sign == 1 else total.neg_()
-        for maps, gradient, sign in others:
-            total.add_(self._one_gradient(maps, gradient), alpha=sign)
-        return total
+    def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
+        part = self._one_gradient(maps, gradient)
+        if self._total is not None:
+            self._total.add_(part, alpha=sign)
+        else:
+            self._total = part if sign == 1 else part.neg_()
+
+    def filter_gradient(self) -> Tensor:
+        return torch.zeros_like(self.weight) if self._total is None else self._total
 
     def _one_gradient(self, maps: Tensor, gradient: Tensor) -> Tensor:
         # Of a gradient of the first channels, their rows of the filter are all that it reaches.
@@ -153,47 +156,68 @@ class _Blocked(_Direct):
         return self._convolve(maps, self._shifted(shift, sign))
 
 
-class _Matrices:
-    """Maps as (groups, B, n), n = c/groups H W, and K as a matrix (n, n) for each group."""
+class _Products:
+    """Maps of at most 2 x 2 pixels as (groups, B c/groups, H W), and K as a product of channels for each of r forms."""
 
     def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]) -> None:
-        self.batch, self.weight, self.groups, self.padding_mode = len(x), weight, groups, padding_mode
+        self.batch, self.weight, self.groups = len(x), weight, groups
         self.size = (x.shape[-2], x.shape[-1])
-        matrices = kept[0] if kept else jacobian_matrices(weight, self.size, groups, padding_mode)
-        # A 1 x 1 filter is its own matrix on a single pixel.
-        self.kept = [] if matrices.numel() == weight.numel() else [matrices]
-        self.transposed = matrices.mT
+        self.form = bilinear_form(self.size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight)
+        (self.matrices,) = kept or operator_tensors(weight, self.size, groups, padding_mode)
+        # A view of the filter itself is no tensor of its own to keep.
+        self.kept = [] if self.form.taps.numel() == 1 else [self.matrices]
+        self._pixels = self.size[0] * self.size[1]
+        self._collected: list[tuple[Tensor, Tensor]] = []
 
     def enter(self, maps: Tensor) -> Tensor:
         if maps.dim() == 3:
             return maps
-        return maps.reshape(self.batch, self.groups, self.transposed.shape[1]).transpose(0, 1)
+        entries = self.batch * self.weight.shape[1]
+        grouped = maps.reshape(self.batch, self.groups, self.weight.shape[1], self._pixels).transpose(0, 1)
+        return grouped.reshape(self.groups, entries, self._pixels)
 
     def leave(self, maps: Tensor) -> Tensor:
-        return maps.transpose(0, 1).reshape(self.batch, self.weight.shape[0], *self.size)
+        grouped = maps.view(self.groups, self.batch, self.weight.shape[1], *self.size).transpose(0, 1)
+        return grouped.reshape(self.batch, self.weight.shape[0], *self.size)
 
     def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
-        return torch.baddbmm(maps, maps, self.transposed, beta=shift, alpha=sign)
+        products = torch.bmm(self._spread(maps), self.matrices.mT)
+        return self._gather(products, maps.flatten(0, 1), shift, sign).view_as(maps)
 
     def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
-        entries = channels * self.size[0] * self.size[1]
-        first = torch.baddbmm(maps[..., :entries], maps, self.transposed[..., :entries], beta=shift)
-        return first.view(self.batch, channels, *self.size)
+        products = torch.bmm(self._spread(maps), self.matrices[:, :channels].mT)
+        own = maps.view(self.batch, self.weight.shape[0], self._pixels)[:, :channels].flatten(0, 1)
+        return self._gather(products, own, shift, 1).view(self.batch, channels, *self.size)
 
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
-        first = maps.reshape(1, self.batch, -1)
-        result = torch.bmm(-first, self.transposed[:, : first.shape[2]])
-        result[..., : first.shape[2]].add_(first, alpha=shift)
-        return result
+        channels = maps.shape[1]
+        products = torch.bmm(self._spread(maps), self.matrices[..., :channels].mT)
+        result = self._gather(products, None, 0.0, -1).view(self.batch, self.weight.shape[0], *self.size)
+        result[:, :channels].add_(maps, alpha=shift)
+        return self.enter(result)
 
-    def filter_gradient(self, pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        entries = self.transposed.shape[1]
-        maps = torch.cat([each for each, _, _ in pairs], dim=1)
-        signed = (self._entered(gradient) * sign for _, gradient, sign in pairs)
-        gradients = torch.cat([F.pad(each, (0, entries - each.shape[2])) for each in signed], dim=1)
-        matrices = torch.bmm(gradients.mT, maps)
-        return filter_of_matrices(matrices, self.weight, self.size, self.padding_mode)
+    def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
+        gathered = self._products_of(self.form.output.mT * sign, gradient)
+        missing = self.matrices.shape[1] - gathered.shape[2]
+        self._collected.append((F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)))
 
-    def _entered(self, gradient: Tensor) -> Tensor:
-        """A gradient in the operator's form, or one of the first channels, which is not."""
-        return gradient if gradient.dim() == 3 else gradient.reshape(1, self.batch, -1)
+    def filter_gradient(self) -> Tensor:
+        # One product over all that was convolved: the filter is by far the larger operand.
+        gathered, spread = (torch.cat(each, dim=1) for each in zip(*self._collected, strict=True))
+        matrices = torch.bmm(gathered.mT, spread)
+        return (matrices.view(len(self.form.taps), -1).mT @ self.form.taps).view_as(self.weight)
+
+    def _spread(self, maps: Tensor) -> Tensor:
+        """(r groups, B, channels): what the filter's matrices are multiplied with."""
+        return self._products_of(self.form.input, maps)
+
+    def _products_of(self, form: Tensor, maps: Tensor) -> Tensor:
+        channels = maps.shape[1] if maps.dim() == 4 else self.weight.shape[1]
+        products = form @ maps.reshape(-1, self._pixels).mT
+        return products.view(len(form) * self.groups, self.batch, channels)
+
+    def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
+        """The pixels (entries, H W) that the products make, plus shift times those that there were."""
+        lines = products.reshape(len(self.form.taps), products.numel() // len(self.form.taps)).mT
+        output = self.form.output.mT * sign
+        return lines @ output if own is None or shift == 0 else torch.addmm(own, lines, output, beta=shift)

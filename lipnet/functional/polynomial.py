@@ -125,29 +125,41 @@ def _product(operator: ConvolutionOperator, x: Tensor, setting: _Setting) -> tup
 
 
 def _product_adjoint(
-    operator: ConvolutionOperator, gradient: Tensor, setting: _Setting, convolved: Sequence[Tensor], x_too: bool
-) -> tuple[Tensor, list[tuple[Tensor, Tensor, int]]]:
-    """p(K)^T gradient, if wanted, with K^T = -K; and (maps, gradient, sign) for every convolution with the filter."""
-    pairs, remaining = [], list(convolved)
+    operator: ConvolutionOperator,
+    gradient: Tensor,
+    setting: _Setting,
+    convolved: list[Tensor],
+    needed: tuple[bool, bool],
+) -> Tensor:
+    """p(K)^T gradient, if that is needed, with K^T = -K; what the filter receives, if needed, is collected.
+
+    The maps are taken off the list, so that each can be freed as soon as it has been used.
+    """
+    x_too, filter_too = needed
     factors = _factors(setting.coefficients)
+
+    def collect(gradient: Tensor, sign: int) -> None:
+        maps = convolved.pop()
+        if filter_too:
+            operator.collect(maps, gradient, sign)
+
     if not (setting.ends_with_some and factors[-1].constant is None):
         gradient = operator.enter(_with_zeros(gradient, operator.weight.shape[0]))
     for number, (shift, constant) in reversed(list(enumerate(factors))):
         wanted = x_too or number > 0
-        if constant is None:
-            pairs.append((remaining.pop(), gradient, 1))
-            if wanted and number == len(factors) - 1 and setting.ends_with_some:
-                gradient = operator.apply_to_first(gradient, shift)
-            elif wanted:
-                gradient = operator.apply(gradient, shift, sign=-1)
-        else:
+        collect(gradient, 1)
+        if constant is not None:
             # y = K s + constant x with s = (K + shift) x: s receives -K gradient.
             power = operator.apply(gradient)
-            pairs += [(remaining.pop(), gradient, 1), (remaining.pop(), power, -1)]
+            collect(power, -1)
             if wanted:
                 gradient = operator.apply(power, -shift).add_(gradient, alpha=constant)
+        elif wanted and number == len(factors) - 1 and setting.ends_with_some:
+            gradient = operator.apply_to_first(gradient, shift)
+        elif wanted:
+            gradient = operator.apply(gradient, shift, sign=-1)
     leading = setting.coefficients[-1]
-    return gradient if leading == 1 else gradient * leading, pairs
+    return gradient if leading == 1 else gradient * leading
 
 
 def _with_zeros(maps: Tensor, channels: int) -> Tensor:
@@ -216,11 +228,11 @@ class _Adjoint(torch.autograd.Function):
             convolved = [first, *map(operator.enter, others[own:])]
         else:
             convolved = _product(operator, entered, setting)[1]
-        result, pairs = _product_adjoint(operator, gradient, setting, convolved, needed[0])
+        result = _product_adjoint(operator, gradient, setting, convolved, needed)
         nothing = gradient.new_empty(())
         return (
             operator.leave(result) if needed[0] else nothing,
-            operator.filter_gradient(pairs) if needed[1] else nothing,
+            operator.filter_gradient() if needed[1] else nothing,
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Bringing a skew filter to a norm, with a backward pass of its own."""
+"""The skew part of a filter, brought to a norm, with a backward pass of its own."""
 
 from typing import Any
 
@@ -7,60 +7,65 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lipnet.functional.norms import circular_patches, next_vectors
+from lipnet.functional.skew import transpose_filter
 
 # Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.
 SMALLEST_NORM = 1e-12
 
 
-def scaled_to_norm(skew: Tensor, vectors: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """target / ||J v|| times each group's filter: ||J|| becomes the target if v is a top singular vector.
+def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """The skew part of a filter, each group's scaled by target / ||J v||: so that ||J|| is the target for a top v.
 
     Differentiable once, with v held fixed: a gradient G of the result gives (target / n) (G - <G, F> / target u v^T) to
-    the filter, where F is the result, n = ||J v|| and u = J v / n.
+    the skew part, where F is the result, n = ||J v|| and u = J v / n.
 
     Args:
-        skew: skew filter (c, c/groups, kh, kw).
+        weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
         vectors: v, maps (groups, c/groups, N, N) of norm 1, as in `jacobian_norm`.
         target: may be negative.
+        groups: number of groups.
 
     Returns:
-        The scaled filter, and u, with which to go on, detached.
+        The scaled skew filter, and u, with which to go on, detached.
     """
     scaled: Tensor
     new: Tensor
-    scaled, new, *_ = _ScaledToNorm.apply(skew, vectors, target)
+    scaled, new, *_ = _ScaledSkewPart.apply(weight, vectors, target, groups)
     return scaled, new
 
 
-class _ScaledToNorm(torch.autograd.Function):
+class _ScaledSkewPart(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(skew: Tensor, vectors: Tensor, target: float) -> tuple[Tensor, ...]:
-        groups, channels = vectors.shape[:2]
-        patches = circular_patches(vectors, skew)
-        images = skew.reshape(groups, channels, -1) @ patches
+    def forward(weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, ...]:
+        # Twice the skew part: what is scaled afterwards need not be halved.
+        doubled = weight - transpose_filter(weight, groups)
+        images = doubled.reshape(*vectors.shape[:2], -1) @ circular_patches(vectors, weight)
         norms = images.flatten(1).norm(dim=1)
-        scale = target / norms.clamp_min(SMALLEST_NORM)
-        scaled = (skew.reshape(groups, -1) * scale.unsqueeze(1)).view_as(skew)
-        return scaled, next_vectors(images, norms, vectors), patches, scale
+        scale = target / norms.clamp_min(2 * SMALLEST_NORM)
+        doubled.view(groups, -1).mul_(scale.unsqueeze(1))
+        return doubled, next_vectors(images, norms, vectors), scale
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, ...]) -> None:
-        scaled, new, patches, scale = output
-        ctx.target = inputs[2]
-        ctx.mark_non_differentiable(new, patches, scale)
-        ctx.save_for_backward(scaled, new, patches, scale)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, int], output: tuple[Tensor, ...]) -> None:
+        scaled, new, scale = output
+        _, vectors, ctx.target, ctx.groups = inputs
+        ctx.mark_non_differentiable(new, scale)
+        ctx.save_for_backward(scaled, vectors, new, scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None]:
-        scaled, new, patches, scale = ctx.saved_tensors
-        groups, channels = new.shape[:2]
-        rows = gradient.reshape(groups, channels, -1)
-        along = (rows.flatten(1).unsqueeze(1) @ scaled.reshape(groups, -1, 1)).view(-1, 1, 1)
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+        scaled, vectors, new, scale = ctx.saved_tensors
+        rows = gradient.reshape(*new.shape[:2], -1)
+        along = (rows.flatten(1).unsqueeze(1) @ scaled.reshape(len(new), -1, 1)).view(-1, 1, 1)
         # Below the smallest norm the scale does not depend on the filter.
-        moves = (scale.abs() * SMALLEST_NORM < abs(ctx.target)).view(-1, 1, 1)
+        moves = (scale.abs() * 2 * SMALLEST_NORM < abs(ctx.target)).view(-1, 1, 1)
         images = torch.where(moves, along * (-1 / ctx.target), 0.0) * new.flatten(2)
-        result = torch.baddbmm(rows, images, patches.mT).mul_(scale.view(-1, 1, 1))
-        return result.view_as(scaled), None, None
+        result = torch.baddbmm(rows, images, circular_patches(vectors, scaled).mT).mul_(scale.view(-1, 1, 1))
+        result = result.view_as(scaled)
+        transposed = transpose_filter(result, ctx.groups)
+        # A 1 x 1 filter's transpose is a view of it; others are turned, and so in memory of their own.
+        turned = scaled.shape[-2:] != (1, 1)
+        return result.sub_(transposed) if turned else result - transposed, None, None, None

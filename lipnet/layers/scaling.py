@@ -14,7 +14,8 @@ from lipnet.functional import (
     jacobian_norm,
     power_iteration,
     reshaped_filters,
-    scaled_to_norm,
+    scaled_skew_filter,
+    skew_filter,
     start_vectors,
     top_vectors,
 )
@@ -55,6 +56,10 @@ class Scaling(nn.Module, ABC):
         norm, new = self.evaluate(skew, vectors)
         scale = self.target * factor / norm.clamp_min(SMALLEST_NORM)
         return (skew.reshape(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew), new
+
+    def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        """The same for the skew part of any filter."""
+        return self.scaled(skew_filter(weight, _groups(weight)), vectors, factor)
 
     def stored(self, groups: int) -> list[Tensor]:
         """The vectors of the first groups."""
@@ -97,9 +102,9 @@ class JacobianScaling(Scaling):
         norm, new = jacobian_norm(skew, self._mixed(vectors))
         return norm, [new]
 
-    def scaled(self, skew: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-        filter_, new = scaled_to_norm(skew, self._mixed(vectors), self.target * factor)
-        return filter_, [new]
+    def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        scaled, new = scaled_skew_filter(weight, self._mixed(vectors), self.target * factor, _groups(weight))
+        return scaled, [new]
 
     @staticmethod
     def _mixed(vectors: list[Tensor]) -> Tensor:

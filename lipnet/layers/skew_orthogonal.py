@@ -145,8 +145,7 @@ class SkewOrthogonal(nn.Module):
         """The scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training:
-                skew = skew_filter(self.weight, self.groups)
-                return self.scaling.scaled(skew, self.scaling.stored(self.groups))[0]
+                return self.scaling.scaled_skew(self.weight, self.scaling.stored(self.groups))[0]
             skew = skew_filter(self.weight.double(), self.groups)
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
@@ -185,6 +184,11 @@ class SkewOrthogonal(nn.Module):
     def _active_channels(self) -> int:
         return self.active_groups * self.weight.shape[1]
 
+    @property
+    def _active_weight(self) -> Tensor:
+        # A slice of everything would be copied in the backward pass.
+        return self.weight if self.active_groups == self.groups else self.weight[: self._active_channels]
+
     def _choice(self, batch: int, size: tuple[int, int]) -> Choice:
         terms = len(self._training_series.coefficients) - 1
         channels = self.weight.shape[1]
@@ -201,17 +205,17 @@ class SkewOrthogonal(nn.Module):
         return Series(*monic_polynomial(coefficients))
 
     def _training_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
-        skew = skew_filter(self.weight[: self._active_channels], self.active_groups)
         series = self._training_series if engine == "series" else None
         factor = sign * (series.factor if series else 1.0)
-        weight, vectors = self.scaling.scaled(skew, self.scaling.stored(self.active_groups), factor)
+        vectors = self.scaling.stored(self.active_groups)
+        weight, vectors = self.scaling.scaled_skew(self._active_weight, vectors, factor)
         self.scaling.store(vectors)
         return weight if series else self._exact(engine, weight, size), series
 
     def _evaluation_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
         evaluation = self._evaluated()
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            skew = skew_filter(self.weight[: self._active_channels].double(), self.active_groups)
+            skew = skew_filter(self._active_weight.double(), self.active_groups)
             factor = sign * (evaluation.series.factor if engine == "series" else 1.0)
             weight = self.scaling.scaled(skew, evaluation.vectors, factor)[0]
             if engine == "series":
@@ -256,7 +260,7 @@ class SkewOrthogonal(nn.Module):
         return self._cache.get(self.weight, self._evaluate)
 
     def _evaluate(self) -> Evaluation:
-        skew = skew_filter(self.weight[: self._active_channels].detach().double(), self.active_groups)
+        skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
         vectors = self.scaling.converged(skew)
         scaled = self.scaling.scaled(skew, vectors)[0]
         bound = _norm_bound(scaled)
