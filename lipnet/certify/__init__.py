@@ -3,14 +3,17 @@
 from lipnet.certify.bound import lipschitz_bound
 from lipnet.certify.certificates import Certificates, certify
 from lipnet.certify.exporting import export_onnx, export_program
+from lipnet.certify.logits import LogitBounds, logit_bounds
 from lipnet.certify.report import certify_dataset, summary_table
 
 __all__ = [
     "Certificates",
+    "LogitBounds",
     "certify",
     "certify_dataset",
     "export_onnx",
     "export_program",
     "lipschitz_bound",
+    "logit_bounds",
     "summary_table",
 ]

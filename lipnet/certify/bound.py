@@ -36,7 +36,7 @@ def lipschitz_bound(model: nn.Module) -> float:
         1.0
     """
     check_running(model)
-    return _bound("", model)
+    return bound_of("", model)
 
 
 def check_running(model: nn.Module) -> None:
@@ -55,12 +55,21 @@ def _check_module(path: str, module: nn.Module) -> None:
         raise ValueError(f"{name} is parametrized, for which there is no rule; remove the parametrization first")
 
 
-def _bound(path: str, module: nn.Module) -> float:
+def children_in_order(path: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    """The paths and modules that run one after another and nothing else; None for what is no such sequence."""
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return None
+    # Not named_children(), which leaves out a module that occurs, and so runs, a second time.
+    children = zip(module._modules, module, strict=True)
+    return [(f"{path}.{name}".strip("."), child) for name, child in children]
+
+
+def bound_of(path: str, module: nn.Module) -> float:
+    """The bound of a module that errors name by its path; see `lipschitz_bound`."""
+    children = children_in_order(path, module)
+    if children is not None:
+        return product_up(bound_of(*child) for child in children)
     own = getattr(module, "lipschitz_bound", None)
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        # Not named_children(), which leaves out a module that occurs, and so runs, a second time.
-        children = zip(module._modules, module, strict=True)
-        return product_up(_bound(f"{path}.{name}".strip("."), child) for name, child in children)
     if callable(own):
         return float(own())
     rule = _RULES.get(type(module))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.bound import check_running, lipschitz_bound
+from lipnet.certify.bound import check_running
+from lipnet.certify.logits import LogitBounds, logit_bounds
 from lipnet.certify.precision import ieee_arithmetic
-from lipnet.functional.margins import certified_radius
 
 
 @dataclass(frozen=True)
@@ -27,38 +27,47 @@ class Certificates:
 
 
 def certify(
-    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 256, lipschitz: float | None = None
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 256,
+    lipschitz: LogitBounds | float | None = None,
 ) -> Certificates:
     """Certify a model on images, with the device and dtype that the model has.
 
-    radius = (f_(1) - f_(2)) / (sqrt(2) K), K being the model's Lipschitz bound in its input pixels.
+    radius = (f_(1) - f_(2)) / (sqrt(2) K), K being the model's Lipschitz bound in its input pixels; with a last layer
+    that declares bounds D of its own for each difference of two logits, radius = min over j of (f_y - f_j) / D[y, j].
 
     Args:
         model: from pixels in [0, 1] to logits, in evaluation mode.
         images: (B, C, H, W), pixels in [0, 1].
         labels: the true classes, integers (B,).
         batch_size: images that go through the model at once.
-        lipschitz: K, if `lipschitz_bound` has already been computed for exactly these weights.
+        lipschitz: the `logit_bounds` of exactly these weights, if they have already been computed; a number is K.
 
     Raises:
         ValueError: for pixels that are NaN or out of range, shapes that do not fit, and a model that
             `lipschitz_bound` refuses.
         TypeError: for a module without a rule.
 
-    Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034).
+    Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034); for each pair of
+    logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
     _check_images(images, labels)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     check_running(model)
-    bound = lipschitz_bound(model) if lipschitz is None else lipschitz
+    bounds = logit_bounds(model) if lipschitz is None else lipschitz
+    if not isinstance(bounds, LogitBounds):
+        bounds = LogitBounds(bounds)
     reference = reference_tensor(model)
     parts = []
     batches: tuple[Tensor, ...] = torch.split(images, batch_size)
     with torch.no_grad(), ieee_arithmetic(reference.device):
         for batch in batches:
             logits = model(batch.to(reference.device, reference.dtype))
-            parts.append(certified_radius(logits.cpu(), bound))
+            parts.append(bounds.certified_radius(logits.cpu()))
     prediction, radius = (torch.cat(values) for values in zip(*parts, strict=True))
     return Certificates(prediction, radius, prediction == labels.cpu())
 

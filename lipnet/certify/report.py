@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lipnet import __version__
-from lipnet.certify.bound import lipschitz_bound
 from lipnet.certify.certificates import Certificates, certify, reference_tensor
+from lipnet.certify.logits import LogitBounds, logit_bounds
 from lipnet.files import whole_file
 from lipnet.functional.margins import STANDARD_RADII, round_down
 from lipnet.metrics import CertifiedAccuracy
@@ -62,16 +62,16 @@ def certify_dataset(
         _check_free(folder)
     radii = CertifiedAccuracy(radii).radii
     start = time.perf_counter()
-    bound = lipschitz_bound(model)
-    if not isfinite(bound):
+    bounds = logit_bounds(model)
+    if not isfinite(bounds.lipschitz):
         raise ValueError("the model's weights are not finite: there is nothing to certify")
     with whole_file(folder / FILES[0]) as file:
-        radius, correct = _write_certificates(file, model, batches, indices, bound)
+        radius, correct = _write_certificates(file, model, batches, indices, bounds)
         (folder / FILES[1]).unlink(missing_ok=True)  # never a summary of other certificates
     summary = {
         **facts,
         **_figures(radius, correct, radii),
-        "lipschitz_bound": bound,
+        "lipschitz_bound": bounds.lipschitz,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(reference_tensor(model).dtype).removeprefix("torch."),
         "versions": _versions(),
@@ -113,7 +113,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _write_certificates(
-    file: BinaryIO, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], indices: Tensor, bound: float
+    file: BinaryIO, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], indices: Tensor, bounds: LogitBounds
 ) -> tuple[Tensor, Tensor]:
     """Write a line for each sample as it is certified; the radii **as written**, (n,), and which are correct."""
     lines = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
@@ -121,7 +121,7 @@ def _write_certificates(
     radii: list[float] = []
     correct: list[Tensor] = []
     for images, labels in track(_first(batches, len(indices)), "Certifying", total=_batches(batches, len(indices))):
-        certificates = certify(model, images, labels, batch_size=len(images), lipschitz=bound)
+        certificates = certify(model, images, labels, batch_size=len(images), lipschitz=bounds)
         done = len(radii)
         radii += _write_batch(lines, indices[done : done + len(labels)], labels, certificates)
         correct.append(certificates.correct)

@@ -1,10 +1,14 @@
 """Datasets as LightningDataModules: pixels in [0, 1], reproducible splits, orders and augmentations."""
 
+from lipnet.data.augmentation import CropAndFlip, SeededAugmentation
 from lipnet.data.base import ImageDataModule
 from lipnet.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from lipnet.data.digits import DigitsDataModule
-from lipnet.data.images import ImageDataset, LabelledImages, SeededAugmentation
-from lipnet.data.samplers import EpochSampler, ShardSampler
+from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
+from lipnet.data.images import ImageDataset, LabelledImages
+from lipnet.data.loaders import MemoryLoader, WorkerLoader
+from lipnet.data.mixing import CutMix, Mixing, MixUp
+from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
 
@@ -17,13 +21,23 @@ __all__ = [
     "DATAMODULES",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "CropAndFlip",
+    "CutMix",
     "DatasetSpec",
     "DigitsDataModule",
     "EpochSampler",
+    "ExtraImages",
+    "FolderImages",
     "ImageDataModule",
     "ImageDataset",
     "LabelledImages",
+    "MemoryLoader",
+    "MixUp",
+    "Mixing",
+    "NpzImages",
+    "RatioSampler",
     "SeededAugmentation",
     "ShardSampler",
+    "WorkerLoader",
     "stratified_split",
 ]

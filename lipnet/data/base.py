@@ -12,8 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lipnet.data.images import ImageDataset, LabelledImages, SeededAugmentation
-from lipnet.data.samplers import EpochSampler, ShardSampler
+from lipnet.data.augmentation import Augmentation, CropAndFlip, SeededAugmentation
+from lipnet.data.extra import ExtraImages
+from lipnet.data.images import ImageDataset, LabelledImages
+from lipnet.data.loaders import LOADERS
+from lipnet.data.mixing import Mixing
+from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
 
@@ -26,9 +30,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Images are not normalised: the normalisation is the model's, so that radii are in pixels. The validation
     images are a stratified part of the training images; the test images are read in stage "test" alone. The
-    training order is a function of (seed, epoch), the augmentation one of (seed, epoch, index), whatever the
-    number of workers and the global random state. Evaluation is in dataset order, and shared out to the
-    processes without padding.
+    training order is a function of (seed, epoch), the augmentation one of (seed, epoch, index), that of whole
+    batches one of (seed, epoch, process, number of the batch), whatever the loader, the number of workers and
+    the global random state. Evaluation is in dataset order, and shared out to the processes without padding.
 
     Args:
         batch_size: training samples in a batch, for each process; the last batch of an epoch may be smaller.
@@ -36,7 +40,13 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: worker processes of each loader; 0 loads in the main process.
         validation_fraction: part of each class of the training images that is set aside, in (0, 1).
         seed: of the split, the order and the augmentation, 0..2**32 - 1.
-        augment: whether training images are augmented.
+        augment: whether training images are augmented: cropped, flipped, and by what follows.
+        policy: a further random transform of single training images, bytes 0..255 of shape (C, H, W), such as
+            ``torchvision.transforms.v2.TrivialAugmentWide()``; needs the loader "workers".
+        mixing: mixes the training images of each batch, whose labels become probabilities (B, num_classes).
+        extra: further training images, such as generated ones, mixed in at their ratio.
+        loader: "workers" makes batches in worker processes; "memory" holds all images on the device of the
+            training and makes batches there at once, and takes no workers. Both make the same batches.
         download: whether ``prepare_data`` may fetch missing files; of no effect where none are needed.
         pin_memory: whether loaders return page-locked tensors.
 
@@ -45,6 +55,10 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     spec: ClassVar[DatasetSpec]
+    crop_padding: ClassVar[int]
+    """Zeros on each side of a training image before it is cropped at random to its own size."""
+    flip: ClassVar[bool]
+    """Whether training images are flipped at random, left to right."""
 
     def __init__(
         self,
@@ -55,6 +69,10 @@ class ImageDataModule(LightningDataModule, ABC):
         validation_fraction: float = 0.1,
         seed: int = 0,
         augment: bool = True,
+        policy: v2.Transform | None = None,
+        mixing: Mixing | None = None,
+        extra: ExtraImages | None = None,
+        loader: str = "workers",
         download: bool = False,
         pin_memory: bool = False,
     ) -> None:
@@ -69,12 +87,23 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"validation_fraction must lie strictly between 0 and 1, got {validation_fraction}")
         if not 0 <= seed <= MAXIMUM_SEED:
             raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed}")
+        if loader not in LOADERS:
+            raise ValueError(f"loader must be one of {tuple(LOADERS)}, got {loader!r}")
+        if policy is not None and not LOADERS[loader].uses_workers:
+            raise ValueError(
+                f"data.loader={loader} makes whole batches, but the policy {type(policy).__name__} transforms single "
+                "images: use data.loader=workers"
+            )
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
         self.validation_fraction = validation_fraction
         self.seed = seed
         self.augment = augment
+        self.policy = policy
+        self.mixing = mixing
+        self.extra = extra
+        self.loader = loader
         self.download = download
         self.pin_memory = pin_memory
 
@@ -85,10 +114,6 @@ class ImageDataModule(LightningDataModule, ABC):
     @abstractmethod
     def read_test_images(self) -> LabelledImages:
         """Read the official test images."""
-
-    @abstractmethod
-    def training_transform(self) -> v2.Transform:
-        """Return the random augmentation of a uint8 image of shape (C, H, W)."""
 
     @cached_property
     def _training_images(self) -> LabelledImages:
@@ -106,6 +131,11 @@ class ImageDataModule(LightningDataModule, ABC):
         training, validation = stratified_split(labels, self.validation_fraction, self.seed)
         return torch.from_numpy(training), torch.from_numpy(validation)
 
+    @cached_property
+    def _training_source(self) -> LabelledImages:
+        """The training images, and the extra ones behind them."""
+        return self._training_images if self.extra is None else self._training_images.joined(self.extra.read(self.spec))
+
     def _prepare_without_trainer(self) -> None:
         # With a Trainer this is its task, in one process for each machine.
         if self.trainer is None:
@@ -117,21 +147,38 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             FileNotFoundError: files are missing.
             OSError: files are damaged.
-            ValueError: another stage, or a class too small to be split.
+            ValueError: another stage, a class too small to be split, or extra images that do not fit.
         """
         if stage not in (None, "fit", "validate", "test"):
             raise ValueError(f"stage must be 'fit', 'validate', 'test' or None, got {stage!r}")
         # Reading is cached, so asking for a split once is all its setup.
         if stage != "test":
             self.evaluation_dataset("validation")
+        if stage in (None, "fit"):
+            self.training_dataset()
         if stage in (None, "test"):
             self.evaluation_dataset("test")
 
     def training_dataset(self) -> ImageDataset:
-        """Return the training images outside the validation split, augmented if the module augments."""
-        positions, _ = self._positions
-        augmentation = SeededAugmentation(self.training_transform(), self.seed) if self.augment else None
-        return ImageDataset(self._training_images, positions, augmentation)
+        """Return the training images outside the validation split, then the extra ones; augmented if set so.
+
+        Raises:
+            ValueError: extra images that do not fit, or a policy for images that are not bytes 0..255.
+        """
+        source = self._training_source
+        positions = torch.cat([self._positions[0], torch.arange(len(self._training_images), len(source))])
+        return ImageDataset(source, positions, self._augmentations(source.maximum) if self.augment else ())
+
+    def _augmentations(self, maximum: int) -> list[Augmentation]:
+        augmentations: list[Augmentation] = [CropAndFlip(self.seed, self.crop_padding, self.flip)]
+        if self.policy is not None:
+            if maximum != 255:
+                raise ValueError(
+                    f"the policy {type(self.policy).__name__} is for bytes 0..255, but images of {self.spec.name} are "
+                    f"0..{maximum}"
+                )
+            augmentations.append(SeededAugmentation(self.policy, self.seed))
+        return augmentations
 
     def evaluation_dataset(self, split: str) -> ImageDataset:
         """Return the unaltered images of a split, in the order of the official file.
@@ -163,10 +210,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the shuffled loader of this process's share of the training images."""
-        num_replicas, rank = self._world()
-        dataset = self.training_dataset()
-        sampler = EpochSampler(dataset, num_replicas, rank, self.seed)
-        return self._dataloader(dataset, sampler, self.batch_size)
+        dataset, world = self.training_dataset(), (*self._world(), self.seed)
+        sampler = EpochSampler(dataset, *world)
+        if self.extra is not None:
+            own = len(self._positions[0])
+            sampler = RatioSampler(own, len(dataset) - own, self.extra.ratio, *world)
+        return self._dataloader(dataset, sampler, self.batch_size, self.mixing if self.augment else None)
 
     def evaluation_dataloader(self, split: str) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the loader of this process's share of :meth:`evaluation_dataset`, in order, not augmented.
@@ -193,17 +242,29 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the number of processes and the rank of this one: (1, 0) without a Trainer."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
+    def _device(self) -> torch.device:
+        """Return the device of the training: the CPU without a Trainer."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
     def _dataloader(
-        self, dataset: ImageDataset, sampler: EpochSampler | ShardSampler, batch_size: int
+        self,
+        dataset: ImageDataset,
+        sampler: EpochSampler | ShardSampler,
+        batch_size: int,
+        mixing: Mixing | None = None,
     ) -> DataLoader[tuple[Tensor, Tensor]]:
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            dataset,  # type: ignore[arg-type]
+        make = LOADERS[self.loader]
+        num_workers = self.num_workers if make.uses_workers else 0
+        return make(
+            dataset if make.uses_workers else dataset.to(self._device()),
+            num_classes=self.spec.num_classes,
+            mixing=mixing,
+            seed=self.seed,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=self.pin_memory and make.uses_workers,
             # Without one of its own, each iterator would take its workers' seed from the global generator.
             generator=torch.Generator().manual_seed(self.seed),
         )
-        return loader

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
-from torchvision.transforms import v2
 
 from lipnet.data.base import ImageDataModule
 from lipnet.data.images import LabelledImages
@@ -82,33 +81,15 @@ class CIFARDataModule(ImageDataModule):
 
     Args:
         data_dir: the folder that holds the official folder, such as ``cifar-100-python``.
+        settings: the arguments of :class:`lipnet.data.ImageDataModule`.
     """
 
+    crop_padding = 4
+    flip = True
     reader: ClassVar[type[datasets.CIFAR10]]
 
-    def __init__(
-        self,
-        *,
-        data_dir: str | Path,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-        augment: bool = True,
-        download: bool = False,
-        pin_memory: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            validation_fraction=validation_fraction,
-            seed=seed,
-            augment=augment,
-            download=download,
-            pin_memory=pin_memory,
-        )
+    def __init__(self, *, data_dir: str | Path, **settings: Any) -> None:
+        super().__init__(**settings)
         self.data_dir = Path(data_dir).expanduser().absolute()
 
     def prepare_data(self) -> None:
@@ -123,10 +104,6 @@ class CIFARDataModule(ImageDataModule):
     def read_test_images(self) -> LabelledImages:
         """Read the 10000 test images; errors as in :func:`read_cifar`."""
         return read_cifar(self.reader, self.data_dir, train=False)
-
-    def training_transform(self) -> v2.Transform:
-        """Return a random crop after padding with 4 zeros on each side, then a random horizontal flip."""
-        return v2.Compose([v2.RandomCrop(self.spec.image_size, padding=4), v2.RandomHorizontalFlip()])
 
 
 class CIFAR10DataModule(CIFARDataModule):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torchvision.transforms import v2
 
 from lipnet.data.base import ImageDataModule
 from lipnet.data.images import LabelledImages
@@ -46,6 +45,8 @@ class DigitsDataModule(ImageDataModule):
     """
 
     spec = DIGITS_SPEC
+    crop_padding = 1
+    flip = False
 
     def read_training_images(self) -> LabelledImages:
         """Read the 1438 images outside the test split."""
@@ -54,7 +55,3 @@ class DigitsDataModule(ImageDataModule):
     def read_test_images(self) -> LabelledImages:
         """Read the 359 images of the test split."""
         return read_digits(train=False)
-
-    def training_transform(self) -> v2.Transform:
-        """Return a random crop after padding with 1 zero on each side."""
-        return v2.RandomCrop(self.spec.image_size, padding=1)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
+
+from lipnet.data.augmentation import Augmentation
+
+Item = int | tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """The images of one official split, kept once in memory as bytes.
+    """Images and their labels, such as those of one official split, kept once in memory as bytes.
 
     Attributes:
         images: uint8, shape (N, C, H, W), values 0..maximum.
         labels: int64, shape (N,).
-        indices: int64, shape (N,), the position of each image in the official file.
+        indices: int64, shape (N,), the position of each image in the official file, or another number that tells it
+            from all others.
         maximum: the value that stands for 1.
 
     Raises:
@@ -46,72 +51,92 @@ class LabelledImages:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def joined(self, other: LabelledImages) -> LabelledImages:
+        """Return these images and then the others, copied together.
+
+        Raises:
+            ValueError: if the images have different shapes, or another value stands for 1.
+        """
+        if self.images.shape[1:] != other.images.shape[1:] or self.maximum != other.maximum:
+            raise ValueError(
+                f"images of shape {tuple(self.images.shape[1:])} up to {self.maximum} cannot be joined by images of "
+                f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
+            )
+        return LabelledImages(
+            images=torch.cat([self.images, other.images]),
+            labels=torch.cat([self.labels, other.labels]),
+            indices=torch.cat([self.indices, other.indices]),
+            maximum=self.maximum,
+        )
+
 
 def to_unit_range(image: Tensor, maximum: int) -> Tensor:
     """Turn bytes 0..maximum into float32 in [0, 1]: a new tensor of the same shape, ``image / maximum``."""
-    return image.to(torch.float32).div_(maximum)
-
-
-def augmentation_seed(seed: int, epoch: int, index: int) -> int:
-    """Mix three non-negative integers into a 64-bit seed: neighbouring triples give unrelated streams."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
-
-
-class SeededAugmentation:
-    """A random transform made a function of (image, seed, epoch, index).
-
-    Neither the worker that applies it nor the global random state matters, and that state is left as it was.
-
-    Args:
-        transform: maps a uint8 image of shape (C, H, W) to another; draws from torch's CPU generator alone.
-        seed: non-negative integer.
-    """
-
-    def __init__(self, transform: v2.Transform, seed: int) -> None:
-        self.transform = transform
-        self.seed = seed
-
-    def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        """Return the image of shape (C, H, W) as it is seen in an epoch; ``index`` tells the images apart."""
-        with torch.random.fork_rng(devices=[], device_type="cpu"):
-            # torch.manual_seed would also reseed every accelerator, which this fork does not restore.
-            torch.default_generator.manual_seed(augmentation_seed(self.seed, epoch, index))
-            augmented: Tensor = self.transform(image)
-        return augmented
+    # Dividing by a number, an accelerator may multiply by its rounded reciprocal; by a tensor, it rounds only once.
+    return image.to(torch.float32).div_(torch.tensor(float(maximum), device=image.device))
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Some of the images of a split, unaltered or augmented.
+    """Some of the images of a split, unaltered or augmented, one by one or a batch at once.
 
     Item (epoch, i), as :class:`lipnet.data.EpochSampler` yields it, is the i-th of them as (image, label):
-    float32 in [0, 1] of shape (C, H, W), and an int. Item i stands for (0, i); without augmentation all epochs
+    float32 in [0, 1] of shape (C, H, W), and an int. Item i stands for (0, i); without augmentations all epochs
     are alike.
 
     Args:
         source: the images to choose from; shared, not copied.
         positions: int64 of shape (n,), the positions in ``source`` to serve, in this order.
-        augmentation: applied to each image, or None.
+        augmentations: applied to the images one after another.
     """
 
-    def __init__(
-        self, source: LabelledImages, positions: Tensor, augmentation: SeededAugmentation | None = None
-    ) -> None:
+    def __init__(self, source: LabelledImages, positions: Tensor, augmentations: Sequence[Augmentation] = ()) -> None:
         self.source = source
         self.positions = positions
-        self.augmentation = augmentation
+        self.augmentations = tuple(augmentations)
 
     @property
     def indices(self) -> Tensor:
         """The index in the official file of each image, int64 of shape (n,)."""
         return self.source.indices[self.positions]
 
+    def to(self, device: torch.device) -> ImageDataset:
+        """Return the same dataset with the images that it serves on a device; their indices stay on the CPU."""
+        if self.source.images.device == device:
+            return self
+        served = LabelledImages(
+            images=self.source.images[self.positions].to(device),
+            labels=self.source.labels[self.positions].to(device),
+            indices=self.indices,
+            maximum=self.source.maximum,
+        )
+        return ImageDataset(served, torch.arange(len(self)), self.augmentations)
+
     def __len__(self) -> int:
         return self.positions.shape[0]
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, i = item if isinstance(item, tuple) else (0, item)
-        position = int(self.positions[i])
-        image = self.source.images[position]
-        if self.augmentation is not None:
-            image = self.augmentation(image, epoch, int(self.source.indices[position]))
-        return to_unit_range(image, self.source.maximum), int(self.source.labels[position])
+    def __getitem__(self, item: Item) -> tuple[Tensor, int]:
+        images, labels = self.batch([item])
+        return images[0], int(labels[0])
+
+    def __getitems__(self, items: Sequence[Item]) -> list[tuple[Tensor, int]]:
+        """Return several items, made at once: what a DataLoader asks for, and collates."""
+        images, labels = self.batch(items)
+        return list(zip(images, labels.tolist(), strict=True))
+
+    def batch(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """Return several items at once, on the device of the images.
+
+        Args:
+            items: B pairs (epoch, i), or numbers i.
+
+        Returns:
+            Images, float32 in [0, 1] of shape (B, C, H, W), and labels, int64 of shape (B,): bit for bit those of the
+            items one by one.
+        """
+        pairs = np.array([item if isinstance(item, tuple) else (0, item) for item in items], dtype=np.int64)
+        positions = self.positions[torch.from_numpy(pairs[:, 1])]
+        places = positions.to(self.source.images.device)
+        images, labels = self.source.images[places], self.source.labels[places]
+        for augmentation in self.augmentations:
+            images = augmentation.augment(images, pairs[:, 0], self.source.indices[positions].numpy())
+        return to_unit_range(images, self.source.maximum), labels

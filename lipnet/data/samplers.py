@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from fractions import Fraction
+from itertools import islice
 
 from torch.utils.data import DistributedSampler
 
@@ -26,11 +28,62 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self._skipped = 0
+
+    def skip(self, samples: int) -> None:
+        """Leave out the first samples of the next iteration, and of that one alone."""
+        self._skipped = samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        skipped, self._skipped = self._skipped, 0
+        yield from islice(self._order(), skipped, None)
+
+    def _order(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
         for position in super().__iter__():
             yield epoch, position  # type: ignore[misc]
+
+
+class RatioSampler(EpochSampler):
+    """Training order that mixes a share of extra samples into every stretch of it.
+
+    An epoch is as long as without them: of its n samples ratio * n are extra ones, evenly spread, so that of any B in a
+    row ratio * B are, up to one. The others are the first of the shuffled own samples. Each epoch shuffles both anew;
+    where it needs more extra samples than there are, it goes through them several times, in another order and another
+    augmentation each time. All of it is a function of (seed, epoch).
+
+    Args:
+        own: number of own samples, at the positions 0..own - 1.
+        extra: number of extra samples, at the positions own..own + extra - 1.
+        ratio: share of extra samples, strictly between 0 and 1; taken to six decimals.
+        num_replicas, rank, seed: as for :class:`EpochSampler`.
+
+    Raises:
+        ValueError: ratio outside (0, 1), or no extra samples.
+    """
+
+    def __init__(self, own: int, extra: int, ratio: float, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(range(own), num_replicas, rank, seed)
+        if not 0.0 < ratio < 1.0:
+            raise ValueError(f"ratio must lie strictly between 0 and 1, got {ratio}")
+        if extra < 1:
+            raise ValueError(f"there must be at least one extra sample, got {extra}")
+        self.ratio = Fraction(ratio).limit_denominator(10**6)
+        self._extra = EpochSampler(range(extra), num_replicas, rank, seed)
+
+    def _order(self) -> Iterator[tuple[int, int]]:
+        own, extra = super()._order(), self._extra_order()
+        for sample in range(self.num_samples):
+            # The whole part of ratio * sample grows by one wherever an extra sample is due.
+            yield next(extra if int(self.ratio * (sample + 1)) > int(self.ratio * sample) else own)
+
+    def _extra_order(self) -> Iterator[tuple[int, int]]:
+        needed = int(self.ratio * self.num_samples)
+        passes = -(-needed // self._extra.num_samples)
+        for number in range(passes):
+            self._extra.set_epoch(self.epoch * passes + number)
+            for epoch, position in self._extra:
+                yield epoch, len(self.dataset) + position  # type: ignore[arg-type]
 
 
 class ShardSampler(DistributedSampler[int]):

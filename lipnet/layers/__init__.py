@@ -4,8 +4,11 @@ from lipnet.layers.activations import MaxMin, MaxMinPermuted
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
 from lipnet.layers.exporting import export
 from lipnet.layers.gssoc import GSSOC
+from lipnet.layers.heads import NormalizedLinear
+from lipnet.layers.householder import Householder, HouseholderOrder2
 from lipnet.layers.linear import SOCLinear
 from lipnet.layers.normalize import Normalize
+from lipnet.layers.pooling import NormPool2d
 from lipnet.layers.shuffle import ChannelShuffle
 from lipnet.layers.soc import SOC
 from lipnet.layers.transpose import SOCTranspose
@@ -14,9 +17,13 @@ __all__ = [
     "GSSOC",
     "SOC",
     "ChannelShuffle",
+    "Householder",
+    "HouseholderOrder2",
     "MaxMin",
     "MaxMinPermuted",
+    "NormPool2d",
     "Normalize",
+    "NormalizedLinear",
     "SOC1d",
     "SOCLinear",
     "SOCTranspose",

@@ -1,7 +1,9 @@
 """LipConvNet: the provably 1-Lipschitz convolutional network."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
+import torch
 from torch import nn
 
 from lipnet.functional import product_up
@@ -18,7 +20,8 @@ class LipConvNet(nn.Sequential):
     channels and 32 x 32 images this is the published network. Pixels in [0, 1] come in; the first module normalises
     them.
 
-    It is an ``nn.Sequential`` with the children ``normalize``, ``stage1``, ..., ``flatten``, ``head``.
+    It is an ``nn.Sequential`` with the children ``normalize``, ``stage1``, ..., ``flatten``, ``head``, and ``pooling``
+    before ``flatten`` if there is one.
 
     Args:
         num_classes: number of logits.
@@ -28,7 +31,10 @@ class LipConvNet(nn.Sequential):
         image_size: height and width of the images, divisible by 2 ** stages.
         stages: number of stages; 3 fit images of 8 x 8.
         conv: ``conv(in_channels, out_channels, kernel_size=k, stride=s)`` makes a convolution.
-        activation: ``activation()`` makes an activation.
+        activation: ``activation()`` makes an activation; where it has an argument ``channels``, as activations with
+            parameters have, ``activation(channels=c)``.
+        pooling: ``pooling()`` makes a module without parameters that reduces the last stage's maps before the head,
+            such as `lipnet.layers.NormPool2d`; None for the maps as they are.
         head: ``head(in_features, num_classes)`` makes the last layer.
         mean: the images' mean, one number per channel.
         std: the images' standard deviation, one number.
@@ -61,6 +67,7 @@ class LipConvNet(nn.Sequential):
         stages: int = 5,
         conv: LayerFactory = SOC,
         activation: LayerFactory = MaxMin,
+        pooling: LayerFactory | None = None,
         head: LayerFactory = SOCLinear,
         mean: Sequence[float] | None = None,
         std: float = 1.0,
@@ -77,8 +84,13 @@ class LipConvNet(nn.Sequential):
             layers = _stage(channels, width, depth // stages, kernel_size, conv, activation)
             self.add_module(f"stage{stage}", nn.Sequential(*layers))
             channels, width = 2 * width, 2 * width
+        maps = torch.empty(1, channels, image_size // 2**stages, image_size // 2**stages, device="meta")
+        if pooling is not None:
+            pool = pooling()
+            self.add_module("pooling", pool)
+            maps = pool(maps)
         self.add_module("flatten", nn.Flatten())
-        self.add_module("head", head(channels * (image_size // 2**stages) ** 2, num_classes))
+        self.add_module("head", head(maps.numel(), num_classes))
 
     def lipschitz_bound(self) -> float:
         """An upper bound on the Lipschitz constant from pixels to logits: the product of the modules' own bounds.
@@ -95,9 +107,14 @@ def _stage(
     modules: list[nn.Module] = []
     channels = in_channels
     for _ in range(layers - 1):
-        modules += [conv(channels, width, kernel_size=3, stride=1), activation()]
+        modules += [conv(channels, width, kernel_size=3, stride=1), _activation(activation, width)]
         channels = width
-    return [*modules, conv(channels, 2 * width, kernel_size=last_kernel_size, stride=2), activation()]
+    last = conv(channels, 2 * width, kernel_size=last_kernel_size, stride=2)
+    return [*modules, last, _activation(activation, 2 * width)]
+
+
+def _activation(make: LayerFactory, channels: int) -> nn.Module:
+    return make(channels=channels) if "channels" in signature(make).parameters else make()
 
 
 def _bound(module: nn.Module) -> float:

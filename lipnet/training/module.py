@@ -1,10 +1,11 @@
 """The LightningModule: one training of a 1-Lipschitz classifier, with certified accuracy at every validation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf, prod
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,16 +13,39 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipnet.certify import lipschitz_bound
-from lipnet.functional.margins import STANDARD_RADII, certified_radius
+from lipnet.certify import logit_bounds
+from lipnet.certify.precision import ieee_arithmetic
+from lipnet.functional.margins import STANDARD_RADII
+from lipnet.layers import Normalize
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import build_model
 from lipnet.models.checkpoint import DESCRIPTION, describe
+from lipnet.training.divergence import DivergenceGuard
+from lipnet.training.losses import LipschitzLoss
+from lipnet.training.resumption import ExactResumption
+from lipnet.training.schedules import PerStepSchedule
 
 
 def certified_accuracy_key(radius: str) -> str:
     """The name under which the validation's certified accuracy at a radius is logged: val/certified_36_255."""
     return f"val/certified_{radius.replace('/', '_').replace('.', '_')}"
+
+
+def nominal_lipschitz_constant(model: nn.Module) -> float:
+    """The Lipschitz constant from pixels to logits if all layers but the normalisation are 1-Lipschitz.
+
+    What a loss measures margins by; no bound, and nothing is certified with it.
+    """
+    return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
+
+
+def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
+    """The method ``row_distances`` of a model's last module, if that is a head that has one; None otherwise."""
+    last = model
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    method: Callable[[], Tensor] | None = getattr(last, "row_distances", None)
+    return method
 
 
 class CertifiedClassifier(LightningModule):
@@ -30,17 +54,25 @@ class CertifiedClassifier(LightningModule):
     Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_bound`` and, for each
     radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]).
 
+    Training runs in whatever precision the trainer has, with parameters in float32 or float64; validation always in
+    the precision of the parameters and IEEE arithmetic, without autocast or TF32. A `DivergenceGuard` and an
+    `ExactResumption` are part of every training.
+
     Args:
         model: configuration of the network, plain containers with ``_target_`` (see `lipnet.models.build_model`).
         dataset: what checkpoints say of the data: ``name`` and the settings of its split.
         num_classes: number of classes.
-        loss: from logits (B, C) and labels (B,) to a scalar.
+        loss: from logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar. A `LipschitzLoss` that
+            states no constant gets the network's nominal one, that of its normalisation: its layers are taken for
+            1-Lipschitz, in the loss alone. With a head of normalised rows it measures radii by their distances.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the schedule, stepped once an epoch, from the optimizer; None for a constant rate.
+        scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule`, stepped
+            after every optimizer step; None for a constant rate.
         radii: the radii at which validation certifies, by their text.
 
     Raises:
-        ValueError: for a model's configuration that `build_model` refuses; in training, if the loss is not finite.
+        ValueError: for a model's configuration that `build_model` refuses; in training, if the loss is not finite, if
+            parameters are in half precision, or if a schedule cannot know the number of steps.
     """
 
     description: dict[str, Any]
@@ -53,15 +85,18 @@ class CertifiedClassifier(LightningModule):
         num_classes: int,
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
     ) -> None:
         super().__init__()
         self.description = describe(model, dataset)
         self.model = build_model(model)
+        if isinstance(loss, LipschitzLoss):
+            loss = loss.for_network(nominal_lipschitz_constant(self.model), row_distances_of(self.model))
         self.loss = loss
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # Checking its arguments' values would wait for the device in every step.
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_loss = MeanMetric()
         self.certified_accuracy = CertifiedAccuracy(radii)
@@ -70,36 +105,44 @@ class CertifiedClassifier(LightningModule):
         logits: Tensor = self.model(images)
         return logits
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [DivergenceGuard(), ExactResumption(self.train_accuracy)]
+
+    def on_fit_start(self) -> None:
+        dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
+        if dtypes:
+            raise ValueError(
+                f"training needs parameters in float32 or float64, received {', '.join(map(str, dtypes))}: "
+                "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
+            )
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
         loss: Tensor = self.loss(logits, labels)
-        if not bool(loss.isfinite()):
-            raise ValueError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}: "
-                "try a smaller learning rate (optimizer.lr=...)"
-            )
-        self.train_accuracy(logits, labels)
+        # Of a mixed label, the largest share counts.
+        self.train_accuracy.update(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._bound = lipschitz_bound(self.model)
+        self._bounds = logit_bounds(self.model)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         # Radii are compared in full precision, whatever the precision of training.
-        with torch.autocast(self.device.type, enabled=False):
+        with ieee_arithmetic(self.device):
             logits = self(images)
-        prediction, radius = certified_radius(logits, self._bound)
+            loss = self.loss(logits, labels)
+        prediction, radius = self._bounds.certified_radius(logits)
         self.certified_accuracy.update(radius, prediction == labels)
         self.val_accuracy.update(logits, labels)
-        self.val_loss.update(self.loss(logits, labels), weight=len(labels))
+        self.val_loss.update(loss, weight=len(labels))
 
     def on_validation_epoch_end(self) -> None:
         figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
-        figures["val/lipschitz_bound"] = self._bound
+        figures["val/lipschitz_bound"] = self._bounds.lipschitz
         # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
         self.log_dict(figures, sync_dist=True)
         self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
@@ -112,7 +155,16 @@ class CertifiedClassifier(LightningModule):
         optimizer = self._make_optimizer(self.parameters())
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
+        if not isinstance(self._make_scheduler, PerStepSchedule):
+            return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
+        steps = self.trainer.estimated_stepping_batches
+        if not 1 <= steps < inf:
+            raise ValueError(
+                f"{type(self._make_scheduler).__name__} needs the number of steps of the training, which this trainer "
+                "does not know: set trainer.max_epochs or trainer.max_steps"
+            )
+        schedule = self._make_scheduler(optimizer, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = self.description

@@ -8,14 +8,19 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torchvision.transforms import v2
 
-from lipnet.data import DATAMODULES
+from lipnet.data import DATAMODULES, CutMix, FolderImages, MixUp, NpzImages
 from lipnet.layers import GSSOC, SOC
 from lipnet.layers.scaling import SCALINGS
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.models import build_model
+from lipnet.training import ExponentialMovingAverage, PerStepSchedule
+from lipnet.training.losses import LipschitzLoss
+from lipnet.workflows.folders import LAST
 from lipnet.workflows.training import model_config
 from tests.settings import PUBLISHED
 
@@ -140,12 +145,56 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("scheduler", ["steps", "cosine", "constant"])
+@pytest.mark.parametrize("scheduler", ["steps", "cosine", "constant", "cosine_warmup", "one_cycle"])
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
     config = configuration(f"optimizer={optimizer}", f"scheduler={scheduler}")
     made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-    schedule = instantiate(config.scheduler)(made)
-    assert schedule.get_last_lr()[0] == pytest.approx(config.optimizer.lr)
+    make = instantiate(config.scheduler)
+    schedule = make(made, total_steps=1000) if isinstance(make, PerStepSchedule) else make(made)
+    rates = []
+    for _ in range(1000):
+        rates.append(made.param_groups[0]["lr"])
+        made.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(config.optimizer.lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
+def test_losses_are_made(loss: str) -> None:
+    made = instantiate(configuration(f"loss={loss}").loss)
+    made = made.for_network(3.7) if isinstance(made, LipschitzLoss) else made
+    logits = torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
+    assert bool(made(logits, torch.arange(8)).isfinite())
+
+
+def test_published_losses() -> None:
+    offset = configuration("loss=offset_cross_entropy").loss
+    annealing = configuration("loss=logit_annealing").loss
+    assert (offset.radius, offset.temperature, offset.lipschitz_constant) == ("36/255", 0.25, None)
+    assert (annealing.offset, annealing.temperature, annealing.beta) == (2.0, 0.75, 5.0)
+
+
+def test_the_average_joins_the_callbacks() -> None:
+    config = configuration("callbacks=[default,ema]", "callbacks.ema.decay=0.99", "paths.output_dir=run")
+    made = instantiate(config.callbacks.ema)
+    assert isinstance(made, ExponentialMovingAverage)
+    assert made.decay == 0.99
+    assert {"best_checkpoint", "last_checkpoint", "ema"} <= set(config.callbacks)
+
+
+def test_the_last_checkpoint_is_what_a_run_goes_on_from() -> None:
+    config = configuration("callbacks.last_checkpoint.stop_after_minutes=9", "paths.output_dir=run")
+    made = instantiate(config.callbacks.last_checkpoint)
+    assert made.path == Path("run") / LAST
+    assert made.stop_after_minutes == 9
+    names = list(config.callbacks)
+    assert names.index("best_checkpoint") < names.index("last_checkpoint"), "it keeps the best one's state"
+
+
+@pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "trainer.max_time=00:00:09:00"])
+def test_precision_and_time_are_overrides(override: str) -> None:
+    name, value = override.split("=")
+    assert str(configuration(override).trainer[name.removeprefix("trainer.")]) == value
 
 
 def test_the_published_schedule() -> None:
@@ -162,3 +211,61 @@ def test_the_published_schedule() -> None:
 def test_one_seed_for_a_run(dataset: str) -> None:
     assert configuration(f"data={dataset}", "seed=7").data.seed == 7
     assert compose("certify", overrides=[f"data={dataset}", "ckpt_path=x", "seed=7"]).data.seed == 7
+
+
+NETWORK_CHOICES = [
+    ["head=lln"],
+    ["activation=householder"],
+    ["activation=householder2", "head=lln"],
+    ["model/pooling=norm", "model.depth=4", "model.stages=2"],
+    ["model/pooling=norm", "model.depth=4", "model.stages=2", "head=lln", "activation=maxmin"],
+]
+
+
+@pytest.mark.parametrize("overrides", NETWORK_CHOICES, ids=" ".join)
+def test_parts_of_the_network_are_one_override_each(overrides: list[str]) -> None:
+    config = configuration("experiment=quickstart", *overrides)
+    model = build_model(model_config(config, DATAMODULES["digits"].spec)).eval()
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert model.lipschitz_bound() > 0
+
+
+@pytest.mark.parametrize("channels", [32, 64, 128])
+@pytest.mark.parametrize("depth", [5, 40])
+def test_published_sizes_are_overrides(depth: int, channels: int) -> None:
+    config = configuration("experiment=gs_soc_4", f"model.depth={depth}", f"model.initial_channels={channels}")
+    described = model_config(config, DATAMODULES["cifar100"].spec)
+    assert (described["depth"], described["initial_channels"]) == (depth, channels)
+    assert "pooling" not in described, "checkpoints of networks without pooling stay what they were"
+
+
+DATA_CHOICES = {
+    "data.loader=workers": {"loader": "workers"},
+    "data.loader=memory": {"loader": "memory"},
+    "data/mixing=mixup": {"mixing": MixUp},
+    "data/mixing=cutmix": {"mixing": CutMix},
+    "data/policy=trivial_augment data.loader=workers": {"policy": v2.TrivialAugmentWide},
+    "data/policy=rand_augment data.loader=workers": {"policy": v2.RandAugment},
+    "data/extra=npz data.extra.path=some.npz data.extra.ratio=0.7": {"extra": NpzImages},
+    "data/extra=folder data.extra.path=some": {"extra": FolderImages},
+}
+
+
+@pytest.mark.parametrize("overrides", DATA_CHOICES)
+def test_parts_of_the_data_path_are_one_override_each(overrides: str) -> None:
+    data = instantiate(configuration("data=cifar100", *overrides.split()).data)
+    for name, expected in DATA_CHOICES[overrides].items():
+        value = getattr(data, name)
+        assert value == expected if isinstance(expected, str) else isinstance(value, expected)
+
+
+@pytest.mark.parametrize("dataset", sorted(DATAMODULES))
+def test_nothing_is_mixed_in_unless_it_is_asked_for(dataset: str) -> None:
+    data = instantiate(configuration(f"data={dataset}").data)
+    assert (data.policy, data.mixing, data.extra, data.loader) == (None, None, None, "memory")
+    assert data.augment
+
+
+def test_a_policy_in_memory_is_refused_by_name() -> None:
+    with pytest.raises(InstantiationException, match=r"use data\.loader=workers"):
+        instantiate(configuration("data=cifar100", "data/policy=trivial_augment").data)

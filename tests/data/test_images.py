@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from lipnet.data import ImageDataset, LabelledImages, SeededAugmentation
-from lipnet.data.images import augmentation_seed, to_unit_range
-
-CROP_AND_FLIP = v2.Compose([v2.RandomCrop(8, padding=2), v2.RandomHorizontalFlip()])
+from lipnet.data import CropAndFlip, ImageDataset, LabelledImages, SeededAugmentation
+from lipnet.data.images import to_unit_range
 
 
 def make_source(length: int = 6) -> LabelledImages:
@@ -55,7 +51,7 @@ def test_dataset_serves_the_chosen_positions_in_order() -> None:
 
 def test_augmented_images_are_crops_and_flips_of_the_right_image() -> None:
     source = make_source(2)
-    dataset = ImageDataset(source, torch.tensor([1, 0]), SeededAugmentation(CROP_AND_FLIP, seed=0))
+    dataset = ImageDataset(source, torch.tensor([1, 0]), [CropAndFlip(seed=0, padding=2, flip=True)])
     possible = [crops_and_flips(image, padding=2) for image in source.images.float() / 255]
     seen: list[set[int]] = [set(), set()]
     for epoch in range(300):
@@ -69,50 +65,61 @@ def test_augmented_images_are_crops_and_flips_of_the_right_image() -> None:
     assert min(len(numbers) for numbers in seen) > 40
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_index_alone() -> None:
-    image = make_source().images[0]
-    augmentation = SeededAugmentation(CROP_AND_FLIP, seed=3)
-    expected = augmentation(image, epoch=2, index=9)
-    for global_seed in range(5):
-        torch.manual_seed(global_seed)
-        assert torch.equal(augmentation(image, epoch=2, index=9), expected)
+AUGMENTATIONS = [CropAndFlip(seed=0, padding=2, flip=True), SeededAugmentation(v2.ColorJitter(0.5, 0.5), seed=0)]
 
-    def views(seed: int, epochs: range, indices: range) -> set[bytes]:
-        chosen = SeededAugmentation(CROP_AND_FLIP, seed)
-        return {chosen(image, epoch, index).numpy().tobytes() for epoch in epochs for index in indices}
 
-    assert len(views(3, range(40), range(1))) > 15
-    assert len(views(3, range(1), range(40))) > 15
-    assert len(set().union(*(views(seed, range(1), range(1)) for seed in range(40)))) > 15
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_batch_is_its_items_one_by_one(count: int) -> None:
+    source = make_source()
+    dataset = ImageDataset(source, torch.tensor([4, 0, 3, 5]), AUGMENTATIONS[:count])
+    items = [(0, 2), (3, 0), 1, (7, 3), (7, 2)]
+    images, labels = dataset.batch(items)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    for i, (item, fetched) in enumerate(zip(items, dataset.__getitems__(items), strict=True)):
+        alone = dataset[item]
+        assert torch.equal(images[i], alone[0])
+        assert labels[i] == alone[1]
+        assert torch.equal(fetched[0], alone[0])
+        assert fetched[1] == alone[1]
+        assert type(fetched[1]) is int
 
 
 def test_augmentation_follows_the_image_whatever_its_place_in_the_dataset() -> None:
     source = make_source()
-    augmentation = SeededAugmentation(CROP_AND_FLIP, seed=0)
-    forwards = ImageDataset(source, torch.arange(6), augmentation)
-    backwards = ImageDataset(source, torch.arange(5, -1, -1), augmentation)
+    forwards = ImageDataset(source, torch.arange(6), AUGMENTATIONS)
+    backwards = ImageDataset(source, torch.arange(5, -1, -1), AUGMENTATIONS)
     for i in range(6):
         assert torch.equal(forwards[4, i][0], backwards[4, 5 - i][0])
 
 
-def test_augmentation_leaves_every_global_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(seed: int) -> None:
-        raise AssertionError(f"an accelerator was reseeded with {seed}")
-
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
-    augmentation = SeededAugmentation(CROP_AND_FLIP, seed=0)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    augmentation(make_source().images[0], epoch=0, index=0)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert random.getstate() == before[1]
-    np.testing.assert_array_equal(np.random.get_state()[1], before[2])
+def test_moving_takes_the_served_images_along() -> None:
+    dataset = ImageDataset(make_source(), torch.tensor([4, 0, 3]), AUGMENTATIONS)
+    assert dataset.to(torch.device("cpu")) is dataset
+    moved = dataset.to(torch.device("meta"))
+    assert moved.source.images.device.type == moved.source.labels.device.type == "meta"
+    assert moved.source.images.shape == (3, 3, 8, 8)
+    assert moved.indices.tolist() == dataset.indices.tolist() == [104, 100, 103]
+    assert moved.augmentations == dataset.augmentations
 
 
-def test_seeds_of_neighbouring_triples_differ() -> None:
-    triples = [(seed, epoch, index) for seed in range(6) for epoch in range(6) for index in range(6)]
-    seeds = [augmentation_seed(*triple) for triple in triples]
-    assert len(set(seeds)) == len(triples)
-    assert all(0 <= seed < 2**64 for seed in seeds)
+def test_joined_images_come_after_the_others() -> None:
+    first, second = make_source(4), make_source(2)
+    joined = first.joined(second)
+    assert torch.equal(joined.images, torch.cat([first.images, second.images]))
+    assert joined.labels.tolist() == first.labels.tolist() + second.labels.tolist()
+    assert joined.indices.tolist() == first.indices.tolist() + second.indices.tolist()
+    assert joined.maximum == 255
+
+
+def test_images_of_another_shape_or_range_cannot_be_joined() -> None:
+    integers = torch.arange(2)
+    smaller = LabelledImages(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), integers, integers, maximum=255)
+    darker = LabelledImages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), integers, integers, maximum=16)
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\) up to 255 cannot be joined by images of shape \(3, 4, 4\)"):
+        make_source().joined(smaller)
+    with pytest.raises(ValueError, match=r"up to 255 cannot be joined by images of shape \(3, 8, 8\) up to 16"):
+        make_source().joined(darker)
 
 
 def test_images_of_another_kind() -> None:

@@ -12,7 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted, Normalize, SOCLinear
+from lipnet.layers import (
+    GSSOC,
+    SOC,
+    Householder,
+    HouseholderOrder2,
+    MaxMin,
+    MaxMinPermuted,
+    Normalize,
+    NormalizedLinear,
+    NormPool2d,
+    SOCLinear,
+)
 from lipnet.models import LipConvNet
 from tests.oracles import dense_jacobian, spectral_norm
 from tests.settings import PUBLISHED
@@ -91,6 +102,48 @@ def test_factories_make_the_layers() -> None:
     assert model.head.bias is None
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)
     assert isinstance(tiny_network(head=nn.Linear).head, nn.Linear)
+
+
+@pytest.mark.parametrize("activation", [Householder, partial(HouseholderOrder2, neighbours=True)])
+def test_activations_with_parameters_are_made_for_their_channels(activation: Any) -> None:
+    model = tiny_network(activation=activation).double().eval()
+    layers = [layer for stage in (model.stage1, model.stage2) for layer in stage]
+    assert [layer.channels for layer in layers[1::2]] == [4, 8, 8, 16]
+    bound = model.lipschitz_bound()
+    assert 1.0 <= bound < 1 + 1e-14
+    jacobian = dense_jacobian(model, torch.rand(1, 3, 8, 8, dtype=torch.float64))
+    assert spectral_norm(jacobian) <= bound * (1 + 1e-12)
+
+
+def test_the_head_is_as_wide_as_the_pooled_maps() -> None:
+    whole, pooled = (tiny_network(pooling=pooling).eval() for pooling in (None, partial(NormPool2d, kernel_size=2)))
+    assert (whole.head.in_channels, pooled.head.in_channels) == (16 * 2 * 2, 16)
+    assert [name for name, _ in pooled.named_children()][-3:] == ["pooling", "flatten", "head"]
+    x = torch.rand(2, 3, 8, 8)
+    assert pooled(x).shape == (2, 3)
+    assert pooled.lipschitz_bound() == 1.0
+    features = nn.Sequential(*list(whole)[:-2])(x).detach()
+    np.testing.assert_allclose(pooled.pooling(features).flatten(1), features.flatten(2).norm(dim=2), rtol=1e-6)
+
+
+def test_pooling_that_does_not_fit_the_last_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"windows of 2 x 2 divide, received \(1, 1024, 1, 1\)"):
+        LipConvNet(100, pooling=NormPool2d)
+
+
+@pytest.mark.parametrize(("depth", "initial_channels"), [(5, 128), (10, 64), (40, 32)])
+def test_published_depths_and_widths(depth: int, initial_channels: int) -> None:
+    with torch.device("meta"):
+        model = LipConvNet(100, depth=depth, initial_channels=initial_channels, head=NormalizedLinear)
+    assert len(convolutions(model)) == depth
+    assert model.head.in_features == 32 * initial_channels
+
+
+@pytest.mark.parametrize("depth", [5, 20, 40])
+def test_depths_run(depth: int) -> None:
+    model = LipConvNet(10, depth=depth, initial_channels=4, image_size=32, conv=partial(GSSOC, groups=(2, None)))
+    assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert model.lipschitz_bound() == 1.0
 
 
 @pytest.mark.parametrize(

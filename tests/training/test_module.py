@@ -2,78 +2,43 @@
 
 from __future__ import annotations
 
-from functools import partial
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lipnet.certify import certify, lipschitz_bound
-from lipnet.data import DigitsDataModule
+from lipnet.data import CutMix, DigitsDataModule, Mixing, MixUp
 from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
-from lipnet.training import CertifiedClassifier, WholeCheckpointIO, certified_accuracy_key, step_schedule
-
-RADII = ("36/255", "72/255", "0.02")
-DATASET = {"name": "digits", "seed": 0, "validation_fraction": 0.1}
-
-
-def make_module(config: dict[str, Any], **settings: Any) -> CertifiedClassifier:
-    """A module with seeded weights, whose rate falls after the first of two epochs."""
-    arguments = {
-        "model": config,
-        "dataset": DATASET,
-        "num_classes": 10,
-        "loss": nn.CrossEntropyLoss(),
-        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
-        "scheduler": partial(step_schedule, total_epochs=2, at=(0.5,)),
-        "radii": RADII,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return CertifiedClassifier(**{**arguments, **settings})
-
-
-def make_trainer(folder: Path, **settings: Any) -> Trainer:
-    """A quiet Trainer on one CPU process that keeps its last checkpoint in a folder."""
-    arguments = {
-        "default_root_dir": folder,
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": 2,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "callbacks": [ModelCheckpoint(dirpath=folder, monitor="val/certified_36_255", mode="max", save_last=True)],
-        "plugins": [WholeCheckpointIO()],
-    }
-    return Trainer(**{**arguments, **settings})
-
-
-def fit(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, **settings: Any) -> Trainer:
-    """A training on the augmented digits; the Trainer knows the module."""
-    data = DigitsDataModule(batch_size=64, eval_batch_size=60)
-    trainer = make_trainer(folder, **settings)
-    trainer.fit(make_module(config), data, ckpt_path=ckpt_path, weights_only=True)
-    return trainer
-
-
-def validation_images() -> tuple[Tensor, Tensor]:
-    images, labels = zip(*DigitsDataModule().evaluation_dataset("validation"), strict=True)
-    return torch.stack(images), torch.tensor(labels)
-
-
-def figures_of(trainer: Trainer) -> dict[str, float]:
-    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+from lipnet.training import (
+    CertificateRegularization,
+    ExponentialMovingAverage,
+    LogitAnnealing,
+    MulticlassHinge,
+    OffsetCrossEntropy,
+    certified_accuracy_key,
+)
+from lipnet.training.losses import LipschitzLoss
+from tests.training.runs import (
+    DATASET,
+    RADII,
+    assert_same_training,
+    figures_of,
+    fit,
+    make_module,
+    make_trainer,
+    validation_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +76,30 @@ def test_validation_reports_what_certify_does(fitted: Trainer) -> None:
     assert figures["val/loss"] == pytest.approx(loss, rel=1e-5)
 
 
+NORMALIZED_HEAD = {"head": {"_target_": "lipnet.layers.NormalizedLinear", "_partial_": True}}
+
+
+def test_validation_certifies_the_pairs_of_logits_of_a_head(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    trainer = fit({**tiny_config, **NORMALIZED_HEAD}, tmp_path)
+    model, (images, labels), figures = trainer.lightning_module.model.eval(), validation_images(), figures_of(trainer)
+    certificates = certify(model, images, labels, batch_size=60)
+    shared = certify(model, images, labels, batch_size=60, lipschitz=lipschitz_bound(model))
+    assert (certificates.radius >= shared.radius).all()
+    for radius, share in zip(RADII, certified_accuracy(certificates.radius, certificates.correct, RADII), strict=True):
+        assert figures[certified_accuracy_key(radius)] == pytest.approx(share.item(), rel=1e-6)
+    assert not certified_accuracy(certificates.radius, certificates.correct, RADII).equal(
+        certified_accuracy(shared.radius, shared.correct, RADII)
+    ), "certificates that are alike would show nothing"
+    assert figures["val/lipschitz_bound"] == pytest.approx(lipschitz_bound(model), rel=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix()], ids=["mixup", "cutmix"])
+def test_mixed_images_train(tmp_path: Path, tiny_config: dict[str, Any], mixing: Mixing) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(make_module(tiny_config), DigitsDataModule(batch_size=64, mixing=mixing, loader="memory"))
+    assert figures_of(trainer)["val/accuracy"] > 0.25
+
+
 def test_each_validation_counts_for_itself(fitted: Trainer) -> None:
     again = make_trainer(Path(fitted.default_root_dir))
     data = DigitsDataModule(eval_batch_size=60)
@@ -143,14 +132,9 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(
     half = fit(tiny_config, tmp_path, max_epochs=1)
     checkpoint = Path(half.checkpoint_callback.last_model_path)
     whole = fit(tiny_config, tmp_path, ckpt_path=checkpoint)
-    straight, resumed = fitted.lightning_module.state_dict(), whole.lightning_module.state_dict()
-    assert (whole.global_step, whole.current_epoch) == (fitted.global_step, fitted.current_epoch)
-    assert straight.keys() == resumed.keys()
-    assert all(straight[name].equal(resumed[name]) for name in straight)
-    assert not all(straight[name].equal(value) for name, value in half.lightning_module.state_dict().items())
-    assert figures_of(whole) == figures_of(fitted)
-    momenta = [trainer.optimizers[0].state_dict()["state"] for trainer in (fitted, whole)]
-    assert all(momenta[0][i]["momentum_buffer"].equal(momenta[1][i]["momentum_buffer"]) for i in momenta[0])
+    assert_same_training(whole, fitted)
+    weights = half.lightning_module.state_dict()
+    assert not all(weights[name].equal(value) for name, value in whole.lightning_module.state_dict().items())
 
 
 class Diverging(nn.Module):
@@ -171,6 +155,79 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, tiny_config:
     with pytest.raises(ValueError, match=r"loss became -?(nan|inf) in epoch 0, step 1: .*optimizer\.lr"):
         make_trainer(tmp_path).fit(module, DigitsDataModule())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("loss", [CertificateRegularization(), OffsetCrossEntropy(), MulticlassHinge()])
+def test_losses_measure_by_the_networks_constant(tiny_config: dict[str, Any], loss: LipschitzLoss) -> None:
+    module = make_module(tiny_config, loss=loss)
+    assert module.loss.lipschitz_constant == pytest.approx(1 / 0.3759, rel=1e-6)
+    assert module.loss.lipschitz_constant == pytest.approx(lipschitz_bound(module.model.eval()), rel=1e-6)
+    assert loss.lipschitz_constant is None, "the loss that was given may serve another network"
+    stated = make_module(tiny_config, loss=type(loss)(lipschitz_constant=2.0))
+    assert stated.loss.lipschitz_constant == 2.0
+
+
+@pytest.mark.parametrize(
+    "loss", [OffsetCrossEntropy(), CertificateRegularization(), LogitAnnealing(), MulticlassHinge(radius="108/255")]
+)
+def test_every_loss_trains(tmp_path: Path, tiny_config: dict[str, Any], loss: nn.Module) -> None:
+    figures = figures_of(fit(tiny_config, tmp_path, module=make_module(tiny_config, loss=loss)))
+    assert figures["val/accuracy"] > 0.25
+    assert figures["val/certified_0_02"] > 0.1
+
+
+def test_losses_measure_radii_as_the_head_is_certified(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """What the loss takes for the radius is what `certify` certifies, up to rounding, before and after a training."""
+    loss = MulticlassHinge(radius=10.0)
+    module = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=loss)
+    images, labels = validation_images()
+    for step in range(2):
+        if step:
+            trainer = fit(tiny_config, tmp_path, module=module, limit_train_batches=5, callbacks=[])
+            module = trainer.lightning_module
+        model = module.model.eval()
+        certificates = certify(model, images, labels)
+        correct = certificates.correct
+        assert 0 < correct.sum() < len(labels)
+        short = module.loss(model(images)[correct], labels[correct])
+        assert 10.0 - short.item() == pytest.approx(certificates.radius[correct].mean().item(), rel=1e-4)
+        assert short.requires_grad
+        (gradient,) = torch.autograd.grad(short, [model.head.weight])
+        assert gradient.isfinite().all()
+    assert loss.lipschitz_constant is None
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_measures_by_its_own_head(tiny_config: dict[str, Any], duplicate: Callable[[Any], Any]) -> None:
+    """As processes that are spawned, and callbacks that copy a module, need it."""
+    original = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=MulticlassHinge(radius=10.0))
+    other = duplicate(original)
+    logits, labels = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    before = original.loss(logits, labels)
+    assert other.loss(logits, labels).equal(before)
+    with torch.no_grad():
+        other.model.head.weight[:, 0] += 10.0
+    assert original.loss(logits, labels).equal(before)
+    assert not other.loss(logits, labels).equal(before)
+
+
+class MixedDigits(DigitsDataModule):
+    """Labels as probabilities: nine tenths the class, one tenth the next."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images, labels = batch
+        if not self.trainer.training:
+            return batch
+        classes = nn.functional.one_hot(labels, 10).float()
+        return images, 0.9 * classes + 0.1 * classes.roll(1, dims=1)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), OffsetCrossEntropy()])
+def test_labels_may_be_probabilities(tmp_path: Path, tiny_config: dict[str, Any], loss: nn.Module) -> None:
+    trainer = fit(tiny_config, tmp_path, module=make_module(tiny_config, loss=loss), data=MixedDigits(batch_size=64))
+    figures = figures_of(trainer)
+    assert figures["val/accuracy"] > 0.25
+    assert figures["train/accuracy"] > 0.25
 
 
 def test_without_a_schedule_there_is_an_optimizer_alone(tiny_config: dict[str, Any]) -> None:
@@ -219,9 +276,12 @@ def test_two_processes_validate_as_one_does(fitted: Trainer, tmp_path: Path, tin
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_validate_the_same_weights(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("callbacks", [[], [ExponentialMovingAverage(decay=0.8)]], ids=["plain", "average"])
+def test_two_processes_train_and_validate_the_same_weights(
+    tmp_path: Path, tiny_config: dict[str, Any], callbacks: list[Callback]
+) -> None:
     module, data = make_module(tiny_config), DigitsDataModule(batch_size=64, eval_batch_size=71)
-    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=[], enable_checkpointing=False, **two_processes())
+    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=False, **two_processes())
     trainer.fit(module, data)
     shared = {name: value for name, value in figures_of(trainer).items() if name.startswith("val/")}
     (alone,) = make_trainer(tmp_path).validate(module, DigitsDataModule(eval_batch_size=60), verbose=False)

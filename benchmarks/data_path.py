@@ -1,0 +1,145 @@
+"""Images per second that each data path delivers to the device of the training: no network, loading alone.
+
+    python -m benchmarks.data_path --output benchmarks/data_path_cpu.json
+
+Images of CIFAR's size are cropped after padding by 4 and flipped, in batches of 128. ``memory`` and ``workers`` are the
+choices of ``data.loader``; ``torchvision`` is a plain DataLoader of single images with torchvision's transforms, as it
+is commonly written. All take turns in every round; the figures are medians.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sized
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from benchmarks.lipconvnet import machine, seconds
+from lipnet.data import ImageDataModule, LabelledImages
+from lipnet.data.spec import CIFAR10_SPEC
+from lipnet.files import whole_file
+
+BATCH_SIZE = 128
+Batches = DataLoader[tuple[Tensor, Tensor]]
+
+
+def noise(count: int) -> LabelledImages:
+    """So many images of noise, of ten classes."""
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return LabelledImages(images, torch.arange(count) % 10, torch.arange(count), maximum=255)
+
+
+class NoiseDataModule(ImageDataModule):
+    """Noise in place of CIFAR-10, with its augmentation; nine tenths of it for training."""
+
+    spec = CIFAR10_SPEC
+    crop_padding = 4
+    flip = True
+
+    def __init__(self, count: int, device: torch.device, **settings: Any) -> None:
+        super().__init__(batch_size=BATCH_SIZE, **settings)
+        self.count, self.device = count, device
+
+    def read_training_images(self) -> LabelledImages:
+        return noise(self.count)
+
+    def read_test_images(self) -> LabelledImages:
+        return noise(10)
+
+    def _device(self) -> torch.device:
+        return self.device
+
+
+class TransformedImages(Dataset[tuple[Tensor, int]]):
+    """Single images through torchvision's transforms."""
+
+    def __init__(self, source: LabelledImages) -> None:
+        self.source = source
+        self.transform = v2.Compose(
+            [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.transform(self.source.images[i]), int(self.source.labels[i])
+
+
+def torchvision_loader(count: int, workers: int) -> Batches:
+    dataset = TransformedImages(noise(count))
+    return DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+
+def contestants(count: int, workers: list[int], device: torch.device) -> dict[str, Batches]:
+    """The loaders by name."""
+    loaders: dict[str, Batches] = {"memory": NoiseDataModule(count, device, loader="memory").train_dataloader()}
+    for number in workers:
+        module = NoiseDataModule(count, device, loader="workers", num_workers=number)
+        loaders[f"workers, {number}"] = module.train_dataloader()
+        loaders[f"torchvision, {number}"] = torchvision_loader(count, number)
+    return loaders
+
+
+def delivery(batches: Batches, device: torch.device) -> Callable[[], None]:
+    def deliver() -> None:
+        for images, labels in batches:
+            images.to(device, non_blocking=True)
+            labels.to(device, non_blocking=True)
+
+    return deliver
+
+
+def measure(count: int, workers: list[int], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median images per second of each path; the first round of all warms up and does not count."""
+    loaders = contestants(count, workers, device)
+    times: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in range(rounds + 1):
+        for name, batches in loaders.items():
+            times[name].append(seconds(delivery(batches, device), device))
+    return {name: round(samples(loaders[name]) / median(measured[1:]), 1) for name, measured in times.items()}
+
+
+def samples(batches: Batches) -> int:
+    assert isinstance(batches.dataset, Sized)
+    return len(batches.dataset)
+
+
+def report(rates: dict[str, float]) -> Table:
+    table = Table(title="images per second")
+    table.add_column("data path")
+    table.add_column("images/s", justify="right")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000, help="images held")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="numbers of worker processes")
+    parser.add_argument("--rounds", type=int, default=5, help="measured epochs, after one that warms up")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    arguments = parser.parse_args()
+
+    device = torch.device(arguments.device)
+    rates = measure(arguments.images, arguments.workers, arguments.rounds, device)
+    about = machine(device) | {"images": arguments.images, "batch_size": BATCH_SIZE, "rounds": arguments.rounds}
+    console = Console()
+    console.print(report(rates))
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()))
+    if arguments.output is not None:
+        with whole_file(arguments.output) as file:
+            file.write(json.dumps({"machine": about, "images_per_second": rates}, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

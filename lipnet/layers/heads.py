@@ -1,0 +1,115 @@
+"""Linear heads that know how fast each difference of two logits can change."""
+
+from math import inf, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipnet.functional.pairwise import row_distances
+
+# Room for the rounding of a float64 singular value decomposition.
+_ROUNDING = 1 + 1e-10
+
+
+class NormalizedLinear(nn.Module):
+    r"""Last layer normalisation (LLN): a linear map whose rows are normalised one by one.
+
+    :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but the map to all of them need
+    not be: its rows are free to point where the classes are, instead of being orthogonal. What a certificate needs is
+    the difference of two logits, whose Lipschitz constant is exactly the distance of their rows:
+    :meth:`pairwise_lipschitz`, from which `lipnet.certify.certify` takes
+
+        radius = min over all j of (f_y - f_j) / (||w_y - w_j|| K),    K the bound of what comes before.
+
+    The parameter ``weight`` is normalised in every forward pass; its own length does not matter. A row that is zero or
+    not finite cannot be normalised: its logit is ``b_i`` or NaN, and nothing is certified against it.
+
+    Args:
+        in_features, out_features, bias: as in ``nn.Linear``.
+
+    Shape:
+        (B, in_features) to (B, out_features).
+
+    Raises:
+        ValueError: for numbers of features below 1, and for an input of another shape.
+
+    Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
+    (arXiv 2108.04062), section 4.
+
+    Example:
+        >>> head = NormalizedLinear(2, 3, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = head.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 0.5], [3.0, 4.0]]))
+        >>> [round(logit, 4) for logit in head(torch.tensor([[1.0, 2.0]]))[0].tolist()]
+        [1.0, 2.0, 2.2]
+        >>> [round(distance, 4) for distance in head.pairwise_lipschitz()[2].tolist()]
+        [0.8944, 0.6325, 0.0]
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"features must be at least 1, received {in_features} in, {out_features} out")
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights of standard deviation 1 / sqrt(in_features), so rows of about length 1; biases as in
+        ``nn.Linear``."""
+        nn.init.normal_(self.weight, std=1 / sqrt(self.in_features))
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / sqrt(self.in_features), 1 / sqrt(self.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.in_features:
+            raise ValueError(
+                f"NormalizedLinear needs an input of shape (B, {self.in_features}), received {tuple(x.shape)}"
+            )
+        return F.linear(x, self.rows(), self.bias)
+
+    def rows(self) -> Tensor:
+        """The normalised rows w_i / ||w_i||, (out_features, in_features), differentiable; zero rows stay zero."""
+        norms = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
+        return self.weight / torch.where(norms > 0, norms, 1.0)
+
+    def row_distances(self) -> Tensor:
+        """The distances ||w_i - w_j|| of the normalised rows, (out_features, out_features), differentiable.
+
+        Rounded to nearest, for losses that measure radii; bounds are those of `pairwise_lipschitz`.
+        """
+        rows = self.rows()
+        # By products of the rows, the distance of rows that are close together would lose its digits.
+        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def lipschitz_bound(self) -> float:
+        """The spectral norm of the rows as they are multiplied with, rounded up: a bound for all logits together."""
+        rows = self.rows().detach().double()
+        if not bool(rows.isfinite().all()):
+            return inf
+        return float(torch.linalg.matrix_norm(rows, ord=2)) * _ROUNDING
+
+    def pairwise_lipschitz(self) -> Tensor:
+        """Upper bounds on the Lipschitz constants ||w_i - w_j|| of the differences of two logits.
+
+        Returns:
+            Shape (out_features, out_features), float64, symmetric, from the rows as they are multiplied with, rounded
+            up; infinite beside a row that is zero or not finite.
+        """
+        rows = self.rows().detach()
+        degenerate = (rows == 0).all(dim=1)
+        distances = row_distances(rows)
+        return distances.masked_fill(degenerate.unsqueeze(0) | degenerate.unsqueeze(1), inf)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")

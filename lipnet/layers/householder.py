@@ -1,0 +1,161 @@
+"""Householder activations: maps of pairs of channels that keep the norm of the gradient, with angles to be learned."""
+
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from math import inf, pi
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional import round_up, square_root_up
+from lipnet.functional.householder import fold, fold_sectors, four_sectors
+
+
+class _PairActivation(nn.Module, ABC):
+    """Applies a map of the plane, one for each pair of channels, to the pairs of a tensor (B, channels, ...)."""
+
+    theta: nn.Parameter
+
+    def __init__(self, channels: int, neighbours: bool) -> None:
+        super().__init__()
+        if channels < 2 or channels % 2:
+            raise ValueError(f"{type(self).__name__} needs an even number of channels, received {channels}")
+        self.channels, self.neighbours = channels, neighbours
+
+    @abstractmethod
+    def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of the pairs (first, second), each (B, C/2, ...), with the angles (C/2, ...) or (3, C/2, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), received {tuple(x.shape)}"
+            )
+        half = self.channels // 2
+        shape, dim = ((half, 2), 2) if self.neighbours else ((2, half), 1)
+        first, second = x.reshape(x.shape[0], *shape, *x.shape[2:]).unbind(dim)
+        theta = self.theta.reshape(*self.theta.shape, *[1] * (x.dim() - 2))
+        return torch.stack(self._map(first, second, theta), dim).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}" + (", neighbours=True" if self.neighbours else "")
+
+
+class Householder(_PairActivation):
+    r"""Householder activation of order 1: reflect the pairs on one side of a line through the origin.
+
+    For each pair z of channels :math:`\sigma(z) = z` where :math:`v^T z > 0` and :math:`(I - 2 v v^T) z` elsewhere,
+    with :math:`v = (\sin(\theta / 2), -\cos(\theta / 2))` and an angle theta for each pair, to be learned. It starts
+    at theta = pi / 2, where it is `MaxMin`: (max, min).
+
+    Args:
+        channels: number of channels.
+        neighbours: the pairs are the channels 2i and 2i + 1, as in `MaxMinPermuted`, which paired shuffles keep
+            together; otherwise i and i + channels / 2, as in `MaxMin`.
+
+    Shape:
+        (B, channels, ...) to the same shape.
+
+    Raises:
+        ValueError: for an odd number of channels, and for inputs of another shape.
+
+    Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
+    (arXiv 2108.04062).
+
+    Example:
+        >>> activation = Householder(4)
+        >>> [round(value, 4) for value in activation(torch.tensor([[1.0, 2.0, 3.0, 0.0]]))[0].tolist()]
+        [3.0, 2.0, 1.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        neighbours: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, neighbours)
+        self.theta = nn.Parameter(torch.empty(channels // 2, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every angle pi / 2, which is `MaxMin`."""
+        nn.init.constant_(self.theta, pi / 2)
+
+    def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        sine, cosine = _normal(theta)
+        return fold(first, second, (sine.to(first.dtype), cosine.to(first.dtype)))
+
+    def lipschitz_bound(self) -> float:
+        """max(1, 2 |v|^2 - 1), rounded up, of the normals v as they are multiplied with: 1 up to their rounding."""
+        squared = _largest_squared_norm(*_normal(self.theta))
+        return inf if squared is None else max(1.0, round_up(2 * squared - 1))
+
+
+class HouseholderOrder2(_PairActivation):
+    """Householder activation of order 2: four sectors for each pair, alternately moved by rotations and reflections.
+
+    The map is `lipnet.functional.householder.fold_sectors`, with three angles for each pair, to be learned: where the
+    first sector begins, and the widths of the first and of the second. With theta_1 = 2 pi it is an activation of
+    order 1. The angles start uniformly in [0, pi], as in the published code.
+
+    Args:
+        channels, neighbours: as in `Householder`.
+
+    Shape:
+        (B, channels, ...) to the same shape.
+
+    Raises:
+        ValueError: for an odd number of channels, and for inputs of another shape.
+
+    Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
+    (arXiv 2108.04062).
+
+    Example:
+        >>> activation = HouseholderOrder2(4)
+        >>> x = torch.randn(3, 4, 8, 8)
+        >>> torch.allclose(activation(x).norm(), x.norm())
+        True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        neighbours: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, neighbours)
+        self.theta = nn.Parameter(torch.empty(3, channels // 2, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Angles uniform in [0, pi]."""
+        nn.init.uniform_(self.theta, 0, pi)
+
+    def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        images = fold_sectors(first, second, theta)
+        return images[0].to(first.dtype), images[1].to(first.dtype)
+
+    def lipschitz_bound(self) -> float:
+        """The largest norm of the sectors' matrices as they are multiplied with, rounded up: 1 up to their rounding.
+
+        That the sectors meet up to rounding alone belongs to the rounding of the forward pass, as sums do.
+        """
+        squared = _largest_squared_norm(*four_sectors(self.theta))
+        return inf if squared is None else max(1.0, square_root_up(squared))
+
+
+def _normal(theta: Tensor) -> tuple[Tensor, Tensor]:
+    return (theta / 2).sin(), -(theta / 2).cos()
+
+
+def _largest_squared_norm(first: Tensor, second: Tensor) -> Fraction | None:
+    """The exact maximum of first^2 + second^2; None if there is a number that is not finite."""
+    coordinates = torch.stack([first, second]).detach().double().flatten(1)
+    if not bool(coordinates.isfinite().all()):
+        return None
+    return max(Fraction(a) ** 2 + Fraction(b) ** 2 for a, b in zip(*coordinates.tolist(), strict=True))

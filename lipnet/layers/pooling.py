@@ -1,0 +1,50 @@
+"""Pooling that is 1-Lipschitz: the norm of each window."""
+
+import torch
+from torch import Tensor, nn
+
+
+class NormPool2d(nn.Module):
+    """L2-norm pooling: the Euclidean norm of each channel over windows that do not overlap.
+
+    y[c, u, v] = ||x[c, window(u, v)]||. A norm changes by at most the norm of the change, and each pixel is in one
+    window, so ||y - y'|| <= ||x - x'||: 1-Lipschitz, where average pooling loses a factor of the window's size. Where a
+    window is not zero the gradient keeps its norm; at a zero window the gradient is 0.
+
+    Args:
+        kernel_size: height and width of a window, and the step from one to the next.
+
+    Shape:
+        (B, C, H, W) to (B, C, H / kernel_size, W / kernel_size).
+
+    Raises:
+        ValueError: for a kernel size below 1, and for maps that the windows do not divide.
+
+    Example:
+        >>> NormPool2d(2)(torch.tensor([[[[3.0, 0.0], [4.0, 0.0]]]])).tolist()
+        [[[[5.0]]]]
+    """
+
+    def __init__(self, kernel_size: int = 2) -> None:
+        super().__init__()
+        if kernel_size < 1:
+            raise ValueError(f"kernel_size must be at least 1, received {kernel_size}")
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.kernel_size
+        if x.dim() != 4 or x.shape[2] % size or x.shape[3] % size:
+            raise ValueError(
+                f"NormPool2d needs maps (B, C, H, W) that windows of {size} x {size} divide, received {tuple(x.shape)}"
+            )
+        height, width = x.shape[2] // size, x.shape[3] // size
+        windows = x.reshape(*x.shape[:2], height, size, width, size)
+        pooled: Tensor = torch.linalg.vector_norm(windows, dim=(3, 5))
+        return pooled
+
+    def lipschitz_bound(self) -> float:
+        """1, by the triangle inequality in each window."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}"

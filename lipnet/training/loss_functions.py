@@ -1,0 +1,229 @@
+r"""Losses that move certified accuracy, as functions of logits (B, C) and labels; averaged over the batch.
+
+Offsets and radii are in pixels of [0, 1], L2. They meet the logits through K, the Lipschitz constant of the map from
+pixels to logits: a lead of m over every other class certifies m / (sqrt(2) K) (Tsuzuku, Sato & Sugiyama, NeurIPS 2018).
+Every loss is computed in float32 at least, whatever the precision of the logits. Shapes and dtypes are checked, values
+are not: on an accelerator that would wait for the device in every step.
+"""
+
+from math import inf, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Constants of pairs of logits below this count as this.
+_SMALLEST_CONSTANT = 1e-6
+
+
+def offset_cross_entropy(
+    logits: Tensor, labels: Tensor, *, lipschitz_constant: float, radius: float, temperature: float
+) -> Tensor:
+    r"""Cross-entropy that keeps pulling until the correct class leads by what certifies twice a radius.
+
+    .. math:: \mathrm{CE}\left(\frac{z / K - 2\sqrt{2}\,\epsilon\,y}{T},\ y\right)
+
+    with the logits z, the radius :math:`\epsilon` and y the one-hot label, or its probabilities: each class then gives
+    up its share of the offset.
+
+    Args:
+        logits: (B, C), floating.
+        labels: classes (B,), or probabilities (B, C) whose rows sum to 1.
+        lipschitz_constant: K, from pixels to logits.
+        radius: :math:`\epsilon`, L2, pixels in [0, 1].
+        temperature: T, of the logits divided by K.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for logits or labels of another shape or dtype.
+
+    Source: Prach et al., "1-Lipschitz layers compared", CVPR 2024, with networks of constant 1.
+
+    Example:
+        >>> logits = torch.tensor([[4.0, 0.0]])
+        >>> offset_cross_entropy(logits, torch.tensor([0]), lipschitz_constant=2.0, radius=0.5, temperature=0.25)
+        tensor(0.0917)
+    """
+    scores, probabilities = _scores(logits), _probabilities(logits, labels)
+    offset = 2 * sqrt(2) * radius
+    return F.cross_entropy((scores / lipschitz_constant - offset * probabilities) / temperature, probabilities)
+
+
+def certificate_regularization(
+    logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, gamma: float
+) -> Tensor:
+    r"""Cross-entropy less :math:`\gamma` times the mean certified radius of the correct class.
+
+    .. math:: \mathrm{CE}(z, y) - \gamma\,\mathrm{mean}\,\max(0, R)
+
+    with the radius R of `correct_class_radius`.
+
+    Args:
+        logits: (B, C), floating, C >= 2.
+        labels: classes (B,).
+        lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
+        gamma: weight of the radius, per pixel.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for logits or labels of another shape or dtype.
+
+    Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0], [1.0, 0.0, 2.0]])
+        >>> certificate_regularization(logits, torch.tensor([0, 0]), lipschitz_constant=1.0, gamma=0.5)
+        tensor(0.4352)
+    """
+    radius = correct_class_radius(logits, labels, lipschitz_constant)
+    return F.cross_entropy(_scores(logits), labels) - gamma * radius.relu().mean()
+
+
+def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperature: float, beta: float) -> Tensor:
+    r"""Logit annealing (LA): samples whose margin is large enough stop being pulled.
+
+    .. math:: -T\,(1 - p_y)^\beta \log p_y, \qquad p = \mathrm{softmax}\left(\frac{z - \xi\,y}{T}\right)
+
+    Args:
+        logits: (B, C), floating, C >= 2.
+        labels: classes (B,).
+        offset: :math:`\xi`, **in logits**, as its source states it: for networks of normalised images.
+        temperature: T, of the logits.
+        beta: the exponent; 0 leaves the cross-entropy with an offset.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for logits or labels of another shape or dtype.
+
+    Source: Lai et al., "Block reflector orthogonal layers and logit annealing loss", ICML 2025 (arXiv 2505.15174).
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0]])
+        >>> logit_annealing(logits, torch.tensor([0]), offset=2.0, temperature=0.75, beta=5.0)
+        tensor(0.0332)
+    """
+    _check_classes(logits, labels)
+    scores = _scores(logits)
+    correct = F.one_hot(labels, scores.shape[1]).bool()
+    log_p = ((scores - offset * correct) / temperature).log_softmax(dim=1)
+    # log(1 - p_y) from the other classes: 1 - p_y would lose all its digits, and its gradient, where p_y is close to 1.
+    log_others = log_p.masked_fill(correct, -inf).logsumexp(dim=1)
+    log_correct = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return -temperature * ((beta * log_others).exp() * log_correct).mean()
+
+
+def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
+    r"""Multi-class hinge loss on the margin: what the correct class' certificate is short of a radius.
+
+    .. math:: \mathrm{mean}\ \max(0,\ r - R)
+
+    with the radius R of `correct_class_radius`.
+
+    Args:
+        logits: (B, C), floating, C >= 2.
+        labels: classes (B,).
+        lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
+        radius: r, L2, pixels in [0, 1].
+
+    Returns:
+        A scalar, in pixels.
+
+    Raises:
+        ValueError: for logits or labels of another shape or dtype.
+
+    Source: Crammer & Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", JMLR 2001.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0], [1.0, 0.0, 2.0]])
+        >>> multiclass_hinge(logits, torch.tensor([0, 0]), lipschitz_constant=1.0, radius=2.0)
+        tensor(1.6464)
+    """
+    return (radius - correct_class_radius(logits, labels, lipschitz_constant)).relu().mean()
+
+
+def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
+    r"""The signed radius of the correct class, differentiable: where it is positive it is the certified radius.
+
+    .. math:: R = \min_{j \ne y} \frac{z_y - z_j}{D_{yj}}
+
+    where D bounds the Lipschitz constants of the differences of logits: :math:`\sqrt{2} K` for all pairs, or numbers of
+    their own, such as :math:`\|w_y - w_j\| K` for a head with rows w. It is rounded to nearest: certificates come from
+    `lipnet.certify`.
+
+    Args:
+        logits: (B, C), floating, C >= 2.
+        labels: classes (B,).
+        lipschitz_constant: K, from pixels to logits; or D, floating of shape (C, C), whose diagonal is not read.
+
+    Returns:
+        (B,), L2, pixels in [0, 1]; negative where another class leads.
+
+    Raises:
+        ValueError: for logits, labels or constants of another shape or dtype.
+
+    Source: Tsuzuku, Sato & Sugiyama, NeurIPS 2018; for each pair: Singla, Singla & Feizi, ICLR 2022.
+
+    Example:
+        >>> correct_class_radius(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0]), lipschitz_constant=1.0)
+        tensor([ 1.4142, -1.4142])
+    """
+    _check_classes(logits, labels)
+    scores, index = _scores(logits), labels.unsqueeze(1)
+    correct = scores.gather(1, index)
+    if not isinstance(lipschitz_constant, Tensor):
+        others = scores.scatter(1, index, -inf).amax(dim=1)
+        return (correct.squeeze(1) - others) / (sqrt(2) * lipschitz_constant)
+    _check_pairs(logits, lipschitz_constant)
+    # The label's own entry, 0 / 0, would make every gradient NaN; so would two equal rows.
+    constants = lipschitz_constant[labels].scatter(1, index, 1.0).clamp_min(_SMALLEST_CONSTANT)
+    return ((correct - scores) / constants).scatter(1, index, inf).amin(dim=1)
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """The logits in float32 at least: under autocast they may come in half precision."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits must be floating and of shape (B, C) with C >= 2, received {logits.dtype} {tuple(logits.shape)}"
+        )
+
+
+def _check_classes(logits: Tensor, labels: Tensor) -> None:
+    _check_logits(logits)
+    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
+            f"received {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
+        )
+
+
+def _check_pairs(logits: Tensor, constants: Tensor) -> None:
+    classes = logits.shape[1]
+    if constants.shape != (classes, classes) or not constants.is_floating_point():
+        raise ValueError(
+            f"constants of pairs of logits must be floating and of shape ({classes}, {classes}), received "
+            f"{constants.dtype} {tuple(constants.shape)}"
+        )
+
+
+def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels as probabilities (B, C), with the dtype of the scores."""
+    _check_logits(logits)
+    dtype = _scores(logits).dtype
+    if labels.shape == logits.shape and labels.is_floating_point():
+        return labels.to(dtype)
+    if labels.shape == logits.shape[:1] and labels.dtype == torch.int64:
+        return F.one_hot(labels, logits.shape[1]).to(dtype)
+    raise ValueError(
+        f"labels must be int64 classes of shape ({len(logits)},) or floating probabilities of shape "
+        f"{tuple(logits.shape)}, received {labels.dtype} {tuple(labels.shape)}"
+    )

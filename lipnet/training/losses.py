@@ -1,0 +1,172 @@
+"""Losses that move certified accuracy, as modules for a configuration.
+
+| loss | needs K, the constant from pixels to logits | labels |
+| --- | --- | --- |
+| ``torch.nn.CrossEntropyLoss`` | no | classes (B,), or probabilities (B, C) |
+| `OffsetCrossEntropy` | yes | classes (B,), or probabilities (B, C) |
+| `CertificateRegularization` | yes, or for each pair | classes (B,) |
+| `LogitAnnealing` | no | classes (B,) |
+| `MulticlassHinge` | yes, or for each pair | classes (B,) |
+
+The last three are statements about the one correct class, which mixed labels do not have: they raise for those.
+"""
+
+from collections.abc import Callable
+from copy import copy
+from math import inf
+from typing import Self
+
+from torch import Tensor, nn
+
+from lipnet.functional.margins import parse_radius
+from lipnet.training.loss_functions import (
+    certificate_regularization,
+    logit_annealing,
+    multiclass_hinge,
+    offset_cross_entropy,
+)
+
+
+class LipschitzLoss(nn.Module):
+    """A loss that needs K, the Lipschitz constant of the map from pixels, in [0, 1], to logits.
+
+    A head may have a constant for each difference of two logits instead, K times the distance of its rows, where K is
+    the constant of the map to the head. Losses that speak of radii then measure them by these.
+
+    Args:
+        lipschitz_constant: K; None where it is the network's own: `CertifiedClassifier` then fills it in.
+
+    Raises:
+        ValueError: unless K is positive and finite, or None; in calls, while it is None.
+    """
+
+    def __init__(self, lipschitz_constant: float | None = None) -> None:
+        super().__init__()
+        if lipschitz_constant is not None:
+            _check_positive("lipschitz_constant", lipschitz_constant)
+        self.lipschitz_constant = lipschitz_constant
+        self._row_distances: Callable[[], Tensor] | None = None
+
+    def for_network(self, lipschitz_constant: float, row_distances: Callable[[], Tensor] | None = None) -> Self:
+        """A copy of this loss for a network.
+
+        Args:
+            lipschitz_constant: K, where this loss states none.
+            row_distances: the distances (C, C) of the rows of the network's head, as they are whenever they are asked
+                for; None for a head that has one constant for all logits.
+        """
+        _check_positive("lipschitz_constant", lipschitz_constant)
+        other = copy(self)
+        if other.lipschitz_constant is None:
+            other.lipschitz_constant = lipschitz_constant
+        other._row_distances = row_distances
+        return other
+
+    def constant(self) -> float:
+        """K; ValueError while it is None."""
+        if self.lipschitz_constant is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the Lipschitz constant from pixels to logits: set lipschitz_constant"
+            )
+        return self.lipschitz_constant
+
+    def radius_constant(self) -> float | Tensor:
+        """What radii are measured by: K, or for each pair of logits K times the distance of their rows (C, C)."""
+        return self.constant() if self._row_distances is None else self.constant() * self._row_distances()
+
+
+class OffsetCrossEntropy(LipschitzLoss):
+    """The loss `offset_cross_entropy` as a module; labels are classes (B,) or probabilities (B, C).
+
+    Args:
+        radius: the radius aimed at, a number or its text such as ``"36/255"``; L2, pixels in [0, 1].
+        temperature: of the logits divided by K.
+        lipschitz_constant: K, as in `LipschitzLoss`.
+
+    Raises:
+        ValueError: for a setting out of range, and as the function.
+    """
+
+    def __init__(
+        self, radius: str | float = "36/255", temperature: float = 0.25, lipschitz_constant: float | None = None
+    ) -> None:
+        super().__init__(lipschitz_constant)
+        _check_positive("temperature", temperature)
+        self.radius, self.temperature = parse_radius(radius), temperature
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return offset_cross_entropy(
+            logits, labels, lipschitz_constant=self.constant(), radius=self.radius, temperature=self.temperature
+        )
+
+
+class CertificateRegularization(LipschitzLoss):
+    """The loss `certificate_regularization` as a module; labels are classes (B,).
+
+    Args:
+        gamma: weight of the certified radius, at least 0.
+        lipschitz_constant: K, as in `LipschitzLoss`.
+
+    Raises:
+        ValueError: for a setting out of range, and as the function.
+    """
+
+    def __init__(self, gamma: float = 0.5, lipschitz_constant: float | None = None) -> None:
+        super().__init__(lipschitz_constant)
+        _check_not_negative("gamma", gamma)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return certificate_regularization(logits, labels, lipschitz_constant=self.radius_constant(), gamma=self.gamma)
+
+
+class LogitAnnealing(nn.Module):
+    """The loss `logit_annealing` as a module; labels are classes (B,).
+
+    Args:
+        offset: in logits, at least 0.
+        temperature: of the logits.
+        beta: the exponent, at least 0.
+
+    Raises:
+        ValueError: for a setting out of range, and as the function.
+    """
+
+    def __init__(self, offset: float = 2.0, temperature: float = 0.75, beta: float = 5.0) -> None:
+        super().__init__()
+        _check_not_negative("offset", offset)
+        _check_positive("temperature", temperature)
+        _check_not_negative("beta", beta)
+        self.offset, self.temperature, self.beta = offset, temperature, beta
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logit_annealing(logits, labels, offset=self.offset, temperature=self.temperature, beta=self.beta)
+
+
+class MulticlassHinge(LipschitzLoss):
+    """The loss `multiclass_hinge` as a module; labels are classes (B,).
+
+    Args:
+        radius: the radius aimed at, a number or its text such as ``"36/255"``; L2, pixels in [0, 1].
+        lipschitz_constant: K, as in `LipschitzLoss`.
+
+    Raises:
+        ValueError: for a setting out of range, and as the function.
+    """
+
+    def __init__(self, radius: str | float = "72/255", lipschitz_constant: float | None = None) -> None:
+        super().__init__(lipschitz_constant)
+        self.radius = parse_radius(radius)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return multiclass_hinge(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.radius)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < inf:
+        raise ValueError(f"{name} must be positive and finite, received {value}")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} must be finite and at least 0, received {value}")

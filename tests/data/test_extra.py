@@ -1,0 +1,135 @@
+"""Tests of lipnet.data.extra, on small files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipnet.data import DatasetSpec, FolderImages, NpzImages
+from lipnet.data.extra import FIRST_INDEX
+
+SPEC = DatasetSpec("some", num_classes=12, in_channels=3, image_size=8, mean=(0.5, 0.5, 0.5), std=0.25)
+GREY = DatasetSpec("grey", num_classes=12, in_channels=1, image_size=8, mean=(0.5,), std=0.25)
+GENERATOR = np.random.default_rng(0)
+IMAGES = GENERATOR.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+LABELS = GENERATOR.integers(0, 12, 20)
+
+
+def write(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **{"image": IMAGES, "label": LABELS, **arrays})
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_an_archive_is_read(tmp_path: Path, save: Callable[..., None], dtype: type[np.generic]) -> None:
+    save(tmp_path / "generated.npz", image=IMAGES, label=LABELS.astype(dtype))
+    extra = NpzImages(str(tmp_path / "generated.npz"), ratio=0.5).read(SPEC)
+    np.testing.assert_array_equal(extra.images.numpy(), IMAGES.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(extra.labels.numpy(), LABELS)
+    assert extra.labels.dtype == torch.int64
+    assert extra.indices.tolist() == [FIRST_INDEX + i for i in range(20)]
+    assert extra.maximum == 255
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": IMAGES.astype(np.float32)}, r"must be uint8 of shape \(N, 8, 8, 3\), N >= 1, got float32"),
+        ({"image": IMAGES.transpose(0, 3, 1, 2)}, r"must be uint8 .* got uint8 of shape \(20, 3, 8, 8\)"),
+        ({"image": IMAGES[0]}, r"must be uint8 .* got uint8 of shape \(8, 8, 3\)"),
+        ({"image": IMAGES[:0], "label": LABELS[:0]}, r"N >= 1, got uint8 of shape \(0, 8, 8, 3\)"),
+        ({"label": LABELS[:19]}, r"labels .* integers of shape \(20,\), got int64 of shape \(19,\)"),
+        ({"label": LABELS.astype(np.float32)}, r"labels .* integers of shape \(20,\), got float32"),
+        ({"label": LABELS + 5}, r"labels of extra images for some must be from 0 to 11, got \d+ to 16"),
+        ({"label": LABELS - 1}, r"must be from 0 to 11, got -1 to"),
+        ({"label": LABELS.astype(object)}, "cannot be read as an archive of the arrays 'image' and 'label'"),
+    ],
+)
+def test_an_archive_that_does_not_fit_is_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=message) as error:
+        NpzImages(path, ratio=0.5).read(SPEC)
+    assert str(path) in str(error.value)
+
+
+def damaged(path: Path, kind: str) -> None:
+    content = write(path).read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+    path.write_bytes({"truncated": content[:middle], "empty": b"", "text": b"no archive", "flipped": flipped}[kind])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "flipped"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.npz"
+    damaged(path, kind)
+    with pytest.raises(ValueError, match=r"bad\.npz cannot be read as an archive .* damaged\?"):
+        NpzImages(path, ratio=0.5).read(SPEC)
+
+
+def test_an_archive_of_other_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", images=IMAGES, label=LABELS)
+    np.save(tmp_path / "single.npy", IMAGES)
+    for name, reason in (("other.npz", "image is not a file"), ("single.npy", "it is no archive")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as an archive .*{reason}"):
+            NpzImages(tmp_path / name, ratio=0.5).read(SPEC)
+
+
+@pytest.mark.parametrize("kind", [NpzImages, FolderImages])
+def test_a_missing_path_is_an_error(kind: type[NpzImages], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"looked for in {tmp_path / 'nowhere'}, which does not exist"):
+        kind(tmp_path / "nowhere", ratio=0.5).read(SPEC)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5, float("nan")])
+def test_a_ratio_out_of_range(ratio: float) -> None:
+    with pytest.raises(ValueError, match=f"ratio must lie strictly between 0 and 1, got {ratio}"):
+        NpzImages("some.npz", ratio)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images in the folders 2 and 10, whose names do not sort as their numbers do."""
+    for i, label in enumerate((10, 2, 10)):
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        Image.fromarray(IMAGES[i]).save(tmp_path / str(label) / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_is_read(folder: Path) -> None:
+    extra = FolderImages(folder, ratio=0.5).read(SPEC)
+    assert extra.labels.tolist() == [10, 10, 2]
+    np.testing.assert_array_equal(extra.images.numpy(), IMAGES[[0, 2, 1]].transpose(0, 3, 1, 2))
+
+
+def test_a_folder_of_grey_images_is_read(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    Image.fromarray(IMAGES[0, :, :, 0]).save(tmp_path / "3" / "0.png")
+    extra = FolderImages(tmp_path, ratio=0.5).read(GREY)
+    np.testing.assert_array_equal(extra.images[0, 0].numpy(), IMAGES[0, :, :, 0])
+
+
+def test_a_folder_that_does_not_fit_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"10/0\.png must have 4 x 4 pixels, got 8 x 8"):
+        FolderImages(folder, ratio=0.5).read(DatasetSpec("s", 12, 3, 4, (0.5, 0.5, 0.5), 0.25))
+    with pytest.raises(ValueError, match="must be from 0 to 4, got 2 to 10"):
+        FolderImages(folder, ratio=0.5).read(DatasetSpec("s", 5, 3, 8, (0.5, 0.5, 0.5), 0.25))
+    (folder / "2" / "broken.png").write_bytes((folder / "2" / "1.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"2/broken\.png cannot be read as an image: damaged\?"):
+        FolderImages(folder, ratio=0.5).read(SPEC)
+    (folder / "cat").mkdir()
+    (folder / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"must be named by the numbers of classes, got \['cat'\]"):
+        FolderImages(folder, ratio=0.5).read(SPEC)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no files in folders that are named by the numbers"):
+        FolderImages(tmp_path, ratio=0.5).read(SPEC)

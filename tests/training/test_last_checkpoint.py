@@ -1,0 +1,195 @@
+"""The checkpoint by the clock: when it is written, how a run ends in time, and what the program then returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lipnet.data import DigitsDataModule
+from lipnet.training import LastCheckpoint, TimeIsUp
+from lipnet.training import last_checkpoint as module_under_test
+from tests.training.runs import Interrupted, KillAfter, assert_same_training, best_checkpoint, fit
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class EveryStepTakes(Callback):
+    """Moves the clock with every batch, and notes what the file then holds."""
+
+    def __init__(self, clock: Clock, seconds: float, path: Path) -> None:
+        self.clock, self.seconds, self.path = clock, seconds, path
+        self.steps: list[int | None] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.steps.append(step_of(self.path))
+        self.clock.seconds += self.seconds
+
+
+def step_of(path: Path) -> int | None:
+    return torch.load(path, weights_only=True)["global_step"] if path.exists() else None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module_under_test, "monotonic", clock)
+    return clock
+
+
+def make_data() -> DigitsDataModule:
+    return DigitsDataModule(batch_size=64, eval_batch_size=60)
+
+
+def test_it_is_written_by_the_clock_and_at_every_end_of_an_epoch(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    """Steps of 25 seconds, written every minute: after steps 3 and 6 of 8, and at the ends, 8 and 16."""
+    path = tmp_path / "latest.ckpt"
+    takes = EveryStepTakes(clock, 25.0, path)
+    callbacks = [takes, LastCheckpoint(path, every_minutes=1)]
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+    nothing = [None, None, None]
+    assert takes.steps == [*nothing, 3, 3, 3, 6, 6, 8, 8, 8, 11, 11, 11, 14, 14]
+    assert step_of(path) == 16
+
+
+def test_without_an_interval_it_is_written_at_the_ends_alone(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    path = tmp_path / "latest.ckpt"
+    takes = EveryStepTakes(clock, 1e6, path)
+    callbacks = [takes, LastCheckpoint(path, every_minutes=None)]
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=3)
+    assert takes.steps == [None, None, None, 3, 3, 3]
+    assert step_of(path) == 6
+
+
+def test_a_run_that_is_cut_again_and_again_is_the_whole_one(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    """Nine minutes a start, two minutes a step: the fifth step exceeds them."""
+    path = tmp_path / "latest.ckpt"
+    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
+
+    def start() -> Trainer:
+        last = LastCheckpoint(path, stop_after_minutes=9)
+        callbacks = [EveryStepTakes(clock, 120.0, path), best_checkpoint(tmp_path), last]
+        ckpt_path = path if path.exists() else None
+        return fit(tiny_config, tmp_path, ckpt_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+
+    for steps in (5, 10, 15):
+        with pytest.raises(TimeIsUp) as end:
+            start()
+        assert end.value.code == 75
+        assert step_of(path) == steps
+    assert_same_training(whole, start())
+
+
+def test_the_end_of_time_waits_for_the_end_of_an_epoch(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    """The time is up in the last step of an epoch: it is validated first, and cut after the next epoch's first step."""
+    path, keeper = tmp_path / "latest.ckpt", best_checkpoint(tmp_path)
+    callbacks = [EveryStepTakes(clock, 60.0, path), keeper, LastCheckpoint(path, stop_after_minutes=4)]
+    with pytest.raises(TimeIsUp):
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=4)
+    assert step_of(path) == 5
+    assert keeper.best_model_score is not None
+
+
+class Terminating(Callback):
+    """What a scheduler does to a process."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_process_that_is_told_to_end_keeps_its_state(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    path = tmp_path / "latest.ckpt"
+    callbacks = [Terminating(), LastCheckpoint(path)]
+    with pytest.raises(SIGTERMException) as end:
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+    assert end.value.code == 75
+    assert step_of(path) == 6
+    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
+    resumed = fit(tiny_config, tmp_path, path, data=make_data(), limit_train_batches=8)
+    assert_same_training(whole, resumed)
+
+
+def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Steps follow every second batch: told to end after the eleventh batch, the file of the epoch's end stands."""
+
+    class TerminatingLate(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    path = tmp_path / "latest.ckpt"
+    settings = {"limit_train_batches": 8, "accumulate_grad_batches": 2}
+    with pytest.raises(SIGTERMException):
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=[TerminatingLate(), LastCheckpoint(path)], **settings)
+    assert step_of(path) == 4
+
+
+def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    class PlainDigits(DigitsDataModule):
+        def train_dataloader(self) -> Any:
+            loader = super().train_dataloader()
+            return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
+
+    path = tmp_path / "latest.ckpt"
+    with pytest.raises(ValueError, match=r"stop_after_minutes needs a training loader .* received a DataLoader"):
+        fit(tiny_config, tmp_path, data=PlainDigits(), callbacks=[LastCheckpoint(path, stop_after_minutes=9)])
+    callbacks = [LastCheckpoint(path, every_minutes=1e-9), KillAfter(5)]
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path, data=PlainDigits(), callbacks=callbacks, limit_train_batches=4)
+    assert step_of(path) == 4, "the end of an epoch, from which any loader goes on"
+
+
+def test_a_budget_of_the_trainer_leaves_a_state_within_the_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Trainer(max_time) ends an epoch early and calls it an epoch; the state is that of its last step."""
+
+    class Stopping(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 5
+
+    path = tmp_path / "latest.ckpt"
+    callbacks = [Stopping(), best_checkpoint(tmp_path), LastCheckpoint(path)]
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+    assert step_of(path) == 5
+    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
+    resumed = fit(tiny_config, tmp_path, path, data=make_data(), limit_train_batches=8)
+    assert_same_training(whole, resumed)
+
+
+def test_a_fast_development_run_writes_nothing(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=[LastCheckpoint(tmp_path / "latest.ckpt")], fast_dev_run=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_steps_of_a_training_by_steps_are_kept(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    path = tmp_path / "latest.ckpt"
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=[LastCheckpoint(path)], max_epochs=-1, max_steps=5)
+    assert step_of(path) == 5
+
+
+@pytest.mark.parametrize("name", ["every_minutes", "stop_after_minutes"])
+@pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
+def test_times_that_make_no_sense_are_refused(name: str, minutes: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be positive, or null, received {minutes}"):
+        LastCheckpoint("last.ckpt", **{name: minutes})

@@ -1,0 +1,230 @@
+"""The losses against their formulas, written out sample by sample in plain floats, and against their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.training.loss_functions import (
+    certificate_regularization,
+    correct_class_radius,
+    logit_annealing,
+    multiclass_hinge,
+    offset_cross_entropy,
+)
+
+CONSTANTS = [1.0, 1 / 0.2668]
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "offset": lambda z, y: offset_cross_entropy(z, y, lipschitz_constant=3.7, radius=36 / 255, temperature=0.25),
+    "certificate": lambda z, y: certificate_regularization(z, y, lipschitz_constant=3.7, gamma=0.5),
+    "annealing": lambda z, y: logit_annealing(z, y, offset=2.0, temperature=0.75, beta=5.0),
+    "hinge": lambda z, y: multiclass_hinge(z, y, lipschitz_constant=3.7, radius=0.3),
+}
+
+
+def make_samples(classes: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (20,), generator=generator)
+
+
+def rows(logits: Tensor, labels: Tensor) -> list[tuple[list[float], int]]:
+    return list(zip(logits.tolist(), labels.tolist(), strict=True))
+
+
+def cross_entropy(row: list[float], weights: list[float]) -> float:
+    log_sum = math.log(sum(math.exp(value) for value in row))
+    return sum(weight * (log_sum - value) for weight, value in zip(weights, row, strict=True))
+
+
+def one_hot(label: int, classes: int) -> list[float]:
+    return [float(index == label) for index in range(classes)]
+
+
+def lead(row: list[float], label: int) -> float:
+    return row[label] - max(value for index, value in enumerate(row) if index != label)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize(("radius", "temperature"), [(36 / 255, 0.25), (0.0, 1.0), (1.0, 0.1)])
+def test_offset_cross_entropy_of_classes(constant: float, radius: float, temperature: float) -> None:
+    logits, labels = make_samples()
+    expected = 0.0
+    for row, label in rows(logits, labels):
+        shifted = [value / constant for value in row]
+        shifted[label] -= 2 * math.sqrt(2) * radius
+        expected += cross_entropy([value / temperature for value in shifted], one_hot(label, 7)) / 20
+    computed = offset_cross_entropy(logits, labels, lipschitz_constant=constant, radius=radius, temperature=temperature)
+    assert computed.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_offset_cross_entropy_of_probabilities() -> None:
+    logits, _ = make_samples()
+    labels = torch.rand(20, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = labels / labels.sum(dim=1, keepdim=True)
+    expected = 0.0
+    for row, weights in zip(logits.tolist(), labels.tolist(), strict=True):
+        shifted = [(z / 3.7 - 2 * math.sqrt(2) * 0.2 * q) / 0.5 for z, q in zip(row, weights, strict=True)]
+        expected += cross_entropy(shifted, weights) / 20
+    computed = offset_cross_entropy(logits, labels, lipschitz_constant=3.7, radius=0.2, temperature=0.5)
+    assert computed.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
+def test_certificate_regularization(constant: float, gamma: float) -> None:
+    logits, labels = make_samples()
+    leads = [lead(row, label) for row, label in rows(logits, labels)]
+    assert min(leads) < 0 < max(leads), "both sides of the kink are needed"
+    entropy = sum(cross_entropy(row, one_hot(label, 7)) for row, label in rows(logits, labels)) / 20
+    radius = sum(max(0.0, value / (math.sqrt(2) * constant)) for value in leads) / 20
+    computed = certificate_regularization(logits, labels, lipschitz_constant=constant, gamma=gamma)
+    assert computed.item() == pytest.approx(entropy - gamma * radius, rel=1e-12)
+
+
+@pytest.mark.parametrize(("offset", "temperature", "beta"), [(2.0, 0.75, 5.0), (0.0, 1.0, 0.0), (1.0, 2.0, 0.5)])
+def test_logit_annealing(offset: float, temperature: float, beta: float) -> None:
+    logits, labels = make_samples()
+    expected = 0.0
+    for row, label in rows(logits, labels):
+        exponentials = [math.exp((z - offset * (j == label)) / temperature) for j, z in enumerate(row)]
+        p = exponentials[label] / sum(exponentials)
+        expected -= temperature * (1 - p) ** beta * math.log(p) / 20
+    computed = logit_annealing(logits, labels, offset=offset, temperature=temperature, beta=beta)
+    assert computed.item() == pytest.approx(expected, rel=1e-11)
+
+
+def test_logit_annealing_without_its_factor_is_cross_entropy() -> None:
+    logits, labels = make_samples()
+    computed = logit_annealing(logits, labels, offset=0.0, temperature=1.0, beta=0.0)
+    assert computed.item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_logit_annealing_has_finite_gradients_at_certainty(scale: float) -> None:
+    logits = torch.tensor([[scale, 0.0, -scale]], requires_grad=True)
+    for label in range(3):
+        logits.grad = None
+        logit_annealing(logits, torch.tensor([label]), offset=2.0, temperature=0.75, beta=0.5).backward()
+        assert logits.grad is not None
+        assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize("radius", [0.0, 36 / 255, 2.0])
+def test_multiclass_hinge(constant: float, radius: float) -> None:
+    logits, labels = make_samples()
+    radii = [lead(row, label) / (math.sqrt(2) * constant) for row, label in rows(logits, labels)]
+    expected = sum(max(0.0, radius - value) for value in radii) / 20
+    computed = multiclass_hinge(logits, labels, lipschitz_constant=constant, radius=radius)
+    assert computed.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_radius_of_the_correct_class_in_two_classes() -> None:
+    logits = torch.tensor([[5.0, 2.0], [2.0, 5.0]], dtype=torch.float64)
+    radius = correct_class_radius(logits, torch.tensor([0, 0]), lipschitz_constant=3.0)
+    assert radius.tolist() == pytest.approx([1 / math.sqrt(2), -1 / math.sqrt(2)], rel=1e-15)
+
+
+def test_the_radius_of_pairs_is_the_smallest_quotient() -> None:
+    logits, labels = make_samples()
+    classes = logits.shape[1]
+    generator = torch.Generator().manual_seed(1)
+    constants = 0.1 + torch.rand(classes, classes, generator=generator, dtype=torch.float64)
+    constants.fill_diagonal_(0.0)
+    computed = correct_class_radius(logits, labels, constants)
+    others_than_the_runner_up = 0
+    for row, label, radius in zip(logits.tolist(), labels.tolist(), computed.tolist(), strict=True):
+        others = [j for j in range(classes) if j != label]
+        quotients = {j: (row[label] - row[j]) / constants[label, j].item() for j in others}
+        assert radius == pytest.approx(min(quotients.values()), rel=1e-12)
+        others_than_the_runner_up += min(others, key=quotients.__getitem__) != max(others, key=row.__getitem__)
+    assert others_than_the_runner_up > 3
+
+
+def test_the_radius_of_pairs_has_the_gradients_of_logits_and_constants() -> None:
+    logits, labels = make_samples(classes=4)
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def function(logits: Tensor, rows: Tensor) -> Tensor:
+        return correct_class_radius(logits, labels, torch.cdist(rows, rows))
+
+    assert torch.autograd.gradcheck(function, (logits.requires_grad_(), rows.requires_grad_()))
+
+
+def test_equal_rows_have_finite_radii_and_gradients() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0]], requires_grad=True)
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    radius = correct_class_radius(logits, torch.tensor([0, 0]), torch.cdist(rows, rows))
+    radius.sum().backward()
+    for value in (radius, logits.grad, rows.grad):
+        assert bool(value.isfinite().all())
+
+
+@pytest.mark.parametrize("constants", [torch.ones(3, 2), torch.ones(3), torch.ones(3, 3, dtype=torch.int64)])
+def test_constants_of_pairs_that_do_not_fit_are_refused(constants: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be floating and of shape \(3, 3\), received torch"):
+        correct_class_radius(torch.zeros(2, 3), torch.tensor([0, 1]), constants)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients(name: str) -> None:
+    logits, labels = make_samples(classes=4)
+    assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, labels), (logits.requires_grad_(),))
+
+
+@pytest.mark.parametrize("name", ["offset", "certificate", "hinge"])
+def test_scaling_images_and_logits_together_changes_no_radius(name: str) -> None:
+    """K logits of a K-Lipschitz network are those of a 1-Lipschitz one: what is in pixels must not move."""
+    logits, labels = make_samples()
+    functions = {
+        "offset": lambda z, K: offset_cross_entropy(z, labels, lipschitz_constant=K, radius=0.1, temperature=0.25),
+        "certificate": lambda z, K: (
+            certificate_regularization(z, labels, lipschitz_constant=K, gamma=1.0)
+            - nn.functional.cross_entropy(z, labels)
+        ),
+        "hinge": lambda z, K: multiclass_hinge(z, labels, lipschitz_constant=K, radius=0.1),
+    }
+    function = functions[name]
+    assert function(4.0 * logits, 4.0).item() == pytest.approx(function(logits, 1.0).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_taken_as_they_are(name: str, dtype: torch.dtype) -> None:
+    logits, labels = make_samples()
+    half = logits.to(dtype)
+    computed = LOSSES[name](half, labels)
+    assert computed.dtype == torch.float32
+    assert computed.item() == pytest.approx(LOSSES[name](half.double(), labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (
+            torch.zeros(3),
+            torch.zeros(3, dtype=torch.int64),
+            r"logits must be floating .*float32 \(3,\)",
+        ),
+        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), r"C >= 2, received torch\.float32 \(3, 1\)"),
+        (torch.zeros(3, 2).long(), torch.zeros(3, dtype=torch.int64), r"received torch\.int64 \(3, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(4, dtype=torch.int64), r"\(3,\).* received torch\.int64 \(4,\)"),
+        (torch.zeros(3, 2), torch.zeros(3), r"received torch\.float32 \(3,\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 3), r"received torch\.float32 \(3, 3\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(name: str, logits: Tensor, labels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LOSSES[name](logits, labels)
+
+
+@pytest.mark.parametrize("name", ["certificate", "annealing", "hinge"])
+def test_losses_of_the_correct_class_refuse_mixed_labels(name: str) -> None:
+    with pytest.raises(ValueError, match=r"one class for each of the 3 samples.*mixed labels go with cross-entropy"):
+        LOSSES[name](torch.zeros(3, 2), torch.full((3, 2), 0.5))

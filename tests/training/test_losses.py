@@ -1,0 +1,113 @@
+"""The modules of the losses: their functions with their settings, and whose constant they use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.training import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
+from lipnet.training.loss_functions import (
+    certificate_regularization,
+    logit_annealing,
+    multiclass_hinge,
+    offset_cross_entropy,
+)
+from lipnet.training.losses import LipschitzLoss
+
+LOSSES_WITH_CONSTANT = [OffsetCrossEntropy, CertificateRegularization, MulticlassHinge]
+
+
+def make_samples() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(20, 5, generator=generator), torch.randint(5, (20,), generator=generator)
+
+
+def test_each_module_is_its_function_with_its_settings() -> None:
+    logits, labels = make_samples()
+    pairs = [
+        (
+            OffsetCrossEntropy("72/255", temperature=0.5, lipschitz_constant=2.0),
+            offset_cross_entropy(logits, labels, lipschitz_constant=2.0, radius=72 / 255, temperature=0.5),
+        ),
+        (
+            CertificateRegularization(gamma=0.3, lipschitz_constant=2.0),
+            certificate_regularization(logits, labels, lipschitz_constant=2.0, gamma=0.3),
+        ),
+        (
+            LogitAnnealing(offset=1.0, temperature=0.5, beta=3.0),
+            logit_annealing(logits, labels, offset=1.0, temperature=0.5, beta=3.0),
+        ),
+        (
+            MulticlassHinge(0.5, lipschitz_constant=2.0),
+            multiclass_hinge(logits, labels, lipschitz_constant=2.0, radius=0.5),
+        ),
+    ]
+    for module, expected in pairs:
+        assert module(logits, labels).equal(expected)
+
+
+def test_the_published_settings_are_the_defaults() -> None:
+    offset, annealing = OffsetCrossEntropy(), LogitAnnealing()
+    assert (offset.radius, offset.temperature) == (36 / 255, 0.25)
+    assert (annealing.offset, annealing.temperature, annealing.beta) == (2.0, 0.75, 5.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES_WITH_CONSTANT)
+def test_a_loss_without_its_constant_says_so(loss: type[LipschitzLoss]) -> None:
+    with pytest.raises(ValueError, match=rf"{loss.__name__} needs the Lipschitz constant .*: set lipschitz_constant"):
+        loss()(*make_samples())
+
+
+@pytest.mark.parametrize("loss", LOSSES_WITH_CONSTANT)
+def test_a_network_makes_another_loss(loss: type[LipschitzLoss]) -> None:
+    without = loss()
+    filled = without.for_network(2.0)
+    assert filled(*make_samples()).equal(loss(lipschitz_constant=2.0)(*make_samples()))
+    assert without.lipschitz_constant is None
+    assert filled.for_network(3.0).lipschitz_constant == 2.0, "a constant that is stated stands"
+
+
+@pytest.mark.parametrize("loss", [CertificateRegularization(gamma=0.3), MulticlassHinge(10.0)])
+def test_radii_are_measured_by_the_distances_of_the_rows_as_they_are(loss: LipschitzLoss) -> None:
+    """Equal distances sqrt(2) are the constant for all logits; half of them make every radius twice as large."""
+    distances = torch.full((5, 5), 2**0.5)
+    module = loss.for_network(2.0, lambda: distances)
+    before = module(*make_samples()).item()
+    assert before == pytest.approx(loss.for_network(2.0)(*make_samples()).item(), rel=1e-6)
+    distances /= 2
+    halved = module(*make_samples()).item()
+    assert halved == pytest.approx(loss.for_network(1.0)(*make_samples()).item(), rel=1e-6)
+    assert halved != pytest.approx(before, rel=1e-3)
+
+
+def test_the_offset_is_the_same_for_every_head() -> None:
+    distances = torch.full((5, 5), 0.5)
+    offset = OffsetCrossEntropy()
+    assert offset.for_network(2.0, lambda: distances)(*make_samples()).equal(offset.for_network(2.0)(*make_samples()))
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, float("inf"), float("nan")])
+def test_constants_that_are_none_are_refused(constant: float) -> None:
+    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
+        CertificateRegularization(lipschitz_constant=constant)
+    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
+        CertificateRegularization().for_network(constant)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OffsetCrossEntropy("far"), "radius such as '36/255' or 0.5, but got 'far'"),
+        (lambda: OffsetCrossEntropy(-0.1), "at least 0, but got -0.1"),
+        (lambda: OffsetCrossEntropy(temperature=0.0), "temperature must be positive and finite, received 0.0"),
+        (lambda: CertificateRegularization(gamma=-1.0), "gamma must be finite and at least 0, received -1.0"),
+        (lambda: LogitAnnealing(offset=-2.0), "offset must be finite and at least 0, received -2.0"),
+        (lambda: LogitAnnealing(temperature=float("nan")), "temperature must be positive and finite, received nan"),
+        (lambda: LogitAnnealing(beta=float("inf")), "beta must be finite and at least 0, received inf"),
+        (lambda: MulticlassHinge("1/0"), "radius such as '36/255' or 0.5, but got '1/0'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: type[nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,173 @@
+"""Trainings that are interrupted and resumed, against the same training in one go: bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+
+from lipnet.data import DigitsDataModule
+from lipnet.training import CosineWithWarmup, ExponentialMovingAverage, LastCheckpoint, OneCycle, PerStepSchedule
+from tests.training.runs import (
+    Interrupted,
+    KillAfter,
+    assert_same_training,
+    best_checkpoint,
+    fit,
+    make_module,
+)
+
+AT_ONCE = 1e-9  # minutes: after every step
+
+
+def make_data(**settings: Any) -> DigitsDataModule:
+    return DigitsDataModule(batch_size=64, eval_batch_size=60, **settings)
+
+
+def callbacks_of(folder: Path, average: bool = False) -> list[Callback]:
+    averages: list[Callback] = [ExponentialMovingAverage(decay=0.9)] if average else []
+    return [*averages, best_checkpoint(folder)]
+
+
+def interrupt(config: dict[str, Any], folder: Path, steps: int, ckpt_path: Path | None = None, **settings: Any) -> Path:
+    """A training that keeps every step and is killed after so many; returns its latest checkpoint."""
+    latest = LastCheckpoint(folder / "latest.ckpt", every_minutes=AT_ONCE)
+    callbacks = [KillAfter(steps), *settings.pop("callbacks", callbacks_of(folder)), latest]
+    with pytest.raises(Interrupted):
+        fit(config, folder, ckpt_path, callbacks=callbacks, **settings)
+    return latest.path
+
+
+@pytest.mark.parametrize(
+    ("steps", "average", "schedule"),
+    [
+        (3, False, None),
+        (11, True, None),
+        (11, False, CosineWithWarmup(warmup=0.3)),
+        (3, True, OneCycle(momentum=(0.85, 0.95))),
+    ],
+)
+def test_a_training_killed_within_an_epoch(
+    tmp_path: Path, tiny_config: dict[str, Any], steps: int, average: bool, schedule: PerStepSchedule | None
+) -> None:
+    """Epochs have 8 steps: one training is killed in its first and one in its second."""
+    schedules = {} if schedule is None else {"scheduler": schedule}
+
+    def settings(folder: str) -> dict[str, Any]:
+        module, callbacks = make_module(tiny_config, **schedules), callbacks_of(tmp_path / folder, average)
+        return {"data": make_data(), "module": module, "callbacks": callbacks, "limit_train_batches": 8}
+
+    whole = fit(tiny_config, tmp_path / "a", **settings("a"))
+    path = interrupt(tiny_config, tmp_path / "b", steps, **settings("b"))
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+    resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
+    assert_same_training(whole, resumed)
+    assert_same_files(whole, resumed)
+
+
+def assert_same_files(one: Trainer, other: Trainer) -> None:
+    scores = [trainer.checkpoint_callback.best_model_score for trainer in (one, other)]
+    assert scores[0] == scores[1]
+    files = [trainer.checkpoint_callback.best_model_path for trainer in (one, other)]
+    states = [torch.load(file, weights_only=True)["state_dict"] for file in files]
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+
+
+def test_a_training_killed_three_times(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    whole = fit(tiny_config, tmp_path / "a", data=make_data())
+    path = interrupt(tiny_config, tmp_path / "b", 5, data=make_data())
+    path = interrupt(tiny_config, tmp_path / "b", 9, path, data=make_data())
+    path = interrupt(tiny_config, tmp_path / "b", 30, path, data=make_data())
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data())
+    assert_same_training(whole, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [8, 21, 30])
+def test_a_training_with_worker_processes(tmp_path: Path, tiny_config: dict[str, Any], steps: int) -> None:
+    whole = fit(tiny_config, tmp_path / "a", data=make_data())
+    path = interrupt(tiny_config, tmp_path / "b", steps, data=make_data(num_workers=1))
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(num_workers=1))
+    assert_same_training(whole, resumed)
+
+
+def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Steps follow batches 4, 8, ..., 20 and 21."""
+    settings = {"accumulate_grad_batches": 4}
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(), **settings)
+    assert whole.global_step == 12
+    path = interrupt(tiny_config, tmp_path / "b", 8, data=make_data(), **settings)
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), **settings)
+    assert_same_training(whole, resumed)
+
+
+def test_validations_within_an_epoch_are_not_left_out(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Validations follow batches 5, 10, 15 and 20 of 21: killed after the fifth step, the fourth's file is there."""
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(), val_check_interval=5)
+    path = interrupt(tiny_config, tmp_path / "b", 5, data=make_data(), val_check_interval=5)
+    assert torch.load(path, weights_only=True)["global_step"] == 4
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), val_check_interval=5)
+    assert_same_training(whole, resumed)
+    assert_same_files(whole, resumed)
+
+
+def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    class PlainDigits(DigitsDataModule):
+        def train_dataloader(self) -> Any:
+            loader = super().train_dataloader()
+            return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
+
+    path = interrupt(tiny_config, tmp_path, 25, data=make_data())
+    with pytest.raises(ValueError, match="of the middle of an epoch, from which DataLoader cannot go on"):
+        fit(tiny_config, tmp_path, path, data=PlainDigits(batch_size=64))
+
+
+def test_an_average_is_not_dropped_nor_made_up(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    path = interrupt(tiny_config, tmp_path / "a", 3, data=make_data(), callbacks=[ExponentialMovingAverage()])
+    with pytest.raises(ValueError, match=r"holds averaged weights: resume with callbacks=\[default,ema\]"):
+        fit(tiny_config, tmp_path / "a", path, data=make_data())
+    path = interrupt(tiny_config, tmp_path / "b", 3, data=make_data())
+    with pytest.raises(ValueError, match="without an average of the weights: resume without"):
+        fit(tiny_config, tmp_path / "b", path, data=make_data(), callbacks=[ExponentialMovingAverage()])
+
+
+def test_a_schedule_needs_to_know_its_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    module = make_module(tiny_config, scheduler=CosineWithWarmup())
+    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of steps .* set trainer\.max_epochs"):
+        fit(tiny_config, tmp_path, module=module, max_epochs=-1, max_time="00:00:01:00")
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, 42),
+        ({"limit_train_batches": 4}, 8),
+        ({"limit_train_batches": 0.5}, 20),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+        ({"accumulate_grad_batches": 5}, 10),
+        ({"max_time": "00:01:00:00"}, 42),
+    ],
+    ids=str,
+)
+def test_a_schedule_by_the_step_spans_the_training(
+    tmp_path: Path, tiny_config: dict[str, Any], settings: dict[str, Any], steps: int
+) -> None:
+    seen: list[float] = []
+
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+            seen.append(optimizer.param_groups[0]["lr"])
+
+    schedule = CosineWithWarmup(warmup=0.25, final=0.1)
+    module = make_module(tiny_config, scheduler=schedule)
+    fit(tiny_config, tmp_path, module=module, callbacks=[Rates(), best_checkpoint(tmp_path)], **settings)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    made, expected = schedule(optimizer, total_steps=steps), []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        made.step()
+    assert seen == expected
