@@ -96,7 +96,7 @@ class _Factor(NamedTuple):
     constant: float | None = None
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
     """A compiler takes the factors for constants, which they are, instead of tracing how they are found."""
     return _real_factors(coefficients)

@@ -124,8 +124,8 @@ def test_each_mode_is_as_near_the_exponential_as_its_tolerance(
     expected = skew_orthogonal_matrix(layer.filter(), 4, 4, (5, 5))
     error = spectral_norm(dense_jacobian(layer, torch.randn(1, 4, 5, 5, dtype=torch.float64)) - expected)
     assert error <= tolerance
-    # Nor is it much better than was asked for: that would be paid for in convolutions. Of Taylor's polynomials one up to
-    # three degrees on is taken if it is a contraction.
+    # Nor is it much better than was asked for: that would be paid for in convolutions. Of Taylor's polynomials one up
+    # to three degrees on is taken if it is a contraction.
     assert error >= tolerance * (1e-4 if series == "chebyshev" else 1e-6)
 
 
