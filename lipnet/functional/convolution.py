@@ -119,6 +119,11 @@ def space_to_depth(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
     Returns:
         Maps (B, c s t, H / s, W / t).
+
+    Example:
+        >>> space_to_depth(torch.arange(4.0).view(1, 1, 1, 4), (1, 2)).flatten(2)
+        tensor([[[0., 2.],
+                 [1., 3.]]])
     """
     if stride == (1, 1):
         return x

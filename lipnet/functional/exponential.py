@@ -26,6 +26,12 @@ def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
 
     Returns:
         (groups, n, n), n = c/groups H W, for maps flattened in the order (channel, row, column); differentiable.
+
+    Example:
+        >>> rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).view(2, 2, 1, 1)
+        >>> dense_exponential(rotation, (1, 1))
+        tensor([[[ 0.5403,  0.8415],
+                 [-0.8415,  0.5403]]])
     """
     exponentials: Tensor = torch.linalg.matrix_exp(jacobian_matrices(weight, size, groups, padding_mode))
     return exponentials
@@ -58,6 +64,14 @@ def spectral_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1)
 
     Returns:
         Complex (H, W // 2 + 1, groups, c/groups, c/groups), unitary matrices; differentiable.
+
+    Example:
+        >>> rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).view(2, 2, 1, 1)
+        >>> response = spectral_exponential(rotation, (4, 6))
+        >>> response.shape
+        torch.Size([4, 4, 1, 2, 2])
+        >>> apply_spectral(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 6), response)[0, :, 0, 0]
+        tensor([ 0.5403, -0.8415])
     """
     exponentials: Tensor = torch.linalg.matrix_exp(frequency_response(weight, size, groups))
     return exponentials

@@ -25,6 +25,10 @@ def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> fl
     Returns:
         A float that is at least the maximum, within 1e-12 of that up to the norm rounded up at 20 binary places;
         exactly 1.0 where p is a contraction.
+
+    Example:
+        >>> polynomial_gain((1.0, 1.0, 1 / 2, 1 / 6), norm=1.5), polynomial_gain((1.0, 1.0), norm=0.75)
+        (1.0, 1.25)
     """
     if not isfinite(norm):
         return inf

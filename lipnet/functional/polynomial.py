@@ -51,6 +51,11 @@ def skew_polynomial(
     Raises:
         ValueError: for another padding mode, for fewer than two coefficients, and if the last is 0.
         RuntimeError: in the backward pass, if it is differentiated itself.
+
+    Example:
+        >>> rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).view(2, 2, 1, 1)
+        >>> skew_polynomial(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1), rotation, (1.0, 1.0, 0.5)).flatten()
+        tensor([ 0.5000, -1.0000])
     """
     if len(coefficients) < 2 or coefficients[-1] == 0:
         raise ValueError(f"a polynomial of degree 1 or more is needed, received the coefficients {coefficients}")

@@ -27,6 +27,12 @@ def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: i
 
     Returns:
         The scaled skew filter, and u, with which to go on, detached.
+
+    Example:
+        >>> weight = torch.tensor([[0.0, 2.0], [0.0, 0.0]]).view(2, 2, 1, 1)
+        >>> scaled_skew_filter(weight, torch.tensor([0.6, 0.8]).view(1, 2, 1, 1), target=1.4)[0].flatten(1)
+        tensor([[ 0.0000,  1.4000],
+                [-1.4000,  0.0000]])
     """
     scaled: Tensor
     new: Tensor

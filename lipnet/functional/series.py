@@ -37,6 +37,10 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
     Raises:
         ValueError: for a degree below 1, and a norm that is negative or not finite.
 
+    Example:
+        >>> [round(coefficient, 4) for coefficient in chebyshev_coefficients(3, norm=1.4)]
+        [0.9702, 0.9791, 0.4183, 0.1455]
+
     Source: Jacobi-Anger expansion (Abramowitz & Stegun, 9.1.44 to 9.1.47).
     """
     if degree < 1:
@@ -62,6 +66,10 @@ def exponential_coefficients(norm: float, tolerance: float, series: str = "cheby
     Raises:
         ValueError: for another series, a tolerance that is not positive, a norm that is not finite, and where the
             degree would exceed 64.
+
+    Example:
+        >>> [len(exponential_coefficients(1.4, 1e-5, series)) - 1 for series in ("chebyshev", "taylor")]
+        [7, 11]
     """
     if series not in SERIES:
         raise ValueError(f"series must be one of {SERIES}, received {series!r}")
@@ -136,6 +144,11 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
 
     Raises:
         ValueError: for a constant, and for a leading coefficient that is not positive.
+
+    Example:
+        >>> factor, coefficients = monic_polynomial((1.0, 1.0, 0.25))
+        >>> round(factor, 6), [round(coefficient, 6) for coefficient in coefficients]
+        (0.5, [1.0, 2.0, 1.0])
     """
     if len(coefficients) < 2 or not coefficients[-1] > 0:
         raise ValueError(

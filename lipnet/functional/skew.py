@@ -35,6 +35,11 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
     Returns:
         The skew part of ``weight``, of the same shape.
+
+    Example:
+        >>> skew_filter(torch.tensor([[0.0, 2.0], [0.0, 0.0]]).view(2, 2, 1, 1)).flatten(1)
+        tensor([[ 0.,  1.],
+                [-1.,  0.]])
     """
     skew: Tensor = _SkewPart.apply(weight, groups)
     return skew

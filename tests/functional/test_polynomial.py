@@ -205,6 +205,24 @@ def test_what_is_kept_for_the_backward_pass(size: tuple[int, int], recompute: bo
         assert len(saved) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [(2, 2), (4, 3)])
+def test_the_last_of_large_maps_is_convolved_again(
+    size: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tolerance = 1e-11 if dtype is torch.float64 else 1e-4
+    for coefficients in POLYNOMIALS:
+        for channels in (None, 3):
+            both = operands((4, 4, 3, 3), size=size, dtype=dtype)
+            expected = gradients(plain(*both, coefficients)[:, :channels], both)
+            results = []
+            for large in (2**40, 1):
+                monkeypatch.setattr("lipnet.functional.polynomial._LARGE", large)
+                results.append(gradients(skew_polynomial(*both, coefficients, channels=channels), both))
+            for result in results:
+                assert_all_close(result, expected, tolerance)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("shape", "groups", "padding_mode"), SETTINGS)
