@@ -128,7 +128,9 @@ def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
     down = torch.outer(rows * size[0], rows)
     across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
     turns = down[:, None, :, None] + across[None, :, None, :]
-    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(like.dtype.to_complex())
+    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(
+        torch.promote_types(like.dtype, torch.complex32)
+    )
 
 
 def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:

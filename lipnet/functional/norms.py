@@ -138,7 +138,7 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
     """
     rows, columns = (
         torch.exp(2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length).to(
-            weight.device, weight.dtype.to_complex()
+            weight.device, torch.promote_types(weight.dtype, torch.complex32)
         )
         for taps, length, points in (
             (weight.shape[-2], size[0], size[0]),

@@ -291,7 +291,7 @@ def _norm_bound(weight: Tensor) -> float:
 
 
 def _dtype_of(engine: str, dtype: torch.dtype) -> torch.dtype:
-    return dtype.to_complex() if engine == "spectral" else dtype
+    return torch.promote_types(dtype, torch.complex32) if engine == "spectral" else dtype
 
 
 def with_channels(maps: Tensor, channels: int) -> Tensor:

@@ -1,0 +1,125 @@
+"""Which engine is chosen, and why: every branch of the decision."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from lipnet.layers import GSSOC, SOC, SOCLinear
+from lipnet.layers.engine import ENGINES, Choice, Situation, choose_engine
+
+USUAL = Situation("zeros", (3, 3), channels=64, size=(16, 16), batch=32, terms=5, training=True)
+
+
+def choose(requested: str = "auto", **changes: Any) -> Choice:
+    return choose_engine(requested, USUAL._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ({"training": True}, "series", "zero padding"),
+        ({"training": True, "size": (1, 1), "channels": 2}, "series", "zero padding"),
+        ({"training": False}, "series", "zero padding"),
+        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "one matrix, kept"),
+        ({"training": False, "size": (1, 2), "channels": 128}, "dense", "one matrix, kept"),
+        ({"training": False, "size": (1, 2), "channels": 4096}, "series", "zero padding"),
+    ],
+)
+def test_with_zero_padding(changes: dict[str, Any], engine: str, reason: str) -> None:
+    assert choose(**changes).engine == engine
+    assert reason in choose(**changes).reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "one matrix, kept"),
+        ({"training": False}, "spectral", "in evaluation: one exponential for each frequency, kept"),
+        ({"size": (2, 2), "batch": 10**6}, "series", "fewer than 16 pixels"),
+        ({"batch": 10**6}, "spectral", "an exponential for each frequency is cheaper than the series"),
+        ({"batch": 1, "channels": 512}, "series", "for this batch the series is cheaper"),
+    ],
+)
+def test_with_circular_padding(changes: dict[str, Any], engine: str, reason: str) -> None:
+    choice = choose(padding_mode="circular", **changes)
+    assert choice.engine == engine
+    assert reason in choice.reason
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ({"training": False}, "dense", "in evaluation: one matrix exponential, kept"),
+        ({"training": False, "channels": 10**4}, "series", "channels in a group: the exponential would cost too much"),
+        ({"batch": 10**6}, "dense", "many pixels: one matrix exponential is cheaper"),
+        ({"batch": 1, "size": (1, 1)}, "series", "few pixels: the series is cheaper"),
+    ],
+)
+def test_of_a_pointwise_convolution(changes: dict[str, Any], engine: str, reason: str, padding_mode: str) -> None:
+    choice = choose(kernel_size=(1, 1), padding_mode=padding_mode, **changes)
+    assert choice.engine == engine
+    assert reason in choice.reason
+
+
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("channels", [4, 64, 512])
+def test_exponentials_pay_from_some_batch_on(channels: int, kernel_size: tuple[int, int]) -> None:
+    """They cost the same for every batch, a series does not."""
+    settings = {"padding_mode": "circular", "kernel_size": kernel_size, "channels": channels}
+    engines = [choose(batch=2**power, **settings).engine for power in range(24)]
+    assert engines == sorted(engines, key=lambda engine: engine != "series")
+    assert len(set(engines)) == 2 or channels == 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("engine", ["series", "spectral", "dense"])
+def test_a_request_is_granted(engine: str, training: bool) -> None:
+    for changes in ({"padding_mode": "circular"}, {"kernel_size": (1, 1)}, {"padding_mode": "circular", "batch": 1}):
+        assert choose(engine, training=training, **changes) == (engine, "requested")
+    if engine != "spectral":
+        assert choose(engine, training=training) == (engine, "requested")
+
+
+def test_requests_that_cannot_be_granted_are_refused() -> None:
+    received = "received padding_mode='zeros', kernel_size=(3, 3)"
+    with pytest.raises(ValueError, match=f"engine 'spectral' needs padding_mode='circular'.*{re.escape(received)}"):
+        choose("spectral")
+    with pytest.raises(ValueError, match=rf"engine must be one of {re.escape(str(ENGINES))}, received 'fourier'"):
+        choose("fourier")
+
+
+def test_layers_say_what_they_take() -> None:
+    layer = SOC(8, 8, padding_mode="circular")
+    assert layer.choice(batch=4, size=(2, 2)).engine == "series"
+    assert layer.eval().choice(batch=4, size=(2, 2)).engine == "dense"
+    assert layer.choice(batch=4, size=(64, 64)).engine == "spectral"
+    assert SOC(8, 8, engine="dense").choice(4, (2, 2)) == ("dense", "requested")
+    assert SOCLinear(8, 3).eval().choice(1, (1, 1)).engine == "dense"
+
+
+def test_layers_do_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a network of both modes: what is computed is what the choice says."""
+    called: list[str] = []
+    for name, engine in (("skew_polynomial", "series"), ("apply_spectral", "spectral"), ("apply_dense", "dense")):
+        function = getattr(__import__("lipnet.layers.skew_orthogonal", fromlist=[name]), name)
+
+        def observed(*args: Any, function: Any = function, engine: str = engine, **options: Any) -> torch.Tensor:
+            called.append(engine)
+            return function(*args, **options)
+
+        monkeypatch.setattr(f"lipnet.layers.skew_orthogonal.{name}", observed)
+    expected = []
+    for padding_mode in ("zeros", "circular"):
+        layer = GSSOC(8, 8, groups=(2, 1), padding_mode=padding_mode)
+        for training in (True, False):
+            layer.train(training)
+            for size in ((2, 2), (16, 16)):
+                layer(torch.randn(2, 8, *size))
+                expected += [part.choice(2, size).engine for part in (layer.spatial, layer.pointwise)]
+    assert called == expected
+    assert set(called) == {"series", "spectral", "dense"}
