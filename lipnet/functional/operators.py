@@ -171,8 +171,8 @@ class _Products:
         self.size = (x.shape[-2], x.shape[-1])
         self.form = bilinear_form(self.size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight)
         (self.matrices,) = kept or operator_tensors(weight, self.size, groups, padding_mode)
-        # A view of the filter itself is no tensor of its own to keep.
-        self.kept = [] if self.form.taps.numel() == 1 else [self.matrices]
+        # A view of the filter itself is no tensor of its own to keep, and those of small groups are soon made again.
+        self.kept = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
         self._pixels = self.size[0] * self.size[1]
         self._collected: list[tuple[Tensor, Tensor]] = []
 
@@ -209,9 +209,12 @@ class _Products:
         self._collected.append((F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)))
 
     def filter_gradient(self) -> Tensor:
-        # One product over all that was convolved: the filter is by far the larger operand.
-        gathered, spread = (torch.cat(each, dim=1) for each in zip(*self._collected, strict=True))
+        # One product over all that was convolved: the filter is by far the larger operand. Parts are freed at once.
+        gathered = torch.cat([each for each, _ in self._collected], dim=1)
+        spread = torch.cat([each for _, each in self._collected], dim=1)
+        self._collected.clear()
         matrices = torch.bmm(gathered.mT, spread)
+        del gathered, spread
         return (matrices.view(len(self.form.taps), -1).mT @ self.form.taps).view_as(self.weight)
 
     def _spread(self, maps: Tensor) -> Tensor:
