@@ -126,11 +126,15 @@ def test_the_gradient_of_the_filter_from_the_first_channels(dtype: torch.dtype, 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_tensors_that_are_kept_serve_another_operator(padding_mode: str) -> None:
-    case = Case(torch.float64, padding_mode, (2, 2), (3, 3), 2)
-    for kept in (case.operator.kept, operator_tensors(case.weight, (2, 2), 2, padding_mode)):
+    case = Case(torch.float64, padding_mode, (2, 2), (3, 3), 1)
+    for kept in (case.operator.kept, operator_tensors(case.weight, (2, 2), 1, padding_mode)):
         assert len(kept) == 1
-        other = convolution_operator(case.maps, torch.full_like(case.weight, torch.nan), 2, padding_mode, kept)
+        other = convolution_operator(case.maps, torch.full_like(case.weight, torch.nan), 1, padding_mode, kept)
         case.close(other.leave(other.apply(other.enter(case.maps))), to_numpy(case.maps.flatten(1)) @ case.matrix.T)
+
+
+def test_matrices_of_groups_are_made_again() -> None:
+    assert Case(torch.float64, "zeros", (2, 2), (3, 3), 2).operator.kept == []
 
 
 def test_larger_maps_keep_no_tensors() -> None:
