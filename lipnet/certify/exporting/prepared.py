@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lipnet import __version__
-from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.logits import logit_bounds
 from lipnet.certify.precision import ieee_arithmetic
 from lipnet.layers.exporting import example_batch, export
 
@@ -42,9 +42,10 @@ def prepare(
     """The plain model and the metadata of a file; arguments and errors as in `export_program`."""
     # On the CPU, where every reader of a file can load it; the bound is that of what is written.
     model = deepcopy(model).cpu()
-    bound = lipschitz_bound(model)
-    if not isfinite(bound):
-        raise ValueError("the model's weights are not finite: its Lipschitz bound is infinite, and certifies nothing")
+    bounds = logit_bounds(model)
+    finite = isfinite(bounds.lipschitz) and (bounds.pairwise is None or bool(bounds.pairwise.isfinite().all()))
+    if not finite:
+        raise ValueError("the weights are not finite, or a head has a zero row: an infinite bound certifies nothing")
     example = example_batch(model, 2, input_shape)
     if example.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"a model in float32 or float64 is needed, received one in {example.dtype}")
@@ -54,7 +55,8 @@ def prepare(
         raise ValueError(f"class_names must be {classes}, one for each logit, received {len(class_names)}")
     metadata = {
         **_plain_facts(facts or {}),
-        "lipschitz_bound": bound,
+        "lipschitz_bound": bounds.lipschitz,
+        **({} if bounds.pairwise is None else {"pairwise_lipschitz": bounds.pairwise.tolist()}),
         "input_shape": list(example.shape[1:]),
         "input_units": input_units,
         "dtype": str(example.dtype).removeprefix("torch."),

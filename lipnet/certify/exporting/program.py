@@ -39,13 +39,14 @@ def export_program(
         facts: further metadata, of plain values, such as ``dataset`` and ``checkpoint_sha256``.
 
     Returns:
-        The metadata: ``lipschitz_bound`` (from inputs to logits, L2), ``input_shape``, ``input_units``, ``dtype``,
+        The metadata: ``lipschitz_bound`` (from inputs to logits, L2), ``pairwise_lipschitz`` (of the differences of
+        two logits, rows of numbers, if the head declares them), ``input_shape``, ``input_units``, ``dtype``,
         ``num_classes``, ``class_names`` (if given), ``lipnet_version``, and the facts.
 
     Raises:
-        ValueError: for another dtype, a model to something else than logits, weights that are not finite, names that do
-            not fit, what `lipnet.layers.export` and `lipnet.certify.lipschitz_bound` refuse, and if the file would not
-            compute what the model does.
+        ValueError: for another dtype, a model to something else than logits, weights that are not finite or zero rows
+            of a `NormalizedLinear`, names that do not fit, what `lipnet.layers.export` and
+            `lipnet.certify.lipschitz_bound` refuse, and if the file would not compute what the model does.
         TypeError: for a module without a rule for its bound, and facts that are not plain.
     """
     prepared = prepare(model, input_shape, input_units, class_names, facts)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipnet.certify import export_program, lipschitz_bound
+from lipnet.certify import certify, export_program, lipschitz_bound
 from lipnet.certify.exporting import METADATA_FILE
-from lipnet.layers import SOC, MaxMin, SOCLinear
+from lipnet.functional.pairwise import pairwise_certified_radius
+from lipnet.layers import SOC, HouseholderOrder2, MaxMin, NormalizedLinear, SOCLinear
 
 WITHOUT_LIPNET = """
 import sys
@@ -73,6 +74,21 @@ def test_the_bound_is_that_of_torchs_modules_too(tmp_path: Path) -> None:
     assert metadata["lipschitz_bound"] == pytest.approx(torch.linalg.matrix_norm(model[3].weight, ord=2).item(), 1e-6)
 
 
+def test_bounds_of_pairs_are_those_of_the_head(tmp_path: Path) -> None:
+    model = nn.Sequential(SOC(3, 4), HouseholderOrder2(4), nn.Flatten(), NormalizedLinear(256, 5)).eval()
+    metadata = export_program(model, tmp_path / "model.pt2", input_shape=(3, 8, 8))
+    extra = {METADATA_FILE: ""}
+    loaded = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert json.loads(extra[METADATA_FILE]) == metadata
+    images = torch.rand(6, 3, 8, 8)
+    certificates = certify(model, images, torch.zeros(6, dtype=torch.long))
+    predictions, radii = pairwise_certified_radius(
+        loaded(images), torch.tensor(metadata["pairwise_lipschitz"], dtype=torch.float64)
+    )
+    assert torch.equal(predictions, certificates.prediction)
+    torch.testing.assert_close(radii, certificates.radius, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -105,4 +121,9 @@ def test_models_that_are_refused(tmp_path: Path) -> None:
         broken[1].weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match="weights are not finite"):
         export_program(broken, path, input_shape=shape)
+    normalized = nn.Sequential(nn.Flatten(), NormalizedLinear(192, 3)).eval()
+    with torch.no_grad():
+        normalized[1].weight[2] = 0
+    with pytest.raises(ValueError, match="a head has a zero row"):
+        export_program(normalized, path, input_shape=shape)
     assert not list(tmp_path.iterdir())
