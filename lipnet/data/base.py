@@ -90,6 +90,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def training_transform(self) -> v2.Transform:
         """Return the random augmentation of a uint8 image of shape (C, H, W)."""
 
+    def split_labels(self) -> Tensor:
+        """Return the classes (N,) of which the validation split takes equal parts: the labels, unless overridden."""
+        return self._training_images.labels
+
     @cached_property
     def _training_images(self) -> LabelledImages:
         self._prepare_without_trainer()
@@ -102,7 +106,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
-        labels = self._training_images.labels.numpy()
+        labels = self.split_labels().numpy()
         training, validation = stratified_split(labels, self.validation_fraction, self.seed)
         return torch.from_numpy(training), torch.from_numpy(validation)
 
