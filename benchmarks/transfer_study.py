@@ -1,0 +1,116 @@
+"""What transfers of a certified network reached, from the folders of their runs.
+
+    python -m benchmarks.transfer_study maps=logs/transfer/halves/... head=... all=... --output results/transfer/halves
+
+Every run is one of ``train.py experiment=transfer/...``, with its certificates of the test images. Clean and certified
+accuracy, trained parameters and time go into summary.json, and accuracy against trained parameters into accuracy.png.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from lipnet.files import whole_file
+from lipnet.models import load_checkpoint
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """What the folder of a run says of it.
+
+    Raises:
+        FileNotFoundError: for a folder that is no finished run.
+    """
+    certified = json.loads((run / "summary.json").read_text())
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    parameters = list(checkpoint.model.parameters())
+    return {
+        "dataset": certified["dataset"],
+        "n_samples": certified["n_samples"],
+        "clean_accuracy": certified["clean_accuracy"],
+        "certified_accuracy": certified["certified_accuracy"],
+        "lipschitz_bound": certified["lipschitz_bound"],
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "steps": last["global_step"],
+        "seconds": seconds_of(run),
+        "seed": config.seed,
+        "overrides": list(OmegaConf.load(run / ".hydra" / "overrides.yaml")),
+        "checkpoint_sha256": certified["checkpoint_sha256"],
+        "versions": certified["versions"],
+    }
+
+
+def seconds_of(run: Path) -> float:
+    """From the start of the run to its last checkpoint: training with its validations."""
+    start, end = (run / ".hydra" / "config.yaml").stat().st_mtime, (run / "checkpoints" / "last.ckpt").stat().st_mtime
+    return round(end - start, 1)
+
+
+def draw(runs: dict[str, dict[str, Any]]) -> Figure:
+    """Clean and certified accuracy against trained parameters."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    radius = next(iter(next(iter(runs.values()))["certified_accuracy"]))
+    trained = [run["trained_parameters"] for run in runs.values()]
+    clean = [100 * run["clean_accuracy"] for run in runs.values()]
+    certified = [100 * run["certified_accuracy"][radius] for run in runs.values()]
+    axes.plot(trained, clean, "o", label="clean")
+    axes.plot(trained, certified, "s", label=f"certified at {radius}")
+    for name, x, y in zip(runs, trained, clean, strict=True):
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(0.15)
+    axes.set_xlabel("trained parameters")
+    axes.set_ylabel("accuracy on the test images, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def report(runs: dict[str, dict[str, Any]]) -> Table:
+    """A row for each run."""
+    table = Table(title="accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])")
+    radii = list(next(iter(runs.values()))["certified_accuracy"])
+    for heading in ("", "trained", "share", "clean", *radii, "seconds"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, run in runs.items():
+        shares = [run["clean_accuracy"], *run["certified_accuracy"].values()]
+        table.add_row(
+            name,
+            f"{run['trained_parameters']:,}",
+            f"{100 * run['trained_parameters'] / run['parameters']:.1f} %",
+            *(f"{100 * share:.2f}" for share in shares),
+            f"{run['seconds']:.0f}",
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="NAME=FOLDER of each run")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    runs = {name: facts_of(Path(folder)) for name, _, folder in (each.partition("=") for each in arguments.runs)}
+    Console().print(report(runs))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    about = {"commit": commit, "hardware": platform.processor() or platform.machine(), "runs": runs}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with whole_file(arguments.output / "accuracy.png") as file:
+        draw(runs).savefig(file, format="png", dpi=150)
+    with whole_file(arguments.output / "summary.json") as file:
+        file.write(json.dumps(about, indent=1).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
