@@ -43,6 +43,8 @@ from lipnet.structured.adapters import (
 FROZEN = "frozen layer"
 # Small enough for a singular value decomposition of every contestant.
 DEVIATION_FEATURES = 256
+# A step that takes longer is measured once, while the machine warms up.
+SLOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -198,25 +200,34 @@ def free_parameters(model: nn.Module) -> int:
     return count
 
 
-def measure(size: int, contestants: Sequence[Contestant], batch: int, rounds: int, device: torch.device) -> list[Row]:
-    """A row for each contestant; the first round of all warms up and does not count."""
-    x = torch.randn(batch, size, device=device, generator=None).requires_grad_()
-    frozen = Contestant(FROZEN, None, lambda model: model.requires_grad_(False))
-    models = {contestant: build(contestant, size, device) for contestant in (frozen, *contestants)}
+def step_seconds(
+    models: dict[Contestant, nn.Module], x: Tensor, rounds: int, device: torch.device
+) -> dict[Contestant, float]:
+    """Median time of a step of each; the first round warms up, and counts only for steps too slow to be repeated."""
     times: dict[Contestant, list[float]] = {contestant: [] for contestant in models}
     for _ in range(rounds + 1):
         for contestant, model in models.items():
+            if times[contestant] and times[contestant][0] > SLOW_SECONDS:
+                continue
             for tensor in (x, *trained(model)):
                 tensor.grad = None
             times[contestant].append(seconds(partial(step, model, x), device))
-    base = median(times[frozen][1:])
+    return {contestant: median(measured[1:] or measured) for contestant, measured in times.items()}
+
+
+def measure(size: int, contestants: Sequence[Contestant], batch: int, rounds: int, device: torch.device) -> list[Row]:
+    """A row for each contestant."""
+    x = torch.randn(batch, size, device=device).requires_grad_()
+    frozen = Contestant(FROZEN, None, lambda model: model.requires_grad_(False))
+    models = {contestant: build(contestant, size, device) for contestant in (frozen, *contestants)}
+    times = step_seconds(models, x, rounds, device)
     return [
         Row(
             size=size,
             name=contestant.name,
             block=contestant.block,
-            seconds=median(times[contestant][1:]),
-            multiple=median(times[contestant][1:]) / base,
+            seconds=times[contestant],
+            multiple=times[contestant] / times[frozen],
             kept=kept_bytes(model, x),
             trained=sum(parameter.numel() for parameter in trained(model)),
             free=free_parameters(model),
@@ -231,7 +242,7 @@ def report(rows: Sequence[Row]) -> Iterator[Table]:
     for size in sorted({row.size for row in rows}):
         table = Table(title=f"{size} x {size}")
         for heading in ("adapter", "block", "step", "multiple", "kept MB", "trained", "free", "deviation"):
-            table.add_column(heading, justify="left" if heading == "adapter" else "right")
+            table.add_column(heading, justify="left" if heading == "adapter" else "right", no_wrap=True)
         for row in rows:
             if row.size == size:
                 table.add_row(

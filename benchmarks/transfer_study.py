@@ -1,9 +1,10 @@
 """What transfers of a certified network reached, from the folders of their runs.
 
-    python -m benchmarks.transfer_study maps=logs/transfer/halves/... head=... all=... --output results/transfer/halves
+    python -m benchmarks.transfer_study maps=RUN head=RUN all=RUN --base RUN --output results/transfer/halves
 
-Every run is one of ``train.py experiment=transfer/...``, with its certificates of the test images. Clean and certified
-accuracy, trained parameters and time go into summary.json, and accuracy against trained parameters into accuracy.png.
+Each RUN is the folder of a run of ``train.py experiment=transfer/...``, with its certificates of the test images. Clean
+and certified accuracy, trained parameters and time go into summary.json, and accuracy against trained parameters into
+accuracy.png.
 """
 
 import argparse
@@ -23,32 +24,44 @@ from lipnet.files import whole_file
 from lipnet.models import load_checkpoint
 
 
-def facts_of(run: Path) -> dict[str, Any]:
-    """What the folder of a run says of it.
+def training_of(run: Path) -> dict[str, Any]:
+    """How the network in the folder of a run was trained.
 
     Raises:
-        FileNotFoundError: for a folder that is no finished run.
+        FileNotFoundError: for a folder that is no run of train.py with checkpoints.
     """
-    certified = json.loads((run / "summary.json").read_text())
-    config = OmegaConf.load(run / ".hydra" / "config.yaml")
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     parameters = list(checkpoint.model.parameters())
     return {
-        "dataset": certified["dataset"],
-        "n_samples": certified["n_samples"],
-        "clean_accuracy": certified["clean_accuracy"],
-        "certified_accuracy": certified["certified_accuracy"],
-        "lipschitz_bound": certified["lipschitz_bound"],
+        "dataset": checkpoint.dataset,
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         "steps": last["global_step"],
         "seconds": seconds_of(run),
-        "seed": config.seed,
-        "overrides": list(OmegaConf.load(run / ".hydra" / "overrides.yaml")),
-        "checkpoint_sha256": certified["checkpoint_sha256"],
-        "versions": certified["versions"],
+        "settings": settings_of(run),
+        "checkpoint_sha256": checkpoint.sha256,
     }
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """How the network of a transfer was trained, and what was certified of it; errors as in `training_of`."""
+    certified = json.loads((run / "summary.json").read_text())
+    names = (
+        "split",
+        "n_samples",
+        "clean_accuracy",
+        "certified_accuracy",
+        "average_certified_radius",
+        "lipschitz_bound",
+    )
+    return {**training_of(run), **{name: certified[name] for name in names}, "versions": certified["versions"]}
+
+
+def settings_of(run: Path) -> list[str]:
+    """The overrides of the command that began the run, without the paths of its machine."""
+    overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
+    return [each for each in overrides if not each.startswith(("paths.", "ckpt_path="))]
 
 
 def seconds_of(run: Path) -> float:
@@ -99,12 +112,14 @@ def report(runs: dict[str, dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER of each run")
+    parser.add_argument("--base", type=Path, required=True, help="the folder of the run that all of them start from")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     runs = {name: facts_of(Path(folder)) for name, _, folder in (each.partition("=") for each in arguments.runs)}
     Console().print(report(runs))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    about = {"commit": commit, "hardware": platform.processor() or platform.machine(), "runs": runs}
+    hardware = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    about = {"commit": commit, "hardware": hardware, "base": training_of(arguments.base), "runs": runs}
     arguments.output.mkdir(parents=True, exist_ok=True)
     with whole_file(arguments.output / "accuracy.png") as file:
         draw(runs).savefig(file, format="png", dpi=150)
