@@ -83,6 +83,9 @@ class StructuredOrthogonal(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             dtype = torch.promote_types(vectors.dtype, self.generators.dtype)
             columns = vectors.to(dtype).reshape(-1, self.features).mT
+            if any(mixing.parts > 1 for mixing in self.mixings):
+                # One transposition is faster than gathering entries that lie a whole vector apart.
+                columns = columns.contiguous()
             factors = list(zip(self.blocks().to(dtype), self.mixings, strict=True))
             for blocks, mixing in reversed(factors) if transposed else factors:
                 columns = block_product(blocks.mT if transposed else blocks, columns, mixing)
