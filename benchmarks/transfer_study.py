@@ -96,7 +96,7 @@ def report(runs: dict[str, dict[str, Any]]) -> Table:
     table = Table(title="accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])")
     radii = list(next(iter(runs.values()))["certified_accuracy"])
     for heading in ("", "trained", "share", "clean", *radii, "seconds"):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, run in runs.items():
         shares = [run["clean_accuracy"], *run["certified_accuracy"].values()]
         table.add_row(
