@@ -71,7 +71,7 @@ class Row:
     Attributes:
         seconds: the fastest step.
         multiple: the same as a multiple of the frozen layer's.
-        kept: what the backward pass needs beyond the parameters and the inputs: the memory that a step holds.
+        kept: what the backward pass needs beyond the parameters, the inputs too if it needs them.
         trained: number of trained parameters.
         free: those of them that the map depends on: of a skew-symmetric matrix, its upper triangle.
         deviation: largest difference of a singular value from 1, of the adapter on the identity with its parameters
@@ -157,8 +157,8 @@ def step(model: nn.Module, x: Tensor) -> None:
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes that the backward pass needs, each storage once, without the parameters and the inputs."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (x, *model.parameters())}
+    """Bytes that the backward pass needs, each storage once, without the parameters."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
