@@ -286,8 +286,8 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def density(sizes: Sequence[int], blocks: Sequence[int]) -> list[dict[str, int]]:
-    """How many factors it takes until every output depends on every input."""
+def density(measured: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
+    """How many factors it takes until every output depends on every input, for sizes with blocks."""
     return [
         {
             "size": size,
@@ -295,8 +295,7 @@ def density(sizes: Sequence[int], blocks: Sequence[int]) -> list[dict[str, int]]
             "factors_group_and_shuffle": factors_needed(block_size=b, blocks=size // b),
             "factors_butterfly": factors_needed(block_size=b, blocks=size // b, butterfly=True),
         }
-        for size in sizes
-        for b in blocks
+        for size, b in measured
     ]
 
 
@@ -340,19 +339,20 @@ def main() -> None:
     for size in arguments.sizes:
         rows += measure(size, contestants, arguments.batch, arguments.rounds, device)
         if arguments.output is not None:
-            write(arguments.output, about, rows, arguments.blocks)
+            write(arguments.output, about, rows)
     for table in (*report(rows), comparison_table(comparisons(rows))):
         console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
 
 
-def write(path: Path, about: dict[str, Any], rows: list[Row], blocks: Sequence[int]) -> None:
+def write(path: Path, about: dict[str, Any], rows: list[Row]) -> None:
     """What was measured so far, as JSON."""
     rows = sorted(rows, key=lambda row: row.size)
+    measured = [(row.size, row.block) for row in rows if row.name == "GSOFT" and row.block is not None]
     content = {
         "machine": about,
         "comparisons": comparisons(rows),
-        "density": density(sorted({row.size for row in rows}), blocks),
+        "density": density(measured),
         "rows": [asdict(row) for row in rows],
     }
     with whole_file(path) as file:

@@ -80,7 +80,7 @@ def test_gsoft_is_compared_at_equal_parameters() -> None:
 
 
 def test_dense_with_two_factors_where_butterflies_need_more() -> None:
-    (found,) = density([1024], [32])
+    (found,) = density([(1024, 32)])
     assert (found["factors_group_and_shuffle"], found["factors_butterfly"]) == (2, 6)
 
 
