@@ -31,6 +31,16 @@ def write_pickle(path: Path, content: dict[str, object]) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
+def plain_labels(classes: np.ndarray) -> dict[str, object]:
+    """What a file of CIFAR-10 says of these classes."""
+    return {"labels": classes.tolist()}
+
+
+def fine_and_coarse(classes: np.ndarray) -> dict[str, object]:
+    """What a file of CIFAR-100 says of these classes; here the coarse class is the fine one modulo 20."""
+    return {"fine_labels": classes.tolist(), "coarse_labels": (classes % 20).tolist()}
+
+
 @pytest.fixture
 def write_fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[type[datasets.CIFAR10]], FakeCIFAR]:
     """Return a function that writes 10 training and 2 test images of each class, and the list of their checksums."""
@@ -38,7 +48,7 @@ def write_fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def write(reader: type[datasets.CIFAR10]) -> FakeCIFAR:
         generator = np.random.default_rng(3)
         num_classes = 100 if reader is datasets.CIFAR100 else 10
-        key = "fine_labels" if reader is datasets.CIFAR100 else "labels"
+        labels_of = fine_and_coarse if reader is datasets.CIFAR100 else plain_labels
         folder = tmp_path / reader.base_folder
         folder.mkdir()
         written = []
@@ -48,7 +58,7 @@ def write_fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             names = [name for name, _ in getattr(reader, file_list)]
             parts = zip(names, np.array_split(images, len(names)), np.array_split(labels, len(names)), strict=True)
             checksums = [
-                [name, write_pickle(folder / name, {"data": rows.reshape(len(rows), -1), key: classes.tolist()})]
+                [name, write_pickle(folder / name, {"data": rows.reshape(len(rows), -1), **labels_of(classes)})]
                 for name, rows, classes in parts
             ]
             monkeypatch.setattr(reader, file_list, checksums)

@@ -3,6 +3,11 @@
 from lipnet.data.augmentation import CropAndFlip, SeededAugmentation
 from lipnet.data.base import ImageDataModule
 from lipnet.data.cifar import CIFAR10DataModule, CIFAR100DataModule
+from lipnet.data.cifar100_tasks import (
+    CIFAR100CoarseDataModule,
+    CIFAR100FirstHalfDataModule,
+    CIFAR100SecondHalfDataModule,
+)
 from lipnet.data.digits import DigitsDataModule
 from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
 from lipnet.data.images import ImageDataset, LabelledImages
@@ -13,14 +18,25 @@ from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
 
 DATAMODULES: dict[str, type[ImageDataModule]] = {
-    module.spec.name: module for module in (CIFAR10DataModule, CIFAR100DataModule, DigitsDataModule)
+    module.spec.name: module
+    for module in (
+        CIFAR10DataModule,
+        CIFAR100DataModule,
+        CIFAR100CoarseDataModule,
+        CIFAR100FirstHalfDataModule,
+        CIFAR100SecondHalfDataModule,
+        DigitsDataModule,
+    )
 }
 """The data module of each dataset, by the name in its spec."""
 
 __all__ = [
     "DATAMODULES",
     "CIFAR10DataModule",
+    "CIFAR100CoarseDataModule",
     "CIFAR100DataModule",
+    "CIFAR100FirstHalfDataModule",
+    "CIFAR100SecondHalfDataModule",
     "CropAndFlip",
     "CutMix",
     "DatasetSpec",

@@ -115,6 +115,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def read_test_images(self) -> LabelledImages:
         """Read the official test images."""
 
+    def split_labels(self) -> Tensor:
+        """Return the classes (N,) of which the validation split takes equal parts: the labels, unless overridden."""
+        return self._training_images.labels
+
     @cached_property
     def _training_images(self) -> LabelledImages:
         self._prepare_without_trainer()
@@ -127,7 +131,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
-        labels = self._training_images.labels.numpy()
+        labels = self.split_labels().numpy()
         training, validation = stratified_split(labels, self.validation_fraction, self.seed)
         return torch.from_numpy(training), torch.from_numpy(validation)
 

@@ -1,7 +1,19 @@
 """Networks made of lipnet's layers, and the checkpoints that describe them."""
 
+from lipnet.models.adapted import AdaptedConv, AdaptedHead, load_base, merge_maps
 from lipnet.models.build import build_model
 from lipnet.models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from lipnet.models.lipconvnet import LipConvNet
 
-__all__ = ["Checkpoint", "CheckpointError", "LipConvNet", "build_model", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "AdaptedConv",
+    "AdaptedHead",
+    "Checkpoint",
+    "CheckpointError",
+    "LipConvNet",
+    "build_model",
+    "load_base",
+    "load_checkpoint",
+    "merge_maps",
+    "save_checkpoint",
+]

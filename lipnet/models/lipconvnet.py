@@ -98,7 +98,7 @@ class LipConvNet(nn.Sequential):
         Raises:
             TypeError: for a module that is not lipnet's; `lipnet.certify.lipschitz_bound` has rules for torch's.
         """
-        return product_up(_bound(module) for module in self)
+        return product_up(own_bound(module) for module in self)
 
 
 def _stage(
@@ -117,11 +117,12 @@ def _activation(make: LayerFactory, channels: int) -> nn.Module:
     return make(channels=channels) if "channels" in signature(make).parameters else make()
 
 
-def _bound(module: nn.Module) -> float:
+def own_bound(module: nn.Module) -> float:
+    """The bound that a module of lipnet answers itself, or the product of those of a sequence; TypeError for others."""
     if isinstance(module, nn.Flatten):
         return 1.0
     if type(module) is nn.Sequential:
-        return product_up(_bound(child) for child in module)
+        return product_up(own_bound(child) for child in module)
     bound = getattr(module, "lipschitz_bound", None)
     if bound is None:
         raise TypeError(

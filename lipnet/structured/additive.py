@@ -29,6 +29,12 @@ class AdditiveUpdate(WeightUpdate):
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.to_dense()
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = F.linear(x, weight, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            added = self.matmul(x.to(torch.promote_types(x.dtype, next(self.parameters()).dtype)))
+        return y + added.to(y.dtype)
+
     def extra_repr(self) -> str:
         return f"{self.shape[0]}, {self.shape[1]}"
 

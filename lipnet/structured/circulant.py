@@ -47,8 +47,8 @@ def toeplitz_product(diagonals: Tensor, x: Tensor) -> Tensor:
         [5.0, 3.0]
     """
     # Of the cyclic convolution only the first n - 1 entries are wrapped over, and those are not asked for.
-    product = _cyclic_convolution(diagonals, x, diagonals.shape[-1])
-    return product[..., x.shape[-1] - 1 :]
+    product = _cyclic_convolution(diagonals, x, _quick_length(diagonals.shape[-1]))
+    return product[..., x.shape[-1] - 1 : diagonals.shape[-1]]
 
 
 def circulant_matrix(column: Tensor, rows: int, columns: int) -> Tensor:
@@ -71,6 +71,12 @@ def _cyclic_convolution(a: Tensor, b: Tensor, length: int) -> Tensor:
     """The convolution modulo ``length`` of vectors that are no longer than that."""
     product: Tensor = torch.fft.irfft(torch.fft.rfft(a, n=length) * torch.fft.rfft(b, n=length), n=length)
     return product
+
+
+def _quick_length(least: int) -> int:
+    """The next length 2^k or 3 2^k: a transform of prime length, such as 1531, takes several times as long."""
+    power: int = 1 << (least - 1).bit_length()
+    return 3 * power // 4 if least <= 3 * power // 4 else power
 
 
 def _above_diagonal(column: Tensor, columns: int) -> Tensor:

@@ -71,6 +71,26 @@ class StructuredOrthogonal(nn.Module):
             x = block_product(blocks, x, mixing)
         return x
 
+    def rotate(self, vectors: Tensor, *, transposed: bool = False) -> Tensor:
+        """Q v, or Q^T v, for vectors v along the last dimension: (..., n) to the same shape and dtype.
+
+        Computed in the wider of the vectors' dtype and the matrix's, outside autocast.
+        """
+        if vectors.shape[-1:] != (self.features,):
+            raise ValueError(
+                f"the matrix needs vectors of shape (..., {self.features}), received {tuple(vectors.shape)}"
+            )
+        with torch.autocast(vectors.device.type, enabled=False):
+            dtype = torch.promote_types(vectors.dtype, self.generators.dtype)
+            columns = vectors.to(dtype).reshape(-1, self.features).mT
+            if any(mixing.parts > 1 for mixing in self.mixings):
+                # One transposition is faster than gathering entries that lie a whole vector apart.
+                columns = columns.contiguous()
+            factors = list(zip(self.blocks().to(dtype), self.mixings, strict=True))
+            for blocks, mixing in reversed(factors) if transposed else factors:
+                columns = block_product(blocks.mT if transposed else blocks, columns, mixing)
+            return columns.mT.reshape(vectors.shape).to(vectors.dtype)
+
     def blocks(self) -> Tensor:
         """The orthogonal blocks of the factors, (m, n / b, b, b), in the order in which they are applied."""
         return BLOCK_MAPS[self.block_map](skew_symmetric(self.generators))

@@ -39,8 +39,9 @@ class OrthogonalMap(nn.Module):
             raise ValueError(
                 f"OrthogonalMap needs an input of shape (B, {self.matrix.features}, ...), received {tuple(x.shape)}"
             )
-        columns: Tensor = self.matrix(x.unsqueeze(-1).flatten(2))
-        return columns.reshape(x.shape)
+        # One column for every pixel of every sample, so that each block takes part in a single product.
+        columns: Tensor = self.matrix(x.transpose(0, 1).flatten(1))
+        return columns.reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
 
     def lipschitz_bound(self) -> float:
         """An upper bound on ||Q|| with the blocks as they are after rounding, not a blind 1: see

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lipnet.structured.orthogonal import StructuredOrthogonal
 
@@ -27,6 +28,14 @@ class WeightUpdate(nn.Module, ABC):
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
         """The updated weight, of the shape and dtype of ``weight``."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W' x + b for vectors x (..., in_features), giving (..., out_features): what ``nn.Linear`` computes.
+
+        Structures multiply x without forming W' where they can: that takes neither the memory of another weight nor the
+        gradient of one. The structure itself is applied in the wider of its dtype and x's, outside autocast.
+        """
+        return F.linear(x, self(weight), bias)
 
     def compact_state(self) -> dict[str, Tensor]:
         """The least that the update can be restored from, by name: of skew-symmetric matrices the upper triangles."""
@@ -114,6 +123,24 @@ class OrthogonalUpdate(WeightUpdate):
         if self.input is not None:
             weight = self.input(weight.mT).mT
         return weight if self.scale is None else self.scale[:, None] * weight
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.input is not None:
+            x = self.input.rotate(x, transposed=True)
+        if self.output is None and self.scale is None:
+            return F.linear(x, weight, bias)
+        y = F.linear(x, weight)
+        if self.output is not None:
+            y = self.output.rotate(y)
+        shifted = _scaled_and_shifted(y, self.scale, bias)
+        # Under autocast the product is of a narrower dtype than the scale and the bias.
+        return shifted.to(y.dtype)
+
+
+def _scaled_and_shifted(y: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    if scale is None:
+        return y if bias is None else y + bias
+    return y * scale if bias is None else torch.addcmul(bias, y, scale)
 
 
 class StackedUpdate(WeightUpdate):

@@ -5,19 +5,22 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from lipnet.workflows.transfer import starts_from
+
 CHECKPOINTS = "checkpoints"
 LAST = f"{CHECKPOINTS}/last.ckpt"
 
 
-def run_folder(log_dir: str, task_name: str, ckpt_path: str | None) -> str:
-    """The folder of a run: log_dir/task_name/DATE_TIME, or the folder of the run that ``ckpt_path`` belongs to.
+def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bool = False) -> str:
+    """The folder of a run: log_dir/task_name/DATE_TIME, or the folder of the run that ``ckpt_path`` goes on with.
 
     Args:
         log_dir: where all runs are.
         task_name: what this run is about.
         ckpt_path: None; ``"last"`` for the newest run of the task that has a last checkpoint; or a checkpoint's path.
+        transfer: whether ``ckpt_path`` may be a network that another run starts from, in a folder of its own.
     """
-    resumed = checkpoint_to_resume(log_dir, task_name, ckpt_path)
+    resumed = None if starts_from(ckpt_path, transfer) else checkpoint_to_resume(log_dir, task_name, ckpt_path)
     if resumed is not None and resumed.parent.name == CHECKPOINTS:
         return str(resumed.parent.parent)
     return str(Path(log_dir) / task_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
@@ -33,9 +36,13 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
     return checkpoints[-1] if checkpoints else None
 
 
-def resumption(ckpt_path: str | None) -> str:
+def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
     """The subfolder for what each start of a run writes for itself: none for the first, one for every resumption."""
-    return "" if ckpt_path is None else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+    return (
+        ""
+        if ckpt_path is None or starts_from(ckpt_path, transfer)
+        else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+    )
 
 
 # Cached: the time of day is asked for once in a process, however often the folder is.

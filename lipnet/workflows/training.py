@@ -13,9 +13,11 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
+from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier
 from lipnet.workflows.folders import LAST, checkpoint_to_resume
+from lipnet.workflows.transfer import starts_from, transferred_config
 
 
 def make_data(config: DictConfig) -> ImageDataModule:
@@ -25,9 +27,14 @@ def make_data(config: DictConfig) -> ImageDataModule:
 
 
 def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifier:
-    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule."""
-    return CertifiedClassifier(
-        model=model_config(config, data.spec),
+    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule.
+
+    In a transfer it is the network of ``ckpt_path``, with its weights, adapted to these data.
+    """
+    transfer = _is_transfer(config)
+    path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
+    module = CertifiedClassifier(
+        model=transferred_config(config, path, data.spec) if transfer else model_config(config, data.spec),
         dataset={"name": data.spec.name, "seed": data.seed, "validation_fraction": data.validation_fraction},
         num_classes=data.spec.num_classes,
         loss=instantiate(config.loss),
@@ -35,6 +42,9 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         scheduler=instantiate(config.scheduler),
         radii=list(config.radii),
     )
+    if path is not None and starts_from(path, transfer):
+        load_base(module.model, load_checkpoint(path).model.state_dict())
+    return module
 
 
 def make_trainer(config: DictConfig) -> Trainer:
@@ -47,7 +57,7 @@ def make_trainer(config: DictConfig) -> Trainer:
 
 
 def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
-    """The checkpoint to go on from, checked to be one of the same model and data; None for a new training.
+    """The checkpoint to go on from, checked to be one of the same model and data; None for a new training or transfer.
 
     Raises:
         FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to go on with.
@@ -58,6 +68,8 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
         if config.ckpt_path is not None:
             folder = Path(config.paths.log_dir, config.task_name).absolute()
             raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
+        return None
+    if starts_from(path, _is_transfer(config)):
         return None
     description = read_checkpoint(path)[0][DESCRIPTION]
     for part in ("model", "dataset"):
@@ -73,6 +85,10 @@ def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
     if not isinstance(keeper, ModelCheckpoint) or not keeper.best_model_path or keeper.best_model_score is None:
         return None
     return Path(keeper.best_model_path), float(keeper.best_model_score)
+
+
+def _is_transfer(config: DictConfig) -> bool:
+    return bool(config.get("transfer", False))
 
 
 def _quieten_lightning() -> None:

@@ -7,11 +7,25 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lipnet.data import DATAMODULES, CIFAR10DataModule, CIFAR100DataModule, DatasetSpec, DigitsDataModule
+from lipnet.data import (
+    DATAMODULES,
+    CIFAR10DataModule,
+    CIFAR100CoarseDataModule,
+    CIFAR100DataModule,
+    CIFAR100FirstHalfDataModule,
+    CIFAR100SecondHalfDataModule,
+    DatasetSpec,
+    DigitsDataModule,
+)
 
 
 def test_modules_are_found_by_the_name_in_their_spec() -> None:
     expected = {"cifar10": CIFAR10DataModule, "cifar100": CIFAR100DataModule, "digits": DigitsDataModule}
+    expected |= {
+        "cifar100_coarse": CIFAR100CoarseDataModule,
+        "cifar100_first_half": CIFAR100FirstHalfDataModule,
+        "cifar100_second_half": CIFAR100SecondHalfDataModule,
+    }
     assert expected == DATAMODULES
     for name, module in DATAMODULES.items():
         assert module.spec.name == name

@@ -105,6 +105,29 @@ def test_product_is_that_of_the_dense_matrix(make: Make, shape: tuple[int, ...])
 
 
 @each_maker
+@pytest.mark.parametrize("shape", [(16,), (3, 16), (2, 0, 16), (2, 3, 16)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rotation_of_vectors_is_the_product_with_the_dense_matrix(
+    make: Make, shape: tuple[int, ...], transposed: bool
+) -> None:
+    matrix = randomised(make(dtype=torch.float64))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    q = to_numpy(matrix.to_dense())
+    expected = to_numpy(x) @ (q if transposed else q.T)
+    np.testing.assert_allclose(to_numpy(matrix.rotate(x, transposed=transposed)), expected, atol=1e-13)
+
+
+def test_rotation_keeps_the_dtype_and_refuses_other_vectors() -> None:
+    matrix = randomised(gsoft(16, 4))
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert matrix.rotate(x).dtype == torch.float64
+    rotated = matrix.rotate(x.bfloat16())
+    assert torch.equal(rotated, matrix.rotate(x.bfloat16().float()).bfloat16())
+    with pytest.raises(ValueError, match=r"vectors of shape \(\.\.\., 16\), received \(16, 3\)"):
+        matrix.rotate(x.mT)
+
+
+@each_maker
 @pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 1e-2), (torch.float32, 1.0), (torch.float64, 1e-2)])
 def test_orthogonal_after_a_thousand_steps(make: Make, dtype: torch.dtype, rate: float) -> None:
     matrix = randomised(make(dtype=dtype), 0.1)

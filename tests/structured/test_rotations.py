@@ -83,6 +83,27 @@ def test_gradient(scale: float, block_map: Callable[[Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(lambda a: block_map(skew_symmetric(a)), (a.requires_grad_(),))
 
 
+@pytest.mark.parametrize("size", [1, 3, 6])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_derivatives_of_the_cayley_transform_in_closed_form(size: int, scale: float) -> None:
+    skew = random_skew(size, scale).requires_grad_()
+    identity = torch.eye(size, dtype=torch.float64)
+
+    def by_inverse(skew: Tensor) -> Tensor:
+        return (identity + skew) @ torch.linalg.inv(identity - skew)
+
+    direction = random_skew(size, seed=1)
+    for mode in (torch.func.jvp, torch.func.vjp):
+        results = []
+        for function in (cayley, by_inverse):
+            if mode is torch.func.jvp:
+                results.append(torch.func.jvp(function, (skew,), (direction,))[1])
+            else:
+                results.append(torch.func.vjp(function, skew)[1](direction)[0])
+        torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradgradcheck(lambda a: cayley(skew_symmetric(a)), (random_skew(size, 0.5).requires_grad_(),))
+
+
 @pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_entries_that_are_not_finite_show(value: float, block_map: Callable[[Tensor], Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Adapters: attach them to a model, train them alone, switch between them, save them, bake them in or take them off."""
 
 from lipnet.structured.adapters.attachment import attach, detach, merge, use
+from lipnet.structured.adapters.certified import certified_map
 from lipnet.structured.adapters.config import (
     AdapterConfig,
     BOFTConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "ToeplitzConfig",
     "attach",
     "attached",
+    "certified_map",
     "describe",
     "detach",
     "load_adapter",

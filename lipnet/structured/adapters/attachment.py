@@ -33,11 +33,11 @@ def attach(
 ) -> nn.Module:
     """Attach a new adapter to weights of a model, in place, and use it.
 
-    The model computes exactly what it did until the adapter is trained. Its own parameters are frozen at the first
-    adapter, and only those of the adapter in use require a gradient; parameters that you unfreeze later, such as a new
-    head's, stay as you leave them. The weights of ``nn.Linear``, of ``nn.Conv2d`` without groups (as matrices (out, in
-    kh kw)) and of ``nn.MultiheadAttention`` (queries, keys, values and the output projection each on its own) can be
-    adapted.
+    The model computes exactly what it did until the adapter is trained, in training mode up to rounding. Its own
+    parameters are frozen at the first adapter, and only those of the adapter in use require a gradient; parameters that
+    you unfreeze later, such as a new head's, stay as you leave them. The weights of ``nn.Linear``, of ``nn.Conv2d``
+    without groups (as matrices (out, in kh kw)) and of ``nn.MultiheadAttention`` (queries, keys, values and the output
+    projection each on its own) can be adapted.
 
     Args:
         model: any module.
@@ -127,9 +127,9 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """Bake the adapter in use into the weights, in place; the others are dropped. The model is of plain torch again.
 
-    It computes, bit for bit, what it did with the adapter. The adapted weights are new parameters, so that whatever
-    shares the old ones, such as a tied layer or a copy, keeps them. Which parameters require a gradient is as before
-    the first adapter.
+    In evaluation it computes, bit for bit, what it did with the adapter. The adapted weights are new parameters, so
+    that whatever shares the old ones, such as a tied layer or a copy, keeps them. Which parameters require a gradient
+    is as before the first adapter.
 
     Returns:
         The model.

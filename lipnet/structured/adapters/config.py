@@ -64,12 +64,12 @@ class _OrthogonalConfig(AdapterConfig):
             raise ValueError(f"scale must be True or False, received {self.scale!r}")
 
     @abstractmethod
-    def _matrix(self, features: int) -> StructuredOrthogonal:
+    def matrix(self, features: int) -> StructuredOrthogonal:
         """Q of so many features."""
 
 
 @dataclass(frozen=True)
-class _OneSidedConfig(_OrthogonalConfig):
+class OneSidedConfig(_OrthogonalConfig):
     """W' = W Q^T, or W' = Q W with ``side="output"``, for W in the layout of ``nn.Linear``, (out x in)."""
 
     side: str = "input"
@@ -81,22 +81,22 @@ class _OneSidedConfig(_OrthogonalConfig):
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
         features = {"output": out_features, "input": in_features}[self.side]
-        sides = {self.side: self._matrix(features)}
+        sides = {self.side: self.matrix(features)}
         return OrthogonalUpdate(out_features, in_features, **sides, scale=self.scale)
 
 
 @dataclass(frozen=True)
-class OFTConfig(_OneSidedConfig):
+class OFTConfig(OneSidedConfig):
     """W' = W Q^T with OFT's block-diagonal Q, see `oft`; ``side="output"`` for Q W."""
 
     block_size: int = 16
 
-    def _matrix(self, features: int) -> StructuredOrthogonal:
+    def matrix(self, features: int) -> StructuredOrthogonal:
         return oft(features, self.block_size, self.block_map)
 
 
 @dataclass(frozen=True)
-class BOFTConfig(_OneSidedConfig):
+class BOFTConfig(OneSidedConfig):
     """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; ``side="output"`` for Q W."""
 
     factors: int = 2
@@ -105,18 +105,18 @@ class BOFTConfig(_OneSidedConfig):
         super().__post_init__()
         _check_counts(factors=self.factors)
 
-    def _matrix(self, features: int) -> StructuredOrthogonal:
+    def matrix(self, features: int) -> StructuredOrthogonal:
         return boft(features, self.block_size, self.factors, self.block_map)
 
 
 @dataclass(frozen=True)
-class GSOFTConfig(_OneSidedConfig):
+class GSOFTConfig(OneSidedConfig):
     """W' = W Q^T with GSOFT's Q = P^T L P R, see `gsoft`; ``side="output"`` for Q W.
 
     The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``.
     """
 
-    def _matrix(self, features: int) -> StructuredOrthogonal:
+    def matrix(self, features: int) -> StructuredOrthogonal:
         return gsoft(features, self.block_size, self.block_map)
 
 
@@ -124,11 +124,11 @@ class GSOFTConfig(_OneSidedConfig):
 class DoubleGSOFTConfig(_OrthogonalConfig):
     """W' = Q_U W Q_V^T with two matrices of GSOFT, for W in the layout of ``nn.Linear``, (out x in)."""
 
-    def _matrix(self, features: int) -> StructuredOrthogonal:
+    def matrix(self, features: int) -> StructuredOrthogonal:
         return gsoft(features, self.block_size, self.block_map)
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output, input = self._matrix(out_features), self._matrix(in_features)
+        output, input = self.matrix(out_features), self.matrix(in_features)
         return OrthogonalUpdate(out_features, in_features, output=output, input=input, scale=self.scale)
 
 

@@ -280,7 +280,7 @@ def test_a_state_dict_carries_the_adapters(network: nn.Module, images: Tensor) -
 def test_weights_that_two_layers_share_stay_shared_and_safe() -> None:
     first, second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
     second.weight = first.weight
-    model, x = nn.Sequential(first, second), torch.randn(3, 8)
+    model, x = nn.Sequential(first, second).eval(), torch.randn(3, 8)
     shared = first.weight
     attach(model, LoRAConfig(2), "1")
     with torch.no_grad():

@@ -1,0 +1,82 @@
+"""Other tasks on the images of CIFAR-100: its 20 coarse classes, and either half of its 100 classes."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from lipnet.data.cifar import CIFARDataModule, read_cifar
+from lipnet.data.images import LabelledImages
+from lipnet.data.spec import CIFAR100_SPEC
+
+
+def read_coarse_labels(root: Path, train: bool) -> Tensor:
+    """Read the coarse class of each image, 0..19, int64 (N,), from the file that :func:`read_cifar` has checked."""
+    ((name, _),) = datasets.CIFAR100.train_list if train else datasets.CIFAR100.test_list
+    content = pickle.loads((root / datasets.CIFAR100.base_folder / name).read_bytes(), encoding="latin1")
+    return torch.tensor(content["coarse_labels"])
+
+
+class CIFAR100CoarseDataModule(CIFARDataModule):
+    """CIFAR-100 with the labels of its 20 coarse classes; arguments as for :class:`CIFARDataModule`.
+
+    The validation images are those of CIFAR-100 itself at the same seed: a network trained on the coarse classes has
+    not seen the validation images of the fine ones.
+    """
+
+    spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
+    reader = datasets.CIFAR100
+
+    def read_training_images(self) -> LabelledImages:
+        """Read the 50000 training images; errors as in :func:`read_cifar`."""
+        fine = super().read_training_images()
+        return replace(fine, labels=read_coarse_labels(self.data_dir, train=True))
+
+    def read_test_images(self) -> LabelledImages:
+        """Read the 10000 test images; errors as in :func:`read_cifar`."""
+        fine = super().read_test_images()
+        return replace(fine, labels=read_coarse_labels(self.data_dir, train=False))
+
+    def split_labels(self) -> Tensor:
+        """Return the fine labels of the training images."""
+        return read_cifar(self.reader, self.data_dir, train=True).labels
+
+
+class CIFAR100HalfDataModule(CIFARDataModule):
+    """The images of 50 classes of CIFAR-100, labelled 0..49; arguments as for :class:`CIFARDataModule`."""
+
+    reader = datasets.CIFAR100
+    first_class: ClassVar[int]
+
+    def read_training_images(self) -> LabelledImages:
+        """Read the 25000 training images of these classes; errors as in :func:`read_cifar`."""
+        return self._half(super().read_training_images())
+
+    def read_test_images(self) -> LabelledImages:
+        """Read the 5000 test images of these classes; errors as in :func:`read_cifar`."""
+        return self._half(super().read_test_images())
+
+    def _half(self, whole: LabelledImages) -> LabelledImages:
+        labels = whole.labels - self.first_class
+        chosen = (labels >= 0) & (labels < self.spec.num_classes)
+        return LabelledImages(whole.images[chosen], labels[chosen], whole.indices[chosen], whole.maximum)
+
+
+class CIFAR100FirstHalfDataModule(CIFAR100HalfDataModule):
+    """The classes 0..49 of CIFAR-100, in the alphabetical order of its labels."""
+
+    spec = replace(CIFAR100_SPEC, name="cifar100_first_half", num_classes=50)
+    first_class = 0
+
+
+class CIFAR100SecondHalfDataModule(CIFAR100HalfDataModule):
+    """The classes 50..99 of CIFAR-100, in the alphabetical order of its labels."""
+
+    spec = replace(CIFAR100_SPEC, name="cifar100_second_half", num_classes=50)
+    first_class = 50

@@ -1,0 +1,70 @@
+"""From the checkpoint of a certified network to an adapted one on other classes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lipnet.data import DatasetSpec
+from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
+from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
+
+_ADAPTED = {"conv": f"lipnet.models.{AdaptedConv.__name__}", "head": f"lipnet.models.{AdaptedHead.__name__}"}
+# What LipConvNet takes where a configuration says nothing.
+_DEFAULTS = {"conv": "lipnet.layers.SOC", "head": "lipnet.layers.SOCLinear"}
+
+
+def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
+    """Whether a run starts from the network of a checkpoint instead of going on with its training.
+
+    A transfer does, unless the checkpoint is itself one of a transfer, which it then resumes.
+    """
+    if not transfer or ckpt_path is None or not Path(ckpt_path).is_file():
+        return False
+    try:
+        content, _ = read_checkpoint(ckpt_path)
+    except CheckpointError:
+        return False
+    return not _is_adapted(content[DESCRIPTION]["model"], "conv")
+
+
+def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: DatasetSpec) -> dict[str, Any]:
+    """The configuration of the network of a checkpoint with as many classes as the data, adapted.
+
+    Args:
+        config: the run's, with ``model=transferred``.
+        ckpt_path: of the network to start from, or of a transfer to go on with.
+        spec: of the data.
+
+    Raises:
+        FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.
+        ValueError: for none, for one of images of another shape, and for another group ``model``.
+    """
+    stated = OmegaConf.to_container(config.model, resolve=True)
+    if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen"}:
+        raise ValueError(f"a transfer takes its network from ckpt_path and needs model=transferred, received {stated}")
+    if ckpt_path is None:
+        raise ValueError("a transfer starts from a trained network: ckpt_path=RUN/checkpoints/best.ckpt")
+    network = read_checkpoint(ckpt_path)[0][DESCRIPTION]["model"]
+    expected = {"in_channels": spec.in_channels, "image_size": spec.image_size}
+    received = {key: network.get(key) for key in expected}
+    if received != expected:
+        raise ValueError(f"the network of {ckpt_path} is for images of {received}, the data are of {expected}")
+    layers = {
+        part: {"_target_": target, "_partial_": True, **stated, "layer": _layer(network, part)}
+        for part, target in _ADAPTED.items()
+    }
+    return {**network, "num_classes": spec.num_classes, **layers}
+
+
+def _layer(network: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """The configuration of the network's own layers, whether they are adapted or not."""
+    layer = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
+    inner: Mapping[str, Any] = layer["layer"] if _is_adapted(network, part) else layer
+    return inner
+
+
+def _is_adapted(network: Mapping[str, Any], part: str) -> bool:
+    layer = network.get(part)
+    return isinstance(layer, Mapping) and layer.get("_target_") == _ADAPTED[part]
