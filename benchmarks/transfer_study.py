@@ -118,7 +118,7 @@ def main() -> None:
     runs = {name: facts_of(Path(folder)) for name, _, folder in (each.partition("=") for each in arguments.runs)}
     Console().print(report(runs))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    hardware = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    hardware = platform.processor() or platform.machine()
     about = {"commit": commit, "hardware": hardware, "base": training_of(arguments.base), "runs": runs}
     arguments.output.mkdir(parents=True, exist_ok=True)
     with whole_file(arguments.output / "accuracy.png") as file:
