@@ -56,7 +56,8 @@ def test_it_starts_with_the_features_of_its_base(
     with torch.no_grad():
         model.get_parameter("head.layer.bias").copy_(trained_model.get_parameter("head.bias"))
     images = digits[0][:8]
-    torch.testing.assert_close(model(images), trained_model(images), rtol=1e-12, atol=1e-12)
+    # Matrices that are kept are shrunk by the bound on their rounding, which depends on their size.
+    torch.testing.assert_close(model(images), trained_model(images), rtol=1e-9, atol=1e-9)
     assert lipschitz_bound(model) == pytest.approx(lipschitz_bound(trained_model), rel=1e-12)
 
 
