@@ -57,15 +57,14 @@ def certificate_bytes(facts: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
 
     It is a table of tab-separated values between lines that begin with ``#``, as
     ``pandas.read_csv(path, sep="\\t", comment="#")`` reads it: first the facts, each with its value as JSON; last the
-    number of rows, and the SHA-256 of every byte before that line.
+    SHA-256 of every byte before that line.
 
     Args:
-        facts: what the certificates rest on; names are letters, digits and underscores.
+        facts: what the certificates rest on, ``n_samples`` among it; names are letters, digits and underscores.
         rows: in the order of the data.
     """
     lines = [TITLE, *(f"# {name}: {json.dumps(value)}" for name, value in facts.items()), "\t".join(COLUMNS)]
     lines += ["\t".join(map(str, row)) for row in rows]
-    lines.append(f"# rows: {len(rows)}")
     body = "".join(f"{line}\n" for line in lines).encode()
     return body + _last_line(hashlib.sha256(body).hexdigest())
 
@@ -110,7 +109,7 @@ def examine_certificates(path: Path) -> CertificateFile:
             facts[fact[0]] = fact[1]
         elif line not in ("", "\t".join(COLUMNS)):
             problems.append(f"line {number} cannot be read: {line[:80]!r}")
-    count, digest = facts.pop("rows", None), facts.pop("sha256", None)
+    count, digest = facts.get("n_samples"), facts.pop("sha256", None)
     if digest is None:
         problems.append("its last line, with the SHA-256, is missing: it was cut or edited")
     elif data != _sealed(data, digest):

@@ -57,12 +57,18 @@ class Certification:
         reference = reference_tensor(self.model)
         return {
             **self.facts,
+            "n_samples": len(self.indices),
             "lipschitz_bound": self.bounds.lipschitz,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "dtype": str(reference.dtype).removeprefix("torch."),
             "device": reference.device.type,
             "versions": _versions(),
         }
+
+    def count_batches(self) -> int:
+        """Number of batches that hold the samples; only for batches that know their size."""
+        size: int = self.batches.batch_size  # type: ignore[attr-defined]
+        return -(-len(self.indices) // size)
 
     def numbered_batches(self) -> Iterator[Batch]:
         """The batches with their numbers, each with the indices, images and labels of the samples that count."""
