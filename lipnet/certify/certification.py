@@ -1,5 +1,6 @@
 """What is to be certified by what, batch by batch."""
 
+import hashlib
 import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -58,6 +59,7 @@ class Certification:
         return {
             **self.facts,
             "n_samples": len(self.indices),
+            "weights_sha256": _weights_sha256(self.model),
             "lipschitz_bound": self.bounds.lipschitz,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "dtype": str(reference.dtype).removeprefix("torch."),
@@ -99,6 +101,15 @@ def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tupl
         Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
         for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
     )
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """Of what the model's state holds: names and values, in the dtype of the arithmetic."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:
