@@ -7,6 +7,7 @@ from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
 from lipnet.training.module import CertifiedClassifier, certified_accuracy_key
 from lipnet.training.resumption import ExactResumption
+from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "OffsetCrossEntropy",
     "OneCycle",
     "PerStepSchedule",
+    "RunRecord",
     "TimeIsUp",
     "WholeCheckpointIO",
     "certified_accuracy_key",
