@@ -9,6 +9,7 @@ from lipnet.training.module import CertifiedClassifier, certified_accuracy_key
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
+from lipnet.training.timed_schedules import TimedOneCycle, TimedSchedule
 
 __all__ = [
     "CertificateRegularization",
@@ -25,6 +26,8 @@ __all__ = [
     "PerStepSchedule",
     "RunRecord",
     "TimeIsUp",
+    "TimedOneCycle",
+    "TimedSchedule",
     "WholeCheckpointIO",
     "certified_accuracy_key",
     "step_schedule",
