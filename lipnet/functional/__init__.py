@@ -11,10 +11,10 @@ from lipnet.functional.convolution import (
 )
 from lipnet.functional.exponential import (
     apply_dense,
-    apply_spectral,
     contraction,
     dense_exponential,
-    spectral_exponential,
+    matrix_function,
+    products_of_a_polynomial,
 )
 from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norms import (
@@ -47,6 +47,7 @@ from lipnet.functional.series import (
 )
 from lipnet.functional.skew import skew_filter, transpose_filter
 from lipnet.functional.sorting import sort_pairs
+from lipnet.functional.spectral import apply_spectral, spectral_exponential
 
 __all__ = [
     "PADDING_MODES",
@@ -66,11 +67,13 @@ __all__ = [
     "frequency_response",
     "jacobian_matrices",
     "jacobian_norm",
+    "matrix_function",
     "monic_polynomial",
     "operator_tensors",
     "polynomial_gain",
     "power_iteration",
     "product_up",
+    "products_of_a_polynomial",
     "reshaped_filter_bound",
     "reshaped_filters",
     "reshaped_norm",

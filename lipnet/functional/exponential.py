@@ -1,28 +1,34 @@
-"""Exact exponentials of skew convolutions: as a matrix for all pixels, or for each frequency."""
+"""Functions of a skew convolution as a matrix for all pixels: the exponential, and polynomials that stand for it."""
 
-from math import pi, sqrt
+from collections.abc import Sequence
+from math import ceil, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import jacobian_matrices
-from lipnet.functional.norms import frequency_response
 
-# Up to so many pixels a Fourier transform is one matrix product.
-_PIXELS_OF_A_TRANSFORM_MATRIX = 64
 # ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
 _LARGEST_DEFECT = 1e-6
 
 
-def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
-    """exp(J) as a matrix for each group.
+def dense_exponential(
+    weight: Tensor,
+    size: tuple[int, int],
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    *,
+    coefficients: Sequence[float] | None = None,
+) -> Tensor:
+    """exp(J), or a polynomial p(J) that stands for it, as a matrix for each group.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
         size: H and W of the maps; (1, 1) for a 1 x 1 kernel, whose matrix is the same at each pixel.
         groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``.
+        coefficients: of p, lowest degree first; None for the exponential itself.
 
     Returns:
         (groups, n, n), n = c/groups H W, for maps flattened in the order (channel, row, column); differentiable.
@@ -33,8 +39,55 @@ def dense_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
         tensor([[[ 0.5403,  0.8415],
                  [-0.8415,  0.5403]]])
     """
-    exponentials: Tensor = torch.linalg.matrix_exp(jacobian_matrices(weight, size, groups, padding_mode))
-    return exponentials
+    return matrix_function(jacobian_matrices(weight, size, groups, padding_mode), coefficients)
+
+
+def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = None) -> Tensor:
+    """exp of matrices (..., n, n), or sum_k c_k A^k with about 2 sqrt(degree) products of matrices.
+
+    The polynomial is cut into pieces of s ~ sqrt(degree) terms, each a sum of powers up to A^s, and is summed by
+    Horner's rule in A^s (Paterson & Stockmeyer, SIAM J. Comput. 2, 1973).
+
+    Args:
+        matrices: real or complex.
+        coefficients: c_0, ..., c_n, at least one; None for the exponential.
+
+    Example:
+        >>> matrix_function(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), (1.0, 1.0, 0.5, 1 / 6))
+        tensor([[ 0.5000,  0.8333],
+                [-0.8333,  0.5000]])
+    """
+    if coefficients is None:
+        exponentials: Tensor = torch.linalg.matrix_exp(matrices)
+        return exponentials
+    degree = len(coefficients) - 1
+    length = _terms_of_a_piece(degree)
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    powers = [identity.expand_as(matrices), matrices]
+    while len(powers) <= length:
+        powers.append(matrices @ powers[-1])
+    # The last piece has one term more, the leading one.
+    starts = range(0, max(degree, 1), length)
+    pieces = [coefficients[start : start + length] for start in starts[:-1]] + [coefficients[starts[-1] :]]
+    *lower, result = (_sum(piece, powers) for piece in pieces)
+    for piece in reversed(lower):
+        result = piece + powers[length] @ result
+    return result
+
+
+def products_of_a_polynomial(degree: int) -> int:
+    """How many products of matrices `matrix_function` takes."""
+    length = _terms_of_a_piece(degree)
+    return length + ceil(degree / length) - 2
+
+
+def _terms_of_a_piece(degree: int) -> int:
+    return min(range(1, degree + 1), key=lambda length: length + ceil(degree / length), default=1)
+
+
+def _sum(coefficients: Sequence[float], powers: Sequence[Tensor]) -> Tensor:
+    first, *others = (c * power for c, power in zip(coefficients, powers, strict=False))
+    return sum(others, first)
 
 
 def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
@@ -52,85 +105,6 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
         return F.conv2d(x, matrices.reshape(groups * length, length, 1, 1), groups=groups)
     grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
     return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)
-
-
-def spectral_exponential(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
-    """exp(J) with circular padding, at each frequency of maps of one size.
-
-    Args:
-        weight: skew filter (c, c/groups, kh, kw).
-        size: H and W of the maps.
-        groups: number of groups.
-
-    Returns:
-        Complex (H, W // 2 + 1, groups, c/groups, c/groups), unitary matrices; differentiable.
-
-    Example:
-        >>> rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).view(2, 2, 1, 1)
-        >>> response = spectral_exponential(rotation, (4, 6))
-        >>> response.shape
-        torch.Size([4, 4, 1, 2, 2])
-        >>> apply_spectral(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 6), response)[0, :, 0, 0]
-        tensor([ 0.5403, -0.8415])
-    """
-    exponentials: Tensor = torch.linalg.matrix_exp(frequency_response(weight, size, groups))
-    return exponentials
-
-
-def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
-    """Circular convolution given by its frequency response.
-
-    Args:
-        x: real maps (B, c, H, W).
-        response: (H, W // 2 + 1, groups, c/groups, c/groups).
-
-    Returns:
-        Maps (B, c, H, W).
-    """
-    groups, channels = response.shape[2:4]
-    spectrum = torch.unflatten(_spectrum(x).permute(2, 3, 1, 0), 2, (groups, channels))
-    return _maps((response @ spectrum).flatten(2, 3).permute(3, 2, 0, 1), (x.shape[-2], x.shape[-1]))
-
-
-def _spectrum(x: Tensor) -> Tensor:
-    """``torch.fft.rfft2``; on small maps as one product with the matrix of the transform, which is faster."""
-    size = (x.shape[-2], x.shape[-1])
-    spectrum: Tensor
-    if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
-        spectrum = torch.fft.rfft2(x)
-    else:
-        product = x.flatten(2) @ torch.view_as_real(_waves(size, x)).flatten(1)
-        spectrum = torch.view_as_complex(torch.unflatten(product, 2, (size[0], size[1] // 2 + 1, 2)))
-    return spectrum
-
-
-def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-    """The inverse of `_spectrum`."""
-    maps: Tensor
-    pixels = size[0] * size[1]
-    if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
-        maps = torch.fft.irfft2(spectrum, s=size)
-        return maps
-    waves = _waves(size, spectrum.real)
-    # Frequencies of which the half spectrum leaves out the conjugate count twice.
-    twice = torch.full((size[1] // 2 + 1,), 2.0, dtype=waves.real.dtype, device=waves.device)
-    twice[0] = 1
-    if size[1] % 2 == 0:
-        twice[-1] = 1
-    weights = torch.view_as_real(waves * (twice.repeat(size[0]) / pixels)).flatten(1)
-    maps = torch.unflatten(torch.view_as_real(spectrum.flatten(2)).flatten(2) @ weights.T, 2, size)
-    return maps
-
-
-def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
-    """e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
-    rows, columns = (torch.arange(length, device=like.device, dtype=torch.float64) / length for length in size)
-    down = torch.outer(rows * size[0], rows)
-    across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
-    turns = down[:, None, :, None] + across[None, :, None, :]
-    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(
-        torch.promote_types(like.dtype, torch.complex32)
-    )
 
 
 def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:

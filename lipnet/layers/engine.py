@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from lipnet.functional import products_of_a_polynomial
+
 ENGINES = ("auto", "series", "spectral", "dense")
 
 # In evaluation a dense exponential is kept for maps of up to so many entries in a group, and of up to so many if they
@@ -10,13 +12,15 @@ _DENSE_ENTRIES = 512
 _DENSE_ENTRIES_OF_FEW_PIXELS = 1024
 _FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
-# What a matrix exponential of norm 1.4 and its backward pass cost, in products of matrices at the speed of convolutions
+# What passes over the maps cost for each of their numbers, in multiplications at the speed of convolutions: for each
+# convolution with circular padding, which copies; and for the transforms there and back, forward and backward
 # (benchmarks/engines.py).
-_PRODUCTS_OF_AN_EXPONENTIAL = 250
+_PASSES_OF_A_WRAPPED_CONVOLUTION = 300
+_PASSES_OF_THE_TRANSFORMS = 1050
+# Many small complex products, of four real ones each, reach a fraction of the speed of convolutions.
+_COMPLEX_PRODUCT = 2.7 * 4
 # Convolutions of groups with fewer channels are slower for what they compute.
 _CHANNELS_AT_FULL_SPEED = 8
-# Complex products and Fourier transforms reach a fraction of the speed of real convolutions.
-_SPECTRAL_OVERHEAD = 4.0
 _ONE_MATRIX = "maps of few entries in a group in evaluation: one matrix, kept"
 # Maps with fewer pixels leave Fourier transforms nothing to save.
 _SPECTRAL_PIXELS = 16
@@ -71,9 +75,9 @@ def _pointwise(situation: Situation) -> Choice:
         if situation.channels <= _DENSE_CHANNELS:
             return Choice("dense", "a 1 x 1 kernel in evaluation: one matrix exponential, kept")
         return Choice("series", f"more than {_DENSE_CHANNELS} channels in a group: the exponential would cost too much")
-    if 3 * pixels * (situation.terms - 1) > _PRODUCTS_OF_AN_EXPONENTIAL * situation.channels:
-        return Choice("dense", "a 1 x 1 kernel on many pixels: one matrix exponential is cheaper than the series")
-    return Choice("series", "a 1 x 1 kernel on few pixels: the series is cheaper than a matrix exponential")
+    if pixels * (situation.terms - 1) > products_of_a_polynomial(situation.terms) * situation.channels:
+        return Choice("dense", "a 1 x 1 kernel on many pixels: the polynomial of its matrix is cheaper than the series")
+    return Choice("series", "a 1 x 1 kernel on few pixels: the series is cheaper than the polynomial of its matrix")
 
 
 def _circular(situation: Situation) -> Choice:
@@ -84,16 +88,18 @@ def _circular(situation: Situation) -> Choice:
         return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
     if height * width < _SPECTRAL_PIXELS:
         return Choice("series", f"circular padding on maps of fewer than {_SPECTRAL_PIXELS} pixels")
-    taps = situation.kernel_size[0] * situation.kernel_size[1]
     pixels = situation.batch * height * width
-    # Multiplications for each channel of a group squared, forward and backward.
-    series = 3 * situation.terms * taps * pixels * max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
+    taps = situation.kernel_size[0] * situation.kernel_size[1]
+    slowness = max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
+    # Multiplications for each channel, in all three products of a forward and a backward pass.
+    convolution = 3 * taps * situation.channels * slowness + _PASSES_OF_A_WRAPPED_CONVOLUTION
+    series = situation.terms * convolution * pixels
     frequencies = height * (width // 2 + 1)
-    exponentials = 4 * frequencies * situation.channels * _PRODUCTS_OF_AN_EXPONENTIAL
-    products = 3 * 4 * situation.batch * frequencies
-    if _SPECTRAL_OVERHEAD * products + exponentials < series:
-        return Choice("spectral", "circular padding: an exponential for each frequency is cheaper than the series")
-    return Choice("series", "circular padding, but for this batch the series is cheaper than the exponentials")
+    matrices = products_of_a_polynomial(situation.terms) * situation.channels + situation.batch
+    spectral = 3 * _COMPLEX_PRODUCT * frequencies * situation.channels * matrices + _PASSES_OF_THE_TRANSFORMS * pixels
+    if spectral < series:
+        return Choice("spectral", "circular padding: a polynomial at each frequency is cheaper than the series")
+    return Choice("series", "circular padding, but for this batch the series is cheaper than a matrix per frequency")
 
 
 def _zeros(situation: Situation) -> Choice:

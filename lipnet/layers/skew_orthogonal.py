@@ -1,6 +1,6 @@
 """What skew-orthogonal layers share: the weights, their scaling, and the exponential by one of three engines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf, isfinite, sqrt
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.scaling import SCALINGS
 
 # Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
-_GRIDS = ((64, 16), (256, 8))
+_GRIDS = ((128, 16), (256, 8), (512, 6))
 # More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
 _ROOM = 2**-15
 
@@ -210,12 +210,14 @@ class SkewOrthogonal(nn.Module):
         return Series(*monic_polynomial(coefficients))
 
     def _training_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
-        series = self._training_series if engine == "series" else None
-        factor = sign * (series.factor if series else 1.0)
+        # By every engine the same polynomial of J, so that none changes what is trained.
+        series = self._training_series
         vectors = self.scaling.stored(self.active_groups)
-        weight, vectors = self.scaling.scaled_skew(self._active_weight, vectors, factor)
+        weight, vectors = self.scaling.scaled_skew(self._active_weight, vectors, sign * series.factor)
         self.scaling.store(vectors)
-        return weight if series else self._exact(engine, weight, size), series
+        if engine == "series":
+            return weight, series
+        return self._matrices(engine, weight, size, series.coefficients), None
 
     def _evaluation_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
         evaluation = self._evaluated()
@@ -225,7 +227,7 @@ class SkewOrthogonal(nn.Module):
             weight = self.scaling.scaled(skew, evaluation.vectors, factor)[0]
             if engine == "series":
                 return weight.to(self.weight.dtype), evaluation.series
-            return self._exact(engine, weight, size).to(_dtype_of(engine, self.weight.dtype)), None
+            return self._matrices(engine, weight, size).to(_dtype_of(engine, self.weight.dtype)), None
         if engine == "series":
             return evaluation.factored if sign > 0 else -evaluation.factored, evaluation.series
         key = (engine, self._size_that_matters(size))
@@ -234,7 +236,7 @@ class SkewOrthogonal(nn.Module):
             dtype = _dtype_of(engine, self.weight.dtype)
             # Outside inference mode, so that the matrices can later take part in a differentiable evaluation.
             with torch.inference_mode(False), torch.no_grad():
-                exact = self._exact(engine, evaluation.filter, size)
+                exact = self._matrices(engine, evaluation.filter, size)
                 evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
         exact = evaluation.exact[key]
         return exact if sign > 0 else exact.mH, None
@@ -252,11 +254,14 @@ class SkewOrthogonal(nn.Module):
             (evaluation.exact[key],) = tensors
         return [evaluation.exact[key]]
 
-    def _exact(self, engine: str, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    def _matrices(
+        self, engine: str, weight: Tensor, size: tuple[int, int], coefficients: Sequence[float] | None = None
+    ) -> Tensor:
+        """The exponential, or the polynomial in its place, as matrices."""
         size = self._size_that_matters(size)
         if engine == "spectral":
-            return spectral_exponential(weight, size, self.active_groups)
-        return dense_exponential(weight, size, self.active_groups, self.padding_mode)
+            return spectral_exponential(weight, size, self.active_groups, coefficients=coefficients)
+        return dense_exponential(weight, size, self.active_groups, self.padding_mode, coefficients=coefficients)
 
     def _size_that_matters(self, size: tuple[int, int]) -> tuple[int, int]:
         return (1, 1) if self.kernel_size == (1, 1) and self.engine != "spectral" else size

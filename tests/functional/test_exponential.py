@@ -16,6 +16,9 @@ from lipnet.functional import (
     apply_spectral,
     contraction,
     dense_exponential,
+    jacobian_matrices,
+    matrix_function,
+    products_of_a_polynomial,
     skew_filter,
     spectral_exponential,
 )
@@ -78,6 +81,34 @@ def test_spectral_exponential(kernel: tuple[int, int], groups: int) -> None:
         torch.testing.assert_close(apply_spectral(result, response.mH), x, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("degree", range(13))
+def test_a_polynomial_of_matrices(degree: int) -> None:
+    """Against the sum of powers, with as many products as it says."""
+    generator = torch.Generator().manual_seed(degree)
+    coefficients = torch.randn(degree + 1, generator=generator, dtype=torch.float64).tolist()
+    for dtype in (torch.float64, torch.complex128):
+        matrices = torch.randn(2, 3, 4, 4, generator=generator, dtype=dtype) / 2
+        expected = sum(c * torch.linalg.matrix_power(matrices, k) for k, c in enumerate(coefficients))
+        torch.testing.assert_close(matrix_function(matrices, coefficients), expected, rtol=0, atol=1e-12)
+    with torch.autograd.profiler.profile() as profile:
+        matrix_function(matrices, coefficients)
+    products = sum(event.name == "aten::bmm" for event in profile.function_events)
+    assert products == (products_of_a_polynomial(degree) if degree else 0)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 4), (9, 8)])
+def test_polynomials_in_place_of_the_exponential(size: tuple[int, int]) -> None:
+    """By matrices and by frequencies: of the convolution's dense matrix."""
+    coefficients = (1.0, 0.9, 0.5, 0.2)
+    x, weight = operands((3, 3), size, 2)
+    matrix = torch.block_diag(*jacobian_matrices(weight, size, 2, "circular"))
+    expected = x.flatten(1) @ sum(c * torch.linalg.matrix_power(matrix, k) for k, c in enumerate(coefficients)).mT
+    spectral = apply_spectral(x, spectral_exponential(weight, size, 2, coefficients=coefficients))
+    dense = apply_dense(x, dense_exponential(weight, size, 2, "circular", coefficients=coefficients))
+    for result in (spectral, dense):
+        torch.testing.assert_close(result.flatten(1), expected, rtol=0, atol=1e-12)
+
+
 def test_the_inverse_is_the_exponential_of_minus_the_filter() -> None:
     x, weight = operands((3, 3), (3, 4), 2)
     expected = expected_maps(x, weight, 2, "circular", sign=-1)
@@ -116,6 +147,28 @@ def test_gradcheck(kernel: tuple[int, int], size: tuple[int, int]) -> None:
     own = (1, 1) if kernel == (1, 1) else size
     assert torch.autograd.gradcheck(lambda x, w: apply_dense(x, dense_exponential(w, own, 2)), (x, weight))
     assert torch.autograd.gradcheck(lambda x, w: apply_spectral(x, spectral_exponential(w, size, 2)), (x, weight))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (9, 8)])
+def test_gradients_of_a_spectral_convolution(size: tuple[int, int]) -> None:
+    """First and second derivatives, one by one and batched, for a response that is the spectrum of no real filter."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 2, *size, generator=generator, dtype=torch.float64, requires_grad=True)
+    shape = (size[0], size[1] // 2 + 1, 1, 2, 2)
+    response = torch.randn(shape, generator=generator, dtype=torch.complex128, requires_grad=True)
+    few = [(x[:1, :, :2, :2].detach().requires_grad_(), response[:2, :2].detach().requires_grad_())]
+    assert torch.autograd.gradcheck(apply_spectral, (x, response), check_batched_grad=True)
+    for operands_ in few:
+        assert torch.autograd.gradgradcheck(apply_spectral, operands_)
+    with torch.no_grad():
+        assert torch.equal(apply_spectral(x, response), apply_spectral(x.detach().requires_grad_(), response))
+    (alone,) = torch.autograd.grad(apply_spectral(x.detach(), response).square().sum(), response)
+    (both,) = torch.autograd.grad(apply_spectral(x, response).square().sum(), response)
+    assert torch.equal(alone, both)
+    each = torch.func.vmap(
+        torch.func.grad(lambda x, r: apply_spectral(x[None], r).square().sum(), argnums=1), (0, None)
+    )
+    torch.testing.assert_close(each(x, response).sum(0), both, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (9, 8)])

@@ -1,0 +1,140 @@
+"""Functions of a skew convolution with circular padding: a matrix at each frequency."""
+
+from collections.abc import Sequence
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipnet.functional.exponential import matrix_function
+from lipnet.functional.norms import frequency_response
+
+# Up to so many pixels a Fourier transform is one matrix product.
+_PIXELS_OF_A_TRANSFORM_MATRIX = 64
+
+
+def spectral_exponential(
+    weight: Tensor, size: tuple[int, int], groups: int = 1, *, coefficients: Sequence[float] | None = None
+) -> Tensor:
+    """exp(J) with circular padding, or a polynomial p(J) that stands for it, at each frequency of maps of one size.
+
+    Args:
+        weight: skew filter (c, c/groups, kh, kw).
+        size: H and W of the maps.
+        groups: number of groups.
+        coefficients: of p, lowest degree first; None for the exponential itself, of which the matrices are unitary.
+
+    Returns:
+        Complex (H, W // 2 + 1, groups, c/groups, c/groups), differentiable.
+
+    Example:
+        >>> rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).view(2, 2, 1, 1)
+        >>> response = spectral_exponential(rotation, (4, 6))
+        >>> response.shape
+        torch.Size([4, 4, 1, 2, 2])
+        >>> apply_spectral(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 6), response)[0, :, 0, 0]
+        tensor([ 0.5403, -0.8415])
+    """
+    return matrix_function(frequency_response(weight, size, groups), coefficients)
+
+
+def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
+    """Circular convolution given by its frequency response.
+
+    The gradient of the maps is again such a convolution, with the conjugate transposes, and takes two transforms; the
+    spectrum of x is kept for that of the response.
+
+    Args:
+        x: real maps (B, c, H, W).
+        response: (H, W // 2 + 1, groups, c/groups, c/groups).
+
+    Returns:
+        Maps (B, c, H, W), differentiable.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or response.requires_grad):
+        maps: Tensor = _SpectralConvolution.apply(x, response)[0]
+        return maps
+    return _maps(response @ _spectrum(x, response.shape[2]), _size(x))
+
+
+class _SpectralConvolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum = _spectrum(x, response.shape[2])
+        return _maps(response @ spectrum, _size(x)), spectrum
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None]:
+        x, response, spectrum = ctx.saved_tensors
+        groups = response.shape[2]
+        if torch.is_grad_enabled():
+            # What was kept has no graph, by which a derivative of this gradient could find its way to x.
+            spectrum = _spectrum(x, groups)
+        power = _spectrum(gradient, groups)
+        x_gradient = _maps(response.mH @ power, _size(x)) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return x_gradient, None
+        count = _multiplicity(_size(x), gradient) / (x.shape[-2] * x.shape[-1])
+        return x_gradient, (power @ spectrum.mH) * count.view(-1, 1, 1, 1)
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]
+
+
+def _multiplicity(size: tuple[int, int], like: Tensor) -> Tensor:
+    """How often each column of the half spectrum occurs in the whole one: 2 where its conjugate is left out."""
+    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=like.dtype, device=like.device)
+    count[0] = 1
+    if size[1] % 2 == 0:
+        count[-1] = 1
+    return count
+
+
+def _spectrum(x: Tensor, groups: int) -> Tensor:
+    """``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B); on small maps as one product with the matrix of the
+    transform, which is faster."""
+    size = _size(x)
+    if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
+        spectrum = torch.fft.rfft2(x)
+    else:
+        # Shapes are spelled out because a batch of gradients knows no flatten and unflatten.
+        product = x.reshape(*x.shape[:2], size[0] * size[1]) @ torch.view_as_real(_waves(size, x)).flatten(1)
+        spectrum = torch.view_as_complex(product.view(*x.shape[:2], size[0], size[1] // 2 + 1, 2))
+    columns: Tensor = spectrum.permute(2, 3, 1, 0)
+    return columns.reshape(*columns.shape[:2], groups, x.shape[1] // groups, x.shape[0])
+
+
+def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of `_spectrum`."""
+    rows, columns, groups, channels, batch = spectrum.shape
+    half = spectrum.reshape(rows, columns, groups * channels, batch).permute(3, 2, 0, 1)
+    maps: Tensor
+    pixels = size[0] * size[1]
+    if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
+        maps = torch.fft.irfft2(half, s=size)
+        return maps
+    parts = torch.view_as_real(half.contiguous()).view(batch, groups * channels, rows * columns * 2)
+    count = _multiplicity(size, parts).repeat(size[0]) / pixels
+    weights = torch.view_as_real(_waves(size, parts) * count).flatten(1)
+    maps = (parts @ weights.T).view(batch, groups * channels, *size)
+    return maps
+
+
+def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
+    """e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
+    rows, columns = (torch.arange(length, device=like.device, dtype=torch.float64) / length for length in size)
+    down = torch.outer(rows * size[0], rows)
+    across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
+    turns = down[:, None, :, None] + across[None, :, None, :]
+    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(
+        torch.promote_types(like.dtype, torch.complex32)
+    )
