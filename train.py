@@ -1,7 +1,7 @@
 """Train a 1-Lipschitz network, then certify its best checkpoint.
 
 python train.py experiment=quickstart
-python train.py experiment=gs_soc_4 paths.data_dir=/path/to/data
+python train.py experiment=table3/gs_soc_4 paths.data_dir=/path/to/data
 """
 
 import hydra

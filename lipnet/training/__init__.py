@@ -7,7 +7,9 @@ from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
 from lipnet.training.module import CertifiedClassifier, certified_accuracy_key
 from lipnet.training.resumption import ExactResumption
+from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
+from lipnet.training.timed_schedules import TimedOneCycle, TimedSchedule
 
 __all__ = [
     "CertificateRegularization",
@@ -22,7 +24,10 @@ __all__ = [
     "OffsetCrossEntropy",
     "OneCycle",
     "PerStepSchedule",
+    "RunRecord",
     "TimeIsUp",
+    "TimedOneCycle",
+    "TimedSchedule",
     "WholeCheckpointIO",
     "certified_accuracy_key",
     "step_schedule",

@@ -24,6 +24,7 @@ from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.losses import LipschitzLoss
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.schedules import PerStepSchedule
+from lipnet.training.timed_schedules import TimedSchedule, fraction_of_time
 
 
 def certified_accuracy_key(radius: str) -> str:
@@ -66,13 +67,13 @@ class CertifiedClassifier(LightningModule):
             states no constant gets the network's nominal one, that of its normalisation: its layers are taken for
             1-Lipschitz, in the loss alone. With a head of normalised rows it measures radii by their distances.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule`, stepped
-            after every optimizer step; None for a constant rate.
+        scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule` or
+            `TimedSchedule`, stepped after every optimizer step; None for a constant rate.
         radii: the radii at which validation certifies, by their text.
 
     Raises:
         ValueError: for a model's configuration that `build_model` refuses; in training, if the loss is not finite, if
-            parameters are in half precision, or if a schedule cannot know the number of steps.
+            parameters are in half precision, or if a schedule cannot know the number of steps or the time.
     """
 
     description: dict[str, Any]
@@ -85,7 +86,7 @@ class CertifiedClassifier(LightningModule):
         num_classes: int,
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | TimedSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
     ) -> None:
         super().__init__()
@@ -153,18 +154,27 @@ class CertifiedClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer(self.parameters())
-        if self._make_scheduler is None:
+        make = self._make_scheduler
+        if make is None:
             return optimizer
-        if not isinstance(self._make_scheduler, PerStepSchedule):
-            return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
+        if isinstance(make, TimedSchedule):
+            return _by_the_step(optimizer, make(optimizer, fraction_of_time(self.trainer)))
+        if isinstance(make, PerStepSchedule):
+            return _by_the_step(optimizer, make(optimizer, self._total_steps(make)))
+        return {"optimizer": optimizer, "lr_scheduler": make(optimizer)}
+
+    def _total_steps(self, schedule: PerStepSchedule) -> int:
         steps = self.trainer.estimated_stepping_batches
         if not 1 <= steps < inf:
             raise ValueError(
-                f"{type(self._make_scheduler).__name__} needs the number of steps of the training, which this trainer "
-                "does not know: set trainer.max_epochs or trainer.max_steps"
+                f"{type(schedule).__name__} needs the number of steps of the training, which this trainer does not "
+                "know: set trainer.max_epochs or trainer.max_steps, or take scheduler=timed_one_cycle"
             )
-        schedule = self._make_scheduler(optimizer, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = self.description
+
+
+def _by_the_step(optimizer: Optimizer, schedule: LRScheduler) -> OptimizerLRScheduler:
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -18,21 +18,22 @@ from lipnet.layers import GSSOC, SOC
 from lipnet.layers.scaling import SCALINGS
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.models import build_model
-from lipnet.training import ExponentialMovingAverage, PerStepSchedule
+from lipnet.training import ExponentialMovingAverage, PerStepSchedule, TimedSchedule
 from lipnet.training.losses import LipschitzLoss
 from lipnet.workflows.folders import LAST
 from lipnet.workflows.training import model_config
 from tests.settings import PUBLISHED
 
 CONF = Path(__file__).parents[2] / "conf"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FOLDER = CONF / "experiment"
+EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 # Trainable parameters on CIFAR-100: theory of the published code, counted there.
 PARAMETERS = {
-    "soc": 24_066_020,
-    "gs_soc_4": 6_805_988,
-    "gs_soc_4_1": 8_905_060,
-    "gs_soc_4_2": 7_857_508,
-    "gs_soc_4_4": 7_333_732,
+    "table3/soc": 24_066_020,
+    "table3/gs_soc_4": 6_805_988,
+    "table3/gs_soc_4_1": 8_905_060,
+    "table3/gs_soc_4_2": 7_857_508,
+    "table3/gs_soc_4_4": 7_333_732,
 }
 
 
@@ -65,7 +66,7 @@ def layer_options() -> dict[str, Any]:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_first_line_says_how_to_run_it(experiment: str) -> None:
-    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    lines = (FOLDER / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra reads this one
     assert lines[1].startswith(f"# Run: python train.py experiment={experiment}")
 
@@ -80,9 +81,21 @@ def test_parameters_of_the_published_rows(experiment: str, expected: int) -> Non
     assert count_parameters(configuration(f"experiment={experiment}"), "cifar100") == expected
 
 
+def test_the_best_recipe_is_no_larger_than_the_published_network() -> None:
+    assert count_parameters(configuration("experiment=best/cifar100"), "cifar100") < PARAMETERS["table3/soc"]
+
+
+@pytest.mark.parametrize("experiment", ["speedrun/cifar100", "cpu/cifar100"])
+def test_experiments_in_a_given_time_end_with_it(experiment: str) -> None:
+    config = configuration(f"experiment={experiment}")
+    assert config.trainer.max_epochs == -1
+    assert config.trainer.max_time is not None
+    assert isinstance(instantiate(config.scheduler), TimedSchedule)
+
+
 @pytest.mark.parametrize("overrides", [["conv.paired=false"], ["activation=maxmin"], ["conv.groups=[4,4]"]])
 def test_the_other_columns_are_overrides(overrides: list[str]) -> None:
-    assert count_parameters(configuration("experiment=gs_soc_4", *overrides), "cifar100") > 6_000_000
+    assert count_parameters(configuration("experiment=table3/gs_soc_4", *overrides), "cifar100") > 6_000_000
 
 
 @pytest.mark.parametrize("conv", ["soc", "gs_soc"])
@@ -96,9 +109,9 @@ def test_every_option_of_the_layers_is_listed_with_its_default(conv: str) -> Non
 @pytest.mark.parametrize(
     ("experiment", "overrides"),
     [
-        ("soc", ["conv=soc_published"]),
-        ("gs_soc_4", ["conv=gs_soc_published"]),
-        ("gs_soc_4_4", ["conv=gs_soc_published", "conv.paired=false"]),
+        ("table3/soc", ["conv=soc_published"]),
+        ("table3/gs_soc_4", ["conv=gs_soc_published"]),
+        ("table3/gs_soc_4_4", ["conv=gs_soc_published", "conv.paired=false"]),
     ],
 )
 def test_the_published_layer_is_one_override(experiment: str, overrides: list[str]) -> None:
@@ -111,12 +124,12 @@ def test_the_published_layer_is_one_override(experiment: str, overrides: list[st
             assert type(layer.scaling) is SCALINGS[scaling]
             assert {name: getattr(layer, name) for name in options} == options
     assert [each.shape for each in usual.parameters()] == [each.shape for each in published.parameters()]
-    assert any(isinstance(layer, GSSOC) for layer in published.modules()) == experiment.startswith("gs_soc")
+    assert any(isinstance(layer, GSSOC) for layer in published.modules()) == ("gs_soc" in experiment)
 
 
 def test_options_of_the_convolutions_reach_every_layer() -> None:
     options = {"engine": "series", "train_tolerance": 0.01, "eval_tolerance": 1e-7, "recompute": True}
-    config = configuration("experiment=gs_soc_4_4", *(f"conv.{name}={value}" for name, value in options.items()))
+    config = configuration("experiment=table3/gs_soc_4_4", *(f"conv.{name}={value}" for name, value in options.items()))
     layers = [layer for layer in network(config).modules() if isinstance(layer, SOC)]
     assert len(layers) == 31  # two a layer, and the head
     for layer in layers:
@@ -145,14 +158,19 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("scheduler", ["steps", "cosine", "constant", "cosine_warmup", "one_cycle"])
+@pytest.mark.parametrize("scheduler", sorted(path.stem for path in (CONF / "scheduler").glob("*.yaml")))
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
     config = configuration(f"optimizer={optimizer}", f"scheduler={scheduler}")
     made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
     make = instantiate(config.scheduler)
-    schedule = make(made, total_steps=1000) if isinstance(make, PerStepSchedule) else make(made)
+    done = [0.0]
+    if isinstance(make, TimedSchedule):
+        schedule = make(made, lambda: done[0])
+    else:
+        schedule = make(made, total_steps=1000) if isinstance(make, PerStepSchedule) else make(made)
     rates = []
-    for _ in range(1000):
+    for step in range(1000):
+        done[0] = (step + 1) / 1000
         rates.append(made.param_groups[0]["lr"])
         made.step()
         schedule.step()
@@ -198,7 +216,7 @@ def test_precision_and_time_are_overrides(override: str) -> None:
 
 
 def test_the_published_schedule() -> None:
-    config = configuration("experiment=gs_soc_4")
+    config = configuration("experiment=table3/gs_soc_4")
     made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
     schedule = instantiate(config.scheduler)(made)
     assert (made.defaults["lr"], made.defaults["momentum"], made.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
@@ -233,7 +251,7 @@ def test_parts_of_the_network_are_one_override_each(overrides: list[str]) -> Non
 @pytest.mark.parametrize("channels", [32, 64, 128])
 @pytest.mark.parametrize("depth", [5, 40])
 def test_published_sizes_are_overrides(depth: int, channels: int) -> None:
-    config = configuration("experiment=gs_soc_4", f"model.depth={depth}", f"model.initial_channels={channels}")
+    config = configuration("experiment=table3/gs_soc_4", f"model.depth={depth}", f"model.initial_channels={channels}")
     described = model_config(config, DATAMODULES["cifar100"].spec)
     assert (described["depth"], described["initial_channels"]) == (depth, channels)
     assert "pooling" not in described, "checkpoints of networks without pooling stay what they were"

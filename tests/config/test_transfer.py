@@ -43,6 +43,6 @@ def test_no_adapter_is_a_choice_too() -> None:
 
 
 def test_other_trainings_are_no_transfers() -> None:
-    config = compose("train", overrides=["experiment=gs_soc_4"])
+    config = compose("train", overrides=["experiment=table3/gs_soc_4"])
     assert config.transfer is False
     assert "adapter" not in config

@@ -1,0 +1,213 @@
+"""Which loss, head, activation, shuffle, schedule and augmentation help: one small training for each choice.
+
+    python -m benchmarks.sweep --data-dir data
+    python -m benchmarks.sweep --render
+
+A row is one training of LipConvNet-5 with 16 initial channels on CIFAR-100 in a folder of its own, which differs from
+the first row in one choice. Its best epoch is certified on the validation images; the test images are not read. Rows
+are in the order of their importance. What is done stays done: a command that was stopped, or killed, goes on with the
+same command, within the epoch that it was in. Several commands may work on the same folders; each row has one of them.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.sweep_report import write_report
+from lipnet.files import whole_file
+
+ROOT = Path(__file__).parents[1]
+# Where a run goes on from. Not imported: a program that only waits needs no torch.
+LAST = Path("checkpoints", "last.ckpt")
+BASE = (
+    "data=cifar100",
+    "conv=gs_soc",
+    "activation=maxmin_permuted",
+    "head=soc",
+    "loss=cross_entropy",
+    "optimizer=sgd",
+    "scheduler=steps",
+    "model.depth=5",
+    "model.initial_channels=16",
+    "trainer=cpu",
+    "trainer.max_epochs=10",
+    "certify.split=validation",
+    "seed=0",
+)
+QUIET = (
+    "logger=[csv]",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress_bar=null",
+    "callbacks.model_summary=null",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training: its name, what it tells about, and the overrides that set it apart from the base."""
+
+    name: str
+    group: str
+    overrides: tuple[str, ...] = ()
+
+
+WORKERS = "data.loader=workers data.num_workers=0"
+POOLING = "model/pooling=norm model.stages=4 model.depth=4"
+ROWS = tuple(
+    Row(name, group, tuple(overrides.split()))
+    for name, group, overrides in (
+        ("base", "base", ""),
+        ("loss_certificate_regularization", "loss", "loss=certificate_regularization"),
+        ("loss_offset_cross_entropy", "loss", "loss=offset_cross_entropy"),
+        ("head_lln", "head", "head=lln"),
+        ("loss_logit_annealing", "loss", "loss=logit_annealing"),
+        ("activation_householder", "activation", "activation=householder"),
+        ("loss_multiclass_hinge", "loss", "loss=multiclass_hinge"),
+        ("activation_maxmin", "activation", "activation=maxmin"),
+        ("base_seed_1", "base", "seed=1"),
+        ("schedule_one_cycle", "schedule", "scheduler=one_cycle"),
+        ("not_paired", "shuffle", "conv.paired=false"),
+        ("average", "average", "callbacks=[default,ema]"),
+        ("groups_4_4", "groups", "conv.groups=[4,4]"),
+        ("soc", "groups", "conv=soc"),
+        ("groups_4_1", "groups", "conv.groups=[4,1]"),
+        ("activation_householder2", "activation", "activation=householder2"),
+        ("schedule_cosine_warmup", "schedule", "scheduler=cosine_warmup"),
+        ("optimizer_adamw", "optimizer", "optimizer=adamw"),
+        ("mixup", "augmentation", "data/mixing=mixup"),
+        ("trivial_augment", "augmentation", f"data/policy=trivial_augment {WORKERS}"),
+        ("no_augmentation", "augmentation", "data.augment=false"),
+        ("stages_4", "pooling", "model.stages=4 model.depth=4"),
+        ("pooling_norm", "pooling", POOLING),
+    )
+)
+
+
+def overrides_of(row: Row, more: Sequence[str] = ()) -> list[str]:
+    """The overrides of a row's training: the base's, without what the row or ``more`` states anew."""
+    stated = [*row.overrides, *more]
+    anew = {each.partition("=")[0] for each in stated}
+    return [*(each for each in (*BASE, *QUIET) if each.partition("=")[0] not in anew), *stated]
+
+
+class Sweep:
+    """Trains rows one after the other, or ``jobs`` at a time.
+
+    Args:
+        work: holds a folder for each row's run.
+        output: gets rows/NAME.json for each row that is done.
+        more: overrides for all rows.
+        threads: of each training.
+    """
+
+    def __init__(self, work: Path, output: Path, more: Sequence[str] = (), threads: int = 1) -> None:
+        self.work, self.output, self.more, self.threads = work.absolute(), output.absolute(), tuple(more), threads
+        self.console = Console()
+        self._stopped = threading.Event()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def perform(self, rows: Sequence[Row], jobs: int = 1) -> bool:
+        """Train the rows that are not done; whether all of them are then."""
+        with ThreadPoolExecutor(jobs) as pool:
+            return all(list(pool.map(self._row, rows)))
+
+    def stop(self, *_: object) -> None:
+        """Let the trainings write their last checkpoint and end; no further row is begun."""
+        self._stopped.set()
+        for process in list(self._running):
+            process.terminate()
+
+    def file_of(self, row: Row) -> Path:
+        return self.output / "rows" / f"{row.name}.json"
+
+    def _row(self, row: Row) -> bool:
+        folder = self.work / row.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.console.print(f"{row.name}: another process is at it")
+                return False
+            # Only now: another process may have finished it in the meantime.
+            if self.file_of(row).is_file():
+                return True
+            if self._stopped.is_set():
+                return False
+            self.console.print(f"{row.name}: begins, or goes on")
+            status = self._train(row, folder, lock.fileno())
+            if status != 0:
+                self.console.print(f"{row.name}: ended with status {status}, see {folder / 'output.log'}")
+                return False
+            self._keep(row, folder)
+        self.console.print(f"{row.name}: done")
+        return True
+
+    def _train(self, row: Row, folder: Path, lock: int) -> int:
+        last = folder / LAST
+        resumed = [f"ckpt_path={last}"] if last.is_file() else []
+        command = [sys.executable, "train.py", *overrides_of(row, self.more), f"hydra.run.dir={folder}", *resumed]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with (folder / "output.log").open("ab") as output:
+            # The training holds the lock too: it keeps it if this process is killed and it is not.
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, pass_fds=[lock]
+            )
+            self._running.add(process)
+            if self._stopped.is_set():
+                process.terminate()
+            status = process.wait()
+            self._running.remove(process)
+        return status
+
+    def _keep(self, row: Row, folder: Path) -> None:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        if summary["split"] != "validation":
+            raise ValueError(f"{folder} was certified on the {summary['split']} images; a sweep is about validation")
+        del summary["checkpoint"]
+        shown = [each for each in overrides_of(row, self.more) if not each.startswith("paths.") and each not in QUIET]
+        run = json.loads((folder / "run.json").read_text())
+        content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}
+        with whole_file(self.file_of(row)) as file:
+            file.write(json.dumps({**content, "summary": summary, "run": run}, indent=1).encode() + b"\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data", help="holds the official folder cifar-100-python")
+    parser.add_argument("--work", type=Path, default=Path("logs/sweep"), help="where the runs are")
+    parser.add_argument("--output", type=Path, default=Path("results/sweep"))
+    parser.add_argument(
+        "--only", nargs="+", choices=[row.name for row in ROWS], metavar="NAME", help="leave out others"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--render", action="store_true", help="train nothing, only write the table")
+    arguments = parser.parse_args()
+
+    rows = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
+    done = True
+    if not arguments.render:
+        data = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
+        sweep = Sweep(arguments.work, arguments.output, data, arguments.threads)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, sweep.stop)
+        done = sweep.perform(rows, arguments.jobs)
+    write_report(arguments.output, [row.name for row in ROWS])
+    sys.exit(0 if done else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The table and the picture of a sweep, from the files of its rows alone."""
+
+import json
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lipnet.files import whole_file
+
+RADIUS = "36/255"
+
+
+def write_report(folder: Path, names: Sequence[str]) -> None:
+    """Write README.md and accuracy.png of the rows in ``folder``/rows, in the order of ``names``; nothing of none."""
+    rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
+    if not rows:
+        return
+    missing = [name for name in names if name not in {row["name"] for row in rows}]
+    with whole_file(folder / "accuracy.png") as file:
+        draw(rows).savefig(file, format="png", dpi=150)
+    with whole_file(folder / "README.md") as file:
+        file.write(page(rows, missing).encode())
+
+
+def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+    """The README of a sweep: what was done, the table, and what has not been run."""
+    first = rows[0]
+    summary, run = first["summary"], first["run"]
+    count = f"{summary['n_samples']:,}"
+    error = 100 * sqrt(share_of(first) * (1 - share_of(first)) / summary["n_samples"])
+    paragraphs = [
+        "# Sweep: which choices help certified accuracy",
+        "Each row is one training of a small network that differs from the first row in one choice; no setting was "
+        "searched. The best epoch by certified accuracy at 36/255 is certified in "
+        f"{summary['dtype']} on the {count} validation images, which are {summary['dataset']}'s "
+        "training images that no row was trained on. The test images are not read. Accuracies in %: clean, and "
+        "certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the correct samples.",
+        f"One standard error of the first row's certified accuracy at {RADIUS}, for the choice of {count} images "
+        f"alone, is {error:.2f} points: differences of less are no differences. A row is one seed.",
+        "\n".join(table(rows)),
+        "![clean and certified accuracy of each row](accuracy.png)",
+    ]
+    if missing:
+        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
+    machine = run["starts"][0]["hardware"]
+    paragraphs += [
+        "The base:",
+        "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
+        f"Minutes are of training and validation with {machine['threads']} thread on {machine['cores']} cores of "
+        f"{machine['processor']}, shared with other programs: no measure of speed. "
+        f"Versions, commit, seed and time of each row are in `rows/`. Table and picture are written from these files:",
+        "```bash\npython -m benchmarks.sweep --render\n```",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of the table, a row for each training, with its difference to the first at the radius."""
+    radii = list(rows[0]["summary"]["certified_accuracy"])
+    headings = [
+        "row",
+        "change",
+        "parameters",
+        "clean",
+        *radii,
+        f"{RADIUS}, less the first's",
+        "ACR",
+        "epochs",
+        "minutes",
+    ]
+    lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
+    for row in rows:
+        summary, run = row["summary"], row["run"]
+        shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
+        difference = 100 * (share_of(row) - share_of(rows[0]))
+        average = summary["average_certified_radius"]
+        cells = [
+            f"`{row['name']}`",
+            " ".join(f"`{each}`" for each in row["change"]) or "-",
+            f"{summary['parameters']:,}",
+            *(f"{100 * share:.2f}" for share in shares),
+            "-" if row is rows[0] else f"{difference:+.2f}",
+            "-" if average is None else f"{average:.3f}",
+            f"{run['epochs']} of {run['planned_epochs']}",
+            f"{run['seconds'] / 60:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Clean and certified accuracy of each row, from top to bottom, with the first row's as lines."""
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    series = {
+        "clean": [100 * row["summary"]["clean_accuracy"] for row in rows],
+        f"certified at {RADIUS}": [100 * share_of(row) for row in rows],
+    }
+    for (label, values), marker in zip(series.items(), ("o", "s"), strict=True):
+        (line,) = axes.plot(values, range(len(rows)), marker, label=label)
+        axes.axvline(values[0], color=line.get_color(), alpha=0.4, linewidth=1)
+    axes.set_yticks(range(len(rows)), [row["name"].replace("_", " ") for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on the validation images, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best")
+    return figure
+
+
+def share_of(row: dict[str, Any]) -> float:
+    """The certified accuracy of a row at the radius that rows are compared at."""
+    return float(row["summary"]["certified_accuracy"][RADIUS])
+
+
+def quoted(override: str) -> str:
+    """As a shell takes it."""
+    return f"'{override}'" if set(override) & set("[]{}()") else override

@@ -1,0 +1,147 @@
+"""The sweep trains each row once, whatever happens in between, and writes its table from the rows' files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks.sweep import LAST, ROOT, ROWS, Row, Sweep, overrides_of
+from benchmarks.sweep_report import draw, page, table, write_report
+from lipnet.data import DATAMODULES
+from lipnet.models import build_model
+from lipnet.workflows import folders
+from lipnet.workflows.training import model_config
+
+TINY = (
+    "data=digits",
+    "model.stages=3",
+    "model.depth=3",
+    "model.initial_channels=8",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "scheduler=constant",
+)
+
+
+def row_file(folder: Path, name: str, change: list[str], certified: float) -> None:
+    """What a sweep leaves of a row."""
+    summary = {
+        "dataset": "cifar100",
+        "split": "validation",
+        "n_samples": 5000,
+        "clean_accuracy": 0.4,
+        "certified_accuracy": {"36/255": certified, "72/255": 0.1},
+        "average_certified_radius": 0.25,
+        "parameters": 1000,
+        "dtype": "float64",
+    }
+    machine = {"processor": "P", "cores": 2, "threads": 1}
+    run = {"epochs": 10, "planned_epochs": 10, "seconds": 600.0, "starts": [{"hardware": machine}]}
+    content = {"name": name, "group": "loss", "change": change, "overrides": ["data=cifar100", *change]}
+    (folder / "rows").mkdir(parents=True, exist_ok=True)
+    (folder / "rows" / f"{name}.json").write_text(json.dumps({**content, "summary": summary, "run": run}))
+
+
+def test_names_are_distinct_and_the_base_comes_first() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert ROWS[0] == Row("base", "base")
+    assert LAST.as_posix() == folders.LAST
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_a_training_of_a_small_network_without_the_test_images(row: Row) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=overrides_of(row))
+    assert config.certify.split == "validation"
+    assert (config.trainer.max_epochs, config.model.initial_channels) == (10, 16)
+    with torch.device("meta"):
+        network = build_model(model_config(config, DATAMODULES["cifar100"].spec))
+    assert 2e5 < sum(parameter.numel() for parameter in network.parameters()) < 1e7
+
+
+def test_what_a_row_states_anew_is_not_stated_twice() -> None:
+    overrides = overrides_of(Row("other", "loss", ("loss=logit_annealing", "seed=1")), ["trainer.max_epochs=1"])
+    names = [override.partition("=")[0] for override in overrides]
+    assert len(set(names)) == len(names)
+    assert {"loss=logit_annealing", "seed=1", "trainer.max_epochs=1"} <= set(overrides)
+
+
+@pytest.mark.slow
+def test_rows_are_trained_once_and_told_in_a_table(tmp_path: Path) -> None:
+    sweep, rows = Sweep(tmp_path / "work", tmp_path / "output", TINY), ROWS[:2]
+    assert sweep.perform(rows)
+    files = [sweep.file_of(row) for row in rows]
+    written = [file.stat().st_mtime_ns for file in files]
+    for row, file in zip(rows, files, strict=True):
+        content = json.loads(file.read_text())
+        assert (content["name"], tuple(content["change"])) == (row.name, row.overrides)
+        assert (content["summary"]["split"], content["summary"]["n_samples"]) == ("validation", 143)
+        assert (content["run"]["finished"], content["run"]["steps"]) == (True, 2)
+        assert str(tmp_path) not in file.read_text(), "paths of the machine are no result"
+    assert Sweep(tmp_path / "work", tmp_path / "output", TINY).perform(rows)
+    assert [file.stat().st_mtime_ns for file in files] == written
+    write_report(tmp_path / "output", [row.name for row in ROWS])
+    text = (tmp_path / "output" / "README.md").read_text()
+    assert "| `loss_certificate_regularization` | `loss=certificate_regularization` |" in text
+    assert (tmp_path / "output" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_row_goes_on_from_its_last_checkpoint_and_one_that_fails_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Sweep(tmp_path / "work", tmp_path / "output", TINY)
+    last = tmp_path / "work" / "base" / LAST
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"damaged")
+    assert not sweep.perform(ROWS[:1])
+    assert "base: ended with status 1, see " in capsys.readouterr().out
+    assert "cannot be read as a checkpoint" in (tmp_path / "work" / "base" / "output.log").read_text()
+    assert not sweep.file_of(ROWS[0]).exists()
+
+
+def test_a_row_that_another_process_is_at_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "work" / "base").mkdir(parents=True)
+    with (tmp_path / "work" / "base" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not Sweep(tmp_path / "work", tmp_path / "output").perform(ROWS[:1])
+    assert "base: another process is at it" in capsys.readouterr().out
+    assert os.listdir(tmp_path / "work" / "base") == ["lock"]
+
+
+def test_after_a_stop_no_row_is_begun(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "work", tmp_path / "output")
+    sweep.stop()
+    assert not sweep.perform(ROWS[:2])
+    assert not (tmp_path / "work" / "base" / "output.log").exists()
+
+
+def test_the_table_compares_each_row_with_the_first(tmp_path: Path) -> None:
+    row_file(tmp_path, "base", [], 0.2)
+    row_file(tmp_path, "head_lln", ["head=lln"], 0.235)
+    rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in ("base", "head_lln")]
+    first, second = table(rows)[2:]
+    assert first == "| `base` | - | 1,000 | 40.00 | 20.00 | 10.00 | - | 0.250 | 10 of 10 | 10 |"
+    assert second == "| `head_lln` | `head=lln` | 1,000 | 40.00 | 23.50 | 10.00 | +3.50 | 0.250 | 10 of 10 | 10 |"
+    assert len(draw(rows).axes[0].get_yticks()) == 2
+
+
+def test_the_page_says_what_was_not_run_and_how_sure_the_figures_are(tmp_path: Path) -> None:
+    row_file(tmp_path, "base", [], 0.2)
+    text = page([json.loads((tmp_path / "rows" / "base.json").read_text())], ["soc"])
+    assert "Not run yet: `soc`." in text
+    error = re.search(r"is ([\d.]+) points", text)
+    assert error is not None
+    assert float(error.group(1)) == pytest.approx(100 * (0.2 * 0.8 / 5000) ** 0.5, abs=0.005)
+
+
+def test_no_rows_write_nothing(tmp_path: Path) -> None:
+    write_report(tmp_path, ["base"])
+    assert not list(tmp_path.iterdir())

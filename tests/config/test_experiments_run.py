@@ -1,0 +1,70 @@
+"""Every experiment file runs: a batch of training and of validation, at reduced size, on stand-ins for the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torchvision import datasets
+
+from lipnet.data import DATAMODULES
+from lipnet.models import build_model, save_checkpoint
+from lipnet.workflows import make_data, make_module, make_trainer
+from lipnet.workflows.training import model_config
+from tests.training.runs import figures_of
+
+CONF = Path(__file__).parents[2] / "conf"
+FOLDER = CONF / "experiment"
+EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
+QUIET = ["~callbacks.progress_bar", "~callbacks.model_summary", "~callbacks.learning_rate"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def small(config: DictConfig) -> DictConfig:
+    """The same experiment with a small network; one that takes its network from a checkpoint is left as it is."""
+    if config.transfer:
+        return config
+    return OmegaConf.merge(config, {"model": {"depth": config.model.stages, "initial_channels": 8}})
+
+
+def base_of_a_transfer(path: Path) -> Path:
+    """A small network for images like CIFAR-100's, of 20 classes, not trained."""
+    spec = DATAMODULES["cifar100_coarse"].spec
+    described = model_config(small(composed("experiment=table3/gs_soc_4")), spec)
+    dataset = {"name": "cifar100_coarse", "seed": 0, "validation_fraction": 0.1}
+    save_checkpoint(path, build_model(described), described, dataset)
+    return path
+
+
+def test_there_is_an_experiment_of_each_kind() -> None:
+    assert {"quickstart", "table3/gs_soc_4", "best/cifar100", "speedrun/cifar100", "cpu/cifar100"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs(
+    tmp_path: Path, write_fake_cifar: Callable[[type[datasets.CIFAR10]], Any], experiment: str
+) -> None:
+    overrides = [f"experiment={experiment}", "debug=fast", *QUIET, f"paths.output_dir={tmp_path / 'run'}"]
+    config = composed(*overrides, f"paths.data_dir={write_fake_cifar(datasets.CIFAR100).root}")
+    if config.transfer:
+        config.ckpt_path = str(base_of_a_transfer(tmp_path / "base.ckpt"))
+    config = small(config)
+    torch.manual_seed(0)
+    data = make_data(config)
+    module, trainer = make_module(config, data), make_trainer(config)
+    trainer.fit(module, data)
+    figures = figures_of(trainer)
+    assert {"train/loss", "val/accuracy", "val/certified_36_255", "val/lipschitz_bound"} <= figures.keys()
+    assert all(np.isfinite(value) for value in figures.values())
+    assert trainer.global_step == 1
+    assert not (tmp_path / "run").exists(), "a fast development run leaves nothing"

@@ -1,0 +1,91 @@
+"""The table says what the files say: figures, seeds, what was cut short, and on what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lipnet.results import PublishedRow, Result, results_tables
+from lipnet.results.table import groups
+from tests.results.conftest import CONFIG, RECORD, SUMMARY, changed
+
+PUBLISHED = [
+    PublishedRow("Better", "cifar100", "50.0", {"36/255": "35.0", "72/255": "20.0"}, "A paper", headline=True),
+    PublishedRow("Worse", "cifar100", "40.0", {"36/255": "25.0"}, "A paper", headline=True),
+    PublishedRow("Same", "cifar100", "43.0", {"36/255": "29.0"}, "A paper", experiment="table3/gs_soc_4"),
+]
+
+
+def result(name: str, *, config: Any = None, record: Any = None, summary: Any = None) -> Result:
+    # What the configuration refers to stands in it, as in every stored one.
+    parts = {"conv": CONFIG["conv"], "activation": CONFIG["activation"], "head": CONFIG["head"]}
+    plain = {**CONFIG, "logger": None, "paths": None, "data": {"seed": 0}}
+    plain["model"] = {"depth": 15, "initial_channels": 32, **parts}
+    return Result(name, changed(plain, config or {}), {**RECORD, **(record or {})}, {**SUMMARY, **(summary or {})})
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_a_measured_row_stands_where_its_certified_accuracy_puts_it() -> None:
+    rows = rows_of(results_tables([result("one")], PUBLISHED))
+    assert [row[0].strip("*").partition(",")[0] for row in rows] == ["Better", "LipConvNet-15", "Same", "Worse"]
+    name, parameters, clean, *certified, training, source = rows[1]
+    assert name == "**LipConvNet-15, 32 channels, GSSOC (4,-) paired, MaxMinPermuted, SOCLinear, CrossEntropyLoss**"
+    assert (parameters, clean, certified) == ("6.81 M", "**44.01**", ["**30.02**", "**18.03**", "**10.04**"])
+    assert training == "200 epochs; 2.5 h of 2 threads of P"
+    assert source == "[one](results/one), seed 0"
+    assert rows[0][3:6] == ["35.0", "20.0", "-"]
+
+
+def test_a_row_that_is_no_headline_waits_for_a_measured_one() -> None:
+    text = results_tables([], PUBLISHED)
+    assert [row[0] for row in rows_of(text)] == ["Better", "Worse"]
+    assert text.endswith("No row on CIFAR-100 is measured with lipnet yet.")
+
+
+def test_seeds_are_averaged() -> None:
+    other = result("two", config={"seed": 1, "data": {"seed": 1}}, summary={"clean_accuracy": 0.4601})
+    (row,) = (row for row in rows_of(results_tables([result("one"), other], [])) if row[0])
+    assert row[2] == "**45.01**"
+    assert row[-1] == "[one](results/one), [two](results/two), mean of 2 seeds (30.02 to 30.02 at 36/255)"
+
+
+def test_what_shows_a_training_makes_no_difference() -> None:
+    quiet = result("two", config={"seed": 1, "callbacks": {"progress_bar": None, "run_record": {"seed": 1}}})
+    shown = result("one", config={"callbacks": {"progress_bar": {"refresh_rate": 10}, "run_record": {"seed": 0}}})
+    assert len(groups([shown, quiet])) == 1
+
+
+def test_other_settings_are_another_row() -> None:
+    other = result("two", config={"loss": {"label_smoothing": 0.1}})
+    assert len(groups([result("one"), other])) == 2
+
+
+def test_what_was_cut_short_or_certified_in_part_says_so() -> None:
+    cut = result("cut", record={"epochs": 60, "finished": False}, summary={"n_samples": 2000})
+    (row,) = rows_of(results_tables([cut], []))
+    assert row[-2].startswith("cut short at 60 of 200 epochs; ")
+    assert row[-1] == "[cut](results/cut), seed 0, first 2,000 test images"
+
+
+def test_an_accelerator_is_named() -> None:
+    start = {**RECORD["starts"][0], "hardware": {**RECORD["starts"][0]["hardware"], "accelerator": "NVIDIA H200"}}
+    (row,) = rows_of(results_tables([result("one", record={"starts": [start, start]})], []))
+    assert row[-2] == "200 epochs; 2.5 h of 1 NVIDIA H200"
+
+
+def test_each_data_set_has_a_table() -> None:
+    digits = result("quick", summary={"dataset": "digits", "n_samples": 359})
+    text = results_tables([digits], PUBLISHED)
+    assert text.index("Test images of CIFAR-100") < text.index("Test images of scikit-learn's digits")
+
+
+def test_an_unknown_data_set_and_a_missing_radius_are_errors() -> None:
+    with pytest.raises(ValueError, match="there are results on letters"):
+        results_tables([result("one", summary={"dataset": "letters"})], [])
+    with pytest.raises(ValueError, match=r"was certified at 36/255 and lacks 72/255"):
+        results_tables([result("one", summary={"certified_accuracy": {"36/255": 0.3}})], [])
