@@ -2,9 +2,9 @@
 
     python -m benchmarks.bit_flips --flips 1000
 
-Each time one random bit of the whole file is flipped, and the file is read: by plain torch, csv and json, and by lipnet.
-A reader may notice (an error), or read what was written (the bit means nothing to it), or read something else without
-a word. The files are those of a small network on the digits; with --checkpoint the checkpoint is another.
+One random bit of the whole file is flipped at a time, and the file is read by plain torch, csv and json, and by
+lipnet. A reader may notice (an error), or read what was written (the bit means nothing to it), or read something else
+without a word. The files are those of a small network on the digits; with --checkpoint the checkpoint is another.
 """
 
 import argparse
