@@ -113,7 +113,8 @@ class Run:
             *OVERRIDES,
             f"trainer.max_epochs={self.epochs}",
             f"paths.log_dir={self.folder}",
-            f"+callbacks.phase={{_target_: {PhaseMarker.__module__}.PhaseMarker, path: {phase}}}",
+            # By its full name, under which the fork imports it, and not as part of the program that runs.
+            f"+callbacks.phase={{_target_: benchmarks.kill_resume.{PhaseMarker.__name__}, path: {phase}}}",
         ]
         if list(self.folder.glob(f"{TASK}/*/checkpoints/last.ckpt")):
             overrides.append("ckpt_path=last")
