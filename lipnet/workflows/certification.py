@@ -18,6 +18,7 @@ from lipnet.models import Checkpoint, load_checkpoint
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.processes import CertifyInProcesses
 
+SPLIT_SETTINGS = ("seed", "validation_fraction")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -133,6 +134,10 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     name = settings.pop("name")
     if name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
+    # A stranger's file chooses no folder and no download.
+    refused = sorted(settings.keys() - set(SPLIT_SETTINGS))
+    if refused:
+        raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, received {refused}")
     if data_dir is not None and name != "digits":
         settings["data_dir"] = data_dir
     return DATAMODULES[name](**settings)
