@@ -1,31 +1,43 @@
 """Certify a checkpoint: how accurate it provably is within each L2 radius.
 
 python certify.py ckpt_path=RUN/checkpoints/best.ckpt
+python certify.py verify=RUN/certificates.tsv
 """
+
+import sys
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lipnet.workflows import certify_checkpoint, clear_errors
+from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_trainer, verify_certificates
+from lipnet.workflows.verification import DIFFERENT
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="certify")
 @clear_errors
 def main(config: DictConfig) -> None:
-    """Rebuild the model from its checkpoint, certify it, write certificates.tsv, summary.json and curve.png."""
+    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or check such a file again."""
+    data = None if config.data is None else instantiate(config.data)
+    data_dir = config.paths.data_dir
+    if config.verify is not None:
+        found = verify_certificates(config.verify, config.ckpt_path, data=data, data_dir=data_dir, device=config.device)
+        sys.exit(0 if found.confirmed else DIFFERENT)
+    if config.ckpt_path is None:
+        raise ValueError("ckpt_path=... is needed: the checkpoint to certify")
     certify_checkpoint(
         config.ckpt_path,
         config.output_dir,
-        data=None if config.data is None else instantiate(config.data),
-        data_dir=config.paths.data_dir,
+        data=data,
+        data_dir=data_dir,
         split=config.split,
         n_samples=config.n_samples,
         batch_size=config.batch_size,
         dtype=config.dtype,
-        device=config.device,
+        device=config.device if config.trainer is None else devices_of_trainer(config.trainer),
         radii=list(config.radii),
         overwrite=config.overwrite,
+        resume=config.resume,
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,17 +20,52 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Yields:
         The temporary file, opened for writing bytes.
     """
+    with _written(path) as file:
+        yield file
+        _flush(file)
+        os.replace(file.name, path)
+    _flush_folder(path.parent)
+
+
+@contextmanager
+def whole_files(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Open files that belong together: all take their places when the block ends without an error, or none does.
+
+    All are on the disk before the first of them takes its place. The last one stands for all: what it held before is
+    removed first, so that it is there only if the others are those which belong to it.
+
+    Args:
+        paths: in one folder, which is made if it is missing.
+
+    Yields:
+        The temporary files, opened for writing bytes.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(_written(path)) for path in paths]
+        yield files
+        for file in files:
+            _flush(file)
+        paths[-1].unlink(missing_ok=True)
+        for file, path in zip(files, paths, strict=True):
+            os.replace(file.name, path)
+    _flush_folder(paths[-1].parent)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside a path, which is gone at the end of the block unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

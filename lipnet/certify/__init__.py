@@ -1,12 +1,15 @@
 """Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
 
 from lipnet.certify.bound import lipschitz_bound
+from lipnet.certify.certificate_file import CertificateFileError, read_certificates
 from lipnet.certify.certificates import Certificates, certify
 from lipnet.certify.exporting import export_onnx, export_program
 from lipnet.certify.logits import LogitBounds, logit_bounds
-from lipnet.certify.report import certify_dataset, summary_table
+from lipnet.certify.report import certify_dataset
+from lipnet.certify.summary import read_summary, summary_table
 
 __all__ = [
+    "CertificateFileError",
     "Certificates",
     "LogitBounds",
     "certify",
@@ -15,5 +18,7 @@ __all__ = [
     "export_program",
     "lipschitz_bound",
     "logit_bounds",
+    "read_certificates",
+    "read_summary",
     "summary_table",
 ]

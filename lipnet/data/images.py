@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def indices(self) -> Tensor:
         """The index in the official file of each image, int64 of shape (n,)."""
         return self.source.indices[self.positions]
+
+    def sha256(self, count: int) -> str:
+        """Return the SHA-256 of the first ``count`` images, bytes of ``source``, with their labels and indices."""
+        positions = self.positions[:count]
+        images = self.source.images[positions.to(self.source.images.device)].cpu()
+        digest = hashlib.sha256(f"{tuple(images.shape)} 0..{self.source.maximum}".encode())
+        for values in (images, self.source.labels[positions.to(self.source.labels.device)], self.indices[:count]):
+            digest.update(values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: torch.device) -> ImageDataset:
         """Return the same dataset with the images that it serves on a device; their indices stay on the CPU."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lipnet.functional.norms import circular_patches, next_vectors
-from lipnet.functional.skew import transpose_filter
+from lipnet.functional.skew import minus_adjoint
 
 # Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.
 SMALLEST_NORM = 1e-12
@@ -46,12 +46,14 @@ class _ScaledSkewPart(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, ...]:
         # Twice the skew part: what is scaled afterwards need not be halved.
-        doubled = (weight - transpose_filter(weight, groups)).reshape(*vectors.shape[:2], -1)
+        doubled = minus_adjoint(weight, groups).reshape(*vectors.shape[:2], -1)
         images = doubled @ circular_patches(vectors, weight)
         norms = images.flatten(1).norm(dim=1)
         scale = target / norms.clamp_min(2 * SMALLEST_NORM)
-        # Not in place: of a batch of vectors for one filter, the filter itself is no batch.
-        scaled = (doubled * scale.view(-1, 1, 1)).view(weight.shape)
+        # Of a batch of vectors for one filter, the filter itself is no batch and cannot hold the results.
+        batched = torch._C._are_functorch_transforms_active()
+        multiply = torch.mul if batched else Tensor.mul_
+        scaled = multiply(doubled, scale.view(-1, 1, 1)).view(weight.shape)
         return scaled, next_vectors(images, norms, vectors), scale
 
     @staticmethod
@@ -70,9 +72,5 @@ class _ScaledSkewPart(torch.autograd.Function):
         # Below the smallest norm the scale does not depend on the filter.
         moves = (scale.abs() * 2 * SMALLEST_NORM < abs(ctx.target)).view(-1, 1, 1)
         images = torch.where(moves, along * (-1 / ctx.target), 0.0) * new.flatten(2)
-        result = torch.baddbmm(rows, images, circular_patches(vectors, scaled).mT).mul_(scale.view(-1, 1, 1))
-        result = result.view_as(scaled)
-        transposed = transpose_filter(result, ctx.groups)
-        # A 1 x 1 filter's transpose is a view of it; others are turned, and so in memory of their own.
-        turned = scaled.shape[-2:] != (1, 1)
-        return result.sub_(transposed) if turned else result - transposed, None, None, None
+        result = torch.bmm(images, circular_patches(vectors, scaled).mT).add_(rows).mul_(scale.view(-1, 1, 1))
+        return minus_adjoint(result.view(scaled.shape), ctx.groups, in_place=True), None, None, None

@@ -1,9 +1,14 @@
 """Skew-symmetric convolution filters: the Lie algebra behind skew-orthogonal convolutions."""
 
+from math import isqrt, prod
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Filters of so many numbers are turned in blocks of so many, which stay in the processor's cache.
+_LARGE = 2**20
+_BLOCK = 2**17
 
 
 def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
@@ -45,6 +50,29 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     return skew
 
 
+def minus_adjoint(weight: Tensor, groups: int = 1, *, in_place: bool = False) -> Tensor:
+    """M - T(M), twice the skew part, in memory of its own or in that of M; no derivatives.
+
+    A large filter is turned block by block: for all of it at once, nearly every number would come from main memory.
+    """
+    grouped = _grouped(weight, groups)
+    if weight.numel() < _LARGE or weight.device.type != "cpu" or torch.compiler.is_compiling():
+        adjoint = _adjoint(grouped)
+        # The adjoint of 1 x 1 filters is a view of them.
+        own = in_place and weight.shape[-2:] != (1, 1)
+        return (grouped.sub_(adjoint) if own else grouped - adjoint).reshape(weight.shape)
+    result = grouped if in_place else torch.empty_like(grouped, memory_format=torch.contiguous_format)
+    length = max(1, isqrt(_BLOCK // prod(weight.shape[-2:])))
+    blocks = [slice(start, start + length) for start in range(0, grouped.shape[1], length)]
+    for number, rows in enumerate(blocks):
+        for columns in blocks[number:]:
+            difference = grouped[:, rows, columns] - _adjoint(grouped[:, columns, rows])
+            result[:, rows, columns] = difference
+            if columns != rows:
+                torch.neg(_adjoint(difference), out=result[:, columns, rows])
+    return result.view(weight.shape)
+
+
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     """(groups, o, i, kh, kw)."""
     return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
@@ -61,8 +89,7 @@ class _SkewPart(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, groups: int) -> Tensor:
-        grouped = _grouped(weight, groups)
-        return grouped.sub(_adjoint(grouped)).div_(2).reshape(weight.shape)
+        return minus_adjoint(weight, groups).div_(2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:

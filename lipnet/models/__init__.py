@@ -1,8 +1,9 @@
 """Networks made of lipnet's layers, and the checkpoints that describe them."""
 
 from lipnet.models.adapted import AdaptedConv, AdaptedHead, load_base, merge_maps
+from lipnet.models.archive import CheckpointError
 from lipnet.models.build import build_model
-from lipnet.models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from lipnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lipnet.models.lipconvnet import LipConvNet
 
 __all__ = [

@@ -1,45 +1,19 @@
 """Checkpoints that describe themselves: what was trained can be rebuilt from the file alone."""
 
-import hashlib
-import pickle
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
-import torch
 from torch import Tensor, nn
 
 from lipnet import __version__
-from lipnet.files import whole_file
+from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model
 
 DESCRIPTION = "lipnet"
 _FORMAT = 1
 _PREFIX = "model."
-# What the readers of the archive and of its content raise for bytes that are none of their own.
-_UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    BadZipFile,
-    pickle.UnpicklingError,
-    struct.error,
-    zlib.error,
-)
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint of lipnet, or a damaged one."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +48,13 @@ def save_checkpoint(
     """Write a model so that `load_checkpoint` reads it; for those who train without Lightning.
 
     Args:
-        path: where to; written whole or not at all.
+        path: where to; written whole or not at all, with its SHA-256 inside.
         model: the network, built by ``build_model(model_config)``.
         model_config: plain containers with Hydra's ``_target_``.
         dataset: at least ``{"name": "cifar100" | "cifar10" | "digits"}``.
     """
     state = {_PREFIX + name: value for name, value in model.state_dict().items()}
-    with whole_file(Path(path)) as file:
-        torch.save({"state_dict": state, DESCRIPTION: describe(model_config, dataset)}, file)
+    write_archive(path, {"state_dict": state, DESCRIPTION: describe(model_config, dataset)})
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -111,33 +84,6 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     content, sha256 = read_archive(path)
     _check_content(Path(path), content)
     return content, sha256
-
-
-def read_archive(path: str | Path) -> tuple[Any, str]:
-    """What an intact file of torch holds, on the CPU, executing nothing from it, and the file's SHA-256.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is empty or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
-    data = path.read_bytes()
-    if not data:
-        raise CheckpointError(f"{path} is empty: it is no checkpoint")
-    try:
-        # torch does not compare the checksums of the records: a flipped bit would be read as another weight.
-        damaged = ZipFile(BytesIO(data)).testzip()
-        if damaged is not None:
-            raise BadZipFile(f"the checksum of {damaged} is wrong")
-        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"
-        ) from error
-    return content, hashlib.sha256(data).hexdigest()
 
 
 def _plain(value: Any) -> Any:

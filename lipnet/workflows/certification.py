@@ -1,16 +1,22 @@
 """From a checkpoint to its certificates."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from lipnet.certify import certify_dataset, summary_table
+from lipnet.certify import summary_table
+from lipnet.certify.certification import Certification
+from lipnet.certify.report import certify_here, check_free, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.functional.margins import STANDARD_RADII
+from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import Checkpoint, load_checkpoint
+from lipnet.workflows.devices import AUTO, device_of
+from lipnet.workflows.processes import CertifyInProcesses
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -25,9 +31,10 @@ def certify_checkpoint(
     n_samples: int | None = None,
     batch_size: int = 250,
     dtype: str = "float64",
-    device: str = "auto",
+    device: str | Sequence[str] = AUTO,
     radii: Sequence[str] = STANDARD_RADII,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -40,18 +47,60 @@ def certify_checkpoint(
         n_samples: the first so many; None for all.
         batch_size: images at once.
         dtype: ``"float64"`` or ``"float32"``: of the arithmetic.
-        device: a device of torch, or ``"auto"``: the accelerator if there is one.
+        device: a device of torch, or ``"auto"``: the accelerator if there is one. Several of them: a process for each,
+            which certify the batches that one would, to the same files.
         radii: the radii of the table, by their text.
         overwrite: whether certificates that ``output_dir`` already holds are replaced.
+        resume: go on with a certification in ``output_dir`` that was interrupted, if there is one.
 
     Returns:
         The content of summary.json.
 
     Raises:
         FileNotFoundError: for a missing checkpoint or missing data.
-        FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``.
-        ValueError: for a setting out of range, a damaged checkpoint, or data that are not the checkpoint's.
+        FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``, or an unfinished
+            certification, unless ``overwrite`` or ``resume``.
+        ValueError: for a setting out of range, a damaged checkpoint, data that are not the checkpoint's, or an
+            unfinished certification of other settings.
+        ChildProcessError: if one of several processes fails or is killed.
     """
+    folder = Path(output_dir)
+    # What can be refused at once, before anything is read.
+    check_free(folder, replace=overwrite, resume=resume)
+    radii = CertifiedAccuracy(radii).radii
+    devices = [device] if isinstance(device, str) else list(device)
+    prepare = partial(
+        prepare_certification,
+        ckpt_path,
+        data=data,
+        data_dir=data_dir,
+        split=split,
+        n_samples=n_samples,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+    execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
+    summary = run_certification(
+        prepare(devices[0]), folder, radii=radii, replace=overwrite, resume=resume, execute=execute
+    )
+    console = Console()
+    console.print(summary_table({Path(ckpt_path).name: summary}))
+    console.print(f"Certificates, summary and curve are in {output_dir}", soft_wrap=True)
+    return summary
+
+
+def prepare_certification(
+    ckpt_path: str | Path,
+    device: str = AUTO,
+    *,
+    data: ImageDataModule | None = None,
+    data_dir: str | None = None,
+    split: str = "test",
+    n_samples: int | None = None,
+    batch_size: int = 250,
+    dtype: str = "float64",
+) -> Certification:
+    """Make model, bounds and data ready to certify a checkpoint; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
     if batch_size < 1:
@@ -60,26 +109,23 @@ def certify_checkpoint(
     data = _data_of(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
     data.eval_batch_size = batch_size
-    indices = data.evaluation_indices(split)
-    count = len(indices) if n_samples is None else n_samples
-    if not 1 <= count <= len(indices):
-        raise ValueError(f"n_samples must be from 1 to {len(indices)} for the {split} split, received {n_samples}")
-
-    facts = {
-        "dataset": data.spec.name,
-        "split": split,
-        "checkpoint": str(Path(ckpt_path).absolute()),
-        "checkpoint_sha256": checkpoint.sha256,
-    }
-    model = checkpoint.model.to(_device(device), DTYPES[dtype]).requires_grad_(False)
-    loader = data.evaluation_dataloader(split)
-    summary = certify_dataset(
-        model, loader, indices[:count], Path(output_dir), facts=facts, radii=radii, replace=overwrite
+    images = data.evaluation_dataset(split)
+    count = len(images) if n_samples is None else n_samples
+    if not 1 <= count <= len(images):
+        raise ValueError(f"n_samples must be from 1 to {len(images)} for the {split} split, received {n_samples}")
+    return Certification(
+        checkpoint.model.to(device_of(device), DTYPES[dtype]).requires_grad_(False),
+        data.evaluation_dataloader(split),
+        images.indices[:count],
+        facts={
+            "dataset": data.spec.name,
+            "split": split,
+            "data_sha256": images.sha256(count),
+            "checkpoint_sha256": checkpoint.sha256,
+            "batch_size": batch_size,
+        },
+        remarks={"checkpoint": str(Path(ckpt_path).absolute())},
     )
-    console = Console()
-    console.print(summary_table({Path(ckpt_path).name: summary}))
-    console.print(f"Certificates, summary and curve are in {output_dir}", soft_wrap=True)
-    return summary
 
 
 def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
@@ -105,17 +151,3 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
             f"the checkpoint was trained with a validation split of {there}, but the data have {here}: "
             "images that it was trained on would be certified"
         )
-
-
-def _device(name: str) -> torch.device:
-    cpu = torch.device("cpu")
-    accelerator = torch.accelerator.current_accelerator(check_available=True) or cpu
-    if name == "auto":
-        return accelerator
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'auto' or a device of torch, received {name!r}: {error}") from error
-    if device.type not in (cpu.type, accelerator.type):
-        raise ValueError(f"device {name!r} is not available on this machine")
-    return device

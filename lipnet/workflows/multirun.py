@@ -1,6 +1,5 @@
 """One table for all the runs of a Hydra multirun."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lipnet.certify import summary_table
+from lipnet.certify import read_summary, summary_table
 
 
 class SweepTable(Callback):
@@ -27,7 +26,7 @@ class SweepTable(Callback):
         summaries = {overrides: folder / "summary.json" for overrides, folder in self._folders.items()}
         certified = {overrides: path for overrides, path in summaries.items() if path.is_file()}
         if certified:
-            rows = dict(zip(distinct_names(list(certified)), map(_read, certified.values()), strict=True))
+            rows = dict(zip(distinct_names(list(certified)), map(read_summary, certified.values()), strict=True))
             Console().print(summary_table(rows))
 
 
@@ -47,8 +46,3 @@ def _short(override: str) -> str:
     """model.depth=5 as depth=5."""
     key, equals, value = override.partition("=")
     return key.rpartition(".")[2] + equals + value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(path.read_text())
-    return summary

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lipnet.functional import PADDING_MODES, skew_filter, transpose_filter
+from lipnet.functional.skew import minus_adjoint
 from tests.oracles import convolution_matrix
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5), (5, 3)]
@@ -108,3 +109,18 @@ def test_the_weight_is_not_changed() -> None:
     before = weight.clone()
     skew_filter(weight, 2).zero_()
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize(("channels", "groups", "kernel"), [(400, 1, (3, 3)), (1100, 1, (1, 1)), (600, 2, (3, 3))])
+def test_large_filters_are_turned_in_blocks_to_the_same_bits(
+    channels: int, groups: int, kernel: tuple[int, int]
+) -> None:
+    """Of a size that no block length divides; also where the filter is no contiguous tensor, and in its place."""
+    weight = torch.randn(channels, channels // groups, *kernel, generator=torch.Generator().manual_seed(0))
+    assert weight.numel() > 2**20
+    expected = weight - transpose_filter(weight, groups)
+    assert torch.equal(minus_adjoint(weight, groups), expected)
+    assert torch.equal(minus_adjoint(weight.to(memory_format=torch.channels_last), groups), expected)
+    in_place = weight.clone()
+    assert minus_adjoint(in_place, groups, in_place=True).data_ptr() == in_place.data_ptr()
+    assert torch.equal(in_place, expected)

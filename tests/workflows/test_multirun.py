@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
+from lipnet.certify.summary import sealed, summary_bytes
 from lipnet.workflows import SweepTable
 from lipnet.workflows.multirun import distinct_names
 
@@ -26,7 +26,7 @@ def finish(folder: Path, overrides: list[str], accuracy: float | None) -> JobRet
             "certified_accuracy": {"36/255": accuracy / 2},
             "average_certified_radius": 0.25,
         }
-        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "summary.json").write_bytes(summary_bytes(sealed(summary)))
     settings = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
     return JobReturn(overrides=overrides, cfg=CONFIG, hydra_cfg=settings, working_dir=str(folder))
 

@@ -1,0 +1,58 @@
+"""The devices of a certification: one, or one for each of several processes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import AcceleratorRegistry
+
+AUTO = "auto"
+_CPU = torch.device("cpu")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; ``"auto"`` is the accelerator of this machine if it has one, else the CPU.
+
+    Raises:
+        ValueError: if torch knows no such device, or this machine has none.
+    """
+    accelerator = _accelerator()
+    if name == AUTO:
+        return accelerator
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto' or a device of torch, received {name!r}: {error}") from error
+    if device.type not in (_CPU.type, accelerator.type):
+        raise ValueError(f"device {name!r} is not available on this machine")
+    return device
+
+
+def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
+    """The devices of the processes of a group ``trainer``, of which nothing but accelerator and devices is looked at.
+
+    Args:
+        trainer: ``accelerator`` and ``devices`` as for ``lightning.Trainer``; of one machine.
+
+    Raises:
+        ValueError: for an accelerator that Lightning does not know or this machine does not have, for devices that it
+            does not have, and for several machines.
+    """
+    if trainer.get("num_nodes", 1) != 1:
+        raise ValueError(f"certification runs on one machine, received trainer.num_nodes={trainer['num_nodes']}")
+    accelerator, devices = trainer.get("accelerator", AUTO), trainer.get("devices", AUTO)
+    name = {AUTO: _accelerator().type, "gpu": _accelerator().type}.get(accelerator, accelerator)
+    if name not in AcceleratorRegistry or (accelerator == "gpu" and name == _CPU.type):
+        raise ValueError(f"trainer.accelerator={accelerator} is not available on this machine")
+    kind = AcceleratorRegistry.get(name)
+    try:
+        count = kind.auto_device_count() if devices == AUTO else devices
+        found = kind.get_parallel_devices(kind.parse_devices(count))
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer.devices={devices} of {accelerator} are not there: {error}") from error
+    return [str(device) for device in found]
+
+
+def _accelerator() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or _CPU

@@ -1,0 +1,109 @@
+"""The file of certificates: what is written comes back, and nothing that was changed passes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from lipnet.certify import CertificateFileError, read_certificates
+from lipnet.certify.certificate_file import Row, certificate_bytes, examine_certificates
+from lipnet.certify.summary import read_summary, sealed, summary_bytes
+
+FACTS = {"dataset": "made up", "lipschitz_bound": 2.6602819875286916, "versions": {"torch": "2.10"}, "n_samples": 3}
+ROWS = [Row(7, 1, 1, "0.123456789", 1), Row(3, 0, 2, "0.000000000", 0), Row(1000, 99, 99, "12.300000000", 1)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "certificates.tsv"
+    path.write_bytes(certificate_bytes(FACTS, ROWS))
+    return path
+
+
+def test_what_is_written_comes_back(path: Path) -> None:
+    content = read_certificates(path)
+    assert content.facts == FACTS
+    assert list(content.rows.values()) == ROWS
+    lines = path.read_text().splitlines()
+    assert all(lines[number - 1] == "\t".join(map(str, row)) for number, row in content.rows.items())
+
+
+def test_without_its_comments_it_is_a_plain_table(path: Path) -> None:
+    table = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert table[0] == ["idx", "label", "prediction", "radius", "correct"]
+    assert len(table) == 4
+    assert all(len(line) == 5 for line in table)
+
+
+def test_no_flipped_bit_passes(path: Path) -> None:
+    data = path.read_bytes()
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CertificateFileError):
+            read_certificates(path)
+
+
+def test_no_shorter_file_passes(path: Path) -> None:
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(CertificateFileError):
+            read_certificates(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("0.123456789", "0.923456789", "its SHA-256 is not the one that its last line states"),
+        ("7\t1\t1\t0.123456789\t1\n", "", "holds 2 certificates and states 3"),
+        ("0.123456789", "inf", r"line 7 cannot be read: '7\\t1\\t1\\tinf\\t1'"),
+        ("99\t99", "99\t-1", "line 9 cannot be read"),
+        ('"made up"', "made up", "line 2 cannot be read"),
+        ("# sha256", "# sha1", "the SHA-256, is missing"),
+    ],
+)
+def test_what_is_wrong_with_an_edited_file_is_said(path: Path, old: str, new: str, problem: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(CertificateFileError, match=rf"certificates\.tsv is not as it was written: .*{problem}"):
+        read_certificates(path)
+    assert examine_certificates(path).problems
+
+
+@pytest.mark.parametrize("content", [b"", b"idx\tlabel\n", b"# lipnet certificates, format 2\n", bytes(range(256))])
+def test_another_file_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CertificateFileError, match="is no file of certificates"):
+        examine_certificates(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file of certificates .*certificates\.tsv"):
+        read_certificates(tmp_path / "certificates.tsv")
+
+
+def test_a_summary_comes_back_and_no_flipped_bit_passes(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    summary = sealed({"dataset": "made up", "clean_accuracy": 0.1 + 0.2, "versions": {"torch": "2.10"}, "radius": None})
+    path.write_bytes(summary_bytes(summary))
+    assert read_summary(path) == summary == json.loads(path.read_text())
+    data = path.read_bytes()
+    generator = random.Random(0)
+    for bit in generator.sample(range(8 * len(data)), 500):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CertificateFileError):
+            read_summary(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"3", b"{}", b'{"sha256": "0"}', b"[1]"])
+def test_another_summary_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "summary.json"
+    path.write_bytes(content)
+    with pytest.raises(CertificateFileError):
+        read_summary(path)

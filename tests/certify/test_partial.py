@@ -1,0 +1,187 @@
+"""A certification that was interrupted: what counts as done, and how it is gone on with."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from lipnet.certify import certify_dataset
+from lipnet.certify.certificate_file import Row
+from lipnet.certify.partial import CertifiedBatch, PartialCertification
+from lipnet.certify.report import FILES, PARTIAL
+
+SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
+BATCHES = [CertifiedBatch(number, (Row(number, 1, 1, "0.123456789", 1),) * 3) for number in range(5)]
+COUNT = 30
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> PartialCertification:
+    partial = PartialCertification.begin(tmp_path / "partial", SETTINGS)
+    with partial.writer() as writer:
+        for batch in BATCHES:
+            writer.add(batch)
+    return partial
+
+
+def file_of(partial: PartialCertification) -> Path:
+    (path,) = partial.folder.glob("*.batches")
+    return path
+
+
+def test_what_is_added_comes_back(partial: PartialCertification) -> None:
+    assert partial.batches() == {batch.number: batch for batch in BATCHES}
+    resumed = PartialCertification.begin(partial.folder, SETTINGS, resume=True)
+    assert resumed.batches() == partial.batches()
+
+
+def test_several_writers_at_once(partial: PartialCertification) -> None:
+    more = [CertifiedBatch(number, BATCHES[0].rows) for number in (7, 8)]
+    with partial.writer() as one, partial.writer() as other:
+        one.add(more[0])
+        other.add(more[1])
+    assert sorted(partial.batches()) == [0, 1, 2, 3, 4, 7, 8]
+
+
+def test_a_line_that_was_cut_does_not_count(partial: PartialCertification) -> None:
+    path = file_of(partial)
+    data = path.read_bytes()
+    for length in random.Random(0).sample(range(len(data)), 100):
+        path.write_bytes(data[:length])
+        # A line is whole with or without the character that ends it.
+        assert len(partial.batches()) in (data[:length].count(b"\n"), data[: length + 1].count(b"\n"))
+        assert all(partial.batches()[number] == BATCHES[number] for number in partial.batches())
+
+
+def test_no_flipped_bit_counts(partial: PartialCertification) -> None:
+    path = file_of(partial)
+    data = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(data)), 300):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert len(partial.batches()) < 5
+        assert all(partial.batches()[number] == BATCHES[number] for number in partial.batches())
+
+
+def test_beginning_again_forgets(partial: PartialCertification) -> None:
+    assert PartialCertification.begin(partial.folder, SETTINGS).batches() == {}
+
+
+@pytest.mark.parametrize(("name", "value"), [("dtype", "float32"), ("bound", 0.3), ("more", 1)])
+def test_other_settings_are_not_gone_on_with(partial: PartialCertification, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"begun with other settings.*{name}: .* there, {value} here"):
+        PartialCertification.begin(partial.folder, {**SETTINGS, name: value}, resume=True)
+    assert len(partial.batches()) == 5
+
+
+class Stopping:
+    """Batches that are interrupted after some, and that count how many are asked for."""
+
+    def __init__(self, batches: Batches, after: int) -> None:
+        self.batches, self.after = batches, after
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self.batches[: self.after]
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double().eval()
+
+
+@pytest.fixture
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(COUNT, 1, 3, 3, generator=generator, dtype=torch.float64)
+    return list(zip(images.split(4), torch.arange(COUNT).remainder(3).split(4), strict=True))
+
+
+def certified(folder: Path, model: nn.Module, batches: Any, count: int = COUNT, **settings: Any) -> dict[str, Any]:
+    return certify_dataset(model, batches, torch.arange(count), folder, facts={"dataset": "made up"}, **settings)
+
+
+@pytest.mark.parametrize("count", [COUNT, 18])
+@pytest.mark.parametrize("interruptions", [[0], [1], [3], [1, 2, 4]])
+def test_a_resumed_certification_is_the_whole_one(
+    tmp_path: Path, model: nn.Module, batches: Batches, interruptions: list[int], count: int
+) -> None:
+    for after in interruptions:
+        with pytest.raises(KeyboardInterrupt):
+            certified(tmp_path / "cut", model, Stopping(batches, after), count, resume=True)
+        assert [path.name for path in (tmp_path / "cut").iterdir()] == [PARTIAL]
+    seen: list[int] = []
+    with register_module_forward_pre_hook(
+        lambda module, images: seen.append(len(images[0])) if isinstance(module, nn.Flatten) else None
+    ):
+        resumed = certified(tmp_path / "cut", model, batches, count, resume=True)
+    whole = certified(tmp_path / "whole", model, batches, count)
+    assert sum(seen) == count - 4 * max(interruptions), "certified batches are certified again"
+    assert (tmp_path / "cut" / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == set(FILES)
+    assert resumed["certified_accuracy"] == whole["certified_accuracy"]
+
+
+def interrupted(folder: Path, model: nn.Module, batches: Batches) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        certified(folder, model, Stopping(batches, 2))
+
+
+def test_what_is_unfinished_is_neither_dropped_nor_gone_on_with_unasked(
+    tmp_path: Path, model: nn.Module, batches: Batches
+) -> None:
+    interrupted(tmp_path, model, batches)
+    with pytest.raises(FileExistsError, match=r"certification that is not finished; resume=true goes on"):
+        certified(tmp_path, model, batches)
+    certified(tmp_path, model, batches, replace=True)
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("change", ["weights", "samples", "dtype"])
+def test_another_certification_is_not_gone_on_with(
+    tmp_path: Path, model: nn.Module, batches: Batches, change: str
+) -> None:
+    interrupted(tmp_path, model, batches)
+    count = COUNT - 1 if change == "samples" else COUNT
+    if change == "weights":
+        with torch.no_grad():
+            model[1].bias += 1
+    model = model.float() if change == "dtype" else model
+    difference = {"weights": "weights_sha256", "samples": "n_samples", "dtype": "dtype"}[change]
+    with pytest.raises(ValueError, match=rf"other settings.*{difference}: "):
+        certified(tmp_path, model, batches, count, resume=True)
+
+
+def test_there_may_be_nothing_to_go_on_with(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
+    """So that one command can be started again and again until it is done."""
+    certified(tmp_path, model, batches, resume=True)
+    with pytest.raises(FileExistsError, match=r"already holds certificates\.tsv"):
+        certified(tmp_path, model, batches, resume=True)
+
+
+def test_certificates_of_other_samples_do_not_make_a_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
+    interrupted(tmp_path, model, batches)
+    partial = PartialCertification(tmp_path / PARTIAL)
+    with partial.writer() as writer:
+        writer.add(CertifiedBatch(1, tuple(Row(3, 0, 0, "0.100000000", 1) for _ in range(4))))
+    with pytest.raises(ValueError, match=r"30 samples were to be certified, .* or those of other samples"):
+        certified(tmp_path, model, batches, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    PartialCertification.begin(tmp_path / "partial", {"tuple": (1, 2)})
+    assert json.loads((tmp_path / "partial" / "settings.json").read_text()) == {"tuple": [1, 2]}
+    PartialCertification.begin(tmp_path / "partial", {"tuple": (1, 2)}, resume=True)

@@ -1,0 +1,97 @@
+"""Files that carry their own SHA-256: no changed bit is read, and no disk that is full costs the last good file."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import resource
+import warnings
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import torch
+from torch import nn
+
+from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
+from lipnet.models.archive import read_archive, write_archive
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    return {"weight": torch.randn(500, generator=torch.Generator().manual_seed(0)), "name": "made up"}
+
+
+@pytest.fixture
+def path(tmp_path: Path, content: dict[str, Any]) -> Path:
+    path = tmp_path / "weights.ckpt"
+    write_archive(path, content)
+    return path
+
+
+def test_what_is_written_comes_back_with_the_files_sha256(path: Path, content: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read, sha256 = read_archive(path)
+    assert torch.equal(read["weight"], content["weight"])
+    assert read["name"] == "made up"
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_it_is_a_file_of_torch(path: Path, content: dict[str, Any]) -> None:
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], content["weight"])
+    assert torch.equal(torch.load(path, weights_only=True, mmap=True)["weight"], content["weight"])
+    comment = ZipFile(path).comment
+    data = path.read_bytes()
+    assert comment.decode() == f"lipnet sha256 {hashlib.sha256(data[: -len(comment)]).hexdigest()}"
+
+
+def test_it_may_be_moved_and_copied(path: Path, tmp_path: Path, content: dict[str, Any]) -> None:
+    moved = path.rename(tmp_path / "other.ckpt")
+    assert torch.equal(read_archive(moved)[0]["weight"], content["weight"])
+
+
+def test_no_flipped_bit_is_read(path: Path) -> None:
+    data = path.read_bytes()
+    end = 8 * (len(data) - 100)
+    for bit in [*random.Random(0).sample(range(end), 300), *range(end, 8 * len(data))]:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+            read_archive(path)
+
+
+def test_nothing_is_read_behind_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(CheckpointError, match="does not end where it says"):
+        read_archive(path)
+
+
+def test_a_file_of_torch_alone_is_read_with_a_warning_and_its_checksums(path: Path, content: dict[str, Any]) -> None:
+    torch.save(content, path)
+    with pytest.warns(UserWarning, match=r"weights\.ckpt carries no SHA-256: its CRC-32 checksums alone"):
+        read_archive(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(content["weight"].numpy().tobytes()[:64])] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"checksum of .* is wrong"):
+        read_archive(path)
+
+
+def test_a_limit_of_the_system_leaves_the_last_good_checkpoint(
+    tiny_checkpoint: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    """The system itself refuses to write more than half of the file."""
+    before = tiny_checkpoint.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tiny_checkpoint, tiny_model, tiny_config, digits_dataset)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tiny_checkpoint.read_bytes() == before
+    assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
+    assert load_checkpoint(tiny_checkpoint).dataset == digits_dataset

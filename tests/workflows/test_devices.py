@@ -1,0 +1,56 @@
+"""The devices of a certification, by name or by a group of the training's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lipnet.workflows import devices_of_trainer
+from lipnet.workflows.devices import device_of
+
+
+@pytest.fixture
+def _no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "devices"),
+    [
+        ({"accelerator": "cpu", "devices": 2, "strategy": {"process_group_backend": "gloo"}}, ["cpu", "cpu"]),
+        ({"accelerator": "cpu", "devices": 1}, ["cpu"]),
+        ({"accelerator": "cpu", "devices": "3"}, ["cpu"] * 3),
+        ({"accelerator": "auto", "devices": "auto"}, ["cpu"]),
+        ({}, ["cpu"]),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("_no_accelerator")
+def test_devices_are_as_many_as_the_trainers(trainer: dict[str, Any], devices: list[str]) -> None:
+    assert devices_of_trainer(trainer) == devices
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"accelerator": "cpu", "devices": 0}, r"trainer\.devices=0 of cpu are not there"),
+        ({"accelerator": "cpu", "devices": -1}, r"trainer\.devices=-1 of cpu are not there"),
+        ({"accelerator": "gpu", "devices": 2}, r"trainer\.accelerator=gpu is not available on this machine"),
+        ({"accelerator": "abacus"}, r"trainer\.accelerator=abacus is not available"),
+        ({"accelerator": "cpu", "num_nodes": 2}, r"one machine, received trainer\.num_nodes=2"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("_no_accelerator")
+def test_devices_that_are_not_there_are_refused(trainer: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        devices_of_trainer(trainer)
+
+
+@pytest.mark.usefixtures("_no_accelerator")
+def test_auto_is_the_cpu_where_there_is_no_accelerator() -> None:
+    assert device_of("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device 'cuda' is not available"):
+        device_of("cuda")

@@ -1,0 +1,83 @@
+"""Certification by several processes: the same file, and no file at all if one of them does not come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from lipnet.certify.certification import Certification
+from lipnet.certify.report import PARTIAL, run_certification
+from lipnet.workflows import certify_checkpoint
+from lipnet.workflows.certification import prepare_certification
+from lipnet.workflows.processes import CertifyInProcesses
+
+BATCH_SIZE = 11
+OTHER = "cpu:0"
+"""The CPU under another name: how a test tells the second process from the first."""
+
+
+class Failing:
+    """The batches of a loader, of which some are delivered before the process meets its end."""
+
+    def __init__(self, batches: Any, after: int, end: str) -> None:
+        self.batches, self.after, self.end, self.batch_size = batches, after, end, batches.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(self.batches):
+            if number == self.after:
+                if self.end == "error":
+                    raise OSError("no space left on the disk")
+                os.kill(os.getpid(), signal.Signals[self.end])
+            yield batch
+
+
+def prepare(device: str, *, path: Path, end: str, n_samples: int | None = None) -> Certification:
+    """What makes the second process alone fail."""
+    certification = prepare_certification(path, device, n_samples=n_samples, batch_size=BATCH_SIZE)
+    if device == OTHER and end == "other settings":
+        return Certification(
+            certification.model, certification.batches, certification.indices, {**certification.facts, "split": "?"}
+        )
+    if device == OTHER and end != "none":
+        object.__setattr__(certification, "batches", Failing(certification.batches, 9, end))
+    return certification
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_file_of_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    settings = {"n_samples": 100, "batch_size": BATCH_SIZE}
+    one = certify_checkpoint(tiny_checkpoint, tmp_path / "one", device="cpu", **settings)
+    two = certify_checkpoint(tiny_checkpoint, tmp_path / "two", device=["cpu", "cpu"], **settings)
+    files = [(tmp_path / name / "certificates.tsv").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+    assert one["certified_accuracy"] == two["certified_accuracy"]
+    assert not (tmp_path / "two" / PARTIAL).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true goes on"),
+        ("error", r"process 2 of 2 failed: OSError: no space left on the disk; \d+ of 359"),
+        ("other settings", r"process 2 of 2 failed: ValueError: .*other settings.*split: test there, \? here"),
+    ],
+)
+def test_a_process_that_does_not_come_back_is_an_error(
+    tmp_path: Path, tiny_checkpoint: Path, end: str, message: str
+) -> None:
+    make = partial(prepare, path=tiny_checkpoint, end=end)
+    with pytest.raises(ChildProcessError, match=message):
+        run_certification(make("cpu"), tmp_path / "out", execute=CertifyInProcesses(make, ["cpu", OTHER]))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PARTIAL]
+    certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="cpu", batch_size=BATCH_SIZE, resume=True)
+    certify_checkpoint(tiny_checkpoint, tmp_path / "whole", device="cpu", batch_size=BATCH_SIZE)
+    files = [(tmp_path / name / "certificates.tsv").read_bytes() for name in ("out", "whole")]
+    assert files[0] == files[1]

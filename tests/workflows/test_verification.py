@@ -1,0 +1,193 @@
+"""A file of certificates that is checked again: what is true is confirmed, and each lie is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lipnet.certify import CertificateFileError, read_certificates
+from lipnet.certify.certificate_file import Row, certificate_bytes
+from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.data import DigitsDataModule
+from lipnet.models import CheckpointError, build_model, save_checkpoint
+from lipnet.workflows import Verification, certify_checkpoint, verify_certificates
+
+COUNT = 40
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A folder of certificates."""
+    folder = tmp_path / "run"
+    certify_checkpoint(tiny_checkpoint, folder, n_samples=COUNT, batch_size=16, device="cpu")
+    return folder
+
+
+def verify(run: Path, checkpoint: Path | None = None, **settings: Any) -> Verification:
+    return verify_certificates(run / "certificates.tsv", checkpoint, device="cpu", **settings)
+
+
+def rewrite(run: Path, change: Any) -> None:
+    """Write the file anew with other rows and a checksum that fits them, as a forger would."""
+    content = read_certificates(run / "certificates.tsv")
+    (run / "certificates.tsv").write_bytes(certificate_bytes(content.facts, change(list(content.rows.values()))))
+    (run / "summary.json").unlink()
+
+
+def test_a_true_file_is_confirmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = verify(run)
+    assert found == Verification(COUNT, (), (), ())
+    assert found.confirmed
+    assert f"all {COUNT} certificates are confirmed" in capsys.readouterr().out
+
+
+def test_checkpoint_and_data_alone_are_enough(run: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(run / "certificates.tsv", alone)
+    with pytest.raises(FileNotFoundError, match=r"checkpoint of .* is not where it was: say where by ckpt_path"):
+        verify(alone)
+    assert verify(alone, tiny_checkpoint, data=DigitsDataModule()).confirmed
+
+
+def test_the_checkpoint_of_a_run_is_found(run: Path, tiny_checkpoint: Path) -> None:
+    (run / "checkpoints").mkdir()
+    shutil.move(tiny_checkpoint, run / "checkpoints" / "best.ckpt")
+    assert verify(run).confirmed
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("label", 99, "label 99, found "),
+        ("prediction", 99, "prediction 99, found "),
+        ("correct", None, "correct "),
+        ("radius", "9.000000000", "radius 9.000000000 claims more than "),
+        ("radius", "0.000000000", "radius 0.000000000 claims less than "),
+        ("idx", 10**6, "idx 1000000: stated twice, or no sample of these data"),
+    ],
+)
+def test_each_lie_is_named(run: Path, tiny_checkpoint: Path, field: str, value: Any, sentence: str) -> None:
+    def lie(rows: list[Row]) -> list[Row]:
+        row = rows[7]
+        rows[7] = row._replace(**{field: 1 - row.correct if value is None else value})
+        return rows
+
+    line = list(read_certificates(run / "certificates.tsv").rows)[7]
+    rewrite(run, lie)
+    found = verify(run, tiny_checkpoint)
+    assert found.differences[0].startswith(f"line {line}, idx ")
+    assert sentence in found.differences[0]
+    assert found.problems == ()
+    assert not found.confirmed
+
+
+def test_a_last_decimal_is_a_difference(run: Path, tiny_checkpoint: Path) -> None:
+    def raised(rows: list[Row]) -> list[Row]:
+        rows[0] = rows[0]._replace(radius=f"{float(rows[0].radius) + 1e-9:.9f}")
+        return rows
+
+    rewrite(run, raised)
+    (difference,) = verify(run, tiny_checkpoint).differences
+    assert difference.endswith("by 1E-9")
+    assert "claims more" in difference
+
+
+def test_every_difference_counts_and_the_first_are_shown(
+    run: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(run, lambda rows: [row._replace(radius="7.000000000") for row in rows])
+    assert len(verify(run, tiny_checkpoint).differences) == COUNT
+    printed = capsys.readouterr().out
+    assert printed.count("claims more") == 10
+    assert "and 30 more" in printed
+    assert f"40 differences in {COUNT} certificates" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: [*rows[:-1], rows[0]], "stated twice"),
+        (lambda rows: rows[::-1], "not in the order of the data"),
+    ],
+    ids=["twice", "order"],
+)
+def test_each_sample_is_certified_once_and_in_order(
+    run: Path, tiny_checkpoint: Path, change: Any, sentence: str
+) -> None:
+    rewrite(run, change)
+    assert any(sentence in difference for difference in verify(run, tiny_checkpoint).differences)
+
+
+def test_a_truncated_file_is_noticed(run: Path) -> None:
+    path = run / "certificates.tsv"
+    path.write_bytes(path.read_bytes()[:-400])
+    found = verify(run)
+    assert "SHA-256, is missing" in " ".join(found.problems)
+    assert any("there is no certificate" in difference for difference in found.differences)
+
+
+def test_an_edited_file_is_noticed(run: Path) -> None:
+    path = run / "certificates.tsv"
+    row = next(iter(read_certificates(path).rows.values()))
+    path.write_text(path.read_text().replace(row.radius, "5.000000000", 1))
+    found = verify(run)
+    assert any("its SHA-256 is not the one" in problem for problem in found.problems)
+    (difference,) = found.differences
+    assert "claims more" in difference
+
+
+def test_a_bound_that_is_not_the_models_is_noticed(run: Path, tiny_checkpoint: Path) -> None:
+    content = read_certificates(run / "certificates.tsv")
+    facts = {**content.facts, "lipschitz_bound": 1.0, "versions": {}}
+    (run / "certificates.tsv").write_bytes(certificate_bytes(facts, list(content.rows.values())))
+    (run / "summary.json").unlink()
+    found = verify(run, tiny_checkpoint)
+    assert [problem.split(":")[0] for problem in found.problems] == ["lipschitz_bound"]
+    assert [note.split(":")[0] for note in found.notes] == ["versions"]
+    assert found.differences == ()
+
+
+def test_a_summary_that_says_more_than_the_file_is_noticed(run: Path) -> None:
+    summary = {key: value for key, value in read_summary(run / "summary.json").items() if key != "sha256"}
+    forged = sealed({**summary, "clean_accuracy": 0.99})
+    (run / "summary.json").write_bytes(summary_bytes(forged))
+    (problem,) = verify(run).problems
+    assert problem.startswith("summary.json states clean_accuracy 0.99, the file ")
+    (run / "summary.json").write_text(json.dumps(forged))
+    with pytest.raises(CertificateFileError, match=r"summary\.json is not as it was written"):
+        verify(run)
+
+
+def test_another_checkpoint_is_an_error(run: Path, tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    other = tmp_path / "other.ckpt"
+    save_checkpoint(other, build_model(tiny_config), tiny_config, {"name": "digits", "seed": 0})
+    with pytest.raises(ValueError, match=r"is of other checkpoint .*other\.ckpt: its checkpoint_sha256 is \w+, here"):
+        verify(run, other)
+
+
+def test_a_damaged_checkpoint_is_an_error(run: Path, tiny_checkpoint: Path) -> None:
+    tiny_checkpoint.write_bytes(tiny_checkpoint.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        verify(run)
+
+
+def test_other_data_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DigitsDataModule()
+    data.evaluation_dataset("test").source.images[0, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match=r"is of other data: its data_sha256 is \w+, here it is \w+"):
+        verify(run, data=data)
+
+
+def test_a_file_without_what_is_needed_is_an_error(run: Path, tiny_checkpoint: Path, tiny_model: nn.Module) -> None:
+    path = run / "certificates.tsv"
+    path.write_bytes(certificate_bytes({"dataset": "digits", "n_samples": 0}, []))
+    with pytest.raises(CertificateFileError, match=r"cannot be checked: it does not say split, data_sha256"):
+        verify(run, tiny_checkpoint)
