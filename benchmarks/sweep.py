@@ -29,8 +29,8 @@ from benchmarks.sweep_report import write_report
 from lipnet.files import whole_file
 
 ROOT = Path(__file__).parents[1]
-# Where a run goes on from. Not imported: a program that only waits needs no torch.
-LAST = Path("checkpoints", "last.ckpt")
+# Where a run goes on from, and its status when it was told to stop. Not imported: who only waits needs no torch.
+LAST, UNFINISHED = Path("checkpoints", "last.ckpt"), 75
 BASE = (
     "data=cifar100",
     "conv=gs_soc",
@@ -149,7 +149,8 @@ class Sweep:
             self.console.print(f"{row.name}: begins, or goes on")
             status = self._train(row, folder, lock.fileno())
             if status != 0:
-                self.console.print(f"{row.name}: ended with status {status}, see {folder / 'output.log'}")
+                ending = "stopped, to go on" if status == UNFINISHED else f"ended with status {status}"
+                self.console.print(f"{row.name}: {ending}, see {folder / 'output.log'}", soft_wrap=True)
                 return False
             self._keep(row, folder)
         self.console.print(f"{row.name}: done")

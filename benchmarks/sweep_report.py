@@ -30,7 +30,6 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     first = rows[0]
     summary, run = first["summary"], first["run"]
     count = f"{summary['n_samples']:,}"
-    error = 100 * sqrt(share_of(first) * (1 - share_of(first)) / summary["n_samples"])
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
         "Each row is one training of a small network that differs from the first row in one choice; no setting was "
@@ -38,8 +37,7 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
         f"{summary['dtype']} on the {count} validation images, which are {summary['dataset']}'s "
         "training images that no row was trained on. The test images are not read. Accuracies in %: clean, and "
         "certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the correct samples.",
-        f"One standard error of the first row's certified accuracy at {RADIUS}, for the choice of {count} images "
-        f"alone, is {error:.2f} points: differences of less are no differences. A row is one seed.",
+        verdict(rows),
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
@@ -57,6 +55,23 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Which rows differ from the first by more than the choice of the images explains."""
+    first = rows[0]
+    names: dict[str, list[str]] = {"better": [], "worse": []}
+    limit = 2 * sqrt(variance_of(first) * 2)
+    for row in rows[1:]:
+        difference = share_of(row) - share_of(first)
+        if abs(difference) > limit:
+            names["better" if difference > 0 else "worse"].append(f"`{row['name']}`")
+    better, worse = (", ".join(each) or "none" for each in names.values())
+    return (
+        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS}, for the choice of the "
+        f"images alone and as if each row had its own, are {100 * limit:.2f} points. By more than that better than the "
+        f"first row: {better}; worse: {worse}."
+    )
+
+
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The lines of the table, a row for each training, with its difference to the first at the radius."""
     radii = list(rows[0]["summary"]["certified_accuracy"])
@@ -66,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "parameters",
         "clean",
         *radii,
-        f"{RADIUS}, less the first's",
+        f"difference at {RADIUS}",
         "ACR",
         "epochs",
         "minutes",
@@ -113,6 +128,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 def share_of(row: dict[str, Any]) -> float:
     """The certified accuracy of a row at the radius that rows are compared at."""
     return float(row["summary"]["certified_accuracy"][RADIUS])
+
+
+def variance_of(row: dict[str, Any]) -> float:
+    """Of that share, for the choice of the images."""
+    return share_of(row) * (1 - share_of(row)) / int(row["summary"]["n_samples"])
 
 
 def quoted(override: str) -> str:

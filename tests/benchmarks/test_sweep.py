@@ -6,16 +6,19 @@ import fcntl
 import json
 import os
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.sweep import LAST, ROOT, ROWS, Row, Sweep, overrides_of
-from benchmarks.sweep_report import draw, page, table, write_report
+from benchmarks.sweep import LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, overrides_of
+from benchmarks.sweep_report import draw, page, table, verdict, write_report
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
+from lipnet.training import last_checkpoint
 from lipnet.workflows import folders
 from lipnet.workflows.training import model_config
 
@@ -52,7 +55,10 @@ def row_file(folder: Path, name: str, change: list[str], certified: float) -> No
 def test_names_are_distinct_and_the_base_comes_first() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert ROWS[0] == Row("base", "base")
-    assert LAST.as_posix() == folders.LAST
+
+
+def test_what_is_not_imported_is_the_same() -> None:
+    assert (LAST.as_posix(), UNFINISHED) == (folders.LAST, last_checkpoint.UNFINISHED)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -94,9 +100,27 @@ def test_rows_are_trained_once_and_told_in_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_goes_on_from_its_last_checkpoint_and_one_that_fails_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    longer = [*(each for each in TINY if "max_epochs" not in each), "trainer.max_epochs=30"]
+    sweep, record = Sweep(tmp_path / "work", tmp_path / "output", longer), tmp_path / "work" / "base" / "run.json"
+
+    def stop_when_it_trains() -> None:
+        while not record.is_file():
+            time.sleep(0.05)
+        sweep.stop()
+
+    stopper = threading.Thread(target=stop_when_it_trains, daemon=True)
+    stopper.start()
+    assert not sweep.perform(ROWS[:2])
+    assert "base: stopped, to go on" in capsys.readouterr().out
+    assert not (tmp_path / "work" / ROWS[1].name / "output.log").exists()
+    assert Sweep(tmp_path / "work", tmp_path / "output", longer).perform(ROWS[:1])
+    run = json.loads(sweep.file_of(ROWS[0]).read_text())["run"]
+    assert (run["finished"], run["epochs"], run["steps"]) == (True, 30, 60)
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Sweep(tmp_path / "work", tmp_path / "output", TINY)
     last = tmp_path / "work" / "base" / LAST
     last.parent.mkdir(parents=True)
@@ -137,9 +161,17 @@ def test_the_page_says_what_was_not_run_and_how_sure_the_figures_are(tmp_path: P
     row_file(tmp_path, "base", [], 0.2)
     text = page([json.loads((tmp_path / "rows" / "base.json").read_text())], ["soc"])
     assert "Not run yet: `soc`." in text
-    error = re.search(r"is ([\d.]+) points", text)
-    assert error is not None
-    assert float(error.group(1)) == pytest.approx(100 * (0.2 * 0.8 / 5000) ** 0.5, abs=0.005)
+    limit = re.search(r"are ([\d.]+) points", text)
+    assert limit is not None
+    assert float(limit.group(1)) == pytest.approx(100 * 2 * (2 * 0.2 * 0.8 / 5000) ** 0.5, abs=0.005)
+
+
+def test_only_differences_beyond_the_choice_of_images_are_named(tmp_path: Path) -> None:
+    figures = {"base": 0.2, "soc": 0.21, "head_lln": 0.22, "optimizer_adamw": 0.15}
+    for name, certified in figures.items():
+        row_file(tmp_path, name, [], certified)
+    rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in figures]
+    assert verdict(rows).endswith("better than the first row: `head_lln`; worse: `optimizer_adamw`.")
 
 
 def test_no_rows_write_nothing(tmp_path: Path) -> None:
