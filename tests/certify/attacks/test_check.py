@@ -53,9 +53,9 @@ def test_certificates_that_are_right_survive_and_the_attack_shows_its_power(
 def test_radii_that_claim_too_much_are_found(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], dtype: torch.dtype
 ) -> None:
-    model = trained_model.to(dtype)
     images, labels = samples[0].float(), samples[1]
-    certificates = over_claimed(certify(model, images, labels), 1.5)
+    certificates = over_claimed(certify(trained_model, images, labels), 1.5)
+    model = trained_model.to(dtype)
     with pytest.raises(CertificateViolationError, match=r"image \d+ is certified as class \d within .* L2") as raised:
         attack(model, images, labels, certificates, indices=list(range(1000, 1040)))
     violation = raised.value
@@ -81,23 +81,13 @@ def test_wrong_predictions_are_attacked_as_well(trained_model: nn.Module, sample
         attack(trained_model, images, labels, over_claimed(certificates, 1.5))
 
 
-class Overconfident(nn.Module):
-    """Says that it is half as fast as it is."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
-
-    def lipschitz_bound(self) -> float:
-        return 0.5
-
-
 def test_a_bound_that_is_too_small_is_found() -> None:
     images = torch.tensor([[0.9, 0.1], [0.4, 0.5]], dtype=torch.float64).view(2, 1, 1, 2)
     labels = torch.tensor([0, 1])
-    model = Overconfident().eval()
-    certificates = certify(model, images.float(), labels)
+    model = nn.Flatten().eval()
+    certificates = certify(model, images, labels, lipschitz=0.5)
     with pytest.raises(CertificateViolationError) as raised:
-        attack(model, images.float(), labels, certificates)
+        attack(model, images, labels, certificates)
     exact = 0.8 / np.sqrt(2)
     assert raised.value.index == 0
     assert exact * (1 - 1e-6) <= raised.value.distance <= exact * 1.01
