@@ -122,7 +122,11 @@ def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
 
 
 def _attack_rows(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], rows: list[Row], plan: CertificateAttack, radii: list[str]
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rows: list[Row],
+    plan: CertificateAttack,
+    radii: list[str],
 ) -> AttackResult:
     results: list[AttackResult] = []
     done, size = 0, getattr(batches, "batch_size", None)

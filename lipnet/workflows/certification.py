@@ -85,9 +85,7 @@ def certify_checkpoint(
     )
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
-    summary = run_certification(
-        certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute
-    )
+    summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)
     console = Console()
     console.print(summary_table({Path(ckpt_path).name: summary}))
     if attack is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,8 @@ from hydra.utils import instantiate
 from rich.console import Console
 from torch import Tensor, nn
 
-from lipnet.certify import PGD, CertificateViolationError
+from lipnet.certify import PGD, CertificateViolationError, read_certificates, read_summary
+from lipnet.certify.certificate_file import certificate_bytes
 from lipnet.models import save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint
 from lipnet.workflows.attacking import attack_certificates, attack_tables
@@ -46,24 +46,17 @@ def batches(digits: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(digits[0].split(20), digits[1].split(20), strict=True))
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return summary
-
-
 def over_claim(folder: Path, factor: float) -> None:
-    """Multiply all radii of a file."""
-    head, *lines = (folder / "certificates.tsv").read_text().splitlines()
-    place = head.split("\t").index("radius")
-    cells = [line.split("\t") for line in lines]
-    for line in cells:
-        line[place] = f"{factor * float(line[place]):.9f}"
-    (folder / "certificates.tsv").write_text("\n".join([head, *("\t".join(line) for line in cells)]) + "\n")
+    """Multiply all radii of a file, and let its checksum be that of what it says then."""
+    path = folder / "certificates.tsv"
+    content = read_certificates(path)
+    rows = [row._replace(radius=f"{factor * float(row.radius):.9f}") for row in content.rows.values()]
+    path.write_bytes(certificate_bytes(content.facts, rows))
 
 
 def test_the_sandwich_and_the_power_join_the_summary(tmp_path: Path, checkpoint: Path) -> None:
     summary = certify_checkpoint(checkpoint, tmp_path / "out", n_samples=40, device="cpu", attack=PLAN)
-    assert read_summary(tmp_path / "out") == summary
+    assert read_summary(tmp_path / "out" / "summary.json") == summary
     found = summary["attack"]
     assert (found["method"], found["n_samples"]) == ("PGD", 30)
     assert found["settings"] == {"steps": 10, "restarts": 1, "seed": 0}
@@ -80,7 +73,7 @@ def test_radii_of_its_own_and_more_samples_than_there_are(
     folder: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
     plan = CertificateAttack(PGD(steps=5, restarts=1), n_samples=1000, factors=[1.5], radii=["0.25"])
-    found = attack_certificates(trained_model, batches, folder, plan, radii=["1"])
+    found = attack_certificates(trained_model, batches, folder, plan, radii=["1"])["attack"]
     assert found["n_samples"] == 50
     assert list(found["accuracy"]) == ["0.25"]
     assert list(found["flipped"]) == ["1", "1.5"]
@@ -92,16 +85,16 @@ def test_a_radius_in_the_file_that_claims_too_much_is_found_and_saved(
     over_claim(folder, 1.5)
     with pytest.raises(CertificateViolationError, match=r"violation\.npz"):
         attack_certificates(trained_model, batches, folder, PLAN, radii=["1"])
-    assert "certificate violated" in read_summary(folder)["attack"]["violation"]
+    assert "certificate violated" in read_summary(folder / "summary.json")["attack"]["violation"]
     with np.load(folder / "violation.npz") as saved:
         original, perturbed = torch.from_numpy(saved["original"]), torch.from_numpy(saved["perturbed"])
         radius, distance, index = float(saved["radius"]), float(saved["distance"]), int(saved["index"])
-    written = {int(line.split("\t")[0]): line for line in (folder / "certificates.tsv").read_text().splitlines()[1:]}
-    assert f"\t{radius:.9f}\t" in written[index]
+    (row,) = [row for row in read_certificates(folder / "certificates.tsv").rows.values() if row.idx == index]
+    assert radius == float(row.radius)
     assert (original - perturbed).norm() <= distance < radius
     first, second = trained_model(torch.stack([original, perturbed])).argmax(dim=1).tolist()
     assert first != second
-    assert written[index].split("\t")[2] == str(first)
+    assert row.prediction == first
 
 
 def test_a_later_attack_that_finds_nothing_removes_the_image_of_an_earlier_one(
