@@ -5,7 +5,7 @@ Most have been somebody's: in published code, or in an earlier state of a certif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,7 +27,10 @@ import lipnet.metrics.functional
 from lipnet.certify import PGD
 from lipnet.certify.attacks import geometry
 from lipnet.certify.bound import check_running, children_in_order
+from lipnet.certify.certification import rows_of
 from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.report import _all_rows
+from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     monic_polynomial,
     polynomial_gain,
@@ -106,6 +109,16 @@ def _each_module_once(path: str, module: nn.Module) -> list[tuple[str, nn.Module
 @contextmanager
 def _as_it_is(device: torch.device) -> Any:
     yield
+
+
+def _padded(self: ShardSampler) -> Iterator[int]:
+    """As many for each process, as torch's own sampler has it."""
+    count = -(-self.total_size // self.num_replicas)
+    return iter([(self.rank + i * self.num_replicas) % self.total_size for i in range(count)])
+
+
+def _backwards(self: ShardSampler) -> Iterator[int]:
+    return iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
 
 
 class _Lenient(dict[type[nn.Module], Any]):
@@ -336,6 +349,30 @@ DEFECTS = [
         "head: distances of rows rounded to nearest",
         attribute(lipnet.functional.pairwise, "_ROUNDING", 1.0),
         ["tests/functional/test_pairwise.py::test_distances_are_the_exact_ones_rounded_up"],
+    ),
+    Defect(
+        "samples: the last share is padded with samples of the first, and they count",
+        attribute(ShardSampler, "__iter__", _padded),
+        [
+            "tests/data/test_image_data_module.py::test_processes_share_the_evaluation_without_repeats_and_the_training_evenly"
+        ],
+    ),
+    Defect(
+        "samples: evaluated in another order than they are numbered",
+        attribute(
+            ShardSampler, "__iter__", lambda self: iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
+        ),
+        ["tests/data/test_image_data_module.py::test_evaluation_is_in_dataset_order_without_augmentation"],
+    ),
+    Defect(
+        "samples: certificates that are there twice, or of other samples, make a file",
+        edit(_all_rows, "if [row.idx for row in rows] != expected:", "if len(rows) < len(expected):"),
+        ["tests/certify/test_partial.py::test_certificates_of_other_samples_do_not_make_a_file"],
+    ),
+    Defect(
+        "samples: labels beside the certificates of the next image",
+        edit(rows_of, "columns = (indices, labels,", "columns = (indices, labels.roll(1),"),
+        ["tests/certify/test_report.py::test_a_line_for_each_sample_in_order"],
     ),
     Defect(
         "arithmetic: TF32 and autocast are left as they are",
