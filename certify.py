@@ -38,6 +38,7 @@ def main(config: DictConfig) -> None:
         radii=list(config.radii),
         overwrite=config.overwrite,
         resume=config.resume,
+        attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
     )
 
 

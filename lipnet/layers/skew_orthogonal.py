@@ -30,7 +30,7 @@ from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.scaling import SCALINGS
 
 # Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
-_GRIDS = ((128, 16), (256, 8), (512, 6))
+_GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
 # More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
 _ROOM = 2**-15
 

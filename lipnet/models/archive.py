@@ -19,7 +19,7 @@ _SEAL_LENGTH = len(_LABEL) + 64
 # A zip archive ends in a record of 22 bytes, the last two of which are the length of the comment that follows it.
 _END, _END_LENGTH = b"PK\x05\x06", 22
 # What the readers of the archive and of its content raise for bytes that are none of their own.
-_UNREADABLE = (
+UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -78,7 +78,7 @@ def read_archive(path: str | Path) -> tuple[Any, str]:
         if damaged is not None:
             raise BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"

@@ -6,6 +6,7 @@ from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
 from lipnet.training.module import CertifiedClassifier, certified_accuracy_key
+from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
@@ -25,6 +26,7 @@ __all__ = [
     "OneCycle",
     "PerStepSchedule",
     "RunRecord",
+    "SafeRequeue",
     "TimeIsUp",
     "TimedOneCycle",
     "TimedSchedule",

@@ -73,7 +73,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not (self._stepped and self._writes and self._resumable) or _something_follows(trainer, batch_idx):
+        if not (self._stepped and self._writes and self._resumable) or something_follows(trainer, batch_idx):
             return
         now = monotonic()
         stop = _exceeds(self.stop_after_minutes, now - self._started)
@@ -97,6 +97,8 @@ class LastCheckpoint(Checkpoint):
             # Gradients that are being accumulated are in no checkpoint.
             if self._writes and self._resumable and self._stepped and trainer.global_step != self._saved_step:
                 self._save(trainer)
+            if self._writes and self.path.exists():
+                rank_zero_info(f"Told to end in epoch {trainer.current_epoch}: go on with ckpt_path={self.path}")
             exception.code = UNFINISHED
 
     def _save(self, trainer: Trainer) -> None:
@@ -108,7 +110,7 @@ def _exceeds(minutes: float | None, seconds: float) -> bool:
     return minutes is not None and seconds >= 60 * minutes
 
 
-def _something_follows(trainer: Trainer, batch_idx: int) -> bool:
+def something_follows(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a validation or the end of the epoch follows this batch."""
     interval = trainer.val_check_batch
     if trainer.is_last_batch or interval is None:

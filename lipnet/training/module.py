@@ -22,6 +22,7 @@ from lipnet.models import build_model
 from lipnet.models.checkpoint import DESCRIPTION, describe
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.losses import LipschitzLoss
+from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.schedules import PerStepSchedule
 from lipnet.training.timed_schedules import TimedSchedule, fraction_of_time
@@ -56,8 +57,8 @@ class CertifiedClassifier(LightningModule):
     radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]).
 
     Training runs in whatever precision the trainer has, with parameters in float32 or float64; validation always in
-    the precision of the parameters and IEEE arithmetic, without autocast or TF32. A `DivergenceGuard` and an
-    `ExactResumption` are part of every training.
+    the precision of the parameters and IEEE arithmetic, without autocast or TF32. A `DivergenceGuard`, an
+    `ExactResumption` and a `SafeRequeue` are part of every training.
 
     Args:
         model: configuration of the network, plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -107,7 +108,7 @@ class CertifiedClassifier(LightningModule):
         return logits
 
     def configure_callbacks(self) -> list[Callback]:
-        return [DivergenceGuard(), ExactResumption(self.train_accuracy)]
+        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue()]
 
     def on_fit_start(self) -> None:
         dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}

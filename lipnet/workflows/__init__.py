@@ -1,5 +1,6 @@
 """What the entry points are made of: the places where configuration, data, models, certificates and files meet."""
 
+from lipnet.workflows.attacking import CertificateAttack
 from lipnet.workflows.certification import certify_checkpoint
 from lipnet.workflows.devices import devices_of_trainer
 from lipnet.workflows.errors import clear_errors
@@ -10,6 +11,7 @@ from lipnet.workflows.training import best_checkpoint, make_data, make_module, m
 from lipnet.workflows.verification import Verification, verify_certificates
 
 __all__ = [
+    "CertificateAttack",
     "SweepTable",
     "Verification",
     "best_checkpoint",

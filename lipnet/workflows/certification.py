@@ -15,9 +15,11 @@ from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import Checkpoint, load_checkpoint
+from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.processes import CertifyInProcesses
 
+SPLIT_SETTINGS = ("seed", "validation_fraction")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -35,6 +37,7 @@ def certify_checkpoint(
     radii: Sequence[str] = STANDARD_RADII,
     overwrite: bool = False,
     resume: bool = False,
+    attack: CertificateAttack | None = None,
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -52,6 +55,7 @@ def certify_checkpoint(
         radii: the radii of the table, by their text.
         overwrite: whether certificates that ``output_dir`` already holds are replaced.
         resume: go on with a certification in ``output_dir`` that was interrupted, if there is one.
+        attack: how the certificates are attacked once they are written; None for not at all.
 
     Returns:
         The content of summary.json.
@@ -63,6 +67,7 @@ def certify_checkpoint(
         ValueError: for a setting out of range, a damaged checkpoint, data that are not the checkpoint's, or an
             unfinished certification of other settings.
         ChildProcessError: if one of several processes fails or is killed.
+        UnsoundCertificatesError: if the attack shows that a certificate is wrong; violation.npz holds the image.
     """
     folder = Path(output_dir)
     # What can be refused at once, before anything is read.
@@ -80,11 +85,13 @@ def certify_checkpoint(
         dtype=dtype,
     )
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
-    summary = run_certification(
-        prepare(devices[0]), folder, radii=radii, replace=overwrite, resume=resume, execute=execute
-    )
+    certification = prepare(devices[0])
+    summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)
     console = Console()
     console.print(summary_table({Path(ckpt_path).name: summary}))
+    if attack is not None:
+        summary = attack_certificates(certification.model, certification.batches, folder, attack, radii=radii)
+        console.print(*attack_tables(summary["attack"]))
     console.print(f"Certificates, summary and curve are in {output_dir}", soft_wrap=True)
     return summary
 
@@ -133,6 +140,10 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     name = settings.pop("name")
     if name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
+    # A stranger's file chooses no folder and no download.
+    refused = sorted(settings.keys() - set(SPLIT_SETTINGS))
+    if refused:
+        raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, received {refused}")
     if data_dir is not None and name != "digits":
         settings["data_dir"] = data_dir
     return DATAMODULES[name](**settings)

@@ -2,12 +2,14 @@
 
 import torch
 
-from benchmarks.lipconvnet import KINDS, PLAIN, VARIANTS, count, measure, report
+from benchmarks.lipconvnet import KINDS, PLAIN, VARIANTS, Setting, count, measure, of_counts, report
+
+CPU = torch.device("cpu")
 
 
 def test_measures_and_reports() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-)"]
-    medians = measure(names, batch=1, rounds=1, device=torch.device("cpu"))
+    medians = measure(names, batch=1, rounds=1, setting=Setting(CPU))
     assert list(medians) == names
     assert all(medians[name][kind] > 0 for name in names for kind in KINDS)
     table = report({1: medians}, "time")
@@ -16,7 +18,8 @@ def test_measures_and_reports() -> None:
 
 
 def test_counts_operations() -> None:
-    once, twice = (count([PLAIN, "lipnet GS-SOC (4,-)"], batch, torch.device("cpu")) for batch in (1, 2))
+    counts = {batch: count([PLAIN, "lipnet GS-SOC (4,-)"], batch, Setting(CPU)) for batch in (1, 2)}
+    once, twice = of_counts(counts, lambda counter: counter.operations).values()
     for counts in (once, twice):
         assert list(counts) == [PLAIN, "lipnet GS-SOC (4,-)"]
     for kind in KINDS:
@@ -24,6 +27,16 @@ def test_counts_operations() -> None:
         assert twice[PLAIN][kind] == 2 * once[PLAIN][kind] > 0
         # A polynomial of the exponential takes several convolutions.
         assert once["lipnet GS-SOC (4,-)"][kind] > once[PLAIN][kind]
+
+
+def test_other_settings_run() -> None:
+    setting = Setting(CPU, autocast=True, channels_last=True)
+    names = [PLAIN, "lipnet GS-SOC (4,-), circular"]
+    medians = measure(names, batch=2, rounds=1, setting=setting)
+    floors = of_counts({2: count(names, 2, setting)}, lambda counter: counter.bytes)
+    assert all(medians[name][kind] > 0 and floors[2][name][kind] > 0 for name in names for kind in KINDS)
+    table = report(floors, "part", {2: medians})
+    assert list(table.columns[1].cells) == [f"{floors[2][n][KINDS[0]] / medians[n][KINDS[0]]:.2f}" for n in names]
 
 
 def test_networks_have_the_shapes_of_the_published_ones() -> None:

@@ -105,3 +105,18 @@ def test_autocast_around_certify_changes_nothing(tiny_model: nn.Module) -> None:
         received = certify(tiny_model, images, labels)
     assert received.radius.equal(expected.radius)
     assert (expected.radius > 0).all()
+
+
+def test_autocast_is_off_where_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, flatten = [], nn.Flatten.forward
+
+    def witness(self: nn.Flatten, x: Tensor) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return flatten(self, x)
+
+    monkeypatch.setattr(nn.Flatten, "forward", witness)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        certify(model, torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64))
+    assert seen
+    assert not any(seen)

@@ -133,6 +133,15 @@ def test_the_bound_holds_after_optimisation_steps(training: bool) -> None:
         layer.train()
 
 
+def test_the_bound_is_the_product_of_both_convolutions() -> None:
+    """Five terms of Taylor's series are no contraction, in either of them."""
+    layer = GSSOC(4, 4, groups=(2, 2), engine="series", **{**PUBLISHED, "eval_terms": 5}, dtype=torch.float64).eval()
+    parts = [layer.spatial.lipschitz_bound(), layer.pointwise.lipschitz_bound()]
+    assert min(parts) > 1 + 1e-6
+    assert layer.lipschitz_bound() == pytest.approx(parts[0] * parts[1], rel=1e-15)
+    assert layer.lipschitz_bound() > max(parts)
+
+
 @pytest.mark.parametrize("engine", ["series", "dense"])
 def test_gradients_in_evaluation(engine: str) -> None:
     layer = GSSOC(4, 4, groups=(2, 1), paired=False, engine=engine, dtype=torch.float64, **PUBLISHED).eval()

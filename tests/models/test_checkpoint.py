@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
+from lipnet.models.archive import write_archive
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def other_model(tiny_config: dict[str, Any]) -> nn.Module:
 
 
 def write(content: Any, path: Path) -> Path:
-    torch.save(content, path)
+    write_archive(path, content)
     return path
 
 
@@ -99,7 +100,7 @@ def test_loading_executes_nothing(tmp_path: Path, content: dict[str, Any]) -> No
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.nn.functional.relu"])
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "builtins.eval", "torch.nn.functional.relu"])
 def test_a_configuration_with_a_forbidden_target_is_refused(
     tmp_path: Path, content: dict[str, Any], target: str
 ) -> None:

@@ -13,9 +13,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lipnet.certify import certify, read_certificates
+from lipnet.certify.certificate_file import certificate_bytes
 from lipnet.data import CIFAR10DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, LipConvNet, save_checkpoint
-from lipnet.workflows import certify_checkpoint
+from lipnet.models.archive import write_archive
+from lipnet.workflows import certify_checkpoint, verify_certificates
 
 NAMES = {"certificates.tsv", "summary.json", "curve.png"}
 
@@ -155,6 +157,41 @@ def test_a_dataset_that_nobody_knows_is_refused(
     save_checkpoint(path, tiny_model, tiny_config, {"name": "letters"})
     with pytest.raises(ValueError, match=r"dataset 'letters' is none of cifar10, cifar100, .*, digits"):
         certify_checkpoint(path, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("settings", [{"download": True}, {"data_dir": "/elsewhere"}, {"policy": "x"}], ids=str)
+def test_a_checkpoint_chooses_nothing_of_the_data_but_the_split(
+    tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    path = tmp_path / "other.ckpt"
+    save_checkpoint(path, tiny_model, tiny_config, {"name": "cifar10", "seed": 0, **settings})
+    with pytest.raises(
+        ValueError, match=rf"may state seed, validation_fraction .* received \['{next(iter(settings))}'\]"
+    ):
+        certify_checkpoint(path, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "builtins.eval"])
+def test_a_configuration_with_another_target_is_refused_before_anything_runs(
+    tmp_path: Path, tiny_checkpoint: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the file is certified or its certificates are checked."""
+    certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5, device="cpu")
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["lipnet"]["model"]["activation"] = {"_target_": target}
+    path = tmp_path / "forged.ckpt"
+    write_archive(path, content)
+    called: list[Any] = []
+    monkeypatch.setattr(target, called.append)
+    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+        certify_checkpoint(path, tmp_path / "forged", device="cpu")
+    certificates = tmp_path / "out" / "certificates.tsv"
+    forged = read_certificates(certificates)
+    facts = {**forged.facts, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    certificates.write_bytes(certificate_bytes(facts, list(forged.rows.values())))
+    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+        verify_certificates(certificates, path, device="cpu")
+    assert called == []
 
 
 def test_missing_data_are_named(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:

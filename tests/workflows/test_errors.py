@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from lipnet.certify import CertificateViolationError, UnsoundCertificatesError
 from lipnet.models import CheckpointError
 from lipnet.workflows import clear_errors
 
@@ -58,6 +60,28 @@ def test_a_persons_error_is_one_message_and_exit_code_1(error: Exception, capsys
     assert "HYDRA_FULL_ERROR=1" in printed.err
     assert "Error in call" not in printed.err
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("full", ["0", "1"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnsoundCertificatesError("out of order"),
+        CertificateViolationError(3, torch.zeros(1, 2, 2), torch.ones(1, 2, 2), 0.1, 0.2, 4, 5),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_wrong_certificate_is_exit_code_2(
+    error: Exception, full: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", full)
+    with pytest.raises(SystemExit) as end:
+        failing(error)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith(f"unsound: {error}\n")
+    assert ("Traceback" in printed.err) == (full == "1")
 
 
 def test_a_missing_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:

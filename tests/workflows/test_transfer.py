@@ -15,6 +15,7 @@ from torch import nn
 
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
+from lipnet.models.archive import write_archive
 from lipnet.workflows import make_data, make_module, resume_path, run_folder
 from lipnet.workflows.folders import resumption
 from lipnet.workflows.transfer import starts_from, transferred_config
@@ -152,3 +153,24 @@ def test_from_the_command_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
     refused = train(f"ckpt_path={tiny_checkpoint}", "adapter.structure=LoRA")
     assert refused.returncode == 1
     assert "error: " in refused.stderr
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "builtins.eval"])
+@pytest.mark.parametrize("where", ["checkpoint", "override"])
+def test_no_other_target_runs_where_a_checkpoint_supplies_the_configuration(
+    tmp_path: Path, tiny_checkpoint: Path, target: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one of the file under overrides that are allowed, nor one of the overrides."""
+    called: list[Any] = []
+    overrides: dict[str, Any] = {}
+    if where == "checkpoint":
+        content = torch.load(tiny_checkpoint, weights_only=True)
+        content["lipnet"]["model"]["activation"] = {"_target_": target}
+        write_archive(tiny_checkpoint, content)
+    else:
+        overrides["adapter"] = {"_target_": target}
+    config = configuration(tiny_checkpoint, **overrides)
+    monkeypatch.setattr(target, called.append)
+    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+        make_module(config, make_data(config))
+    assert called == []

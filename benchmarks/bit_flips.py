@@ -1,0 +1,151 @@
+"""Single flipped bits in a checkpoint and in the files of a certification: how many are read as something else.
+
+    python -m benchmarks.bit_flips --flips 1000
+
+One random bit of the whole file is flipped at a time, and the file is read by plain torch, csv and json, and by
+lipnet. A reader may notice (an error), or read what was written (the bit means nothing to it), or read something else
+without a word. The files are those of a small network on the digits; with --checkpoint the checkpoint is another.
+"""
+
+import argparse
+import csv
+import json
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.reliability import write_figures
+from lipnet.certify import read_certificates, read_summary
+from lipnet.models import build_model, save_checkpoint
+from lipnet.models.archive import UNREADABLE, read_archive
+from lipnet.workflows import certify_checkpoint
+
+NETWORK = {
+    "_target_": "lipnet.models.LipConvNet",
+    "num_classes": 10,
+    "depth": 6,
+    "stages": 3,
+    "initial_channels": 16,
+    "in_channels": 1,
+    "image_size": 8,
+    "conv": {"_target_": "lipnet.layers.GSSOC", "_partial_": True, "groups": [4, None]},
+    "activation": {"_target_": "lipnet.layers.MaxMinPermuted", "_partial_": True},
+    "mean": [0.3053],
+    "std": 0.3759,
+}
+NOTICED, SAME, OTHER = "noticed", "read as written", "read as something else"
+NOTICES = (*UNREADABLE, csv.Error, MemoryError)
+Reader = Callable[[Path], Any]
+
+
+def torch_alone(path: Path) -> dict[str, Tensor]:
+    """The weights, as ``torch.load`` reads them."""
+    state: dict[str, Tensor] = torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)[
+        "state_dict"
+    ]
+    return state
+
+
+def checkpoint_of_lipnet(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = read_archive(path)[0]["state_dict"]
+    return state
+
+
+def csv_alone(path: Path) -> list[list[str]]:
+    """The lines of the table, as the csv module reads them."""
+    with path.open(newline="") as file:
+        return list(csv.reader((line for line in file if not line.startswith("#")), delimiter="\t"))
+
+
+def json_alone(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two contents are the same, tensors bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same_kind = one.dtype == other.dtype and one.shape == other.shape
+        return same_kind and bytes(one.numpy().tobytes()) == bytes(other.numpy().tobytes())
+    return type(one) is type(other) and bool(one == other)
+
+
+def outcomes(path: Path, readers: dict[str, Reader], flips: int, seed: int) -> dict[str, Counter[str]]:
+    """What each reader made of a file with one flipped bit, as often as ``flips``; the file is restored."""
+    data = path.read_bytes()
+    written = {name: read(path) for name, read in readers.items()}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in readers}
+    generator = random.Random(seed)
+    try:
+        for _ in range(flips):
+            bit = generator.randrange(8 * len(data))
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            for name, read in readers.items():
+                counts[name][_outcome(path, read, written[name])] += 1
+    finally:
+        path.write_bytes(data)
+    return counts
+
+
+def _outcome(path: Path, read: Reader, written: Any) -> str:
+    try:
+        content = read(path)
+    except NOTICES:
+        return NOTICED
+    return SAME if equal(content, written) else OTHER
+
+
+def measure(folder: Path, checkpoint: Path | None, flips: int, seed: int) -> dict[str, dict[str, Counter[str]]]:
+    own = folder / "network.ckpt"
+    torch.manual_seed(seed)
+    save_checkpoint(own, build_model(NETWORK), NETWORK, {"name": "digits", "seed": 0, "validation_fraction": 0.1})
+    certify_checkpoint(own, folder / "certified", device="cpu")
+    if checkpoint is not None:
+        own.write_bytes(checkpoint.read_bytes())
+    plans: dict[Path, dict[str, Reader]] = {
+        own: {"torch.load": torch_alone, "lipnet": checkpoint_of_lipnet},
+        folder / "certified" / "certificates.tsv": {"csv": csv_alone, "lipnet": read_certificates},
+        folder / "certified" / "summary.json": {"json": json_alone, "lipnet": read_summary},
+    }
+    return {path.name: outcomes(path, readers, flips, seed) for path, readers in plans.items()}
+
+
+def rows_of(results: dict[str, dict[str, Counter[str]]], flips: int) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{file}, one random bit flipped, {flips:,} times; read by {reader}",
+            ", ".join(f"{kind}: {counts[kind]:,}" for kind in (OTHER, NOTICED, SAME)),
+        )
+        for file, readers in results.items()
+        for reader, counts in readers.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path, help="another checkpoint of lipnet")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), arguments.checkpoint, arguments.flips, arguments.seed)
+    rows = rows_of(results, arguments.flips)
+    for measured, seen in rows:
+        print(f"{measured}: {seen}")
+    write_figures("bit_flips", "Flipped bits", 31, rows)
+    if any(readers["lipnet"][OTHER] for readers in results.values()):
+        raise SystemExit("a flipped bit was read as something else")
+
+
+if __name__ == "__main__":
+    main()

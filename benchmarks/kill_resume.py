@@ -1,0 +1,300 @@
+"""Trainings killed by SIGKILL at random points and resumed: do they end as the one that was not interrupted?
+
+    python -m benchmarks.kill_resume --kills 50
+
+Short runs of ``train.py experiment=quickstart`` on the digits, which write their last checkpoint every third of a
+second. Most are killed after a random part of the processor time that a whole one takes, from the first line of
+train.py to the certification; some while they write a checkpoint; every third one again while it is being resumed. Then
+they are resumed to their end, and weights, momenta, logged figures and certificates are compared with those of one run
+that was left alone, bit for bit.
+
+What takes the longest is to import torch and Lightning. So this process imports them once, and every run is a fork of
+it, made before torch has computed anything. Needs Linux.
+"""
+
+import argparse
+import csv
+import math
+import os
+import random
+import resource
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read when torch is imported: a fork must not inherit threads, and one of them is enough for this.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+import lipnet.workflows  # noqa: F401  what every run needs is imported before the forks
+from benchmarks.reliability import FOLDER, ROOT, write_figures
+from lipnet.certify import read_certificates
+from lipnet.models.checkpoint import read_checkpoint
+
+TASK = "quickstart"
+OVERRIDES = (
+    "experiment=quickstart",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress_bar=null",
+    "callbacks.model_summary=null",
+    "callbacks.last_checkpoint.every_minutes=0.005",
+    "logger=csv",
+)
+START, SETUP, TRAINING, VALIDATION, AFTER = "start-up", "set-up", "training", "validation", "certification"
+PHASES = (START, SETUP, TRAINING, VALIDATION, AFTER)
+WRITING = "a checkpoint being written"
+POLL_SECONDS = 0.001
+MOST_WRITINGS = 8
+
+
+class PhaseMarker(Callback):
+    """Says in a file of one byte what the training is doing; part of the run, so that the killer can look.
+
+    Args:
+        path: the file, which exists.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY)
+
+    def _mark(self, phase: str) -> None:
+        os.pwrite(self._file, bytes([PHASES.index(phase)]), 0)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._mark(SETUP)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._mark(TRAINING)
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._mark(VALIDATION)
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._mark(TRAINING)
+
+    def on_fit_end(self, *_: Any) -> None:
+        self._mark(AFTER)
+
+
+@dataclass
+class Run:
+    """A training in a folder of its own, started as often as it takes.
+
+    Attributes:
+        folder: of its logs.
+        epochs: of the training.
+        kills: the phases in which it was killed.
+    """
+
+    folder: Path
+    epochs: int
+    kills: list[str]
+
+    def start(self, kill_after: float = math.inf, at_writing: float = math.inf) -> bool:
+        """Start or resume it; kill it after so many seconds of processor time, or while it writes its n-th checkpoint.
+
+        Returns:
+            Whether it came to its end.
+
+        Raises:
+            RuntimeError: if it failed, with the end of what it printed.
+        """
+        phase, log = self.folder / "phase", self.folder / "output.log"
+        phase.write_bytes(b"\0")
+        overrides = [
+            *OVERRIDES,
+            f"trainer.max_epochs={self.epochs}",
+            f"paths.log_dir={self.folder}",
+            # By its full name, under which the fork imports it, and not as part of the program that runs.
+            f"+callbacks.phase={{_target_: benchmarks.kill_resume.{PhaseMarker.__name__}, path: {phase}}}",
+        ]
+        if list(self.folder.glob(f"{TASK}/*/checkpoints/last.ckpt")):
+            overrides.append("ckpt_path=last")
+        child = os.fork()
+        if child == 0:
+            train(overrides, log)
+        status = wait(child, self, kill_after, at_writing)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            self.kills.append(WRITING if self.writing() else PHASES[phase.read_bytes()[0]])
+            for left in self.writing():
+                left.unlink()
+            return False
+        if status != 0:
+            raise RuntimeError(f"a run ended with status {status}: {log.read_text()[-3000:]}")
+        return True
+
+    def writing(self) -> list[Path]:
+        """The checkpoints that are being written."""
+        return list(self.folder.glob(f"{TASK}/*/checkpoints/*.partial"))
+
+    def result(self) -> Path:
+        """The folder of the run that came to its end."""
+        (summary,) = self.folder.glob(f"{TASK}/*/summary.json")
+        return summary.parent
+
+
+def train(overrides: list[str], log: Path) -> None:
+    """Be ``train.py`` with these overrides, and end this process."""
+    status = 1
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(ROOT)
+        sys.argv = [str(ROOT / "train.py"), *overrides]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Without the clean-up of what belongs to the process that this one is a fork of.
+        os._exit(status)
+
+
+def wait(child: int, run: Run, kill_after: float, at_writing: float) -> int:
+    """Wait for the end of a process, or make it; its status as ``os.waitpid`` has it."""
+    writings, seen = 0, False
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        if at_writing < math.inf:
+            writes = bool(run.writing())
+            writings, seen = writings + (writes and not seen), writes
+        if processor_seconds(child) >= kill_after or writings >= at_writing:
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
+        time.sleep(POLL_SECONDS)
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time of a process so far: on a busy machine, the clock on the wall says little about where it is."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def differences(whole: Path, other: Path) -> list[str]:
+    """What of two finished runs is not the same, bit for bit."""
+    found = []
+    for name in ("best.ckpt", "last.ckpt"):
+        one, two = (read_checkpoint(folder / "checkpoints" / name)[0] for folder in (whole, other))
+        parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+        found += [f"{name}: {part}" for part in parts if not same(one[part], two[part])]
+    one, two = (read_certificates(folder / "certificates.tsv") for folder in (whole, other))
+    if list(one.rows.values()) != list(two.rows.values()):
+        found.append("certificates")
+    # The file of the checkpoint names its folder, so that its own SHA-256 is another one.
+    found += [
+        f"certificates: {key}" for key in one.facts if key != "checkpoint_sha256" and one.facts[key] != two.facts[key]
+    ]
+    expected, logged = figures_of(whole), figures_of(other)
+    found += [f"figure {key}" for key, value in logged.items() if expected.get(key) != value]
+    last = max(step for step, _ in expected)
+    found += [f"figure {key} is missing" for key in expected if key[0] == last and key not in logged]
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two parts of checkpoints are equal, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return (
+            one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        )
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def figures_of(folder: Path) -> dict[tuple[int, str], str]:
+    """What all starts of a run have logged, as text: by step and name."""
+    figures = {}
+    for path in sorted(folder.glob("csv/**/metrics.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                # Of the last line, a kill may have left a part.
+                if row["step"] and None not in row.values():
+                    figures.update({(int(row["step"]), name): text for name, text in row.items() if text and name})
+    return figures
+
+
+def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run], list[list[str]], float]:
+    """Kill runs at random points until there were so many kills, and resume each to its end.
+
+    Returns:
+        The runs, what differs of each from the whole one, and the whole one's processor time in seconds.
+    """
+    generator = random.Random(seed)
+    whole = Run(folder / "whole", epochs, [])
+    whole.folder.mkdir()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if not whole.start():
+        raise RuntimeError("the run that was to be left alone was killed")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    runs: list[Run] = []
+    found: list[list[str]] = []
+    while sum(len(run.kills) for run in runs) < kills:
+        run = Run(folder / f"run{len(runs)}", epochs, [])
+        run.folder.mkdir()
+        runs.append(run)
+        ended = False
+        for _ in range(2 if len(runs) % 3 == 0 else 1):
+            if not ended and len(runs) % 5 == 0:
+                ended = run.start(at_writing=generator.randint(1, MOST_WRITINGS))
+            elif not ended:
+                ended = run.start(kill_after=generator.uniform(0, seconds))
+        if not ended and not run.start():
+            raise RuntimeError("a run that was to be left alone was killed")
+        found.append(differences(whole.result(), run.result()))
+        print(
+            f"{run.folder.name}: killed in {', '.join(run.kills) or 'nothing'}; {found[-1] or 'identical'}", flush=True
+        )
+    return runs, found, seconds
+
+
+def rows_of(runs: list[Run], found: list[list[str]], epochs: int, seconds: float) -> list[tuple[str, str]]:
+    kills = Counter(phase for run in runs for phase in run.kills)
+    identical = sum(not each for each in found)
+    spread = ", ".join(f"{kills[phase]} in {phase}" for phase in (*PHASES, WRITING))
+    return [
+        (
+            "Runs killed by SIGKILL and resumed, whose weights, momenta, figures and certificates are those of the "
+            "uninterrupted run, bit for bit",
+            f"{identical} of {len(runs)}",
+        ),
+        ("Kills, and where they hit", f"{kills.total()}: {spread}"),
+        ("The run", f"quickstart on the digits, {epochs} epochs, {seconds:.1f} s of one core"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the figures")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, found, seconds = measure(Path(folder), arguments.kills, arguments.epochs, arguments.seed)
+    rows = rows_of(runs, found, arguments.epochs, seconds)
+    for measured, seen in rows:
+        print(f"{measured}: {seen}")
+    write_figures("kill_resume", "Killed and resumed", 30, rows, folder=arguments.output)
+    if any(found):
+        raise SystemExit("a resumed run is not the uninterrupted one")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""AutoAttack, through the package of its authors."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify.attacks.geometry import project
+
+_EXTRA = "AutoAttack needs the package pyautoattack: pip install 'lipnet[attack]'"
+# It computes with float32 images, whose rounding must not lead out of the ball.
+_INSIDE = 1 - 1e-5
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """The ensemble of Croce & Hein, ICML 2020 (arXiv 2003.01690), in the L2 norm.
+
+    Its standard version is APGD on the cross-entropy, targeted APGD, targeted FAB and Square. It takes one radius for
+    all images of a batch, so that images with radii of their own go through it one by one: a check for hundreds of
+    images, not for thousands. The package computes in float32; the model, between its images and logits, in its own
+    dtype.
+
+    Attributes:
+        attacks: some of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None for the
+            standard version's four, as far as the number of classes and the size of the images allow.
+        queries: of Square, for each image.
+        steps: of the others.
+        seed: of all random numbers.
+
+    Raises:
+        ValueError: if the package is missing, for other attacks, and for fewer than one step or query.
+    """
+
+    attacks: tuple[str, ...] | None = None
+    queries: int = 5000
+    steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _package()
+        unknown = set(self.attacks or ()) - {"apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"}
+        if unknown or (self.attacks is not None and len(self.attacks) == 0):
+            raise ValueError(f"attacks must be some of AutoAttack's, received {list(self.attacks or ())}")
+        if self.queries < 1 or self.steps < 1:
+            raise ValueError(f"queries and steps must be at least 1, received {self.queries} and {self.steps}")
+
+    def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
+        """Images within epsilon of these that the model classifies in another way; arguments as in `PGD.perturb`."""
+        found = images.clone()
+        # The package draws from the global generator, and ends a debugger's or a coverage tool's trace.
+        trace = sys.gettrace()
+        try:
+            with torch.random.fork_rng(), torch.enable_grad():
+                for radius in sorted(set(epsilon.tolist())):
+                    same = epsilon == radius
+                    found[same] = self._attack(model, images[same], prediction[same], radius)
+        finally:
+            sys.settrace(trace)
+        return found
+
+    def _attack(self, model: nn.Module, images: Tensor, prediction: Tensor, radius: float) -> Tensor:
+        # Its smallest divisions would be by zero.
+        if radius < torch.finfo(torch.float32).eps:
+            return images
+        classes = model(images[:1]).shape[1]
+
+        def logits(x: Tensor) -> Tensor:
+            scores: Tensor = model(x.to(images))
+            return scores.float()
+
+        attack = _package()(
+            logits,
+            attacks=list(self.attacks or _standard(classes, images.shape[-2])),
+            device=images.device,
+            eps=radius * _INSIDE,
+            norm="L2",
+            seed=self.seed,
+            version="custom",
+        )
+        attack.apgd.n_restarts = attack.fab.n_restarts = 1
+        attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = self.steps
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+        attack.square.n_queries = self.queries
+        perturbed, _ = attack.run_standard_evaluation(images.float(), prediction, batch_size=len(images))
+        offsets = perturbed.to(images) - images
+        return images + project(images, offsets, torch.full_like(prediction, radius, dtype=images.dtype))
+
+
+def _standard(classes: int, size: int) -> tuple[str, ...]:
+    """The standard version's attacks; APGD's targeted loss compares four logits, Square's windows are a fifth wide."""
+    targeted = ("apgd-t",) if classes > 3 else ()
+    square = ("square",) if size >= 5 else ()
+    return ("apgd-ce", *targeted, "fab-t", *square)
+
+
+def _package() -> Any:
+    try:
+        import pyautoattack  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise ValueError(_EXTRA) from error
+    return pyautoattack.AutoAttack

@@ -1,0 +1,63 @@
+"""What an attack found, and the figures that are made of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lipnet.certify.attacks.violation import UnsoundCertificatesError
+from lipnet.certify.certificates import Certificates
+from lipnet.functional.margins import parse_radius
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack found of B certified images; all tensors on the CPU.
+
+    Attributes:
+        certificates: those that were attacked.
+        distance: float64 (B,), the smallest L2 distance, rounded up, at which another prediction was found, confirmed
+            in float64; infinite where none was.
+        unconfirmed: how many predictions changed in the model's own precision, but not in float64.
+
+    Example:
+        >>> import torch
+        >>> certificates = Certificates(torch.tensor([3, 5]), torch.tensor([0.2, 0.1]), torch.tensor([True, True]))
+        >>> result = AttackResult(certificates, torch.tensor([0.28, 0.13]), unconfirmed=0)
+        >>> result.accuracies("0.15")
+        {'certified': 0.5, 'under_attack': 0.5, 'clean': 1.0}
+        >>> result.power(1.5)
+        1.0
+    """
+
+    certificates: Certificates
+    distance: Tensor
+    unconfirmed: int
+
+    def accuracies(self, radius: str) -> dict[str, float]:
+        """The sandwich at a radius: shares of images that are ``certified``, right ``under_attack``, and ``clean``.
+
+        Raises:
+            UnsoundCertificatesError: unless certified <= under attack <= clean.
+        """
+        r, correct = parse_radius(radius), self.certificates.correct
+        certified = _share(correct & (self.certificates.radius > r))
+        under_attack, clean = _share(correct & (self.distance > r)), _share(correct)
+        if not certified <= under_attack <= clean:
+            raise UnsoundCertificatesError(
+                f"at radius {radius} the shares are out of order: certified {certified}, under attack {under_attack}, "
+                f"clean {clean}"
+            )
+        return {"certified": certified, "under_attack": under_attack, "clean": clean}
+
+    def power(self, factor: float) -> float | None:
+        """The share of certified images that flipped within ``factor`` times their radius; None if none is certified.
+
+        Images are certified, here, if their radius is not 0, whether they are classified correctly or not.
+        """
+        certified = self.certificates.radius > 0
+        flipped = self.distance[certified] <= factor * self.certificates.radius[certified]
+        return _share(flipped) if len(flipped) else None
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())

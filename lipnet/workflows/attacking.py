@@ -1,0 +1,187 @@
+"""The certificates of a file under attack, and what is then added to the summary beside it."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from lipnet.certify import AttackResult, Certificates, CertificateViolationError, attack
+from lipnet.certify.attacks import POWER_FACTORS, Attacker
+from lipnet.certify.certificate_file import Row, read_certificates
+from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.files import whole_file
+from lipnet.functional.margins import parse_radius
+
+VIOLATION = "violation.npz"
+
+
+@dataclass(frozen=True)
+class CertificateAttack:
+    """How certificates are attacked; ``attack=pgd`` and ``attack=autoattack`` on the command line.
+
+    Attributes:
+        method: such as `lipnet.certify.PGD`.
+        n_samples: the first so many certificates, or all if there are fewer; None for all.
+        factors: multiples of the certified radius at which the attack's power is measured, more than 1.
+        radii: fixed radii, by their text; None for those of the certification.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+
+    method: Attacker
+    n_samples: int | None = None
+    factors: Sequence[float] = POWER_FACTORS
+    radii: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_samples is not None and self.n_samples < 1:
+            raise ValueError(f"attack.n_samples must be at least 1, or null for all, received {self.n_samples}")
+        if not all(1 < factor < inf for factor in self.factors):
+            raise ValueError(f"attack.factors must be finite and more than 1, received {list(self.factors)}")
+        for radius in self.radii or ():
+            parse_radius(radius)
+
+
+def attack_certificates(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    folder: Path,
+    plan: CertificateAttack,
+    *,
+    radii: Sequence[str],
+) -> dict[str, Any]:
+    """Attack the certificates that a folder's certificates.tsv holds, and add what was found to its summary.json.
+
+    What is attacked are the lines of the file, read back: their radii, in the order in which they stand there.
+
+    Args:
+        model: what was certified, in evaluation mode.
+        batches: the images and labels, in the order of the file.
+        folder: with certificates.tsv and summary.json.
+        plan: the attack.
+        radii: fixed radii, where the plan has none.
+
+    Returns:
+        The content of summary.json, with what was found under the key ``attack``.
+
+    Raises:
+        CertificateViolationError: for an image that is predicted otherwise within its certified radius; the image is in
+            violation.npz then, and the summary says so.
+        UnsoundCertificatesError: if certified <= under attack <= clean does not hold.
+        CertificateFileError: if a file is not as it was written.
+        ValueError: as `lipnet.certify.attack`, and for data whose labels are not those of the file.
+    """
+    start = time.perf_counter()
+    rows = list(read_certificates(folder / "certificates.tsv").rows.values())[: plan.n_samples]
+    (folder / VIOLATION).unlink(missing_ok=True)
+    try:
+        result = _attack_rows(model, batches, rows, plan, [str(radius) for radius in plan.radii or radii])
+    except CertificateViolationError as violation:
+        violation.save(folder / VIOLATION)
+        _add(folder, {**_facts(plan), "violation": str(violation), "file": VIOLATION})
+        raise
+    found = {
+        **_facts(plan),
+        "n_samples": len(result.distance),
+        "accuracy": {str(radius): result.accuracies(str(radius)) for radius in plan.radii or radii},
+        "n_certified": int((result.certificates.radius > 0).sum()),
+        "flipped": {str(factor): result.power(factor) for factor in (1, *plan.factors)},
+        "unconfirmed": result.unconfirmed,
+        "wall_seconds": round(time.perf_counter() - start, 3),
+    }
+    return _add(folder, found)
+
+
+def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
+    """Two tables in per cent: the accuracies at each radius, and the flips at each multiple of the certified radius."""
+    heading = f"Under attack by {found['method']}, {found['n_samples']:,} images, in %"
+    sandwich = Table("L2 radius", title=heading, box=SIMPLE_HEAD)
+    for name in ("certified", "under attack", "clean"):
+        sandwich.add_column(name, justify="right")
+    for radius, shares in found["accuracy"].items():
+        sandwich.add_row(radius, *(f"{100 * share:.2f}" for share in shares.values()))
+    power = Table(
+        "multiple of the certified radius",
+        title=f"Of {found['n_certified']:,} certified images, in %",
+        caption="an attack that finds nothing proves nothing",
+        box=SIMPLE_HEAD,
+    )
+    power.add_column("flipped", justify="right")
+    for factor, share in found["flipped"].items():
+        power.add_row(factor, "-" if share is None else f"{100 * share:.2f}")
+    return sandwich, power
+
+
+def _attack_rows(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rows: list[Row],
+    plan: CertificateAttack,
+    radii: list[str],
+) -> AttackResult:
+    results: list[AttackResult] = []
+    done, size = 0, getattr(batches, "batch_size", None)
+    for images, labels in track(batches, "Attacking", total=-(-len(rows) // size) if size else None):
+        part = rows[done : done + len(images)]
+        if not part:
+            break
+        results.append(_attack_batch(model, images[: len(part)], labels[: len(part)], part, plan, radii))
+        done += len(part)
+    if done != len(rows):
+        raise ValueError(f"{len(rows)} certificates were to be attacked, but the data hold only {done} images")
+    parts = [result.certificates for result in results]
+    certificates = Certificates(
+        torch.cat([part.prediction for part in parts]),
+        torch.cat([part.radius for part in parts]),
+        torch.cat([part.correct for part in parts]),
+    )
+    distance = torch.cat([result.distance for result in results])
+    return AttackResult(certificates, distance, sum(result.unconfirmed for result in results))
+
+
+def _attack_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, rows: list[Row], plan: CertificateAttack, radii: list[str]
+) -> AttackResult:
+    if [row.label for row in rows] != labels.tolist():
+        raise ValueError("the labels in certificates.tsv are not those of the data: other samples, or another order")
+    certificates = Certificates(
+        torch.tensor([row.prediction for row in rows]),
+        torch.tensor([float(row.radius) for row in rows], dtype=torch.float64),
+        torch.tensor([row.correct == 1 for row in rows]),
+    )
+    return attack(
+        model,
+        images,
+        labels,
+        certificates,
+        attacker=plan.method,
+        radii=radii,
+        factors=plan.factors,
+        batch_size=len(images),
+        indices=[row.idx for row in rows],
+    )
+
+
+def _facts(plan: CertificateAttack) -> dict[str, Any]:
+    method = plan.method
+    settings: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
+    return {"method": type(method).__name__, "settings": settings}
+
+
+def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Write the summary with what was found, and return it."""
+    path = folder / "summary.json"
+    content = read_summary(path)
+    summary = sealed({**{key: value for key, value in content.items() if key != "sha256"}, "attack": found})
+    with whole_file(path) as file:
+        file.write(summary_bytes(summary))
+    return summary

@@ -1,0 +1,42 @@
+"""The benchmark of flipped bits tells what is noticed from what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.bit_flips import NOTICED, OTHER, SAME, equal, measure, outcomes, rows_of
+
+
+def test_lipnet_notices_what_torch_reads(tmp_path: Path) -> None:
+    results = measure(tmp_path, None, flips=40, seed=0)
+    assert results["network.ckpt"]["torch.load"][OTHER] > 30
+    for readers in results.values():
+        assert readers["lipnet"] == {NOTICED: 40}
+        assert all(sum(counts.values()) == 40 for counts in readers.values())
+    assert len(rows_of(results, 40)) == 6
+
+
+def test_each_outcome_is_told_from_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+
+    def read(path: Path) -> bytes:
+        data = path.read_bytes()
+        if any(data[:50]):
+            raise ValueError("damaged")
+        return data[:75]
+
+    counts = outcomes(path, {"half": read}, 200, seed=0)["half"]
+    assert set(counts) == {NOTICED, OTHER, SAME}
+    assert counts[NOTICED] > counts[OTHER] > 0
+    assert path.read_bytes() == bytes(100)
+
+
+def test_tensors_are_compared_bit_for_bit() -> None:
+    nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
+    assert equal({"a": nan}, {"a": nan.clone()})
+    assert not equal({"a": zero}, {"a": -zero})
+    assert not equal({"a": zero}, {"b": zero})
+    assert not equal({"a": zero}, {"a": zero.double()})

@@ -1,0 +1,400 @@
+"""The defects: what each does to lipnet, and which tests must see it.
+
+Most have been somebody's: in published code, or in an earlier state of a certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lipnet.certify.bound
+import lipnet.functional.margins
+import lipnet.functional.norms
+import lipnet.functional.pairwise
+import lipnet.functional.skew
+import lipnet.layers.activations
+import lipnet.layers.arguments
+import lipnet.layers.skew_orthogonal
+import lipnet.metrics.functional
+from lipnet.certify import PGD
+from lipnet.certify.attacks import geometry
+from lipnet.certify.bound import check_running, children_in_order
+from lipnet.certify.certification import rows_of
+from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.report import _all_rows
+from lipnet.data.samplers import ShardSampler
+from lipnet.functional import (
+    monic_polynomial,
+    polynomial_gain,
+    product_up,
+    reshaped_filter_bound,
+    symbol_bound,
+    taylor_coefficients,
+)
+from lipnet.functional.margins import certified_radius, round_down, top_margin
+from lipnet.functional.pairwise import pairwise_certified_radius
+from lipnet.layers import GSSOC, Normalize, NormalizedLinear
+from lipnet.layers.cache import WeightCache
+from lipnet.layers.skew_orthogonal import Evaluation, Series, SkewOrthogonal
+from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
+from tests.mutation.planting import Plant, attribute, edit, replace
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect, and the tests that must fail with it: each of them, and with a verdict of its own."""
+
+    name: str
+    plant: Plant
+    catchers: Sequence[str]
+
+
+def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
+    """The norm by three steps of power iteration."""
+    vectors = lipnet.functional.norms.start_vectors(groups, weight.shape[1], max(8, *weight.shape[-2:]), weight)
+    for _ in range(3):
+        norms, vectors = lipnet.functional.norms.jacobian_norm(weight, vectors)
+    return float(norms.max())
+
+
+def _stale(self: WeightCache[Any], weight: Tensor, compute: Callable[[], Any]) -> Any:
+    if self._value is None:
+        with torch.no_grad():
+            self._value, self._weight = compute(), weight.detach().clone()
+    return self._value
+
+
+_evaluate = SkewOrthogonal._evaluate
+
+
+def _five_terms(self: SkewOrthogonal) -> Evaluation:
+    """The evaluation as it is, with the gain that belongs to it, and Taylor's polynomial of degree 5 instead."""
+    right = _evaluate(self)
+    series = Series(*monic_polynomial(taylor_coefficients(5)))
+    return right._replace(series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
+
+
+_series = SkewOrthogonal._series
+
+
+def _in_a_hurry(self: SkewOrthogonal, norm: float, terms: int | None, tolerance: float) -> Series:
+    return _series(self, norm, terms, 0.05)
+
+
+def _at_the_ends(coefficients: Sequence[Fraction | float], norm: float) -> float:
+    """The gain at the interval's ends alone."""
+    values = [abs(sum(complex(c) * (1j * t) ** k for k, c in enumerate(coefficients))) for t in (0.0, norm)]
+    return max(values)
+
+
+def _without_the_last(path: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    children = children_in_order(path, module)
+    return children[:-1] if children is not None and len(children) > 1 else children
+
+
+def _each_module_once(path: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    if children_in_order(path, module) is None:
+        return None
+    return [(f"{path}.{name}".strip("."), child) for name, child in module.named_children()]
+
+
+@contextmanager
+def _as_it_is(device: torch.device) -> Any:
+    yield
+
+
+def _padded(self: ShardSampler) -> Iterator[int]:
+    """As many for each process, as torch's own sampler has it."""
+    count = -(-self.total_size // self.num_replicas)
+    return iter([(self.rank + i * self.num_replicas) % self.total_size for i in range(count)])
+
+
+def _backwards(self: ShardSampler) -> Iterator[int]:
+    return iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
+
+
+class _Lenient(dict[type[nn.Module], Any]):
+    def get(self, key: type[nn.Module], default: Any = None) -> Any:
+        return super().get(key, lambda module: 1.0)
+
+
+def _nearest(radius: float, decimals: int = 3) -> str:
+    return f"{radius:.{decimals}f}"
+
+
+def _to_nearest(logits: Tensor, lipschitz: float, error: float = 0.0) -> tuple[Tensor, Tensor]:
+    largest, second = logits.double().topk(2, dim=1).values.unbind(dim=1)
+    return logits.argmax(dim=1), ((largest - second) / (2**0.5 * lipschitz)).nan_to_num(nan=0.0)
+
+
+def _every_row_sqrt_two(self: NormalizedLinear) -> Tensor:
+    return torch.full((self.out_features, self.out_features), 2**0.5, dtype=torch.float64)
+
+
+_adjoint = lipnet.functional.skew._adjoint
+_BOUND = lipnet.certify.bound
+_MODES = lipnet.layers.arguments.PADDING_MODES
+# Of CIFAR-100's standard deviations the smallest and the largest.
+_STDS = (0.2565, 0.2762)
+
+NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norms", "margins", "pairwise"))
+BOUND, CERTIFICATES, LOGITS = (f"tests/certify/test_{name}.py::" for name in ("bound", "certificates", "logits"))
+GUARANTEE = "tests/layers/test_soc_guarantee.py::"
+
+DEFECTS = [
+    Defect(
+        "std: the factor 1 / std is left out",
+        attribute(Normalize, "lipschitz_bound", lambda self: 1.0),
+        [
+            "tests/layers/test_normalize.py::test_the_bound_is_the_reciprocal_of_the_std_that_is_used",
+            "tests/certify/test_known_answers.py::test_normalised_rows_behind_an_isometry",
+        ],
+    ),
+    Defect(
+        "std: 1 / max(std) for 1 / min(std), with CIFAR-100's",
+        attribute(Normalize, "lipschitz_bound", lambda self: min(_STDS) / max(_STDS) / self.std),
+        ["tests/certify/test_known_answers.py::test_two_opposite_rows_behind_an_isometry"],
+    ),
+    Defect(
+        "radius: sqrt(2) is dropped",
+        edit(certified_radius, "math.sqrt(2) * float(lipschitz)", "float(lipschitz)"),
+        [
+            MARGINS + "test_radius_never_exceeds_the_exact_quotient",
+            CERTIFICATES + "test_sqrt_two_is_reached_by_the_identity",
+        ],
+    ),
+    Defect(
+        "head: sqrt(2) for rows that are only normalised",
+        attribute(NormalizedLinear, "pairwise_lipschitz", _every_row_sqrt_two),
+        [
+            LOGITS + "test_a_class_behind_the_runner_up_may_be_the_nearest",
+            "tests/layers/test_heads.py::test_differences_of_logits_are_bounded_by_the_distances_of_the_rows",
+        ],
+    ),
+    Defect(
+        "radius: the runner-up alone, where each class has a bound of its own",
+        edit(
+            pairwise_certified_radius,
+            "quotients.scatter(1, place, math.inf).amin(dim=1)",
+            "quotients.gather(1, scores.scatter(1, place, -math.inf).argmax(dim=1, keepdim=True)).squeeze(1)",
+        ),
+        [
+            PAIRWISE + "test_the_runner_up_may_be_further_than_another_class",
+            LOGITS + "test_a_class_behind_the_runner_up_may_be_the_nearest",
+        ],
+    ),
+    Defect(
+        "radius: computed with every rounding to nearest",
+        replace(certified_radius, _to_nearest),
+        [MARGINS + "test_radius_never_exceeds_the_exact_quotient"],
+    ),
+    Defect(
+        "radius: written rounded to nearest",
+        replace(round_down, _nearest),
+        [
+            MARGINS + "test_round_down_is_the_greatest_decimal_below",
+            "tests/certify/test_report.py::test_radii_are_written_rounded_down_to_nine_decimals",
+        ],
+    ),
+    Defect(
+        "radius: a margin that is NaN or infinite certifies",
+        edit(top_margin, "torch.where(finite, ", "torch.where(finite | True, "),
+        [MARGINS + "test_rows_that_are_not_finite_certify_nothing"],
+    ),
+    Defect(
+        "certified at r: >= for >",
+        edit(_certified_accuracy_update, ".unsqueeze(1) > limits", ".unsqueeze(1) >= limits"),
+        ["tests/metrics/test_certified_accuracy.py::test_the_ball_is_open"],
+    ),
+    Defect(
+        "certified at r: wrong predictions count",
+        edit(_proven_radius, "correct & radius.isfinite()", "radius.isfinite()"),
+        ["tests/metrics/test_certified_accuracy.py::test_matches_counting_over_unequal_batches"],
+    ),
+    Defect(
+        "norm: kept from before the weights were loaded",
+        attribute(WeightCache, "get", _stale),
+        [
+            "tests/layers/test_cache.py::test_other_values_are_computed_anew",
+            "tests/layers/test_soc_state.py::test_the_bound_is_not_stale_either",
+        ],
+    ),
+    Defect(
+        "norm: three steps of power iteration for a bound",
+        replace(symbol_bound, _estimate),
+        [
+            NORMS + "test_bounds_hold_on_maps_of_several_sizes",
+            GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous",
+        ],
+    ),
+    Defect(
+        "norm: taken for what the scaling aims at",
+        attribute(lipnet.layers.skew_orthogonal, "_norm_bound", lambda weight: 1.0),
+        [GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous"],
+    ),
+    Defect(
+        "norm: the samples of the symbol without what lies between them",
+        attribute(lipnet.functional.norms, "cos", lambda angle: 1.0),
+        [
+            NORMS + "test_symbol_bound_of_a_shift_whose_peak_falls_between_the_grid_points",
+        ],
+    ),
+    Defect(
+        "norm: a reshaped filter without sqrt(kh kw)",
+        edit(reshaped_filter_bound, " * sqrt(prod(weight.shape[-2:]))", ""),
+        [NORMS + "test_bounds_hold_on_maps_of_several_sizes"],
+    ),
+    Defect(
+        "norm: torch's convolution without sqrt(kh kw)",
+        attribute(_BOUND, "sqrt", lambda number: 1.0),
+        [BOUND + "test_convolution_is_bounded_within_the_root_of_its_taps"],
+    ),
+    Defect(
+        "groups: the smallest group's norm for the largest's",
+        edit(reshaped_filter_bound, ".max())", ".min())"),
+        [NORMS + "test_bounds_hold_on_maps_of_several_sizes"],
+    ),
+    Defect(
+        "groups: the mean over the groups of torch's convolution",
+        attribute(_BOUND, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
+        [BOUND + "test_the_largest_group_of_a_convolution_counts"],
+    ),
+    Defect(
+        "product: of a layer of two convolutions only the first counts",
+        attribute(GSSOC, "lipschitz_bound", lambda self: self.spatial.lipschitz_bound()),
+        ["tests/layers/test_gssoc.py::test_the_bound_is_the_product_of_both_convolutions"],
+    ),
+    Defect(
+        "product: rounded to nearest",
+        replace(product_up, lambda factors: float(prod(factors))),
+        ["tests/functional/test_rounding.py::test_product_up_is_not_below_the_exact_product"],
+    ),
+    Defect(
+        "product: the last child of a Sequential is skipped",
+        replace(children_in_order, _without_the_last),
+        [BOUND + "test_sequential_multiplies", BOUND + "test_a_module_that_runs_twice_counts_twice"],
+    ),
+    Defect(
+        "product: a module that occurs twice counts once",
+        replace(children_in_order, _each_module_once),
+        [BOUND + "test_a_module_that_runs_twice_counts_twice"],
+    ),
+    Defect(
+        "rules: a module without one is taken for 1",
+        lambda patch: patch.setattr(_BOUND, "_RULES", _Lenient(_BOUND._RULES)),
+        [BOUND + "test_a_module_without_a_rule_is_named", CERTIFICATES + "test_a_module_without_a_rule_is_refused"],
+    ),
+    Defect(
+        "rules: training mode, hooks and parametrizations are let through",
+        replace(check_running, lambda model: None),
+        [
+            BOUND + "test_training_mode_is_refused_wherever_it_is",
+            BOUND + "test_hooks_are_refused",
+            CERTIFICATES + "test_a_model_in_training_mode_is_refused",
+        ],
+    ),
+    Defect(
+        "padding: reflect is accepted",
+        replace(_MODES, (*_MODES, "reflect")),
+        ["tests/layers/test_soc.py::test_settings_that_break_the_guarantee_are_refused"],
+    ),
+    Defect(
+        "filter: the wrong sign of the transpose, so not skew",
+        attribute(lipnet.functional.skew, "_adjoint", lambda grouped: -_adjoint(grouped)),
+        [
+            "tests/functional/test_skew.py::test_the_skew_filter_has_the_skew_part_of_the_matrix",
+            "tests/functional/test_skew.py::test_the_formula_index_by_index",
+        ],
+    ),
+    Defect(
+        "filter: transposed without turning the taps around",
+        attribute(lipnet.functional.skew, "_adjoint", lambda grouped: grouped.transpose(1, 2)),
+        ["tests/functional/test_skew.py::test_the_skew_filter_has_the_skew_part_of_the_matrix"],
+    ),
+    Defect(
+        "series: 5 terms in evaluation, with the constant of others",
+        attribute(SkewOrthogonal, "_evaluate", _five_terms),
+        [GUARANTEE + "test_in_single_precision"],
+    ),
+    Defect(
+        "series: the tolerance of evaluation is ignored",
+        attribute(SkewOrthogonal, "_series", _in_a_hurry),
+        ["tests/layers/test_soc.py::test_each_mode_is_as_near_the_exponential_as_its_tolerance"],
+    ),
+    Defect(
+        "series: the gain at the ends of the interval alone",
+        replace(polynomial_gain, _at_the_ends),
+        [
+            "tests/functional/test_gain.py::test_gain_finds_a_maximum_in_the_interior",
+            "tests/properties/test_gains_and_heads.py::test_gains",
+        ],
+    ),
+    Defect(
+        "activation: the larger one counts twice",
+        attribute(lipnet.layers.activations, "sort_pairs", lambda a, b: (torch.maximum(a, b), torch.maximum(a, b))),
+        [
+            "tests/layers/test_activations.py::test_the_jacobian_is_a_permutation",
+            "tests/layers/test_activations.py::test_two_inputs_never_move_apart",
+        ],
+    ),
+    Defect(
+        "head: distances of rows rounded to nearest",
+        attribute(lipnet.functional.pairwise, "_ROUNDING", 1.0),
+        ["tests/functional/test_pairwise.py::test_distances_are_the_exact_ones_rounded_up"],
+    ),
+    Defect(
+        "samples: the last share is padded with samples of the first, and they count",
+        attribute(ShardSampler, "__iter__", _padded),
+        [
+            "tests/data/test_image_data_module.py::test_processes_share_the_evaluation_without_repeats_and_the_training_evenly"
+        ],
+    ),
+    Defect(
+        "samples: evaluated in another order than they are numbered",
+        attribute(
+            ShardSampler, "__iter__", lambda self: iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
+        ),
+        ["tests/data/test_image_data_module.py::test_evaluation_is_in_dataset_order_without_augmentation"],
+    ),
+    Defect(
+        "samples: certificates that are there twice, or of other samples, make a file",
+        edit(_all_rows, "if [row.idx for row in rows] != expected:", "if len(rows) < len(expected):"),
+        ["tests/certify/test_partial.py::test_certificates_of_other_samples_do_not_make_a_file"],
+    ),
+    Defect(
+        "samples: labels beside the certificates of the next image",
+        edit(rows_of, "columns = (indices, labels,", "columns = (indices, labels.roll(1),"),
+        ["tests/certify/test_report.py::test_a_line_for_each_sample_in_order"],
+    ),
+    Defect(
+        "arithmetic: TF32 and autocast are left as they are",
+        replace(ieee_arithmetic, _as_it_is),
+        [
+            "tests/certify/test_precision.py::test_certify_runs_the_model_so",
+            "tests/certify/test_precision.py::test_autocast_is_off_where_the_model_runs",
+        ],
+    ),
+    Defect(
+        "attack: it never looks",
+        attribute(PGD, "perturb", lambda self, model, images, prediction, epsilon: images),
+        ["tests/certify/attacks/test_pgd.py::test_it_finds_the_nearest_boundary_of_a_linear_classifier"],
+    ),
+    Defect(
+        "attack: it leaves the pixels' range",
+        attribute(geometry, "_clip", lambda images, offsets: offsets),
+        ["tests/certify/attacks/test_pgd.py::test_it_stays_within_the_box"],
+    ),
+    Defect(
+        "attack: distances rounded down",
+        edit(geometry.distances_up, "1 + (offsets", "1 - (offsets"),
+        ["tests/certify/attacks/test_geometry.py::test_distances_are_never_below_the_exact_ones"],
+    ),
+]

@@ -1,0 +1,81 @@
+"""How a defect is planted into lipnet while it runs, and taken out again."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import _lru_cache_wrapper
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def lipnet_modules() -> list[Any]:
+    return [module for name, module in list(sys.modules.items()) if name == "lipnet" or name.startswith("lipnet.")]
+
+
+def replace_everywhere(patch: pytest.MonkeyPatch, original: Any, replacement: Any) -> None:
+    """Let every module of lipnet that has a name for an object have the replacement under it."""
+    places = [(owner, name) for owner in lipnet_modules() for name, value in vars(owner).items() if value is original]
+    assert places, f"no module of lipnet has {original}"
+    for owner, name in places:
+        patch.setattr(owner, name, replacement)
+
+
+def edited(function: Callable[..., Any], old: str, new: str) -> FunctionType:
+    """The function as it would be with one piece of its source replaced; the piece must be there exactly once."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {function.__qualname__}"
+    scope = dict(function.__globals__)
+    exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), scope)
+    result: FunctionType = scope[function.__name__]
+    # Names are looked up where they always were, so that other replacements count.
+    own = FunctionType(result.__code__, function.__globals__, result.__name__, result.__defaults__, result.__closure__)
+    own.__kwdefaults__ = result.__kwdefaults__
+    return own
+
+
+def edit(function: Callable[..., Any], old: str, new: str) -> Plant:
+    """Replace a piece of a function's source, wherever lipnet has a name for it."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        replace_everywhere(patch, function, edited(function, old, new))
+
+    return plant
+
+
+def replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> Plant:
+    """Replace a function, wherever lipnet has a name for it."""
+    return lambda patch: replace_everywhere(patch, original, replacement)
+
+
+def attribute(owner: Any, name: str, value: Any, *, new: bool = False) -> Plant:
+    """Set an attribute of a class or a module; ``new`` for one that it does not have, as that of a builtin."""
+    return lambda patch: patch.setattr(owner, name, value, raising=not new)
+
+
+@contextmanager
+def planted(plant: Plant | None) -> Iterator[None]:
+    """Have a defect, or none, and nothing in lipnet's caches from before, or from within afterwards."""
+    _clear_caches()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            if plant is not None:
+                plant(patch)
+            yield
+    finally:
+        _clear_caches()
+
+
+def _clear_caches() -> None:
+    for cached in gc.get_objects():
+        # By its type: asking an object for its class may run code of its own.
+        if type(cached) is _lru_cache_wrapper and (cached.__module__ or "").startswith("lipnet"):
+            cached.cache_clear()

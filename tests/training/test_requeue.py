@@ -1,0 +1,90 @@
+"""Slurm's signal to requeue is answered after a step, and what is saved then is gone on from exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Callback, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.trainer.connectors import signal_connector
+
+from lipnet.training import SafeRequeue, WholeCheckpointIO
+from lipnet.training.requeue import _handler_of
+from tests.training.runs import Interrupted, assert_same_training, fit
+
+STEPS = 21
+"""Of an epoch."""
+
+
+class SignalAt(Callback):
+    """Sends the signal in the middle of a step, and ends the training without notice some steps later."""
+
+    def __init__(self, step: int, requeue: int = signal.SIGUSR1) -> None:
+        self.step, self.requeue = step, requeue
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.requeue)
+        if trainer.global_step == self.step + 3:
+            raise Interrupted
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A job of Slurm's, and what scontrol is asked for."""
+    for name in ("JOB_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(signal_connector, "call", lambda command: asked.append(command) or 0)
+    return asked
+
+
+def plugins(**settings: Any) -> list[Any]:
+    return [WholeCheckpointIO(), SLURMEnvironment(**settings)]
+
+
+@pytest.mark.parametrize("step", [0, 7, STEPS - 1, STEPS + 4])
+def test_what_is_saved_is_gone_on_from_exactly(
+    tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]], step: int
+) -> None:
+    """Lightning alone would save in the middle of the step, or not at all. At the end of an epoch it is saved there."""
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAt(step)])
+    assert asked == [["scontrol", "requeue", "0"]]
+    saved = tmp_path / "cut" / "hpc_ckpt_1.ckpt"
+    assert WholeCheckpointIO().load_checkpoint(saved)["global_step"] == step + 1
+    resumed = fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[])
+    assert_same_training(resumed, fit(tiny_config, tmp_path / "whole", callbacks=[]))
+
+
+def test_another_signal_of_the_environment_is_answered(
+    tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]]
+) -> None:
+    settings = {"plugins": plugins(requeue_signal=signal.SIGHUP), "callbacks": [SignalAt(2, signal.SIGHUP)]}
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path, **settings)
+    assert asked == [["scontrol", "requeue", "0"]]
+
+
+def test_signals_are_left_alone_without_slurm_and_after_the_training(
+    tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)
+    fit(tiny_config, tmp_path, plugins=plugins(), callbacks=[], max_epochs=1)
+    assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)) == before
+    monkeypatch.delenv("SLURM_NTASKS")
+
+    class Look(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            assert signal.getsignal(signal.SIGUSR1) == before[0]
+            assert _handler_of(signal.SIGTERM) is not None, "the one of Lightning's, by which a training is told to end"
+
+    trainer = fit(tiny_config, tmp_path / "other", callbacks=[Look()], max_epochs=1)
+    assert any(isinstance(callback, SafeRequeue) for callback in trainer.callbacks)
+    assert asked == []

@@ -1,0 +1,106 @@
+"""A job that Slurm requeues: Lightning's own handlers are in place beside lipnet's, and the job goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lipnet.certify import read_certificates
+from lipnet.training.last_checkpoint import UNFINISHED
+
+ROOT = Path(__file__).parents[2]
+JOB = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "1",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_JOB_NODELIST": "localhost",
+}
+QUIET = ("callbacks.progress_bar=null", "callbacks.model_summary=null", "trainer.enable_progress_bar=false")
+EPOCHS = 12
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """That of a job, with a scontrol that notes what it is asked for and ends the process, as Slurm does."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill -TERM $PPID\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    return {**os.environ, **JOB, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def start(run: Path, environment: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
+    # In one and the same folder, where Lightning finds what it has saved.
+    settings = ["experiment=quickstart", "logger=csv", f"trainer.max_epochs={EPOCHS}", f"hydra.run.dir={run}", *QUIET]
+    command = [sys.executable, str(ROOT / "train.py"), *settings, *overrides]
+    return subprocess.Popen(
+        command, env=environment, cwd=run.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until a file is there; the process is not to end before."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def content_of(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.slow
+def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, environment: dict[str, str]) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    alone = start(whole, environment)
+    first = start(run, environment)
+    wait_for(run / "checkpoints" / "last.ckpt", first)
+    first.send_signal(signal.SIGUSR1)
+    printed = first.communicate(timeout=300)[0]
+    assert first.returncode == UNFINISHED, printed
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    assert 0 < content_of(run / "hpc_ckpt_1.ckpt")["global_step"] < EPOCHS * 21
+    assert not (run / "summary.json").exists()
+
+    again = start(run, environment)
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert "hpc_ckpt_1.ckpt" in printed
+    printed = alone.communicate(timeout=300)[0]
+    assert alone.returncode == 0, printed
+    one, other = (content_of(folder / "checkpoints" / "last.ckpt") for folder in (run, whole))
+    assert one["global_step"] == other["global_step"] == EPOCHS * 21
+    assert all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())
+    rows = [read_certificates(folder / "certificates.tsv").rows for folder in (run, whole)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_told_to_end_saves_says_so_and_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Whether Slurm's plugin is there (it passes SIGTERM on) or not."""
+    run = tmp_path / "run"
+    first = start(run, environment)
+    wait_for(run / "checkpoints" / "last.ckpt", first)
+    first.send_signal(signal.SIGTERM)
+    printed = first.communicate(timeout=300)[0]
+    assert first.returncode == UNFINISHED, printed
+    last = run / "checkpoints" / "last.ckpt"
+    assert f"go on with ckpt_path={last}" in printed
+    assert not (tmp_path / "asked").exists()
+    again = start(run, environment, f"ckpt_path={last}")
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert content_of(last)["global_step"] == EPOCHS * 21
