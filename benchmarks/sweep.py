@@ -177,7 +177,8 @@ class Sweep:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
         if summary["split"] != "validation":
             raise ValueError(f"{folder} was certified on the {summary['split']} images; a sweep is about validation")
-        del summary["checkpoint"]
+        # Without the machine's path, and the checksum that was over it.
+        summary = {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256")}
         shown = [each for each in overrides_of(row, self.more) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
         content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}

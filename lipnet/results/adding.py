@@ -1,7 +1,6 @@
 """From the folder of a run to a result folder."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -10,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.results.folders import CONFIG, CURVE, RUN, SUMMARY, Result, read_json, read_result
+from lipnet.certify.summary import sealed, summary_bytes
+from lipnet.results.folders import CONFIG, CURVE, RUN, SUMMARY, Result, read_certified, read_json, read_result
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*")
 _COMPOSED = Path(".hydra", "config.yaml")
@@ -35,8 +35,9 @@ def add_result(run: Path, name: str, root: Path) -> Result:
     Raises:
         FileNotFoundError: if the run lacks a file: it is no run, was not certified, or has no best checkpoint.
         FileExistsError: if there is a result of this name.
-        ValueError: for another name, for figures of other images than the test images, of another checkpoint than the
-            run's best, and for a run that goes on from one in another folder, whose time nobody knows.
+        ValueError: for another name, for files that are not as they were written, for figures of other images than the
+            test images or of another checkpoint than the run's best, and for a run that goes on from one in another
+            folder, whose time nobody knows.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -51,7 +52,7 @@ def add_result(run: Path, name: str, root: Path) -> Result:
     partial.mkdir()
     try:
         (partial / CONFIG).write_text(OmegaConf.to_yaml(portable_config(run)))
-        (partial / SUMMARY).write_text(json.dumps(_summary_of(run), indent=2) + "\n")
+        (partial / SUMMARY).write_bytes(summary_bytes(_summary_of(run)))
         for file in (RUN, CURVE):
             shutil.copyfile(run / file, partial / file)
         read_result(partial)
@@ -81,7 +82,7 @@ def _check(run: Path) -> None:
             f"{run} cannot become a result, it lacks {', '.join(missing)}: a result is a run of train.py that was "
             f"certified (certify.py ckpt_path={run / _CHECKPOINT} output_dir={run})"
         )
-    summary, record = read_json(run / SUMMARY, ("checkpoint_sha256",)), read_json(run / RUN, ("starts",))
+    summary, record = read_certified(run), read_json(run / RUN, ("starts",))
     found = hashlib.sha256((run / _CHECKPOINT).read_bytes()).hexdigest()
     if summary["checkpoint_sha256"] != found:
         raise ValueError(f"{run / SUMMARY} is about another checkpoint than {_CHECKPOINT} is now: certify that one")
@@ -90,5 +91,7 @@ def _check(run: Path) -> None:
 
 
 def _summary_of(run: Path) -> dict[str, Any]:
-    summary = read_json(run / SUMMARY, ())
-    return {**summary, "checkpoint": _CHECKPOINT.as_posix()}
+    """The summary of a run, with its checkpoint as the run calls it."""
+    summary = read_certified(run)
+    del summary["sha256"]
+    return sealed({**summary, "checkpoint": _CHECKPOINT.as_posix()})

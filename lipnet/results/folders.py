@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lipnet.certify.summary import read_summary
+
 CONFIG, RUN, SUMMARY, CURVE = FILES = ("config.yaml", "run.json", "summary.json", "curve.png")
 # What is read from the files, so that a folder without it is found when it is read and not when it is shown.
 _SUMMARY_KEYS = (
@@ -56,8 +58,8 @@ def read_result(folder: Path, name: str | None = None) -> Result:
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        ValueError: for a file that cannot be read or lacks what belongs into it, and for figures of other images than
-            the test images.
+        ValueError: for a file that cannot be read, is not as it was written or lacks what belongs into it, and for
+            figures of other images than the test images.
     """
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
@@ -65,7 +67,7 @@ def read_result(folder: Path, name: str | None = None) -> Result:
     config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
     if not isinstance(config, dict):
         raise ValueError(f"{folder / CONFIG} is no configuration")
-    summary = read_json(folder / SUMMARY, _SUMMARY_KEYS)
+    summary = read_certified(folder)
     if summary["split"] != "test":
         raise ValueError(
             f"{folder / SUMMARY} is about the {summary['split']} images; a result is about the test images"
@@ -84,6 +86,15 @@ def read_results(root: Path) -> list[Result]:
     return [read_result(folder, folder.relative_to(root).as_posix()) for folder in folders]
 
 
+def read_certified(folder: Path) -> dict[str, Any]:
+    """Read the summary of a folder's certificates.
+
+    Raises:
+        ValueError: if it is not as it was written, or is none of a certification.
+    """
+    return _checked(folder / SUMMARY, read_summary(folder / SUMMARY), _SUMMARY_KEYS)
+
+
 def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """Read a JSON file that holds these keys.
 
@@ -94,6 +105,10 @@ def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    return _checked(path, content, keys)
+
+
+def _checked(path: Path, content: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}")

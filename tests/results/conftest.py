@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from lipnet.certify.summary import sealed, summary_bytes
+
 Make = Callable[..., Path]
 
 CONFIG = {
@@ -86,7 +88,7 @@ def make_run(tmp_path: Path) -> Make:
         (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(changed(CONFIG, config or {})))
         (folder / "run.json").write_text(json.dumps({**RECORD, **(record or {})}))
         figures = {**SUMMARY, "checkpoint_sha256": hashlib.sha256(b"weights").hexdigest()}
-        (folder / "summary.json").write_text(json.dumps({**figures, **(summary or {})}))
+        (folder / "summary.json").write_bytes(summary_bytes(sealed({**figures, **(summary or {})})))
         (folder / "curve.png").write_bytes(b"picture")
         return folder
 

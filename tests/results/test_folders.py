@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lipnet.certify.summary import sealed, summary_bytes
 from lipnet.results import Result, add_result, read_result, read_results
 from tests.results.conftest import RECORD, Make
 
@@ -32,13 +33,26 @@ def test_a_folder_that_lost_a_file_is_no_result(tmp_path: Path, make_run: Make, 
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize(("file", "key"), [("summary.json", "clean_accuracy"), ("run.json", "planned_epochs")])
-def test_a_file_that_lacks_a_figure_is_said(tmp_path: Path, make_run: Make, file: str, key: str) -> None:
+def test_a_record_that_lacks_something_is_said(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
-    content = json.loads((tmp_path / "one" / file).read_text())
-    del content[key]
-    (tmp_path / "one" / file).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"{file} lacks {key}"):
+    record = {key: value for key, value in RECORD.items() if key != "planned_epochs"}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"run\.json lacks planned_epochs"):
+        read_result(tmp_path / "one")
+
+
+def test_a_summary_that_is_none_of_a_certification_is_said(tmp_path: Path, make_run: Make) -> None:
+    add_result(make_run(), "one", tmp_path)
+    (tmp_path / "one" / "summary.json").write_bytes(summary_bytes(sealed({"split": "test"})))
+    with pytest.raises(ValueError, match=r"summary\.json lacks average_certified_radius, "):
+        read_result(tmp_path / "one")
+
+
+def test_a_figure_that_was_edited_is_found(tmp_path: Path, make_run: Make) -> None:
+    add_result(make_run(), "one", tmp_path)
+    file = tmp_path / "one" / "summary.json"
+    file.write_text(file.read_text().replace("0.4401", "0.5401"))
+    with pytest.raises(ValueError, match=r"summary\.json is not as it was written"):
         read_result(tmp_path / "one")
 
 
