@@ -123,8 +123,9 @@ def _write_files(
     certification: Certification, folder: Path, rows: Sequence[Row], radii: Sequence[str]
 ) -> dict[str, Any]:
     settings, figures = certification.settings(), figures_of(rows, radii)
+    evidence = certification.evidence.summary(certification.first_images())
     seconds = round(time.perf_counter() - certification.started, 3)
-    summary = sealed({**certification.remarks, **settings, **figures, "wall_seconds": seconds})
+    summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
     with whole_files(*(folder / name for name in FILES)) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=_title(summary))
