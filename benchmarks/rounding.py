@@ -1,8 +1,8 @@
-"""Rounding of LipConvNet-15: the bound E, what it takes of a radius, and how far deployed models are from certified ones.
+"""Rounding of LipConvNet-15: the bound E, what it takes of a radius, how far deployed models are from certified ones.
 
     python -m benchmarks.rounding
 
-Untrained weights, as the bound hardly depends on them; and a small network that is trained on the digits for a few seconds.
+Untrained weights, as the bound hardly depends on them; and a small network that is trained on the digits.
 """
 
 import argparse
@@ -112,7 +112,9 @@ def _large(conv: Callable[..., nn.Module], activation: type[nn.Module], images: 
 def _trained() -> tuple[nn.Module, Tensor]:
     data = DigitsDataModule(augment=False)
     images, labels = _tensors(data.training_dataset())
-    model = LipConvNet(10, conv=partial(GSSOC, groups=(4, None)), activation=MaxMinPermuted, **_DIGITS)
+    model = LipConvNet(
+        10, conv=partial(GSSOC, groups=(4, None)), activation=MaxMinPermuted, mean=[0.3053], std=0.3759, **_DIGITS
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(_STEPS):
         batch = torch.randint(0, len(images), (_BATCH,))

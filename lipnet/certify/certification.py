@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ class Certification:
         facts: what the certificates depend on and the model does not say, such as ``dataset`` and
             ``checkpoint_sha256``: values as JSON has them.
         remarks: what else the summary says of the run, such as a path.
-        evidence: the bounds of the model for images like those of the first batch.
+        first_images: those of the first batch.
+        evidence: the bounds of the model for images like these.
         started: the time by ``time.perf_counter``.
 
     Raises:
@@ -45,17 +47,18 @@ class Certification:
     facts: Mapping[str, Any]
     remarks: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    first_images: Tensor = field(init=False)
     evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
-        images = self.first_images()
-        object.__setattr__(self, "evidence", Evidence(self.model, tuple(images.shape[1:])))
-
-    def first_images(self) -> Tensor:
-        """The images of the first batch."""
-        for images, _ in self.batches:
-            return images
-        raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
+        stream = iter(self.batches)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
+        if stream is self.batches:  # an iterator, which gives no batch twice
+            object.__setattr__(self, "batches", chain([first], stream))
+        object.__setattr__(self, "first_images", first[0])
+        object.__setattr__(self, "evidence", Evidence(self.model, tuple(first[0].shape[1:])))
 
     def settings(self) -> dict[str, Any]:
         """All that the certificates rest on: what the file of certificates states, and what makes two alike."""

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from lipnet.certify.bound import bound_of
+from lipnet.certify.bound import bound_of, check_running
+from lipnet.certify.certificates import reference_tensor
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds, run_in_order
 
 
@@ -62,13 +64,12 @@ def layer_report(
         >>> activation.kind, activation.constant
         ('MaxMin', 1.0)
     """
-    run = run_in_order(model, image_shape)
-    if rounding is None and run.in_float64:
+    if rounding is None and reference_tensor(model).dtype == torch.float64:
         rounding = rounding_bounds(model, image_shape)
-    shares = [None] * len(run.modules) if rounding is None else [module.contribution for module in rounding.modules]
-    return tuple(
-        _layer(path, module, shape, share) for (path, module, shape, _), share in zip(run.modules, shares, strict=True)
-    )
+    if rounding is not None:
+        return tuple(_layer(each.path, each.module, each.shape, each.contribution) for each in rounding.modules)
+    check_running(model)
+    return tuple(_layer(path, module, shape, None) for path, module, shape, _ in run_in_order(model, image_shape))
 
 
 def _layer(path: str, module: nn.Module, shape: tuple[int, ...], rounding: float | None) -> Layer:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, frexp, inf, isfinite, ldexp, prod, sqrt
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +91,7 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     signal = Signal(tuple(image_shape), up(sqrt(prod(image_shape))), pixels=True)
     steps: list[RoundedStep] = []
     before = 0.0
-    for path, module, shape, result in run_in_order(model, image_shape).modules:
+    for path, module, shape, result in run_in_order(model, image_shape):
         step = _step_of(path, module, signal, result)
         steps.append((path, module, shape, step))
         before = signal.error
@@ -100,15 +99,14 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     return RoundingBounds(_rounded_up(signal.error), _pairwise(steps, before), _with_contributions(steps))
 
 
-class Run(NamedTuple):
-    """The modules that a model runs one after another: path, module, shapes of a sample before and behind it."""
+def run_in_order(
+    model: nn.Module, image_shape: tuple[int, ...]
+) -> list[tuple[str, nn.Module, tuple[int, ...], tuple[int, ...]]]:
+    """Run a model, in evaluation mode, on one image in its certified arithmetic, module by module.
 
-    modules: list[tuple[str, nn.Module, tuple[int, ...], tuple[int, ...]]]
-    in_float64: bool
-
-
-def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> Run:
-    """Run a model, in evaluation mode, on one image in its certified arithmetic, module by module."""
+    Returns:
+        The modules that run one after another: path, module, shapes of a sample before and behind it.
+    """
     reference = next(model.parameters(), torch.empty(0, dtype=torch.float64))
     maps = torch.zeros(1, *image_shape, dtype=reference.dtype, device=reference.device)
     modules = []
@@ -117,7 +115,7 @@ def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> Run:
             shape = tuple(maps.shape[1:])
             maps = module(maps)
             modules.append((path, module, shape, tuple(maps.shape[1:])))
-    return Run(modules, reference.dtype == torch.float64)
+    return modules
 
 
 def _rounded_up(bound: float) -> float:
