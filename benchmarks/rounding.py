@@ -44,9 +44,9 @@ class Case(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=50, help="of each network of CIFAR's size")
+    parser.add_argument("--images", type=int, default=20, help="of each network of CIFAR's size")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of each time that is measured, of which the least counts"
+        "--repeats", type=int, default=2, help="of each time that is measured, of which the least counts"
     )
     options = parser.parse_args(arguments)
     rows: list[tuple[str, str]] = []
@@ -100,13 +100,15 @@ def _cases(images: int) -> list[Case]:
     return [
         Case("LipConvNet-15 GS-SOC (4, -)", partial(_large, partial(GSSOC, groups=(4, None)), MaxMinPermuted, images)),
         Case("LipConvNet-15 SOC", partial(_large, SOC, MaxMin, images)),
-        Case("LipConvNet-15 SOC, circular padding", partial(_large, circular, MaxMin, images)),
+        Case("LipConvNet-5 SOC, circular padding", partial(_large, circular, MaxMin, images, depth=5)),
         Case("LipConvNet-3 GS-SOC (4, -), trained on the digits", _trained),
     ]
 
 
-def _large(conv: Callable[..., nn.Module], activation: type[nn.Module], images: int) -> tuple[nn.Module, Tensor]:
-    return LipConvNet(100, conv=conv, activation=activation, **_CIFAR100), torch.rand(images, 3, 32, 32)
+def _large(
+    conv: Callable[..., nn.Module], activation: type[nn.Module], images: int, depth: int = 15
+) -> tuple[nn.Module, Tensor]:
+    return LipConvNet(100, depth=depth, conv=conv, activation=activation, **_CIFAR100), torch.rand(images, 3, 32, 32)
 
 
 def _trained() -> tuple[nn.Module, Tensor]:
