@@ -39,6 +39,7 @@ def main(config: DictConfig) -> None:
         overwrite=config.overwrite,
         resume=config.resume,
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
+        layers=config.layers,
     )
 
 
