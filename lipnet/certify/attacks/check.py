@@ -51,9 +51,9 @@ def attack(
     """Attack every certified image, whether its prediction is right or not.
 
     An image is attacked just inside its certified radius, then at multiples of it, then, if its prediction is right, at
-    fixed radii. A prediction that changed is confirmed with float64 weights and arithmetic before it counts, and the
-    way to it is halved towards the image. That an attack finds nothing proves nothing; how much it finds beyond the
-    radius says how much it would have seen.
+    fixed radii. A prediction that changed counts once it is confirmed in float64, by the arithmetic that is certified;
+    then the way to it is halved towards the image. That an attack finds nothing proves nothing; how much it finds
+    beyond the radius says how much it would have seen.
 
     Args:
         model: what was certified, in evaluation mode; its device and dtype are those of the attack.
@@ -176,7 +176,8 @@ class _Search:
         if len(place) == 0:
             return
         there = place.to(images.device)
-        start, end = images[there], found[there]
+        # Nothing is claimed of what is not in [0, 1], be it by a rounding.
+        start, end = images[there], found[there].clamp(0, 1)
         prediction = certificates.prediction.to(images.device)[there]
         flipped = self._predict(end) != prediction
         if self.exact is not self.model:
@@ -205,7 +206,7 @@ class _Search:
         high, nearest = torch.ones_like(low), end
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            there = torch.lerp(start, end, middle.expand_as(start))
+            there = torch.lerp(start, end, middle.expand_as(start)).clamp(0, 1)
             flips = (self._predict(there) != prediction).view(-1, 1, 1, 1)
             low, high = torch.where(flips, low, middle), torch.where(flips, middle, high)
             nearest = torch.where(flips, there, nearest)

@@ -127,6 +127,19 @@ def test_what_lies_outside_of_the_radius_is_no_violation(
     assert result.distance[~other].isinf().all(), "an image of the same prediction is no flip"
 
 
+def test_what_is_no_image_is_no_violation() -> None:
+    """The prediction changes where the pixel is 1.5, and images have no such pixels."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double().eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0], [-1.0]]))
+        model[1].bias.copy_(torch.tensor([-1.5, 0.0]))
+    image, one = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64), torch.tensor([1])
+    far = Certificates(one, torch.tensor([10.0], dtype=torch.float64), torch.tensor([True]))
+    assert model(torch.full_like(image, 2.0)).argmax() == 0
+    result = attack(model, image, one, far, attacker=Jump(torch.full((1, 1, 1), 2.0)))
+    assert result.distance.isinf().all()
+
+
 def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Tensor]) -> None:
     """A margin that float32 loses: the prediction of the moved image changes in float32 alone."""
 
