@@ -104,12 +104,17 @@ def describe(config: Mapping[str, Any]) -> str:
         >>> describe({"model": {"depth": 15, "initial_channels": 32, "conv": soc}, "loss": {"_target_": "a.Hinge"}})
         'LipConvNet-15, 32 channels, SOC, Hinge'
     """
+    if setting(config, "model.depth") is None:
+        # A network that comes from a checkpoint.
+        return f"{config.get('task_name')}, {_class(config, 'loss')}"
     parts = [f"LipConvNet-{setting(config, 'model.depth')}", f"{setting(config, 'model.initial_channels')} channels"]
     conv = _class(config, "model.conv")
     shuffles = setting(config, "model.conv.groups")
     if isinstance(shuffles, Sequence):
         paired = "paired" if setting(config, "model.conv.paired") else "not paired"
         conv = f"{conv} ({','.join('-' if each is None else str(each) for each in shuffles)}) {paired}"
+    if setting(config, "model.conv.scaling") == "reshaped":
+        conv += " as published"
     parts += [conv, *(_class(config, name) for name in ("model.activation", "model.head", "loss"))]
     return ", ".join(part for part in parts if part)
 

@@ -174,6 +174,9 @@ def test_only_differences_beyond_the_choice_of_images_are_named(tmp_path: Path) 
     assert verdict(rows).endswith("better than the first row: `head_lln`; worse: `optimizer_adamw`.")
 
 
-def test_no_rows_write_nothing(tmp_path: Path) -> None:
+def test_nothing_is_written_without_the_row_that_others_are_compared_with(tmp_path: Path) -> None:
     write_report(tmp_path, ["base"])
     assert not list(tmp_path.iterdir())
+    row_file(tmp_path, "soc", [], 0.2)
+    write_report(tmp_path, ["base", "soc"])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]

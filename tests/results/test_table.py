@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lipnet.results import PublishedRow, Result, results_tables
-from lipnet.results.table import groups
+from lipnet.results.table import describe, groups
 from tests.results.conftest import CONFIG, RECORD, SUMMARY, changed
 
 PUBLISHED = [
@@ -82,6 +82,13 @@ def test_each_data_set_has_a_table() -> None:
     digits = result("quick", summary={"dataset": "digits", "n_samples": 359})
     text = results_tables([digits], PUBLISHED)
     assert text.index("Test images of CIFAR-100") < text.index("Test images of scikit-learn's digits")
+
+
+def test_the_published_layer_and_a_transfer_are_said() -> None:
+    published = result("one", config={"model": {"conv": {"scaling": "reshaped"}}})
+    assert "GSSOC (4,-) paired as published, MaxMinPermuted" in describe(published.config)
+    transfer = {"task_name": "transfer/halves", "model": {"adapter": None}, "loss": {"_target_": "torch.nn.Hinge"}}
+    assert describe(transfer) == "transfer/halves, Hinge"
 
 
 def test_an_unknown_data_set_and_a_missing_radius_are_errors() -> None:
