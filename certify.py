@@ -10,7 +10,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_trainer, verify_certificates
+from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_command, verify_certificates
 from lipnet.workflows.verification import DIFFERENT
 
 
@@ -34,11 +34,12 @@ def main(config: DictConfig) -> None:
         n_samples=config.n_samples,
         batch_size=config.batch_size,
         dtype=config.dtype,
-        device=config.device if config.trainer is None else devices_of_trainer(config.trainer),
+        device=devices_of_command(config.device, config.trainer),
         radii=list(config.radii),
         overwrite=config.overwrite,
         resume=config.resume,
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
+        layers=config.layers,
     )
 
 

@@ -10,10 +10,14 @@ from lipnet.certify.attacks import (
 )
 from lipnet.certify.bound import lipschitz_bound
 from lipnet.certify.certificate_file import CertificateFileError, read_certificates
-from lipnet.certify.certificates import Certificates, certify
+from lipnet.certify.certificates import Certificates, certify, explicit_arithmetic
+from lipnet.certify.deviation import Deviation, measured_deviation
+from lipnet.certify.evidence import Evidence, rounding_sentence
 from lipnet.certify.exporting import export_onnx, export_program
+from lipnet.certify.layers import Layer, layer_report, layer_table
 from lipnet.certify.logits import LogitBounds, logit_bounds
 from lipnet.certify.report import certify_dataset
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.summary import read_summary, summary_table
 
 __all__ = [
@@ -23,16 +27,26 @@ __all__ = [
     "CertificateFileError",
     "CertificateViolationError",
     "Certificates",
+    "Deviation",
+    "Evidence",
+    "Layer",
     "LogitBounds",
+    "RoundingBounds",
     "UnsoundCertificatesError",
     "attack",
     "certify",
     "certify_dataset",
+    "explicit_arithmetic",
     "export_onnx",
     "export_program",
+    "layer_report",
+    "layer_table",
     "lipschitz_bound",
     "logit_bounds",
+    "measured_deviation",
     "read_certificates",
     "read_summary",
+    "rounding_bounds",
+    "rounding_sentence",
     "summary_table",
 ]

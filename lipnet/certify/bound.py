@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from math import prod, sqrt
 
-import torch
 from torch import Tensor, nn
 
-from lipnet.functional import product_up, reshaped_filters
+from lipnet.functional import product_up, reshaped_filters, spectral_norm_bound
 
 Rule = Callable[[nn.Module], float]
 
-# Room for the rounding of a float64 singular value decomposition.
+# Room for the rounding of a product of a few floats.
 _ROUNDING = 1 + 1e-10
 
 
@@ -90,7 +89,7 @@ def _one(module: nn.Module) -> float:
 
 def _linear(module: nn.Module) -> float:
     assert isinstance(module, nn.Linear)
-    return _spectral_norm(module.weight)
+    return spectral_norm_bound(module.weight)
 
 
 def _conv2d(module: nn.Module) -> float:
@@ -104,10 +103,7 @@ def _conv2d(module: nn.Module) -> float:
             f"Conv2d has circular padding {module.padding} for a kernel of {module.kernel_size}, which repeats pixels; "
             "the rule covers up to dilation * (kernel_size - 1) / 2"
         )
-    norms = [
-        min(_spectral_norm(flat), _spectral_norm(transposed), _spectral_norm(blocked))
-        for flat, transposed, blocked in _reshaped(module.weight, module.groups)
-    ]
+    norms = [min(map(spectral_norm_bound, matrices)) for matrices in _reshaped(module.weight, module.groups)]
     return product_up([max(norms), sqrt(prod(module.kernel_size)) * _ROUNDING])
 
 
@@ -124,13 +120,6 @@ def _reshaped(weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor, Tensor]
     taps = prod(weight.shape[-2:])
     transposed = flat.reshape(groups, flat.shape[1], -1, taps).transpose(1, 2).flatten(2)
     return list(zip(flat, transposed, blocked, strict=True))
-
-
-def _spectral_norm(matrix: Tensor) -> float:
-    exact = matrix.detach().double()
-    if not bool(exact.isfinite().all()):
-        return float("inf")
-    return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING
 
 
 def _leaky_relu(module: nn.Module) -> float:

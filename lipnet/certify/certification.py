@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lipnet import __version__
 from lipnet.certify.certificate_file import RADIUS_DECIMALS, Row
-from lipnet.certify.certificates import Certificates, certify, reference_tensor
-from lipnet.certify.logits import LogitBounds, logit_bounds
+from lipnet.certify.certificates import Certificates, reference_tensor
+from lipnet.certify.evidence import Evidence
 from lipnet.certify.partial import CertifiedBatch
 from lipnet.functional.margins import round_down
 
@@ -33,11 +33,12 @@ class Certification:
         facts: what the certificates depend on and the model does not say, such as ``dataset`` and
             ``checkpoint_sha256``: values as JSON has them.
         remarks: what else the summary says of the run, such as a path.
-        bounds: the `logit_bounds` of the model.
+        first_images: those of the first batch.
+        evidence: the bounds of the model for images like these.
         started: the time by ``time.perf_counter``.
 
     Raises:
-        ValueError, TypeError: for weights that are not finite, and as `logit_bounds`.
+        ValueError, TypeError: for weights that are not finite, no images at all, and as `Evidence`.
     """
 
     model: nn.Module
@@ -46,12 +47,18 @@ class Certification:
     facts: Mapping[str, Any]
     remarks: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
-    bounds: LogitBounds = field(init=False)
+    first_images: Tensor = field(init=False)
+    evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bounds", logit_bounds(self.model))
-        if not isfinite(self.bounds.lipschitz):
-            raise ValueError("the model's weights are not finite: there is nothing to certify")
+        stream = iter(self.batches)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
+        if stream is self.batches:  # an iterator, which gives no batch twice
+            object.__setattr__(self, "batches", chain([first], stream))
+        object.__setattr__(self, "first_images", first[0])
+        object.__setattr__(self, "evidence", Evidence(self.model, tuple(first[0].shape[1:])))
 
     def settings(self) -> dict[str, Any]:
         """All that the certificates rest on: what the file of certificates states, and what makes two alike."""
@@ -60,7 +67,7 @@ class Certification:
             **self.facts,
             "n_samples": len(self.indices),
             "weights_sha256": _weights_sha256(self.model),
-            "lipschitz_bound": self.bounds.lipschitz,
+            **self.evidence.facts(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "dtype": str(reference.dtype).removeprefix("torch."),
             "device": reference.device.type,
@@ -90,8 +97,7 @@ class Certification:
         for number, (indices, images, labels) in self.numbered_batches():
             if number in without or (numbers is not None and number not in numbers):
                 continue
-            certificates = certify(self.model, images, labels, batch_size=len(images), lipschitz=self.bounds)
-            yield CertifiedBatch(number, rows_of(indices, labels, certificates))
+            yield CertifiedBatch(number, rows_of(indices, labels, self.evidence.certify(images, labels)))
 
 
 def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,25 @@ class LogitBounds:
         pairwise = None if self.pairwise is None else scale_up(self.pairwise, lipschitz)
         return LogitBounds(product_up([lipschitz, self.lipschitz]), pairwise)
 
-    def certified_radius(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def certified_radius(
+        self, logits: Tensor, error: float = 0.0, pairwise_errors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predictions (B,) and certified L2 radii (B,), float64, rounded down, of logits (B, C).
 
-        The radius is the smallest quotient of f_y - f_j and its bound, over all classes j; errors as in
-        `lipnet.functional.margins.certified_radius` and `lipnet.functional.pairwise.pairwise_certified_radius`.
+        The radius is the smallest quotient of f_y - f_j, less what rounding may have added to it here and at the
+        border of the ball, and its bound, over all classes j; see `lipnet.functional.margins.certified_radius` and
+        `lipnet.functional.pairwise.pairwise_certified_radius`.
+
+        Args:
+            logits: as they were computed.
+            error: E, an upper bound on the distance of computed logits from exact ones.
+            pairwise_errors: float64 (C, C), of the differences f_i - f_j; None for sqrt(2) E.
         """
         if self.pairwise is None:
-            return certified_radius(logits, self.lipschitz)
-        return pairwise_certified_radius(logits, self.pairwise)
+            return certified_radius(logits, self.lipschitz, error)
+        if pairwise_errors is None:
+            pairwise_errors = torch.full_like(self.pairwise, product_up([sqrt(2), error]))
+        return pairwise_certified_radius(logits, self.pairwise, pairwise_errors)
 
 
 def logit_bounds(model: nn.Module) -> LogitBounds:
@@ -73,10 +84,11 @@ def _bounds(path: str, module: nn.Module) -> LogitBounds:
     if children:
         features, (head_path, head) = children[:-1], children[-1]
         return _bounds(head_path, head).after(product_up(bound_of(*feature) for feature in features))
-    return LogitBounds(bound_of(path, module), _declared(path, module))
+    return LogitBounds(bound_of(path, module), declared_pairwise(path, module))
 
 
-def _declared(path: str, module: nn.Module) -> Tensor | None:
+def declared_pairwise(path: str, module: nn.Module) -> Tensor | None:
+    """What a head answers to ``pairwise_lipschitz()``, checked; None if it declares nothing."""
     declare = getattr(module, "pairwise_lipschitz", None)
     if not callable(declare):
         return None

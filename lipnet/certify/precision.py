@@ -1,4 +1,4 @@
-"""Arithmetic for certification: no TF32, no bfloat16, no autocast."""
+"""Arithmetic for certification: no TF32, no bfloat16, no autocast; convolutions as sums of products."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,3 +22,20 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
         finally:
             for switch, precision in zip(switches, before, strict=True):
                 switch.fp32_precision = precision
+
+
+@contextmanager
+def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
+    """`ieee_arithmetic`, and every convolution as the matrix product that it is, without libraries that might take
+    Winograd's or a Fourier transform: what a bound on the rounding needs. Restored at the end."""
+    backends: Any = torch.backends
+    libraries = (backends.cudnn, backends.mkldnn)
+    before = [library.enabled for library in libraries]
+    with ieee_arithmetic(device):
+        try:
+            for library in libraries:
+                library.enabled = False
+            yield
+        finally:
+            for library, enabled in zip(libraries, before, strict=True):
+                library.enabled = enabled

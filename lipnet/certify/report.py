@@ -54,6 +54,7 @@ def certify_dataset(
         ValueError: as `certify`; if there are fewer samples than indices; and in resuming, for other settings.
     """
     check_free(folder, replace=replace, resume=resume)
+    radii = CertifiedAccuracy(radii).radii
     certification = Certification(model, batches, indices, facts, remarks or {})
     return run_certification(certification, folder, radii=radii, replace=replace, resume=resume)
 
@@ -123,8 +124,9 @@ def _write_files(
     certification: Certification, folder: Path, rows: Sequence[Row], radii: Sequence[str]
 ) -> dict[str, Any]:
     settings, figures = certification.settings(), figures_of(rows, radii)
+    evidence = certification.evidence.summary(certification.first_images)
     seconds = round(time.perf_counter() - certification.started, 3)
-    summary = sealed({**certification.remarks, **settings, **figures, "wall_seconds": seconds})
+    summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
     with whole_files(*(folder / name for name in FILES)) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=_title(summary))

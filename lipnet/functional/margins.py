@@ -43,24 +43,28 @@ def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
     scores = logits.detach().to(torch.float64)
     largest, second = scores.topk(2, dim=1).values.unbind(dim=1)
     finite = scores.isfinite().all(dim=1)
-    margin = torch.where(finite, _subtract_downwards(largest, second), 0.0)
+    margin = torch.where(finite, subtract_downwards(largest, second), 0.0)
     return scores.argmax(dim=1), margin
 
 
-def certified_radius(logits: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
+def certified_radius(logits: Tensor, lipschitz: float, error: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the predicted class and the L2 radius within which it provably stays the prediction.
 
     The radius is ``(f_(1) - f_(2)) / (sqrt(2) K)``: when the map from pixels to logits is K-Lipschitz in the
     Euclidean norm, a difference of two logits is ``sqrt(2) K``-Lipschitz (Tsuzuku, Sato & Sugiyama, NeurIPS
     2018, arXiv 1802.04034). The subtraction, the product and the quotient are all rounded towards a smaller
     radius: the float64 returned never exceeds the real number, and lies within a few units in its last place.
-    The logits are taken as they are; errors made in computing them are the caller's to subtract. No gradient
-    flows through either result.
+
+    With ``error`` E > 0 the logits received, and those that the prediction at a perturbed image rests on, are
+    each within E of the map's exact ones in the Euclidean norm. A difference of two is then off by at most
+    sqrt(2) E, here and there, and the radius is ``(f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K)``, or 0. No
+    gradient flows through either result.
 
     Args:
         logits: scores of shape (B, C), floating, C >= 2.
         lipschitz: Lipschitz constant K of the map from the pixels, in [0, 1], to the logits; > 0, or infinite
             when none is known, which certifies nothing.
+        error: E >= 0, or infinite, which certifies nothing; 0 for logits that are exact.
 
     Returns:
         prediction: shape (B,), int64.
@@ -68,7 +72,8 @@ def certified_radius(logits: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
             infinity.
 
     Raises:
-        ValueError: if ``lipschitz`` is NaN or not positive, or ``logits`` is not as :func:`top_margin` needs.
+        ValueError: if ``lipschitz`` is NaN or not positive, ``error`` is NaN or negative, or ``logits`` is not as
+            :func:`top_margin` needs.
 
     Example:
         >>> prediction, radius = certified_radius(torch.tensor([[0.5, 2.5], [3.0, 0.0]]), lipschitz=1.0)
@@ -79,7 +84,11 @@ def certified_radius(logits: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
     """
     if not lipschitz > 0:
         raise ValueError(f"Expected `lipschitz` to be positive (or infinite), but got {lipschitz}.")
+    if not error >= 0:
+        raise ValueError(f"Expected `error` to be at least 0 (or infinite), but got {error}.")
     prediction, margin = top_margin(logits)
+    if error > 0:
+        margin = less_errors(margin, torch.full_like(margin, math.nextafter(2 * math.sqrt(2) * error, math.inf)))
     # math.sqrt(2) lies above the real square root, so only the product needs rounding up.
     divisor = math.nextafter(math.sqrt(2) * float(lipschitz), math.inf)
     # Dividing by a number, torch may multiply by its rounded reciprocal; by a tensor, it rounds only once.
@@ -87,7 +96,13 @@ def certified_radius(logits: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
     return prediction, torch.nextafter(quotient, torch.zeros_like(quotient))
 
 
-def _subtract_downwards(minuend: Tensor, subtrahend: Tensor) -> Tensor:
+def less_errors(margins: Tensor, errors: Tensor) -> Tensor:
+    """Margins >= 0 less errors >= 0, rounded down; 0 where nothing is left, or the error is infinite."""
+    covered = margins > errors
+    return torch.where(covered, subtract_downwards(margins, torch.where(covered, errors, 0.0)), 0.0)
+
+
+def subtract_downwards(minuend: Tensor, subtrahend: Tensor) -> Tensor:
     """Return the largest float64 not above the exact difference of finite numbers, minuend >= subtrahend.
 
     Knuth's TwoSum gives the rounding error exactly; where it is negative, the difference was rounded up.

@@ -9,7 +9,7 @@ from math import cos, inf, isfinite, pi, prod, sqrt
 import torch
 from torch import Tensor
 
-# Room for the rounding of a float64 eigenvalue decomposition.
+# Room for the rounding of a float64 eigenvalue or singular value decomposition.
 _ROUNDING = 1 + 1e-10
 # Steps of power iteration before a bound is tried: the better the guess, the fewer Cholesky decompositions. After a few
 # with all matrices, those that look largest go on.
@@ -58,6 +58,14 @@ def _spectral_norm(matrices: Tensor) -> Tensor:
     # Away from 0, where the square root has no gradient.
     largest = eigenvalues[..., -1].clamp_min(torch.finfo(gram.dtype).tiny)
     return torch.where(finite, largest.sqrt(), torch.nan)
+
+
+def spectral_norm_bound(matrix: Tensor) -> float:
+    """Upper bound on the norm of a matrix (m, n), by its largest singular value; infinite if it is not finite."""
+    exact = matrix.detach().double()
+    if not bool(exact.isfinite().all()):
+        return inf
+    return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING
 
 
 def reshaped_filter_bound(weight: Tensor, groups: int = 1) -> float:

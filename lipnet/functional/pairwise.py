@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lipnet.functional.margins import _subtract_downwards
+from lipnet.functional.margins import less_errors, subtract_downwards
 
 # Room for the rounding of a float64 norm.
 _ROUNDING = 1 + 1e-10
@@ -43,17 +43,19 @@ def scale_up(bounds: Tensor, factor: float) -> Tensor:
     return torch.nextafter(bounds * factor, torch.full_like(bounds, math.inf)).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
-def pairwise_certified_radius(logits: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the predicted class and the L2 radius within which it provably stays the prediction.
 
     The radius is ``min over j != y of (f_y - f_j) / D[y, j]``, where D[y, j] bounds the Lipschitz constant of the
     difference f_y - f_j. The minimum is over **all** classes: a class behind the runner-up may be nearer, if its D is
-    larger. Rounding is as in :func:`lipnet.functional.margins.certified_radius`, towards a smaller radius. No gradient
-    flows through either result.
+    larger. Rounding is as in :func:`lipnet.functional.margins.certified_radius`, towards a smaller radius. With errors,
+    f_y - f_j - 2 errors[y, j] takes the place of f_y - f_j. No gradient flows through either result.
 
     Args:
         logits: scores of shape (B, C), floating, C >= 2.
         bounds: D, float64 of shape (C, C), positive or infinite (certifying nothing); its diagonal is not read.
+        errors: upper bounds on how far a computed f_i - f_j is from the exact one, float64 of shape (C, C), not
+            negative, or infinite (certifying nothing); its diagonal is not read. None for logits that are exact.
 
     Returns:
         prediction: shape (B,), int64, the argmax of each row.
@@ -61,7 +63,7 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor) -> tuple[Tensor, T
             a NaN or an infinity.
 
     Raises:
-        ValueError: if a shape or dtype differs, or a bound is NaN, negative or 0.
+        ValueError: if a shape or dtype differs, a bound is NaN, negative or 0, or an error is NaN or negative.
 
     Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
     (arXiv 2108.04062), section 4.
@@ -73,15 +75,31 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor) -> tuple[Tensor, T
         (0, 0.5)
     """
     _check(logits, bounds)
+    if errors is not None:
+        _check_errors(errors, bounds)
     scores = logits.detach().to(torch.float64)
     prediction = scores.argmax(dim=1)
     finite = scores.isfinite().all(dim=1)
     scores = torch.where(finite.unsqueeze(1), scores, 0.0)
     place = prediction.unsqueeze(1)
-    margins = _subtract_downwards(scores.gather(1, place), scores)
+    margins = subtract_downwards(scores.gather(1, place), scores)
+    if errors is not None:
+        # Doubling is exact.
+        margins = less_errors(margins, 2 * errors.to(scores.device)[prediction])
     quotients = margins / bounds.to(scores.device)[prediction]
     nearest = quotients.scatter(1, place, math.inf).amin(dim=1)
     return prediction, torch.nextafter(nearest, torch.zeros_like(nearest))
+
+
+def _check_errors(errors: Tensor, bounds: Tensor) -> None:
+    if errors.shape != bounds.shape or errors.dtype != torch.float64:
+        raise ValueError(
+            f"Expected `errors` to be float64 of shape {tuple(bounds.shape)}, one for each pair of logits, "
+            f"but got shape {tuple(errors.shape)} and dtype {errors.dtype}."
+        )
+    apart = ~torch.eye(len(errors), dtype=torch.bool, device=errors.device)
+    if not bool((errors >= 0)[apart].all()):
+        raise ValueError("Expected `errors` of different logits to be at least 0 (or infinite), but got others.")
 
 
 def _check(logits: Tensor, bounds: Tensor) -> None:

@@ -4,12 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import sort_pairs
+from lipnet.functional.rounding_error import Signal, Step, exact
 
 
 class _PairwiseSort(nn.Module):
     def lipschitz_bound(self) -> float:
         """1: at every point the Jacobian is a permutation, and sorting never moves two inputs apart."""
         return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """None: entries are sorted, not changed."""
+        return exact(signal)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] % 2:

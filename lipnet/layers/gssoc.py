@@ -81,6 +81,10 @@ class GSSOC(nn.Module):
         maps = self.pointwise(self.second_shuffle(self.spatial(self.shuffle(maps))))
         return maps if x.dim() != 3 else maps.squeeze(0)
 
+    def children_in_order(self) -> list[tuple[str, nn.Module]]:
+        """The names and modules that run one after another, and nothing else."""
+        return list(self.named_children())
+
     def lipschitz_bound(self) -> float:
         """The product of the convolutions' bounds: shuffles are isometries."""
         return product_up(part.lipschitz_bound() for part in (self.spatial, self.pointwise) if isinstance(part, SOC))

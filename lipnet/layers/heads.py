@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipnet.functional import spectral_norm_bound
 from lipnet.functional.pairwise import row_distances
-
-# Room for the rounding of a float64 singular value decomposition.
-_ROUNDING = 1 + 1e-10
+from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products
 
 
 class NormalizedLinear(nn.Module):
@@ -94,10 +93,20 @@ class NormalizedLinear(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """The spectral norm of the rows as they are multiplied with, rounded up: a bound for all logits together."""
-        rows = self.rows().detach().double()
-        if not bool(rows.isfinite().all()):
-            return inf
-        return float(torch.linalg.matrix_norm(rows, ord=2)) * _ROUNDING
+        return spectral_norm_bound(self.rows())
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """That of a product with the rows, as they are after they have been normalised, and of the biases."""
+        rows = self.rows().detach()
+        bias_norm = 0.0 if self.bias is None else euclidean_norm(self.bias)
+        return products(
+            signal,
+            length=self.in_features,
+            magnitude=absolute_norm(rows),
+            gain=self.lipschitz_bound(),
+            outputs=self.out_features,
+            bias_norm=bias_norm,
+        )
 
     def pairwise_lipschitz(self) -> Tensor:
         """Upper bounds on the Lipschitz constants ||w_i - w_j|| of the differences of two logits.

@@ -2,13 +2,17 @@
 
 from abc import ABC, abstractmethod
 from fractions import Fraction
-from math import inf, pi
+from math import ceil, inf, pi
 
 import torch
 from torch import Tensor, nn
 
 from lipnet.functional import round_up, square_root_up
 from lipnet.functional.householder import fold, fold_sectors, four_sectors
+from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, elementwise
+
+# Angles nearer to 0 or 2 pi have no bound on the rounding of their sectors' borders.
+_NARROWEST = 1e-9
 
 
 class _PairActivation(nn.Module, ABC):
@@ -93,6 +97,13 @@ class Householder(_PairActivation):
         squared = _largest_squared_norm(*_normal(self.theta))
         return inf if squared is None else max(1.0, round_up(2 * squared - 1))
 
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """v.z, the product with v, and the difference from z: with |v| = 1 fewer than ten units of |z|.
+
+        gamma_2 |z| |v| for v.z, doubled and times |v|; a unit of 2 |v.z| |v| for the product; a unit of the result.
+        """
+        return elementwise(signal, roundings=10, gain=self.lipschitz_bound())
+
 
 class HouseholderOrder2(_PairActivation):
     """Householder activation of order 2: four sectors for each pair, alternately moved by rotations and reflections.
@@ -147,6 +158,30 @@ class HouseholderOrder2(_PairActivation):
         """
         squared = _largest_squared_norm(*four_sectors(self.theta))
         return inf if squared is None else max(1.0, square_root_up(squared))
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """The distance from the map whose sectors meet exactly: that of the angles as they are stored.
+
+        The rays' angles are off by two units of |theta_0| + 6 pi each, their cosines and sines by those of an
+        elementary function, and which side of a ray z is on is known up to three units more. A point on the wrong side
+        of a ray, at an angle e from it, is moved by at most 2 e |z|, since either side's map keeps the points of the
+        ray; at most three rays are near. The sector's own matrix and the product with it take fewer units again.
+
+        Raises:
+            ValueError: for angles theta_1 and theta_2 in (0, 1e-9), and theta_2 within 1e-9 of 2 pi: there the tests of
+                two rays may contradict each other, and pick a sector whose map does not meet that of the right one.
+        """
+        theta = self.theta.detach().double()
+        if not bool(theta.isfinite().all()):
+            return Step(inf, inf, inf)
+        narrow = ((theta[1:] > 0) & (theta[1:] < _NARROWEST)).flatten(1).any(dim=1)
+        if bool(narrow.any()) or bool((theta[2] > 2 * pi - _NARROWEST).any()):
+            raise ValueError(
+                f"HouseholderOrder2 has an angle theta_1 or theta_2 in (0, {_NARROWEST}), or theta_2 within "
+                f"{_NARROWEST} of 2 pi: the rounding of its sectors' borders has no bound; set it to 0, or farther away"
+            )
+        rays = 2 * (float(theta[0].abs().max()) + 6 * pi) + ELEMENTARY * 2 + 3
+        return elementwise(signal, roundings=ceil(7 * rays) + 4, gain=self.lipschitz_bound())
 
 
 def _normal(theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import prod, sqrt
 from struct import pack, unpack
 
 import torch
 from torch import Tensor, nn
 
 from lipnet.functional import round_up
+from lipnet.functional.rounding_error import Signal, Step, elementwise, euclidean_norm, up
 
 
 class Normalize(nn.Module):
@@ -51,6 +53,22 @@ class Normalize(nn.Module):
     def lipschitz_bound(self) -> float:
         """1 / std, rounded up."""
         return round_up(1 / Fraction(self.std))
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """A subtraction and a division for each entry, the latter perhaps as a product with the rounded reciprocal.
+
+        Of pixels in [0, 1] no difference from the mean exceeds max(|mean|, |1 - mean|), which bounds their norm.
+        """
+        gain, pixels = self.lipschitz_bound(), prod(signal.shape[1:])
+        means = self.mean.detach().double()
+        if signal.pixels:
+            centred = euclidean_norm(torch.maximum(means.abs(), (1 - means).abs())) * sqrt(pixels)
+        else:
+            centred = signal.norm + euclidean_norm(means) * sqrt(pixels)
+        # Of the computed inputs, which may be an error away from the exact ones.
+        size = up(gain * (centred + signal.error))
+        made = elementwise(signal._replace(norm=size, error=0.0), roundings=3)
+        return Step(up(gain * centred), gain, made.error)
 
     def extra_repr(self) -> str:
         return f"mean={[round(value, 4) for value in self.mean.flatten().tolist()]}, std={self.std:.4f}"

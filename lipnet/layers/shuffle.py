@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from lipnet.functional import channel_shuffle, channel_unshuffle
+from lipnet.functional.rounding_error import Signal, Step, exact
 
 
 class ChannelShuffle(nn.Module):
@@ -48,6 +49,10 @@ class ChannelShuffle(nn.Module):
     def lipschitz_bound(self) -> float:
         """1: a permutation is an isometry."""
         return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """None: entries are moved, not changed."""
+        return exact(signal)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, paired={self.paired}" + (", inverted=True" if self.inverted else "")

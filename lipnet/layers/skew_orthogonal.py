@@ -25,6 +25,16 @@ from lipnet.functional import (
     symbol_bound,
     taylor_coefficients,
 )
+from lipnet.functional.explicit import explicit_length, explicit_matrices, explicit_polynomial
+from lipnet.functional.rounding_error import (
+    Signal,
+    Step,
+    absolute_filter_norm,
+    absolute_norm,
+    horner_error,
+    products,
+    up,
+)
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.scaling import SCALINGS
@@ -49,6 +59,9 @@ class Evaluation(NamedTuple):
     filter: Tensor  # scaled, of the active groups, float64
     factored: Tensor  # the filter times the series' factor, in the weight's dtype
     series: Series
+    norm: float  # upper bound on ||J|| of the scaled filter
+    factored_norm: float  # and of the filter times the factor
+    interval: float  # the norms up to which the series is made for
     gain: float  # upper bound on the norm of the series
     exact: dict[tuple[str, tuple[int, int]], Tensor]  # exponentials that engines keep, by map size
 
@@ -107,6 +120,8 @@ class SkewOrthogonal(nn.Module):
         self._series(self.scaling.expected, eval_terms, eval_tolerance)
         self._choice(1, (1, 1))
         self._cache: WeightCache[Evaluation] = WeightCache()
+        # Whether evaluation is to take plain sums of products alone: see `lipnet.layers.explicit`.
+        self.explicit = False
 
     def reset_weight(self) -> None:
         """Normal weights of standard deviation 1 / sqrt(channels in a group), and the scaling's vectors for them."""
@@ -120,6 +135,8 @@ class SkewOrthogonal(nn.Module):
         Channels of groups that are not active are zeros.
         """
         size = (maps.shape[-2], maps.shape[-1])
+        if self.explicit and not self.training:
+            return self._explicit_exponential(maps, channels, sign)
         engine = self._choice(len(maps), size).engine
         with torch.autocast(maps.device.type, enabled=False):
             if self.training:
@@ -141,6 +158,66 @@ class SkewOrthogonal(nn.Module):
         with torch.autocast(maps.device.type, enabled=False):
             apply = apply_spectral if engine == "spectral" else apply_dense
             return with_channels(apply(maps.to(self.weight.dtype), operand), channels)
+
+    def _explicit_exponential(self, maps: Tensor, channels: int, sign: int) -> Tensor:
+        """The same by the kept matrix or by Horner's rule, whose rounding `lipnet.layers.rounding` bounds."""
+        size = (maps.shape[-2], maps.shape[-1])
+        with torch.autocast(maps.device.type, enabled=False):
+            # Weights are constants here: what is kept of them is what the bounds speak of.
+            with torch.no_grad():
+                operand, series = self._evaluation_operand(self.explicit_engine(size), size, sign)
+                matrices = self._kept_matrices(size) if series else None
+            if series is None:
+                return with_channels(apply_dense(maps, operand), channels)
+            result = explicit_polynomial(
+                maps,
+                operand,
+                series.coefficients,
+                self.active_groups,
+                self.padding_mode,
+                channels=min(channels, maps.shape[1]),
+                matrices=matrices if matrices is None or sign > 0 else -matrices,
+            )
+        return with_channels(result, channels)
+
+    def exponential_step(self, signal: Signal, size: tuple[int, int]) -> Step:
+        """The rounding of `exponential` with explicit products, on maps of this size after a stride."""
+        evaluation = self._evaluated()
+        gain = evaluation.gain
+        if not isfinite(gain):
+            return Step(inf, inf, inf)
+        entries = self._active_channels * size[0] * size[1]
+        if self.explicit_engine(size) == "dense":
+            with torch.no_grad():
+                matrix = self._evaluation_operand("dense", size, 1)[0]
+            return products(
+                signal, length=matrix.shape[-1], magnitude=absolute_norm(matrix), gain=gain, outputs=entries
+            )
+        error = horner_error(
+            evaluation.series.coefficients,
+            norm=evaluation.factored_norm,
+            magnitude=absolute_filter_norm(evaluation.factored, self.active_groups),
+            length=explicit_length(evaluation.factored, size, self.padding_mode),
+            size=signal.computed,
+            entries=entries,
+        )
+        return Step(up(gain * signal.norm), gain, error)
+
+    def facts(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What the bound of the exponential rests on, for maps of this size: engine, degree, bounds, interval."""
+        evaluation, engine = self._evaluated(), self.explicit_engine(size)
+        series = engine == "series"
+        return {
+            "engine": engine,
+            "norm_bound": evaluation.norm,
+            "degree": len(evaluation.series.coefficients) - 1 if series else None,
+            "interval": evaluation.interval if series else None,
+        }
+
+    def explicit_engine(self, size: tuple[int, int]) -> str:
+        """The engine that certificates take for maps of this size: Fourier transforms give way to the series."""
+        engine = self._choice(1, size).engine
+        return "series" if engine == "spectral" else engine
 
     def choice(self, batch: int, size: tuple[int, int]) -> Choice:
         """The engine, and why, for a batch of maps of height and width ``size`` after a stride, in the present mode."""
@@ -254,6 +331,18 @@ class SkewOrthogonal(nn.Module):
             (evaluation.exact[key],) = tensors
         return [evaluation.exact[key]]
 
+    def _kept_matrices(self, size: tuple[int, int]) -> Tensor | None:
+        evaluation = self._evaluated()
+        key = ("explicit", size)
+        if key not in evaluation.exact:
+            # Outside inference mode, so that they can later take part in a differentiable evaluation.
+            with torch.inference_mode(False), torch.no_grad():
+                matrices = explicit_matrices(evaluation.factored, size, self.active_groups, self.padding_mode)
+            if matrices is None:
+                return None
+            evaluation.exact[key] = matrices
+        return evaluation.exact[key]
+
     def _matrices(
         self, engine: str, weight: Tensor, size: tuple[int, int], coefficients: Sequence[float] | None = None
     ) -> Tensor:
@@ -281,22 +370,31 @@ class SkewOrthogonal(nn.Module):
         factored = exactly.to(self.weight.dtype)
         # A filter of Frobenius norm e moves J by at most sqrt(kh kw) e.
         moved = float((factored.double() - exactly).norm()) * sqrt(self.kernel_size[0] * self.kernel_size[1])
-        gain = polynomial_gain(series.coefficients, (bound * series.factor + moved) * (1 + 1e-12))
-        return Evaluation(vectors, scaled, factored, series, max(gain, 1.0) if isfinite(gain) else inf, {})
+        factored_norm = (bound * series.factor + moved) * (1 + 1e-12)
+        gain = polynomial_gain(series.coefficients, factored_norm)
+        gain = max(gain, 1.0) if isfinite(gain) else inf
+        return Evaluation(vectors, scaled, factored, series, bound, factored_norm, interval, gain, {})
 
 
 def _norm_bound(weight: Tensor) -> float:
-    """An upper bound on ||J|| for a scaled filter: tight where that is cheap."""
+    """An upper bound on ||J|| for a scaled filter: the smaller of two, of which one is tight where that is cheap."""
     channels = weight.shape[1]
     groups = len(weight) // channels
+    reshaped = reshaped_filter_bound(weight, groups)
     for most, grid in _GRIDS:
         if channels <= most and max(weight.shape[-2:]) <= grid // 2:
-            return symbol_bound(weight, groups, grid)
-    return reshaped_filter_bound(weight, groups)
+            return min(symbol_bound(weight, groups, grid), reshaped)
+    return reshaped
 
 
 def _dtype_of(engine: str, dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.complex32) if engine == "spectral" else dtype
+
+
+def map_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a sample (C, H, W), (C, L) or (C,)."""
+    height, width = (1, 1, *shape[1:])[-2:]
+    return height, width
 
 
 def with_channels(maps: Tensor, channels: int) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import space_to_depth
+from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, pair
-from lipnet.layers.skew_orthogonal import SkewOrthogonal, per_sample, with_channels
+from lipnet.layers.skew_orthogonal import SkewOrthogonal, map_size, per_sample, with_channels
 
 
 class SOC(SkewOrthogonal):
@@ -106,6 +107,18 @@ class SOC(SkewOrthogonal):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
         return per_sample(self._batch, x)
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """The rounding of an evaluation with explicit products; see `lipnet.functional.rounding_error`."""
+        (height, width), (down, across) = map_size(signal.shape), self.stride
+        size = (height // down, width // across)
+        step = self.exponential_step(signal, size)
+        return step.then(addition(signal.after(step, shape), self.bias, size[0] * size[1]))
+
+    def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the bound rests on, for samples of this shape: see `SkewOrthogonal.facts`."""
+        height, width = map_size(shape)
+        return self.facts((height // self.stride[0], width // self.stride[1]))
 
     def _batch(self, x: Tensor) -> Tensor:
         maps = with_channels(space_to_depth(x, self.stride), self._active_channels)

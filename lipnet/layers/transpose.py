@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import depth_to_space
+from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_output_padding, pair
 from lipnet.layers.scaling import SCALINGS
-from lipnet.layers.skew_orthogonal import SkewOrthogonal, per_sample, with_channels
+from lipnet.layers.skew_orthogonal import SkewOrthogonal, map_size, per_sample, with_channels
 from lipnet.layers.soc import SOC
 
 # What a layer and its transpose have in common, besides the filter, its scaling, and the shape of the convolution.
@@ -200,6 +201,20 @@ class SOCTranspose(SkewOrthogonal):
     def _reset_bias(self) -> None:
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """The rounding of an evaluation with explicit products; see `lipnet.functional.rounding_error`."""
+        height, width = map_size(signal.shape)
+        first = addition(signal, self.input_bias, height * width)
+        shifted = signal.after(first, signal.shape)
+        second = self.exponential_step(shifted, (height, width))
+        pixels = height * width * self.stride[0] * self.stride[1]
+        third = addition(shifted.after(second, shape), self.bias, pixels)
+        return first.then(second).then(third)
+
+    def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the bound rests on, for samples of this shape: see `SkewOrthogonal.facts`."""
+        return self.facts(map_size(shape))
 
     def _batch(self, x: Tensor) -> Tensor:
         maps = x if self.input_bias is None else x - self.input_bias.view(-1, 1, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import product_up
+from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
 from lipnet.structured.blocks import Mixing, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
 
@@ -107,6 +108,21 @@ class StructuredOrthogonal(nn.Module):
         """
         with torch.no_grad():
             return product_up(orthogonal_blocks_bound(blocks) for blocks in self.blocks())
+
+    @torch.no_grad()
+    def rounding_step(self, signal: Signal) -> Step:
+        """The rounding of the products with the factors, whose blocks are constants as they are after rounding."""
+        step = exact(signal)
+        for blocks in self.blocks():
+            factor = products(
+                signal.after(step, signal.shape),
+                length=self.block_size,
+                magnitude=absolute_norm(blocks),
+                gain=orthogonal_blocks_bound(blocks),
+                outputs=signal.entries,
+            )
+            step = step.then(factor)
+        return step
 
     def upper_triangles(self) -> Tensor:
         """All that Q depends on: the entries of every K above its diagonal, (m, n / b, b (b - 1) / 2), detached."""

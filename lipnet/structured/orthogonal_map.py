@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from lipnet.functional.rounding_error import Signal, Step
 from lipnet.structured.orthogonal import StructuredOrthogonal
 
 
@@ -47,3 +48,7 @@ class OrthogonalMap(nn.Module):
         """An upper bound on ||Q|| with the blocks as they are after rounding, not a blind 1: see
         `StructuredOrthogonal.lipschitz_bound`."""
         return self.matrix.lipschitz_bound()
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """That of the products with the factors' blocks, one after another; see `lipnet.functional.rounding_error`."""
+        return self.matrix.rounding_step(signal)

@@ -2,7 +2,7 @@
 
 from lipnet.workflows.attacking import CertificateAttack
 from lipnet.workflows.certification import certify_checkpoint
-from lipnet.workflows.devices import devices_of_trainer
+from lipnet.workflows.devices import devices_of_command
 from lipnet.workflows.errors import clear_errors
 from lipnet.workflows.exportation import export_checkpoint
 from lipnet.workflows.folders import run_folder
@@ -17,7 +17,7 @@ __all__ = [
     "best_checkpoint",
     "certify_checkpoint",
     "clear_errors",
-    "devices_of_trainer",
+    "devices_of_command",
     "export_checkpoint",
     "make_data",
     "make_module",

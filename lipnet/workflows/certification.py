@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lipnet.certify import summary_table
+from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
 from lipnet.certify.certification import Certification
 from lipnet.certify.report import certify_here, check_free, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
@@ -38,6 +38,7 @@ def certify_checkpoint(
     overwrite: bool = False,
     resume: bool = False,
     attack: CertificateAttack | None = None,
+    layers: bool = False,
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -49,13 +50,14 @@ def certify_checkpoint(
         split: ``"test"`` or ``"validation"``.
         n_samples: the first so many; None for all.
         batch_size: images at once.
-        dtype: ``"float64"`` or ``"float32"``: of the arithmetic.
+        dtype: of the arithmetic: ``"float64"``, whose rounding the radii cover, or ``"float32"``, whose they do not.
         device: a device of torch, or ``"auto"``: the accelerator if there is one. Several of them: a process for each,
             which certify the batches that one would, to the same files.
         radii: the radii of the table, by their text.
         overwrite: whether certificates that ``output_dir`` already holds are replaced.
         resume: go on with a certification in ``output_dir`` that was interrupted, if there is one.
         attack: how the certificates are attacked once they are written; None for not at all.
+        layers: whether the bounds of the layers are printed, too.
 
     Returns:
         The content of summary.json.
@@ -89,6 +91,9 @@ def certify_checkpoint(
     summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)
     console = Console()
     console.print(summary_table({Path(ckpt_path).name: summary}))
+    console.print(rounding_sentence(summary), soft_wrap=True)
+    if layers:
+        console.print(layer_table([Layer(**layer) for layer in summary["layers"]]))
     if attack is not None:
         summary = attack_certificates(certification.model, certification.batches, folder, attack, radii=radii)
         console.print(*attack_tables(summary["attack"]))

@@ -29,6 +29,19 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | list[str]:
+    """The device that a command names, or the devices of its group ``trainer``.
+
+    Raises:
+        ValueError: if it names both; and as `devices_of_trainer`.
+    """
+    if trainer is None:
+        return device
+    if device != AUTO:
+        raise ValueError(f"a trainer group brings its devices with it: leave out device={device}")
+    return devices_of_trainer(trainer)
+
+
 def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
     """The devices of the processes of a group ``trainer``, of which nothing but accelerator and devices is looked at.
 

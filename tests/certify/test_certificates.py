@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan, sqrt
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify import certify, lipschitz_bound
+from lipnet.certify import certify, lipschitz_bound, logit_bounds, rounding_bounds
+from lipnet.functional.rounding_error import Signal, Step, exact
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -116,7 +118,7 @@ def test_the_size_of_batches_changes_nothing(
 def test_images_take_the_dtype_of_the_model() -> None:
     weight, x, labels = noise(3, 6).float(), images(20), torch.zeros(20, dtype=torch.int64)
     single, double = linear_classifier(weight), linear_classifier(weight.double())
-    assert certify(single, x, labels).radius.tolist() == pytest.approx(
+    assert certify(single, x, labels, ignore_rounding=True).radius.tolist() == pytest.approx(
         certify(double, x, labels).radius.tolist(), abs=1e-6
     )
     assert certify(double, x.float(), labels).radius.equal(certify(double, x.float().double(), labels).radius)
@@ -145,6 +147,9 @@ class GradWitness(nn.Flatten):
 
     def lipschitz_bound(self) -> float:
         return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal)
 
 
 def test_no_gradients_are_recorded() -> None:
@@ -255,5 +260,67 @@ def test_a_model_in_training_mode_is_refused(tiny_model: nn.Module, lipschitz: f
 
 def test_a_module_without_a_rule_is_refused() -> None:
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()).eval()
-    with pytest.raises(TypeError, match=r"0 \(BatchNorm2d\) has no rule"):
+    with pytest.raises(TypeError, match=r"0 \(BatchNorm2d\) has no rule for its Lipschitz bound"):
         certify(model, images(2), torch.zeros(2, dtype=torch.int64))
+
+
+def test_the_radius_is_never_more_than_without_rounding(
+    trained_model: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, labels = digits[0][:40], digits[1][:40]
+    radius = certify(trained_model, x, labels).radius
+    with torch.no_grad():
+        naive = logit_bounds(trained_model).certified_radius(trained_model(x))[1]
+    assert ((naive - 1e-9 < radius) & (radius < naive)).all()
+
+
+@pytest.mark.parametrize(("share", "certified"), [(0.999, False), (1.001, True)])
+def test_a_margin_within_the_rounding_certifies_nothing(share: float, certified: bool) -> None:
+    """A margin of 2 sqrt(2) E is where certificates begin."""
+    weight = 1e6 * noise(1, 6).expand(2, 6)
+    model = linear_classifier(weight, torch.zeros(2, dtype=torch.float64))
+    needed = 2 * sqrt(2) * rounding_bounds(model, (1, 2, 3)).logits
+    with torch.no_grad():
+        model[1].bias[0] = share * needed
+    certificates = certify(model, torch.zeros(3, 1, 2, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.int64))
+    assert (certificates.radius > 0).tolist() == [certified] * 3
+
+
+def test_logits_that_are_not_numbers_certify_nothing() -> None:
+    """Overflow in the forward pass: the weights are finite, and so is nothing that they compute."""
+    weight = torch.full((2, 6), 1e308, dtype=torch.float64)
+    weight[1] = -1e308
+    x = torch.ones(2, 1, 2, 3, dtype=torch.float64)
+    assert not linear_classifier(weight)(x).isfinite().any()
+    assert certify(linear_classifier(weight), x, torch.zeros(2, dtype=torch.int64)).radius.tolist() == [0.0, 0.0]
+
+
+def test_in_float32_it_must_be_said_that_rounding_is_ignored() -> None:
+    weight, x, labels = noise(3, 6), images(5), torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"in float32.*certify model\.double\(\), or pass ignore_rounding=True"):
+        certify(linear_classifier(weight.float()), x, labels)
+    with pytest.raises(ValueError, match=r"in float64.*ignore_rounding must be False"):
+        certify(linear_classifier(weight), x, labels, ignore_rounding=True)
+    assert (certify(linear_classifier(weight.float()), x, labels, ignore_rounding=True).radius > 0).any()
+
+
+def test_bounds_of_the_rounding_can_be_given() -> None:
+    model, x, labels = linear_classifier(noise(3, 6)), images(5), torch.zeros(5, dtype=torch.int64)
+    rounding = rounding_bounds(model, (1, 2, 3))
+    assert certify(model, x, labels, rounding=rounding).radius.equal(certify(model, x, labels).radius)
+    vacuous = replace(rounding, logits=inf)
+    assert certify(model, x, labels, rounding=vacuous).radius.tolist() == [0.0] * 5
+
+
+def test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_certified() -> None:
+    """Two large logits whose difference is small: images that lie on the boundary up to rounding."""
+    row = 1e8 * noise(6)
+    weight = torch.stack([row, row + 1e-7 * noise(6, seed=1)])
+    model, x = linear_classifier(weight), images(2000)
+    labels = torch.zeros(2000, dtype=torch.int64)
+    with torch.no_grad():
+        prediction, naive = logit_bounds(model).certified_radius(model(x))
+        tree = sum((x.flatten(1)[:, i, None] * weight[:, i] for i in reversed(range(6))), torch.zeros(1).double())
+    assert ((naive > 0) & (tree.argmax(dim=1) != prediction)).any(), "sums in another order must show the rounding"
+    certified = certify(model, x, labels).radius > 0
+    assert not (certified & (tree.argmax(dim=1) != prediction)).any()

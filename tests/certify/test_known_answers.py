@@ -37,6 +37,7 @@ def exact_radii(model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def assert_exact(model: nn.Module, x: Tensor) -> None:
+    model = model.double()
     exact = exact_radii(model, x)
     certified = certify(model, x, torch.zeros(len(x), dtype=torch.int64)).radius.numpy()
     # Radii below this are rounding errors of the logits; there are none here.

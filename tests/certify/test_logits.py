@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify import LogitBounds, certify, certify_dataset, lipschitz_bound, logit_bounds, read_certificates
+from lipnet.functional.rounding_error import Signal, Step, elementwise
 from lipnet.layers import NormalizedLinear
 from lipnet.models import LipConvNet
 
@@ -45,6 +46,9 @@ class Scale(nn.Module):
 
     def lipschitz_bound(self) -> float:
         return abs(self.factor)
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return elementwise(signal, roundings=1, gain=abs(self.factor))
 
 
 def exact_radius(rows: np.ndarray, bias: np.ndarray, x: np.ndarray) -> list[float]:

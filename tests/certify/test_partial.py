@@ -121,14 +121,17 @@ def test_a_resumed_certification_is_the_whole_one(
     for after in interruptions:
         with pytest.raises(KeyboardInterrupt):
             certified(tmp_path / "cut", model, Stopping(batches, after), count, resume=True)
-        assert [path.name for path in (tmp_path / "cut").iterdir()] == [PARTIAL]
+        # Without a first batch there is no certification yet.
+        assert [path.name for path in tmp_path.glob("cut/*")] == ([PARTIAL] if after else [])
     seen: list[int] = []
     with register_module_forward_pre_hook(
         lambda module, images: seen.append(len(images[0])) if isinstance(module, nn.Flatten) else None
     ):
         resumed = certified(tmp_path / "cut", model, batches, count, resume=True)
     whole = certified(tmp_path / "whole", model, batches, count)
-    assert sum(seen) == count - 4 * max(interruptions), "certified batches are certified again"
+    # Once for the shapes of the maps; and at the end thrice, for what is measured on the first batch.
+    beside = 1 + 3 * 4
+    assert sum(seen) - beside == count - 4 * max(interruptions), "certified batches are certified again"
     assert (tmp_path / "cut" / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
     assert {path.name for path in (tmp_path / "cut").iterdir()} == set(FILES)
     assert resumed["certified_accuracy"] == whole["certified_accuracy"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify import certify
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.precision import dot_product_arithmetic, ieee_arithmetic
+from lipnet.functional.rounding_error import Signal, Step, exact
 
 CPU = torch.device("cpu")
 SWITCHES = {
@@ -89,20 +90,24 @@ class Witness(nn.Module):
     def lipschitz_bound(self) -> float:
         return 1.0
 
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal)
+
 
 @pytest.mark.usefixtures("outside")
 def test_certify_runs_the_model_so() -> None:
     witness = Witness().eval()
     certify(witness, torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), batch_size=2)
-    assert witness.seen == 2 * [dict.fromkeys(SWITCHES, "ieee")]
+    # Once for the shapes of the maps, then for each batch.
+    assert witness.seen == 3 * [dict.fromkeys(SWITCHES, "ieee")]
 
 
 def test_autocast_around_certify_changes_nothing(tiny_model: nn.Module) -> None:
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(4, dtype=torch.int64)
-    expected = certify(tiny_model, images, labels)
+    expected = certify(tiny_model, images, labels, ignore_rounding=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        received = certify(tiny_model, images, labels)
+        received = certify(tiny_model, images, labels, ignore_rounding=True)
     assert received.radius.equal(expected.radius)
     assert (expected.radius > 0).all()
 
@@ -120,3 +125,38 @@ def test_autocast_is_off_where_the_model_runs(monkeypatch: pytest.MonkeyPatch) -
         certify(model, torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64))
     assert seen
     assert not any(seen)
+
+
+def libraries() -> tuple[bool, bool]:
+    return torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_convolutions_are_sums_of_products_inside_and_as_before_outside(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+    before = libraries()
+    with dot_product_arithmetic(CPU):
+        assert libraries() == (False, False)
+        assert settings() == dict.fromkeys(SWITCHES, "ieee")
+    assert libraries() == before
+    with pytest.raises(RuntimeError, match="from inside"), dot_product_arithmetic(CPU):
+        raise RuntimeError("from inside")
+    assert libraries() == before == (torch.backends.cudnn.enabled, enabled)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": 1}, {"padding": 1, "groups": 4}, {"groups": 8}, {"stride": 2}, {"dilation": 2}],
+    ids=str,
+)
+def test_float64_convolutions_are_matrix_products_of_patches(options: dict[str, int]) -> None:
+    """Torch's own operator, by patches as columns of a matrix: the assumption under which rounding is bounded."""
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    weight = torch.randn(8, 8 // options.get("groups", 1), 3, 3, dtype=torch.float64)
+    with dot_product_arithmetic(CPU), torch.profiler.profile() as profile:
+        torch.nn.functional.conv2d(x, weight, **options)
+    operators = {event.key for event in profile.key_averages()}
+    assert operators & {"aten::_slow_conv2d_forward", "aten::slow_conv_dilated2d"}
+    assert not any("mkldnn" in name or "cudnn" in name or "winograd" in name.lower() for name in operators)

@@ -186,3 +186,44 @@ def test_radii_that_cannot_be_read_raise(radius: str) -> None:
 def test_radii_that_are_negative_or_not_finite_raise(radius: str | float) -> None:
     with pytest.raises(ValueError, match="radius that is finite and at least 0, but got"):
         parse_radius(radius)
+
+
+def exact_radius(logits: list[float], lipschitz: float, error: float) -> Fraction:
+    """The square of (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K) is rational in sqrt(2): compared by that instead."""
+    first, second = sorted(map(Fraction, logits))[::-1][:2]
+    root = Fraction(math.isqrt(2 * 10**60), 10**30)  # below the root of 2 by less than 1e-30
+    return (first - second - 2 * root * Fraction(error)) / (root * Fraction(lipschitz))
+
+
+@pytest.mark.parametrize("error", [1e-300, 1e-9, 1e-3])
+@pytest.mark.parametrize("lipschitz", [1e-3, 1.0, 3.7])
+def test_errors_of_the_logits_are_taken_off_and_rounded_down(lipschitz: float, error: float) -> None:
+    logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, naive = certified_radius(logits, lipschitz)
+    _, radius = certified_radius(logits, lipschitz, error)
+    assert (radius <= naive).all()
+    for row, value in zip(logits.tolist(), radius.tolist(), strict=True):
+        true = max(Fraction(0), exact_radius(row, lipschitz, error))
+        assert Fraction(value) <= true * (1 + Fraction(1, 10**25))
+        assert Fraction(value) >= true * (1 - Fraction(1, 10**12)) - Fraction(1, 10**15)
+
+
+def test_a_margin_within_the_errors_certifies_nothing() -> None:
+    error = 2.0**-30
+    border = 2 * math.sqrt(2) * error
+    logits = torch.tensor([[border * factor, 0.0] for factor in (0.0, 0.5, 1.0, 1 + 1e-9)], dtype=torch.float64)
+    radius = certified_radius(logits, 1.0, error)[1]
+    assert radius[:3].tolist() == [0.0] * 3
+    assert 0 < radius[3] < 1e-15
+
+
+def test_infinite_errors_and_logits_that_are_no_numbers_certify_nothing() -> None:
+    logits = torch.tensor([[9.0, 1.0], [math.nan, 1.0], [math.inf, 1.0], [1.0, -math.inf]], dtype=torch.float64)
+    assert certified_radius(logits, 1.0, math.inf)[1].tolist() == [0.0] * 4
+    assert certified_radius(logits, 1.0, 1e-9)[1].tolist()[1:] == [0.0] * 3
+
+
+@pytest.mark.parametrize("error", [-1e-9, math.nan])
+def test_errors_that_are_none_are_refused(error: float) -> None:
+    with pytest.raises(ValueError, match="`error` to be at least 0"):
+        certified_radius(torch.zeros(1, 2), 1.0, error)

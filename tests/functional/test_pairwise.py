@@ -129,3 +129,32 @@ def test_scaling_rounds_up() -> None:
     assert scaled.tolist() == pytest.approx(list(map(float, products)), rel=1e-15)
     assert scale_up(torch.tensor([1.0, inf], dtype=torch.float64), inf).tolist() == [inf, inf]
     assert scale_up(torch.tensor([0.0, inf], dtype=torch.float64), 0.0)[1].item() == inf
+
+
+def test_the_error_of_each_pair_is_taken_off_twice() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
+    bounds = torch.ones(3, 3, dtype=torch.float64)
+    errors = torch.zeros(3, 3, dtype=torch.float64)
+    assert pairwise_certified_radius(logits, bounds, errors)[1].item() == pytest.approx(1.0)
+    errors[0, 1] = 0.125
+    assert pairwise_certified_radius(logits, bounds, errors)[1].item() == pytest.approx(0.75)
+    errors[0, 2] = 0.75
+    assert pairwise_certified_radius(logits, bounds, errors)[1].item() == pytest.approx(0.5)
+    errors[0, 2] = 1.0
+    assert pairwise_certified_radius(logits, bounds, errors)[1].item() == 0.0
+    errors[0, 2] = inf
+    assert pairwise_certified_radius(logits, bounds, errors)[1].item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        (torch.zeros(2, 2, dtype=torch.float64), r"`errors` to be float64 of shape \(3, 3\).*\(2, 2\)"),
+        (torch.zeros(3, 3), r"`errors` to be float64.*torch\.float32"),
+        (torch.full((3, 3), -1.0, dtype=torch.float64), "at least 0"),
+        (torch.full((3, 3), nan, dtype=torch.float64), "at least 0"),
+    ],
+)
+def test_errors_that_do_not_fit_are_refused(errors: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pairwise_certified_radius(torch.zeros(1, 3), torch.ones(3, 3, dtype=torch.float64), errors)

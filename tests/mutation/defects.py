@@ -334,7 +334,6 @@ DEFECTS = [
         replace(polynomial_gain, _at_the_ends),
         [
             "tests/functional/test_gain.py::test_gain_finds_a_maximum_in_the_interior",
-            "tests/properties/test_gains_and_heads.py::test_gains",
         ],
     ),
     Defect(

@@ -69,7 +69,8 @@ def test_the_model_sees_batches_of_the_size_that_was_asked_for(tmp_path: Path, t
 
     with register_module_forward_pre_hook(remember):
         certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=50, batch_size=15, device="cpu")
-    assert sizes == [15, 15, 15, 5]
+    # Then what is measured beside them, on the first batch: certified, deployed, and in float32.
+    assert sizes == [15, 15, 15, 5, *3 * [15]]
 
 
 def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lipnet.workflows import devices_of_trainer
-from lipnet.workflows.devices import device_of
+from lipnet.workflows import devices_of_command
+from lipnet.workflows.devices import device_of, devices_of_trainer
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def test_auto_is_the_cpu_where_there_is_no_accelerator() -> None:
     assert device_of("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'cuda' is not available"):
         device_of("cuda")
+
+
+def test_a_command_names_a_device_or_a_group() -> None:
+    two = {"accelerator": "cpu", "devices": 2}
+    assert devices_of_command("cuda:1", None) == "cuda:1"
+    assert devices_of_command("auto", two) == ["cpu", "cpu"]
+    with pytest.raises(ValueError, match=r"brings its devices with it: leave out device=cpu"):
+        devices_of_command("cpu", two)

@@ -16,7 +16,7 @@ from lipnet.certify.attacks.pgd import PGD
 from lipnet.certify.attacks.result import AttackResult
 from lipnet.certify.attacks.violation import CertificateViolationError
 from lipnet.certify.bound import check_running
-from lipnet.certify.certificates import Certificates, _check_images, reference_tensor
+from lipnet.certify.certificates import Certificates, _check_images, explicit_arithmetic, logits_of, reference_tensor
 from lipnet.certify.precision import ieee_arithmetic
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
@@ -212,6 +212,6 @@ class _Search:
         return nearest
 
     def _predict(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            prediction: Tensor = self.exact(images.double()).argmax(dim=1)
-        return prediction
+        # Of the function that the certificates speak of.
+        with explicit_arithmetic(self.exact):
+            return logits_of(self.exact, images).argmax(dim=1).to(images.device)

@@ -1,0 +1,74 @@
+"""The mutation suite and the property tests, with what they found as figures.
+
+    python -m benchmarks.checks
+
+Runs both, and writes results/reliability/mutation.json and results/reliability/properties.json.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reliability import ROOT, write_figures
+
+
+class Recorder:
+    """What tests recorded about themselves by pytest's ``record_property``."""
+
+    def __init__(self) -> None:
+        self.properties: dict[str, list[tuple[str, object]]] = {}
+        self.seconds = 0.0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember a test that passed."""
+        self.seconds += report.duration
+        if report.when == "call" and report.passed:
+            self.properties[report.nodeid.split("::")[-1]] = list(report.user_properties)
+
+
+def run(*arguments: str) -> Recorder:
+    """Run tests of the suite; the program ends if one fails."""
+    recorder = Recorder()
+    code = pytest.main([*arguments, "-q", f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}"], plugins=[recorder])
+    if code != pytest.ExitCode.OK:
+        sys.exit(f"the tests did not pass ({code!r}): there is nothing to report")
+    return recorder
+
+
+def mutation_rows(recorder: Recorder) -> list[tuple[str, str]]:
+    """A row for each planted defect, with the tests that saw it."""
+    rows = []
+    for properties in recorder.properties.values():
+        names = [str(value) for key, value in properties if key == "defect"]
+        catchers = [str(value) for key, value in properties if key == "catcher"]
+        if names:
+            rows.append((names[0], "seen by " + ", ".join(f"`{test.removeprefix('tests/')}`" for test in catchers)))
+    return [("planted defects, of which seen", f"{len(rows)}, {len(rows)}"), *rows]
+
+
+def property_rows(recorder: Recorder) -> list[tuple[str, str]]:
+    """A row for each property, with the number of random cases in which it held."""
+    counts = {
+        test: int(str(value))
+        for test, properties in recorder.properties.items()
+        for key, value in properties
+        if key == "cases"
+    }
+    return [
+        ("random cases, of which violations", f"{sum(counts.values()):,}, 0"),
+        *((f"`{test}`", f"{count:,} cases") for test, count in counts.items()),
+    ]
+
+
+def main() -> None:
+    """Run both suites, and write what they found."""
+    tests = Path(ROOT, "tests")
+    properties = run(str(tests / "properties"))
+    write_figures("properties", "Bounds of random and adversarial filters", 22, property_rows(properties))
+    mutations = run("-m", "mutation", str(tests / "mutation"))
+    write_figures("mutation", "Planted defects", 21, mutation_rows(mutations))
+
+
+if __name__ == "__main__":
+    main()

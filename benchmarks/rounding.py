@@ -1,0 +1,135 @@
+"""Rounding of LipConvNet-15: the bound E, what it takes of a radius, how far deployed models are from certified ones.
+
+    python -m benchmarks.rounding
+
+Untrained weights, as the bound hardly depends on them; and a small network that is trained on the digits.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.reliability import write_figures
+from lipnet.certify import Evidence, explicit_arithmetic
+from lipnet.data import DigitsDataModule
+from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted
+from lipnet.models import LipConvNet
+
+TITLE = "Rounding: the bound that radii cover, and what is measured"
+RADIUS = 36 / 255
+_STEPS, _BATCH = 80, 64
+_CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
+_DIGITS = {
+    "depth": 3,
+    "stages": 3,
+    "initial_channels": 8,
+    "in_channels": 1,
+    "image_size": 8,
+    "mean": [0.3053],
+    "std": 0.3759,
+}
+
+
+class Case(NamedTuple):
+    """A network and images for it."""
+
+    name: str
+    make: Callable[[], tuple[nn.Module, Tensor]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20, help="of each network of CIFAR's size")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="of each time that is measured, of which the least counts"
+    )
+    options = parser.parse_args(arguments)
+    rows: list[tuple[str, str]] = []
+    for case in _cases(options.images):
+        torch.manual_seed(0)
+        rows += measure(case, options.repeats)
+        print(*(f"{what}: {seen}" for what, seen in rows[-5:]), sep="\n", flush=True)
+    write_figures("rounding", TITLE, 10, rows)
+
+
+def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
+    """The rows of one network: bound, cost, deviations, and the time of certified beside deployed logits."""
+    model, images = case.make()
+    model = model.double().eval().requires_grad_(False)
+    evidence = Evidence(model, tuple(images.shape[1:]))
+    rounding = evidence.summary(images)["rounding"]
+    measured = rounding["measured"]
+    fast = _seconds(model, images, repeats)
+    with explicit_arithmetic(model):
+        explicit = _seconds(model, images, repeats)
+    return [
+        (f"{case.name}: E, bound on the rounding of the logits in float64", f"{rounding['logits']:.1e}"),
+        (
+            f"{case.name}: what it takes of a radius, and its share of 36/255",
+            f"{rounding['radius']:.1e}, {rounding['radius'] / RADIUS:.1e}",
+        ),
+        (
+            f"{case.name}: deployed in float64, largest distance of logits on {measured['images']} images",
+            f"{measured['float64']:.1e}",
+        ),
+        (
+            f"{case.name}: in float32, the same, and predictions that change",
+            f"{measured['float32']:.1e}, {measured['float32_predictions']}",
+        ),
+        (f"{case.name}: time of certified logits over that of deployed ones", f"{explicit / fast:.2f}"),
+    ]
+
+
+def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
+    """Of one batch, the least of several, after one that fills the caches."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        model(images)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _cases(images: int) -> list[Case]:
+    circular = partial(SOC, padding_mode="circular")
+    return [
+        Case("LipConvNet-15 GS-SOC (4, -)", partial(_large, partial(GSSOC, groups=(4, None)), MaxMinPermuted, images)),
+        Case("LipConvNet-15 SOC", partial(_large, SOC, MaxMin, images)),
+        Case("LipConvNet-5 SOC, circular padding", partial(_large, circular, MaxMin, images, depth=5)),
+        Case("LipConvNet-3 GS-SOC (4, -), trained on the digits", _trained),
+    ]
+
+
+def _large(
+    conv: Callable[..., nn.Module], activation: type[nn.Module], images: int, depth: int = 15
+) -> tuple[nn.Module, Tensor]:
+    return LipConvNet(100, depth=depth, conv=conv, activation=activation, **_CIFAR100), torch.rand(images, 3, 32, 32)
+
+
+def _trained() -> tuple[nn.Module, Tensor]:
+    data = DigitsDataModule(augment=False)
+    images, labels = _tensors(data.training_dataset())
+    model = LipConvNet(
+        10, conv=partial(GSSOC, groups=(4, None)), activation=MaxMinPermuted, mean=[0.3053], std=0.3759, **_DIGITS
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(_STEPS):
+        batch = torch.randint(0, len(images), (_BATCH,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    return model, _tensors(data.evaluation_dataset("test"))[0]
+
+
+def _tensors(dataset: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
+    return torch.stack(images).float(), torch.tensor(labels)
+
+
+if __name__ == "__main__":
+    main()

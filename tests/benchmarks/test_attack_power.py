@@ -1,0 +1,28 @@
+"""The rows of the attack's figures, on a network that has hardly learned."""
+
+from __future__ import annotations
+
+from benchmarks.attack_power import CONFIG, FACTORS, measured, stacked, trained_network
+from lipnet.data import DigitsDataModule
+from lipnet.models import build_model
+
+
+def test_every_factor_and_radius_has_a_row() -> None:
+    model = trained_network(steps=3)
+    images, labels = stacked(DigitsDataModule().evaluation_dataset("test"), count=6)
+    rows = dict(measured(model, images.double(), labels, few=0))
+    assert rows["images, of which correct"].startswith("6, ")
+    counts = [
+        int(rows[f"PGD, 20 steps, 3 restarts: flipped within {factor:g} times the certified radius"].split(" of ")[0])
+        for factor in (1, *FACTORS)
+    ]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
+    certified, attacked, clean = (
+        float(share.removesuffix(" %")) for share in rows["accuracy at 36/255: certified, under PGD, clean"].split(", ")
+    )
+    assert certified <= attacked <= clean
+
+
+def test_the_network_is_of_the_quickstarts_size() -> None:
+    assert sum(parameter.numel() for parameter in build_model(CONFIG).parameters()) > 50_000

@@ -1,0 +1,43 @@
+"""The figures of the suites, from what tests recorded."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.checks import Recorder, mutation_rows, property_rows
+
+
+def recorder(**properties: list[tuple[str, object]]) -> Recorder:
+    result = Recorder()
+    result.properties = properties
+    return result
+
+
+def test_each_defect_has_a_row_with_its_catchers() -> None:
+    rows = mutation_rows(
+        recorder(
+            first=[("defect", "std"), ("catcher", "tests/a.py::b"), ("catcher", "tests/c.py::d")],
+            second=[("defect", "sqrt"), ("catcher", "tests/e.py::f")],
+            other=[],
+        )
+    )
+    assert rows == [
+        ("planted defects, of which seen", "2, 2"),
+        ("std", "seen by `a.py::b`, `c.py::d`"),
+        ("sqrt", "seen by `e.py::f`"),
+    ]
+
+
+def test_cases_are_added_up() -> None:
+    rows = property_rows(recorder(one=[("cases", 1500)], two=[("cases", 20)], other=[]))
+    assert rows == [("random cases, of which violations", "1,520, 0"), ("`one`", "1,500 cases"), ("`two`", "20 cases")]
+
+
+def test_only_tests_that_passed_are_remembered() -> None:
+    result = Recorder()
+    for when, outcome in (("setup", "passed"), ("call", "passed"), ("call", "failed")):
+        report = pytest.TestReport(
+            f"tests/a.py::{when}_{outcome}", ("", 0, ""), {}, outcome, None, when, user_properties=[("cases", 1)]
+        )
+        result.pytest_runtest_logreport(report)
+    assert list(result.properties) == ["call_passed"]

@@ -1,0 +1,26 @@
+"""The benchmark of rounding, on a network small enough for a test."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from benchmarks.rounding import Case, measure
+from lipnet.layers import GSSOC, MaxMinPermuted
+from lipnet.models import LipConvNet
+
+
+def test_five_rows_for_a_network() -> None:
+    def make() -> tuple[torch.nn.Module, torch.Tensor]:
+        conv = partial(GSSOC, groups=(2, None))
+        model = LipConvNet(3, depth=2, stages=2, initial_channels=4, image_size=8, conv=conv, activation=MaxMinPermuted)
+        return model, torch.rand(3, 3, 8, 8)
+
+    torch.manual_seed(0)
+    rows = measure(Case("small", make), repeats=1)
+    assert [what.split(":")[0] for what, _ in rows] == ["small"] * 5
+    bound, cost, deployed, single, ratio = (seen for _, seen in rows)
+    assert 0 < float(deployed) < float(bound) < float(single.split(",")[0])
+    assert float(cost.split(",")[0]) > 0
+    assert float(ratio) > 0

@@ -1,0 +1,96 @@
+"""What the certificates of a model rest on, and how a summary says it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify import (
+    Evidence,
+    certify,
+    layer_report,
+    lipschitz_bound,
+    measured_deviation,
+    rounding_bounds,
+    rounding_sentence,
+)
+from lipnet.layers import NormalizedLinear
+
+SHAPE = (1, 8, 8)
+
+
+def test_certificates_are_those_of_certify(trained_model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits[0][:20], digits[1][:20]
+    evidence, expected = Evidence(trained_model, SHAPE).certify(images, labels), certify(trained_model, images, labels)
+    assert evidence.radius.equal(expected.radius)
+    assert evidence.correct.equal(expected.correct)
+
+
+def test_the_summary_says_the_bounds_and_what_was_measured(
+    trained_model: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    evidence, images = Evidence(trained_model, SHAPE), digits[0][:10]
+    bound, rounding = lipschitz_bound(trained_model), rounding_bounds(trained_model, SHAPE).logits
+    assert evidence.facts() == {"lipschitz_bound": bound, "rounding_bound": rounding}
+    summary = evidence.summary(images)
+    assert summary["rounding"] == {
+        "covered": True,
+        "logits": rounding,
+        "radius": 2 * rounding / bound,
+        "measured": asdict(measured_deviation(trained_model, images)),
+    }
+    rows = [{**asdict(layer), "input_shape": list(layer.input_shape)} for layer in layer_report(trained_model, SHAPE)]
+    assert json.loads(json.dumps(summary["layers"])) == rows
+    sentence = rounding_sentence(summary)
+    assert f"within {rounding:.1e} of exact ones" in sentence
+    assert "Measured on 10 images, not proved" in sentence
+
+
+def test_the_radius_is_shorter_by_what_the_summary_says(
+    trained_model: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = digits[0][:20], digits[1][:20]
+    evidence = Evidence(trained_model, SHAPE)
+    with torch.no_grad():
+        naive = evidence.bounds.certified_radius(trained_model(images))[1]
+    shorter = naive - evidence.certify(images, labels).radius
+    assert (shorter > 0).all()
+    assert shorter.max().item() == pytest.approx(evidence.summary(images)["rounding"]["radius"], rel=1e-3)
+
+
+def test_a_head_with_bounds_for_pairs_says_the_largest_share() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), NormalizedLinear(4, 3)).double().eval()
+    images, labels = torch.rand(20, 1, 2, 2, dtype=torch.float64), torch.zeros(20, dtype=torch.int64)
+    evidence = Evidence(model, (1, 2, 2))
+    with torch.no_grad():
+        naive = evidence.bounds.certified_radius(model(images))[1]
+    shorter = naive - evidence.certify(images, labels).radius
+    assert 0 < shorter.max() <= evidence.summary(images)["rounding"]["radius"] * (1 + 1e-3) + 1e-16 < 1e-14
+
+
+def test_in_float32_the_summary_says_that_rounding_is_not_covered(tiny_model: nn.Module) -> None:
+    images, labels = torch.rand(3, *SHAPE), torch.zeros(3, dtype=torch.int64)
+    evidence = Evidence(tiny_model, SHAPE)
+    assert evidence.facts()["rounding_bound"] is None
+    expected = certify(tiny_model, images, labels, ignore_rounding=True)
+    assert evidence.certify(images, labels).radius.equal(expected.radius)
+    summary = evidence.summary(images)
+    assert summary["rounding"] == {"covered": False}
+    assert {layer["rounding"] for layer in summary["layers"]} == {None}
+    sentence = rounding_sentence({**summary, "dtype": "float32"})
+    assert sentence == "Rounding in float32 is not covered: the radii are those of exact arithmetic."
+
+
+def test_a_summary_is_json_whatever_the_bounds() -> None:
+    model = nn.Sequential(nn.Flatten(), NormalizedLinear(4, 3)).double().eval()
+    with torch.no_grad():
+        model[1].weight[1] = 0
+    summary = Evidence(model, (1, 2, 2)).summary(torch.rand(2, 1, 2, 2))
+    json.dumps(summary, allow_nan=False)
+    assert summary["rounding"]["radius"] is None
+    assert "an unknown distance" in rounding_sentence(summary)

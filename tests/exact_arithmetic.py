@@ -1,0 +1,256 @@
+"""An oracle of rounding: networks evaluated with 300 bits, from the float64 operands that lipnet convolves with.
+
+What is computed with 300 bits differs from exact arithmetic by less than 1e-80. Only the operands are lipnet's: the
+filters with their polynomials, the kept matrices, the rows, the normals. All that is done with them is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import mpmath
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional import channel_shuffle
+from lipnet.layers import (
+    GSSOC,
+    SOC,
+    ChannelShuffle,
+    Householder,
+    HouseholderOrder2,
+    MaxMin,
+    MaxMinPermuted,
+    Normalize,
+    NormalizedLinear,
+    NormPool2d,
+    SOCTranspose,
+)
+from lipnet.structured import OrthogonalMap
+from tests.oracles import convolution_matrix, first_channels_matrix, space_to_depth_matrix, to_numpy
+
+Exact = Any  # arrays of mpmath's numbers
+BITS = 300
+
+_NUMBER = np.frompyfunc(mpmath.mpf, 1, 1)
+
+
+def exact(values: Tensor | np.ndarray) -> Exact:
+    """Floats as exact numbers."""
+    return _NUMBER(to_numpy(values) if isinstance(values, Tensor) else values.astype(np.float64))
+
+
+def evaluate(module: nn.Module, x: Exact) -> Exact:
+    """The exact function of a module, at exact values of one sample (C, H, W) or (F,)."""
+    with mpmath.workprec(BITS):
+        return _evaluate(module, x)
+
+
+def error(model: nn.Module, computed: Tensor, x: Tensor) -> float:
+    """The distance of computed results from the exact ones: the largest over samples, in the Euclidean norm."""
+    with mpmath.workprec(BITS):
+        distances = []
+        for result, sample in zip(computed, x, strict=True):
+            difference = (exact(result) - _evaluate(model, exact(sample)).reshape(tuple(result.shape))).ravel()
+            distances.append(mpmath.sqrt(sum(entry * entry for entry in difference)))
+        return float(max(distances))
+
+
+def _evaluate(module: nn.Module, x: Exact) -> Exact:
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            x = _evaluate(child, x)
+        return x
+    if isinstance(module, GSSOC):
+        for child in (module.shuffle, module.spatial, module.second_shuffle, module.pointwise):
+            x = _evaluate(child, x)
+        return x
+    return _FUNCTIONS[next(kind for kind in type(module).__mro__ if kind in _FUNCTIONS)](module, x)
+
+
+def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
+    """p(sign J) or the kept matrix, of maps with all the channels of the active groups, from the layer's operands."""
+    evaluation, size = layer._evaluated(), (maps.shape[1], maps.shape[2])
+    flat, groups = maps.ravel(), layer.active_groups
+    if layer.explicit_engine(size) == "dense":
+        with torch.no_grad():
+            matrices = layer._evaluation_operand("dense", size, sign)[0]
+        block = matrices.shape[-1]
+        rows = flat.reshape(groups, block) if block * groups == flat.size else None
+        if rows is None:  # the same at each pixel
+            pixels = size[0] * size[1]
+            rows = maps.reshape(groups, block, pixels)
+        return np.concatenate([exact(m) @ r for m, r in zip(matrices, rows, strict=True)]).reshape(maps.shape)
+    jacobian = exact(sign * convolution_matrix(evaluation.factored, *size, groups, layer.padding_mode))
+    *lower, state = [mpmath.mpf(c) * flat for c in evaluation.series.coefficients]
+    for term in reversed(lower):
+        state = jacobian @ state + term
+    return state.reshape(maps.shape)
+
+
+def _with_channels(maps: Exact, channels: int) -> Exact:
+    pixels = prod(maps.shape[1:])
+    kept = exact(first_channels_matrix(channels, len(maps), pixels)) @ maps.ravel()
+    return kept.reshape(channels, *maps.shape[1:])
+
+
+def _bias(maps: Exact, bias: Tensor | None) -> Exact:
+    return maps if bias is None else maps + exact(bias).reshape(-1, *[1] * (maps.ndim - 1))
+
+
+def _soc(layer: SOC, x: Exact) -> Exact:
+    shape, x = x.shape, x.reshape(len(x), *(1, 1, *x.shape[1:])[-2:])
+    s, t = layer.stride
+    moved = exact(space_to_depth_matrix(*x.shape, layer.stride)) @ x.ravel()
+    maps = moved.reshape(len(x) * s * t, x.shape[1] // s, x.shape[2] // t)
+    maps = _exponential(layer, _with_channels(maps, layer._active_channels), sign=1)
+    result = _bias(_with_channels(maps, layer.out_channels), layer.bias)
+    return result.reshape(len(result), *result.shape[4 - len(shape) :]) if len(shape) < 3 else result
+
+
+def _soc_transpose(layer: SOCTranspose, x: Exact) -> Exact:
+    maps = x if layer.input_bias is None else _bias(x, -layer.input_bias)
+    maps = _exponential(layer, _with_channels(maps, layer._active_channels), sign=-1)
+    s, t = layer.stride
+    maps = _with_channels(maps, layer.out_channels * s * t)
+    size = (layer.out_channels, maps.shape[1] * s, maps.shape[2] * t)
+    return _bias((exact(space_to_depth_matrix(*size, layer.stride).T) @ maps.ravel()).reshape(size), layer.bias)
+
+
+def _conv2d(layer: nn.Conv2d, x: Exact) -> Exact:
+    """By one product for each tap, group and output pixel, straight from the definition; zero padding."""
+    (down, across), (high, wide) = layer.padding, layer.kernel_size
+    padded = np.pad(x, ((0, 0), (down, down), (across, across)), constant_values=mpmath.mpf(0))
+    weight, per_group = exact(layer.weight), len(layer.weight) // layer.groups
+    rows, columns = ((x.shape[1] + 2 * down - high) // layer.stride[0] + 1, (x.shape[2] + 2 * across - wide) + 1)
+    columns = (x.shape[2] + 2 * across - wide) // layer.stride[1] + 1
+    result = np.empty((len(weight), rows, columns), dtype=object)
+    for o, u, v in np.ndindex(result.shape):
+        start = o // per_group * weight.shape[1]
+        patch = padded[
+            start : start + weight.shape[1],
+            u * layer.stride[0] : u * layer.stride[0] + high,
+            v * layer.stride[1] : v * layer.stride[1] + wide,
+        ]
+        result[o, u, v] = (patch * weight[o]).sum()
+    return _bias(result, layer.bias)
+
+
+def _linear(layer: nn.Linear, x: Exact) -> Exact:
+    return _bias(exact(layer.weight) @ x, layer.bias)
+
+
+def _rows(layer: NormalizedLinear, x: Exact) -> Exact:
+    return _bias(exact(layer.rows()) @ x, layer.bias)
+
+
+def _normalize(layer: Normalize, x: Exact) -> Exact:
+    return (x - exact(layer.mean)) / mpmath.mpf(layer.std)
+
+
+def _norm_pool(layer: NormPool2d, x: Exact) -> Exact:
+    size = layer.kernel_size
+    windows = x.reshape(len(x), x.shape[1] // size, size, x.shape[2] // size, size)
+    return np.frompyfunc(mpmath.sqrt, 1, 1)((windows * windows).sum(axis=(2, 4)))
+
+
+def _pairs(x: Exact, neighbours: bool) -> tuple[Exact, Exact]:
+    return (x[0::2], x[1::2]) if neighbours else (x[: len(x) // 2], x[len(x) // 2 :])
+
+
+def _of_pairs(first: Exact, second: Exact, neighbours: bool) -> Exact:
+    pair = np.stack([first, second], axis=1 if neighbours else 0)
+    return pair.reshape(2 * len(first), *first.shape[1:])
+
+
+def _sort(neighbours: bool) -> Callable[[nn.Module, Exact], Exact]:
+    def sorted_pairs(_: nn.Module, x: Exact) -> Exact:
+        first, second = _pairs(x, neighbours)
+        return _of_pairs(np.maximum(first, second), np.minimum(first, second), neighbours)
+
+    return sorted_pairs
+
+
+def _householder(layer: Householder, x: Exact) -> Exact:
+    first, second = _pairs(x, layer.neighbours)
+    half = layer.theta.detach() / 2
+    shape = (-1, *[1] * (x.ndim - 1))
+    normal = exact(half.sin()).reshape(shape), exact(-half.cos()).reshape(shape)
+    overlap = 2 * np.minimum(first * normal[0] + second * normal[1], 0)
+    return _of_pairs(first - overlap * normal[0], second - overlap * normal[1], layer.neighbours)
+
+
+def _householder_order2(layer: HouseholderOrder2, x: Exact) -> Exact:
+    """In polar coordinates, from the angles themselves."""
+    first, second = _pairs(x, layer.neighbours)
+    result = np.empty((2, *first.shape), dtype=object)
+    turn = 2 * mpmath.pi
+    for place in np.ndindex(first.shape):
+        start, a, b = exact(layer.theta[:, place[0]])
+        a, b = (max(mpmath.mpf(0), min(angle, turn)) / 2 for angle in (a, b))
+        radius = mpmath.hypot(first[place], second[place])
+        phi = mpmath.atan2(second[place], first[place]) - start / 2
+        phi -= turn * mpmath.floor(phi / turn)
+        if phi < a:
+            image = phi
+        elif phi < a + b:
+            image = 2 * a - phi
+        elif phi < mpmath.pi + b:
+            image = phi - 2 * b
+        else:
+            image = -phi
+        image += start / 2
+        result[(0, *place)], result[(1, *place)] = radius * mpmath.cos(image), radius * mpmath.sin(image)
+    return _of_pairs(result[0], result[1], layer.neighbours)
+
+
+def _orthogonal_map(layer: OrthogonalMap, x: Exact) -> Exact:
+    """Each factor as a dense matrix, its blocks placed by the permutation that `Mixing` describes."""
+    columns = x.reshape(len(x), -1)
+    for blocks, (parts, distance) in zip(layer.matrix.blocks(), layer.matrix.mixings, strict=True):
+        count, size = blocks.shape[0], blocks.shape[-1]
+        run, factor = size // parts, np.zeros((len(x), len(x)))
+        for block in range(count):
+            outer, inner = divmod(block, distance)
+            base = outer * size * distance
+            places = [base + (p * distance + inner) * run + q for p in range(parts) for q in range(run)]
+            factor[np.ix_(places, places)] = to_numpy(blocks[block])
+        columns = exact(factor) @ columns
+    return columns.reshape(x.shape)
+
+
+def _shuffle(layer: ChannelShuffle, x: Exact) -> Exact:
+    order = channel_shuffle(torch.arange(len(x)).view(1, -1), layer.groups, layer.paired)[0].numpy()
+    return x[np.argsort(order)] if layer.inverted else x[order]
+
+
+def _max_pool(layer: nn.MaxPool2d, x: Exact) -> Exact:
+    size = layer.kernel_size
+    return x.reshape(len(x), x.shape[1] // size, size, x.shape[2] // size, size).max(axis=(2, 4))
+
+
+_FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
+    SOC: _soc,
+    SOCTranspose: _soc_transpose,
+    nn.Conv2d: _conv2d,
+    nn.Linear: _linear,
+    NormalizedLinear: _rows,
+    Normalize: _normalize,
+    NormPool2d: _norm_pool,
+    MaxMin: _sort(neighbours=False),
+    MaxMinPermuted: _sort(neighbours=True),
+    Householder: _householder,
+    HouseholderOrder2: _householder_order2,
+    OrthogonalMap: _orthogonal_map,
+    ChannelShuffle: _shuffle,
+    nn.MaxPool2d: _max_pool,
+    nn.Flatten: lambda _, x: x.ravel(),
+    nn.Identity: lambda _, x: x,
+    nn.Dropout: lambda _, x: x,
+    nn.ReLU: lambda _, x: np.maximum(x, 0),
+    nn.LeakyReLU: lambda layer, x: np.where(x > 0, x, mpmath.mpf(layer.negative_slope) * x),
+    nn.Tanh: lambda _, x: np.frompyfunc(mpmath.tanh, 1, 1)(x),
+}

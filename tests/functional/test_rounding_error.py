@@ -1,0 +1,196 @@
+"""Bounds on rounding: against exact rational arithmetic, and against the norms that they stand for."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import inf, nan, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lipnet.functional import polynomial_gain, skew_filter
+from lipnet.functional.explicit import explicit_length, explicit_polynomial
+from lipnet.functional.rounding_error import (
+    TINY,
+    UNIT,
+    Signal,
+    Step,
+    absolute_filter_norm,
+    absolute_norm,
+    accumulated,
+    addition,
+    elementwise,
+    euclidean_norm,
+    exact,
+    horner_error,
+    products,
+    up,
+)
+from tests.oracles import convolution_matrix, spectral_norm
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000, 10**9])
+def test_accumulated_roundings_are_gamma(n: int) -> None:
+    share = Fraction(n, 2**53)
+    assert accumulated(n) == pytest.approx(float(share / (1 - share)), rel=1e-15)
+
+
+def test_sums_without_a_useful_bound_are_refused() -> None:
+    with pytest.raises(ValueError, match="no useful bound"):
+        accumulated(2**52)
+
+
+@pytest.mark.parametrize("value", [0.0, 5e-324, 1e-300, 1.0, 1e300])
+def test_up_is_above_thousands_of_roundings(value: float) -> None:
+    assert Fraction(up(value)) > Fraction(value) * (1 + 4000 * Fraction(UNIT))
+    assert up(value) <= value * (1 + 1e-12) + 1e-300
+
+
+def test_up_turns_what_is_no_number_to_infinity() -> None:
+    assert up(nan) == up(inf) == inf
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (20, 5), (40, 40)])
+def test_absolute_norm_is_that_of_the_matrix_of_magnitudes(shape: tuple[int, int], scale: float) -> None:
+    matrices = scale * noise(3, *shape)
+    true = max(spectral_norm(np.abs(matrix.numpy())) for matrix in matrices)
+    assert true <= absolute_norm(matrices) <= true * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [torch.zeros(3, 3), torch.eye(5), torch.diag(torch.tensor([1.0, 2.0, 0.0])), torch.triu(torch.ones(6, 6), 1)],
+    ids=["zero", "identity", "decoupled", "nilpotent"],
+)
+def test_absolute_norm_of_reducible_matrices(matrix: Tensor) -> None:
+    true = spectral_norm(matrix.double().numpy())
+    assert true <= absolute_norm(matrix) <= true * 1.05 + 1e-300
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_what_is_not_finite_has_no_norm(value: float) -> None:
+    matrix = noise(4, 4)
+    matrix[1, 2] = value
+    assert absolute_norm(matrix) == euclidean_norm(matrix) == inf
+
+
+def test_euclidean_norm_is_never_below_the_exact_one() -> None:
+    values = noise(10_000)
+    squared = sum(Fraction(value) ** 2 for value in values.tolist())
+    assert Fraction(euclidean_norm(values)) ** 2 >= squared
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_absolute_filter_norm_bounds_the_convolution_of_magnitudes(groups: int, mode: str) -> None:
+    weight = noise(4, 4 // groups, 3, 5)
+    true = spectral_norm(convolution_matrix(weight.abs(), 8, 9, groups, mode))
+    assert true <= absolute_filter_norm(weight, groups) <= 1.5 * true
+
+
+def exact_dot(a: list[float], b: list[float]) -> Fraction:
+    return sum((Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True)), Fraction(0))
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "library"])
+def test_sums_of_products_in_any_order_are_covered(order: str) -> None:
+    """Large terms that cancel, so that the roundings show."""
+    a, b = noise(257) * 1e8, noise(257, seed=1)
+    a[-1] = -float((a[:-1] * b[:-1]).sum() / b[-1])
+    terms = (a * b).tolist()
+    if order == "library":
+        computed = float(a @ b)
+    else:
+        terms = terms[::-1] if order == "backwards" else terms
+        while len(terms) > 1:
+            if order == "pairwise":
+                terms = [sum(terms[i : i + 2]) for i in range(0, len(terms), 2)]
+            else:
+                terms = [terms[0] + terms[1], *terms[2:]]
+        computed = terms[0]
+    step = products(
+        Signal((257,), euclidean_norm(b)),
+        length=257,
+        magnitude=euclidean_norm(a),
+        gain=euclidean_norm(a),
+        outputs=1,
+    )
+    error = abs(Fraction(computed) - exact_dot(a.tolist(), b.tolist()))
+    assert 0 < error <= Fraction(step.error)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize(("size", "degree"), [((4, 4), 7), ((1, 2), 5), ((5, 4), 16)])
+def test_horner_is_covered(size: tuple[int, int], degree: int, mode: str) -> None:
+    """Against the polynomial of the dense matrix in rational arithmetic."""
+    weight = skew_filter(noise(2, 2, 3, 3)) / 3
+    coefficients = [float(c) for c in noise(degree + 1, seed=2)]
+    x = noise(1, 2, *size, seed=3)
+    computed = explicit_polynomial(x, weight, coefficients, 1, mode).flatten().tolist()
+    rows = [[Fraction(v) for v in row] for row in convolution_matrix(weight, *size, 1, mode).tolist()]
+    vector = [Fraction(v) for v in x.flatten().tolist()]
+    state = [Fraction(0)] * len(vector)
+    for c in reversed(coefficients):
+        image = [sum((a * b for a, b in zip(row, state, strict=True)), Fraction(0)) for row in rows]
+        state = [v + Fraction(c) * w for v, w in zip(image, vector, strict=True)]
+    squared = sum((Fraction(a) - b) ** 2 for a, b in zip(computed, state, strict=True))
+    bound = horner_error(
+        coefficients,
+        norm=spectral_norm(convolution_matrix(weight, *size, 1, mode)) * (1 + 1e-12),
+        magnitude=absolute_filter_norm(weight),
+        length=explicit_length(weight, size, mode),
+        size=euclidean_norm(x),
+        entries=x.numel(),
+    )
+    assert Fraction(bound) ** 2 >= squared > 0
+    assert bound < 1e4 * sqrt(float(squared))
+
+
+def test_horner_of_an_unbounded_operator_has_no_bound() -> None:
+    assert horner_error((1.0, 1.0), norm=inf, magnitude=1.0, length=1, size=1.0, entries=1) == inf
+
+
+def test_partial_polynomials_are_what_states_are_bounded_by() -> None:
+    """By the norms of the exact states, not by sums of magnitudes, which would be larger."""
+    settings = {"norm": 3.0, "magnitude": 1e-300, "length": 1, "size": 1.0, "entries": 1}
+    coefficients = [1.0, 1.0, 0.5, 1 / 6, 1 / 24]
+    bound = horner_error(coefficients, **settings)
+    assert bound < 20 * UNIT * 3.0**4 * max(polynomial_gain(coefficients[k:], 3.0) for k in range(4))
+
+
+def test_steps_follow_on_each_other() -> None:
+    signal = Signal((3,), norm=2.0, error=0.25)
+    first, second = Step(norm=6.0, gain=3.0, error=0.5), Step(norm=7.0, gain=2.0, error=1.0)
+    together = signal.after(first.then(second), (5,))
+    apart = signal.after(first, (4,)).after(second, (5,))
+    assert together.shape == apart.shape == (5,)
+    assert together.norm == apart.norm == 7.0
+    assert together.error == pytest.approx(2 * (3 * 0.25 + 0.5) + 1, rel=1e-9)
+    assert together.error == pytest.approx(apart.error, rel=1e-9)
+
+
+def test_exact_steps_add_nothing() -> None:
+    step = exact(Signal((3,), norm=2.0), gain=0.5)
+    assert (step.error, step.gain) == (0.0, 0.5)
+    assert step.norm == pytest.approx(1.0)
+
+
+def test_additions_and_functions_of_entries_round_once_each() -> None:
+    signal = Signal((2, 8), norm=3.0)
+    step = addition(signal, torch.tensor([3.0, 4.0]), pixels=4)
+    assert step.norm == pytest.approx(13.0)
+    assert 13 * UNIT <= step.error <= 13.001 * UNIT
+    assert addition(signal, None, pixels=4).error == 0
+    assert 15 * UNIT <= elementwise(signal, roundings=5).error <= 15.001 * UNIT
+
+
+def test_what_underflows_is_counted() -> None:
+    step = products(Signal((4,), 0.0), length=4, magnitude=0.0, gain=0.0, outputs=9)
+    assert step.error >= 5 * TINY * 3

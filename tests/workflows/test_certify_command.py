@@ -1,0 +1,68 @@
+"""certify.py from the command line: killed, resumed by two processes, checked again, and its exit status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lipnet.certify import read_certificates
+from lipnet.certify.partial import PartialCertification
+from lipnet.certify.report import FILES, PARTIAL
+from lipnet.workflows import certify_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "certify.py"), f"paths.log_dir={folder}/logs", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: subprocess.Popen[str], status: int) -> str:
+    """What a process has printed, that must have ended with this status."""
+    printed = process.communicate(timeout=600)[0]
+    assert process.returncode == status, printed
+    return printed
+
+
+@pytest.mark.slow
+def test_a_killed_certification_is_resumed_by_two_processes_and_confirmed(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    settings = [f"ckpt_path={tiny_checkpoint}", f"output_dir={tmp_path}/out", "batch_size=1"]
+    killed = start(tmp_path, *settings)
+    partial = PartialCertification(tmp_path / "out" / PARTIAL)
+    while len(partial.batches()) < 5:
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    done = len(partial.batches())
+    assert 5 <= done < 359
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PARTIAL]
+
+    assert "resume=true goes on with it" in ended(start(tmp_path, *settings), 1)
+    ended(start(tmp_path, *settings, "trainer=ddp_cpu", "resume=true"), 0)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    certify_checkpoint(tiny_checkpoint, tmp_path / "whole", batch_size=1, device="auto")
+    resumed, whole = (tmp_path / name / FILES[0] for name in ("out", "whole"))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_exit_status_of_a_check(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=50)
+    path = tmp_path / "out" / FILES[0]
+    assert "all 50 certificates are confirmed" in ended(start(tmp_path, f"verify={path}"), 0)
+    row = next(iter(read_certificates(path).rows.values()))
+    path.write_text(path.read_text().replace(row.radius, "3.000000000", 1))
+    printed = ended(start(tmp_path, f"verify={path}", f"ckpt_path={tiny_checkpoint}"), 2)
+    assert f"idx {row.idx}: radius 3.000000000 claims more than {row.radius}" in printed
+    assert "1 differences in 50 certificates" in printed
+    assert "error: ckpt_path=... is needed" in ended(start(tmp_path), 1)
