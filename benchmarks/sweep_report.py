@@ -33,10 +33,11 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
         "Each row is one training of a small network that differs from the first row in one choice; no setting was "
-        "searched. The best epoch by certified accuracy at 36/255 is certified in "
-        f"{summary['dtype']} on the {count} validation images, which are {summary['dataset']}'s "
-        "training images that no row was trained on. As they choose the epoch too, the figures of all rows are a little "
-        "too good; the test images are not read. Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the correct samples.",
+        f"searched. The best epoch by certified accuracy at {RADIUS} is certified in {summary['dtype']} on the {count} "
+        f"validation images, which are training images of {summary['dataset']} that no row was trained on. As they "
+        "choose the epoch too, the figures of all rows are a little too good. The test images are not read.",
+        "Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the "
+        "correct samples.",
         verdict(rows),
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
