@@ -45,12 +45,14 @@ class Load:
         seconds: of the whole process.
         certifying: seconds of the certification alone.
         peak: the process' largest resident memory, in bytes.
+        busy: mean number of processes that wanted a core in the last minute, this one included, as the system says.
     """
 
     images: int
     seconds: float
     certifying: float
     peak: int
+    busy: float
 
 
 def certify(checkpoint: Path, output: Path, images: int, threads: int, overrides: Sequence[str]) -> Load:
@@ -71,7 +73,7 @@ def certify(checkpoint: Path, output: Path, images: int, threads: int, overrides
     summary = read_summary(output / "summary.json")
     # Kibibytes on Linux, bytes on macOS.
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Load(summary["n_samples"], seconds, summary["wall_seconds"], peak)
+    return Load(summary["n_samples"], seconds, summary["wall_seconds"], peak, os.getloadavg()[0])
 
 
 def rows_of(loads: Sequence[Load], threads: int) -> list[tuple[str, str]]:
@@ -80,7 +82,7 @@ def rows_of(loads: Sequence[Load], threads: int) -> list[tuple[str, str]]:
         what = f"{load.images:,} CIFAR-100 test images, LipConvNet-15 GS-SOC (4,-), float64, {threads} threads"
         rate = load.images / load.certifying
         seen = f"{load.certifying:,.0f} s, {rate:.1f} images/s; the whole command {load.seconds:,.0f} s"
-        rows.append((f"Certification of {what}", seen))
+        rows.append((f"Certification of {what}", f"{seen}; load {load.busy:.1f}"))
         rows.append((f"Peak of resident memory, {load.images:,} images", f"{load.peak / MIB:,.0f} MiB"))
     return rows
 

@@ -1,8 +1,8 @@
 """What skew-orthogonal layers share: the weights, their scaling, and the exponential by one of three engines."""
 
-from collections.abc import Callable, Sequence
-from math import inf, isfinite, sqrt
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,58 +12,19 @@ from lipnet.functional import (
     apply_dense,
     apply_spectral,
     chebyshev_coefficients,
-    contraction,
-    dense_exponential,
     exponential_coefficients,
     monic_polynomial,
-    operator_tensors,
     polynomial_gain,
-    reshaped_filter_bound,
     skew_filter,
     skew_polynomial,
-    spectral_exponential,
-    symbol_bound,
     taylor_coefficients,
 )
-from lipnet.functional.explicit import explicit_length, explicit_matrices, explicit_polynomial
-from lipnet.functional.rounding_error import (
-    Signal,
-    Step,
-    absolute_filter_norm,
-    absolute_norm,
-    horner_error,
-    products,
-    up,
-)
+from lipnet.functional.explicit import explicit_polynomial
+from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
+from lipnet.layers.evaluation import Evaluation, Series, evaluate, exact_dtype, exponential_matrices, norm_bound
 from lipnet.layers.scaling import SCALINGS
-
-# Grids for the bound on the norm by groups of up to so many channels; beyond, a looser bound is cheaper.
-_GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
-# More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
-_ROOM = 2**-15
-
-
-class Series(NamedTuple):
-    """A polynomial of J as it is computed: sum_k coefficients[k] (factor J)^k, the last coefficient being 1."""
-
-    factor: float
-    coefficients: tuple[float, ...]
-
-
-class Evaluation(NamedTuple):
-    """What evaluation needs of the weights, computed once for as long as they do not change."""
-
-    vectors: list[Tensor]  # at which the scaling's norm is attained, float64
-    filter: Tensor  # scaled, of the active groups, float64
-    factored: Tensor  # the filter times the series' factor, in the weight's dtype
-    series: Series
-    norm: float  # upper bound on ||J|| of the scaled filter
-    factored_norm: float  # and of the filter times the factor
-    interval: float  # the norms up to which the series is made for
-    gain: float  # upper bound on the norm of the series
-    exact: dict[tuple[str, tuple[int, int]], Tensor]  # exponentials that engines keep, by map size
 
 
 class SkewOrthogonal(nn.Module):
@@ -166,7 +127,7 @@ class SkewOrthogonal(nn.Module):
             # Weights are constants here: what is kept of them is what the bounds speak of.
             with torch.no_grad():
                 operand, series = self._evaluation_operand(self.explicit_engine(size), size, sign)
-                matrices = self._kept_matrices(size) if series else None
+                matrices = self._evaluated().explicit(size) if series else None
             if series is None:
                 return with_channels(apply_dense(maps, operand), channels)
             result = explicit_polynomial(
@@ -182,37 +143,12 @@ class SkewOrthogonal(nn.Module):
 
     def exponential_step(self, signal: Signal, size: tuple[int, int]) -> Step:
         """The rounding of `exponential` with explicit products, on maps of this size after a stride."""
-        evaluation = self._evaluated()
-        gain = evaluation.gain
-        if not isfinite(gain):
-            return Step(inf, inf, inf)
-        entries = self._active_channels * size[0] * size[1]
-        if self.explicit_engine(size) == "dense":
-            with torch.no_grad():
-                matrix = self._evaluation_operand("dense", size, 1)[0]
-            return products(
-                signal, length=matrix.shape[-1], magnitude=absolute_norm(matrix), gain=gain, outputs=entries
-            )
-        error = horner_error(
-            evaluation.series.coefficients,
-            norm=evaluation.factored_norm,
-            magnitude=absolute_filter_norm(evaluation.factored, self.active_groups),
-            length=explicit_length(evaluation.factored, size, self.padding_mode),
-            size=signal.computed,
-            entries=entries,
-        )
-        return Step(up(gain * signal.norm), gain, error)
+        with torch.no_grad():
+            return self._evaluated().step(signal, self.explicit_engine(size), size)
 
     def facts(self, size: tuple[int, int]) -> dict[str, Any]:
         """What the bound of the exponential rests on, for maps of this size: engine, degree, bounds, interval."""
-        evaluation, engine = self._evaluated(), self.explicit_engine(size)
-        series = engine == "series"
-        return {
-            "engine": engine,
-            "norm_bound": evaluation.norm,
-            "degree": len(evaluation.series.coefficients) - 1 if series else None,
-            "interval": evaluation.interval if series else None,
-        }
+        return self._evaluated().facts(self.explicit_engine(size))
 
     def explicit_engine(self, size: tuple[int, int]) -> str:
         """The engine that certificates take for maps of this size: Fourier transforms give way to the series."""
@@ -243,7 +179,7 @@ class SkewOrthogonal(nn.Module):
         with torch.no_grad():
             weight = self.filter()[: self._active_channels].double()
             gain = polynomial_gain(
-                self._training_series.coefficients, _norm_bound(weight * self._training_series.factor)
+                self._training_series.coefficients, norm_bound(weight * self._training_series.factor)
             )
         return max(gain, 1.0)
 
@@ -294,7 +230,8 @@ class SkewOrthogonal(nn.Module):
         self.scaling.store(vectors)
         if engine == "series":
             return weight, series
-        return self._matrices(engine, weight, size, series.coefficients), None
+        coefficients = series.coefficients
+        return exponential_matrices(engine, weight, size, self.active_groups, self.padding_mode, coefficients), None
 
     def _evaluation_operand(self, engine: str, size: tuple[int, int], sign: int) -> tuple[Tensor, Series | None]:
         evaluation = self._evaluated()
@@ -304,91 +241,28 @@ class SkewOrthogonal(nn.Module):
             weight = self.scaling.scaled(skew, evaluation.vectors, factor)[0]
             if engine == "series":
                 return weight.to(self.weight.dtype), evaluation.series
-            return self._matrices(engine, weight, size).to(_dtype_of(engine, self.weight.dtype)), None
+            exact = exponential_matrices(engine, weight, size, self.active_groups, self.padding_mode)
+            return exact.to(exact_dtype(engine, self.weight.dtype)), None
         if engine == "series":
             return evaluation.factored if sign > 0 else -evaluation.factored, evaluation.series
-        key = (engine, self._size_that_matters(size))
-        if key not in evaluation.exact:
-            finite = isfinite(evaluation.gain)
-            dtype = _dtype_of(engine, self.weight.dtype)
-            # Outside inference mode, so that the matrices can later take part in a differentiable evaluation.
-            with torch.inference_mode(False), torch.no_grad():
-                exact = self._matrices(engine, evaluation.filter, size)
-                evaluation.exact[key] = contraction(exact, dtype) if finite else exact.to(dtype)
-        exact = evaluation.exact[key]
+        exact = evaluation.exact(engine, size)
         return exact if sign > 0 else exact.mH, None
 
     def _kept(self, size: tuple[int, int]) -> list[Tensor]:
         """In evaluation without gradients: what the series makes of the filter for maps of this size."""
         if self.training or (torch.is_grad_enabled() and self.weight.requires_grad) or torch.is_autocast_enabled():
             return []
-        evaluation = self._evaluated()
-        key = ("series", size)
-        if key not in evaluation.exact:
-            tensors = operator_tensors(evaluation.factored, size, self.active_groups, self.padding_mode)
-            if not tensors:
-                return []
-            (evaluation.exact[key],) = tensors
-        return [evaluation.exact[key]]
-
-    def _kept_matrices(self, size: tuple[int, int]) -> Tensor | None:
-        evaluation = self._evaluated()
-        key = ("explicit", size)
-        if key not in evaluation.exact:
-            # Outside inference mode, so that they can later take part in a differentiable evaluation.
-            with torch.inference_mode(False), torch.no_grad():
-                matrices = explicit_matrices(evaluation.factored, size, self.active_groups, self.padding_mode)
-            if matrices is None:
-                return None
-            evaluation.exact[key] = matrices
-        return evaluation.exact[key]
-
-    def _matrices(
-        self, engine: str, weight: Tensor, size: tuple[int, int], coefficients: Sequence[float] | None = None
-    ) -> Tensor:
-        """The exponential, or the polynomial in its place, as matrices."""
-        size = self._size_that_matters(size)
-        if engine == "spectral":
-            return spectral_exponential(weight, size, self.active_groups, coefficients=coefficients)
-        return dense_exponential(weight, size, self.active_groups, self.padding_mode, coefficients=coefficients)
-
-    def _size_that_matters(self, size: tuple[int, int]) -> tuple[int, int]:
-        return (1, 1) if self.kernel_size == (1, 1) and self.engine != "spectral" else size
+        return self._evaluated().operator(size)
 
     def _evaluated(self) -> Evaluation:
         return self._cache.get(self.weight, self._evaluate)
 
     def _evaluate(self) -> Evaluation:
         skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
-        vectors = self.scaling.converged(skew)
-        scaled = self.scaling.scaled(skew, vectors)[0]
-        bound = _norm_bound(scaled)
-        # The interval leaves room for the rounding of the filter and of its norm below.
-        interval = bound * (1 + 1e-3 * torch.finfo(self.weight.dtype).eps ** 0.5) + _ROOM if isfinite(bound) else 1.0
-        series = self._series(interval, self.eval_terms, self.eval_tolerance)
-        exactly = scaled * series.factor
-        factored = exactly.to(self.weight.dtype)
-        # A filter of Frobenius norm e moves J by at most sqrt(kh kw) e.
-        moved = float((factored.double() - exactly).norm()) * sqrt(self.kernel_size[0] * self.kernel_size[1])
-        factored_norm = (bound * series.factor + moved) * (1 + 1e-12)
-        gain = polynomial_gain(series.coefficients, factored_norm)
-        gain = max(gain, 1.0) if isfinite(gain) else inf
-        return Evaluation(vectors, scaled, factored, series, bound, factored_norm, interval, gain, {})
+        return evaluate(skew, self.scaling, self._evaluation_series, self.padding_mode, self.weight.dtype)
 
-
-def _norm_bound(weight: Tensor) -> float:
-    """An upper bound on ||J|| for a scaled filter: the smaller of two, of which one is tight where that is cheap."""
-    channels = weight.shape[1]
-    groups = len(weight) // channels
-    reshaped = reshaped_filter_bound(weight, groups)
-    for most, grid in _GRIDS:
-        if channels <= most and max(weight.shape[-2:]) <= grid // 2:
-            return min(symbol_bound(weight, groups, grid), reshaped)
-    return reshaped
-
-
-def _dtype_of(engine: str, dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.complex32) if engine == "spectral" else dtype
+    def _evaluation_series(self, norm: float) -> Series:
+        return self._series(norm, self.eval_terms, self.eval_tolerance)
 
 
 def map_size(shape: tuple[int, ...]) -> tuple[int, int]:

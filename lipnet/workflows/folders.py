@@ -1,5 +1,6 @@
 """Where a run keeps its files: a new folder, or that of the run which it resumes."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -37,12 +38,13 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
 
 
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
-    """The subfolder for what each start of a run writes for itself: none for the first, one for every resumption."""
-    return (
-        ""
-        if ckpt_path is None or starts_from(ckpt_path, transfer)
-        else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
-    )
+    """The subfolder for what each start of a run writes for itself: none for the first, one for every resumption.
+
+    A job that Slurm has requeued is resumed, though its command is that of the first start.
+    """
+    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    first = ckpt_path is None or starts_from(ckpt_path, transfer)
+    return "" if first and not requeued else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
 
 
 # Cached: the time of day is asked for once in a process, however often the folder is.

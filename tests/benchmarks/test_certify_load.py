@@ -20,6 +20,6 @@ def test_time_and_memory_are_those_of_the_command(tmp_path: Path, tiny_checkpoin
 
 
 def test_rows() -> None:
-    rows = rows_of([Load(1000, 30.0, 20.0, 500 * MIB), Load(10000, 210.0, 200.0, 501 * MIB)], 2)
-    assert rows[0][1] == "20 s, 50.0 images/s; the whole command 30 s"
+    rows = rows_of([Load(1000, 30.0, 20.0, 500 * MIB, 2.0), Load(10000, 210.0, 200.0, 501 * MIB, 2.04)], 2)
+    assert rows[0][1] == "20 s, 50.0 images/s; the whole command 30 s; load 2.0"
     assert rows[3] == ("Peak of resident memory, 10,000 images", "501 MiB")

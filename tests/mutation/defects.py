@@ -5,6 +5,7 @@ Most have been somebody's: in published code, or in an earlier state of a certif
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import lipnet.functional.pairwise
 import lipnet.functional.skew
 import lipnet.layers.activations
 import lipnet.layers.arguments
-import lipnet.layers.skew_orthogonal
+import lipnet.layers.evaluation
 import lipnet.metrics.functional
 from lipnet.certify import PGD, certify
 from lipnet.certify.attacks import geometry
@@ -43,7 +44,8 @@ from lipnet.functional.margins import certified_radius, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.layers import GSSOC, Normalize, NormalizedLinear
 from lipnet.layers.cache import WeightCache
-from lipnet.layers.skew_orthogonal import Evaluation, Series, SkewOrthogonal
+from lipnet.layers.evaluation import Evaluation, Series
+from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint
 from tests.mutation.planting import Plant, attribute, edit, replace
@@ -80,7 +82,7 @@ def _five_terms(self: SkewOrthogonal) -> Evaluation:
     """The evaluation as it is, with the gain that belongs to it, and Taylor's polynomial of degree 5 instead."""
     right = _evaluate(self)
     series = Series(*monic_polynomial(taylor_coefficients(5)))
-    return right._replace(series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
+    return dataclasses.replace(right, series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
 
 
 _series = SkewOrthogonal._series
@@ -238,7 +240,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: taken for what the scaling aims at",
-        attribute(lipnet.layers.skew_orthogonal, "_norm_bound", lambda weight: 1.0),
+        attribute(lipnet.layers.evaluation, "norm_bound", lambda weight: 1.0),
         [GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous"],
     ),
     Defect(

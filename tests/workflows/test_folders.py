@@ -66,6 +66,12 @@ def test_each_resumption_has_a_subfolder() -> None:
     datetime.strptime(name, "resumed_%Y-%m-%d_%H-%M-%S")
 
 
+@pytest.mark.parametrize(("restarts", "resumed"), [("0", False), ("1", True), ("12", True)])
+def test_a_requeued_job_is_a_resumption(monkeypatch: pytest.MonkeyPatch, restarts: str, resumed: bool) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert resumption(None).startswith("resumed_") == resumed
+
+
 class Clock(datetime):
     """Goes on by a minute whenever it is looked at."""
 

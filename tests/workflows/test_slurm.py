@@ -75,10 +75,11 @@ def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, envi
     assert 0 < content_of(run / "hpc_ckpt_1.ckpt")["global_step"] < EPOCHS * 21
     assert not (run / "summary.json").exists()
 
-    again = start(run, environment)
+    again = start(run, {**environment, "SLURM_RESTART_COUNT": "1"})
     printed = again.communicate(timeout=300)[0]
     assert again.returncode == 0, printed
     assert "hpc_ckpt_1.ckpt" in printed
+    assert len(list(run.glob("csv/**/metrics.csv"))) == 2, "the figures of the first start are gone"
     printed = alone.communicate(timeout=300)[0]
     assert alone.returncode == 0, printed
     one, other = (content_of(folder / "checkpoints" / "last.ckpt") for folder in (run, whole))
