@@ -78,7 +78,8 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
 
     Raises:
         TypeError: names the module that has no rule.
-        ValueError: names a parameter or buffer of another dtype than float64, and as `lipschitz_bound`.
+        ValueError: names a parameter of another dtype than float64, or a module with such results, and as
+            `lipschitz_bound`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin
@@ -114,6 +115,8 @@ def run_in_order(
         for path, module in _in_order("", model):
             shape = tuple(maps.shape[1:])
             maps = module(maps)
+            if maps.dtype != reference.dtype:
+                raise ValueError(f"{path} ({type(module).__name__}) turns {reference.dtype} into {maps.dtype}")
             modules.append((path, module, shape, tuple(maps.shape[1:])))
     return modules
 
@@ -127,10 +130,10 @@ def _rounded_up(bound: float) -> float:
 
 
 def _check_dtypes(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float64:
             raise ValueError(
-                f"rounding is bounded in float64 alone, but {name} is {tensor.dtype}: call model.double() first"
+                f"rounding is bounded in float64 alone, but {name} is {parameter.dtype}: call model.double() first"
             )
 
 

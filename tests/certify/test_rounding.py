@@ -265,6 +265,23 @@ def test_other_dtypes_are_refused() -> None:
         rounding_bounds(model, (1, 2, 2))
 
 
+def test_results_in_other_dtypes_are_refused() -> None:
+    class Rounded(Shouting):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float()
+
+    with pytest.raises(ValueError, match=r"1 \(Rounded\) turns torch\.float64 into torch\.float32"):
+        rounding_bounds(nn.Sequential(nn.Flatten(), Rounded()).eval(), (1, 2, 2))
+
+
+def test_constants_in_float32_are_exact() -> None:
+    """Numbers that meet float64 are converted, which rounds nothing."""
+    model = nn.Sequential(Normalize([0.3], 0.21), nn.Flatten(), nn.Linear(4, 3).double()).eval()
+    assert model[0].mean.dtype == torch.float32
+    x = images(2, 1, 2, 2)
+    assert 0 < measured(model, x) <= rounding_bounds(model, (1, 2, 2)).logits
+
+
 def test_training_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="in training mode"):
         rounding_bounds(nn.Flatten(), (1, 2, 2))

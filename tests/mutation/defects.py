@@ -31,6 +31,7 @@ from lipnet.certify.bound import check_running, children_in_order
 from lipnet.certify.certification import rows_of
 from lipnet.certify.precision import ieee_arithmetic
 from lipnet.certify.report import _all_rows
+from lipnet.certify.rounding import _step_of
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     monic_polynomial,
@@ -40,8 +41,9 @@ from lipnet.functional import (
     symbol_bound,
     taylor_coefficients,
 )
-from lipnet.functional.margins import certified_radius, round_down, top_margin
+from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
+from lipnet.functional.rounding_error import accumulated
 from lipnet.layers import GSSOC, Normalize, NormalizedLinear
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.evaluation import Evaluation, Series
@@ -198,6 +200,35 @@ DEFECTS = [
         "radius: computed with every rounding to nearest",
         replace(certified_radius, _to_nearest),
         [MARGINS + "test_radius_never_exceeds_the_exact_quotient"],
+    ),
+    Defect(
+        "rounding: E is dropped",
+        replace(less_errors, lambda margins, errors: margins),
+        [
+            MARGINS + "test_errors_of_the_logits_are_taken_off_and_rounded_down",
+            PAIRWISE + "test_the_error_of_each_pair_is_taken_off_twice",
+            CERTIFICATES + "test_the_radius_is_never_more_than_without_rounding",
+        ],
+    ),
+    Defect(
+        "rounding: E is taken off once, for the image alone",
+        edit(certified_radius, "2 * math.sqrt(2) * error", "math.sqrt(2) * error"),
+        [MARGINS + "test_a_margin_within_the_errors_certifies_nothing"],
+    ),
+    Defect(
+        "rounding: sums of any length round once",
+        replace(accumulated, lambda roundings: 2.0**-53),
+        ["tests/functional/test_rounding_error.py::test_accumulated_roundings_are_gamma"],
+    ),
+    Defect(
+        "rounding: a module without a rule is taken for exact",
+        edit(_step_of, "raise TypeError(", "return exact(signal)\n    raise TypeError("),
+        ["tests/certify/test_rounding.py::test_a_module_without_a_rule_is_named"],
+    ),
+    Defect(
+        "rounding: Fourier transforms are taken, which it does not bound",
+        attribute(SkewOrthogonal, "explicit_engine", lambda self, size: self.choice(1, size).engine),
+        ["tests/certify/test_deviation.py::test_the_fourier_transforms_of_a_network_are_seen"],
     ),
     Defect(
         "radius: written rounded to nearest",
