@@ -71,7 +71,7 @@ def main() -> None:
     data_dir, run_dir = (Path(argument).absolute() for argument in sys.argv[1:3])
     run(
         "train.py",
-        "experiment=gs_soc_4",
+        "experiment=table3/gs_soc_4",
         "trainer=cpu",
         "trainer.max_epochs=1",
         "model.depth=5",
