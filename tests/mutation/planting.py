@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import sys
 import textwrap
@@ -75,7 +74,7 @@ def planted(plant: Plant | None) -> Iterator[None]:
 
 
 def _clear_caches() -> None:
-    for cached in gc.get_objects():
-        # By its type: asking an object for its class may run code of its own.
-        if type(cached) is _lru_cache_wrapper and (cached.__module__ or "").startswith("lipnet"):
-            cached.cache_clear()
+    for module in lipnet_modules():
+        for value in vars(module).values():
+            if isinstance(value, _lru_cache_wrapper):
+                value.cache_clear()
