@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from lipnet.layers import GSSOC, SOC, SOC1d, SOCLinear, SOCTranspose
 from tests.oracles import dense_jacobian, spectral_norm
 from tests.properties.cases import Fill, Record, drawn, examples, kinds, scales, seeds
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES, WEIGHTS = 100, 5
 # For each layer its settings, with a size of maps that it takes.

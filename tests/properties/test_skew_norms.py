@@ -20,6 +20,8 @@ from tests.properties.cases import (
     skew_settings,
 )
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 150
 
 
