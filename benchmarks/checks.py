@@ -1,10 +1,11 @@
 """The mutation suite and the property tests, with what they found as figures.
 
-    python -m benchmarks.checks
+    python -m benchmarks.checks [mutation] [properties]
 
-Runs both, and writes results/reliability/mutation.json and results/reliability/properties.json.
+Runs one of them or both, and writes results/reliability/mutation.json and results/reliability/properties.json.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -62,12 +63,26 @@ def property_rows(recorder: Recorder) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Run both suites, and write what they found."""
-    tests = Path(ROOT, "tests")
-    properties = run(str(tests / "properties"))
-    write_figures("properties", "Bounds of random and adversarial filters", 22, property_rows(properties))
-    mutations = run("-m", "mutation", str(tests / "mutation"))
-    write_figures("mutation", "Planted defects", 21, mutation_rows(mutations))
+    """Run the suites that are asked for, and write what they found."""
+    suites = {"mutation": _mutation, "properties": _properties}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", metavar="suite", help="mutation, properties; both by default")
+    names = parser.parse_args().suites or list(suites)
+    unknown = sorted(set(names) - set(suites))
+    if unknown:
+        parser.error(f"there are the suites {', '.join(suites)}, received {', '.join(unknown)}")
+    for name in names:
+        suites[name]()
+
+
+def _mutation() -> None:
+    recorder = run("-m", "mutation", str(Path(ROOT, "tests", "mutation")))
+    write_figures("mutation", "Planted defects", 21, mutation_rows(recorder))
+
+
+def _properties() -> None:
+    recorder = run(str(Path(ROOT, "tests", "properties")))
+    write_figures("properties", "Bounds of random and adversarial filters", 22, property_rows(recorder))
 
 
 if __name__ == "__main__":
