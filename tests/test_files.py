@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from lipnet.files import whole_file
+from lipnet.files import whole_file, whole_files
+from tests.full_disk import room_for
 
 
 class Interruption(BaseException):
@@ -70,3 +72,56 @@ def test_two_files_at_the_same_time(tmp_path: Path) -> None:
         two.write(b"2")
     assert (tmp_path / "one").read_bytes() == b"1"
     assert (tmp_path / "two").read_bytes() == b"2"
+
+
+def write_three(folder: Path, content: bytes, error: type[BaseException] | None = None) -> None:
+    with whole_files(*(folder / name for name in "abc")) as files:
+        for file in files:
+            file.write(content)
+        if error is not None:
+            raise error("in the middle")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    write_three(tmp_path / "new", b"1")
+    assert contents(tmp_path / "new") == dict.fromkeys("abc", b"1")
+    write_three(tmp_path / "new", b"2")
+    assert contents(tmp_path / "new") == dict.fromkeys("abc", b"2")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Interruption])
+def test_an_error_leaves_all_of_them_as_they_were(tmp_path: Path, error: type[BaseException]) -> None:
+    write_three(tmp_path, b"1")
+    with pytest.raises(error, match="in the middle"):
+        write_three(tmp_path, b"2", error)
+    assert contents(tmp_path) == dict.fromkeys("abc", b"1")
+
+
+def test_a_full_disk_leaves_all_of_them_as_they_were(tmp_path: Path) -> None:
+    write_three(tmp_path, b"1")
+    with room_for(1000), pytest.raises(OSError, match="File too large"):
+        write_three(tmp_path, bytes(2000))
+    assert contents(tmp_path) == dict.fromkeys("abc", b"1")
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_the_last_one_is_there_only_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    """As if the process were killed after some of the renamings."""
+    write_three(tmp_path, b"1")
+    left, replace = iter(range(renamed)), os.replace
+
+    def killed(source: str, target: Path) -> None:
+        if next(left, None) is None:
+            raise Interruption("killed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Interruption):
+        write_three(tmp_path, b"2")
+    assert contents(tmp_path) == {name: b"2" if "ab".index(name) < renamed else b"1" for name in "ab"}

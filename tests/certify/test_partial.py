@@ -17,6 +17,7 @@ from lipnet.certify import certify_dataset
 from lipnet.certify.certificate_file import Row
 from lipnet.certify.partial import CertifiedBatch, PartialCertification
 from lipnet.certify.report import FILES, PARTIAL
+from tests.full_disk import room_for
 
 SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
 BATCHES = [CertifiedBatch(number, (Row(number, 1, 1, "0.123456789", 1),) * 3) for number in range(5)]
@@ -188,3 +189,23 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     PartialCertification.begin(tmp_path / "partial", {"tuple": (1, 2)})
     assert json.loads((tmp_path / "partial" / "settings.json").read_text()) == {"tuple": [1, 2]}
     PartialCertification.begin(tmp_path / "partial", {"tuple": (1, 2)}, resume=True)
+
+
+@pytest.mark.parametrize("room", [250, 1000, 3000])
+def test_a_full_disk_leaves_the_files_of_before_and_what_is_certified(
+    tmp_path: Path, model: nn.Module, batches: Batches, room: int
+) -> None:
+    """There is room for no batch, for some of them, and for all of them but not for the files."""
+    certified(tmp_path, model, batches, 10)
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    with room_for(room), pytest.raises(OSError, match="File too large"):
+        certified(tmp_path, model, batches, replace=True)
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
+    assert {path.name for path in tmp_path.iterdir()} <= {*FILES, PARTIAL}
+    if room > 250:
+        assert PartialCertification(tmp_path / PARTIAL).batches()
+        certified(tmp_path, model, batches, resume=True)
+    else:
+        certified(tmp_path, model, batches, replace=True)
+    certified(tmp_path / "whole", model, batches)
+    assert (tmp_path / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import resource
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 
 from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
 from lipnet.models.archive import read_archive, write_archive
+from tests.full_disk import room_for
 
 
 @pytest.fixture
@@ -85,13 +85,8 @@ def test_a_limit_of_the_system_leaves_the_last_good_checkpoint(
 ) -> None:
     """The system itself refuses to write more than half of the file."""
     before = tiny_checkpoint.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            save_checkpoint(tiny_checkpoint, tiny_model, tiny_config, digits_dataset)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(len(before) // 2), pytest.raises(OSError, match="File too large"):
+        save_checkpoint(tiny_checkpoint, tiny_model, tiny_config, digits_dataset)
     assert tiny_checkpoint.read_bytes() == before
     assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
     assert load_checkpoint(tiny_checkpoint).dataset == digits_dataset
