@@ -18,6 +18,7 @@ from lipnet.functional import (
     reshaped_filters,
     reshaped_norm,
     skew_filter,
+    spectral_norm_bound,
     start_vectors,
     symbol_bound,
     top_vectors,
@@ -313,3 +314,14 @@ def test_start_vectors(dtype: torch.dtype) -> None:
     # Every frequency and every channel has its share, so that hardly any filter maps them to zero.
     spectrum = torch.fft.fft2(vectors.double()).abs()
     assert float(spectrum.min()) > 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (9, 4)])
+def test_the_bound_on_a_matrix_is_its_norm_rounded_up(shape: tuple[int, int], scale: float) -> None:
+    torch.manual_seed(0)
+    matrix = scale * torch.randn(shape, dtype=torch.float64)
+    norm = float(torch.linalg.svdvals(matrix)[0])
+    assert norm <= spectral_norm_bound(matrix) <= norm * (1 + 1e-9)
+    matrix[0, 0] = float("nan")
+    assert spectral_norm_bound(matrix) == float("inf")
