@@ -57,6 +57,7 @@ class Evaluation:
         gain: upper bound on the norm of the series; infinite if the weights are not finite.
         groups: that are active.
         padding_mode: of the convolution.
+        kept: what engines keep, by their name and the size of the maps.
     """
 
     vectors: list[Tensor]
@@ -69,40 +70,40 @@ class Evaluation:
     gain: float
     groups: int
     padding_mode: str
-    _kept: dict[tuple[str, tuple[int, int]], Tensor] = field(default_factory=dict)
+    kept: dict[tuple[str, tuple[int, int]], Tensor] = field(default_factory=dict)
 
     def exact(self, engine: str, size: tuple[int, int]) -> Tensor:
         """The exponential as the spectral or the dense engine keeps it for maps of this size: of norm 1 at most."""
         key = (engine, size_that_matters(self.filter, engine, size))
-        if key not in self._kept:
+        if key not in self.kept:
             dtype = exact_dtype(engine, self.factored.dtype)
             # Outside inference mode, so that the matrices can later take part in a differentiable evaluation.
             with torch.inference_mode(False), torch.no_grad():
                 exact = exponential_matrices(engine, self.filter, size, self.groups, self.padding_mode)
-                self._kept[key] = contraction(exact, dtype) if isfinite(self.gain) else exact.to(dtype)
-        return self._kept[key]
+                self.kept[key] = contraction(exact, dtype) if isfinite(self.gain) else exact.to(dtype)
+        return self.kept[key]
 
     def operator(self, size: tuple[int, int]) -> list[Tensor]:
         """What the series makes of the filter for maps of this size, if that is worth keeping."""
         key = ("series", size)
-        if key not in self._kept:
+        if key not in self.kept:
             tensors = operator_tensors(self.factored, size, self.groups, self.padding_mode)
             if not tensors:
                 return []
-            (self._kept[key],) = tensors
-        return [self._kept[key]]
+            (self.kept[key],) = tensors
+        return [self.kept[key]]
 
     def explicit(self, size: tuple[int, int]) -> Tensor | None:
         """The matrices of the factored filter for maps so small that explicit products take these; None for others."""
         key = ("explicit", size)
-        if key not in self._kept:
+        if key not in self.kept:
             # Outside inference mode, so that they can later take part in a differentiable evaluation.
             with torch.inference_mode(False), torch.no_grad():
                 matrices = explicit_matrices(self.factored, size, self.groups, self.padding_mode)
             if matrices is None:
                 return None
-            self._kept[key] = matrices
-        return self._kept[key]
+            self.kept[key] = matrices
+        return self.kept[key]
 
     def step(self, signal: Signal, engine: str, size: tuple[int, int]) -> Step:
         """The rounding of the exponential by explicit products, on maps of this size."""

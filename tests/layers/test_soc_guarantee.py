@@ -242,7 +242,7 @@ def test_in_single_precision(settings: dict[str, Any]) -> None:
     matrix = convolution_matrix(evaluation.factored, 6, 4, layer.active_groups, layer.padding_mode)
     polynomial = of_a_matrix(evaluation.series.coefficients, matrix)
     assert spectral_norm(polynomial) <= layer.lipschitz_bound() * (1 + 1e-13)
-    exact = [tensor for (kind, _), tensor in evaluation.exact.items() if kind != "series"]
+    exact = [tensor for (kind, _), tensor in evaluation.kept.items() if kind != "series"]
     assert len(exact) == (settings.get("engine") != "series")
     for matrices in exact:
         assert matrices.dtype in (torch.float32, torch.complex64)
