@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-_ROUNDS = 5
+_ROUNDS = 20
 _MATRIX = {"cpu": 2048}
 _LARGE_MATRIX = 8192
 _COPIED = {"cpu": 2**26}
