@@ -88,10 +88,12 @@ def render(folder: Path = FOLDER, page: Path = PAGE) -> str:
 
 
 def running_command() -> str:
-    """The module that was started by ``python -m``, or the script, with its arguments."""
+    """The module that was started by ``python -m``, or the script, with its arguments; where files are on this machine
+    concerns nobody."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = ["-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *started, *sys.argv[1:]])
+    arguments = ["PATH" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    return shlex.join(["python", *started, *arguments])
 
 
 def machine() -> str:

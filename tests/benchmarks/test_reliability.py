@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reliability import KEYS, render, write_figures
+from benchmarks.reliability import KEYS, render, running_command, write_figures
 
 
 def test_what_is_written_is_on_the_page_in_order(tmp_path: Path) -> None:
@@ -44,3 +44,8 @@ def test_no_figures_or_half_ones_make_no_page(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"half\.json lacks command, order, machine"):
         render(tmp_path, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
+
+
+def test_the_command_tells_no_paths_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["measure.py", "--data-dir", str(tmp_path), "--flips", "10"])
+    assert running_command().endswith(" --data-dir PATH --flips 10")
