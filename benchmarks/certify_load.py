@@ -107,7 +107,11 @@ def main() -> None:
     rows = rows_of(loads, arguments.threads)
     for measured, seen in rows:
         print(f"{measured}: {seen}")
-    write_figures("certify_load", "Certification of a whole test set", 32, rows, folder=arguments.output)
+    # Where the data are is this machine's own.
+    command = "python -m benchmarks.certify_load --data-dir DATA"
+    write_figures(
+        "certify_load", "Certification of a whole test set", 32, rows, command=command, folder=arguments.output
+    )
 
 
 if __name__ == "__main__":
