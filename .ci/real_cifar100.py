@@ -28,7 +28,7 @@ def run(*command: str) -> None:
 
 def summary_of(folder: Path) -> dict[str, object]:
     content = json.loads((folder / "summary.json").read_text())
-    own = ("wall_seconds", "checkpoint")
+    own = ("wall_seconds", "checkpoint", "sha256")
     return {key: value for key, value in content.items() if key not in own}
 
 
