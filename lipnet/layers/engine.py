@@ -13,9 +13,10 @@ _DENSE_ENTRIES_OF_FEW_PIXELS = 1024
 _FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
 # What passes over the maps cost for each of their numbers, in multiplications at the speed of convolutions: for each
-# convolution with circular padding, which copies; and for the transforms there and back, forward and backward
-# (benchmarks/engines.py).
-_PASSES_OF_A_WRAPPED_CONVOLUTION = 300
+# convolution with circular padding, which copies, and with groups into another layout, too; and for the transforms
+# there and back, forward and backward (benchmarks/engines.py).
+_PASSES_OF_A_WRAPPED_CONVOLUTION = 20
+_PASSES_OF_A_WRAPPED_GROUPED_CONVOLUTION = 300
 _PASSES_OF_THE_TRANSFORMS = 1050
 # Many small complex products, of four real ones each, reach a fraction of the speed of convolutions.
 _COMPLEX_PRODUCT = 2.7 * 4
@@ -36,6 +37,7 @@ class Situation(NamedTuple):
     batch: int
     terms: int  # degree of the polynomial that the series would need
     training: bool
+    groups: int = 1  # that are computed
 
 
 class Choice(NamedTuple):
@@ -91,8 +93,10 @@ def _circular(situation: Situation) -> Choice:
     pixels = situation.batch * height * width
     taps = situation.kernel_size[0] * situation.kernel_size[1]
     slowness = max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
+    grouped = situation.groups > 1
+    passes = _PASSES_OF_A_WRAPPED_GROUPED_CONVOLUTION if grouped else _PASSES_OF_A_WRAPPED_CONVOLUTION
     # Multiplications for each channel, in all three products of a forward and a backward pass.
-    convolution = 3 * taps * situation.channels * slowness + _PASSES_OF_A_WRAPPED_CONVOLUTION
+    convolution = 3 * taps * situation.channels * slowness + passes
     series = situation.terms * convolution * pixels
     frequencies = height * (width // 2 + 1)
     matrices = products_of_a_polynomial(situation.terms) * situation.channels + situation.batch

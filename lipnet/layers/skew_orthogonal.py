@@ -208,9 +208,16 @@ class SkewOrthogonal(nn.Module):
         return self.weight if self.active_groups == self.groups else self.weight[: self._active_channels]
 
     def _choice(self, batch: int, size: tuple[int, int]) -> Choice:
-        terms = len(self._training_series.coefficients) - 1
-        channels = self.weight.shape[1]
-        situation = Situation(self.padding_mode, self.kernel_size, channels, size, batch, terms, self.training)
+        situation = Situation(
+            padding_mode=self.padding_mode,
+            kernel_size=self.kernel_size,
+            channels=self.weight.shape[1],
+            size=size,
+            batch=batch,
+            terms=len(self._training_series.coefficients) - 1,
+            training=self.training,
+            groups=self.active_groups,
+        )
         return choose_engine(self.engine, situation)
 
     def _series(self, norm: float, terms: int | None, tolerance: float) -> Series:

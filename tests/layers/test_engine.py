@@ -42,6 +42,9 @@ def test_with_zero_padding(changes: dict[str, Any], engine: str, reason: str) ->
         ({"size": (2, 2), "batch": 10**6}, "series", "fewer than 16 pixels"),
         ({"batch": 10**6}, "spectral", "a polynomial at each frequency is cheaper than the series"),
         ({"batch": 1, "channels": 512}, "series", "for this batch the series is cheaper"),
+        # Groups make convolutions dearer, not the matrices at each frequency.
+        ({"channels": 8}, "series", "for this batch the series is cheaper"),
+        ({"channels": 8, "groups": 4}, "spectral", "a polynomial at each frequency is cheaper than the series"),
     ],
 )
 def test_with_circular_padding(changes: dict[str, Any], engine: str, reason: str) -> None:
