@@ -24,15 +24,7 @@ TITLE = "Rounding: the bound that radii cover, and what is measured"
 RADIUS = 36 / 255
 _STEPS, _BATCH = 80, 64
 _CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
-_DIGITS = {
-    "depth": 3,
-    "stages": 3,
-    "initial_channels": 8,
-    "in_channels": 1,
-    "image_size": 8,
-    "mean": [0.3053],
-    "std": 0.3759,
-}
+_DIGITS = {"depth": 3, "stages": 3, "initial_channels": 8, "in_channels": 1, "image_size": 8}
 
 
 class Case(NamedTuple):
@@ -50,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     rows: list[tuple[str, str]] = []
-    for case in _cases(options.images):
+    for case in cases(options.images):
         torch.manual_seed(0)
         rows += measure(case, options.repeats)
         print(*(f"{what}: {seen}" for what, seen in rows[-5:]), sep="\n", flush=True)
@@ -95,7 +87,8 @@ def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
     return min(seconds[1:])
 
 
-def _cases(images: int) -> list[Case]:
+def cases(images: int) -> list[Case]:
+    """The networks, with so many images of CIFAR's size each."""
     circular = partial(SOC, padding_mode="circular")
     return [
         Case("LipConvNet-15 GS-SOC (4, -)", partial(_large, partial(GSSOC, groups=(4, None)), MaxMinPermuted, images)),
