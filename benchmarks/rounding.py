@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--repeats", type=int, default=2, help="of each time that is measured, of which the least counts"
     )
     options = parser.parse_args(arguments)
+    # The threads of one process that wait for each other take processor time, too.
+    torch.set_num_threads(1)
     rows: list[tuple[str, str]] = []
     for case in cases(options.images):
         torch.manual_seed(0)
