@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.rounding import Case, measure
+from benchmarks.rounding import Case, cases, measure
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -24,3 +24,13 @@ def test_five_rows_for_a_network() -> None:
     assert 0 <= float(deployed) < float(bound) < float(single.split(",")[0])
     assert float(cost.split(",")[0]) > 0
     assert float(ratio) > 0
+
+
+def test_the_trained_network_is_one_of_the_cases() -> None:
+    """Its deployed and its float32 logits are measured on the digits' test images."""
+    torch.manual_seed(0)
+    case = cases(images=1)[0]
+    rows = measure(case, repeats=1)
+    assert "trained on the digits" in case.name
+    assert "on 359 images" in rows[2][0]
+    assert 0 < float(rows[0][1]) < 1e-8
