@@ -27,6 +27,7 @@ from lipnet.layers import (
     Normalize,
     NormalizedLinear,
     NormPool2d,
+    Residual,
     SOCTranspose,
 )
 from lipnet.structured import OrthogonalMap
@@ -64,6 +65,8 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
         for child in module:
             x = _evaluate(child, x)
         return x
+    if isinstance(module, Residual):
+        return mpmath.mpf(module.skip) * x + mpmath.mpf(module.branch) * _evaluate(module.body, x)
     if isinstance(module, GSSOC):
         for child in (module.shuffle, module.spatial, module.second_shuffle, module.pointwise):
             x = _evaluate(child, x)
@@ -232,6 +235,11 @@ def _max_pool(layer: nn.MaxPool2d, x: Exact) -> Exact:
     return x.reshape(len(x), x.shape[1] // size, size, x.shape[2] // size, size).max(axis=(2, 4))
 
 
+def _means(x: Exact, height: int, width: int) -> Exact:
+    windows = x.reshape(len(x), x.shape[1] // height, height, x.shape[2] // width, width)
+    return windows.sum(axis=(2, 4)) / mpmath.mpf(height * width)
+
+
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     SOC: _soc,
     SOCTranspose: _soc_transpose,
@@ -247,6 +255,8 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     OrthogonalMap: _orthogonal_map,
     ChannelShuffle: _shuffle,
     nn.MaxPool2d: _max_pool,
+    nn.AvgPool2d: lambda layer, x: _means(x, *layer.kernel_size),
+    nn.AdaptiveAvgPool2d: lambda _, x: _means(x, *x.shape[1:]),
     nn.Flatten: lambda _, x: x.ravel(),
     nn.Identity: lambda _, x: x,
     nn.Dropout: lambda _, x: x,

@@ -1,11 +1,13 @@
 """An upper bound on the Lipschitz constant of a model, by a rule for each kind of module."""
 
 from collections.abc import Callable
-from math import prod, sqrt
+from fractions import Fraction
+from math import inf, isfinite, prod, sqrt
 
 from torch import Tensor, nn
 
-from lipnet.functional import product_up, reshaped_filters, spectral_norm_bound
+from lipnet.functional import product_up, reshaped_filters, round_up, spectral_norm_bound, square_root_up
+from lipnet.layers.residual import Residual
 
 Rule = Callable[[nn.Module], float]
 
@@ -17,7 +19,8 @@ def lipschitz_bound(model: nn.Module) -> float:
     """An upper bound on the Lipschitz constant of ``model`` (L2 to L2), from its inputs to its outputs.
 
     Modules that answer ``lipschitz_bound()`` themselves are asked; modules of torch have a rule here, found by their
-    exact class; an ``nn.Sequential`` multiplies. A module without either is an error: nothing is ever taken for 1.
+    exact class; an ``nn.Sequential`` multiplies, a `lipnet.layers.Residual` adds. A module without any of these is an
+    error: nothing is ever taken for 1.
 
     Args:
         model: in evaluation mode.
@@ -68,6 +71,11 @@ def bound_of(path: str, module: nn.Module) -> float:
     children = children_in_order(path, module)
     if children is not None:
         return product_up(bound_of(*child) for child in children)
+    if type(module) is Residual:
+        body = bound_of(f"{path}.body".strip("."), module.body)
+        if not isfinite(body):
+            return inf
+        return round_up(Fraction(abs(module.skip)) + Fraction(abs(module.branch)) * Fraction(body))
     own = getattr(module, "lipschitz_bound", None)
     if callable(own):
         return float(own())
@@ -127,6 +135,29 @@ def _leaky_relu(module: nn.Module) -> float:
     return max(1.0, abs(module.negative_slope))
 
 
+def _avg_pool2d(module: nn.Module) -> float:
+    """A mean of n pixels is the product with a vector of length 1 / sqrt(n); windows that do not overlap share none."""
+    assert isinstance(module, nn.AvgPool2d)
+    if module.stride != module.kernel_size or module.padding not in (0, (0, 0)):
+        raise ValueError(f"{module} has windows that overlap, have gaps or are padded, for which there is no rule")
+    if module.ceil_mode or module.divisor_override is not None:
+        raise ValueError(f"{module} has ceil_mode or divisor_override, for which there is no rule")
+    return square_root_up(Fraction(1, window_of(module)))
+
+
+def window_of(module: nn.AvgPool2d) -> int:
+    """How many pixels are averaged."""
+    size = module.kernel_size
+    return size * size if isinstance(size, int) else prod(size)
+
+
+def _adaptive_avg_pool2d(module: nn.Module) -> float:
+    assert isinstance(module, nn.AdaptiveAvgPool2d)
+    if module.output_size not in (1, (1, 1)):
+        raise ValueError(f"{module} has windows that may overlap; the rule covers an output of 1 x 1")
+    return 1.0
+
+
 def _max_pool2d(module: nn.Module) -> float:
     assert isinstance(module, nn.MaxPool2d)
     if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)):
@@ -137,6 +168,8 @@ def _max_pool2d(module: nn.Module) -> float:
 
 
 _RULES: dict[type[nn.Module], Rule] = {
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
+    nn.AvgPool2d: _avg_pool2d,
     nn.Conv2d: _conv2d,
     nn.Dropout: _one,
     nn.Flatten: _one,

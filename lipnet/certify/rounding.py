@@ -7,16 +7,18 @@ from math import ceil, frexp, inf, isfinite, ldexp, prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.bound import bound_of, check_running, children_in_order
+from lipnet.certify.bound import bound_of, check_running, children_in_order, window_of
 from lipnet.certify.logits import declared_pairwise
 from lipnet.certify.precision import dot_product_arithmetic
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import (
     ELEMENTARY,
+    TINY,
     Signal,
     Step,
     absolute_filter_norm,
     absolute_norm,
+    accumulated,
     elementwise,
     euclidean_norm,
     exact,
@@ -24,6 +26,7 @@ from lipnet.functional.rounding_error import (
     up,
 )
 from lipnet.layers.explicit import explicit_products
+from lipnet.layers.residual import Residual
 
 Rule = Callable[[nn.Module, Signal, tuple[int, ...]], Step]
 # Path, module, shape of the samples that come in, what the module does.
@@ -148,6 +151,8 @@ def _in_order(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+    if type(module) is Residual:
+        return _residual(path, module, signal)
     own = getattr(module, "rounding_step", None)
     name = f"{path or 'the model'} ({type(module).__name__})"
     try:
@@ -161,6 +166,22 @@ def _step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...
     raise TypeError(
         f"{name} has no rule for its rounding: give it a method rounding_step(signal, shape), see "
         "lipnet.functional.rounding_error"
+    )
+
+
+def _residual(path: str, module: Residual, signal: Signal) -> Step:
+    """The body's modules one after another, and two products and a sum for each entry."""
+    inside, body = signal, exact(signal)
+    for inner_path, inner, _, result in run_in_order(module.body, signal.shape):
+        step = _step_of(f"{path}.body.{inner_path}".strip("."), inner, inside, result)
+        inside, body = inside.after(step, result), body.then(step)
+    skip, branch = abs(module.skip), abs(module.branch)
+    sizes = skip * signal.computed + branch * inside.computed
+    underflow = TINY * sqrt(signal.entries) * (4 + skip + branch)
+    return Step(
+        up(skip * signal.norm + branch * body.norm),
+        up(skip + branch * body.gain),
+        up(branch * body.error + accumulated(2) * sizes + underflow),
     )
 
 
@@ -220,6 +241,20 @@ def _bias_norm(bias: Tensor | None, times: int) -> float:
     return 0.0 if bias is None else up(euclidean_norm(bias) * sqrt(times))
 
 
+def _avg_pool2d(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+    assert isinstance(module, nn.AvgPool2d)
+    return _means(module, signal, shape, window_of(module))
+
+
+def _adaptive_avg_pool2d(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+    return _means(module, signal, shape, prod(signal.shape[1:]))
+
+
+def _means(module: nn.Module, signal: Signal, shape: tuple[int, ...], count: int) -> Step:
+    gain = bound_of("", module)
+    return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
+
+
 def _leaky_relu(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
     return elementwise(signal, roundings=1, gain=bound_of("", module))
 
@@ -229,6 +264,8 @@ def _tanh(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
 
 
 _RULES: dict[type[nn.Module], Rule] = {
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
+    nn.AvgPool2d: _avg_pool2d,
     nn.Conv2d: _conv2d,
     nn.Dropout: _exactly,
     nn.Flatten: _exactly,

@@ -9,6 +9,7 @@ from lipnet.layers.householder import Householder, HouseholderOrder2
 from lipnet.layers.linear import SOCLinear
 from lipnet.layers.normalize import Normalize
 from lipnet.layers.pooling import NormPool2d
+from lipnet.layers.residual import Residual
 from lipnet.layers.shuffle import ChannelShuffle
 from lipnet.layers.soc import SOC
 from lipnet.layers.transpose import SOCTranspose
@@ -24,6 +25,7 @@ __all__ = [
     "NormPool2d",
     "Normalize",
     "NormalizedLinear",
+    "Residual",
     "SOC1d",
     "SOCLinear",
     "SOCTranspose",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from lipnet import layers
 from lipnet.certify import lipschitz_bound
 from tests.oracles import dense_jacobian, spectral_norm
 
@@ -123,6 +124,10 @@ MODULES = {
     "maximum pool": (lambda: nn.MaxPool2d(2), 1.0),
     "oblong maximum pool": (lambda: nn.MaxPool2d((1, 2)), 1.0),
     "padded maximum pool": (lambda: nn.MaxPool2d(3, padding=1, ceil_mode=True), 1.0),
+    "mean pool": (lambda: nn.AvgPool2d(2), 0.5),
+    "oblong mean pool": (lambda: nn.AvgPool2d((1, 4)), 0.5),
+    "residual": (lambda: layers.Residual(nn.LeakyReLU(3.0)), 2.0),
+    "residual that subtracts": (lambda: layers.Residual(nn.LeakyReLU(-1.0), skip=-1.0, branch=0.5), 1.5),
     "pixel shuffle": (lambda: nn.PixelShuffle(2), 1.0),
     "pixel unshuffle": (lambda: nn.PixelUnshuffle(2), 1.0),
     "channel shuffle": (lambda: nn.ChannelShuffle(2), 1.0),
@@ -213,6 +218,22 @@ def test_a_module_without_a_rule_is_named(module: nn.Module) -> None:
         lipschitz_bound(model)
 
 
+def test_a_residual_block_is_bounded_by_what_it_holds() -> None:
+    """Against the Jacobian, nested, and with the path of what has no rule inside."""
+    body = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), layers.Residual(nn.Conv2d(2, 2, 1), skip=1.0, branch=1.0))
+    block = layers.Residual(body, skip=0.25, branch=0.5).double().eval()
+    norm = jacobian_norm(block, torch.zeros(2, 4, 4, dtype=torch.float64))
+    inner = lipschitz_bound(body[0]) * (1 + lipschitz_bound(body[1].body))
+    assert norm <= lipschitz_bound(block) <= (0.25 + 0.5 * inner) * ROUNDING
+    with pytest.raises(TypeError, match=r"0\.body\.1 \(GELU\) has no rule"):
+        lipschitz_bound(nn.Sequential(layers.Residual(nn.Sequential(nn.ReLU(), nn.GELU()))).eval())
+
+
+def test_the_mean_of_all_pixels_shrinks() -> None:
+    assert lipschitz_bound(nn.AdaptiveAvgPool2d(1).eval()) == 1.0
+    assert jacobian_norm(nn.AdaptiveAvgPool2d(1).eval(), torch.zeros(2, 4, 4, dtype=torch.float64)) <= 1
+
+
 def test_a_single_module_without_a_rule_is_the_model() -> None:
     with pytest.raises(TypeError, match=r"the model \(GELU\) has no rule"):
         lipschitz_bound(nn.GELU().eval())
@@ -223,6 +244,11 @@ def test_a_single_module_without_a_rule_is_the_model() -> None:
     [
         (nn.MaxPool2d(3, stride=2), "windows that overlap"),
         (nn.MaxPool2d(2, dilation=2), "windows that overlap"),
+        (nn.AvgPool2d(3, stride=2), "windows that overlap"),
+        (nn.AvgPool2d(2, padding=1), "are padded"),
+        (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
+        (nn.AvgPool2d(2, divisor_override=1), "divisor_override"),
+        (nn.AdaptiveAvgPool2d(2), "covers an output of 1 x 1"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'.*'zeros' and 'circular'"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate"), "padding_mode 'replicate'"),
     ],

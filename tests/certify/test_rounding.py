@@ -24,6 +24,7 @@ from lipnet.layers import (
     Normalize,
     NormalizedLinear,
     NormPool2d,
+    Residual,
     SOC1d,
     SOCLinear,
     SOCTranspose,
@@ -116,6 +117,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "steep LeakyReLU": (lambda: nn.Sequential(nn.Linear(4, 9), nn.LeakyReLU(-3.7)), (4,)),
     "ReLU": (lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU()), (4,)),
     "Tanh": (lambda: nn.Tanh(), (200,)),
+    "AvgPool2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.AvgPool2d((2, 3))), (2, 4, 6)),
+    "AdaptiveAvgPool2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1)), (2, 3, 5)),
+    "Residual": (lambda: Residual(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), MaxMin()), skip=0.3), (2, 4, 4)),
+    "Residual in another": (
+        lambda: nn.Sequential(nn.Linear(6, 6), Residual(Residual(nn.Linear(6, 6), branch=-1.7), skip=0.1)),
+        (6,),
+    ),
     "MaxPool2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.MaxPool2d(2)), (2, 4, 4)),
 }
 
