@@ -94,18 +94,18 @@ def layer_table(layers: Sequence[Layer]) -> Table:
         title="Bounds of the layers",
         caption="constant: Lipschitz bound; rounding: share of E. Modules of constant 1 without rounding are left out",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    for name in ("layer", "kind", "input", "engine"):
-        table.add_column(name, overflow="fold")
-    for name in ("norm of J", "degree", "interval", "constant", "rounding"):
+    # Shapes and intervals are left to the summary, for the table to fit 80 columns.
+    for name in ("layer", "kind", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("norm of J", "degree", "constant", "rounding"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer in layers:
         if layer.constant == 1 and not layer.rounding and layer.engine is None:
             continue
-        numbers = (layer.norm_bound, layer.interval, layer.constant, layer.rounding)
-        norm, interval, constant, rounding = ("-" if value is None else f"{value:.4g}" for value in numbers)
-        degree = "-" if layer.degree is None else str(layer.degree)
-        shape = " x ".join(map(str, layer.input_shape))
-        row = (layer.path, layer.kind, shape, layer.engine or "-", norm, degree, interval, constant, rounding)
-        table.add_row(*row)
+        numbers = ((layer.norm_bound, ".4g"), (layer.degree, "d"), (layer.constant, ".4g"), (layer.rounding, ".1e"))
+        norm, degree, constant, rounding = ("-" if value is None else format(value, how) for value, how in numbers)
+        table.add_row(layer.path, layer.kind, layer.engine or "-", norm, degree, constant, rounding)
     return table
