@@ -21,25 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.digits_network import CONFIG
 from benchmarks.reliability import write_figures
 from lipnet.certify import read_certificates, read_summary
 from lipnet.models import build_model, save_checkpoint
 from lipnet.models.archive import UNREADABLE, read_archive
 from lipnet.workflows import certify_checkpoint
 
-NETWORK = {
-    "_target_": "lipnet.models.LipConvNet",
-    "num_classes": 10,
-    "depth": 6,
-    "stages": 3,
-    "initial_channels": 16,
-    "in_channels": 1,
-    "image_size": 8,
-    "conv": {"_target_": "lipnet.layers.GSSOC", "_partial_": True, "groups": [4, None]},
-    "activation": {"_target_": "lipnet.layers.MaxMinPermuted", "_partial_": True},
-    "mean": [0.3053],
-    "std": 0.3759,
-}
 NOTICED, SAME, OTHER = "noticed", "read as written", "read as something else"
 NOTICES = (*UNREADABLE, csv.Error, MemoryError)
 Reader = Callable[[Path], Any]
@@ -108,7 +96,7 @@ def _outcome(path: Path, read: Reader, written: Any) -> str:
 def measure(folder: Path, checkpoint: Path | None, flips: int, seed: int) -> dict[str, dict[str, Counter[str]]]:
     own = folder / "network.ckpt"
     torch.manual_seed(seed)
-    save_checkpoint(own, build_model(NETWORK), NETWORK, {"name": "digits", "seed": 0, "validation_fraction": 0.1})
+    save_checkpoint(own, build_model(CONFIG), CONFIG, {"name": "digits", "seed": 0, "validation_fraction": 0.1})
     certify_checkpoint(own, folder / "certified", device="cpu")
     if checkpoint is not None:
         own.write_bytes(checkpoint.read_bytes())

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.digits_network import stacked, trained_network
 from benchmarks.reliability import write_figures
 from lipnet.certify import Evidence, explicit_arithmetic
 from lipnet.data import DigitsDataModule
@@ -23,9 +24,8 @@ from lipnet.models import LipConvNet
 
 TITLE = "Rounding: the bound that radii cover, and what is measured"
 RADIUS = 36 / 255
-_STEPS, _BATCH = 80, 64
+_STEPS = 80
 _CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
-_DIGITS = {"depth": 3, "stages": 3, "initial_channels": 8, "in_channels": 1, "image_size": 8}
 
 
 class Case(NamedTuple):
@@ -110,23 +110,8 @@ def _large(
 
 
 def _trained() -> tuple[nn.Module, Tensor]:
-    data = DigitsDataModule(augment=False)
-    images, labels = _tensors(data.training_dataset())
-    model = LipConvNet(
-        10, conv=partial(GSSOC, groups=(4, None)), activation=MaxMinPermuted, mean=[0.3053], std=0.3759, **_DIGITS
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(_STEPS):
-        batch = torch.randint(0, len(images), (_BATCH,))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
-        optimizer.step()
-    return model, _tensors(data.evaluation_dataset("test"))[0]
-
-
-def _tensors(dataset: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
-    return torch.stack(images).float(), torch.tensor(labels)
+    images, _ = stacked(DigitsDataModule(augment=False).evaluation_dataset("test"))
+    return trained_network(steps=_STEPS, depth=3, initial_channels=8), images
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class SkewOrthogonal(nn.Module):
             return with_channels(apply(maps.to(self.weight.dtype), operand), channels)
 
     def _explicit_exponential(self, maps: Tensor, channels: int, sign: int) -> Tensor:
-        """The same by the kept matrix or by Horner's rule, whose rounding `lipnet.layers.rounding` bounds."""
+        """The same by the kept matrix or by Horner's rule, whose rounding `exponential_step` bounds."""
         size = (maps.shape[-2], maps.shape[-1])
         with torch.autocast(maps.device.type, enabled=False):
             # Weights are constants here: what is kept of them is what the bounds speak of.

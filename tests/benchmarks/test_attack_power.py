@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.attack_power import CONFIG, FACTORS, measured, stacked, trained_network
+from benchmarks.attack_power import FACTORS, measured
+from benchmarks.digits_network import CONFIG, stacked, trained_network
 from lipnet.data import DigitsDataModule
 from lipnet.models import build_model
 
