@@ -1,10 +1,12 @@
 """Arithmetic for certification: no TF32, no bfloat16, no autocast; convolutions as sums of products."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from lipnet.temporary import attribute_set
 
 
 @contextmanager
@@ -12,16 +14,8 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32 and float64 as float64, whatever the process is set to; restored at the end."""
     backends: Any = torch.backends
     switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        try:
-            for switch in switches:
-                switch.fp32_precision = "ieee"
-            yield
-        finally:
-            for switch, precision in zip(switches, before, strict=True):
-                switch.fp32_precision = precision
+    with torch.autocast(device.type, enabled=False), attribute_set(switches, "fp32_precision", "ieee"):
+        yield
 
 
 @contextmanager
@@ -30,12 +24,5 @@ def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
     Winograd's or a Fourier transform: what a bound on the rounding needs. Restored at the end."""
     backends: Any = torch.backends
     libraries = (backends.cudnn, backends.mkldnn)
-    before = [library.enabled for library in libraries]
-    with ieee_arithmetic(device):
-        try:
-            for library in libraries:
-                library.enabled = False
-            yield
-        finally:
-            for library, enabled in zip(libraries, before, strict=True):
-                library.enabled = enabled
+    with ieee_arithmetic(device), attribute_set(libraries, "enabled", False):
+        yield

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.temporary import attribute_set
 
 
 @contextmanager
@@ -30,11 +31,5 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
         True
     """
     layers = [module for module in model.modules() if isinstance(module, SkewOrthogonal)]
-    before = [layer.explicit for layer in layers]
-    try:
-        for layer in layers:
-            layer.explicit = True
+    with attribute_set(layers, "explicit", True):
         yield
-    finally:
-        for layer, explicit in zip(layers, before, strict=True):
-            layer.explicit = explicit
