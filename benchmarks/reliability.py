@@ -18,6 +18,7 @@ from typing import Any
 
 from lipnet import __version__
 from lipnet.files import whole_file
+from lipnet.training.run_record import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "reliability"
@@ -100,7 +101,7 @@ def machine() -> str:
     """The processor and how many of its cores there are for this process."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count()
-    return f"{cores} cores, {_processor()}"
+    return f"{cores} cores, {processor()}"
 
 
 def commit() -> str:
@@ -115,13 +116,6 @@ def commit() -> str:
 def _git(*arguments: str) -> str | None:
     answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> dict[str, Any]:

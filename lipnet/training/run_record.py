@@ -106,14 +106,14 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """What a process on this device computes with: processor, its usable cores, torch's threads, accelerator."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": usable,
         "threads": torch.get_num_threads(),
         "accelerator": _accelerator(device),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, which Linux says in a file alone."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
