@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import PADDING_MODES, same_convolution, same_convolution_weight_gradient
-from lipnet.functional.short_maps import LONGEST, bilinear_form
+from lipnet.functional.short_maps import bilinear_form, has_bilinear_form
+
+# From so many channels in a group on, products of channels are faster than convolutions on maps of 4 pixels a side.
+_CHANNELS_WORTH_FOUR_PIXELS = 256
 
 
 class ConvolutionOperator(Protocol):
@@ -41,7 +44,7 @@ class ConvolutionOperator(Protocol):
 
 def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> list[Tensor]:
     """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
-    if not _is_short(size, weight):
+    if not _takes_products(size, weight, padding_mode):
         return []
     taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight).taps
     channels = weight.shape[1]
@@ -55,24 +58,35 @@ def convolution_operator(
 ) -> ConvolutionOperator:
     """The cheapest form of the convolution for maps like x.
 
-    On maps of at most 2 x 2 pixels: a few products of channels. On the CPU in float32: the blocked layout of its
-    library, into and out of which every convolution would otherwise convert. Else: the convolution as it is.
+    On maps of at most 2 x 2 pixels, and of 4 x 4 if the channels are many: a few products of channels. On the CPU in
+    float32: the blocked layout of its library, into and out of which every convolution would otherwise convert. Else:
+    the convolution as it is.
 
     Raises:
         ValueError: for another padding mode than ``"zeros"`` and ``"circular"``.
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
-    if _is_short((x.shape[-2], x.shape[-1]), weight):
+    if _takes_products((x.shape[-2], x.shape[-1]), weight, padding_mode):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
     return _Direct(weight, groups, padding_mode)
 
 
-def _is_short(size: tuple[int, int], weight: Tensor) -> bool:
-    """Whether a few products of channels do; a 1 x 1 kernel needs no more than one for all pixels anyway."""
-    return size == (1, 1) or (max(size) <= LONGEST and weight.shape[-2:] != (1, 1))
+def _takes_products(size: tuple[int, int], weight: Tensor, padding_mode: str) -> bool:
+    """Whether a few products of channels do, and are cheaper; a 1 x 1 kernel needs one for all pixels anyway."""
+    kernel_size = (weight.shape[-2], weight.shape[-1])
+    if size == (1, 1):
+        return True
+    if kernel_size == (1, 1) or not has_bilinear_form(size, kernel_size, padding_mode):
+        return False
+    # The forms for four pixels round more: not for half precision; on accelerators they were not measured.
+    return max(size) <= 2 or (
+        weight.shape[1] >= _CHANNELS_WORTH_FOUR_PIXELS
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+    )
 
 
 def _has_blocked_layout(x: Tensor) -> bool:
@@ -164,7 +178,7 @@ class _Blocked(_Direct):
 
 
 class _Products:
-    """Maps of at most 2 x 2 pixels as (groups, B c/groups, H W), and K as a product of channels for each of r forms."""
+    """Maps of few pixels as (groups, B c/groups, H W), and K as a product of channels for each of r forms."""
 
     def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]) -> None:
         self.batch, self.weight, self.groups = len(x), weight, groups

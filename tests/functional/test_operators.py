@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import same_convolution, skew_filter
+from lipnet.functional import operators, same_convolution, skew_filter
 from lipnet.functional.operators import ConvolutionOperator, convolution_operator, operator_tensors
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
@@ -18,12 +18,18 @@ FORMS = [
     pytest.param(torch.float64, "zeros", (2, 2), id="products"),
     pytest.param(torch.float64, "circular", (1, 2), id="products-circular"),
     pytest.param(torch.float32, "zeros", (1, 1), id="products-of-a-pixel"),
+    pytest.param(torch.float64, "zeros", (4, 2), id="products-of-four-pixels"),
     pytest.param(torch.float32, "zeros", (3, 5), id="blocked"),
     pytest.param(torch.float64, "zeros", (3, 5), id="direct"),
     pytest.param(torch.float32, "circular", (3, 5), id="direct-circular"),
     pytest.param(torch.float64, "zeros", (1, 5), id="direct-small-maps"),
 ]
 KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
+
+
+@pytest.fixture(autouse=True)
+def few_channels_are_worth_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "_CHANNELS_WORTH_FOUR_PIXELS", 1)
 
 
 class Case:
@@ -159,3 +165,27 @@ def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
 def test_other_padding_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"padding_mode must be one of \('zeros', 'circular'\), received 'replicate'"):
         convolution_operator(torch.zeros(1, 2, *size), torch.zeros(2, 2, 3, 3), 1, "replicate")
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "dtype", "padding_mode", "products"),
+    [
+        (256, (4, 4), torch.float32, "zeros", True),
+        (255, (4, 4), torch.float32, "zeros", False),
+        (256, (4, 4), torch.bfloat16, "zeros", False),
+        (256, (4, 4), torch.float32, "circular", False),
+        (256, (4, 3), torch.float32, "zeros", False),
+        (2, (2, 2), torch.bfloat16, "zeros", True),
+    ],
+)
+def test_products_where_they_are_cheaper(
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    padding_mode: str,
+    products: bool,
+) -> None:
+    monkeypatch.undo()
+    weight = torch.zeros(channels, channels, 3, 3, dtype=dtype)
+    assert bool(operator_tensors(weight, size, 1, padding_mode)) is products

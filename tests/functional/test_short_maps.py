@@ -1,4 +1,4 @@
-"""Bilinear forms of convolutions on at most 2 x 2 pixels against the convolutions' dense matrices."""
+"""Bilinear forms of convolutions on at most 4 x 4 pixels against the convolutions' dense matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lipnet.functional import PADDING_MODES
-from lipnet.functional.short_maps import bilinear_form
+from lipnet.functional.short_maps import bilinear_form, has_bilinear_form
 from tests.oracles import convolution_matrix, to_numpy
 
 
@@ -17,7 +17,11 @@ from tests.oracles import convolution_matrix, to_numpy
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3), (3, 5), (5, 5)])
 def test_forms_are_the_convolution(kernel: tuple[int, int], padding_mode: str) -> None:
     weight = torch.randn(1, 1, *kernel, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for size in product((1, 2), repeat=2):
+    for size in product((1, 2, 4), repeat=2):
+        if not has_bilinear_form(size, kernel, padding_mode):
+            assert 4 in size
+            assert padding_mode == "circular" or kernel != (3, 3)
+            continue
         form = bilinear_form(size, kernel, padding_mode)
         matrix = form.output @ torch.diag(form.taps @ weight.flatten()) @ form.input
         expected = convolution_matrix(weight, *size, padding_mode=padding_mode)
@@ -29,6 +33,26 @@ def test_the_number_of_products(padding_mode: str, products: int) -> None:
     assert len(bilinear_form((1, 1), (3, 3), padding_mode).taps) == 1
     assert len(bilinear_form((1, 2), (3, 3), padding_mode).taps) == products
     assert len(bilinear_form((2, 2), (3, 3), padding_mode).taps) == products**2
+
+
+def test_four_pixels_take_six_products_a_dimension() -> None:
+    assert len(bilinear_form((1, 4), (1, 3), "zeros").taps) == 6
+    assert len(bilinear_form((4, 2), (3, 3), "zeros").taps) == 18
+    assert len(bilinear_form((4, 4), (3, 3), "zeros").taps) == 36
+    others = [((4, 4), (3, 5), "zeros"), ((4, 4), (3, 3), "circular"), ((3, 2), (3, 3), "zeros")]
+    assert not any(has_bilinear_form(*each) for each in others)
+
+
+def test_rounding_of_four_pixels_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 64, 4, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(64, 64, 3, 3, generator=generator, dtype=torch.float64)
+    form = bilinear_form((4, 4), (3, 3), "zeros").to(torch.zeros(1, dtype=torch.float32))
+    spread = torch.einsum("rp,bcp->rbc", form.input, x.float().flatten(2))
+    products = torch.einsum("rbc,roc->rbo", spread, torch.einsum("rt,oct->roc", form.taps, weight.float().flatten(2)))
+    result = torch.einsum("pr,rbo->bop", form.output, products).view_as(x)
+    expected = torch.nn.functional.conv2d(x, weight, padding=1)
+    assert (result - expected).norm() <= 1.5e-6 * expected.norm()
 
 
 def test_forms_in_another_dtype() -> None:
