@@ -1,6 +1,7 @@
 """How a convolution that is applied many times in a row is best computed: in which layout, as what."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Protocol
 
 import torch
@@ -8,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import PADDING_MODES, same_convolution, same_convolution_weight_gradient
-from lipnet.functional.short_maps import bilinear_form, has_bilinear_form
+from lipnet.functional.short_maps import bilinear_form, has_bilinear_form, transform
 
-# From so many channels in a group on, products of channels are faster than convolutions on maps of 4 pixels a side.
-_CHANNELS_WORTH_FOUR_PIXELS = 256
+# From so many channels on, products of channels are faster than convolutions on maps of four and eight pixels a side.
+_CHANNELS_WORTH_TILES = 128
 
 
 class ConvolutionOperator(Protocol):
@@ -44,7 +45,7 @@ class ConvolutionOperator(Protocol):
 
 def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> list[Tensor]:
     """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
-    if not _takes_products(size, weight, padding_mode):
+    if not _takes_products(size, weight, groups, padding_mode):
         return []
     taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight).taps
     channels = weight.shape[1]
@@ -58,32 +59,33 @@ def convolution_operator(
 ) -> ConvolutionOperator:
     """The cheapest form of the convolution for maps like x.
 
-    On maps of at most 2 x 2 pixels, and of 4 x 4 if the channels are many: a few products of channels. On the CPU in
-    float32: the blocked layout of its library, into and out of which every convolution would otherwise convert. Else:
-    the convolution as it is.
+    On maps of at most 2 x 2 pixels, and of tiles of 4 x 4 if the channels are many: a few products of channels. On
+    the CPU in float32: the blocked layout of its library, into and out of which every convolution would otherwise
+    convert. Else: the convolution as it is.
 
     Raises:
         ValueError: for another padding mode than ``"zeros"`` and ``"circular"``.
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
-    if _takes_products((x.shape[-2], x.shape[-1]), weight, padding_mode):
+    if x.numel() > 0 and _takes_products((x.shape[-2], x.shape[-1]), weight, groups, padding_mode):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
     return _Direct(weight, groups, padding_mode)
 
 
-def _takes_products(size: tuple[int, int], weight: Tensor, padding_mode: str) -> bool:
+def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_mode: str) -> bool:
     """Whether a few products of channels do, and are cheaper; a 1 x 1 kernel needs one for all pixels anyway."""
     kernel_size = (weight.shape[-2], weight.shape[-1])
     if size == (1, 1):
         return True
     if kernel_size == (1, 1) or not has_bilinear_form(size, kernel_size, padding_mode):
         return False
-    # The forms for four pixels round more: not for half precision; on accelerators they were not measured.
+    # The forms of tiles round more: not for half precision; on accelerators they were not measured.
     return max(size) <= 2 or (
-        weight.shape[1] >= _CHANNELS_WORTH_FOUR_PIXELS
+        groups == 1
+        and weight.shape[1] >= _CHANNELS_WORTH_TILES
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
     )
@@ -178,7 +180,7 @@ class _Blocked(_Direct):
 
 
 class _Products:
-    """Maps of few pixels as (groups, B c/groups, H W), and K as a product of channels for each of r forms."""
+    """Maps of few pixels as (H W, groups B c/groups), and K as a product of channels for each of r forms."""
 
     def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]) -> None:
         self.batch, self.weight, self.groups = len(x), weight, groups
@@ -191,34 +193,37 @@ class _Products:
         self._collected: list[tuple[Tensor, Tensor]] = []
 
     def enter(self, maps: Tensor) -> Tensor:
-        if maps.dim() == 3:
+        if maps.dim() == 2:
             return maps
-        entries = self.batch * self.weight.shape[1]
-        grouped = maps.reshape(self.batch, self.groups, self.weight.shape[1], self._pixels).transpose(0, 1)
-        return grouped.reshape(self.groups, entries, self._pixels)
+        entries = self.batch * maps.shape[1]
+        if self.groups == 1:
+            return maps.reshape(entries, self._pixels).t().contiguous()
+        grouped = maps.reshape(self.batch, self.groups, maps.shape[1] // self.groups, self._pixels)
+        return grouped.permute(3, 1, 0, 2).reshape(self._pixels, entries)
 
     def leave(self, maps: Tensor) -> Tensor:
-        grouped = maps.view(self.groups, self.batch, self.weight.shape[1], *self.size).transpose(0, 1)
-        return grouped.reshape(self.batch, self.weight.shape[0], *self.size)
+        channels = self._channels(maps)
+        grouped = maps.view(self._pixels, self.groups, self.batch, channels // self.groups).permute(2, 1, 3, 0)
+        return grouped.reshape(self.batch, channels, *self.size)
 
     def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
-        products = torch.bmm(self._spread(maps), self.matrices.mT)
-        return self._gather(products, maps.reshape(-1, self._pixels), shift, sign).view_as(maps)
+        return self._gather(torch.bmm(self._spread(maps), self.matrices.mT), maps, shift, sign)
 
     def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
         products = torch.bmm(self._spread(maps), self.matrices[:, :channels].mT)
-        own = maps.view(self.batch, self.weight.shape[0], self._pixels)[:, :channels].reshape(-1, self._pixels)
-        return self._gather(products, own, shift, 1).view(self.batch, channels, *self.size)
+        return self.leave(self._gather(products, self._first(maps, channels).flatten(1), shift, 1))
 
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
-        channels = maps.shape[1]
-        products = torch.bmm(self._spread(maps), self.matrices[..., :channels].mT)
-        result = self._gather(products, None, 0.0, -1).view(self.batch, self.weight.shape[0], *self.size)
-        result[:, :channels].add_(maps, alpha=shift)
-        return self.enter(result)
+        first, channels = self.enter(maps), maps.shape[1]
+        result = self._gather(torch.bmm(self._spread(first), self.matrices[..., :channels].mT), None, 0.0, -1)
+        own = self._first(result, channels)
+        own.add_(first.view_as(own), alpha=shift)
+        return result
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
-        gathered = self._products_of(self.form.output.mT * sign, gradient)
+        # The gradient may be that of the first channels, as (B, first channels, H, W).
+        first, *others = (factor.mT for factor in self.form.output)
+        gathered = self._products_of((first * sign, *others), self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
         self._collected.append((F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)))
 
@@ -231,17 +236,34 @@ class _Products:
         del gathered, spread
         return (matrices.view(len(self.form.taps), -1).mT @ self.form.taps).view_as(self.weight)
 
+    def _channels(self, maps: Tensor) -> int:
+        """Of all groups, of maps in this form."""
+        return maps.shape[1] // self.batch
+
+    def _first(self, maps: Tensor, channels: int) -> Tensor:
+        """A view of the first channels of one group: (H W, B, channels)."""
+        return maps.view(self._pixels, self.batch, self._channels(maps))[..., :channels]
+
     def _spread(self, maps: Tensor) -> Tensor:
-        """(r groups, B, channels): what the filter's matrices are multiplied with."""
+        """(r groups, tiles B, channels): what the filter's matrices are multiplied with."""
         return self._products_of(self.form.input, maps)
 
-    def _products_of(self, form: Tensor, maps: Tensor) -> Tensor:
-        channels = maps.shape[1] if maps.dim() == 4 else self.weight.shape[1]
-        products = form @ maps.reshape(-1, self._pixels).mT
-        return products.view(len(form) * self.groups, self.batch, channels)
+    def _products_of(self, factors: Sequence[Tensor], maps: Tensor) -> Tensor:
+        products = transform(factors, maps)
+        matrices = len(self.form.taps) * self.groups
+        channels = self._channels(maps) // self.groups
+        # A form for tiles has as many rows for each matrix, and one group.
+        tiles = products.shape[0] // len(self.form.taps)
+        return products.view(matrices, tiles * self.batch, channels)
 
     def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
-        """The pixels (entries, H W) that the products make, plus shift times those that there were."""
-        lines = products.reshape(len(self.form.taps), products.numel() // len(self.form.taps)).mT
-        output = self.form.output.mT * sign
-        return lines @ output if own is None or shift == 0 else torch.addmm(own, lines, output, beta=shift)
+        """The pixels that the products make, plus shift times those that there were."""
+        first, *others = self.form.output
+        rows = prod(factor.shape[1] for factor in self.form.output)
+        lines = products.view(rows, products.numel() // rows)
+        factors = (first * sign, *others)
+        if own is None or shift == 0:
+            return transform(factors, lines)
+        if others:
+            return transform(factors, lines).add_(own, alpha=shift)
+        return torch.addmm(own, factors[0], lines, beta=shift)

@@ -1,15 +1,16 @@
-"""Convolutions on maps of at most 4 x 4 pixels with fewer products of channels than pairs of pixels.
+"""Convolutions on maps of at most 8 x 8 pixels with fewer products of channels than pairs of pixels.
 
 With zero padding a 3-tap convolution of two pixels is y_0 = t_0 x_0 + t_1 x_1, y_1 = t_-1 x_0 + t_0 x_1. Three products
 are enough:
 
     y_0 = t_0 (x_0 + x_1) + (t_1 - t_0) x_1,    y_1 = t_0 (x_0 + x_1) + (t_-1 - t_0) x_0,
 
-and with circular padding two, for x_0 + x_1 and x_0 - x_1. With four pixels, the outputs are coefficients of the
-product of the polynomials sum_k x_k z^k and t_1 + t_0 z + t_-1 z^2, which has degree 5: the values of both at five
-points, and their leading coefficients, give them by six products instead of ten. In two dimensions the forms nest: nine
-or four products instead of sixteen on 2 x 2 pixels, 36 instead of 100 on 4 x 4. Each is a matrix product of channels,
-for the whole batch.
+and with circular padding two, for x_0 + x_1 and x_0 - x_1. Four pixels and three taps are the polynomials
+sum_k x_k z^k and t_1 + t_0 z + t_-1 z^2, whose product has degree 5: the values of both at five points, and their
+leading coefficients, give its coefficients by six products. The middle four belong to the pixels themselves, the outer
+ones to the neighbours: eight pixels are two such tiles, which share the values of the taps. In two dimensions the forms
+nest: nine or four products instead of sixteen on 2 x 2 pixels, 36 instead of 100 on 4 x 4, 144 instead of 484 on 8 x 8.
+Each is a matrix product of channels, for the whole batch.
 
 Source: bilinear algorithms for Toeplitz and circulant products and, for four pixels, Toom-Cook: Winograd, "Arithmetic
 Complexity of Computations", 1980.
@@ -27,29 +28,43 @@ from torch import Tensor
 # Points at which polynomials are multiplied, besides infinity. In float32 a product is then within 1e-6 of its size,
 # with the usual points 0, 1, -1, 2, -2 within 2e-6, summed directly within 2e-7 (64 channels).
 _POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
+_TILE = 4
 
 
 class BilinearForm(NamedTuple):
-    """y = output @ ((taps @ filter) * (input @ x)): r products for kh kw taps and maps of P pixels.
+    """y = output ((taps @ filter) * (input x)): r products for kh kw taps and maps of P pixels in n tiles.
 
     Attributes:
-        input: (r, P).
-        taps: (r, kh kw).
-        output: (P, r).
+        input: (r n, P), the tiles being the faster index: one matrix, or those of rows and columns.
+        taps: (r, kh kw), the same for all tiles.
+        output: (P, r n), as the input.
     """
 
-    input: Tensor
+    input: tuple[Tensor, ...]
     taps: Tensor
-    output: Tensor
+    output: tuple[Tensor, ...]
 
     def to(self, like: Tensor) -> "BilinearForm":
-        return BilinearForm(*(matrix.to(like.device, like.dtype) for matrix in self))
+        def moved(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(factor.to(like.device, like.dtype) for factor in factors)
+
+        return BilinearForm(moved(self.input), self.taps.to(like.device, like.dtype), moved(self.output))
+
+
+def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
+    """The product of a form's input or output, or of its transposed factors, with columns (P, N)."""
+    if len(factors) == 1:
+        return factors[0] @ columns
+    down, across = factors
+    height, number = down.shape[1], columns.shape[1]
+    halves = torch.bmm(across.expand(height, -1, -1), columns.view(height, across.shape[1], number))
+    return (down @ halves.view(height, len(across) * number)).view(len(down) * len(across), number)
 
 
 def has_bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> bool:
-    """Whether there is a form: 1, 2 or, for three taps and zero padding, 4 pixels in each dimension."""
+    """Whether there is a form: 1, 2 or, for three taps and zero padding, 4 or 8 pixels in each dimension."""
     return all(
-        length in (1, 2) or (length == 4 and taps == 3 and padding_mode == "zeros")
+        length in (1, 2) or (length in (4, 8) and taps == 3 and padding_mode == "zeros")
         for length, taps in zip(size, kernel_size, strict=True)
     )
 
@@ -66,44 +81,60 @@ def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_m
     Example:
         >>> form = bilinear_form((1, 2), (1, 3), "zeros")
         >>> x, taps = torch.tensor([1.0, 10.0]).double(), torch.tensor([5.0, 2.0, 3.0]).double()
-        >>> form.output @ ((form.taps @ taps) * (form.input @ x))
+        >>> transform(form.output, (form.taps @ taps)[:, None] * transform(form.input, x[:, None])).flatten()
         tensor([32., 25.], dtype=torch.float64)
     """
     rows, columns = (_line(*each, padding_mode) for each in zip(size, kernel_size, strict=True))
-    return BilinearForm(*(torch.kron(row, column) for row, column in zip(rows, columns, strict=True)))
+    # The products of each tile of rows are taken for themselves: tiles of rows would not be the faster index.
+    tiles = len(rows.input) // len(rows.taps)
+    taps = torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps)
+    if max(size) > _TILE:
+        return BilinearForm((rows.input, columns.input), taps, (rows.output, columns.output))
+    return BilinearForm((torch.kron(rows.input, columns.input),), taps, (torch.kron(rows.output, columns.output),))
 
 
-def _line(length: int, taps: int, padding_mode: str) -> tuple[Tensor, Tensor, Tensor]:
+class _Line(NamedTuple):
     """The form in one dimension."""
+
+    input: Tensor
+    taps: Tensor
+    output: Tensor
+
+
+def _line(length: int, taps: int, padding_mode: str) -> _Line:
     offsets = torch.arange(taps) - taps // 2
     if length == 1:
         reaching = offsets == 0 if padding_mode == "zeros" else torch.ones(taps)
-        return torch.ones(1, 1).double(), reaching.double().unsqueeze(0), torch.ones(1, 1).double()
+        return _Line(torch.ones(1, 1).double(), reaching.double().unsqueeze(0), torch.ones(1, 1).double())
     if padding_mode == "circular":
         both = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double()
-        return both, torch.stack([torch.ones(taps), (-1.0) ** offsets]).double(), both / 2
-    if length == 4:
-        return _polynomials_product()
+        return _Line(both, torch.stack([torch.ones(taps), (-1.0) ** offsets]).double(), both / 2)
+    if length > 2:
+        return _tiles(length // _TILE)
     own, following, preceding = ((offsets == offset).double() for offset in (0, 1, -1))
-    return (
+    return _Line(
         torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]).double(),
         torch.stack([own, following - own, preceding - own]),
         torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]).double(),
     )
 
 
-def _polynomials_product() -> tuple[Tensor, Tensor, Tensor]:
-    """The form for four pixels and three taps."""
-    # The product is sum_i (value at point i) L_i(z) + (leading coefficient) prod_j (z - point j) with Lagrange's L_i.
+def _tiles(count: int) -> _Line:
+    """The form for tiles of four pixels and three taps: products of polynomials, added where they overlap."""
+    # A product is sum_i (value at point i) L_i(z) + (leading coefficient) prod_j (z - point j) with Lagrange's L_i.
     columns = []
     for point in _POINTS:
         others = [other for other in _POINTS if other != point]
         height = prod(point - other for other in others)
         columns.append([coefficient / height for coefficient in _with_roots(others)] + [Fraction(0)])
     columns.append(_with_roots(_POINTS))
-    # The first and the last coefficient belong to pixels beside the map.
-    middle = [[float(column[power]) for column in columns] for power in range(1, 5)]
-    return _values(4), _values(3).flip(1), torch.tensor(middle, dtype=torch.float64)
+    coefficients = torch.tensor([[float(each) for each in column] for column in columns], dtype=torch.float64)
+    # The first coefficient of a tile belongs to the pixel before it, the last to the one after it.
+    spread = torch.zeros(count * _TILE + 2, len(columns), count, dtype=torch.float64)
+    for tile in range(count):
+        spread[tile * _TILE : tile * _TILE + _TILE + 2, :, tile] = coefficients.mT
+    values = torch.einsum("pk,st->pstk", _values(_TILE), torch.eye(count, dtype=torch.float64))
+    return _Line(values.reshape(-1, count * _TILE), _values(3).flip(1), spread[1:-1].reshape(count * _TILE, -1))
 
 
 def _values(coefficients: int) -> Tensor:

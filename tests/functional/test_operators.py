@@ -18,7 +18,8 @@ FORMS = [
     pytest.param(torch.float64, "zeros", (2, 2), id="products"),
     pytest.param(torch.float64, "circular", (1, 2), id="products-circular"),
     pytest.param(torch.float32, "zeros", (1, 1), id="products-of-a-pixel"),
-    pytest.param(torch.float64, "zeros", (4, 2), id="products-of-four-pixels"),
+    pytest.param(torch.float64, "zeros", (4, 2), id="products-of-a-tile"),
+    pytest.param(torch.float64, "zeros", (4, 8), id="products-of-two-tiles"),
     pytest.param(torch.float32, "zeros", (3, 5), id="blocked"),
     pytest.param(torch.float64, "zeros", (3, 5), id="direct"),
     pytest.param(torch.float32, "circular", (3, 5), id="direct-circular"),
@@ -28,8 +29,8 @@ KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
 
 
 @pytest.fixture(autouse=True)
-def few_channels_are_worth_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "_CHANNELS_WORTH_FOUR_PIXELS", 1)
+def few_channels_are_worth_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "_CHANNELS_WORTH_TILES", 1)
 
 
 class Case:
@@ -168,24 +169,28 @@ def test_other_padding_is_refused(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "dtype", "padding_mode", "products"),
+    ("channels", "groups", "size", "dtype", "padding_mode", "products"),
     [
-        (256, (4, 4), torch.float32, "zeros", True),
-        (255, (4, 4), torch.float32, "zeros", False),
-        (256, (4, 4), torch.bfloat16, "zeros", False),
-        (256, (4, 4), torch.float32, "circular", False),
-        (256, (4, 3), torch.float32, "zeros", False),
-        (2, (2, 2), torch.bfloat16, "zeros", True),
+        (128, 1, (4, 4), torch.float32, "zeros", True),
+        (128, 1, (8, 8), torch.float64, "zeros", True),
+        (127, 1, (8, 8), torch.float32, "zeros", False),
+        (256, 2, (4, 4), torch.float32, "zeros", False),
+        (128, 1, (16, 16), torch.float32, "zeros", False),
+        (128, 1, (4, 4), torch.bfloat16, "zeros", False),
+        (128, 1, (4, 4), torch.float32, "circular", False),
+        (128, 1, (4, 3), torch.float32, "zeros", False),
+        (4, 2, (2, 2), torch.bfloat16, "zeros", True),
     ],
 )
 def test_products_where_they_are_cheaper(
     monkeypatch: pytest.MonkeyPatch,
     channels: int,
+    groups: int,
     size: tuple[int, int],
     dtype: torch.dtype,
     padding_mode: str,
     products: bool,
 ) -> None:
     monkeypatch.undo()
-    weight = torch.zeros(channels, channels, 3, 3, dtype=dtype)
-    assert bool(operator_tensors(weight, size, 1, padding_mode)) is products
+    weight = torch.zeros(channels, channels // groups, 3, 3, dtype=dtype)
+    assert bool(operator_tensors(weight, size, groups, padding_mode)) is products
