@@ -191,6 +191,7 @@ class _Products:
         self.kept = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
         self._pixels = self.size[0] * self.size[1]
         self._collected: list[tuple[Tensor, Tensor]] = []
+        self._total: Tensor | None = None
 
     def enter(self, maps: Tensor) -> Tensor:
         if maps.dim() == 2:
@@ -225,16 +226,27 @@ class _Products:
         first, *others = (factor.mT for factor in self.form.output)
         gathered = self._products_of((first * sign, *others), self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
-        self._collected.append((F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)))
+        gathered, spread = F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)
+        # Of the matrices and what their gradient is made of, the smaller is passed over once more.
+        if 2 * spread.shape[1] < spread.shape[2]:
+            self._collected.append((gathered, spread))
+        elif self._total is None:
+            self._total = torch.bmm(gathered.mT, spread)
+        else:
+            self._total.baddbmm_(gathered.mT, spread)
 
     def filter_gradient(self) -> Tensor:
-        # One product over all that was convolved: the filter is by far the larger operand. Parts are freed at once.
+        matrices = self._gradient_of_matrices()
+        return (matrices.view(len(self.form.taps), -1).mT @ self.form.taps).view_as(self.weight)
+
+    def _gradient_of_matrices(self) -> Tensor:
+        if self._total is not None:
+            return self._total
         gathered = torch.cat([each for each, _ in self._collected], dim=1)
         spread = torch.cat([each for _, each in self._collected], dim=1)
+        # Parts are freed at once.
         self._collected.clear()
-        matrices = torch.bmm(gathered.mT, spread)
-        del gathered, spread
-        return (matrices.view(len(self.form.taps), -1).mT @ self.form.taps).view_as(self.weight)
+        return torch.bmm(gathered.mT, spread)
 
     def _channels(self, maps: Tensor) -> int:
         """Of all groups, of maps in this form."""

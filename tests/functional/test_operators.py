@@ -37,14 +37,20 @@ class Case:
     """An operator, maps for it, and the matrix that it stands for."""
 
     def __init__(
-        self, dtype: torch.dtype, padding_mode: str, size: tuple[int, int], kernel: tuple[int, int], groups: int
+        self,
+        dtype: torch.dtype,
+        padding_mode: str,
+        size: tuple[int, int],
+        kernel: tuple[int, int],
+        groups: int,
+        batch: int = 2,
     ):
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(4, 4 // groups, *kernel, generator=generator, dtype=torch.float64)
         self.weight = skew_filter(weight, groups).to(dtype)
         self.groups, self.padding_mode = groups, padding_mode
         self.maps, self.gradient = (
-            torch.randn(2, 4, *size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)
+            torch.randn(batch, 4, *size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)
         )
         self.operator: ConvolutionOperator = convolution_operator(self.maps, self.weight, groups, padding_mode)
         self.matrix: Matrix = convolution_matrix(self.weight, *size, groups, padding_mode)
@@ -105,6 +111,15 @@ def test_the_first_channels_and_maps_of_the_first_channels(case: Case) -> None:
 
 @cases(KERNELS)
 def test_the_gradient_of_the_filter_is_the_adjoint(case: Case) -> None:
+    check_the_gradient(case)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4)])
+def test_the_gradient_of_a_filter_that_is_larger_than_the_maps(size: tuple[int, int]) -> None:
+    check_the_gradient(Case(torch.float64, "zeros", size, (3, 3), 1, batch=1))
+
+
+def check_the_gradient(case: Case) -> None:
     maps, gradient = case.operator.enter(case.maps), case.operator.enter(case.gradient)
     for each in ((maps, gradient, 1), (gradient, maps, -1), (maps, maps, 1)):
         case.operator.collect(*each)
