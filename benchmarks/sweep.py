@@ -4,9 +4,10 @@
     python -m benchmarks.sweep --render
 
 A row is one training of LipConvNet-5 with 16 initial channels on CIFAR-100 in a folder of its own, which differs from
-the first row in one choice. Its best epoch is certified on the validation images; the test images are not read. Rows
-are in the order of their importance. What is done stays done: a command that was stopped, or killed, goes on with the
-same command, within the epoch that it was in. Several commands may work on the same folders; each row has one of them.
+the first row in one choice, or in a head and a loss. Its best epoch is certified on the validation images; the test
+images are not read. Rows are in the order of their importance. What is done stays done: a command that was stopped, or
+killed, goes on with the same command, within the epoch that it was in. Several commands may work on the same folders;
+each row has one of them.
 """
 
 import argparse
@@ -76,11 +77,14 @@ ROWS = tuple(
         ("activation_householder", "activation", "activation=householder"),
         ("loss_multiclass_hinge", "loss", "loss=multiclass_hinge"),
         ("activation_maxmin", "activation", "activation=maxmin"),
-        ("base_seed_1", "base", "seed=1"),
-        ("schedule_one_cycle", "schedule", "scheduler=one_cycle"),
         ("not_paired", "shuffle", "conv.paired=false"),
-        ("average", "average", "callbacks=[default,ema]"),
+        ("head_lln_logit_annealing", "head and loss", "head=lln loss=logit_annealing"),
+        ("head_lln_offset_cross_entropy", "head and loss", "head=lln loss=offset_cross_entropy"),
+        ("base_seed_1", "base", "seed=1"),
         ("groups_4_4", "groups", "conv.groups=[4,4]"),
+        ("schedule_one_cycle", "schedule", "scheduler=one_cycle"),
+        ("average", "average", "callbacks=[default,ema]"),
+        ("head_lln_certificate_regularization", "head and loss", "head=lln loss=certificate_regularization"),
         ("soc", "groups", "conv=soc"),
         ("groups_4_1", "groups", "conv.groups=[4,1]"),
         ("activation_householder2", "activation", "activation=householder2"),

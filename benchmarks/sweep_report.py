@@ -32,7 +32,8 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     count = f"{summary['n_samples']:,}"
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
-        "Each row is one training of a small network that differs from the first row in one choice; no setting was "
+        "Each row is one training of a small network that differs from the first row in one choice, or in a head and a "
+        "loss; no setting was "
         f"searched. The best epoch by certified accuracy at {RADIUS} is certified in {summary['dtype']} on the {count} "
         f"validation images, which are training images of {summary['dataset']} that no row was trained on. As they "
         "choose the epoch too, the figures of all rows are a little too good. The test images are not read.",
