@@ -100,7 +100,7 @@ def test_the_other_columns_are_overrides(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize("conv", ["soc", "gs_soc"])
 def test_every_option_of_the_layers_is_listed_with_its_default(conv: str) -> None:
-    config = configuration(f"conv={conv}")
+    config = configuration(f"conv={conv}", "head=soc")
     listed = {name: config.conv[name] for name in layer_options()}
     assert listed == layer_options()
     assert {name: config.head[name] for name in layer_options()} == layer_options()

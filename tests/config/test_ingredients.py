@@ -112,7 +112,7 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     "activation=householder": lambda trainer: Householder in parts_of(trainer),
     "activation=householder2": lambda trainer: HouseholderOrder2 in parts_of(trainer),
     "model/pooling=norm model.depth=4 model.stages=2": lambda trainer: NormPool2d in parts_of(trainer),
-    "model.initial_channels=32": lambda trainer: trainer.lightning_module.model.head.in_channels == 8 * 32,
+    "model.initial_channels=32": lambda trainer: trainer.lightning_module.model.head.in_features == 8 * 32,
     "model.depth=9": lambda trainer: len(trainer.lightning_module.model.stage1) == 2 * 3,
 }
 
