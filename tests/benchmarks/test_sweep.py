@@ -14,8 +14,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.sweep import LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, overrides_of
-from benchmarks.sweep_report import draw, page, table, verdict, write_report
+from benchmarks.sweep import BASE, LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, overrides_of
+from benchmarks.sweep_report import draw, page, simplest, table, verdict, write_report
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
 from lipnet.training import last_checkpoint
@@ -172,6 +172,30 @@ def test_only_differences_beyond_the_choice_of_images_are_named(tmp_path: Path) 
         row_file(tmp_path, name, [], certified)
     rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in figures]
     assert verdict(rows).endswith("better than the first row: `head_lln`; worse: `optimizer_adamw`.")
+
+
+def test_of_rows_that_are_as_good_the_simplest_is_taken(tmp_path: Path) -> None:
+    rows = {"base": ([], 0.16), "head_lln": (["head=lln"], 0.21), "loss": (["loss=x"], 0.205)}
+    rows["both"] = (["head=lln", "loss=x"], 0.215)
+    for name, (change, certified) in rows.items():
+        row_file(tmp_path, name, change, certified)
+    read = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in rows]
+    assert simplest(read)["name"] == "head_lln"
+    row_file(tmp_path, "both", ["head=lln", "loss=x"], 0.25)
+    read[-1] = json.loads((tmp_path / "rows" / "both.json").read_text())
+    assert simplest(read)["name"] == "both"
+
+
+def test_the_defaults_follow_from_the_rows_that_were_run() -> None:
+    rows = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "sweep" / "rows").glob("*.json"))]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    chosen = dict(each.split("=", 1) for each in (*BASE, *simplest(rows)["change"]))
+    # What the base does not state is as in the defaults anyway.
+    compared = {each.partition("=")[0] for row in rows for each in row["change"]} & set(choices) & set(chosen)
+    assert compared
+    assert {key: choices[key] for key in compared} == {key: chosen[key] for key in compared}
 
 
 def test_nothing_is_written_without_the_row_that_others_are_compared_with(tmp_path: Path) -> None:
