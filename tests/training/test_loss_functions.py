@@ -118,10 +118,19 @@ def test_logit_annealing_has_finite_gradients_at_certainty(scale: float) -> None
 @pytest.mark.parametrize("radius", [0.0, 36 / 255, 2.0])
 def test_multiclass_hinge(constant: float, radius: float) -> None:
     logits, labels = make_samples()
-    radii = [lead(row, label) / (math.sqrt(2) * constant) for row, label in rows(logits, labels)]
-    expected = sum(max(0.0, radius - value) for value in radii) / 20
+    expected = 0.0
+    for row, label in rows(logits, labels):
+        radii = [(row[label] - other) / (math.sqrt(2) * constant) for j, other in enumerate(row) if j != label]
+        expected += sum(max(0.0, radius - each) for each in radii) / 20
     computed = multiclass_hinge(logits, labels, lipschitz_constant=constant, radius=radius)
     assert computed.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_multiclass_hinge_pushes_all_classes_that_are_too_near() -> None:
+    logits = torch.tensor([[3.0, 2.9, 2.8, 0.0]], requires_grad=True)
+    multiclass_hinge(logits, torch.tensor([0]), lipschitz_constant=1 / math.sqrt(2), radius=1.0).backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [pytest.approx([-2.0, 1.0, 1.0, 0.0])]
 
 
 def test_the_radius_of_the_correct_class_in_two_classes() -> None:
