@@ -13,6 +13,8 @@ from lipnet.functional.short_maps import bilinear_form, has_bilinear_form, trans
 
 # From so many channels on, products of channels are faster than convolutions on maps of four and eight pixels a side.
 _CHANNELS_WORTH_TILES = 128
+# And from this product of the batch and the maps' width on: making the matrices takes its time whatever the batch.
+_BATCH_WORTH_TILES = 256
 
 
 class ConvolutionOperator(Protocol):
@@ -68,7 +70,9 @@ def convolution_operator(
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
-    if x.numel() > 0 and _takes_products((x.shape[-2], x.shape[-1]), weight, groups, padding_mode):
+    size = (x.shape[-2], x.shape[-1])
+    enough = x.numel() > 0 and (max(size) <= 2 or len(x) * size[1] >= _BATCH_WORTH_TILES)
+    if enough and _takes_products(size, weight, groups, padding_mode):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)

@@ -31,6 +31,7 @@ KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
 @pytest.fixture(autouse=True)
 def few_channels_are_worth_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "_CHANNELS_WORTH_TILES", 1)
+    monkeypatch.setattr(operators, "_BATCH_WORTH_TILES", 1)
 
 
 class Case:
@@ -209,3 +210,11 @@ def test_products_where_they_are_cheaper(
     monkeypatch.undo()
     weight = torch.zeros(channels, channels // groups, 3, 3, dtype=dtype)
     assert bool(operator_tensors(weight, size, groups, padding_mode)) is products
+
+
+def test_small_batches_take_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    weight = torch.zeros(128, 128, 3, 3)
+    for batch, tiles in ((63, False), (64, True)):
+        operator = convolution_operator(torch.zeros(batch, 128, 4, 4), weight, 1, "zeros")
+        assert isinstance(operator, operators._Products) is tiles
