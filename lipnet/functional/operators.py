@@ -71,8 +71,7 @@ def convolution_operator(
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
     size = (x.shape[-2], x.shape[-1])
-    enough = x.numel() > 0 and (max(size) <= 2 or len(x) * size[1] >= _BATCH_WORTH_TILES)
-    if enough and _takes_products(size, weight, groups, padding_mode):
+    if _takes_products(size, weight, groups, padding_mode) and _is_worth_its_matrices(x):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
@@ -93,6 +92,10 @@ def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
     )
+
+
+def _is_worth_its_matrices(x: Tensor) -> bool:
+    return x.numel() > 0 and (max(x.shape[-2:]) <= 2 or len(x) * x.shape[-1] >= _BATCH_WORTH_TILES)
 
 
 def _has_blocked_layout(x: Tensor) -> bool:
