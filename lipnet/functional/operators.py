@@ -71,7 +71,7 @@ def convolution_operator(
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
     size = (x.shape[-2], x.shape[-1])
-    if _takes_products(size, weight, groups, padding_mode) and _is_worth_its_matrices(x):
+    if _takes_products(size, weight, groups, padding_mode) and x.numel() > 0 and (kept or _is_worth_its_matrices(x)):
         return _Products(x, weight, groups, padding_mode, kept)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return _Blocked(weight, groups)
@@ -95,7 +95,7 @@ def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_
 
 
 def _is_worth_its_matrices(x: Tensor) -> bool:
-    return x.numel() > 0 and (max(x.shape[-2:]) <= 2 or len(x) * x.shape[-1] >= _BATCH_WORTH_TILES)
+    return max(x.shape[-2:]) <= 2 or len(x) * x.shape[-1] >= _BATCH_WORTH_TILES
 
 
 def _has_blocked_layout(x: Tensor) -> bool:

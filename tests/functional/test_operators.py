@@ -212,9 +212,11 @@ def test_products_where_they_are_cheaper(
     assert bool(operator_tensors(weight, size, groups, padding_mode)) is products
 
 
-def test_small_batches_take_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_batches_take_tiles_if_their_matrices_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     weight = torch.zeros(128, 128, 3, 3)
     for batch, tiles in ((63, False), (64, True)):
         operator = convolution_operator(torch.zeros(batch, 128, 4, 4), weight, 1, "zeros")
         assert isinstance(operator, operators._Products) is tiles
+    kept = operator_tensors(weight, (4, 4), 1, "zeros")
+    assert isinstance(convolution_operator(torch.zeros(1, 128, 4, 4), weight, 1, "zeros", kept), operators._Products)
