@@ -11,23 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import digits_network
 from lipnet.data import DigitsDataModule
 from lipnet.models import build_model, save_checkpoint
 
 DATASET = {"name": "digits", "seed": 0, "validation_fraction": 0.1}
-CONFIG = {
-    "_target_": "lipnet.models.LipConvNet",
-    "num_classes": 10,
-    "depth": 3,
-    "stages": 3,
-    "initial_channels": 8,
-    "in_channels": 1,
-    "image_size": 8,
-    "conv": {"_target_": "lipnet.layers.GSSOC", "_partial_": True, "groups": [4, None]},
-    "activation": {"_target_": "lipnet.layers.MaxMinPermuted", "_partial_": True},
-    "mean": [0.3053],
-    "std": 0.3759,
-}
+CONFIG = digits_network.CONFIG | {"depth": 3, "initial_channels": 8}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import PADDING_MODES, same_convolution, same_convolution_weight_gradient
-from lipnet.functional.short_maps import bilinear_form, has_bilinear_form, transform
+from lipnet.functional.short_maps import bilinear_form, has_bilinear_form, is_tiled, transform
 
 # From so many channels on, products of channels are faster than convolutions on maps of four and eight pixels a side.
 _CHANNELS_WORTH_TILES = 128
@@ -86,7 +86,7 @@ def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_
     if kernel_size == (1, 1) or not has_bilinear_form(size, kernel_size, padding_mode):
         return False
     # The forms of tiles round more: not for half precision; on accelerators they were not measured.
-    return max(size) <= 2 or (
+    return not is_tiled(size) or (
         groups == 1
         and weight.shape[1] >= _CHANNELS_WORTH_TILES
         and weight.device.type == "cpu"
@@ -95,7 +95,8 @@ def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_
 
 
 def _is_worth_its_matrices(x: Tensor) -> bool:
-    return max(x.shape[-2:]) <= 2 or len(x) * x.shape[-1] >= _BATCH_WORTH_TILES
+    """Whether the batch is large enough for matrices that would have to be made for it."""
+    return not is_tiled((x.shape[-2], x.shape[-1])) or len(x) * x.shape[-1] >= _BATCH_WORTH_TILES
 
 
 def _has_blocked_layout(x: Tensor) -> bool:
@@ -197,6 +198,10 @@ class _Products:
         # A view of the filter itself is no tensor of its own to keep, and those of small groups are soon made again.
         self.kept = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
         self._pixels = self.size[0] * self.size[1]
+        # What each matrix is multiplied with: a form for tiles has as many rows for a matrix, and one group.
+        self._columns = prod(map(len, self.form.input)) // len(self.form.taps) * self.batch
+        # For the gradient, of the matrices and what it is made of, the smaller is passed over once more.
+        self._gradient_at_once = 2 * self._columns < self.matrices.shape[2]
         self._collected: list[tuple[Tensor, Tensor]] = []
         self._total: Tensor | None = None
 
@@ -204,7 +209,7 @@ class _Products:
         if maps.dim() == 2:
             return maps
         entries = self.batch * maps.shape[1]
-        if self.groups == 1:
+        if self.groups == 1:  # a plain transposition, which is copied faster than a permutation of four dimensions
             return maps.reshape(entries, self._pixels).t().contiguous()
         grouped = maps.reshape(self.batch, self.groups, maps.shape[1] // self.groups, self._pixels)
         return grouped.permute(3, 1, 0, 2).reshape(self._pixels, entries)
@@ -234,8 +239,7 @@ class _Products:
         gathered = self._products_of((first * sign, *others), self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
         gathered, spread = F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)
-        # Of the matrices and what their gradient is made of, the smaller is passed over once more.
-        if 2 * spread.shape[1] < spread.shape[2]:
+        if self._gradient_at_once:
             self._collected.append((gathered, spread))
         elif self._total is None:
             self._total = torch.bmm(gathered.mT, spread)
@@ -269,11 +273,7 @@ class _Products:
 
     def _products_of(self, factors: Sequence[Tensor], maps: Tensor) -> Tensor:
         products = transform(factors, maps)
-        matrices = len(self.form.taps) * self.groups
-        channels = self._channels(maps) // self.groups
-        # A form for tiles has as many rows for each matrix, and one group.
-        tiles = products.shape[0] // len(self.form.taps)
-        return products.view(matrices, tiles * self.batch, channels)
+        return products.view(len(self.form.taps) * self.groups, self._columns, self._channels(maps) // self.groups)
 
     def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
         """The pixels that the products make, plus shift times those that there were."""

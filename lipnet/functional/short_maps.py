@@ -69,6 +69,11 @@ def has_bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], paddi
     )
 
 
+def is_tiled(size: tuple[int, int]) -> bool:
+    """Whether the form for maps of this size is one of tiles, which rounds more and takes more to get to."""
+    return max(size) > 2
+
+
 @lru_cache(maxsize=64)
 def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> BilinearForm:
     """The form of the 'same' convolution with a kernel on maps of one size, in float64.

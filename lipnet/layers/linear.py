@@ -33,7 +33,15 @@ class SOCLinear(SOC):
     ) -> None:
         super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
 
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 2 or x.shape[1] != self.in_channels:
-            raise ValueError(f"SOCLinear needs an input of shape (B, {self.in_channels}), received {tuple(x.shape)}")
+        if x.dim() != 2 or x.shape[1] != self.in_features:
+            raise ValueError(f"SOCLinear needs an input of shape (B, {self.in_features}), received {tuple(x.shape)}")
         return super().forward(x[:, :, None, None]).flatten(1)

@@ -21,6 +21,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.parametrize("features", FEATURES)
+def test_features_are_named_as_in_torch(features: tuple[int, int]) -> None:
+    layer = SOCLinear(*features)
+    assert (layer.in_features, layer.out_features) == features
+
+
 @pytest.mark.parametrize("engine", ["auto", "series", "dense", "spectral"])
 @pytest.mark.parametrize("features", FEATURES)
 def test_the_jacobian_is_a_corner_of_the_exponential(features: tuple[int, int], engine: str) -> None:

@@ -92,6 +92,7 @@ def test_stored_vectors_follow_a_filter_that_changes(name: str, kernel_size: tup
 @pytest.mark.parametrize("name", SCALINGS)
 def test_garbage_is_forgotten(name: str, garbage: float) -> None:
     scaling, skew = scaling_of(name), random_skew()
+    scaling.reset(skew)
     for buffer in scaling.buffers():
         buffer[0].fill_(garbage)
     steps(scaling, skew, 300)
