@@ -1,7 +1,7 @@
 """Functions of a skew convolution as a matrix for all pixels: the exponential, and polynomials that stand for it."""
 
 from collections.abc import Sequence
-from math import ceil, sqrt
+from math import ceil, isqrt, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,8 @@ def products_of_a_polynomial(degree: int) -> int:
 
 
 def _terms_of_a_piece(degree: int) -> int:
-    return min(range(1, degree + 1), key=lambda length: length + ceil(degree / length), default=1)
+    """How many: near the root of the degree, length + ceil(degree / length) products are fewest."""
+    return max(1, isqrt(degree))
 
 
 def _sum(coefficients: Sequence[float], powers: Sequence[Tensor]) -> Tensor:

@@ -94,11 +94,9 @@ def _horner(operator: ConvolutionOperator, maps: Tensor, setting: _Setting) -> T
     return operator.leave(operator.apply(state).add_(x, alpha=lowest))[:, : setting.channels]
 
 
-class _Factor(NamedTuple):
-    """K + shift, or K (K + shift) + constant."""
-
-    shift: float
-    constant: float | None = None
+# A shift and a constant: K (K + shift) + constant, or K + shift if the constant is None. Plain tuples, as not every
+# release's compiler knows others.
+_Factor = tuple[float, float | None]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -115,8 +113,8 @@ def _real_factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
     companion[:, -1] = -monic
     roots = [complex(root) for root in torch.linalg.eigvals(companion)]
     # The library returns the eigenvalues of a real matrix in exactly conjugate pairs.
-    quadratic = [_Factor(-2 * root.real, abs(root) ** 2) for root in roots if root.imag > 0]
-    return (*quadratic, *(_Factor(-root.real) for root in roots if root.imag == 0))
+    quadratic: list[_Factor] = [(-2 * root.real, abs(root) ** 2) for root in roots if root.imag > 0]
+    return (*quadratic, *((-root.real, None) for root in roots if root.imag == 0))
 
 
 def _product(operator: ConvolutionOperator, x: Tensor, setting: _Setting) -> tuple[Tensor, list[Tensor]]:
@@ -148,10 +146,11 @@ def _number_kept(x: Tensor, setting: _Setting) -> int:
 
 def _last_convolved(operator: ConvolutionOperator, convolved: Sequence[Tensor], setting: _Setting) -> Tensor:
     """The last of the maps that are convolved, from those before it."""
-    *before, last = _factors(setting.coefficients)
-    if last.constant is not None:
-        return operator.apply(convolved[-1], last.shift)
-    shift, constant = before[-1]
+    factors = _factors(setting.coefficients)
+    shift, constant = factors[-1]
+    if constant is not None:
+        return operator.apply(convolved[-1], shift)
+    shift, constant = factors[-2]
     if constant is None:
         return operator.apply(convolved[-1], shift)
     return operator.apply(convolved[-1]).add_(convolved[-2], alpha=constant)
@@ -176,7 +175,7 @@ def _product_adjoint(
         if filter_too:
             operator.collect(maps, gradient, sign)
 
-    if not (setting.ends_with_some and factors[-1].constant is None):
+    if not (setting.ends_with_some and factors[-1][1] is None):
         gradient = operator.enter(_with_zeros(gradient, operator.weight.shape[0]))
     for number, (shift, constant) in reversed(list(enumerate(factors))):
         wanted = x_too or number > 0
@@ -228,7 +227,9 @@ class _Polynomial(torch.autograd.Function):
         if gradient is None:
             return None, None, None
         needed = ctx.needs_input_grad[:2]
-        gradients = _Adjoint.apply(gradient, ctx.setting, needed, ctx.number, *ctx.saved_tensors)
+        # A function within another's backward pass is more than compilers trace in every release.
+        adjoint = _Adjoint.forward if torch.compiler.is_compiling() else _Adjoint.apply
+        gradients = adjoint(gradient, ctx.setting, needed, ctx.number, *ctx.saved_tensors)
         return *(each if need else None for each, need in zip(gradients, needed, strict=True)), None
 
     @staticmethod

@@ -37,7 +37,8 @@ def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: i
     scaled: Tensor
     new: Tensor
     scaled, new, *_ = _ScaledSkewPart.apply(weight, vectors, target, groups)
-    return scaled, new
+    # Not every release's compiler sees that it is marked as not differentiable.
+    return scaled, new.detach()
 
 
 class _ScaledSkewPart(torch.autograd.Function):

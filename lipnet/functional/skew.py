@@ -89,7 +89,9 @@ class _SkewPart(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, groups: int) -> Tensor:
-        return minus_adjoint(weight, groups).div_(2)
+        doubled = minus_adjoint(weight, groups)
+        # The compiler of torch 2.11 takes the gradient for zero if the result has been changed in place.
+        return doubled / 2 if torch.compiler.is_compiling() else doubled.div_(2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
