@@ -66,7 +66,7 @@ def test_what_is_saved_is_gone_on_from_exactly(
 def test_another_signal_of_the_environment_is_answered(
     tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]]
 ) -> None:
-    settings = {"plugins": plugins(requeue_signal=signal.SIGHUP), "callbacks": [SignalAt(2, signal.SIGHUP)]}
+    settings = {"plugins": plugins(requeue_signal=signal.SIGUSR2), "callbacks": [SignalAt(2, signal.SIGUSR2)]}
     with pytest.raises(Interrupted):
         fit(tiny_config, tmp_path, **settings)
     assert asked == [["scontrol", "requeue", "0"]]
