@@ -4,6 +4,7 @@ Vectors lie along the last dimension, before which any dimensions broadcast.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -69,6 +70,8 @@ def toeplitz_matrix(diagonals: Tensor, rows: int, columns: int) -> Tensor:
 
 def _cyclic_convolution(a: Tensor, b: Tensor, length: int) -> Tensor:
     """The convolution modulo ``length`` of vectors that are no longer than that."""
+    if b.numel() == 0:  # not every release can transform no vectors
+        return a[..., :1] * F.pad(b, (0, length - b.shape[-1]))
     product: Tensor = torch.fft.irfft(torch.fft.rfft(a, n=length) * torch.fft.rfft(b, n=length), n=length)
     return product
 
