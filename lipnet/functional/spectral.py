@@ -1,7 +1,7 @@
 """Functions of a skew convolution with circular padding: a matrix at each frequency."""
 
 from collections.abc import Sequence
-from math import pi, prod
+from math import pi
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
     Returns:
         Maps (B, c, H, W), differentiable.
     """
+    if x.shape[0] == 0:  # not every release can transform no maps; in name they depend on both
+        return x + 0 * response.real.sum()
     if torch.is_grad_enabled() and (x.requires_grad or response.requires_grad):
         maps: Tensor = _SpectralConvolution.apply(x, response)[0]
         return maps
@@ -103,7 +105,7 @@ def _spectrum(x: Tensor, groups: int) -> Tensor:
     """``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B); on small maps as one product with the matrix of the
     transform, which is faster."""
     size = _size(x)
-    if _has_fast_transform(x, size):
+    if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
         spectrum = torch.fft.rfft2(x)
     else:
         # Shapes are spelled out because a batch of gradients knows no flatten and unflatten.
@@ -118,19 +120,15 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns, groups, channels, batch = spectrum.shape
     half = spectrum.reshape(rows, columns, groups * channels, batch).permute(3, 2, 0, 1)
     maps: Tensor
-    if _has_fast_transform(half, size):
+    pixels = size[0] * size[1]
+    if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
         maps = torch.fft.irfft2(half, s=size)
         return maps
     parts = torch.view_as_real(half.contiguous()).view(batch, groups * channels, rows * columns * 2)
-    count = _multiplicity(size, parts).repeat(size[0]) / prod(size)
+    count = _multiplicity(size, parts).repeat(size[0]) / pixels
     weights = torch.view_as_real(_waves(size, parts) * count).flatten(1)
     maps = (parts @ weights.T).view(batch, groups * channels, *size)
     return maps
-
-
-def _has_fast_transform(x: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the library's transform is taken: not for few pixels, nor for no maps, which not every release's can."""
-    return prod(size) > _PIXELS_OF_A_TRANSFORM_MATRIX and x.shape[0] > 0
 
 
 def _waves(size: tuple[int, int], like: Tensor) -> Tensor:

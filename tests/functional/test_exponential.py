@@ -185,9 +185,10 @@ def test_maps_in_another_layout_and_empty_batches(size: tuple[int, int]) -> None
         torch.testing.assert_close(apply_spectral(same, spectral), apply_spectral(x, spectral), rtol=0, atol=1e-14)
     for apply, operand in ((apply_dense, dense), (apply_spectral, spectral)):
         assert apply(x[:0], operand).shape == (0, 4, *size)
-        empty = x[:0].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(apply(empty, operand).sum(), empty)
+        empty, matrices = x[:0].clone().requires_grad_(), operand.clone().requires_grad_()
+        gradient, nothing = torch.autograd.grad(apply(empty, matrices).sum(), (empty, matrices))
         assert gradient.shape == empty.shape
+        assert not nothing.any()
 
 
 @pytest.mark.parametrize("size", [(4, 3), (9, 8)])
