@@ -40,8 +40,8 @@ class NoiseDataModule(ImageDataModule):
     """Noise in place of CIFAR-10, with its augmentation; nine tenths of it for training."""
 
     spec = CIFAR10_SPEC
-    crop_padding = 4
-    flip = True
+    usual_crop_padding = 4
+    usual_flip = True
 
     def __init__(self, count: int, device: torch.device, **settings: Any) -> None:
         super().__init__(batch_size=BATCH_SIZE, **settings)

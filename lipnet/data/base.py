@@ -41,6 +41,9 @@ class ImageDataModule(LightningDataModule, ABC):
         validation_fraction: part of each class of the training images that is set aside, in (0, 1).
         seed: of the split, the order and the augmentation, 0..2**32 - 1.
         augment: whether training images are augmented: cropped, flipped, and by what follows.
+        crop_padding: zeros on each side of a training image before it is cropped at random to its own size; 0 leaves
+            the crop out, None takes what is usual for the dataset.
+        flip: whether training images are flipped at random, left to right; None takes what is usual for the dataset.
         policy: a further random transform of single training images, bytes 0..255 of shape (C, H, W), such as
             ``torchvision.transforms.v2.TrivialAugmentWide()``; needs the loader "workers".
         mixing: mixes the training images of each batch, whose labels become probabilities (B, num_classes).
@@ -55,10 +58,10 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     spec: ClassVar[DatasetSpec]
-    crop_padding: ClassVar[int]
-    """Zeros on each side of a training image before it is cropped at random to its own size."""
-    flip: ClassVar[bool]
-    """Whether training images are flipped at random, left to right."""
+    usual_crop_padding: ClassVar[int]
+    """The ``crop_padding`` of this dataset unless one is set."""
+    usual_flip: ClassVar[bool]
+    """The ``flip`` of this dataset unless one is set."""
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class ImageDataModule(LightningDataModule, ABC):
         validation_fraction: float = 0.1,
         seed: int = 0,
         augment: bool = True,
+        crop_padding: int | None = None,
+        flip: bool | None = None,
         policy: v2.Transform | None = None,
         mixing: Mixing | None = None,
         extra: ExtraImages | None = None,
@@ -87,6 +92,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"validation_fraction must lie strictly between 0 and 1, got {validation_fraction}")
         if not 0 <= seed <= MAXIMUM_SEED:
             raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed}")
+        if crop_padding is not None and crop_padding < 0:
+            raise ValueError(f"crop_padding must be non-negative, got {crop_padding}")
         if loader not in LOADERS:
             raise ValueError(f"loader must be one of {tuple(LOADERS)}, got {loader!r}")
         if policy is not None and not LOADERS[loader].uses_workers:
@@ -100,6 +107,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.validation_fraction = validation_fraction
         self.seed = seed
         self.augment = augment
+        self.crop_padding = self.usual_crop_padding if crop_padding is None else crop_padding
+        self.flip = self.usual_flip if flip is None else flip
         self.policy = policy
         self.mixing = mixing
         self.extra = extra

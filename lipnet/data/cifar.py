@@ -84,8 +84,8 @@ class CIFARDataModule(ImageDataModule):
         settings: the arguments of :class:`lipnet.data.ImageDataModule`.
     """
 
-    crop_padding = 4
-    flip = True
+    usual_crop_padding = 4
+    usual_flip = True
     reader: ClassVar[type[datasets.CIFAR10]]
 
     def __init__(self, *, data_dir: str | Path, **settings: Any) -> None:

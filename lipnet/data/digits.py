@@ -45,8 +45,8 @@ class DigitsDataModule(ImageDataModule):
     """
 
     spec = DIGITS_SPEC
-    crop_padding = 1
-    flip = False
+    usual_crop_padding = 1
+    usual_flip = False
 
     def read_training_images(self) -> LabelledImages:
         """Read the 1438 images outside the test split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,28 @@ def test_augmentation_can_be_switched_off() -> None:
     for row, (_, position) in enumerate(loader.sampler):
         assert torch.equal(images[row], dataset.source.images[dataset.positions[position]].float() / 16)
         assert labels[row] == dataset.source.labels[dataset.positions[position]]
+
+
+def test_crop_and_flip_can_be_switched_off_one_by_one() -> None:
+    originals = DigitsDataModule(augment=False).training_dataset()
+    images = torch.stack([originals[0, i][0] for i in range(200)])
+
+    def views(**settings: Any) -> Tensor:
+        dataset = DigitsDataModule(**settings).training_dataset()
+        return torch.stack([dataset[0, i][0] for i in range(200)])
+
+    flipped = (views(crop_padding=0, flip=True) == images.flip(-1)).flatten(1).all(1)
+    alike = (views(crop_padding=0, flip=True) == images).flatten(1).all(1)
+    assert bool((flipped | alike).all())
+    # Half of 200 images, by three standard deviations.
+    assert 78 < int(flipped.sum()) < 122
+    assert torch.equal(views(crop_padding=0, flip=False), images)
+    assert torch.equal(views(), views(crop_padding=1, flip=False))
+
+
+def test_a_negative_crop_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="crop_padding must be non-negative, got -1"):
+        DigitsDataModule(crop_padding=-1)
 
 
 @pytest.mark.parametrize(("batch_size", "last"), [(128, 15), (259, 259), (1294, 1)])
