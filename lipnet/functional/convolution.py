@@ -106,8 +106,22 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
     if padding_mode == "zeros":
         return x, (rows, columns)
     if padding_mode == "circular":
-        return F.pad(x, (columns, columns, rows, rows), mode="circular"), (0, 0)
+        return _periodic(x, rows, columns), (0, 0)
     raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
+
+
+def _periodic(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Maps (B, c, H, W) with so many rows and columns of their other side added at each side: ``F.pad`` in two copies.
+
+    Raises:
+        ValueError: for more rows or columns than there are.
+    """
+    height, width = x.shape[-2:]
+    if rows > height or columns > width:
+        raise ValueError(f"maps of {height} x {width} pixels cannot be wrapped by {rows} rows and {columns} columns")
+    if columns:
+        x = torch.cat((x[..., width - columns :], x, x[..., :columns]), dim=-1)
+    return torch.cat((x[..., height - rows :, :], x, x[..., :rows, :]), dim=-2) if rows else x
 
 
 def space_to_depth(x: Tensor, stride: tuple[int, int]) -> Tensor:

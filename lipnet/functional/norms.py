@@ -9,6 +9,8 @@ from math import cos, inf, isfinite, pi, prod, sqrt
 import torch
 from torch import Tensor
 
+from lipnet.functional.constants import constant
+
 # Room for the rounding of a float64 eigenvalue or singular value decomposition.
 _ROUNDING = 1 + 1e-10
 # Steps of power iteration before a bound is tried: the better the guess, the fewer Cholesky decompositions. After a few
@@ -155,10 +157,9 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
     Returns:
         Complex (H, W // 2 + 1, groups, c/groups, c/groups), indexed (..., out, in).
     """
+    dtype = torch.promote_types(weight.dtype, torch.complex32)
     rows, columns = (
-        torch.exp(2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length).to(
-            weight.device, torch.promote_types(weight.dtype, torch.complex32)
-        )
+        _waves(taps, length, points, dtype=dtype, device=weight.device)
         for taps, length, points in (
             (weight.shape[-2], size[0], size[0]),
             (weight.shape[-1], size[1], size[1] // 2 + 1),
@@ -166,6 +167,12 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
     )
     grouped = weight.reshape(groups, -1, *weight.shape[1:]).to(rows.dtype)
     return torch.einsum("goiab,pa,qb->pqgoi", grouped, rows, columns).contiguous()
+
+
+@constant
+def _waves(taps: int, length: int, points: int) -> Tensor:
+    """e^{i w k} for the first points of the frequencies w of so many pixels, and the taps k: (points, taps)."""
+    return torch.exp(2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length)
 
 
 def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,24 +197,38 @@ def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def circular_patches(vectors: Tensor, weight: Tensor) -> Tensor:
     """What each tap of the filter sees of periodic maps (groups, m, N, N): (groups, m kh kw, N N)."""
-    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    padded = torch.nn.functional.pad(vectors, (columns, columns, rows, rows), mode="circular")
-    return torch.nn.functional.unfold(padded, weight.shape[-2:])
+    groups, channels, *size = vectors.shape
+    kernel_size = (weight.shape[-2], weight.shape[-1])
+    seen = _seen(tuple(size), kernel_size, dtype=torch.int64, device=vectors.device)
+    return vectors.flatten(2).index_select(2, seen).view(groups, channels * prod(kernel_size), prod(size))
+
+
+@constant
+def _seen(size: tuple[int, int], kernel_size: tuple[int, int]) -> Tensor:
+    """The pixel that each tap sees at each pixel of a periodic map: (kh kw H W,)."""
+    rows, columns = (
+        (torch.arange(taps).view(-1, 1) - taps // 2 + torch.arange(length)) % length
+        for taps, length in zip(kernel_size, size, strict=True)
+    )
+    return (rows[:, None, :, None] * size[1] + columns[None, :, None, :]).flatten()
 
 
 def next_vectors(images: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
     """J v / ||J v|| of the shape of v, and v itself where J v is 0 or not finite."""
     lengths = norms.view(-1, 1, 1)
-    usable = lengths.isfinite() & (lengths > 0)
+    usable = (lengths > 0) & (lengths <= torch.finfo(lengths.dtype).max)
     return torch.where(usable, images / lengths, vectors.flatten(2)).view_as(vectors)
 
 
 def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tensor:
     """Vectors (groups, channels, points, points) of norm 1 that hardly any filter is orthogonal to: cos(n sqrt(2))."""
-    count = channels * points * points
-    numbers = torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
-    vector = torch.nn.functional.normalize((numbers * sqrt(2)).cos(), dim=0)
-    return vector.view(1, channels, points, points).expand(groups, -1, -1, -1)
+    return _start_vector(channels, points, dtype=like.dtype, device=like.device).expand(groups, -1, -1, -1)
+
+
+@constant
+def _start_vector(channels: int, points: int) -> Tensor:
+    numbers = torch.arange(1, channels * points * points + 1, dtype=torch.float64)
+    return torch.nn.functional.normalize((numbers * sqrt(2)).cos(), dim=0).view(1, channels, points, points)
 
 
 def top_vectors(weight: Tensor, groups: int, points: int, steps: int = 32) -> Tensor:

@@ -49,7 +49,7 @@ def operator_tensors(weight: Tensor, size: tuple[int, int], groups: int, padding
     """What an operator for maps of one size makes of the filter before it is applied, if that is worth keeping."""
     if not _takes_products(size, weight, groups, padding_mode):
         return []
-    taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight).taps
+    taps = bilinear_form(size, (weight.shape[-2], weight.shape[-1]), padding_mode, like=weight).taps
     channels = weight.shape[1]
     if taps.numel() == 1:
         return [weight.view(groups, channels, channels)]
@@ -193,7 +193,7 @@ class _Products:
     def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, kept: Sequence[Tensor]) -> None:
         self.batch, self.weight, self.groups = len(x), weight, groups
         self.size = (x.shape[-2], x.shape[-1])
-        self.form = bilinear_form(self.size, (weight.shape[-2], weight.shape[-1]), padding_mode).to(weight)
+        self.form = bilinear_form(self.size, (weight.shape[-2], weight.shape[-1]), padding_mode, like=weight)
         (self.matrices,) = kept or operator_tensors(weight, self.size, groups, padding_mode)
         # A view of the filter itself is no tensor of its own to keep, and those of small groups are soon made again.
         self.kept = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
@@ -236,7 +236,7 @@ class _Products:
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
         # The gradient may be that of the first channels, as (B, first channels, H, W).
         first, *others = (factor.mT for factor in self.form.output)
-        gathered = self._products_of((first * sign, *others), self.enter(gradient))
+        gathered = self._products_of((first if sign == 1 else -first, *others), self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
         gathered, spread = F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)
         if self._gradient_at_once:
@@ -280,7 +280,7 @@ class _Products:
         first, *others = self.form.output
         rows = prod(factor.shape[1] for factor in self.form.output)
         lines = products.view(rows, products.numel() // rows)
-        factors = (first * sign, *others)
+        factors = (first if sign == 1 else -first, *others)
         if own is None or shift == 0:
             return transform(factors, lines)
         if others:

@@ -70,8 +70,9 @@ class _ScaledSkewPart(torch.autograd.Function):
         scaled, vectors, new, scale = ctx.saved_tensors
         rows = gradient.reshape(*new.shape[:2], -1)
         along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
-        # Below the smallest norm the scale does not depend on the filter.
-        moves = (scale.abs() * 2 * SMALLEST_NORM < abs(ctx.target)).view(-1, 1, 1)
-        images = torch.where(moves, along * (-1 / ctx.target), 0.0) * new.flatten(2)
-        result = torch.bmm(images, circular_patches(vectors, scaled).mT).add_(rows).mul_(scale.view(-1, 1, 1))
+        # Up to the smallest norm, where the scale is the largest, it does not depend on the filter.
+        moves = (scale.abs() < (1 - 1e-6) * abs(ctx.target) / (2 * SMALLEST_NORM)).view(-1, 1, 1)
+        patches = circular_patches(vectors, scaled).mT
+        result = torch.baddbmm(rows, along * moves * new.flatten(2), patches, alpha=-1 / ctx.target)
+        result = result.mul_(scale.view(-1, 1, 1))
         return minus_adjoint(result.view(scaled.shape), ctx.groups, in_place=True), None, None, None

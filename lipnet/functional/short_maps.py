@@ -16,14 +16,15 @@ Source: bilinear algorithms for Toeplitz and circulant products and, for four pi
 Complexity of Computations", 1980.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lipnet.functional.constants import constant
 
 # Points at which polynomials are multiplied, besides infinity. In float32 a product is then within 1e-6 of its size,
 # with the usual points 0, 1, -1, 2, -2 within 2e-6, summed directly within 2e-7 (64 channels).
@@ -43,12 +44,6 @@ class BilinearForm(NamedTuple):
     input: tuple[Tensor, ...]
     taps: Tensor
     output: tuple[Tensor, ...]
-
-    def to(self, like: Tensor) -> "BilinearForm":
-        def moved(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(factor.to(like.device, like.dtype) for factor in factors)
-
-        return BilinearForm(moved(self.input), self.taps.to(like.device, like.dtype), moved(self.output))
 
 
 def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
@@ -74,28 +69,48 @@ def is_tiled(size: tuple[int, int]) -> bool:
     return max(size) > 2
 
 
-@lru_cache(maxsize=64)
-def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> BilinearForm:
-    """The form of the 'same' convolution with a kernel on maps of one size, in float64.
+def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str, like: Tensor) -> BilinearForm:
+    """The form of the 'same' convolution with a kernel on maps of one size.
 
     Args:
         size: H and W, for which `has_bilinear_form`.
         kernel_size: kh and kw, odd.
         padding_mode: ``"zeros"`` or ``"circular"``.
+        like: a tensor of the dtype and on the device that the form is wanted in.
 
     Example:
-        >>> form = bilinear_form((1, 2), (1, 3), "zeros")
         >>> x, taps = torch.tensor([1.0, 10.0]).double(), torch.tensor([5.0, 2.0, 3.0]).double()
+        >>> form = bilinear_form((1, 2), (1, 3), "zeros", like=x)
         >>> transform(form.output, (form.taps @ taps)[:, None] * transform(form.input, x[:, None])).flatten()
         tensor([32., 25.], dtype=torch.float64)
     """
+
+    def part(name: str) -> Tensor:
+        return _part(name, size, kernel_size, padding_mode, dtype=like.dtype, device=like.device)
+
+    if max(size) > _TILE:
+        return BilinearForm(
+            (part("rows' input"), part("columns' input")), part("taps"), (part("rows' output"), part("columns' output"))
+        )
+    return BilinearForm((part("input"),), part("taps"), (part("output"),))
+
+
+@constant
+def _part(name: str, size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> Tensor:
+    """A part of the form, in float64."""
     rows, columns = (_line(*each, padding_mode) for each in zip(size, kernel_size, strict=True))
     # The products of each tile of rows are taken for themselves: tiles of rows would not be the faster index.
     tiles = len(rows.input) // len(rows.taps)
-    taps = torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps)
-    if max(size) > _TILE:
-        return BilinearForm((rows.input, columns.input), taps, (rows.output, columns.output))
-    return BilinearForm((torch.kron(rows.input, columns.input),), taps, (torch.kron(rows.output, columns.output),))
+    parts: dict[str, Callable[[], Tensor]] = {
+        "input": lambda: torch.kron(rows.input, columns.input),
+        "rows' input": lambda: rows.input,
+        "columns' input": lambda: columns.input,
+        "taps": lambda: torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps),
+        "output": lambda: torch.kron(rows.output, columns.output),
+        "rows' output": lambda: rows.output,
+        "columns' output": lambda: columns.output,
+    }
+    return parts[name]()
 
 
 class _Line(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipnet.functional.constants import constant
 from lipnet.functional.exponential import matrix_function
 from lipnet.functional.norms import frequency_response
 
@@ -84,7 +85,7 @@ class _SpectralConvolution(torch.autograd.Function):
         x_gradient = _maps(response.mH @ power, _size(x)) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return x_gradient, None
-        count = _multiplicity(_size(x), gradient) / (x.shape[-2] * x.shape[-1])
+        count = _shares(_size(x), dtype=gradient.dtype, device=gradient.device)
         return x_gradient, (power @ spectrum.mH) * count.view(-1, 1, 1, 1)
 
 
@@ -92,13 +93,14 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
-def _multiplicity(size: tuple[int, int], like: Tensor) -> Tensor:
-    """How often each column of the half spectrum occurs in the whole one: 2 where its conjugate is left out."""
-    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=like.dtype, device=like.device)
+@constant
+def _shares(size: tuple[int, int]) -> Tensor:
+    """Of the whole spectrum, what each column of half of it stands for: twice as much if its conjugate is left out."""
+    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
     count[0] = 1
     if size[1] % 2 == 0:
         count[-1] = 1
-    return count
+    return count / (size[0] * size[1])
 
 
 def _spectrum(x: Tensor, groups: int) -> Tensor:
@@ -109,7 +111,7 @@ def _spectrum(x: Tensor, groups: int) -> Tensor:
         spectrum = torch.fft.rfft2(x)
     else:
         # Shapes are spelled out because a batch of gradients knows no flatten and unflatten.
-        product = x.reshape(*x.shape[:2], size[0] * size[1]) @ torch.view_as_real(_waves(size, x)).flatten(1)
+        product = x.reshape(*x.shape[:2], size[0] * size[1]) @ _transform(size, dtype=x.dtype, device=x.device)
         spectrum = torch.view_as_complex(product.view(*x.shape[:2], size[0], size[1] // 2 + 1, 2))
     columns: Tensor = spectrum.permute(2, 3, 1, 0)
     return columns.reshape(*columns.shape[:2], groups, x.shape[1] // groups, x.shape[0])
@@ -125,18 +127,29 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
         maps = torch.fft.irfft2(half, s=size)
         return maps
     parts = torch.view_as_real(half.contiguous()).view(batch, groups * channels, rows * columns * 2)
-    count = _multiplicity(size, parts).repeat(size[0]) / pixels
-    weights = torch.view_as_real(_waves(size, parts) * count).flatten(1)
-    maps = (parts @ weights.T).view(batch, groups * channels, *size)
+    maps = (parts @ _inverse_transform(size, dtype=parts.dtype, device=parts.device)).view(
+        batch, groups * channels, *size
+    )
     return maps
 
 
-def _waves(size: tuple[int, int], like: Tensor) -> Tensor:
+@constant
+def _transform(size: tuple[int, int]) -> Tensor:
+    """What takes H W pixels to the real and imaginary parts of their half spectrum: (H W, H (W // 2 + 1) 2)."""
+    return torch.view_as_real(_waves(size)).flatten(1)
+
+
+@constant
+def _inverse_transform(size: tuple[int, int]) -> Tensor:
+    """And back."""
+    shares = _shares(size, dtype=torch.float64, device=torch.device("cpu")).repeat(size[0])
+    return torch.view_as_real(_waves(size) * shares).flatten(1).T.contiguous()
+
+
+def _waves(size: tuple[int, int]) -> Tensor:
     """e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
-    rows, columns = (torch.arange(length, device=like.device, dtype=torch.float64) / length for length in size)
+    rows, columns = (torch.arange(length, dtype=torch.float64) / length for length in size)
     down = torch.outer(rows * size[0], rows)
     across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
     turns = down[:, None, :, None] + across[None, :, None, :]
-    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1)).to(
-        torch.promote_types(like.dtype, torch.complex32)
-    )
+    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1))

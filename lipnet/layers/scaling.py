@@ -114,7 +114,7 @@ class JacobianScaling(Scaling):
             groups, channels, points = vectors[0].shape[:3]
             # Vectors that are no numbers, as after a diverging step, must not stay so.
             own = vectors[0].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            mixed = own + _MIXED_IN * start_vectors(groups, channels, points, like=own)
+            mixed = torch.add(own, start_vectors(groups, channels, points, like=own), alpha=_MIXED_IN)
             lengths: Tensor = mixed.flatten(1).norm(dim=1)
             return mixed / lengths.view(-1, 1, 1, 1)
 

@@ -1,0 +1,79 @@
+"""Constants are made once, whatever the circumstances in which they are first asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lipnet.functional.constants import Constant, constant
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def thirds() -> Constant:
+    """n thirds, which no two precisions have alike."""
+
+    @constant
+    def thirds(n: int) -> Tensor:
+        return torch.full((n,), 1 / 3, dtype=torch.float64)
+
+    return thirds
+
+
+def test_made_once_for_each_argument_and_dtype(thirds: Constant) -> None:
+    first = thirds(3, dtype=torch.float32, device=CPU)
+    assert first.dtype == torch.float32
+    assert thirds(3, dtype=torch.float32, device=CPU) is first
+    assert thirds(3, dtype=torch.float64, device=CPU).tolist() == [1 / 3] * 3
+    assert len(thirds(2, dtype=torch.float32, device=CPU)) == 2
+
+
+def test_first_asked_for_in_inference_mode_it_serves_training(thirds: Constant) -> None:
+    with torch.inference_mode():
+        thirds(1, dtype=torch.float32, device=CPU)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * thirds(1, dtype=torch.float32, device=CPU)).sum().backward()
+    assert weight.grad is not None
+    assert not thirds(1, dtype=torch.float32, device=CPU).requires_grad
+
+
+def test_the_default_device_is_not_the_constants(thirds: Constant) -> None:
+    with torch.device("meta"):
+        assert thirds(1, dtype=torch.float64, device=CPU).tolist() == [1 / 3]
+        assert thirds(1, dtype=torch.float64, device=torch.device("meta")).is_meta
+
+
+def test_what_a_tracer_makes_is_not_kept(thirds: Constant) -> None:
+    with FakeTensorMode():
+        traced = thirds(1, dtype=torch.float64, device=CPU)
+    assert type(traced) is not Tensor
+    assert thirds(1, dtype=torch.float64, device=CPU).tolist() == [1 / 3]
+
+
+def test_what_a_transform_makes_is_not_kept(thirds: Constant) -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return x * thirds(1, dtype=torch.float64, device=CPU).sum()
+
+    assert torch.func.grad(scaled)(torch.ones((), dtype=torch.float64)).item() == 1 / 3
+    assert thirds(1, dtype=torch.float64, device=CPU).tolist() == [1 / 3]
+
+
+@pytest.mark.slow
+def test_compilers_take_it_for_a_constant() -> None:
+    calls = []
+
+    @constant
+    def ones(n: int) -> Tensor:
+        calls.append(n)
+        return torch.ones(n)
+
+    @torch.compile(fullgraph=True)
+    def function(x: Tensor) -> Tensor:
+        return x + ones(3, dtype=x.dtype, device=x.device)
+
+    for _ in range(3):
+        assert function(torch.zeros(3)).tolist() == [1.0] * 3
+    assert calls == [3]
