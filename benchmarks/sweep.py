@@ -93,6 +93,8 @@ ROWS = tuple(
         ("mixup", "augmentation", "data/mixing=mixup"),
         ("trivial_augment", "augmentation", f"data/policy=trivial_augment {WORKERS}"),
         ("no_augmentation", "augmentation", "data.augment=false"),
+        ("crop_1", "augmentation", "data.crop_padding=1"),
+        ("no_crop", "augmentation", "data.crop_padding=0"),
         ("stages_4", "pooling", "model.stages=4 model.depth=4"),
         ("pooling_norm", "pooling", POOLING),
     )

@@ -199,7 +199,7 @@ class _Products:
         self.kept = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
         self._pixels = self.size[0] * self.size[1]
         # What each matrix is multiplied with: a form for tiles has as many rows for a matrix, and one group.
-        self._columns = prod(map(len, self.form.input)) // len(self.form.taps) * self.batch
+        self._columns = prod([len(factor) for factor in self.form.input]) // len(self.form.taps) * self.batch
         # For the gradient, of the matrices and what it is made of, the smaller is passed over once more.
         self._gradient_at_once = 2 * self._columns < self.matrices.shape[2]
         self._collected: list[tuple[Tensor, Tensor]] = []
@@ -278,7 +278,7 @@ class _Products:
     def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
         """The pixels that the products make, plus shift times those that there were."""
         first, *others = self.form.output
-        rows = prod(factor.shape[1] for factor in self.form.output)
+        rows = prod([factor.shape[1] for factor in self.form.output])
         lines = products.view(rows, products.numel() // rows)
         factors = (first if sign == 1 else -first, *others)
         if own is None or shift == 0:

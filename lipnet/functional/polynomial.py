@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lipnet.functional.operators import ConvolutionOperator, convolution_operator
+from lipnet.temporary import autocast_dtype
 
 # Maps of so many bytes are worth the time of a convolution.
 _LARGE = 2**23
@@ -59,8 +60,8 @@ def skew_polynomial(
     """
     if len(coefficients) < 2 or coefficients[-1] == 0:
         raise ValueError(f"a polynomial of degree 1 or more is needed, received the coefficients {coefficients}")
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device)
+    if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)
     wanted = channels if channels is not None and channels < x.shape[1] else None
     setting = _Setting(tuple(coefficients), groups, padding_mode, recompute, wanted)

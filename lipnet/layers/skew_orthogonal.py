@@ -25,6 +25,7 @@ from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.evaluation import Evaluation, Series, evaluate, exact_dtype, exponential_matrices, norm_bound
 from lipnet.layers.scaling import SCALINGS
+from lipnet.temporary import autocast_dtype, without_autocast
 
 
 class SkewOrthogonal(nn.Module):
@@ -99,7 +100,7 @@ class SkewOrthogonal(nn.Module):
         if self.explicit and not self.training:
             return self._explicit_exponential(maps, channels, sign)
         engine = self._choice(len(maps), size).engine
-        with torch.autocast(maps.device.type, enabled=False):
+        with without_autocast(maps.device):
             if self.training:
                 operand, series = self._training_operand(engine, size, sign)
             else:
@@ -116,14 +117,14 @@ class SkewOrthogonal(nn.Module):
                 kept=self._kept(size) if sign > 0 else (),
             )
             return with_channels(result, channels)
-        with torch.autocast(maps.device.type, enabled=False):
+        with without_autocast(maps.device):
             apply = apply_spectral if engine == "spectral" else apply_dense
             return with_channels(apply(maps.to(self.weight.dtype), operand), channels)
 
     def _explicit_exponential(self, maps: Tensor, channels: int, sign: int) -> Tensor:
         """The same by the kept matrix or by Horner's rule, whose rounding `exponential_step` bounds."""
         size = (maps.shape[-2], maps.shape[-1])
-        with torch.autocast(maps.device.type, enabled=False):
+        with without_autocast(maps.device):
             # Weights are constants here: what is kept of them is what the bounds speak of.
             with torch.no_grad():
                 operand, series = self._evaluation_operand(self.explicit_engine(size), size, sign)
@@ -161,7 +162,7 @@ class SkewOrthogonal(nn.Module):
 
     def filter(self) -> Tensor:
         """The scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device):
             if self.training:
                 return self.scaling.scaled_skew(self.weight, self.scaling.stored(self.groups))[0]
             skew = skew_filter(self.weight.double(), self.groups)
@@ -257,7 +258,9 @@ class SkewOrthogonal(nn.Module):
 
     def _kept(self, size: tuple[int, int]) -> list[Tensor]:
         """In evaluation without gradients: what the series makes of the filter for maps of this size."""
-        if self.training or (torch.is_grad_enabled() and self.weight.requires_grad) or torch.is_autocast_enabled():
+        if self.training or (torch.is_grad_enabled() and self.weight.requires_grad):
+            return []
+        if autocast_dtype(self.weight.device) is not None:  # the filter is cast
             return []
         return self._evaluated().operator(size)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipnet.structured.updates import WeightUpdate
+from lipnet.temporary import without_autocast
 
 
 class AdditiveUpdate(WeightUpdate):
@@ -31,7 +32,7 @@ class AdditiveUpdate(WeightUpdate):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = F.linear(x, weight, bias)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             added = self.matmul(x.to(torch.promote_types(x.dtype, next(self.parameters()).dtype)))
         return y + added.to(y.dtype)
 

@@ -9,6 +9,7 @@ from lipnet.functional import product_up
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
 from lipnet.structured.blocks import Mixing, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
+from lipnet.temporary import without_autocast
 
 
 class StructuredOrthogonal(nn.Module):
@@ -81,7 +82,7 @@ class StructuredOrthogonal(nn.Module):
             raise ValueError(
                 f"the matrix needs vectors of shape (..., {self.features}), received {tuple(vectors.shape)}"
             )
-        with torch.autocast(vectors.device.type, enabled=False):
+        with without_autocast(vectors.device):
             dtype = torch.promote_types(vectors.dtype, self.generators.dtype)
             columns = vectors.to(dtype).reshape(-1, self.features).mT
             if any(mixing.parts > 1 for mixing in self.mixings):

@@ -27,6 +27,10 @@ from lipnet.training.resumption import ExactResumption
 from lipnet.training.schedules import PerStepSchedule
 from lipnet.training.timed_schedules import TimedSchedule, fraction_of_time
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""The modes of ``torch.compile``."""
+_GRAPHS_OF_LAUNCHES = ("reduce-overhead", "max-autotune")
+
 
 def certified_accuracy_key(radius: str) -> str:
     """The name under which the validation's certified accuracy at a radius is logged: val/certified_36_255."""
@@ -71,10 +75,13 @@ class CertifiedClassifier(LightningModule):
         scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule` or
             `TimedSchedule`, stepped after every optimizer step; None for a constant rate.
         radii: the radii at which validation certifies, by their text.
+        compile_mode: a mode of ``torch.compile`` for the network's training steps, each as one graph for each size of a
+            batch; None does not compile. Validation is never compiled.
 
     Raises:
-        ValueError: for a model's configuration that `build_model` refuses; in training, if the loss is not finite, if
-            parameters are in half precision, or if a schedule cannot know the number of steps or the time.
+        ValueError: for a model's configuration that `build_model` refuses, and for another mode; in training, if the
+            loss is not finite, if parameters are in half precision, if a schedule cannot know the number of steps or
+            the time, or if gradients are to be accumulated in memory that a graph of launches writes anew.
     """
 
     description: dict[str, Any]
@@ -89,8 +96,13 @@ class CertifiedClassifier(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | TimedSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
+        if compile_mode is not None and compile_mode not in COMPILE_MODES:
+            raise ValueError(f"compile must be one of {COMPILE_MODES} or null, received {compile_mode!r}")
+        self.compile_mode = compile_mode
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.description = describe(model, dataset)
         self.model = build_model(model)
         if isinstance(loss, LipschitzLoss):
@@ -117,10 +129,29 @@ class CertifiedClassifier(LightningModule):
                 f"training needs parameters in float32 or float64, received {', '.join(map(str, dtypes))}: "
                 "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
             )
+        accumulated = self.trainer.accumulate_grad_batches
+        if self.compile_mode in _GRAPHS_OF_LAUNCHES and accumulated > 1:
+            raise ValueError(
+                f"compile={self.compile_mode} writes each batch's gradients into the same memory, and "
+                f"trainer.accumulate_grad_batches={accumulated} would add them up there: set compile=default"
+            )
+        if self.compile_mode is not None:
+            self._compiled = self._compile()
+
+    def on_fit_end(self) -> None:
+        self._compiled = None
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        # A function, as a compiled module would become a part of this one, with all weights once more.
+        def network(images: Tensor) -> Tensor:
+            logits: Tensor = self.model(images)
+            return logits
+
+        return torch.compile(network, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits = self(images) if self._compiled is None else self._compiled(images)
         loss: Tensor = self.loss(logits, labels)
         # Of a mixed label, the largest share counts.
         self.train_accuracy.update(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))

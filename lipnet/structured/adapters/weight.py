@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from lipnet.structured.updates import WeightUpdate
+from lipnet.temporary import without_autocast
 
 
 class AdaptedWeight(nn.Module):
@@ -33,7 +34,7 @@ class AdaptedWeight(nn.Module):
         update = self.in_use
         if update is None:
             return weight
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device):
             dtype = torch.promote_types(weight.dtype, next(update.parameters()).dtype)
             adapted: Tensor = update(weight.flatten(1).to(dtype))
         # Contiguous, as the weight of a plain module is: fused kernels read it as such.

@@ -1,0 +1,49 @@
+"""What an accelerator would be asked for, counted on the meta device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import launches
+from benchmarks.launches import LaunchCounter, Launches, launches_of
+from benchmarks.lipconvnet import PLAIN, VARIANTS
+
+
+def test_counts_operations_and_copies_but_no_views() -> None:
+    with LaunchCounter() as counter:
+        x = torch.zeros(4, 4, device="meta")  # made, and filled
+        (x.t()[0] + torch.empty(4, device="meta")).exp_()
+        torch.zeros(4) + 1  # on the CPU
+        x.copy_(torch.zeros(4, 4))
+        x.copy_(x.t())
+    assert counter.launches == Launches(operations=5, copies=1)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("lipnet")])
+def test_a_training_step_takes_nothing_from_the_cpu(name: str) -> None:
+    counted = launches_of(VARIANTS[name])
+    assert counted.copies == 0
+    assert counted.operations > launches_of(VARIANTS[PLAIN]).operations
+
+
+def test_a_network_that_copies_is_seen() -> None:
+    class Shifted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1)) + torch.ones(100).to(x.device)
+
+    assert launches_of(lambda: Shifted(3 * 32 * 32, 100)).copies == 1
+
+
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launches, "VARIANTS", {PLAIN: VARIANTS[PLAIN]})
+    monkeypatch.setattr("sys.argv", ["launches", "--output", str(tmp_path / "launches.json")])
+    launches.main()
+    counted = json.loads((tmp_path / "launches.json").read_text())["networks"][PLAIN]
+    assert str(counted["operations"]) in capsys.readouterr().out
