@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Hashable
 from functools import wraps
+from itertools import count
+from types import SimpleNamespace
 from typing import Protocol
 
 import torch
@@ -12,6 +14,10 @@ class Constant(Protocol):
     """A function of numbers, names and shapes that gives a tensor in the dtype and on the device that are asked for."""
 
     def __call__(self, *of: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor: ...
+
+
+_kept = SimpleNamespace()
+_numbers = count()
 
 
 def constant(make: Callable[..., Tensor]) -> Constant:
@@ -34,20 +40,33 @@ def constant(make: Callable[..., Tensor]) -> Constant:
         >>> first is second
         True
     """
-    kept: dict[Hashable, Tensor] = {}
+    names: dict[Hashable, str] = {}
+
+    def made(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        # Neither the mode nor the default device in which it happens to be asked for first is the constant's.
+        with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
+            return make(*arguments).to(device, dtype)
+
+    # Compilers call this while they trace, and take what it returns for a constant: a name, since not all releases take
+    # several tensors. What has the name is then an input of the graph.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def name_of(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> str | None:
+        key = (arguments, dtype, device)
+        if key not in names:
+            value = made(*key)
+            # The tensors of tracers and of `torch.func` are theirs.
+            if type(value) is not Tensor or torch._C._are_functorch_transforms_active():
+                return None
+            names[key] = f"constant_{next(_numbers)}"
+            setattr(_kept, names[key], value)
+        return names[key]
 
     @wraps(make)
     def of(*arguments: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
-        key = (arguments, dtype, device)
-        if key in kept:
-            return kept[key]
-        # Neither the mode nor the default device in which it happens to be asked for first is the constant's.
-        with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
-            value = make(*arguments).to(device, dtype)
-        # The tensors of tracers and of `torch.func` are theirs.
-        if type(value) is Tensor and not torch._C._are_functorch_transforms_active():
-            kept[key] = value
-        return value
+        name = name_of(arguments, dtype, device)
+        if name is None:
+            return made(arguments, dtype, device)
+        kept: Tensor = getattr(_kept, name)
+        return kept
 
-    compiled: Constant = torch.compiler.assume_constant_result(of)  # type: ignore[no-untyped-call]
-    return compiled
+    return of
