@@ -1,4 +1,4 @@
-"""Pure functions of tensors: no state, no modules, nothing imported from the rest of lipnet."""
+"""Pure functions of tensors: no state but constants, no modules, nothing imported from the rest of lipnet."""
 
 from lipnet.functional.convolution import (
     PADDING_MODES,

@@ -20,7 +20,7 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
         Maps (B, c, H, W).
 
     Raises:
-        ValueError: for another padding mode.
+        ValueError: for another padding mode, and for a kernel that reaches around circular maps more than once.
     """
     padded, padding = _padded(x, weight, padding_mode)
     return F.conv2d(padded, weight, padding=padding, groups=groups)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lipnet.functional.autocast import autocast_dtype
 from lipnet.functional.operators import ConvolutionOperator, convolution_operator
-from lipnet.temporary import autocast_dtype
 
 # Maps of so many bytes are worth the time of a convolution.
 _LARGE = 2**23

@@ -19,13 +19,13 @@ from lipnet.functional import (
     skew_polynomial,
     taylor_coefficients,
 )
+from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.explicit import explicit_polynomial
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.evaluation import Evaluation, Series, evaluate, exact_dtype, exponential_matrices, norm_bound
 from lipnet.layers.scaling import SCALINGS
-from lipnet.temporary import autocast_dtype, without_autocast
 
 
 class SkewOrthogonal(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipnet.functional.autocast import without_autocast
 from lipnet.structured.updates import WeightUpdate
-from lipnet.temporary import without_autocast
 
 
 class AdditiveUpdate(WeightUpdate):

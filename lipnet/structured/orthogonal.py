@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import product_up
+from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
 from lipnet.structured.blocks import Mixing, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
-from lipnet.temporary import without_autocast
 
 
 class StructuredOrthogonal(nn.Module):

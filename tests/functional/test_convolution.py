@@ -139,3 +139,10 @@ def test_empty_batches_keep_their_shape() -> None:
     assert space_to_depth(empty, (2, 3)).shape == (0, 18, 2, 2)
     assert depth_to_space(torch.zeros(0, 18, 2, 2), (2, 3)).shape == (0, 3, 4, 6)
     assert same_convolution(empty, torch.zeros(3, 3, 3, 3)).shape == (0, 3, 4, 6)
+
+
+def test_circular_padding_wraps_once() -> None:
+    weight = random_filter((1, 7))
+    assert same_convolution(torch.zeros(1, 4, 1, 3, dtype=torch.float64), weight, 1, "circular").shape == (1, 4, 1, 3)
+    with pytest.raises(ValueError, match="maps of 1 x 2 pixels cannot be wrapped by 0 rows and 3 columns"):
+        same_convolution(torch.zeros(1, 4, 1, 2, dtype=torch.float64), weight, 1, "circular")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from lipnet.functional.autocast import without_autocast
 from lipnet.structured.updates import WeightUpdate
-from lipnet.temporary import without_autocast
 
 
 class AdaptedWeight(nn.Module):
