@@ -41,7 +41,7 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
         radii=list(config.radii),
-        compile_mode=config.compile,
+        compile_mode=config.get("compile"),
     )
     if path is not None and starts_from(path, transfer):
         load_base(module.model, load_checkpoint(path).model.state_dict())
