@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lipnet.functional.autocast import without_autocast
 from lipnet.temporary import attribute_set
 
 
@@ -14,7 +15,7 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32 and float64 as float64, whatever the process is set to; restored at the end."""
     backends: Any = torch.backends
     switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    with torch.autocast(device.type, enabled=False), attribute_set(switches, "fp32_precision", "ieee"):
+    with without_autocast(device), attribute_set(switches, "fp32_precision", "ieee"):
         yield
 
 

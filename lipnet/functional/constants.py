@@ -16,6 +16,7 @@ class Constant(Protocol):
     def __call__(self, *of: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor: ...
 
 
+# All constants, by names of which each is given once: attributes, which compilers can follow to a tensor.
 _kept = SimpleNamespace()
 _numbers = count()
 

@@ -235,8 +235,8 @@ class _Products:
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
         # The gradient may be that of the first channels, as (B, first channels, H, W).
-        first, *others = (factor.mT for factor in self.form.output)
-        gathered = self._products_of((first if sign == 1 else -first, *others), self.enter(gradient))
+        factors = _with_sign([factor.mT for factor in self.form.output], sign)
+        gathered = self._products_of(factors, self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
         gathered, spread = F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)
         if self._gradient_at_once:
@@ -277,12 +277,17 @@ class _Products:
 
     def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
         """The pixels that the products make, plus shift times those that there were."""
-        first, *others = self.form.output
         rows = prod([factor.shape[1] for factor in self.form.output])
         lines = products.view(rows, products.numel() // rows)
-        factors = (first if sign == 1 else -first, *others)
+        factors = _with_sign(self.form.output, sign)
         if own is None or shift == 0:
             return transform(factors, lines)
-        if others:
+        if len(factors) > 1:
             return transform(factors, lines).add_(own, alpha=shift)
         return torch.addmm(own, factors[0], lines, beta=shift)
+
+
+def _with_sign(factors: Sequence[Tensor], sign: int) -> Sequence[Tensor]:
+    """The factors of sign times their product."""
+    first, *others = factors
+    return factors if sign == 1 else (-first, *others)

@@ -70,7 +70,7 @@ class _ScaledSkewPart(torch.autograd.Function):
         scaled, vectors, new, scale = ctx.saved_tensors
         rows = gradient.reshape(*new.shape[:2], -1)
         along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
-        # Up to the smallest norm, where the scale is the largest, it does not depend on the filter.
+        # Up to the smallest norm, where the scale is the largest but for rounding, it does not depend on the filter.
         moves = (scale.abs() < (1 - 1e-6) * abs(ctx.target) / (2 * SMALLEST_NORM)).view(-1, 1, 1)
         patches = circular_patches(vectors, scaled).mT
         result = torch.baddbmm(rows, along * moves * new.flatten(2), patches, alpha=-1 / ctx.target)

@@ -16,8 +16,9 @@ Source: bilinear algorithms for Toeplitz and circulant products and, for four pi
 Complexity of Computations", 1980.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import reduce
 from math import prod
 from typing import NamedTuple
 
@@ -85,32 +86,33 @@ def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_m
         tensor([32., 25.], dtype=torch.float64)
     """
 
-    def part(name: str) -> Tensor:
-        return _part(name, size, kernel_size, padding_mode, dtype=like.dtype, device=like.device)
+    def factor(end: str, *dimensions: int) -> Tensor:
+        lengths, taps = (tuple(each[dimension] for dimension in dimensions) for each in (size, kernel_size))
+        return _factor(end, lengths, taps, padding_mode, dtype=like.dtype, device=like.device)
 
-    if max(size) > _TILE:
-        return BilinearForm(
-            (part("rows' input"), part("columns' input")), part("taps"), (part("rows' output"), part("columns' output"))
-        )
-    return BilinearForm((part("input"),), part("taps"), (part("output"),))
+    parts = ((0,), (1,)) if max(size) > _TILE else ((0, 1),)
+    return BilinearForm(
+        tuple(factor("input", *dimensions) for dimensions in parts),
+        _taps(size, kernel_size, padding_mode, dtype=like.dtype, device=like.device),
+        tuple(factor("output", *dimensions) for dimensions in parts),
+    )
 
 
 @constant
-def _part(name: str, size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> Tensor:
-    """A part of the form, in float64."""
+def _factor(end: str, lengths: tuple[int, ...], taps: tuple[int, ...], padding_mode: str) -> Tensor:
+    """The form's "input" or "output" for these dimensions together, in float64."""
+    lines = (_line(*each, padding_mode) for each in zip(lengths, taps, strict=True))
+    factors: list[Tensor] = [getattr(line, end) for line in lines]
+    return reduce(torch.kron, factors)
+
+
+@constant
+def _taps(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> Tensor:
+    """The form's taps, in float64."""
     rows, columns = (_line(*each, padding_mode) for each in zip(size, kernel_size, strict=True))
     # The products of each tile of rows are taken for themselves: tiles of rows would not be the faster index.
     tiles = len(rows.input) // len(rows.taps)
-    parts: dict[str, Callable[[], Tensor]] = {
-        "input": lambda: torch.kron(rows.input, columns.input),
-        "rows' input": lambda: rows.input,
-        "columns' input": lambda: columns.input,
-        "taps": lambda: torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps),
-        "output": lambda: torch.kron(rows.output, columns.output),
-        "rows' output": lambda: rows.output,
-        "columns' output": lambda: columns.output,
-    }
-    return parts[name]()
+    return torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps)
 
 
 class _Line(NamedTuple):

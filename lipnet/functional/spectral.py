@@ -127,10 +127,8 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
         maps = torch.fft.irfft2(half, s=size)
         return maps
     parts = torch.view_as_real(half.contiguous()).view(batch, groups * channels, rows * columns * 2)
-    maps = (parts @ _inverse_transform(size, dtype=parts.dtype, device=parts.device)).view(
-        batch, groups * channels, *size
-    )
-    return maps
+    maps = parts @ _inverse_transform(size, dtype=parts.dtype, device=parts.device)
+    return maps.view(batch, groups * channels, *size)
 
 
 @constant
@@ -141,7 +139,7 @@ def _transform(size: tuple[int, int]) -> Tensor:
 
 @constant
 def _inverse_transform(size: tuple[int, int]) -> Tensor:
-    """And back."""
+    """What takes these parts, with the shares of what is left out, back to the pixels: (H (W // 2 + 1) 2, H W)."""
     shares = _shares(size, dtype=torch.float64, device=torch.device("cpu")).repeat(size[0])
     return torch.view_as_real(_waves(size) * shares).flatten(1).T.contiguous()
 

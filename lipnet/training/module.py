@@ -136,18 +136,11 @@ class CertifiedClassifier(LightningModule):
                 f"trainer.accumulate_grad_batches={accumulated} would add them up there: set compile=default"
             )
         if self.compile_mode is not None:
-            self._compiled = self._compile()
+            # A method, as a compiled module would become a part of this one, with all weights once more.
+            self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def on_fit_end(self) -> None:
         self._compiled = None
-
-    def _compile(self) -> Callable[[Tensor], Tensor]:
-        # A function, as a compiled module would become a part of this one, with all weights once more.
-        def network(images: Tensor) -> Tensor:
-            logits: Tensor = self.model(images)
-            return logits
-
-        return torch.compile(network, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
