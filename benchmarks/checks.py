@@ -70,7 +70,7 @@ def main() -> None:
     names = parser.parse_args().suites or list(suites)
     unknown = sorted(set(names) - set(suites))
     if unknown:
-        parser.error(f"there are the suites {', '.join(suites)}, received {', '.join(unknown)}")
+        parser.error(f"there are the suites {', '.join(suites)}, got {', '.join(unknown)}")
     for name in names:
         suites[name]()
 

@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from benchmarks.lipconvnet import machine, seconds
 from lipnet.data import ImageDataModule, LabelledImages
 from lipnet.data.spec import CIFAR10_SPEC
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 BATCH_SIZE = 128
 Batches = DataLoader[tuple[Tensor, Tensor]]
@@ -137,7 +137,7 @@ def main() -> None:
     console.print(report(rates))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.output is not None:
-        with whole_file(arguments.output) as file:
+        with atomic_write(arguments.output) as file:
             file.write(json.dumps({"machine": about, "images_per_second": rates}, indent=2).encode() + b"\n")
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.lipconvnet import machine, seconds
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.layers import SOC
 
 PLAIN = "plain"
@@ -225,7 +225,7 @@ def main() -> None:
         if time.perf_counter() - start < arguments.seconds:
             results["cells"][cell.key] = measure(cell, device)
     if missing:
-        with whole_file(arguments.output) as file:
+        with atomic_write(arguments.output) as file:
             file.write(json.dumps(results, indent=1).encode() + b"\n")
 
     found = [with_choices(results["cells"][cell.key]) for cell in wanted if cell.key in results["cells"]]
@@ -237,7 +237,7 @@ def main() -> None:
     if arguments.plot is not None:
         from benchmarks.engines_picture import plot_engines
 
-        with whole_file(arguments.plot) as file:
+        with atomic_write(arguments.plot) as file:
             plot_engines(found, arguments.kernel_size).savefig(file, format="png", dpi=150)
 
 

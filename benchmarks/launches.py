@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.lipconvnet import VARIANTS
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
@@ -95,7 +95,7 @@ def main() -> None:
     Console().print(table)
     if arguments.output is not None:
         content = {"torch": torch.__version__, "networks": {name: each._asdict() for name, each in counts.items()}}
-        with whole_file(arguments.output) as file:
+        with atomic_write(arguments.output) as file:
             file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 

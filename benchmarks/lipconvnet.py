@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.published import PublishedGSSOC, PublishedSOC
 from benchmarks.roofline import ContractionCounter, peaks_of
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -236,7 +236,7 @@ def main() -> None:
             "bytes": of_counts(counts, lambda counter: counter.bytes),
             "floor_seconds": floors,
         }
-        with whole_file(arguments.output) as file:
+        with atomic_write(arguments.output) as file:
             file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 

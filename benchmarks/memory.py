@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -185,7 +185,7 @@ def write(results: dict[int, dict[str, dict[str, Any]]], about: dict[str, Any], 
     peaks = json.loads(output.read_text())["peak_bytes"] if output.exists() else {}
     for batch, measured in results.items():
         peaks.setdefault(str(batch), {}).update(measured)
-    with whole_file(output) as file:
+    with atomic_write(output) as file:
         file.write(json.dumps({"machine": about, "peak_bytes": peaks}, indent=2).encode() + b"\n")
 
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
 from benchmarks.orthogonality import MODES, STRIDES, layer_figures, network_figures
 from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
 PARTS = ("times", "orthogonality")
@@ -102,9 +102,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file: what it has of other networks and parts is kept")
     arguments = parser.parse_args()
     if min(arguments.rounds, *arguments.batch) < 1:
-        parser.error(
-            f"rounds and batches of at least 1, received {arguments.rounds} rounds of {arguments.batch} images"
-        )
+        parser.error(f"rounds and batches of at least 1, got {arguments.rounds} rounds of {arguments.batch} images")
 
     console = Console(width=max(_WIDTH, Console().width))
     device, output = torch.device(arguments.device), arguments.output
@@ -125,7 +123,7 @@ def main() -> None:
 
 def write(results: Results, output: Path | None) -> None:
     if output is not None:
-        with whole_file(output) as file:
+        with atomic_write(output) as file:
             file.write(json.dumps(results, indent=2).encode() + b"\n")
 
 

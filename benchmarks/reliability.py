@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lipnet import __version__
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.training.run_record import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def write_figures(
         ValueError: if there are no rows, or one of them is no pair of texts.
     """
     if not rows or not all(len(row) == 2 and all(isinstance(text, str) for text in row) for row in rows):
-        raise ValueError(f"rows must be pairs of texts, at least one, received {list(rows)}")
+        raise ValueError(f"rows must be pairs of texts, at least one, got {list(rows)}")
     content = {
         "title": title,
         "command": command or running_command(),
@@ -67,7 +67,7 @@ def write_figures(
         "rows": [list(row) for row in rows],
     }
     path = folder / f"{name}.json"
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
     return path
 
@@ -83,7 +83,7 @@ def render(folder: Path = FOLDER, page: Path = PAGE) -> str:
         raise ValueError(f"there are no figures in {folder.absolute()}: run the commands that measure them")
     sections.sort(key=lambda section: section["order"])
     text = INTRODUCTION + "".join(map(_section, sections))
-    with whole_file(page) as file:
+    with atomic_write(page) as file:
         file.write(text.encode())
     return text
 

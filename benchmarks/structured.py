@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.lipconvnet import machine, seconds
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.structured import factors_needed
 from lipnet.structured.adapters import (
     AdapterConfig,
@@ -355,7 +355,7 @@ def write(path: Path, about: dict[str, Any], rows: list[Row]) -> None:
         "density": density(measured),
         "rows": [asdict(row) for row in rows],
     }
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.sweep_report import write_report
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 # Where a run goes on from, and its status when it was told to stop. Not imported: who only waits needs no torch.
@@ -188,7 +188,7 @@ class Sweep:
         shown = [each for each in overrides_of(row, self.more) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
         content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}
-        with whole_file(self.file_of(row)) as file:
+        with atomic_write(self.file_of(row)) as file:
             file.write(json.dumps({**content, "summary": summary, "run": run}, indent=1).encode() + b"\n")
 
 

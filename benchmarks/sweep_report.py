@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 RADIUS = "36/255"
 
@@ -19,9 +19,9 @@ def write_report(folder: Path, names: Sequence[str]) -> None:
     if not rows or rows[0]["name"] != names[0]:
         return
     missing = [name for name in names if name not in {row["name"] for row in rows}]
-    with whole_file(folder / "accuracy.png") as file:
+    with atomic_write(folder / "accuracy.png") as file:
         draw(rows).savefig(file, format="png", dpi=150)
-    with whole_file(folder / "README.md") as file:
+    with atomic_write(folder / "README.md") as file:
         file.write(page(rows, missing).encode())
 
 

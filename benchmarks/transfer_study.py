@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.models import load_checkpoint
 
 
@@ -121,9 +121,9 @@ def main() -> None:
     hardware = platform.processor() or platform.machine()
     about = {"commit": commit, "hardware": hardware, "base": training_of(arguments.base), "runs": runs}
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with whole_file(arguments.output / "accuracy.png") as file:
+    with atomic_write(arguments.output / "accuracy.png") as file:
         draw(runs).savefig(file, format="png", dpi=150)
-    with whole_file(arguments.output / "summary.json") as file:
+    with atomic_write(arguments.output / "summary.json") as file:
         file.write(json.dumps(about, indent=1).encode() + b"\n")
 
 

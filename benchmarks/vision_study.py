@@ -29,7 +29,7 @@ from torchvision.models import VisionTransformer
 
 from benchmarks.lipconvnet import machine
 from lipnet.data import CIFAR100FirstHalfDataModule, CIFAR100SecondHalfDataModule, ImageDataModule
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.structured.adapters import (
     BOFTConfig,
     CirculantConfig,
@@ -181,7 +181,7 @@ def perform(run: Run, base: nn.Module, data: ImageDataModule, work: Path, steps:
 
 def save(content: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         torch.save(content, file)
 
 
@@ -247,9 +247,9 @@ def report(rows: dict[str, dict[str, Any]]) -> Table:
 def write(folder: Path, summary: dict[str, Any]) -> None:
     """summary.json and accuracy.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "accuracy.png") as file:
+    with atomic_write(folder / "accuracy.png") as file:
         draw(summary["methods"]).savefig(file, format="png", dpi=150)
-    with whole_file(folder / "summary.json") as file:
+    with atomic_write(folder / "summary.json") as file:
         file.write(json.dumps(summary, indent=1).encode() + b"\n")
 
 

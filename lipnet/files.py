@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place only when the block ends without an error.
 
     The bytes go to a temporary file beside it, are flushed to the disk, and replace ``path`` in one step. After an
@@ -28,7 +28,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_files(*paths: Path) -> Iterator[list[BinaryIO]]:
+def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
     """Open files that belong together: all take their places when the block ends without an error, or none does.
 
     All are on the disk before the first of them takes its place. The last one stands for all: what it held before is

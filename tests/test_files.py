@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lipnet.files import whole_file, whole_files
+from lipnet.files import atomic_write, atomic_writes
 from tests.full_disk import room_for
 
 
@@ -17,7 +17,7 @@ class Interruption(BaseException):
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "result.bin"
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(b"first ")
         assert not path.exists()
         file.write(b"second")
@@ -28,7 +28,7 @@ def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
 def test_an_old_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "result.bin"
     path.write_bytes(b"a long old content")
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"a long old content"
@@ -36,7 +36,7 @@ def test_an_old_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(b"half of it")
         raise error("in the middle")
 
@@ -54,20 +54,20 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, old: bytes | None,
 
 def test_missing_parent_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "one" / "result.bin"
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(b"content")
     assert path.read_bytes() == b"content"
 
 
 def test_a_folder_in_its_place_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="taken"), whole_file(tmp_path / "taken") as file:
+    with pytest.raises(OSError, match="taken"), atomic_write(tmp_path / "taken") as file:
         file.write(b"content")
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
 
 
 def test_two_files_at_the_same_time(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "one") as one, whole_file(tmp_path / "two") as two:
+    with atomic_write(tmp_path / "one") as one, atomic_write(tmp_path / "two") as two:
         one.write(b"1")
         two.write(b"2")
     assert (tmp_path / "one").read_bytes() == b"1"
@@ -75,7 +75,7 @@ def test_two_files_at_the_same_time(tmp_path: Path) -> None:
 
 
 def write_three(folder: Path, content: bytes, error: type[BaseException] | None = None) -> None:
-    with whole_files(*(folder / name for name in "abc")) as files:
+    with atomic_writes(*(folder / name for name in "abc")) as files:
         for file in files:
             file.write(content)
         if error is not None:

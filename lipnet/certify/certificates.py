@@ -69,7 +69,7 @@ def certify(
     """
     _check_images(images, labels)
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_running(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
     if not isinstance(bounds, LogitBounds):
@@ -133,20 +133,16 @@ def _check_dtype(model: nn.Module, ignore_rounding: bool) -> None:
 def _check_images(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
         raise ValueError(
-            f"images must be floating and of shape (B, C, H, W), B >= 1, received {images.dtype} {tuple(images.shape)}"
+            f"images must be floating and of shape (B, C, H, W), B >= 1, got {images.dtype} {tuple(images.shape)}"
         )
     whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if labels.shape != images.shape[:1] or not whole:
         raise ValueError(
-            f"labels must be {len(images)} integers, one for each image, received {labels.dtype} {tuple(labels.shape)}"
+            f"labels must be {len(images)} integers, one for each image, got {labels.dtype} {tuple(labels.shape)}"
         )
     if not bool(images.isfinite().all()):
         count = int((~images.isfinite()).flatten(1).any(dim=1).sum())
-        raise ValueError(
-            f"pixels must be numbers in [0, 1], received NaN or infinity in {count} of {len(images)} images"
-        )
+        raise ValueError(f"pixels must be numbers in [0, 1], got NaN or infinity in {count} of {len(images)} images")
     lowest, highest = float(images.min()), float(images.max())
     if lowest < 0 or highest > 1:
-        raise ValueError(
-            f"pixels must lie in [0, 1], received [{lowest:g}, {highest:g}]: the model normalises by itself"
-        )
+        raise ValueError(f"pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]: the model normalises by itself")

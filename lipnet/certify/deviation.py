@@ -46,7 +46,7 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
     """
     reference = reference_tensor(model)
     if reference.dtype != torch.float64:
-        raise ValueError(f"what is certified is a model in float64, received one in {reference.dtype}")
+        raise ValueError(f"what is certified is a model in float64, got one in {reference.dtype}")
     with explicit_arithmetic(model):
         certified = logits_of(model, images)
     with ieee_arithmetic(reference.device):

@@ -97,6 +97,6 @@ def declared_pairwise(path: str, module: nn.Module) -> Tensor | None:
     if not square or pairwise.dtype != torch.float64 or not bool((pairwise >= 0).all()):
         raise ValueError(
             f"{path or 'the model'} ({type(module).__name__}) must declare pairwise_lipschitz() as a float64 matrix "
-            f"(C, C) of numbers that are not negative, received {pairwise.dtype} {tuple(pairwise.shape)}"
+            f"(C, C) of numbers that are not negative, got {pairwise.dtype} {tuple(pairwise.shape)}"
         )
     return pairwise

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from lipnet.certify.certificate_file import Row
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 SETTINGS = "settings.json"
 
@@ -60,7 +60,7 @@ class PartialCertification:
             partial.check(settings)
             return partial
         partial.discard()
-        with whole_file(folder / SETTINGS) as file:
+        with atomic_write(folder / SETTINGS) as file:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
         return partial
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lipnet.functional.autocast import without_autocast
-from lipnet.temporary import attribute_set
+from lipnet.overrides import override_attributes
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32 and float64 as float64, whatever the process is set to; restored at the end."""
     backends: Any = torch.backends
     switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    with without_autocast(device), attribute_set(switches, "fp32_precision", "ieee"):
+    with without_autocast(device), override_attributes(switches, "fp32_precision", "ieee"):
         yield
 
 
@@ -25,5 +25,5 @@ def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
     Winograd's or a Fourier transform: what a bound on the rounding needs. Restored at the end."""
     backends: Any = torch.backends
     libraries = (backends.cudnn, backends.mkldnn)
-    with ieee_arithmetic(device), attribute_set(libraries, "enabled", False):
+    with ieee_arithmetic(device), override_attributes(libraries, "enabled", False):
         yield

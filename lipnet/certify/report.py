@@ -12,7 +12,7 @@ from lipnet.certify.certification import Certification
 from lipnet.certify.partial import CertifiedBatch, PartialCertification
 from lipnet.certify.progress import CertificationProgress
 from lipnet.certify.summary import figures_of, radii_of, sealed, summary_bytes
-from lipnet.files import whole_files
+from lipnet.files import atomic_writes
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.metrics.curve import plot_certified_curve
@@ -127,7 +127,7 @@ def _write_files(
     evidence = certification.evidence.summary(certification.first_images)
     seconds = round(time.perf_counter() - certification.started, 3)
     summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
-    with whole_files(*(folder / name for name in FILES)) as (table, curve, description):
+    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=_title(summary))
         figure.savefig(curve, format="png", dpi=150)

@@ -107,7 +107,7 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
         return x, (rows, columns)
     if padding_mode == "circular":
         return _periodic(x, rows, columns), (0, 0)
-    raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
+    raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
 
 
 def _periodic(x: Tensor, rows: int, columns: int) -> Tensor:

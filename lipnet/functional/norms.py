@@ -104,7 +104,7 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     """
     kernel = weight.shape[-2:]
     if grid <= max(kernel) - 1:
-        raise ValueError(f"grid must exceed {max(kernel) - 1} for a kernel {tuple(kernel)}, received {grid}")
+        raise ValueError(f"grid must exceed {max(kernel) - 1} for a kernel {tuple(kernel)}, got {grid}")
     if not bool(weight.isfinite().all()):
         return inf
     response = frequency_response(weight.double(), (grid, grid) if max(kernel) > 1 else (1, 1), groups)

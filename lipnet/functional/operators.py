@@ -69,7 +69,7 @@ def convolution_operator(
         ValueError: for another padding mode than ``"zeros"`` and ``"circular"``.
     """
     if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}")
+        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
     size = (x.shape[-2], x.shape[-1])
     if _takes_products(size, weight, groups, padding_mode) and x.numel() > 0 and (kept or _is_worth_its_matrices(x)):
         return _Products(x, weight, groups, padding_mode, kept)

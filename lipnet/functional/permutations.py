@@ -31,12 +31,12 @@ def shuffle_permutation(channels: int, groups: int, paired: bool = False) -> Ten
 def check_shuffle(channels: int, groups: int, paired: bool) -> None:
     """Raise ValueError unless `shuffle_permutation` exists for these arguments."""
     if groups < 1:
-        raise ValueError(f"groups must be at least 1, received {groups}")
+        raise ValueError(f"groups must be at least 1, got {groups}")
     unit = 2 * groups if paired else groups
     if channels % unit:
         kind = f"paired shuffle with {groups} groups needs channels divisible by 2 * groups = {unit}"
         plain = f"shuffle with {groups} groups needs channels divisible by {unit}"
-        raise ValueError(f"a {kind if paired else plain}, received {channels} channels")
+        raise ValueError(f"a {kind if paired else plain}, got {channels} channels")
 
 
 def channel_shuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:

@@ -59,7 +59,7 @@ def skew_polynomial(
         tensor([ 0.5000, -1.0000])
     """
     if len(coefficients) < 2 or coefficients[-1] == 0:
-        raise ValueError(f"a polynomial of degree 1 or more is needed, received the coefficients {coefficients}")
+        raise ValueError(f"a polynomial of degree 1 or more is needed, got the coefficients {coefficients}")
     dtype = autocast_dtype(x.device)
     if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)

@@ -44,7 +44,7 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
     Source: Jacobi-Anger expansion (Abramowitz & Stegun, 9.1.44 to 9.1.47).
     """
     if degree < 1:
-        raise ValueError(f"degree must be at least 1, received {degree}")
+        raise ValueError(f"degree must be at least 1, got {degree}")
     _check_norm(norm)
     norm = max(norm, _SMALLEST_INTERVAL)
     raw, gain = _jacobi_anger(degree, norm)
@@ -72,16 +72,16 @@ def exponential_coefficients(norm: float, tolerance: float, series: str = "cheby
         [7, 11]
     """
     if series not in SERIES:
-        raise ValueError(f"series must be one of {SERIES}, received {series!r}")
+        raise ValueError(f"series must be one of {SERIES}, got {series!r}")
     if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, received {tolerance}")
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     _check_norm(norm)
     return _cheapest(norm, tolerance, series)
 
 
 def _check_norm(norm: float) -> None:
     if not isfinite(norm) or norm < 0:
-        raise ValueError(f"norm must be finite and not negative, received {norm}")
+        raise ValueError(f"norm must be finite and not negative, got {norm}")
 
 
 @lru_cache(maxsize=1024)
@@ -151,9 +151,7 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
         (0.5, [1.0, 2.0, 1.0])
     """
     if len(coefficients) < 2 or not coefficients[-1] > 0:
-        raise ValueError(
-            f"a degree of 1 or more and a positive leading coefficient are needed, received {coefficients}"
-        )
+        raise ValueError(f"a degree of 1 or more and a positive leading coefficient are needed, got {coefficients}")
     factor = (coefficients[-1] * (1 - 2**-40)) ** (1 / (len(coefficients) - 1))
     lower = (c * (1 - 2**-40) / factor**power for power, c in enumerate(coefficients[:-1]))
     return factor, (*lower, 1.0)

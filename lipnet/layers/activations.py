@@ -19,7 +19,7 @@ class _PairwiseSort(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] % 2:
             raise ValueError(
-                f"{type(self).__name__} needs an even number of channels in (B, C, ...), received {tuple(x.shape)}"
+                f"{type(self).__name__} needs an even number of channels in (B, C, ...), got {tuple(x.shape)}"
             )
 
 

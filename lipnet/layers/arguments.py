@@ -11,7 +11,7 @@ def sizes(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
         return (value,) * dimensions
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != dimensions:
         several = "a sequence of one" if dimensions == 1 else f"a sequence of {dimensions}"
-        raise ValueError(f"an int or {several} is needed, received {value!r}")
+        raise ValueError(f"an int or {several} is needed, got {value!r}")
     return tuple(value)
 
 
@@ -45,26 +45,26 @@ def check_convolution(
         formula: where ``channels`` come from, for the message.
     """
     if in_channels < 1 or out_channels < 1:
-        raise ValueError(f"channels must be at least 1, received {in_channels} in, {out_channels} out")
+        raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
     kernel = sizes(kernel_size, dimensions)
     if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel_size must be odd, received {kernel_size}: an even kernel has no skew-symmetric form")
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no skew-symmetric form")
     if min(sizes(stride, dimensions)) < 1:
-        raise ValueError(f"stride must be positive, received {stride}")
+        raise ValueError(f"stride must be positive, got {stride}")
     same = tuple(k // 2 for k in kernel)
     if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions) != same):
         value = same if dimensions > 1 else same[0]
-        raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, received {padding!r}")
+        raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, got {padding!r}")
     if any(step != 1 for step in sizes(dilation, dimensions)):
-        raise ValueError(f"dilation must be 1, received {dilation}")
+        raise ValueError(f"dilation must be 1, got {dilation}")
     if padding_mode not in PADDING_MODES:
         raise ValueError(
-            f"padding_mode must be one of {PADDING_MODES}, received {padding_mode!r}: others break the skew symmetry"
+            f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}: others break the skew symmetry"
         )
     if groups < 1 or channels % groups:
         raise ValueError(
             f"the {channels} channels of the skew filter, {formula}, must be divisible by groups, "
-            f"received {groups} groups with {in_channels} channels in, {out_channels} out, stride {stride}"
+            f"got {groups} groups with {in_channels} channels in, {out_channels} out, stride {stride}"
         )
 
 
@@ -73,5 +73,5 @@ def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 
     if any(sizes(output_padding, dimensions)):
         raise ValueError(
             f"output_padding must be 0, as the output is exactly stride times as large as the input, "
-            f"received {output_padding}"
+            f"got {output_padding}"
         )

@@ -175,10 +175,10 @@ def _check_sequences(layer: SOC | SOCTranspose, x: Tensor, divisor: int = 1) -> 
     name, channels, reach = type(layer).__name__, layer.in_channels, layer.kernel_size[1] // 2
     if x.dim() not in (2, 3) or x.shape[-2] != channels:
         needed = f"(B, {channels}, L) or ({channels}, L)"
-        raise ValueError(f"{name} needs an input of shape {needed}, received {tuple(x.shape)}")
+        raise ValueError(f"{name} needs an input of shape {needed}, got {tuple(x.shape)}")
     length = x.shape[-1]
     if length % divisor:
-        raise ValueError(f"{name} with stride {divisor} needs a length divisible by it, received {length}")
+        raise ValueError(f"{name} with stride {divisor} needs a length divisible by it, got {length}")
     if layer.padding_mode == "circular" and length < reach * divisor:
         needed = f"a length of at least {reach * divisor} for circular padding"
-        raise ValueError(f"{name} with a kernel of {layer.kernel_size[1]} needs {needed}, received {length}")
+        raise ValueError(f"{name} with a kernel of {layer.kernel_size[1]} needs {needed}, got {length}")

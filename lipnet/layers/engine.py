@@ -56,11 +56,11 @@ def choose_engine(requested: str, situation: Situation) -> Choice:
         ValueError: if the spectral engine is requested with zero padding and a kernel larger than 1 x 1.
     """
     if requested not in ENGINES:
-        raise ValueError(f"engine must be one of {ENGINES}, received {requested!r}")
+        raise ValueError(f"engine must be one of {ENGINES}, got {requested!r}")
     if requested == "spectral" and situation.padding_mode != "circular" and situation.kernel_size != (1, 1):
         raise ValueError(
             "engine 'spectral' needs padding_mode='circular': with zero padding, frequencies do not decouple; "
-            f"received padding_mode={situation.padding_mode!r}, kernel_size={situation.kernel_size}"
+            f"got padding_mode={situation.padding_mode!r}, kernel_size={situation.kernel_size}"
         )
     if requested != "auto":
         return Choice(requested, "requested")

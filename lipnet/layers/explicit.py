@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
-from lipnet.temporary import attribute_set
+from lipnet.overrides import override_attributes
 
 
 @contextmanager
@@ -31,5 +31,5 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
         True
     """
     layers = [module for module in model.modules() if isinstance(module, SkewOrthogonal)]
-    with attribute_set(layers, "explicit", True):
+    with override_attributes(layers, "explicit", True):
         yield

@@ -93,7 +93,7 @@ class GSSOC(nn.Module):
 def _two_groups(groups: Sequence[int | None]) -> tuple[int, int | None]:
     valid = not isinstance(groups, (int, str)) and len(groups) == 2 and groups[0] is not None
     if not valid or any(count is not None and count < 1 for count in groups):
-        raise ValueError(f"groups must be (a, b) or (a, None) with a, b >= 1, received {groups!r}")
+        raise ValueError(f"groups must be (a, b) or (a, None) with a, b >= 1, got {groups!r}")
     return groups[0], groups[1]  # type: ignore[return-value]
 
 
@@ -102,7 +102,7 @@ def _shuffle_where_it_applies(channels: int, groups: int, paired: bool) -> nn.Mo
         return nn.Identity()
     if paired and channels % (2 * groups):
         raise ValueError(
-            f"a paired shuffle with {groups} groups needs channels divisible by {2 * groups}, received {channels}; "
+            f"a paired shuffle with {groups} groups needs channels divisible by {2 * groups}, got {channels}; "
             "use paired=False or another number of channels"
         )
     return ChannelShuffle(groups, paired)

@@ -57,7 +57,7 @@ class NormalizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         if in_features < 1 or out_features < 1:
-            raise ValueError(f"features must be at least 1, received {in_features} in, {out_features} out")
+            raise ValueError(f"features must be at least 1, got {in_features} in, {out_features} out")
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
@@ -72,9 +72,7 @@ class NormalizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.in_features:
-            raise ValueError(
-                f"NormalizedLinear needs an input of shape (B, {self.in_features}), received {tuple(x.shape)}"
-            )
+            raise ValueError(f"NormalizedLinear needs an input of shape (B, {self.in_features}), got {tuple(x.shape)}")
         return F.linear(x, self.rows(), self.bias)
 
     def rows(self) -> Tensor:

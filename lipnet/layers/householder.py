@@ -23,7 +23,7 @@ class _PairActivation(nn.Module, ABC):
     def __init__(self, channels: int, neighbours: bool) -> None:
         super().__init__()
         if channels < 2 or channels % 2:
-            raise ValueError(f"{type(self).__name__} needs an even number of channels, received {channels}")
+            raise ValueError(f"{type(self).__name__} needs an even number of channels, got {channels}")
         self.channels, self.neighbours = channels, neighbours
 
     @abstractmethod
@@ -33,7 +33,7 @@ class _PairActivation(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.channels:
             raise ValueError(
-                f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), received {tuple(x.shape)}"
+                f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), got {tuple(x.shape)}"
             )
         half = self.channels // 2
         shape, dim = ((half, 2), 2) if self.neighbours else ((2, half), 1)

@@ -43,5 +43,5 @@ class SOCLinear(SOC):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"SOCLinear needs an input of shape (B, {self.in_features}), received {tuple(x.shape)}")
+            raise ValueError(f"SOCLinear needs an input of shape (B, {self.in_features}), got {tuple(x.shape)}")
         return super().forward(x[:, :, None, None]).flatten(1)

@@ -37,7 +37,7 @@ class Normalize(nn.Module):
         super().__init__()
         float32 = torch.finfo(torch.float32)
         if not (float32.tiny <= std <= float32.max and all(abs(value) <= float32.max for value in mean)):
-            raise ValueError(f"Normalize needs finite means and one finite std > 0, received {list(mean)}, {std}")
+            raise ValueError(f"Normalize needs finite means and one finite std > 0, got {list(mean)}, {std}")
         self.image_size = image_size
         self.std: float = unpack("f", pack("f", std))[0]
         # A constant of the configuration, so not part of the state.
@@ -47,7 +47,7 @@ class Normalize(nn.Module):
         size = x.shape[2:] if self.image_size is None else (self.image_size, self.image_size)
         if x.dim() != 4 or tuple(x.shape[1:]) != (len(self.mean), *size):
             needed = f"(B, {len(self.mean)}, {', '.join(map(str, size)) if self.image_size else 'H, W'})"
-            raise ValueError(f"images must have shape {needed}, received {tuple(x.shape)}")
+            raise ValueError(f"images must have shape {needed}, got {tuple(x.shape)}")
         return (x - self.mean) / self.std
 
     def lipschitz_bound(self) -> float:

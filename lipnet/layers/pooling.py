@@ -32,14 +32,14 @@ class NormPool2d(nn.Module):
     def __init__(self, kernel_size: int = 2) -> None:
         super().__init__()
         if kernel_size < 1:
-            raise ValueError(f"kernel_size must be at least 1, received {kernel_size}")
+            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.kernel_size
         if x.dim() != 4 or x.shape[2] % size or x.shape[3] % size:
             raise ValueError(
-                f"NormPool2d needs maps (B, C, H, W) that windows of {size} x {size} divide, received {tuple(x.shape)}"
+                f"NormPool2d needs maps (B, C, H, W) that windows of {size} x {size} divide, got {tuple(x.shape)}"
             )
         height, width = x.shape[2] // size, x.shape[3] // size
         windows = x.reshape(*x.shape[:2], height, size, width, size)

@@ -31,14 +31,14 @@ class Residual(nn.Module):
     def __init__(self, body: nn.Module, skip: float = 0.5, branch: float = 0.5) -> None:
         super().__init__()
         if not (isfinite(skip) and isfinite(branch)):
-            raise ValueError(f"skip and branch must be finite numbers, received {skip} and {branch}")
+            raise ValueError(f"skip and branch must be finite numbers, got {skip} and {branch}")
         self.body, self.skip, self.branch = body, float(skip), float(branch)
 
     def forward(self, x: Tensor) -> Tensor:
         branch: Tensor = self.body(x)
         if branch.shape != x.shape:
             raise ValueError(
-                f"Residual needs a body that keeps the shape, received {tuple(branch.shape)} for {tuple(x.shape)}"
+                f"Residual needs a body that keeps the shape, got {tuple(branch.shape)} for {tuple(x.shape)}"
             )
         return x * self.skip + branch * self.branch
 

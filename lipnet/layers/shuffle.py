@@ -35,7 +35,7 @@ class ChannelShuffle(nn.Module):
     def __init__(self, groups: int, paired: bool = False, *, inverted: bool = False) -> None:
         super().__init__()
         if groups < 1:
-            raise ValueError(f"groups must be at least 1, received {groups}")
+            raise ValueError(f"groups must be at least 1, got {groups}")
         self.groups, self.paired, self.inverted = groups, paired, inverted
 
     def forward(self, x: Tensor) -> Tensor:

@@ -61,12 +61,10 @@ class SkewOrthogonal(nn.Module):
     ) -> None:
         super().__init__()
         if scaling not in SCALINGS:
-            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, received {scaling!r}")
+            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
         for terms in (train_terms, eval_terms):
             if terms is not None and terms < 1:
-                raise ValueError(
-                    f"terms must be at least 1, received {train_terms} (training), {eval_terms} (evaluation)"
-                )
+                raise ValueError(f"terms must be at least 1, got {train_terms} (training), {eval_terms} (evaluation)")
         self.channels, self.kernel_size, self.groups = channels, kernel_size, groups
         self.active_groups, self.padding_mode = active_groups, padding_mode
         self.engine, self.series, self.recompute = engine, series, recompute
@@ -192,7 +190,7 @@ class SkewOrthogonal(nn.Module):
         """Raise ValueError for maps that the kernel reaches around more than once."""
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         if self.padding_mode == "circular" and (height < reach[0] or width < reach[1]):
-            raise ValueError(f"circular padding of {reach} needs maps no smaller, received {height} x {width}")
+            raise ValueError(f"circular padding of {reach} needs maps no smaller, got {height} x {width}")
 
     def options_repr(self) -> list[str]:
         """The settings that differ from the usual ones."""

@@ -141,11 +141,11 @@ class SOC(SkewOrthogonal):
         name = type(self).__name__
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             needed = f"(B, {self.in_channels}, H, W) or ({self.in_channels}, H, W)"
-            raise ValueError(f"{name} needs an input of shape {needed}, received {tuple(x.shape)}")
+            raise ValueError(f"{name} needs an input of shape {needed}, got {tuple(x.shape)}")
         (height, width), (down, across) = x.shape[-2:], self.stride
         if height % down or width % across:
             stride = down if down == across else self.stride
             raise ValueError(
-                f"{name} with stride {stride} needs a height and a width divisible by it, received {height} x {width}"
+                f"{name} with stride {stride} needs a height and a width divisible by it, got {height} x {width}"
             )
         self.check_maps(height // down, width // across)

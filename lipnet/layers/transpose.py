@@ -123,7 +123,7 @@ class SOCTranspose(SkewOrthogonal):
         """
         if type(layer) is not cls._counterpart:
             needed, received = cls._counterpart.__name__, type(layer).__name__
-            raise ValueError(f"{cls.__name__} is the transpose of a {needed}, received {received}")
+            raise ValueError(f"{cls.__name__} is the transpose of a {needed}, got {received}")
         # On the meta device: no memory and no random numbers for a weight that is replaced at once.
         transpose = cls(
             layer.out_channels,
@@ -163,7 +163,7 @@ class SOCTranspose(SkewOrthogonal):
         inverse = cls.of(layer)
         if inverse._kept_channels > layer.out_channels:
             raise ValueError(
-                f"a layer that loses channels has no inverse: received {type(layer).__name__}({layer.extra_repr()}), "
+                f"a layer that loses channels has no inverse: got {type(layer).__name__}({layer.extra_repr()}), "
                 f"of whose {inverse._kept_channels} channels after space-to-depth {layer.out_channels} are kept"
             )
         inverse.input_bias = layer.bias
@@ -225,5 +225,5 @@ class SOCTranspose(SkewOrthogonal):
     def _check_input(self, x: Tensor) -> None:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             needed = f"(B, {self.in_channels}, H, W) or ({self.in_channels}, H, W)"
-            raise ValueError(f"{type(self).__name__} needs an input of shape {needed}, received {tuple(x.shape)}")
+            raise ValueError(f"{type(self).__name__} needs an input of shape {needed}, got {tuple(x.shape)}")
         self.check_maps(x.shape[-2], x.shape[-1])

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 _LABEL = b"lipnet sha256 "
 _SEAL_LENGTH = len(_LABEL) + 64
@@ -50,7 +50,7 @@ def write_archive(path: str | Path, content: Any) -> None:
     if bytes(data[-_END_LENGTH:][:4]) != _END or bytes(data[-2:]) != b"\0\0":
         raise RuntimeError("torch.save wrote no zip archive, or one that has a comment already")
     data[-2:] = struct.pack("<H", _SEAL_LENGTH)
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(data)
         file.write(_seal(data))
 

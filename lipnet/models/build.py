@@ -27,7 +27,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     _check(config)
     model = _make(config)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"a model's configuration needs a _target_ that is not _partial_, received {dict(config)}")
+        raise ValueError(f"a model's configuration needs a _target_ that is not _partial_, got {dict(config)}")
     return model
 
 
@@ -56,7 +56,7 @@ def _make(node: Any) -> Any:
 
 def _module_class(target: Any) -> type[nn.Module]:
     """The class that a ``_target_`` names, if it is allowed."""
-    refusal = f"a model may be built from lipnet.* and torch.nn.* modules alone, received _target_ {target!r}"
+    refusal = f"a model may be built from lipnet.* and torch.nn.* modules alone, got _target_ {target!r}"
     if not isinstance(target, str) or not target.startswith(_ALLOWED):
         raise ValueError(refusal)
     path, _, name = target.rpartition(".")

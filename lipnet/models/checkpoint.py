@@ -93,9 +93,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or type(value) in (str, int, float, bool):
         return value
-    raise TypeError(
-        f"a checkpoint describes itself by plain containers and values, received {type(value).__name__} {value}"
-    )
+    raise TypeError(f"a checkpoint describes itself by plain containers and values, got {type(value).__name__} {value}")
 
 
 def _check_content(path: Path, content: Any) -> None:

@@ -76,7 +76,7 @@ class LipConvNet(nn.Sequential):
         _check_shape(depth, stages, image_size)
         mean = [0.0] * in_channels if mean is None else list(mean)
         if len(mean) != in_channels:
-            raise ValueError(f"mean needs one number for each of {in_channels} channels, received {mean}")
+            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
         self.add_module("normalize", Normalize(mean, std, image_size))
         channels, width = in_channels, initial_channels
         for stage in range(1, stages + 1):
@@ -134,8 +134,8 @@ def own_bound(module: nn.Module) -> float:
 
 def _check_shape(depth: int, stages: int, image_size: int) -> None:
     if stages < 1 or depth < stages or depth % stages:
-        raise ValueError(f"depth must be a multiple of the {stages} stages, received depth {depth}")
+        raise ValueError(f"depth must be a multiple of the {stages} stages, got depth {depth}")
     if image_size < 1 or image_size % 2**stages:
         raise ValueError(
-            f"image_size must be divisible by 2 ** stages = {2**stages} (every stage halves it), received {image_size}"
+            f"image_size must be divisible by 2 ** stages = {2**stages} (every stage halves it), got {image_size}"
         )

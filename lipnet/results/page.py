@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -15,7 +15,7 @@ def write_page(page: Path, text: str) -> None:
         ValueError: if it has not each mark once, in their order.
     """
     before, _, after = _parts(page)
-    with whole_file(page) as file:
+    with atomic_write(page) as file:
         file.write(f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 

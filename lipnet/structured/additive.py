@@ -74,7 +74,7 @@ class LowRank(AdditiveUpdate):
         super().__init__(out_features, in_features)
         check_rank(rank)
         if not (isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha must be finite and positive, received {alpha}")
+            raise ValueError(f"alpha must be finite and positive, got {alpha}")
         empty = partial(torch.empty, device=device, dtype=dtype)
         self.scaling = alpha / rank
         self.A = nn.Parameter(nn.init.uniform_(empty(rank, in_features), -1 / sqrt(in_features), 1 / sqrt(in_features)))
@@ -119,7 +119,7 @@ class Kronecker(AdditiveUpdate):
         rows, columns = left_shape or (_balanced_divisor(out_features), _balanced_divisor(in_features))
         if min(rows, columns) < 1 or out_features % rows or in_features % columns:
             raise ValueError(
-                f"left_shape must divide the weight's shape {out_features} x {in_features}, received {rows} x {columns}"
+                f"left_shape must divide the weight's shape {out_features} x {in_features}, got {rows} x {columns}"
             )
         limit = 1 / sqrt(in_features // columns)
         right = torch.empty(out_features // rows, in_features // columns, device=device, dtype=dtype)
@@ -139,7 +139,7 @@ class Kronecker(AdditiveUpdate):
 def check_rank(rank: int) -> None:
     """Raise ValueError for a rank below 1."""
     if rank < 1:
-        raise ValueError(f"rank must be at least 1, received {rank}")
+        raise ValueError(f"rank must be at least 1, got {rank}")
 
 
 def _balanced_divisor(number: int) -> int:

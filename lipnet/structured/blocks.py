@@ -28,15 +28,15 @@ class Mixing(NamedTuple):
         """Raise ValueError unless vectors of so many features split into blocks of this size."""
         if min(features, block_size, *self) < 1:
             raise ValueError(
-                f"features, block_size, parts and distance must be at least 1, received {features}, {block_size}, "
+                f"features, block_size, parts and distance must be at least 1, got {features}, {block_size}, "
                 f"{self.parts} and {self.distance}"
             )
         if block_size % self.parts:
-            raise ValueError(f"blocks of {self.parts} runs need a block_size divisible by that, received {block_size}")
+            raise ValueError(f"blocks of {self.parts} runs need a block_size divisible by that, got {block_size}")
         unit = block_size * self.distance
         if features % unit:
             reason = f"block_size {block_size}" + (f" times distance {self.distance}" if self.distance > 1 else "")
-            raise ValueError(f"features must be divisible by {unit} ({reason}), received {features}")
+            raise ValueError(f"features must be divisible by {unit} ({reason}), got {features}")
 
 
 def block_product(blocks: Tensor, x: Tensor, mixing: Mixing) -> Tensor:

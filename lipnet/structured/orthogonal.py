@@ -58,7 +58,7 @@ class StructuredOrthogonal(nn.Module):
         super().__init__()
         check_block_map(block_map)
         if not mixings:
-            raise ValueError("an orthogonal matrix needs at least one factor, received no mixings")
+            raise ValueError("an orthogonal matrix needs at least one factor, got no mixings")
         for mixing in mixings:
             mixing.check(features, block_size)
         self.features, self.block_size = features, block_size
@@ -68,7 +68,7 @@ class StructuredOrthogonal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[-2] != self.features:
-            raise ValueError(f"the matrix needs an input of shape (..., {self.features}, m), received {tuple(x.shape)}")
+            raise ValueError(f"the matrix needs an input of shape (..., {self.features}, m), got {tuple(x.shape)}")
         for blocks, mixing in zip(self.blocks(), self.mixings, strict=True):
             x = block_product(blocks, x, mixing)
         return x
@@ -79,9 +79,7 @@ class StructuredOrthogonal(nn.Module):
         Computed in the wider of the vectors' dtype and the matrix's, outside autocast.
         """
         if vectors.shape[-1:] != (self.features,):
-            raise ValueError(
-                f"the matrix needs vectors of shape (..., {self.features}), received {tuple(vectors.shape)}"
-            )
+            raise ValueError(f"the matrix needs vectors of shape (..., {self.features}), got {tuple(vectors.shape)}")
         with without_autocast(vectors.device):
             dtype = torch.promote_types(vectors.dtype, self.generators.dtype)
             columns = vectors.to(dtype).reshape(-1, self.features).mT
@@ -138,7 +136,7 @@ class StructuredOrthogonal(nn.Module):
         """
         expected = self.upper_triangles().shape
         if entries.shape != expected:
-            raise ValueError(f"the upper triangles have shape {tuple(expected)}, received {tuple(entries.shape)}")
+            raise ValueError(f"the upper triangles have shape {tuple(expected)}, got {tuple(entries.shape)}")
         self.generators.copy_(from_upper_triangle(entries, self.block_size))
 
     def extra_repr(self) -> str:
@@ -149,7 +147,7 @@ class StructuredOrthogonal(nn.Module):
 def check_block_map(block_map: str) -> None:
     """Raise ValueError unless the map from skew-symmetric to orthogonal blocks is known."""
     if block_map not in BLOCK_MAPS:
-        raise ValueError(f"block_map must be one of {', '.join(map(repr, BLOCK_MAPS))}, received {block_map!r}")
+        raise ValueError(f"block_map must be one of {', '.join(map(repr, BLOCK_MAPS))}, got {block_map!r}")
 
 
 def oft(
@@ -191,7 +189,7 @@ def boft(
     2311.06243).
     """
     if factors < 1:
-        raise ValueError(f"factors must be at least 1, received {factors}")
+        raise ValueError(f"factors must be at least 1, got {factors}")
     mixings = [Mixing(), *(Mixing(parts=2, distance=2**level) for level in range(1, factors))]
     return StructuredOrthogonal(features, block_size, mixings, block_map, device=device, dtype=dtype)
 

@@ -38,7 +38,7 @@ class OrthogonalMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.matrix.features:
             raise ValueError(
-                f"OrthogonalMap needs an input of shape (B, {self.matrix.features}, ...), received {tuple(x.shape)}"
+                f"OrthogonalMap needs an input of shape (B, {self.matrix.features}, ...), got {tuple(x.shape)}"
             )
         # One column for every pixel of every sample, so that each block takes part in a single product.
         columns: Tensor = self.matrix(x.transpose(0, 1).flatten(1))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.structured.gs import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
 
 # One colour for each block of a factor, from the first to the last.
@@ -122,7 +122,7 @@ def write_pictures(folder: Path) -> list[Path]:
     """Write ``gs_structure.png`` and ``gs_density.png`` into a folder, each whole or not at all; their paths."""
     figures = {"gs_structure.png": structure_figure(), "gs_density.png": density_figure()}
     for name, figure in figures.items():
-        with whole_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             figure.savefig(file, format="png", dpi=150)
     return [folder / name for name in figures]
 
@@ -172,7 +172,7 @@ def _rows_of_panels(rows: Mapping[str, Sequence[_Panel]]) -> Figure:
     """A figure with a heading over each row, the panels to one scale and their labels below."""
     if not rows or not all(rows.values()):
         counts = {name: len(panels) for name, panels in rows.items()}
-        raise ValueError(f"every row needs a matrix to draw, received {counts}")
+        raise ValueError(f"every row needs a matrix to draw, got {counts}")
     entry = min(_entry_size(panels) for panels in rows.values())
     everything = [panel for panels in rows.values() for panel in panels]
     panel_height = entry * max(len(panel.colours) for panel in everything)

@@ -22,7 +22,7 @@ class WeightUpdate(nn.Module, ABC):
     def __init__(self, out_features: int, in_features: int) -> None:
         super().__init__()
         if min(out_features, in_features) < 1:
-            raise ValueError(f"a weight has at least one row and one column, received {out_features} x {in_features}")
+            raise ValueError(f"a weight has at least one row and one column, got {out_features} x {in_features}")
         self.shape = (out_features, in_features)
 
     @abstractmethod
@@ -51,7 +51,7 @@ class WeightUpdate(nn.Module, ABC):
         expected = {name: tuple(value.shape) for name, value in self.compact_state().items()}
         received = {name: tuple(value.shape) for name, value in state.items()}
         if expected != received:
-            raise ValueError(f"the update consists of {expected}, received {received}")
+            raise ValueError(f"the update consists of {expected}, got {received}")
         for name, owner, parameter in self._parameters_and_owners():
             if isinstance(owner, StructuredOrthogonal):
                 owner.set_upper_triangles(state[name])
@@ -108,10 +108,10 @@ class OrthogonalUpdate(WeightUpdate):
         super().__init__(out_features, in_features)
         given = [matrix for matrix in (output, input) if matrix is not None]
         if not given:
-            raise ValueError("an orthogonal update needs a matrix on the output or the input side, received none")
+            raise ValueError("an orthogonal update needs a matrix on the output or the input side, got none")
         for side, matrix, features in (("output", output, out_features), ("input", input, in_features)):
             if matrix is not None and matrix.features != features:
-                raise ValueError(f"the matrix on the {side} side needs {features} features, received {matrix.features}")
+                raise ValueError(f"the matrix on the {side} side needs {features} features, got {matrix.features}")
         self.output, self.input = output, input
         reference = given[0].generators
         ones = torch.ones(out_features, device=reference.device, dtype=reference.dtype)
@@ -156,7 +156,7 @@ class StackedUpdate(WeightUpdate):
     def __init__(self, updates: Sequence[WeightUpdate]) -> None:
         columns = {update.shape[1] for update in updates}
         if len(columns) != 1:
-            raise ValueError(f"stacked weights have one number of columns, received {[u.shape for u in updates]}")
+            raise ValueError(f"stacked weights have one number of columns, got {[u.shape for u in updates]}")
         super().__init__(sum(update.shape[0] for update in updates), columns.pop())
         self.parts = nn.ModuleList(updates)
         self._rows = [update.shape[0] for update in updates]

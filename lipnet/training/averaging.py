@@ -42,7 +42,7 @@ class ExponentialMovingAverage(Callback):
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), received {decay}")
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay, self.warmup = decay, warmup
         # While the module has the averaged weights, these are the weights of the training.
         self._stored: dict[str, Tensor] = {}

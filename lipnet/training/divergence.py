@@ -32,7 +32,7 @@ class DivergenceGuard(Callback):
 
     def __init__(self, every_n_steps: int = LOSSES_AT_ONCE) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, received {every_n_steps}")
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []
         self._steps: list[tuple[int, int]] = []

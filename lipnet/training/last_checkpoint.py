@@ -48,7 +48,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         for name, minutes in (("every_minutes", every_minutes), ("stop_after_minutes", stop_after_minutes)):
             if minutes is not None and not minutes > 0:
-                raise ValueError(f"{name} must be positive, or null, received {minutes}")
+                raise ValueError(f"{name} must be positive, or null, got {minutes}")
         self.path = Path(path)
         self.every_minutes, self.stop_after_minutes = every_minutes, stop_after_minutes
         self._started = self._saved = monotonic()
@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
         self._resumable = hasattr(trainer.train_dataloader, "state_dict")
         if self.stop_after_minutes is not None and not self._resumable:
             raise ValueError(
-                "stop_after_minutes needs a training loader that can go on in the middle of an epoch, received a "
+                "stop_after_minutes needs a training loader that can go on in the middle of an epoch, got a "
                 f"{type(trainer.train_dataloader).__name__}, which has no state_dict()"
             )
 

@@ -200,7 +200,7 @@ def _scores(logits: Tensor) -> Tensor:
 def _check_logits(logits: Tensor) -> None:
     if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
         raise ValueError(
-            f"logits must be floating and of shape (B, C) with C >= 2, received {logits.dtype} {tuple(logits.shape)}"
+            f"logits must be floating and of shape (B, C) with C >= 2, got {logits.dtype} {tuple(logits.shape)}"
         )
 
 
@@ -209,7 +209,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
             f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
-            f"received {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
+            f"got {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
         )
 
 
@@ -217,7 +217,7 @@ def _check_pairs(logits: Tensor, constants: Tensor) -> None:
     classes = logits.shape[1]
     if constants.shape != (classes, classes) or not constants.is_floating_point():
         raise ValueError(
-            f"constants of pairs of logits must be floating and of shape ({classes}, {classes}), received "
+            f"constants of pairs of logits must be floating and of shape ({classes}, {classes}), got "
             f"{constants.dtype} {tuple(constants.shape)}"
         )
 
@@ -232,5 +232,5 @@ def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
         return F.one_hot(labels, logits.shape[1]).to(dtype)
     raise ValueError(
         f"labels must be int64 classes of shape ({len(logits)},) or floating probabilities of shape "
-        f"{tuple(logits.shape)}, received {labels.dtype} {tuple(labels.shape)}"
+        f"{tuple(logits.shape)}, got {labels.dtype} {tuple(labels.shape)}"
     )

@@ -164,9 +164,9 @@ class MulticlassHinge(LipschitzLoss):
 
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < inf:
-        raise ValueError(f"{name} must be positive and finite, received {value}")
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def _check_not_negative(name: str, value: float) -> None:
     if not 0 <= value < inf:
-        raise ValueError(f"{name} must be finite and at least 0, received {value}")
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")

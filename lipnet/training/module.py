@@ -100,7 +100,7 @@ class CertifiedClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if compile_mode is not None and compile_mode not in COMPILE_MODES:
-            raise ValueError(f"compile must be one of {COMPILE_MODES} or null, received {compile_mode!r}")
+            raise ValueError(f"compile must be one of {COMPILE_MODES} or null, got {compile_mode!r}")
         self.compile_mode = compile_mode
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self.description = describe(model, dataset)
@@ -126,7 +126,7 @@ class CertifiedClassifier(LightningModule):
         dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
         if dtypes:
             raise ValueError(
-                f"training needs parameters in float32 or float64, received {', '.join(map(str, dtypes))}: "
+                f"training needs parameters in float32 or float64, got {', '.join(map(str, dtypes))}: "
                 "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
             )
         accumulated = self.trainer.accumulate_grad_batches

@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 import lipnet
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 
 class RunRecord(Callback):
@@ -85,7 +85,7 @@ class RunRecord(Callback):
             "seconds": round(sum(start["seconds"] for start in self._starts), 1),
             "starts": self._starts,
         }
-        with whole_file(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
 

@@ -25,9 +25,9 @@ def step_schedule(
         ValueError: for fractions outside (0, 1) or not increasing, and for a length that is not known.
     """
     if total_epochs < 1:
-        raise ValueError(f"the schedule needs the number of epochs, received {total_epochs}: set trainer.max_epochs")
+        raise ValueError(f"the schedule needs the number of epochs, got {total_epochs}: set trainer.max_epochs")
     if not all(0 < fraction < 1 for fraction in at) or list(at) != sorted(set(at)):
-        raise ValueError(f"the schedule needs increasing fractions in (0, 1), received {list(at)}")
+        raise ValueError(f"the schedule needs increasing fractions in (0, 1), got {list(at)}")
     milestones = [max(1, round(fraction * total_epochs)) for fraction in at]
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
@@ -71,9 +71,9 @@ class CosineWithWarmup(PerStepSchedule):
 
     def __init__(self, warmup: float = 0.05, final: float = 0.0) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup must be a fraction in [0, 1), received {warmup}")
+            raise ValueError(f"warmup must be a fraction in [0, 1), got {warmup}")
         if not 0 <= final <= 1:
-            raise ValueError(f"final must be a fraction in [0, 1], received {final}")
+            raise ValueError(f"final must be a fraction in [0, 1], got {final}")
         self.warmup, self.final = warmup, final
 
     def __call__(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
@@ -121,11 +121,11 @@ class OneCycle(PerStepSchedule):
         momentum: Sequence[float] | None = None,
     ) -> None:
         if not 0 < rise < 1:
-            raise ValueError(f"rise must be a fraction in (0, 1), received {rise}")
+            raise ValueError(f"rise must be a fraction in (0, 1), got {rise}")
         if not (initial_divisor >= 1 and final_divisor >= 1):
-            raise ValueError(f"the divisors must be at least 1, received {initial_divisor} and {final_divisor}")
+            raise ValueError(f"the divisors must be at least 1, got {initial_divisor} and {final_divisor}")
         if momentum is not None and not (len(momentum) == 2 and 0 <= momentum[0] <= momentum[1] < 1):
-            raise ValueError(f"momentum must be a smallest and a largest value in [0, 1), received {momentum}")
+            raise ValueError(f"momentum must be a smallest and a largest value in [0, 1), got {momentum}")
         self.rise, self.initial_divisor, self.final_divisor = rise, initial_divisor, final_divisor
         self.momentum = None if momentum is None else tuple(momentum)
 

@@ -50,9 +50,9 @@ class TimedOneCycle(TimedSchedule):
 
     def __init__(self, rise: float = 0.3, initial_divisor: float = 25.0, final_divisor: float = 1e4) -> None:
         if not 0 < rise < 1:
-            raise ValueError(f"rise must be a fraction in (0, 1), received {rise}")
+            raise ValueError(f"rise must be a fraction in (0, 1), got {rise}")
         if not (initial_divisor >= 1 and final_divisor >= 1):
-            raise ValueError(f"the divisors must be at least 1, received {initial_divisor} and {final_divisor}")
+            raise ValueError(f"the divisors must be at least 1, got {initial_divisor} and {final_divisor}")
         self.rise, self.initial_divisor, self.final_divisor = rise, initial_divisor, final_divisor
 
     def factor(self, fraction: float) -> float:

@@ -17,7 +17,7 @@ from lipnet.certify import AttackResult, Certificates, CertificateViolationError
 from lipnet.certify.attacks import POWER_FACTORS, Attacker
 from lipnet.certify.certificate_file import Row, read_certificates
 from lipnet.certify.summary import read_summary, sealed, summary_bytes
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.functional.margins import parse_radius
 
 VIOLATION = "violation.npz"
@@ -44,9 +44,9 @@ class CertificateAttack:
 
     def __post_init__(self) -> None:
         if self.n_samples is not None and self.n_samples < 1:
-            raise ValueError(f"attack.n_samples must be at least 1, or null for all, received {self.n_samples}")
+            raise ValueError(f"attack.n_samples must be at least 1, or null for all, got {self.n_samples}")
         if not all(1 < factor < inf for factor in self.factors):
-            raise ValueError(f"attack.factors must be finite and more than 1, received {list(self.factors)}")
+            raise ValueError(f"attack.factors must be finite and more than 1, got {list(self.factors)}")
         for radius in self.radii or ():
             parse_radius(radius)
 
@@ -182,6 +182,6 @@ def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     path = folder / "summary.json"
     content = read_summary(path)
     summary = sealed({**{key: value for key, value in content.items() if key != "sha256"}, "attack": found})
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(summary_bytes(summary))
     return summary

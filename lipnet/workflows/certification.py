@@ -114,9 +114,9 @@ def prepare_certification(
 ) -> Certification:
     """Make model, bounds and data ready to certify a checkpoint; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     checkpoint = load_checkpoint(ckpt_path)
     data = _data_of(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
@@ -124,7 +124,7 @@ def prepare_certification(
     images = data.evaluation_dataset(split)
     count = len(images) if n_samples is None else n_samples
     if not 1 <= count <= len(images):
-        raise ValueError(f"n_samples must be from 1 to {len(images)} for the {split} split, received {n_samples}")
+        raise ValueError(f"n_samples must be from 1 to {len(images)} for the {split} split, got {n_samples}")
     return Certification(
         checkpoint.model.to(device_of(device), DTYPES[dtype]).requires_grad_(False),
         data.evaluation_dataloader(split),
@@ -148,7 +148,7 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     # A stranger's file chooses no folder and no download.
     refused = sorted(settings.keys() - set(SPLIT_SETTINGS))
     if refused:
-        raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, received {refused}")
+        raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, got {refused}")
     if data_dir is not None and name != "digits":
         settings["data_dir"] = data_dir
     return DATAMODULES[name](**settings)

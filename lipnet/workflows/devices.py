@@ -23,7 +23,7 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be 'auto' or a device of torch, received {name!r}: {error}") from error
+        raise ValueError(f"device must be 'auto' or a device of torch, got {name!r}: {error}") from error
     if device.type not in (_CPU.type, accelerator.type):
         raise ValueError(f"device {name!r} is not available on this machine")
     return device
@@ -53,7 +53,7 @@ def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
             does not have, and for several machines.
     """
     if trainer.get("num_nodes", 1) != 1:
-        raise ValueError(f"certification runs on one machine, received trainer.num_nodes={trainer['num_nodes']}")
+        raise ValueError(f"certification runs on one machine, got trainer.num_nodes={trainer['num_nodes']}")
     accelerator, devices = trainer.get("accelerator", AUTO), trainer.get("devices", AUTO)
     name = {AUTO: _accelerator().type, "gpu": _accelerator().type}.get(accelerator, accelerator)
     if name not in AcceleratorRegistry or (accelerator == "gpu" and name == _CPU.type):

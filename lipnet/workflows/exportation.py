@@ -43,9 +43,9 @@ def export_checkpoint(
     """
     output = Path(output)
     if output.suffix not in WRITERS:
-        raise ValueError(f"output must end in {' or '.join(WRITERS)}, received {str(output)!r}")
+        raise ValueError(f"output must end in {' or '.join(WRITERS)}, got {str(output)!r}")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; another output, or overwrite=true to replace it")
     checkpoint = load_checkpoint(ckpt_path)

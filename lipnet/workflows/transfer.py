@@ -43,7 +43,7 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen"}:
-        raise ValueError(f"a transfer takes its network from ckpt_path and needs model=transferred, received {stated}")
+        raise ValueError(f"a transfer takes its network from ckpt_path and needs model=transferred, got {stated}")
     if ckpt_path is None:
         raise ValueError("a transfer starts from a trained network: ckpt_path=RUN/checkpoints/best.ckpt")
     network = read_checkpoint(ckpt_path)[0][DESCRIPTION]["model"]

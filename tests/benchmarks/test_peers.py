@@ -81,4 +81,4 @@ def test_impossible_counts_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("sys.argv", ["peers", "--rounds", "0", "--batch", "8"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert "at least 1, received 0 rounds of [8] images" in capsys.readouterr().err
+    assert "at least 1, got 0 rounds of [8] images" in capsys.readouterr().err

@@ -216,13 +216,13 @@ def with_pixel(value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: with_pixel(nan), r"numbers in \[0, 1\], received NaN or infinity in 1 of 3 images"),
-        (lambda: with_pixel(-inf), r"numbers in \[0, 1\], received NaN or infinity in 1 of 3 images"),
-        (lambda: with_pixel(1.25), r"must lie in \[0, 1\], received \[.*, 1\.25\]"),
-        (lambda: with_pixel(-0.5), r"must lie in \[0, 1\], received \[-0\.5, "),
-        (lambda: images(3)[0], r"shape \(B, C, H, W\).*received torch\.float64 \(1, 2, 3\)"),
-        (lambda: images(3)[:0], r"B >= 1, received torch\.float64 \(0, 1, 2, 3\)"),
-        (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be floating.*received torch\.uint8"),
+        (lambda: with_pixel(nan), r"numbers in \[0, 1\], got NaN or infinity in 1 of 3 images"),
+        (lambda: with_pixel(-inf), r"numbers in \[0, 1\], got NaN or infinity in 1 of 3 images"),
+        (lambda: with_pixel(1.25), r"must lie in \[0, 1\], got \[.*, 1\.25\]"),
+        (lambda: with_pixel(-0.5), r"must lie in \[0, 1\], got \[-0\.5, "),
+        (lambda: images(3)[0], r"shape \(B, C, H, W\).*got torch\.float64 \(1, 2, 3\)"),
+        (lambda: images(3)[:0], r"B >= 1, got torch\.float64 \(0, 1, 2, 3\)"),
+        (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be floating.*got torch\.uint8"),
     ],
 )
 def test_images_that_are_no_pixels_are_refused(make: Callable[[], Tensor], message: str) -> None:
@@ -237,7 +237,7 @@ def test_the_ends_of_the_range_are_pixels(edge: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "received"),
+    ("labels", "got"),
     [
         (torch.zeros(4, dtype=torch.int64), r"torch\.int64 \(4,\)"),
         (torch.zeros(3, 1, dtype=torch.int64), r"torch\.int64 \(3, 1\)"),
@@ -247,7 +247,7 @@ def test_the_ends_of_the_range_are_pixels(edge: float) -> None:
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: Tensor, received: str) -> None:
-    with pytest.raises(ValueError, match=rf"labels must be 3 integers, .*received {received}"):
+    with pytest.raises(ValueError, match=rf"labels must be 3 integers, .*got {received}"):
         certify(linear_classifier(noise(3, 6)), images(3), labels)
 
 

@@ -45,5 +45,5 @@ def test_the_fourier_transforms_of_a_network_are_seen() -> None:
 
 
 def test_other_dtypes_are_refused(tiny_model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"float64, received one in torch\.float32"):
+    with pytest.raises(ValueError, match=r"float64, got one in torch\.float32"):
         measured_deviation(tiny_model, torch.rand(1, 1, 8, 8))

@@ -202,7 +202,7 @@ def test_a_head_of_ones_own_takes_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "received"),
+    ("declared", "got"),
     [
         (torch.ones(2, 2), r"torch\.float32 \(2, 2\)"),
         (torch.ones(2, 3, dtype=torch.float64), r"torch\.float64 \(2, 3\)"),
@@ -214,9 +214,7 @@ def test_a_head_of_ones_own_takes_part() -> None:
 def test_what_is_no_declaration_is_refused(declared: Tensor, received: str) -> None:
     model = nn.Sequential(nn.Identity(), Declaring(3, 2)).eval()
     model[1].declared = declared
-    with pytest.raises(
-        ValueError, match=rf"1 \(Declaring\) must declare pairwise_lipschitz\(\) .* received {received}"
-    ):
+    with pytest.raises(ValueError, match=rf"1 \(Declaring\) must declare pairwise_lipschitz\(\) .* got {received}"):
         logit_bounds(model)
 
 

@@ -50,7 +50,7 @@ def test_zero_padding_is_the_default() -> None:
 
 @pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "valid", ""])
 def test_padding_that_breaks_the_adjoint_is_refused(padding_mode: str) -> None:
-    with pytest.raises(ValueError, match=rf"'zeros', 'circular'.*received '{padding_mode}'"):
+    with pytest.raises(ValueError, match=rf"'zeros', 'circular'.*got '{padding_mode}'"):
         same_convolution(torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 3, 3), padding_mode=padding_mode)
 
 

@@ -103,7 +103,7 @@ def test_symbol_bound_of_a_shift_whose_peak_falls_between_the_grid_points(grid: 
 
 @pytest.mark.parametrize(("kernel", "grid"), [((3, 3), 2), ((5, 5), 4), ((1, 7), 6), ((3, 1), 0)])
 def test_symbol_bound_refuses_a_grid_that_is_too_coarse(kernel: tuple[int, int], grid: int) -> None:
-    with pytest.raises(ValueError, match=rf"grid must exceed {max(kernel) - 1} for a kernel .*received {grid}"):
+    with pytest.raises(ValueError, match=rf"grid must exceed {max(kernel) - 1} for a kernel .*got {grid}"):
         symbol_bound(random_filter(kernel), grid=grid)
 
 

@@ -180,7 +180,7 @@ def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4)])
 def test_other_padding_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"padding_mode must be one of \('zeros', 'circular'\), received 'replicate'"):
+    with pytest.raises(ValueError, match=r"padding_mode must be one of \('zeros', 'circular'\), got 'replicate'"):
         convolution_operator(torch.zeros(1, 2, *size), torch.zeros(2, 2, 3, 3), 1, "replicate")
 
 

@@ -75,15 +75,15 @@ def test_an_empty_batch_stays_empty() -> None:
 
 @pytest.mark.parametrize("shuffle", [channel_shuffle, channel_unshuffle])
 def test_channels_that_do_not_divide_are_refused(shuffle: Callable[..., torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"shuffle with 4 groups needs channels divisible by 4, received 6 channels"):
+    with pytest.raises(ValueError, match=r"shuffle with 4 groups needs channels divisible by 4, got 6 channels"):
         shuffle(torch.zeros(1, 6, 2, 2), 4)
-    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* 2 \* groups = 8, received 12 channels"):
+    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* 2 \* groups = 8, got 12 channels"):
         shuffle(torch.zeros(1, 12, 2, 2), 4, paired=True)
 
 
 @pytest.mark.parametrize("groups", [0, -2])
 def test_groups_below_one_are_refused(groups: int) -> None:
-    with pytest.raises(ValueError, match=f"groups must be at least 1, received {groups}"):
+    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
         shuffle_permutation(8, groups)
-    with pytest.raises(ValueError, match=f"groups must be at least 1, received {groups}"):
+    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
         check_shuffle(8, groups, paired=True)

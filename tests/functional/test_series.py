@@ -177,33 +177,33 @@ def test_intervals_so_long_that_large_terms_cancel() -> None:
 
 @pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 0.0), (1.0, 2.0, -1.0), (1.0, math.nan)])
 def test_polynomials_without_a_positive_leading_coefficient_are_refused(coefficients: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"positive leading coefficient are needed, received \("):
+    with pytest.raises(ValueError, match=r"positive leading coefficient are needed, got \("):
         monic_polynomial(coefficients)
 
 
 @pytest.mark.parametrize("norm", [-1.0, math.inf, -math.inf, math.nan])
 def test_norms_that_make_no_sense_are_refused(norm: float) -> None:
-    with pytest.raises(ValueError, match=f"norm must be finite and not negative, received {norm}"):
+    with pytest.raises(ValueError, match=f"norm must be finite and not negative, got {norm}"):
         chebyshev_coefficients(3, norm)
     for series in ("chebyshev", "taylor"):
-        with pytest.raises(ValueError, match=f"norm must be finite and not negative, received {norm}"):
+        with pytest.raises(ValueError, match=f"norm must be finite and not negative, got {norm}"):
             exponential_coefficients(norm, 0.05, series)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -0.1, math.nan])
 def test_tolerances_that_are_not_positive_are_refused(tolerance: float) -> None:
-    with pytest.raises(ValueError, match=f"tolerance must be positive, received {tolerance}"):
+    with pytest.raises(ValueError, match=f"tolerance must be positive, got {tolerance}"):
         exponential_coefficients(1.4, tolerance)
 
 
 @pytest.mark.parametrize("degree", [0, -1])
 def test_constants_are_refused(degree: int) -> None:
-    with pytest.raises(ValueError, match=f"degree must be at least 1, received {degree}"):
+    with pytest.raises(ValueError, match=f"degree must be at least 1, got {degree}"):
         chebyshev_coefficients(degree, 1.0)
 
 
 def test_another_series_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"series must be one of \('chebyshev', 'taylor'\), received 'legendre'"):
+    with pytest.raises(ValueError, match=r"series must be one of \('chebyshev', 'taylor'\), got 'legendre'"):
         exponential_coefficients(1.4, 0.05, "legendre")
 
 

@@ -84,6 +84,6 @@ def test_an_empty_batch_stays_empty(activation: type[nn.Module]) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_odd_channels_are_refused(activation: type[nn.Module], shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    message = rf"{activation.__name__} needs an even number of channels in \(B, C, ...\), received \({received}"
+    message = rf"{activation.__name__} needs an even number of channels in \(B, C, ...\), got \({received}"
     with pytest.raises(ValueError, match=message):
         activation()(torch.zeros(shape))

@@ -48,25 +48,25 @@ def test_valid_settings_pass(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 0}, r"channels must be at least 1, received 0 in, 8 out"),
-        ({"out_channels": -1}, r"channels must be at least 1, received 4 in, -1 out"),
-        ({"kernel_size": 2}, r"kernel_size must be odd, received 2"),
-        ({"kernel_size": 0}, r"kernel_size must be odd, received 0"),
-        ({"kernel_size": -3}, r"kernel_size must be odd, received -3"),
-        ({"kernel_size": (3, 4)}, r"kernel_size must be odd, received \(3, 4\)"),
-        ({"stride": 0}, r"stride must be positive, received 0"),
-        ({"stride": (2, 0)}, r"stride must be positive, received \(2, 0\)"),
-        ({"padding": "valid"}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, received 'valid'"),
-        ({"padding": 0}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, received 0"),
-        ({"padding": (1, 2)}, r"padding must be 'same', .*, received \(1, 2\)"),
-        ({"kernel_size": (1, 3), "padding": 1}, r"that is \(0, 1\) for kernel_size \(1, 3\), received 1"),
-        ({"dilation": 2}, r"dilation must be 1, received 2"),
-        ({"dilation": (1, 2)}, r"dilation must be 1, received \(1, 2\)"),
-        ({"padding_mode": "reflect"}, r"'zeros', 'circular'.*received 'reflect': .*skew"),
-        ({"padding_mode": "replicate"}, r"'zeros', 'circular'.*received 'replicate': .*skew"),
-        ({"groups": 3}, r"the 8 channels .* divisible by groups, received 3 groups with 4 channels in, 8 out"),
-        ({"groups": 0}, r"divisible by groups, received 0 groups"),
-        ({"groups": -2}, r"divisible by groups, received -2 groups"),
+        ({"in_channels": 0}, r"channels must be at least 1, got 0 in, 8 out"),
+        ({"out_channels": -1}, r"channels must be at least 1, got 4 in, -1 out"),
+        ({"kernel_size": 2}, r"kernel_size must be odd, got 2"),
+        ({"kernel_size": 0}, r"kernel_size must be odd, got 0"),
+        ({"kernel_size": -3}, r"kernel_size must be odd, got -3"),
+        ({"kernel_size": (3, 4)}, r"kernel_size must be odd, got \(3, 4\)"),
+        ({"stride": 0}, r"stride must be positive, got 0"),
+        ({"stride": (2, 0)}, r"stride must be positive, got \(2, 0\)"),
+        ({"padding": "valid"}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, got 'valid'"),
+        ({"padding": 0}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, got 0"),
+        ({"padding": (1, 2)}, r"padding must be 'same', .*, got \(1, 2\)"),
+        ({"kernel_size": (1, 3), "padding": 1}, r"that is \(0, 1\) for kernel_size \(1, 3\), got 1"),
+        ({"dilation": 2}, r"dilation must be 1, got 2"),
+        ({"dilation": (1, 2)}, r"dilation must be 1, got \(1, 2\)"),
+        ({"padding_mode": "reflect"}, r"'zeros', 'circular'.*got 'reflect': .*skew"),
+        ({"padding_mode": "replicate"}, r"'zeros', 'circular'.*got 'replicate': .*skew"),
+        ({"groups": 3}, r"the 8 channels .* divisible by groups, got 3 groups with 4 channels in, 8 out"),
+        ({"groups": 0}, r"divisible by groups, got 0 groups"),
+        ({"groups": -2}, r"divisible by groups, got -2 groups"),
     ],
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -84,12 +84,12 @@ def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expect
 @pytest.mark.parametrize(
     ("value", "dimensions", "message"),
     [
-        ((1, 2), 1, r"an int or a sequence of one is needed, received \(1, 2\)"),
-        ((1, 2, 3), 2, r"an int or a sequence of 2 is needed, received \(1, 2, 3\)"),
-        ([3], 2, r"a sequence of 2 is needed, received \[3\]"),
-        (3.0, 2, r"received 3\.0"),
-        ("33", 2, r"received '33'"),
-        (None, 1, r"received None"),
+        ((1, 2), 1, r"an int or a sequence of one is needed, got \(1, 2\)"),
+        ((1, 2, 3), 2, r"an int or a sequence of 2 is needed, got \(1, 2, 3\)"),
+        ([3], 2, r"a sequence of 2 is needed, got \[3\]"),
+        (3.0, 2, r"got 3\.0"),
+        ("33", 2, r"got '33'"),
+        (None, 1, r"got None"),
     ],
 )
 def test_sizes_of_another_form_are_refused(value: Any, dimensions: int, message: str) -> None:
@@ -102,9 +102,9 @@ def test_one_dimension_has_one_number_of_each() -> None:
     check_convolution(**settings)
     check_convolution(**{**settings, "kernel_size": (5,), "padding": (2,), "stride": (2,), "dilation": (1,)})
     for changes in ({"kernel_size": (1, 3)}, {"stride": (1, 2)}, {"padding": (0, 1)}, {"dilation": (1, 1)}):
-        with pytest.raises(ValueError, match=r"a sequence of one is needed, received \(\d, \d\)"):
+        with pytest.raises(ValueError, match=r"a sequence of one is needed, got \(\d, \d\)"):
             check_convolution(**{**settings, **changes})
-    with pytest.raises(ValueError, match="padding must be 'same', that is 1 for kernel_size 3, received 0"):
+    with pytest.raises(ValueError, match="padding must be 'same', that is 1 for kernel_size 3, got 0"):
         check_convolution(**{**settings, "padding": 0})
     with pytest.raises(ValueError, match="the 8 channels of the skew filter, in_channels, must be divisible"):
         check_convolution(**{**settings, "groups": 3})

@@ -122,7 +122,7 @@ def test_the_inverse_reconstructs(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("make", "layer"), [(SOCTranspose1d.of, SOC(2, 2)), (SOCTranspose.of, SOC1d(2, 2))])
 def test_each_has_its_own_counterpart(make: Any, layer: nn.Module) -> None:
-    with pytest.raises(ValueError, match=f"is the transpose of a .*, received {type(layer).__name__}$"):
+    with pytest.raises(ValueError, match=f"is the transpose of a .*, got {type(layer).__name__}$"):
         make(layer)
 
 
@@ -205,16 +205,16 @@ def test_representation() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size must be odd, received 4"),
-        ({"kernel_size": (3, 3)}, r"an int or a sequence of one is needed, received \(3, 3\)"),
-        ({"stride": 0}, "stride must be positive, received 0"),
-        ({"stride": (1, 2)}, r"an int or a sequence of one is needed, received \(1, 2\)"),
-        ({"padding": 0}, "padding must be 'same', that is 1 for kernel_size 3, received 0"),
-        ({"padding": "valid"}, "padding must be 'same', that is 1 for kernel_size 3, received 'valid'"),
-        ({"dilation": 2}, "dilation must be 1, received 2"),
-        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, received 'reflect'"),
-        ({"out_channels": 0}, "channels must be at least 1, received 4 in, 0 out"),
-        ({"groups": 3}, r"the 4 channels .*stride.* must be divisible by groups, received 3 groups .* stride 1"),
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"kernel_size": (3, 3)}, r"an int or a sequence of one is needed, got \(3, 3\)"),
+        ({"stride": 0}, "stride must be positive, got 0"),
+        ({"stride": (1, 2)}, r"an int or a sequence of one is needed, got \(1, 2\)"),
+        ({"padding": 0}, "padding must be 'same', that is 1 for kernel_size 3, got 0"),
+        ({"padding": "valid"}, "padding must be 'same', that is 1 for kernel_size 3, got 'valid'"),
+        ({"dilation": 2}, "dilation must be 1, got 2"),
+        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, got 'reflect'"),
+        ({"out_channels": 0}, "channels must be at least 1, got 4 in, 0 out"),
+        ({"groups": 3}, r"the 4 channels .*stride.* must be divisible by groups, got 3 groups .* stride 1"),
     ],
 )
 def test_settings_that_break_the_guarantee_are_refused(
@@ -232,7 +232,7 @@ def test_the_channels_that_groups_must_divide_are_explained() -> None:
 
 
 def test_an_output_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"output_padding must be 0, .* received 1"):
+    with pytest.raises(ValueError, match=r"output_padding must be 0, .* got 1"):
         SOCTranspose1d(4, 2, stride=4, output_padding=1)
 
 
@@ -240,20 +240,18 @@ def test_an_output_padding_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(1, 2, 4), (2, 4), (3,), (1, 3, 1, 4)])
 def test_inputs_of_another_shape_are_refused(layer_class: type[SOC1d | SOCTranspose1d], shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    needed = rf"{layer_class.__name__} needs an input of shape \(B, 3, L\) or \(3, L\), received \({received},?\)"
+    needed = rf"{layer_class.__name__} needs an input of shape \(B, 3, L\) or \(3, L\), got \({received},?\)"
     with pytest.raises(ValueError, match=needed):
         layer_class(3, 3)(torch.zeros(shape))
 
 
 def test_lengths_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="SOC1d with stride 2 needs a length divisible by it, received 5"):
+    with pytest.raises(ValueError, match="SOC1d with stride 2 needs a length divisible by it, got 5"):
         SOC1d(1, 2, stride=2)(torch.zeros(1, 1, 5))
     layer = SOC1d(1, 2, 5, stride=2, padding_mode="circular")
     assert layer(torch.zeros(1, 1, 4)).shape == (1, 2, 2)
     for tied, shortest, length in ((layer, 4, 2), (SOCTranspose1d.of(layer), 2, 1)):
         name = type(tied).__name__
-        message = (
-            f"{name} with a kernel of 5 needs a length of at least {shortest} for circular padding, received {length}"
-        )
+        message = f"{name} with a kernel of 5 needs a length of at least {shortest} for circular padding, got {length}"
         with pytest.raises(ValueError, match=message):
             tied(torch.zeros(1, tied.in_channels, length))

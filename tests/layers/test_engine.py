@@ -90,10 +90,10 @@ def test_a_request_is_granted(engine: str, training: bool) -> None:
 
 
 def test_requests_that_cannot_be_granted_are_refused() -> None:
-    received = "received padding_mode='zeros', kernel_size=(3, 3)"
+    received = "got padding_mode='zeros', kernel_size=(3, 3)"
     with pytest.raises(ValueError, match=f"engine 'spectral' needs padding_mode='circular'.*{re.escape(received)}"):
         choose("spectral")
-    with pytest.raises(ValueError, match=rf"engine must be one of {re.escape(str(ENGINES))}, received 'fourier'"):
+    with pytest.raises(ValueError, match=rf"engine must be one of {re.escape(str(ENGINES))}, got 'fourier'"):
         choose("fourier")
 
 

@@ -169,14 +169,14 @@ def test_options_reach_both_convolutions() -> None:
 
 @pytest.mark.parametrize("groups", [4, (4,), (4, 2, 1), (None, 4), (0, None), (4, 0), (-1, 2), "44", (None, None)])
 def test_groups_that_are_not_two_are_refused(groups: Any) -> None:
-    with pytest.raises(ValueError, match=r"groups must be \(a, b\) or \(a, None\) with a, b >= 1, received"):
+    with pytest.raises(ValueError, match=r"groups must be \(a, b\) or \(a, None\) with a, b >= 1, got"):
         GSSOC(8, 8, groups=groups)
 
 
 def test_channels_that_a_shuffle_cannot_pair_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* divisible by 8, received 12; use paired"):
+    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* divisible by 8, got 12; use paired"):
         GSSOC(12, 16, groups=(4, None))
-    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* divisible by 8, received 12"):
+    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* divisible by 8, got 12"):
         GSSOC(16, 12, groups=(2, 4))
     assert GSSOC(12, 16, groups=(4, None), paired=False).eval().lipschitz_bound() == 1.0
 
@@ -184,11 +184,11 @@ def test_channels_that_a_shuffle_cannot_pair_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kernel_size": 2}, "kernel_size must be odd, received 2"),
-        ({"padding_mode": "replicate"}, "padding_mode must be one of .*, received 'replicate'"),
-        ({"groups": (3, None), "paired": False}, "divisible by groups, received 3 groups"),
-        ({"groups": (2, 3), "paired": False}, "divisible by groups, received 3 groups"),
-        ({"dilation": 3}, "dilation must be 1, received 3"),
+        ({"kernel_size": 2}, "kernel_size must be odd, got 2"),
+        ({"padding_mode": "replicate"}, "padding_mode must be one of .*, got 'replicate'"),
+        ({"groups": (3, None), "paired": False}, "divisible by groups, got 3 groups"),
+        ({"groups": (2, 3), "paired": False}, "divisible by groups, got 3 groups"),
+        ({"dilation": 3}, "dilation must be 1, got 3"),
     ],
 )
 def test_settings_that_soc_refuses_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -199,5 +199,5 @@ def test_settings_that_soc_refuses_are_refused(settings: dict[str, Any], message
 @pytest.mark.parametrize("shape", [(1, 4, 4, 4), (4, 4, 4), (8, 8)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"needs an input of shape \(B, 8, H, W\) .*received .*{received}\)"):
+    with pytest.raises(ValueError, match=rf"needs an input of shape \(B, 8, H, W\) .*got .*{received}\)"):
         GSSOC(8, 8, groups=(2, None))(torch.zeros(shape))

@@ -111,11 +111,11 @@ def test_it_is_like_a_linear_layer() -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (2, 4, 1, 1)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"NormalizedLinear needs an input of shape \(B, 4\), received \("):
+    with pytest.raises(ValueError, match=r"NormalizedLinear needs an input of shape \(B, 4\), got \("):
         NormalizedLinear(4, 3)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("features", [(0, 3), (3, 0)])
 def test_numbers_of_features_below_one_are_refused(features: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"at least 1, received {features[0]} in, {features[1]} out"):
+    with pytest.raises(ValueError, match=f"at least 1, got {features[0]} in, {features[1]} out"):
         NormalizedLinear(*features)

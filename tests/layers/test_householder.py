@@ -134,11 +134,11 @@ def test_angles_that_are_not_finite_have_no_bound(kind: type[nn.Module], value: 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_what_does_not_fit_is_refused(kind: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match=rf"{kind.__name__} needs an even number of channels, received 3"):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} needs an even number of channels, got 3"):
         kind(3)
-    with pytest.raises(ValueError, match=r"needs an input of shape \(B, 4, \.\.\.\), received \(1, 6, 2\)"):
+    with pytest.raises(ValueError, match=r"needs an input of shape \(B, 4, \.\.\.\), got \(1, 6, 2\)"):
         kind(4)(torch.zeros(1, 6, 2))
-    with pytest.raises(ValueError, match=r"received \(4,\)"):
+    with pytest.raises(ValueError, match=r"got \(4,\)"):
         kind(4)(torch.zeros(4))
 
 

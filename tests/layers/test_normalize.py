@@ -48,7 +48,7 @@ def test_constants_are_no_state() -> None:
     [((0.5,), 0.0), ((0.5,), -1.0), ((0.5,), math.nan), ((0.5,), math.inf), ((0.5, math.nan), 1.0), ((math.inf,), 1.0)],
 )
 def test_unusable_constants_are_refused(mean: tuple[float, ...], std: float) -> None:
-    with pytest.raises(ValueError, match=rf"needs finite means and one finite std > 0, received \[.*\], {std}"):
+    with pytest.raises(ValueError, match=rf"needs finite means and one finite std > 0, got \[.*\], {std}"):
         Normalize(mean, std)
 
 
@@ -61,14 +61,14 @@ def test_a_std_beyond_float32_is_refused(std: float) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8), (1, 3, 8), (1, 4, 8, 8), (1, 3, 8, 7), (1, 3, 32, 32)])
 def test_images_of_another_shape_are_refused_saying_what_is_needed(shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"images must have shape \(B, 3, 8, 8\), received \({received}\)"):
+    with pytest.raises(ValueError, match=rf"images must have shape \(B, 3, 8, 8\), got \({received}\)"):
         Normalize((0.5,) * 3, 0.5, image_size=8)(torch.zeros(shape))
 
 
 def test_without_an_image_size_every_size_is_taken() -> None:
     layer = Normalize((0.5,) * 3, 0.5)
     assert layer(torch.zeros(2, 3, 5, 7)).shape == (2, 3, 5, 7)
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\), received \(2, 1, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\), got \(2, 1, 5, 7\)"):
         layer(torch.zeros(2, 1, 5, 7))
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\), received \(3, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\), got \(3, 5, 7\)"):
         layer(torch.zeros(3, 5, 7))

@@ -55,10 +55,10 @@ def test_an_empty_batch_stays_empty() -> None:
 @pytest.mark.parametrize("shape", [(1, 3, 4, 5), (1, 3, 1, 1), (3, 4, 4), (1, 3, 4, 4, 4)])
 def test_maps_that_the_windows_do_not_divide_are_refused(shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"windows of 2 x 2 divide, received \({received}\)"):
+    with pytest.raises(ValueError, match=rf"windows of 2 x 2 divide, got \({received}\)"):
         NormPool2d(2)(torch.zeros(shape))
 
 
 def test_a_kernel_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="kernel_size must be at least 1, received 0"):
+    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
         NormPool2d(0)

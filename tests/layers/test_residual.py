@@ -21,12 +21,12 @@ def test_it_adds_with_its_weights() -> None:
 
 @pytest.mark.parametrize("weights", [(math.nan, 1.0), (0.5, math.inf)])
 def test_weights_that_are_not_finite_are_refused(weights: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="skip and branch must be finite numbers, received"):
+    with pytest.raises(ValueError, match="skip and branch must be finite numbers, got"):
         Residual(nn.ReLU(), *weights)
 
 
 def test_a_body_that_changes_the_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"keeps the shape, received \(2, 4\) for \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"keeps the shape, got \(2, 4\) for \(2, 3\)"):
         Residual(nn.Linear(3, 4))(torch.zeros(2, 3))
 
 

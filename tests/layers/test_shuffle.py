@@ -50,15 +50,15 @@ def test_it_is_an_isometry_without_parameters() -> None:
 
 @pytest.mark.parametrize("groups", [0, -1])
 def test_groups_below_one_are_refused(groups: int) -> None:
-    with pytest.raises(ValueError, match=f"groups must be at least 1, received {groups}"):
+    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
         ChannelShuffle(groups)
 
 
 def test_channels_that_do_not_divide_are_refused() -> None:
     x = torch.zeros(1, 12, 2, 2)
-    with pytest.raises(ValueError, match="needs channels divisible by 5, received 12 channels"):
+    with pytest.raises(ValueError, match="needs channels divisible by 5, got 12 channels"):
         ChannelShuffle(5)(x)
-    with pytest.raises(ValueError, match=r"paired shuffle .* divisible by 2 \* groups = 8, received 12 channels"):
+    with pytest.raises(ValueError, match=r"paired shuffle .* divisible by 2 \* groups = 8, got 12 channels"):
         ChannelShuffle(4, paired=True)(x)
-    with pytest.raises(ValueError, match="needs channels divisible by 5, received 12 channels"):
+    with pytest.raises(ValueError, match="needs channels divisible by 5, got 12 channels"):
         ChannelShuffle(5).inverse()(x)

@@ -301,22 +301,22 @@ def test_representation() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size must be odd, received 4"),
-        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, received 'reflect'"),
-        ({"dilation": 2}, "dilation must be 1, received 2"),
-        ({"stride": 0}, r"stride must be positive, received 0"),
-        ({"stride": (1, -2)}, r"stride must be positive, received \(1, -2\)"),
-        ({"padding": 2}, "padding must be 'same', .* received 2"),
-        ({"groups": 3}, "the 8 channels of the skew filter.* received 3 groups with 2 channels in, 8 out, stride 1"),
-        ({"train_terms": 0}, r"terms must be at least 1, received 0 \(training\), None \(evaluation\)"),
-        ({"eval_terms": -1}, r"terms must be at least 1, received None \(training\), -1 \(evaluation\)"),
-        ({"engine": "fft"}, r"engine must be one of \('auto', 'series', 'spectral', 'dense'\), received 'fft'"),
-        ({"engine": "spectral"}, "engine 'spectral' needs padding_mode='circular'.*received padding_mode='zeros'"),
-        ({"series": "legendre"}, r"series must be one of \('chebyshev', 'taylor'\), received 'legendre'"),
-        ({"scaling": "none"}, r"scaling must be one of \('jacobian', 'reshaped'\), received 'none'"),
-        ({"train_tolerance": 0}, "tolerance must be positive, received 0"),
-        ({"eval_tolerance": -1e-5}, "tolerance must be positive, received -1e-05"),
-        ({"eval_tolerance": math.nan}, "tolerance must be positive, received nan"),
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, got 'reflect'"),
+        ({"dilation": 2}, "dilation must be 1, got 2"),
+        ({"stride": 0}, r"stride must be positive, got 0"),
+        ({"stride": (1, -2)}, r"stride must be positive, got \(1, -2\)"),
+        ({"padding": 2}, "padding must be 'same', .* got 2"),
+        ({"groups": 3}, "the 8 channels of the skew filter.* got 3 groups with 2 channels in, 8 out, stride 1"),
+        ({"train_terms": 0}, r"terms must be at least 1, got 0 \(training\), None \(evaluation\)"),
+        ({"eval_terms": -1}, r"terms must be at least 1, got None \(training\), -1 \(evaluation\)"),
+        ({"engine": "fft"}, r"engine must be one of \('auto', 'series', 'spectral', 'dense'\), got 'fft'"),
+        ({"engine": "spectral"}, "engine 'spectral' needs padding_mode='circular'.*got padding_mode='zeros'"),
+        ({"series": "legendre"}, r"series must be one of \('chebyshev', 'taylor'\), got 'legendre'"),
+        ({"scaling": "none"}, r"scaling must be one of \('jacobian', 'reshaped'\), got 'none'"),
+        ({"train_tolerance": 0}, "tolerance must be positive, got 0"),
+        ({"eval_tolerance": -1e-5}, "tolerance must be positive, got -1e-05"),
+        ({"eval_tolerance": math.nan}, "tolerance must be positive, got nan"),
     ],
 )
 def test_settings_that_break_the_guarantee_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -327,18 +327,18 @@ def test_settings_that_break_the_guarantee_are_refused(settings: dict[str, Any],
 @pytest.mark.parametrize("shape", [(1, 2, 4, 4), (2, 4, 4), (3, 4), (1, 1, 3, 4, 4)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"\(B, 3, H, W\) or \(3, H, W\), received \({received}\)"):
+    with pytest.raises(ValueError, match=rf"\(B, 3, H, W\) or \(3, H, W\), got \({received}\)"):
         SOC(3, 4)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("size", [(5, 4), (4, 5)])
 def test_a_size_that_the_stride_does_not_divide_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"stride 2 needs .* divisible by it, received {size[0]} x {size[1]}"):
+    with pytest.raises(ValueError, match=f"stride 2 needs .* divisible by it, got {size[0]} x {size[1]}"):
         SOC(1, 4, stride=2)(torch.zeros(1, 1, *size))
 
 
 def test_circular_padding_needs_a_map_as_large_as_its_reach() -> None:
     layer = SOC(1, 1, kernel_size=5, padding_mode="circular")
     assert layer(torch.zeros(1, 1, 2, 2)).shape == (1, 1, 2, 2)
-    with pytest.raises(ValueError, match=r"circular padding of \(2, 2\) needs maps no smaller, received 1 x 2"):
+    with pytest.raises(ValueError, match=r"circular padding of \(2, 2\) needs maps no smaller, got 1 x 2"):
         layer(torch.zeros(1, 1, 1, 2))

@@ -146,7 +146,7 @@ def test_a_layer_that_loses_channels_undoes_its_transpose() -> None:
 @pytest.mark.parametrize("layer", [SOCLinear(4, 4), nn.Conv2d(4, 4, 3), SOCTranspose(4, 4)])
 @pytest.mark.parametrize("make", [SOCTranspose.of, SOCTranspose.inverse_of])
 def test_only_a_soc_has_a_transpose(make: Any, layer: nn.Module) -> None:
-    with pytest.raises(ValueError, match=f"SOCTranspose is the transpose of a SOC, received {type(layer).__name__}"):
+    with pytest.raises(ValueError, match=f"SOCTranspose is the transpose of a SOC, got {type(layer).__name__}"):
         make(layer)
 
 
@@ -320,21 +320,21 @@ def test_representation() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size must be odd, received 4"),
-        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, received 'reflect'"),
-        ({"dilation": 2}, "dilation must be 1, received 2"),
-        ({"stride": 0}, "stride must be positive, received 0"),
-        ({"padding": 0}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, received 0"),
-        ({"output_padding": 1}, "output_padding must be 0, .* received 1"),
-        ({"output_padding": (0, 1)}, r"output_padding must be 0, .* received \(0, 1\)"),
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"padding_mode": "reflect"}, "padding_mode must be one of .*, got 'reflect'"),
+        ({"dilation": 2}, "dilation must be 1, got 2"),
+        ({"stride": 0}, "stride must be positive, got 0"),
+        ({"padding": 0}, r"padding must be 'same', that is \(1, 1\) for kernel_size 3, got 0"),
+        ({"output_padding": 1}, "output_padding must be 0, .* got 1"),
+        ({"output_padding": (0, 1)}, r"output_padding must be 0, .* got \(0, 1\)"),
         (
             {"groups": 3, "stride": 2},
             r"the 8 channels of the skew filter, max\(in_channels, out_channels \* stride\^2\), must be divisible by "
-            "groups, received 3 groups with 8 channels in, 2 out, stride 2",
+            "groups, got 3 groups with 8 channels in, 2 out, stride 2",
         ),
-        ({"in_channels": 0}, "channels must be at least 1, received 0 in, 2 out"),
+        ({"in_channels": 0}, "channels must be at least 1, got 0 in, 2 out"),
         ({"engine": "spectral"}, "needs padding_mode='circular'"),
-        ({"train_terms": 0}, "terms must be at least 1, received 0"),
+        ({"train_terms": 0}, "terms must be at least 1, got 0"),
     ],
 )
 def test_settings_that_break_the_guarantee_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -345,12 +345,12 @@ def test_settings_that_break_the_guarantee_are_refused(settings: dict[str, Any],
 @pytest.mark.parametrize("shape", [(1, 2, 4, 4), (2, 4, 4), (3, 4), (1, 1, 3, 4, 4)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"SOCTranspose .* \(B, 3, H, W\) or \(3, H, W\), received \({received}\)"):
+    with pytest.raises(ValueError, match=rf"SOCTranspose .* \(B, 3, H, W\) or \(3, H, W\), got \({received}\)"):
         SOCTranspose(3, 4)(torch.zeros(shape))
 
 
 def test_circular_padding_needs_a_map_as_large_as_its_reach() -> None:
     layer = SOCTranspose(4, 1, kernel_size=5, stride=2, padding_mode="circular")
     assert layer(torch.zeros(1, 4, 2, 2)).shape == (1, 1, 4, 4)
-    with pytest.raises(ValueError, match=r"circular padding of \(2, 2\) needs maps no smaller, received 1 x 2"):
+    with pytest.raises(ValueError, match=r"circular padding of \(2, 2\) needs maps no smaller, got 1 x 2"):
         layer(torch.zeros(1, 4, 1, 2))

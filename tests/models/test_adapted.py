@@ -137,7 +137,7 @@ def test_a_merged_network_has_the_same_certificates(
         ({"structure": "Circulant"}, "may change the norms"),
         ({"structure": "DoubleGSOFT", "block_size": 4}, "may change the norms"),
         ({**GSOFT, "scale": True}, "may change the norms"),
-        ({**GSOFT, "side": "output"}, "a map of features has one side alone, received side 'output'"),
+        ({**GSOFT, "side": "output"}, "a map of features has one side alone, got side 'output'"),
         ({"structure": "GSOFT", "block_size": 5}, "features must be divisible by 5"),
         ({"structure": "house"}, "structure must be one of"),
     ],

@@ -50,7 +50,7 @@ REFUSED = [
     "torch.optim.SGD",
     "lipnet",
     "lipnet.files.os.system",
-    "lipnet.files.whole_file",
+    "lipnet.files.atomic_write",
     "lipnet.models.build.import_module",
     "lipnet.models.build_model",
     "lipnet_evil.Model",
@@ -103,14 +103,14 @@ def test_modules_of_torch_and_nested_ones() -> None:
 
 @pytest.mark.parametrize("target", REFUSED)
 def test_targets_outside_the_allowed_modules_are_refused(target: str) -> None:
-    with pytest.raises(ValueError, match=r"lipnet\.\* and torch\.nn\.\* modules alone, received _target_ ") as caught:
+    with pytest.raises(ValueError, match=r"lipnet\.\* and torch\.nn\.\* modules alone, got _target_ ") as caught:
         build_model({"_target_": target})
     assert repr(target) in str(caught.value)
 
 
 @pytest.mark.parametrize("target", [None, 3, nn.Linear, ["torch.nn.Linear"], {"_target_": "torch.nn.Linear"}])
 def test_targets_that_are_no_text_are_refused(target: Any) -> None:
-    with pytest.raises(ValueError, match="modules alone, received _target_"):
+    with pytest.raises(ValueError, match="modules alone, got _target_"):
         build_model({"_target_": target, "in_features": 2, "out_features": 3})
 
 
@@ -119,7 +119,7 @@ def test_a_module_from_elsewhere_is_refused_under_an_allowed_name(monkeypatch: p
         """What lipnet might import from another library."""
 
     monkeypatch.setattr("lipnet.layers.Foreign", Foreign, raising=False)
-    with pytest.raises(ValueError, match=r"modules alone, received _target_ 'lipnet\.layers\.Foreign'"):
+    with pytest.raises(ValueError, match=r"modules alone, got _target_ 'lipnet\.layers\.Foreign'"):
         build_model({"_target_": "lipnet.layers.Foreign"})
 
 
@@ -145,15 +145,15 @@ def test_everything_is_checked_before_anything_is_called(
     made: list[Any] = []
     monkeypatch.setattr(LipConvNet, "__init__", lambda self, **arguments: made.append(arguments))
     monkeypatch.setattr("os.system", made.append)
-    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+    with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         build_model(nested(target, where))
     assert made == []
 
 
 def test_a_refused_command_is_not_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"received _target_ 'os\.system'"):
+    with pytest.raises(ValueError, match=r"got _target_ 'os\.system'"):
         build_model({"_target_": "os.system", "command": f"touch {tmp_path / 'run'}"})
-    with pytest.raises(ValueError, match=r"received _target_ 'os\.system'"):
+    with pytest.raises(ValueError, match=r"got _target_ 'os\.system'"):
         build_model({**NETWORK, "conv": {"_target_": "os.system", "command": f"touch {tmp_path / 'run'}"}})
     assert list(tmp_path.iterdir()) == []
 
@@ -162,5 +162,5 @@ def test_a_refused_command_is_not_run(tmp_path: Path) -> None:
     "config", [{}, {"num_classes": 3}, {"_target_": "torch.nn.ReLU", "_partial_": True}, {"a": NETWORK}]
 )
 def test_a_configuration_must_make_a_module(config: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="needs a _target_ that is not _partial_, received"):
+    with pytest.raises(ValueError, match="needs a _target_ that is not _partial_, got"):
         build_model(config)

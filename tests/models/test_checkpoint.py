@@ -105,7 +105,7 @@ def test_a_configuration_with_a_forbidden_target_is_refused(
     tmp_path: Path, content: dict[str, Any], target: str
 ) -> None:
     content["lipnet"]["model"]["conv"] = {"_target_": target}
-    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+    with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         load_checkpoint(write(content, tmp_path / "bad.ckpt"))
 
 
@@ -233,6 +233,6 @@ def test_every_checkpoint_error_is_a_value_error() -> None:
 def test_descriptions_are_plain(
     value: object, tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
 ) -> None:
-    with pytest.raises(TypeError, match=f"plain containers.* received {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"plain containers.* got {type(value).__name__}"):
         save_checkpoint(tmp_path / "new.ckpt", tiny_model, tiny_config, {**digits_dataset, "extra": value})
     assert not list(tmp_path.iterdir())

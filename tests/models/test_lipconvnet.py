@@ -127,7 +127,7 @@ def test_the_head_is_as_wide_as_the_pooled_maps() -> None:
 
 
 def test_pooling_that_does_not_fit_the_last_maps_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"windows of 2 x 2 divide, received \(1, 1024, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"windows of 2 x 2 divide, got \(1, 1024, 1, 1\)"):
         LipConvNet(100, pooling=NormPool2d)
 
 
@@ -227,19 +227,19 @@ def test_a_module_without_a_bound_is_an_error() -> None:
 
 @pytest.mark.parametrize(("depth", "stages"), [(14, 5), (0, 5), (4, 5), (-5, 5), (5, 0), (5, -1)])
 def test_a_depth_that_the_stages_do_not_divide_is_refused(depth: int, stages: int) -> None:
-    with pytest.raises(ValueError, match=f"depth must be a multiple of the {stages} stages, received depth {depth}"):
+    with pytest.raises(ValueError, match=f"depth must be a multiple of the {stages} stages, got depth {depth}"):
         LipConvNet(depth=depth, stages=stages)
 
 
 @pytest.mark.parametrize(("image_size", "stages", "unit"), [(28, 5, 32), (8, 4, 16), (0, 2, 4), (-8, 2, 4)])
 def test_an_image_size_that_the_stages_do_not_divide_is_refused(image_size: int, stages: int, unit: int) -> None:
-    message = rf"image_size must be divisible by 2 \*\* stages = {unit} .*received {image_size}$"
+    message = rf"image_size must be divisible by 2 \*\* stages = {unit} .*got {image_size}$"
     with pytest.raises(ValueError, match=message):
         LipConvNet(depth=2 * stages, stages=stages, image_size=image_size)
 
 
 def test_means_must_match_the_channels() -> None:
-    with pytest.raises(ValueError, match=r"mean needs one number for each of 3 channels, received \[0.5\]"):
+    with pytest.raises(ValueError, match=r"mean needs one number for each of 3 channels, got \[0.5\]"):
         tiny_network(mean=(0.5,))
 
 
@@ -247,7 +247,7 @@ def test_means_must_match_the_channels() -> None:
 @pytest.mark.parametrize("conv", [SOC, partial(GSSOC, groups=(2, None))])
 def test_images_of_another_shape_are_refused_saying_what_is_needed(conv: Any, shape: tuple[int, ...]) -> None:
     received = ", ".join(map(str, shape))
-    with pytest.raises(ValueError, match=rf"images must have shape \(B, 3, 8, 8\), received \({received},?\)"):
+    with pytest.raises(ValueError, match=rf"images must have shape \(B, 3, 8, 8\), got \({received},?\)"):
         tiny_network(conv=conv)(torch.zeros(shape))
 
 

@@ -180,16 +180,16 @@ def test_parameter_counts(update: AdditiveUpdate, count: int) -> None:
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     for rank in (0, -1):
-        with pytest.raises(ValueError, match=f"rank must be at least 1, received {rank}"):
+        with pytest.raises(ValueError, match=f"rank must be at least 1, got {rank}"):
             LowRank(4, 4, rank=rank)
-        with pytest.raises(ValueError, match=f"rank must be at least 1, received {rank}"):
+        with pytest.raises(ValueError, match=f"rank must be at least 1, got {rank}"):
             LowDisplacementRank(4, 4, rank=rank)
     for alpha in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"alpha must be finite and positive, received {alpha}"):
+        with pytest.raises(ValueError, match=f"alpha must be finite and positive, got {alpha}"):
             LowRank(4, 4, alpha=alpha)
-    with pytest.raises(ValueError, match="must divide the weight's shape 6 x 4, received 4 x 2"):
+    with pytest.raises(ValueError, match="must divide the weight's shape 6 x 4, got 4 x 2"):
         Kronecker(6, 4, left_shape=(4, 2))
-    with pytest.raises(ValueError, match="received 0 x 2"):
+    with pytest.raises(ValueError, match="got 0 x 2"):
         Kronecker(6, 4, left_shape=(0, 2))
-    with pytest.raises(ValueError, match="at least one row and one column, received 0 x 4"):
+    with pytest.raises(ValueError, match="at least one row and one column, got 0 x 4"):
         Circulant(0, 4)

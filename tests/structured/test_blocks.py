@@ -79,13 +79,13 @@ def test_gradient() -> None:
 
 
 def test_blocks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), received 147"):
+    with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), got 147"):
         Mixing().check(147, 8)
-    with pytest.raises(ValueError, match=r"divisible by 32 \(block_size 8 times distance 4\), received 48"):
+    with pytest.raises(ValueError, match=r"divisible by 32 \(block_size 8 times distance 4\), got 48"):
         Mixing(2, 4).check(48, 8)
-    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, received 3"):
+    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, got 3"):
         Mixing(2, 2).check(12, 3)
-    with pytest.raises(ValueError, match="at least 1, received 12, 0, 1 and 1"):
+    with pytest.raises(ValueError, match="at least 1, got 12, 0, 1 and 1"):
         Mixing().check(12, 0)
 
 

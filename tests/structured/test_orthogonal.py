@@ -123,7 +123,7 @@ def test_rotation_keeps_the_dtype_and_refuses_other_vectors() -> None:
     assert matrix.rotate(x).dtype == torch.float64
     rotated = matrix.rotate(x.bfloat16())
     assert torch.equal(rotated, matrix.rotate(x.bfloat16().float()).bfloat16())
-    with pytest.raises(ValueError, match=r"vectors of shape \(\.\.\., 16\), received \(16, 3\)"):
+    with pytest.raises(ValueError, match=r"vectors of shape \(\.\.\., 16\), got \(16, 3\)"):
         matrix.rotate(x.mT)
 
 
@@ -169,7 +169,7 @@ def test_the_upper_triangles_restore_every_bit(make: Make) -> None:
     copy.set_upper_triangles(matrix.upper_triangles())
     assert matrix.upper_triangles().shape == (len(matrix.mixings), 4, 6)
     assert torch.equal(copy.to_dense(), matrix.to_dense())
-    with pytest.raises(ValueError, match=r"have shape .*, received \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"have shape .*, got \(1, 2\)"):
         copy.set_upper_triangles(torch.zeros(1, 2))
     assert torch.equal(copy.to_dense(), matrix.to_dense())
 
@@ -201,22 +201,22 @@ def test_autocast_leaves_the_blocks_alone() -> None:
 
 
 def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), received 147"):
+    with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), got 147"):
         gsoft(147, 8)
-    with pytest.raises(ValueError, match="must be at least 1, received 16, 0"):
+    with pytest.raises(ValueError, match="must be at least 1, got 16, 0"):
         gsoft(16, 0)
-    with pytest.raises(ValueError, match=r"divisible by 16 \(block_size 4 times distance 4\), received 8"):
+    with pytest.raises(ValueError, match=r"divisible by 16 \(block_size 4 times distance 4\), got 8"):
         boft(8, 4, 3)
-    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, received 3"):
+    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, got 3"):
         boft(12, 3, 2)
-    with pytest.raises(ValueError, match="factors must be at least 1, received 0"):
+    with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
         boft(16, 4, 0)
-    with pytest.raises(ValueError, match="block_map must be one of 'cayley', 'exponential', received 'qr'"):
+    with pytest.raises(ValueError, match="block_map must be one of 'cayley', 'exponential', got 'qr'"):
         oft(16, 4, "qr")
-    with pytest.raises(ValueError, match="at least one factor, received no mixings"):
+    with pytest.raises(ValueError, match="at least one factor, got no mixings"):
         StructuredOrthogonal(16, 4, [])
     for shape in [(16,), (4, 8, 3)]:
-        with pytest.raises(ValueError, match=rf"shape \(\.\.\., 16, m\), received \({shape[0]},"):
+        with pytest.raises(ValueError, match=rf"shape \(\.\.\., 16, m\), got \({shape[0]},"):
             gsoft(16, 4)(torch.zeros(shape))
 
 

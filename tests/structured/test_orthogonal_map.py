@@ -54,5 +54,5 @@ def test_an_empty_batch() -> None:
 
 @pytest.mark.parametrize("shape", [(8,), (2, 4, 3, 3), (2, 3, 8)])
 def test_other_channels_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"input of shape \(B, 8, \.\.\.\), received \({shape[0]},"):
+    with pytest.raises(ValueError, match=rf"input of shape \(B, 8, \.\.\.\), got \({shape[0]},"):
         random_map()(torch.zeros(shape, dtype=torch.float64))

@@ -120,9 +120,9 @@ def test_nothing_collides_and_nothing_is_cut_off(draw: Callable[[], Figure]) -> 
 
 def test_nothing_to_draw_is_refused() -> None:
     for draw in (plot_factors, plot_density):
-        with pytest.raises(ValueError, match=r"every row needs a matrix to draw, received \{\}"):
+        with pytest.raises(ValueError, match=r"every row needs a matrix to draw, got \{\}"):
             draw({})
-    with pytest.raises(ValueError, match=r"received {'one': 1, 'none': 0}"):
+    with pytest.raises(ValueError, match=r"got {'one': 1, 'none': 0}"):
         plot_density({"one": [group_and_shuffle([torch.zeros(2, 2, 2)])], "none": []})
 
 

@@ -128,17 +128,17 @@ def test_another_compact_state_is_refused_and_changes_nothing(change: str) -> No
         state["more"] = torch.zeros(1)
     else:
         state["scale"] = torch.ones(5)
-    with pytest.raises(ValueError, match=r"the update consists of .*'scale': \(6,\).*, received"):
+    with pytest.raises(ValueError, match=r"the update consists of .*'scale': \(6,\).*, got"):
         update.load_compact_state(state)
     assert all(torch.equal(a, b) for a, b in zip(update.parameters(), before, strict=True))
 
 
 def test_updates_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="a matrix on the output or the input side, received none"):
+    with pytest.raises(ValueError, match="a matrix on the output or the input side, got none"):
         OrthogonalUpdate(6, 8, scale=True)
-    with pytest.raises(ValueError, match="the matrix on the output side needs 6 features, received 8"):
+    with pytest.raises(ValueError, match="the matrix on the output side needs 6 features, got 8"):
         OrthogonalUpdate(6, 8, output=oft(8, 2))
-    with pytest.raises(ValueError, match="the matrix on the input side needs 8 features, received 6"):
+    with pytest.raises(ValueError, match="the matrix on the input side needs 8 features, got 6"):
         OrthogonalUpdate(6, 8, input=oft(6, 2))
-    with pytest.raises(ValueError, match=r"one number of columns, received \[\(4, 6\), \(4, 8\)\]"):
+    with pytest.raises(ValueError, match=r"one number of columns, got \[\(4, 6\), \(4, 8\)\]"):
         StackedUpdate([LowRank(4, 6), LowRank(4, 8)])

@@ -141,5 +141,5 @@ def test_a_validation_alone_takes_the_weights_as_they_are(tmp_path: Path, tiny_c
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_decays_out_of_range_are_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), received"):
+    with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), got"):
         ExponentialMovingAverage(decay)

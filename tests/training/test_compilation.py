@@ -65,7 +65,7 @@ def test_a_compiled_training_goes_on_where_it_was_cut(
 
 
 def test_another_mode_is_refused(tiny_config: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"compile must be one of .* or null, received 'fast'"):
+    with pytest.raises(ValueError, match=r"compile must be one of .* or null, got 'fast'"):
         make_module(tiny_config, compile_mode="fast")
 
 

@@ -134,5 +134,5 @@ def test_finite_weights() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_settings_out_of_range_are_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"every_n_steps must be at least 1, received {steps}"):
+    with pytest.raises(ValueError, match=f"every_n_steps must be at least 1, got {steps}"):
         DivergenceGuard(steps)

@@ -153,7 +153,7 @@ def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any
             return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
 
     path = tmp_path / "latest.ckpt"
-    with pytest.raises(ValueError, match=r"stop_after_minutes needs a training loader .* received a DataLoader"):
+    with pytest.raises(ValueError, match=r"stop_after_minutes needs a training loader .* got a DataLoader"):
         fit(tiny_config, tmp_path, data=PlainDigits(), callbacks=[LastCheckpoint(path, stop_after_minutes=9)])
     callbacks = [LastCheckpoint(path, every_minutes=1e-9), KillAfter(5)]
     with pytest.raises(Interrupted):
@@ -191,5 +191,5 @@ def test_the_last_steps_of_a_training_by_steps_are_kept(tmp_path: Path, tiny_con
 @pytest.mark.parametrize("name", ["every_minutes", "stop_after_minutes"])
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_times_that_make_no_sense_are_refused(name: str, minutes: float) -> None:
-    with pytest.raises(ValueError, match=rf"{name} must be positive, or null, received {minutes}"):
+    with pytest.raises(ValueError, match=rf"{name} must be positive, or null, got {minutes}"):
         LastCheckpoint("last.ckpt", **{name: minutes})

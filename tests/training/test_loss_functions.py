@@ -176,7 +176,7 @@ def test_equal_rows_have_finite_radii_and_gradients() -> None:
 
 @pytest.mark.parametrize("constants", [torch.ones(3, 2), torch.ones(3), torch.ones(3, 3, dtype=torch.int64)])
 def test_constants_of_pairs_that_do_not_fit_are_refused(constants: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"must be floating and of shape \(3, 3\), received torch"):
+    with pytest.raises(ValueError, match=r"must be floating and of shape \(3, 3\), got torch"):
         correct_class_radius(torch.zeros(2, 3), torch.tensor([0, 1]), constants)
 
 
@@ -221,11 +221,11 @@ def test_half_precision_logits_are_taken_as_they_are(name: str, dtype: torch.dty
             torch.zeros(3, dtype=torch.int64),
             r"logits must be floating .*float32 \(3,\)",
         ),
-        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), r"C >= 2, received torch\.float32 \(3, 1\)"),
-        (torch.zeros(3, 2).long(), torch.zeros(3, dtype=torch.int64), r"received torch\.int64 \(3, 2\)"),
-        (torch.zeros(3, 2), torch.zeros(4, dtype=torch.int64), r"\(3,\).* received torch\.int64 \(4,\)"),
-        (torch.zeros(3, 2), torch.zeros(3), r"received torch\.float32 \(3,\)"),
-        (torch.zeros(3, 2), torch.zeros(3, 3), r"received torch\.float32 \(3, 3\)"),
+        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), r"C >= 2, got torch\.float32 \(3, 1\)"),
+        (torch.zeros(3, 2).long(), torch.zeros(3, dtype=torch.int64), r"got torch\.int64 \(3, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(4, dtype=torch.int64), r"\(3,\).* got torch\.int64 \(4,\)"),
+        (torch.zeros(3, 2), torch.zeros(3), r"got torch\.float32 \(3,\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 3), r"got torch\.float32 \(3, 3\)"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(name: str, logits: Tensor, labels: Tensor, message: str) -> None:

@@ -89,9 +89,9 @@ def test_the_offset_is_the_same_for_every_head() -> None:
 
 @pytest.mark.parametrize("constant", [0.0, -1.0, float("inf"), float("nan")])
 def test_constants_that_are_none_are_refused(constant: float) -> None:
-    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
+    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, got"):
         CertificateRegularization(lipschitz_constant=constant)
-    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, received"):
+    with pytest.raises(ValueError, match="lipschitz_constant must be positive and finite, got"):
         CertificateRegularization().for_network(constant)
 
 
@@ -100,11 +100,11 @@ def test_constants_that_are_none_are_refused(constant: float) -> None:
     [
         (lambda: OffsetCrossEntropy("far"), "radius such as '36/255' or 0.5, but got 'far'"),
         (lambda: OffsetCrossEntropy(-0.1), "at least 0, but got -0.1"),
-        (lambda: OffsetCrossEntropy(temperature=0.0), "temperature must be positive and finite, received 0.0"),
-        (lambda: CertificateRegularization(gamma=-1.0), "gamma must be finite and at least 0, received -1.0"),
-        (lambda: LogitAnnealing(offset=-2.0), "offset must be finite and at least 0, received -2.0"),
-        (lambda: LogitAnnealing(temperature=float("nan")), "temperature must be positive and finite, received nan"),
-        (lambda: LogitAnnealing(beta=float("inf")), "beta must be finite and at least 0, received inf"),
+        (lambda: OffsetCrossEntropy(temperature=0.0), "temperature must be positive and finite, got 0.0"),
+        (lambda: CertificateRegularization(gamma=-1.0), "gamma must be finite and at least 0, got -1.0"),
+        (lambda: LogitAnnealing(offset=-2.0), "offset must be finite and at least 0, got -2.0"),
+        (lambda: LogitAnnealing(temperature=float("nan")), "temperature must be positive and finite, got nan"),
+        (lambda: LogitAnnealing(beta=float("inf")), "beta must be finite and at least 0, got inf"),
         (lambda: MulticlassHinge("1/0"), "radius such as '36/255' or 0.5, but got '1/0'"),
     ],
 )

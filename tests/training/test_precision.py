@@ -64,5 +64,5 @@ def test_certification_is_in_float64(mixed: Trainer) -> None:
 
 
 def test_parameters_in_half_precision_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"float32 or float64, received torch\.bfloat16: .*bf16-mixed"):
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.bfloat16: .*bf16-mixed"):
         fit(tiny_config, tmp_path, module=make_module(tiny_config), precision="bf16-true")

@@ -52,14 +52,14 @@ def test_the_first_epoch_has_the_full_rate_however_short_the_training(total_epoc
 
 @pytest.mark.parametrize("at", [(0.75, 0.5), (0.5, 0.5), (0.0, 0.5), (0.5, 1.0), (-0.5,), (1.5,), (float("nan"),)])
 def test_fractions_that_make_no_sense_are_refused(at: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"increasing fractions in \(0, 1\), received \[") as error:
+    with pytest.raises(ValueError, match=r"increasing fractions in \(0, 1\), got \[") as error:
         step_schedule(make_optimizer(), total_epochs=10, at=at)
     assert str(list(at)) in str(error.value)
 
 
 @pytest.mark.parametrize("total_epochs", [0, -1])
 def test_an_unknown_length_is_refused(total_epochs: int) -> None:
-    with pytest.raises(ValueError, match=rf"number of epochs, received {total_epochs}: set trainer\.max_epochs"):
+    with pytest.raises(ValueError, match=rf"number of epochs, got {total_epochs}: set trainer\.max_epochs"):
         step_schedule(make_optimizer(), total_epochs=total_epochs)
 
 
@@ -146,14 +146,14 @@ def test_each_group_has_its_own_peak() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CosineWithWarmup(warmup=1.0), r"warmup must be a fraction in \[0, 1\), received 1\.0"),
-        (lambda: CosineWithWarmup(warmup=-0.1), r"warmup must be a fraction in \[0, 1\), received -0\.1"),
-        (lambda: CosineWithWarmup(final=1.5), r"final must be a fraction in \[0, 1\], received 1\.5"),
-        (lambda: OneCycle(rise=0.0), r"rise must be a fraction in \(0, 1\), received 0\.0"),
-        (lambda: OneCycle(initial_divisor=0.5), r"divisors must be at least 1, received 0\.5 and 10000\.0"),
-        (lambda: OneCycle(final_divisor=float("nan")), r"divisors must be at least 1, received 25\.0 and nan"),
-        (lambda: OneCycle(momentum=[0.9]), r"momentum must be a smallest and a largest value .*received \[0\.9\]"),
-        (lambda: OneCycle(momentum=[0.9, 0.8]), r"in \[0, 1\), received \[0\.9, 0\.8\]"),
+        (lambda: CosineWithWarmup(warmup=1.0), r"warmup must be a fraction in \[0, 1\), got 1\.0"),
+        (lambda: CosineWithWarmup(warmup=-0.1), r"warmup must be a fraction in \[0, 1\), got -0\.1"),
+        (lambda: CosineWithWarmup(final=1.5), r"final must be a fraction in \[0, 1\], got 1\.5"),
+        (lambda: OneCycle(rise=0.0), r"rise must be a fraction in \(0, 1\), got 0\.0"),
+        (lambda: OneCycle(initial_divisor=0.5), r"divisors must be at least 1, got 0\.5 and 10000\.0"),
+        (lambda: OneCycle(final_divisor=float("nan")), r"divisors must be at least 1, got 25\.0 and nan"),
+        (lambda: OneCycle(momentum=[0.9]), r"momentum must be a smallest and a largest value .*got \[0\.9\]"),
+        (lambda: OneCycle(momentum=[0.9, 0.8]), r"in \[0, 1\), got \[0\.9, 0\.8\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Any, message: str) -> None:

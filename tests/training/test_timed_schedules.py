@@ -106,11 +106,11 @@ def test_it_is_the_one_cycle_of_many_steps() -> None:
 
 @pytest.mark.parametrize("rise", [0.0, 1.0, -0.5, float("nan")])
 def test_a_rise_that_is_no_fraction_is_refused(rise: float) -> None:
-    with pytest.raises(ValueError, match=r"rise must be a fraction in \(0, 1\), received"):
+    with pytest.raises(ValueError, match=r"rise must be a fraction in \(0, 1\), got"):
         TimedOneCycle(rise=rise)
 
 
 @pytest.mark.parametrize("name", ["initial_divisor", "final_divisor"])
 def test_divisors_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="the divisors must be at least 1, received"):
+    with pytest.raises(ValueError, match="the divisors must be at least 1, got"):
         TimedOneCycle(**{name: 0.5})

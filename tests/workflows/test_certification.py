@@ -114,12 +114,12 @@ def test_the_table_and_the_folder_are_printed(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_samples": 0}, r"n_samples must be from 1 to 359 for the test split, received 0"),
-        ({"n_samples": -3}, r"n_samples must be from 1 to 359 for the test split, received -3"),
-        ({"n_samples": 360}, r"n_samples must be from 1 to 359 for the test split, received 360"),
-        ({"n_samples": 144, "split": "validation"}, r"from 1 to 143 for the validation split, received 144"),
-        ({"batch_size": 0}, r"batch_size must be at least 1, received 0"),
-        ({"dtype": "float16"}, r"dtype must be one of float32, float64, received 'float16'"),
+        ({"n_samples": 0}, r"n_samples must be from 1 to 359 for the test split, got 0"),
+        ({"n_samples": -3}, r"n_samples must be from 1 to 359 for the test split, got -3"),
+        ({"n_samples": 360}, r"n_samples must be from 1 to 359 for the test split, got 360"),
+        ({"n_samples": 144, "split": "validation"}, r"from 1 to 143 for the validation split, got 144"),
+        ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
+        ({"dtype": "float16"}, r"dtype must be one of float32, float64, got 'float16'"),
         ({"split": "train"}, r"split must be one of .*'validation', 'test'.* got 'train'"),
         ({"radii": ["far"]}, r"radius such as '36/255' or 0\.5, but got 'far'"),
     ],
@@ -166,9 +166,7 @@ def test_a_checkpoint_chooses_nothing_of_the_data_but_the_split(
 ) -> None:
     path = tmp_path / "other.ckpt"
     save_checkpoint(path, tiny_model, tiny_config, {"name": "cifar10", "seed": 0, **settings})
-    with pytest.raises(
-        ValueError, match=rf"may state seed, validation_fraction .* received \['{next(iter(settings))}'\]"
-    ):
+    with pytest.raises(ValueError, match=rf"may state seed, validation_fraction .* got \['{next(iter(settings))}'\]"):
         certify_checkpoint(path, tmp_path / "out", device="cpu")
 
 
@@ -184,13 +182,13 @@ def test_a_configuration_with_another_target_is_refused_before_anything_runs(
     write_archive(path, content)
     called: list[Any] = []
     monkeypatch.setattr(target, called.append)
-    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+    with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         certify_checkpoint(path, tmp_path / "forged", device="cpu")
     certificates = tmp_path / "out" / "certificates.tsv"
     forged = read_certificates(certificates)
     facts = {**forged.facts, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     certificates.write_bytes(certificate_bytes(facts, list(forged.rows.values())))
-    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+    with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         verify_certificates(certificates, path, device="cpu")
     assert called == []
 

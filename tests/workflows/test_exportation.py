@@ -50,8 +50,8 @@ def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> Non
 @pytest.mark.parametrize(
     ("output", "settings", "message"),
     [
-        ("model.pth", {}, r"output must end in \.onnx or \.pt2, received"),
-        ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, received 'float16'"),
+        ("model.pth", {}, r"output must end in \.onnx or \.pt2, got"),
+        ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ("model.pt2", {"input_shape": (1, 9, 9)}, r"images must have shape \(B, 1, 8, 8\)"),
     ],
 )

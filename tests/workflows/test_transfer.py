@@ -105,7 +105,7 @@ def test_a_transfer_needs_a_network_for_such_images(tmp_path: Path, tiny_checkpo
         transferred_config(configuration(None), tmp_path / "missing.ckpt", spec)
     with pytest.raises(ValueError, match=r"for images of \{'in_channels': 1, 'image_size': 8\}, the data are of .*32"):
         transferred_config(configuration(None), tiny_checkpoint, CIFAR100DataModule.spec)
-    with pytest.raises(ValueError, match=r"needs model=transferred, received .*'depth': 5"):
+    with pytest.raises(ValueError, match=r"needs model=transferred, got .*'depth': 5"):
         transferred_config(configuration(None, depth=5), tiny_checkpoint, spec)
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(b"nothing")
@@ -171,6 +171,6 @@ def test_no_other_target_runs_where_a_checkpoint_supplies_the_configuration(
         overrides["adapter"] = {"_target_": target}
     config = configuration(tiny_checkpoint, **overrides)
     monkeypatch.setattr(target, called.append)
-    with pytest.raises(ValueError, match=f"received _target_ '{target}'"):
+    with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         make_module(config, make_data(config))
     assert called == []

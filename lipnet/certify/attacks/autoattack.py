@@ -43,9 +43,9 @@ class AutoAttack:
         _package()
         unknown = set(self.attacks or ()) - {"apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"}
         if unknown or (self.attacks is not None and len(self.attacks) == 0):
-            raise ValueError(f"attacks must be some of AutoAttack's, received {list(self.attacks or ())}")
+            raise ValueError(f"attacks must be some of AutoAttack's, got {list(self.attacks or ())}")
         if self.queries < 1 or self.steps < 1:
-            raise ValueError(f"queries and steps must be at least 1, received {self.queries} and {self.steps}")
+            raise ValueError(f"queries and steps must be at least 1, got {self.queries} and {self.steps}")
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
         """Images within epsilon of these that the model classifies in another way; arguments as in `PGD.perturb`."""

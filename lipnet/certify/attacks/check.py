@@ -105,13 +105,13 @@ def _check(
     check_running(model)
     shapes = [tuple(values.shape) for values in (certificates.prediction, certificates.radius, certificates.correct)]
     if shapes != [tuple(labels.shape)] * 3:
-        raise ValueError(f"certificates must be those of {len(labels)} images, received tensors of shapes {shapes}")
+        raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")
     if not (certificates.prediction == labels.cpu()).equal(certificates.correct):
         raise ValueError("the certificates are not those of these labels: they disagree on which predictions are right")
     if not all(1 < factor < inf for factor in factors):
-        raise ValueError(f"factors must be finite and more than 1, received {list(factors)}")
+        raise ValueError(f"factors must be finite and more than 1, got {list(factors)}")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 @contextmanager

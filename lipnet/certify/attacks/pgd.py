@@ -61,7 +61,7 @@ class PGD:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, received {self.steps} and {self.restarts}")
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
         """Images within epsilon of these that the model classifies in another way, where they were found.

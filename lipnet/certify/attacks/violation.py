@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 
 class UnsoundCertificatesError(RuntimeError):
@@ -50,6 +50,6 @@ class CertificateViolationError(UnsoundCertificatesError):
         """Write all attributes to an .npz file, whole or not at all."""
         values = {name: getattr(self, name) for name in ("index", "distance", "radius")}
         classes = {name: getattr(self, name) for name in ("prediction", "perturbed_prediction")}
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             np.savez(file, original=self.original.numpy(), perturbed=self.perturbed.numpy(), **values, **classes)
         self.path = path

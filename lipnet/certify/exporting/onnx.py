@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 # Imported by name, where they are needed: they may be missing, and bring no types.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -53,7 +53,7 @@ def export_onnx(
     _check_limits(prepared)
     content = _content(prepared)
     check_result(_runtime(content), prepared, f"the ONNX file {path}")
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(content)
     return prepared.metadata
 
@@ -68,7 +68,7 @@ def _check_limits(prepared: Prepared) -> None:
     dtype = prepared.example.dtype
     if dtype != torch.float32:
         raise ValueError(
-            f"ONNX files are written in float32, which all runtimes have, received a model in {dtype}: "
+            f"ONNX files are written in float32, which all runtimes have, got a model in {dtype}: "
             "call model.float() first, or use export_program"
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in prepared.plain.state_dict().values())

@@ -48,11 +48,11 @@ def prepare(
         raise ValueError("the weights are not finite, or a head has a zero row: an infinite bound certifies nothing")
     example = example_batch(model, 2, input_shape)
     if example.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a model in float32 or float64 is needed, received one in {example.dtype}")
+        raise ValueError(f"a model in float32 or float64 is needed, got one in {example.dtype}")
     plain = export(model, example.shape[1:])
     classes = _number_of_classes(plain, example)
     if class_names is not None and len(class_names) != classes:
-        raise ValueError(f"class_names must be {classes}, one for each logit, received {len(class_names)}")
+        raise ValueError(f"class_names must be {classes}, one for each logit, got {len(class_names)}")
     metadata = {
         **_plain_facts(facts or {}),
         "lipschitz_bound": bounds.lipschitz,
@@ -85,7 +85,7 @@ def _number_of_classes(plain: nn.Module, example: Tensor) -> int:
     with torch.no_grad():
         logits = plain(example)
     if logits.dim() != 2:
-        raise ValueError(f"a model to logits (B, classes) is needed, received one to {tuple(logits.shape)}")
+        raise ValueError(f"a model to logits (B, classes) is needed, got one to {tuple(logits.shape)}")
     return int(logits.shape[1])
 
 

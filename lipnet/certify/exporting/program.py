@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 
 METADATA_FILE = "lipnet.json"
 
@@ -56,6 +56,6 @@ def export_program(
     torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(prepared.metadata)})
     buffer.seek(0)
     check_result(torch.export.load(buffer).module(), prepared, f"the file {path}")
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(buffer.getbuffer())
     return prepared.metadata

@@ -31,7 +31,7 @@ def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
     with torch.no_grad():
         result = copy(example)
     if not isinstance(result, Tensor):
-        raise TypeError(f"a model that returns one tensor is needed, received one that returns {type(result).__name__}")
+        raise TypeError(f"a model that returns one tensor is needed, got one that returns {type(result).__name__}")
     return copy
 
 

@@ -79,7 +79,7 @@ def example_batch(model: nn.Module, batch: int, input_shape: Sequence[int] | Non
     if shape is None:
         raise ValueError("input_shape is needed, (C, H, W) for images: the model has no Normalize with an image_size")
     if not shape or any(length < 1 for length in shape):
-        raise ValueError(f"input_shape needs positive lengths, received {shape}")
+        raise ValueError(f"input_shape needs positive lengths, got {shape}")
     reference = next(model.parameters(), torch.empty(0))
     entries = torch.arange(batch * torch.Size(shape).numel(), dtype=torch.float64)
     # The fractional parts of multiples of the golden ratio spread evenly.

@@ -32,5 +32,5 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
             "network takes the structures OFT, BOFT and GSOFT, without a scale"
         )
     if "side" in settings:
-        raise ValueError(f"a map of features has one side alone, received side {settings['side']!r}")
+        raise ValueError(f"a map of features has one side alone, got side {settings['side']!r}")
     return OrthogonalMap(config.matrix(features))

@@ -36,7 +36,7 @@ class LoRAConfig(AdapterConfig):
     def __post_init__(self) -> None:
         _check_counts(rank=self.rank)
         if type(self.alpha) not in (int, float) or not isfinite(self.alpha) or self.alpha <= 0:
-            raise ValueError(f"alpha must be a finite and positive number, received {self.alpha!r}")
+            raise ValueError(f"alpha must be a finite and positive number, got {self.alpha!r}")
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
         return LowRank(out_features, in_features, self.rank, self.alpha)
@@ -61,7 +61,7 @@ class _OrthogonalConfig(AdapterConfig):
         _check_counts(block_size=self.block_size)
         check_block_map(self.block_map)
         if type(self.scale) is not bool:
-            raise ValueError(f"scale must be True or False, received {self.scale!r}")
+            raise ValueError(f"scale must be True or False, got {self.scale!r}")
 
     @abstractmethod
     def matrix(self, features: int) -> StructuredOrthogonal:
@@ -77,7 +77,7 @@ class OneSidedConfig(_OrthogonalConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.side not in _SIDES:
-            raise ValueError(f"side must be one of {', '.join(map(repr, _SIDES))}, received {self.side!r}")
+            raise ValueError(f"side must be one of {', '.join(map(repr, _SIDES))}, got {self.side!r}")
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
         features = {"output": out_features, "input": in_features}[self.side]
@@ -203,7 +203,7 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     """
     names = [name for name, kind in _STRUCTURES.items() if kind is type(config)]
     if not names:
-        raise ValueError(f"a file holds the structures {', '.join(_STRUCTURES)}, received {config!r}")
+        raise ValueError(f"a file holds the structures {', '.join(_STRUCTURES)}, got {config!r}")
     return {"structure": names[0], **asdict(config)}  # type: ignore[call-overload]
 
 
@@ -216,7 +216,7 @@ def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
     settings = dict(plain)
     structure = settings.pop("structure", None)
     if structure not in _STRUCTURES:
-        raise ValueError(f"structure must be one of {', '.join(_STRUCTURES)}, received {structure!r}")
+        raise ValueError(f"structure must be one of {', '.join(_STRUCTURES)}, got {structure!r}")
     try:
         return _STRUCTURES[structure](**settings)
     except TypeError as error:
@@ -226,4 +226,4 @@ def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if type(count) is not int or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, received {count!r}")
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lipnet.files import whole_file
+from lipnet.files import atomic_write
 from lipnet.structured.adapters.attachment import build_updates, install
 from lipnet.structured.adapters.config import AdapterConfig, config_from_plain, config_to_plain
 from lipnet.structured.adapters.sites import Site, all_sites, names_in_words, refuse
@@ -73,7 +73,7 @@ def save_adapter(model: nn.Module, path: str | Path, name: str | None = None) ->
     }
     # Copies: the format has no views and no two names for one storage.
     content = save({key: value.cpu().clone() for key, value in tensors.items()}, {_KEY: json.dumps(description)})
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(content)
 
 

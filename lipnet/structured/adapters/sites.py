@@ -94,7 +94,7 @@ def find_sites(model: nn.Module, targets: Sequence[Target] | None, exclude: Sequ
     sites = all_sites(model)
     for target in (*(targets or ()), *exclude):
         if not isinstance(target, str | type):
-            raise ValueError(f"a target is the name or the type of modules, received {type(target).__name__}")
+            raise ValueError(f"a target is the name or the type of modules, got {type(target).__name__}")
         if not any(_matches(target, model, site) for site in sites):
             raise ValueError(f"{_in_words(target)} matches no {_kinds()}; there are {names_in_words(_paths(sites))}")
     chosen = [

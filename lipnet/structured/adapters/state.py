@@ -105,7 +105,7 @@ def check_attached(attachment: Attachment, name: str) -> None:
 def check_new_name(model: nn.Module, name: str) -> None:
     """Raise ValueError unless an adapter of this name can be attached to the model."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"the name of an adapter consists of letters, digits, - and _, received {name!r}")
+        raise ValueError(f"the name of an adapter consists of letters, digits, - and _, got {name!r}")
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"the name {name!r} means something else to modules of torch; choose another")
     if name in attached(model):

@@ -27,7 +27,7 @@ def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> 
     """
     _check_sizes(block_size, blocks)
     if butterfly and block_size % 2:
-        raise ValueError(f"a butterfly pairs half-blocks: block_size must be even, received {block_size}")
+        raise ValueError(f"a butterfly pairs half-blocks: block_size must be even, got {block_size}")
     if block_size == 1 and blocks > 1:
         raise ValueError(f"{blocks} blocks of size 1 never mix: no number of factors makes their product dense")
     growth = 2 if butterfly else block_size
@@ -50,7 +50,7 @@ def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = Fa
         [False, False, True]
     """
     if factors < 1:
-        raise ValueError(f"factors must be at least 1, received {factors}")
+        raise ValueError(f"factors must be at least 1, got {factors}")
     _check_sizes(block_size, blocks)
     if block_size == 1 and not butterfly:
         return blocks == 1
@@ -74,7 +74,7 @@ def parameter_counts(size: int, block_size: int) -> dict[str, int]:
         {'dense': 1048576, 'butterfly': 196608, 'GS': 65536, 'block-diagonal': 32768}
     """
     if block_size < 1 or size < 1 or size % block_size:
-        raise ValueError(f"the block size must divide the size, received size {size}, block size {block_size}")
+        raise ValueError(f"the block size must divide the size, got size {size}, block size {block_size}")
     factor, blocks = size * block_size, size // block_size
     return {
         "dense": size * size,
@@ -86,4 +86,4 @@ def parameter_counts(size: int, block_size: int) -> dict[str, int]:
 
 def _check_sizes(block_size: int, blocks: int) -> None:
     if block_size < 1 or blocks < 1:
-        raise ValueError(f"block_size and blocks must be at least 1, received {block_size} and {blocks}")
+        raise ValueError(f"block_size and blocks must be at least 1, got {block_size} and {blocks}")

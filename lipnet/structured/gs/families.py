@@ -37,7 +37,7 @@ def monarch(left: Tensor, right: Tensor) -> GSMatrix:
     if left.dim() != 3 or right.dim() != 3 or left.shape[0] != right.shape[1] or left.shape[2] != right.shape[0]:
         raise ValueError(
             "a Monarch matrix needs L of shape (k_L, b, k_R) and R of shape (k_R, k_L, c), "
-            f"received {tuple(left.shape)} and {tuple(right.shape)}"
+            f"got {tuple(left.shape)} and {tuple(right.shape)}"
         )
     left_count, left_rows, right_count = left.shape
     inner = shuffle_permutation(left_count * right_count, left_count)
@@ -102,8 +102,8 @@ def _common_shape(factors: Sequence[Tensor]) -> tuple[int, int]:
     """r and b of factors that are all (r, b, b)."""
     shapes = {tuple(factor.shape) for factor in factors}
     if len(shapes) != 1:
-        raise ValueError(f"the factors must be at least one and have one shape (r, b, b), received {sorted(shapes)}")
+        raise ValueError(f"the factors must be at least one and have one shape (r, b, b), got {sorted(shapes)}")
     (shape,) = shapes
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"the factors must have square blocks, of shape (r, b, b), received {shape}")
+        raise ValueError(f"the factors must have square blocks, of shape (r, b, b), got {shape}")
     return shape[0], shape[1]

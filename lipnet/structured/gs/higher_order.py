@@ -51,7 +51,7 @@ class HigherOrderGS:
         sizes = [_columns(factor) for factor in self._blocks] + [_rows(self._blocks[-1])]
         if len(permutations) != len(sizes):
             raise ValueError(
-                f"{len(blocks)} factors need {len(sizes)} permutations, received {len(permutations)} (None is I)"
+                f"{len(blocks)} factors need {len(sizes)} permutations, got {len(permutations)} (None is I)"
             )
         # Copies, as the inverses below would not follow a change of what was given.
         self._places = tuple(None if places is None else places.to(self.device, copy=True) for places in permutations)
@@ -101,7 +101,7 @@ class HigherOrderGS:
             ValueError: if the last dimension is not that of the inputs.
         """
         if x.dim() == 0 or x.shape[-1] != self.shape[1]:
-            raise ValueError(f"A(x) needs x of shape (..., {self.shape[1]}), received {tuple(x.shape)}")
+            raise ValueError(f"A(x) needs x of shape (..., {self.shape[1]}), got {tuple(x.shape)}")
         for sources, factor in zip(self._sources, self._blocks, strict=False):
             groups = _permuted(x, sources).reshape(*x.shape[:-1], factor.shape[0], factor.shape[2])
             x = torch.einsum("...kj,kij->...ki", groups, factor).flatten(-2)
@@ -116,7 +116,7 @@ class HigherOrderGS:
         dimension = -1 if x.dim() == 1 else -2
         if x.dim() == 0 or x.shape[dimension] != self.shape[1]:
             raise ValueError(
-                f"A @ x needs x of shape ({self.shape[1]},) or (..., {self.shape[1]}, p), received {tuple(x.shape)}; "
+                f"A @ x needs x of shape ({self.shape[1]},) or (..., {self.shape[1]}, p), got {tuple(x.shape)}; "
                 "A(x) takes vectors along the last dimension"
             )
         return self(x) if x.dim() == 1 else self(x.mT).mT
@@ -151,7 +151,7 @@ class HigherOrderGS:
         """
         shapes = [tuple(factor.shape) for factor in self._blocks]
         if [tuple(factor.shape) for factor in blocks] != shapes:
-            raise ValueError(f"blocks must have shapes {shapes}, received {[tuple(factor.shape) for factor in blocks]}")
+            raise ValueError(f"blocks must have shapes {shapes}, got {[tuple(factor.shape) for factor in blocks]}")
         changed = copy.copy(self)
         changed._blocks = _checked_blocks(blocks)
         device = changed.device
@@ -196,16 +196,16 @@ def _permuted(x: Tensor, sources: Tensor | None) -> Tensor:
 def _checked_blocks(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The blocks as a tuple, after the checks of what no shape of A mends."""
     if not blocks:
-        raise ValueError("a GS-matrix needs at least one factor, received none")
+        raise ValueError("a GS-matrix needs at least one factor, got none")
     for number, factor in enumerate(blocks):
         if factor.dim() != 3 or factor.numel() == 0 or not factor.is_floating_point():
             raise ValueError(
                 f"blocks[{number}] must be floating of shape (k, rows, columns), "
-                f"received {factor.dtype}, {tuple(factor.shape)}"
+                f"got {factor.dtype}, {tuple(factor.shape)}"
             )
     kinds = {(factor.dtype, factor.device) for factor in blocks}
     if len(kinds) > 1:
-        raise ValueError(f"the factors must be of one dtype and device, received {sorted(map(str, kinds))}")
+        raise ValueError(f"the factors must be of one dtype and device, got {sorted(map(str, kinds))}")
     for number, (inner, outer) in enumerate(pairwise(blocks)):
         if _rows(inner) != _columns(outer):
             raise ValueError(

@@ -58,9 +58,9 @@ def check_block_shapes(left: Sequence[int], right: Sequence[int]) -> None:
     """Raise ValueError unless these are shapes (k, rows, columns) of blocks that a permutation can join."""
     for name, shape in (("left", left), ("right", right)):
         if len(shape) != 3 or any(number < 1 for number in shape):
-            raise ValueError(f"{name} must be (k, rows, columns), each at least 1, received {tuple(shape)}")
+            raise ValueError(f"{name} must be (k, rows, columns), each at least 1, got {tuple(shape)}")
     if left[0] * left[2] != right[0] * right[1]:
         raise ValueError(
-            f"the columns of L must be as many as the rows of R, received {left[0]} * {left[2]} = {left[0] * left[2]} "
+            f"the columns of L must be as many as the rows of R, got {left[0]} * {left[2]} = {left[0] * left[2]} "
             f"and {right[0]} * {right[1]} = {right[0] * right[1]}"
         )

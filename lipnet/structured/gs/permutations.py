@@ -12,9 +12,9 @@ from lipnet.functional import shuffle_permutation
 def check_permutation(places: Tensor, size: int, name: str = "permutation") -> None:
     """Raise ValueError unless ``places`` holds every number from 0 to size - 1 once, as int64 of shape (size,)."""
     if places.dtype != torch.int64 or places.shape != (size,):
-        raise ValueError(f"{name} must be int64 of shape ({size},), received {places.dtype}, {tuple(places.shape)}")
+        raise ValueError(f"{name} must be int64 of shape ({size},), got {places.dtype}, {tuple(places.shape)}")
     if not torch.equal(places.sort().values, torch.arange(size, device=places.device)):
-        raise ValueError(f"{name} must hold every number from 0 to {size - 1} once, received {places.tolist()}")
+        raise ValueError(f"{name} must hold every number from 0 to {size - 1} once, got {places.tolist()}")
 
 
 def inverse_permutation(places: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
         [0, 1, 4, 5, 2, 3, 6, 7]
     """
     if blocks < 1 or blocks & (blocks - 1):
-        raise ValueError(f"a butterfly needs a power of two of blocks, received {blocks}")
+        raise ValueError(f"a butterfly needs a power of two of blocks, got {blocks}")
     if block_size < 2 or block_size % 2:
-        raise ValueError(f"a butterfly needs an even block size, as it pairs half-blocks, received {block_size}")
+        raise ValueError(f"a butterfly needs an even block size, as it pairs half-blocks, got {block_size}")
     if not 0 <= level < blocks.bit_length():
-        raise ValueError(f"a butterfly of {blocks} blocks has levels 0 to {blocks.bit_length() - 1}, received {level}")
+        raise ValueError(f"a butterfly of {blocks} blocks has levels 0 to {blocks.bit_length() - 1}, got {level}")
     distance, half = 2**level, block_size // 2
     run = shuffle_permutation(2 * distance, distance)
     starts = torch.arange(0, 2 * blocks, 2 * distance)

@@ -107,7 +107,7 @@ def orthogonal_factors(
     """
     paths = inner_paths(left, right, permutation)
     if left[1] != left[2] or right[1] != right[2]:
-        raise ValueError(f"orthogonal factors need square blocks, received left {tuple(left)}, right {tuple(right)}")
+        raise ValueError(f"orthogonal factors need square blocks, got left {tuple(left)}, right {tuple(right)}")
     blocks = _blocks_of(matrix, left, right, left_permutation, right_permutation)
     allowed = _tolerance(matrix, tolerance)
     _check_orthogonal(matrix, allowed)
@@ -137,10 +137,10 @@ def _blocks_of(
     if matrix.shape != shape or not matrix.is_floating_point():
         raise ValueError(
             f"left {tuple(left)} and right {tuple(right)} need a floating matrix of shape {shape}, "
-            f"received {matrix.dtype}, {tuple(matrix.shape)}"
+            f"got {matrix.dtype}, {tuple(matrix.shape)}"
         )
     if not bool(matrix.isfinite().all()):
-        raise ValueError("the matrix must be finite, received NaN or infinity")
+        raise ValueError("the matrix must be finite, got NaN or infinity")
     inner = matrix.detach().double()
     if left_permutation is not None:
         check_permutation(left_permutation, shape[0], "left_permutation")
@@ -186,6 +186,6 @@ def _tolerance(matrix: Tensor, tolerance: float | None) -> float:
     allowed = 10 * len(matrix) * torch.finfo(matrix.dtype).eps if tolerance is None else tolerance
     # Nearer to 1/2 the singular values 1 could not be told from the zeros.
     if not 0 < allowed < 0.5:
-        origin = f"10 n eps of {matrix.dtype}" if tolerance is None else "received"
+        origin = f"10 n eps of {matrix.dtype}" if tolerance is None else "got"
         raise ValueError(f"tolerance must be above 0 and below 1/2, is {allowed:.3g} ({origin})")
     return allowed

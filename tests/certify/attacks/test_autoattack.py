@@ -74,10 +74,10 @@ def test_it_takes_the_place_of_pgd(model: nn.Module, images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"attacks": ("pgd",)}, r"some of AutoAttack's, received \['pgd'\]"),
-        ({"attacks": ()}, r"some of AutoAttack's, received \[\]"),
-        ({"queries": 0}, r"queries and steps must be at least 1, received 0 and 100"),
-        ({"steps": 0}, r"queries and steps must be at least 1, received 5000 and 0"),
+        ({"attacks": ("pgd",)}, r"some of AutoAttack's, got \['pgd'\]"),
+        ({"attacks": ()}, r"some of AutoAttack's, got \[\]"),
+        ({"queries": 0}, r"queries and steps must be at least 1, got 0 and 100"),
+        ({"steps": 0}, r"queries and steps must be at least 1, got 5000 and 0"),
     ],
     ids=str,
 )

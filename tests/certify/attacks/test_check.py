@@ -187,10 +187,10 @@ def test_the_size_of_batches_changes_little(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"factors": [1.0]}, r"factors must be finite and more than 1, received \[1\.0\]"),
+        ({"factors": [1.0]}, r"factors must be finite and more than 1, got \[1\.0\]"),
         ({"factors": [float("inf")]}, r"factors must be finite and more than 1"),
         ({"radii": ["far"]}, r"radius such as '36/255' or 0\.5, but got 'far'"),
-        ({"batch_size": 0}, r"batch_size must be at least 1, received 0"),
+        ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
     ],
     ids=str,
 )
@@ -209,7 +209,7 @@ def test_what_does_not_belong_together_is_refused(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
 ) -> None:
     fewer = replace(certificates, radius=certificates.radius[:5])
-    with pytest.raises(ValueError, match=r"those of 40 images, received tensors of shapes .*\(5,\)"):
+    with pytest.raises(ValueError, match=r"those of 40 images, got tensors of shapes .*\(5,\)"):
         attack(trained_model, *samples, fewer)
     with pytest.raises(ValueError, match="in training mode"):
         attack(trained_model.train(), *samples, certificates)

@@ -82,5 +82,5 @@ def test_losses_by_hand() -> None:
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"restarts": 0}, {"steps": -3}])
 def test_fewer_than_one_step_or_restart_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"steps and restarts must be at least 1, received"):
+    with pytest.raises(ValueError, match=r"steps and restarts must be at least 1, got"):
         PGD(**settings)

@@ -260,7 +260,7 @@ def test_the_shape_of_an_input_must_be_known() -> None:
     model = nn.Sequential(Normalize([0.5], 0.25), SOC(1, 8)).eval()
     with pytest.raises(ValueError, match="input_shape is needed"):
         export(model)
-    with pytest.raises(ValueError, match=r"positive lengths, received \(1, 0, 8\)"):
+    with pytest.raises(ValueError, match=r"positive lengths, got \(1, 0, 8\)"):
         export(model, (1, 0, 8))
     assert declared_input_shape(model) is None
     assert declared_input_shape(nn.Sequential(nn.Identity(), Normalize([0.5, 0.4], 0.25, 9))) == (2, 9, 9)

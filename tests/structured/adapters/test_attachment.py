@@ -353,10 +353,10 @@ def refused(model: nn.Module) -> tuple[object, ...]:
     ("config", "targets", "name", "message"),
     [
         (GSOFTConfig(5), None, "default", r"fits stem\.weight: GSOFTConfig\(.*features must be divisible by 5 .*72"),
-        (OFTConfig(3), None, "default", r"fits mix\.weight: .* received 16; the same .* attention\.in_proj_weight, "),
+        (OFTConfig(3), None, "default", r"fits mix\.weight: .* got 16; the same .* attention\.in_proj_weight, "),
         (LoRAConfig(2), "heads.*", "default", r"target 'heads\.\*' matches no .*; there are stem, mix, attention,"),
-        (LoRAConfig(2), None, "a.b", r"letters, digits, - and _, received 'a\.b'"),
-        (LoRAConfig(2), None, "", "letters, digits, - and _, received ''"),
+        (LoRAConfig(2), None, "a.b", r"letters, digits, - and _, got 'a\.b'"),
+        (LoRAConfig(2), None, "", "letters, digits, - and _, got ''"),
         (LoRAConfig(2), None, "train", "the name 'train' means something else to modules of torch"),
         (LoRAConfig(2), None, "taken", "an adapter 'taken' is attached already"),
     ],

@@ -58,9 +58,7 @@ def test_the_settings_arrive() -> None:
 @pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "8", None])
 def test_block_sizes_that_are_none(block_size: Any) -> None:
     for kind in (OFTConfig, BOFTConfig, GSOFTConfig, DoubleGSOFTConfig):
-        with pytest.raises(
-            ValueError, match=f"block_size must be a whole number of at least 1, received {block_size!r}"
-        ):
+        with pytest.raises(ValueError, match=f"block_size must be a whole number of at least 1, got {block_size!r}"):
             kind(block_size)
 
 
@@ -68,29 +66,29 @@ def test_other_settings_that_make_no_sense() -> None:
     wrong: Any
     for wrong in (0, 1.5, False):
         for kind in (LoRAConfig, LowDisplacementRankConfig):
-            with pytest.raises(ValueError, match=f"rank must be a whole number of at least 1, received {wrong}"):
+            with pytest.raises(ValueError, match=f"rank must be a whole number of at least 1, got {wrong}"):
                 kind(rank=wrong)
-        with pytest.raises(ValueError, match=f"factors must be a whole number of at least 1, received {wrong}"):
+        with pytest.raises(ValueError, match=f"factors must be a whole number of at least 1, got {wrong}"):
             BOFTConfig(4, factors=wrong)
     for wrong in (0, -1.0, float("nan"), float("inf"), True, "16"):
-        with pytest.raises(ValueError, match=f"alpha must be a finite and positive number, received {wrong!r}"):
+        with pytest.raises(ValueError, match=f"alpha must be a finite and positive number, got {wrong!r}"):
             LoRAConfig(alpha=wrong)
-    with pytest.raises(ValueError, match="side must be one of 'input', 'output', received 'left'"):
+    with pytest.raises(ValueError, match="side must be one of 'input', 'output', got 'left'"):
         GSOFTConfig(4, side="left")
-    with pytest.raises(ValueError, match="block_map must be one of 'cayley', 'exponential', received 'qr'"):
+    with pytest.raises(ValueError, match="block_map must be one of 'cayley', 'exponential', got 'qr'"):
         DoubleGSOFTConfig(4, block_map="qr")
     wrong = 1
-    with pytest.raises(ValueError, match="scale must be True or False, received 1"):
+    with pytest.raises(ValueError, match="scale must be True or False, got 1"):
         OFTConfig(4, scale=wrong)
 
 
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
-        ({}, "structure must be one of LoRA, OFT, .*, received None"),
-        ({"structure": "os.system"}, "received 'os.system'"),
+        ({}, "structure must be one of LoRA, OFT, .*, got None"),
+        ({"structure": "os.system"}, "got 'os.system'"),
         ({"structure": "LoRA", "rank": 2, "bias": True}, "LoRA cannot be made with {'rank': 2, 'bias': True}"),
-        ({"structure": "LoRA", "rank": "2"}, "rank must be a whole number of at least 1, received '2'"),
+        ({"structure": "LoRA", "rank": "2"}, "rank must be a whole number of at least 1, got '2'"),
     ],
 )
 def test_plain_forms_of_nothing(plain: dict[str, Any], message: str) -> None:
@@ -103,5 +101,5 @@ def test_a_structure_of_ones_own_has_no_plain_form() -> None:
         def build(self, out_features: int, in_features: int) -> WeightUpdate:
             return LowRank(out_features, in_features)
 
-    with pytest.raises(ValueError, match=r"a file holds the structures LoRA, .*, received .*Own"):
+    with pytest.raises(ValueError, match=r"a file holds the structures LoRA, .*, got .*Own"):
         config_to_plain(Own())

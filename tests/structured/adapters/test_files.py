@@ -182,11 +182,11 @@ def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: P
         ({"config": 1}, "is no adapter file that this version of lipnet reads"),
         ({"weights": ["stem.weight"]}, "is no adapter file that this version of lipnet reads"),
         ({"weights": {}}, "it has tensors for .*'stem.weight'.* which it does not describe"),
-        ({"config": {"structure": "LoRA"}}, r"does not hold what LoRAConfig\(.*\) needs for stem\.weight: .* received"),
+        ({"config": {"structure": "LoRA"}}, r"does not hold what LoRAConfig\(.*\) needs for stem\.weight: .* got"),
         ({"config": {"structure": "GSOFT", "block_size": 2}}, r"does not hold what .* needs for stem\.weight"),
         ({"config": {"structure": "GSOFT", "block_size": 5}}, r"no such adapter fits stem\.weight: .*divisible by 5"),
-        ({"name": "a.b"}, "letters, digits, - and _, received 'a.b'"),
-        ({"name": 3}, "letters, digits, - and _, received 3"),
+        ({"name": "a.b"}, "letters, digits, - and _, got 'a.b'"),
+        ({"name": 3}, "letters, digits, - and _, got 3"),
     ],
 )
 def test_a_description_that_is_wrong(
@@ -208,7 +208,7 @@ def test_tensors_that_are_wrong(network: nn.Module, adapter_file: Path, change: 
     del tensors[key]
     write(adapter_file, tensors | changes[change], description)
     untouched = Untouched(network)
-    with pytest.raises(ValueError, match=r"does not hold what GSOFTConfig\(.*\) needs for head\.weight: .*, received"):
+    with pytest.raises(ValueError, match=r"does not hold what GSOFTConfig\(.*\) needs for head\.weight: .*, got"):
         load_adapter(network, adapter_file)
     untouched.check()
 

@@ -74,7 +74,7 @@ def test_targets_that_match_nothing_say_what_there_is(network: nn.Module) -> Non
     with pytest.raises(ValueError, match=f"is left to adapt; {there_are}"):
         find_sites(network, [], [])
     instance: Any = network.get_submodule("head")
-    with pytest.raises(ValueError, match="a target is the name or the type of modules, received Linear"):
+    with pytest.raises(ValueError, match="a target is the name or the type of modules, got Linear"):
         find_sites(network, [instance], [])
     with pytest.raises(ValueError, match=f"target BatchNorm2d matches no .*; {there_are}"):
         find_sites(network, [nn.BatchNorm2d], [])

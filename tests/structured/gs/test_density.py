@@ -121,18 +121,18 @@ def test_blocks_of_size_one_never_mix() -> None:
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be at least 1, received 0 and 4"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0 and 4"):
         factors_needed(0, 4)
-    with pytest.raises(ValueError, match="must be at least 1, received 4 and -1"):
+    with pytest.raises(ValueError, match="must be at least 1, got 4 and -1"):
         is_dense(2, 4, -1)
-    with pytest.raises(ValueError, match="factors must be at least 1, received 0"):
+    with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
         is_dense(0, 4, 4)
     for odd in (1, 5):
-        with pytest.raises(ValueError, match=f"block_size must be even, received {odd}"):
+        with pytest.raises(ValueError, match=f"block_size must be even, got {odd}"):
             factors_needed(odd, 4, butterfly=True)
-        with pytest.raises(ValueError, match=f"block_size must be even, received {odd}"):
+        with pytest.raises(ValueError, match=f"block_size must be even, got {odd}"):
             is_dense(3, odd, 4, butterfly=True)
-    with pytest.raises(ValueError, match="must divide the size, received size 10, block size 4"):
+    with pytest.raises(ValueError, match="must divide the size, got size 10, block size 4"):
         parameter_counts(10, 4)
 
 

@@ -78,19 +78,19 @@ def test_the_fast_hadamard_transform_is_a_butterfly() -> None:
 
 
 def test_a_butterfly_ends_where_its_levels_end() -> None:
-    with pytest.raises(ValueError, match="a butterfly of 4 blocks has levels 0 to 2, received 3"):
+    with pytest.raises(ValueError, match="a butterfly of 4 blocks has levels 0 to 2, got 3"):
         butterfly([torch.zeros(4, 2, 2)] * 4)
-    with pytest.raises(ValueError, match="a power of two of blocks, received 3"):
+    with pytest.raises(ValueError, match="a power of two of blocks, got 3"):
         butterfly([torch.zeros(3, 2, 2)])
 
 
 @pytest.mark.parametrize("family", [group_and_shuffle, butterfly])
 def test_factors_of_different_or_rectangular_blocks_are_refused(family: Callable[..., HigherOrderGS]) -> None:
-    with pytest.raises(ValueError, match=r"have one shape \(r, b, b\), received \[\(2, 4, 4\), \(4, 2, 2\)\]"):
+    with pytest.raises(ValueError, match=r"have one shape \(r, b, b\), got \[\(2, 4, 4\), \(4, 2, 2\)\]"):
         family([torch.zeros(4, 2, 2), torch.zeros(2, 4, 4)])
-    with pytest.raises(ValueError, match=r"square blocks, of shape \(r, b, b\), received \(2, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"square blocks, of shape \(r, b, b\), got \(2, 4, 2\)"):
         family([torch.zeros(2, 4, 2)])
-    with pytest.raises(ValueError, match=r"at least one .* received \[\]"):
+    with pytest.raises(ValueError, match=r"at least one .* got \[\]"):
         family([])
 
 

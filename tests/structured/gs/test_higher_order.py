@@ -139,7 +139,7 @@ def test_other_blocks_between_the_same_permutations() -> None:
     before = A.to_dense()
     np.testing.assert_allclose(A.with_blocks(others).to_dense().numpy(), gs_dense(others, A.permutations), atol=1e-12)
     assert torch.equal(A.to_dense(), before)
-    with pytest.raises(ValueError, match=r"blocks must have shapes .*, received \[\(4, 2, 3\)\]"):
+    with pytest.raises(ValueError, match=r"blocks must have shapes .*, got \[\(4, 2, 3\)\]"):
         A.with_blocks(others[:1])
     with pytest.raises(ValueError, match="floating"):
         A.to(torch.int64)
@@ -178,10 +178,10 @@ def test_it_says_what_it_is() -> None:
 def test_inputs_of_another_shape_are_refused() -> None:
     A = example(SHAPES[4])
     for shape in ((12, 3), (11,), ()):
-        with pytest.raises(ValueError, match=r"A\(x\) needs x of shape \(\.\.\., 12\), received"):
+        with pytest.raises(ValueError, match=r"A\(x\) needs x of shape \(\.\.\., 12\), got"):
             A(torch.zeros(shape, dtype=torch.float64))
     for shape in ((3, 12), (11,), ()):
-        with pytest.raises(ValueError, match=r"A @ x needs x of shape \(12,\) or \(\.\.\., 12, p\), received"):
+        with pytest.raises(ValueError, match=r"A @ x needs x of shape \(12,\) or \(\.\.\., 12, p\), got"):
             A @ torch.zeros(shape, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"needs x of shape \(\.\.\., 20\)"):
         torch.zeros(3, 12, dtype=torch.float64) @ A
@@ -189,9 +189,9 @@ def test_inputs_of_another_shape_are_refused() -> None:
 
 def test_factors_that_do_not_fit_are_refused() -> None:
     square = torch.zeros(4, 2, 2)
-    with pytest.raises(ValueError, match="at least one factor, received none"):
+    with pytest.raises(ValueError, match="at least one factor, got none"):
         HigherOrderGS([], [None])
-    with pytest.raises(ValueError, match="2 factors need 3 permutations, received 2"):
+    with pytest.raises(ValueError, match="2 factors need 3 permutations, got 2"):
         HigherOrderGS([square, square], [None, None])
     with pytest.raises(ValueError, match=r"blocks\[1\] takes 6 entries, but blocks\[0\] gives 8"):
         HigherOrderGS([square, torch.zeros(2, 3, 3)], [None] * 3)
@@ -201,7 +201,7 @@ def test_factors_that_do_not_fit_are_refused() -> None:
         HigherOrderGS([square, square.long()], [None] * 3)
     with pytest.raises(ValueError, match=r"blocks\[0\] must be floating .*\(0, 2, 2\)"):
         HigherOrderGS([square[:0]], [None] * 2)
-    with pytest.raises(ValueError, match=r"one dtype and device, received .*float32.*float64"):
+    with pytest.raises(ValueError, match=r"one dtype and device, got .*float32.*float64"):
         HigherOrderGS([square, square.double()], [None] * 3)
 
 

@@ -28,11 +28,11 @@ def test_each_index_one_by_one(left: tuple[int, int, int], right: tuple[int, int
 
 
 def test_shapes_that_no_permutation_joins_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"received 2 \* 4 = 8 and 3 \* 2 = 6"):
+    with pytest.raises(ValueError, match=r"got 2 \* 4 = 8 and 3 \* 2 = 6"):
         inner_paths((2, 3, 4), (3, 2, 4), None)
-    with pytest.raises(ValueError, match=r"right must be \(k, rows, columns\), each at least 1, received \(4, 2, 0\)"):
+    with pytest.raises(ValueError, match=r"right must be \(k, rows, columns\), each at least 1, got \(4, 2, 0\)"):
         inner_paths((2, 3, 4), (4, 2, 0), None)
-    with pytest.raises(ValueError, match=r"left must be \(k, rows, columns\), each at least 1, received \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"left must be \(k, rows, columns\), each at least 1, got \(2, 3\)"):
         inner_paths((2, 3), (4, 2, 2), None)
     with pytest.raises(ValueError, match=r"permutation must be int64 of shape \(8,\)"):
         inner_paths((2, 3, 4), (4, 2, 2), torch.arange(6))

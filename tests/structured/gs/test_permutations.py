@@ -22,12 +22,12 @@ def test_the_matrix_and_the_inverse(size: int) -> None:
 
 def test_what_is_no_permutation_is_refused() -> None:
     check_permutation(torch.tensor([1, 0, 2]), 3)
-    with pytest.raises(ValueError, match=r"permutation must be int64 of shape \(4,\), received torch.int64, \(3,\)"):
+    with pytest.raises(ValueError, match=r"permutation must be int64 of shape \(4,\), got torch.int64, \(3,\)"):
         check_permutation(torch.tensor([1, 0, 2]), 4)
-    with pytest.raises(ValueError, match=r"inner must be int64 of shape \(3,\), received torch.int32, \(3,\)"):
+    with pytest.raises(ValueError, match=r"inner must be int64 of shape \(3,\), got torch.int32, \(3,\)"):
         check_permutation(torch.tensor([1, 0, 2], dtype=torch.int32), 3, "inner")
     for places in ([0, 0, 2], [0, 1, 3], [-1, 0, 1]):
-        with pytest.raises(ValueError, match=r"every number from 0 to 2 once, received \["):
+        with pytest.raises(ValueError, match=r"every number from 0 to 2 once, got \["):
             check_permutation(torch.tensor(places), 3)
 
 
@@ -56,17 +56,17 @@ def test_level_zero_is_the_identity() -> None:
 
 @pytest.mark.parametrize("blocks", [0, -2, 3, 6, 12])
 def test_butterflies_need_a_power_of_two_of_blocks(blocks: int) -> None:
-    with pytest.raises(ValueError, match=f"a power of two of blocks, received {blocks}"):
+    with pytest.raises(ValueError, match=f"a power of two of blocks, got {blocks}"):
         butterfly_permutation(blocks, 4, 0)
 
 
 @pytest.mark.parametrize("block_size", [0, 1, 3, -2])
 def test_butterflies_need_half_blocks(block_size: int) -> None:
-    with pytest.raises(ValueError, match=f"even block size, as it pairs half-blocks, received {block_size}"):
+    with pytest.raises(ValueError, match=f"even block size, as it pairs half-blocks, got {block_size}"):
         butterfly_permutation(4, block_size, 0)
 
 
 @pytest.mark.parametrize("level", [-1, 3])
 def test_butterflies_have_as_many_levels_as_their_half_blocks_have_digits(level: int) -> None:
-    with pytest.raises(ValueError, match=f"a butterfly of 4 blocks has levels 0 to 2, received {level}"):
+    with pytest.raises(ValueError, match=f"a butterfly of 4 blocks has levels 0 to 2, got {level}"):
         butterfly_permutation(4, 2, level)

@@ -141,13 +141,13 @@ def test_projection_gives_no_gradients() -> None:
 @pytest.mark.parametrize("function", [project_gs, orthogonal_factors])
 def test_what_is_no_matrix_of_the_shape_is_refused(function: Callable[..., GSMatrix]) -> None:
     shape, shuffle = (4, 2, 2), shuffle_permutation(8, 4)
-    with pytest.raises(ValueError, match=r"need a floating matrix of shape \(8, 8\), received torch.float32, \(8, 6\)"):
+    with pytest.raises(ValueError, match=r"need a floating matrix of shape \(8, 8\), got torch.float32, \(8, 6\)"):
         function(torch.zeros(8, 6), shape, shape, shuffle)
-    with pytest.raises(ValueError, match=r"need a floating matrix .* received torch.int64"):
+    with pytest.raises(ValueError, match=r"need a floating matrix .* got torch.int64"):
         function(torch.eye(8).long(), shape, shape, shuffle)
     with pytest.raises(ValueError, match="the matrix must be finite"):
         function(torch.full((8, 8), torch.nan), shape, shape, shuffle)
-    with pytest.raises(ValueError, match=r"columns of L must be as many as the rows of R, received .*= 8 .* = 6"):
+    with pytest.raises(ValueError, match=r"columns of L must be as many as the rows of R, got .*= 8 .* = 6"):
         function(torch.eye(8), shape, (3, 2, 2), shuffle)
     with pytest.raises(ValueError, match=r"permutation must be int64 of shape \(8,\)"):
         function(torch.eye(8), shape, shape, torch.arange(4))
@@ -257,14 +257,14 @@ def test_blocks_that_are_not_square_are_refused() -> None:
     assert rotation.abs().sum() > 2
     left, right, shuffle = (2, 1, 2), (2, 2, 1), shuffle_permutation(4, 2)
     assert distance(rotation, project_gs(rotation, left, right, shuffle)) < 1e-15
-    with pytest.raises(ValueError, match=r"square blocks, received left \(2, 1, 2\), right \(2, 2, 1\)"):
+    with pytest.raises(ValueError, match=r"square blocks, got left \(2, 1, 2\), right \(2, 2, 1\)"):
         orthogonal_factors(rotation, left, right, shuffle)
 
 
 def test_tolerances_that_tell_nothing_are_refused() -> None:
     matrix = torch.eye(16)
     for tolerance in (0.0, -1.0, 0.5, float("nan")):
-        with pytest.raises(ValueError, match=r"above 0 and below 1/2, is .* \(received\)"):
+        with pytest.raises(ValueError, match=r"above 0 and below 1/2, is .* \(got\)"):
             orthogonal_factors(matrix, (4, 4, 4), (4, 4, 4), None, tolerance=tolerance)
     with pytest.raises(ValueError, match=r"is 1.25 \(10 n eps of torch.bfloat16\)"):
         orthogonal_factors(matrix.bfloat16(), (4, 4, 4), (4, 4, 4), None)

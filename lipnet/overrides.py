@@ -6,13 +6,13 @@ from typing import Any
 
 
 @contextmanager
-def attribute_set(objects: Iterable[Any], name: str, value: Any) -> Iterator[None]:
+def override_attributes(objects: Iterable[Any], name: str, value: Any) -> Iterator[None]:
     """Within the context an attribute of all the objects has a value; at the end each has its own again.
 
     Example:
         >>> from types import SimpleNamespace
         >>> setting = SimpleNamespace(on=False)
-        >>> with attribute_set([setting], "on", True):
+        >>> with override_attributes([setting], "on", True):
         ...     print(setting.on)
         True
         >>> setting.on

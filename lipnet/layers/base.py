@@ -1,0 +1,55 @@
+"""The interface through which a layer proves its guarantee."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lipnet.functional.rounding_error import Signal, Step
+
+
+class LipschitzModule(nn.Module):
+    """A module that bounds its own Lipschitz constant and its own rounding.
+
+    Inherit from it to make a layer that `lipnet.certify` accepts, and implement `lipschitz_bound`. Certificates in
+    float64 also need `rounding_step`. A class that overrides ``forward`` must define `lipschitz_bound` itself or below:
+    a bound inherited from a class with another ``forward`` is refused.
+
+    docs/own-layer.md builds such a layer step by step.
+    """
+
+    def lipschitz_bound(self) -> float:
+        """Return an upper bound K on the Lipschitz constant (L2 to L2) of the function this module computes now.
+
+        Compute it from the very tensors that ``forward`` multiplies with, and round up. Return infinity for weights
+        that are not finite.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement lipschitz_bound()")
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Bound the rounding error of ``forward`` in float64.
+
+        Args:
+            signal: what is known of the input of one sample.
+            shape: shape of the output of one sample.
+
+        See `lipnet.functional.rounding_error` for the building blocks.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement rounding_step()")
+
+    def pairwise_lipschitz(self) -> Tensor | None:
+        """Return bounds on the Lipschitz constants of all differences of two outputs, float64 (C, C), or None.
+
+        Only the last layer of a classifier is asked. None stands for sqrt(2) K.
+        """
+        return None
+
+    def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return facts for the report of the layers, for samples of this input shape."""
+        return {}
+
+    def children_in_order(self) -> list[tuple[str, nn.Module]] | None:
+        """Return the names and modules that ``forward`` runs one after another, doing nothing else; None otherwise.
+
+        A composite module that lists its children needs no bound of its own: `lipnet.certify` walks the children.
+        """
+        return None
