@@ -92,7 +92,9 @@ def declared_pairwise(path: str, module: nn.Module) -> Tensor | None:
     declare = getattr(module, "pairwise_lipschitz", None)
     if not callable(declare):
         return None
-    pairwise: Tensor = declare()
+    pairwise: Tensor | None = declare()
+    if pairwise is None:
+        return None
     square = pairwise.dim() == 2 and pairwise.shape[0] == pairwise.shape[1]
     if not square or pairwise.dtype != torch.float64 or not bool((pairwise >= 0).all()):
         raise ValueError(

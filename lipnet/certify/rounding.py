@@ -25,6 +25,7 @@ from lipnet.functional.rounding_error import (
     products,
     up,
 )
+from lipnet.layers.base import LipschitzModule
 from lipnet.layers.explicit import explicit_products
 from lipnet.layers.residual import Residual
 
@@ -143,8 +144,8 @@ def _check_dtypes(model: nn.Module) -> None:
 def _in_order(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules that run one after another, without those that only hold others."""
     children = children_in_order(path, module)
-    if children is None and callable(own := getattr(module, "children_in_order", None)):
-        children = [(f"{path}.{name}".strip("."), child) for name, child in own()]
+    if children is None and isinstance(module, LipschitzModule) and (own := module.children_in_order()) is not None:
+        children = [(f"{path}.{name}".strip("."), child) for name, child in own]
     if children is None:
         return [(path, module)]
     return [leaf for child in children for leaf in _in_order(*child)]

@@ -1,13 +1,14 @@
 """Activations that keep the norm of the gradient: they sort, and so only permute."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional import sort_pairs
 from lipnet.functional.rounding_error import Signal, Step, exact
+from lipnet.layers.base import LipschitzModule
 
 
-class _PairwiseSort(nn.Module):
+class _PairwiseSort(LipschitzModule):
     def lipschitz_bound(self) -> float:
         """1: at every point the Jacobian is a permutation, and sorting never moves two inputs apart."""
         return 1.0

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipnet.functional.rounding import product_up
 from lipnet.functional.rounding_error import Signal, Step
 
 
@@ -21,9 +22,15 @@ class LipschitzModule(nn.Module):
         """Return an upper bound K on the Lipschitz constant (L2 to L2) of the function this module computes now.
 
         Compute it from the very tensors that ``forward`` multiplies with, and round up. Return infinity for weights
-        that are not finite.
+        that are not finite. The default covers a module that lists its children: the product of their bounds.
+
+        Raises:
+            TypeError: for a child that does not bound itself; `lipnet.certify.lipschitz_bound` has rules for torch's.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement lipschitz_bound()")
+        children = self.children_in_order()
+        if children is None:
+            raise NotImplementedError(f"{type(self).__name__} does not implement lipschitz_bound()")
+        return product_up(own_bound(child) for _, child in children)
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Bound the rounding error of ``forward`` in float64.
@@ -53,3 +60,21 @@ class LipschitzModule(nn.Module):
         A composite module that lists its children needs no bound of its own: `lipnet.certify` walks the children.
         """
         return None
+
+
+def own_bound(module: nn.Module) -> float:
+    """Return the bound of a `LipschitzModule`, or the product of the bounds of a plain ``nn.Sequential`` of them.
+
+    Raises:
+        TypeError: for any other module than these, ``nn.Identity`` and ``nn.Flatten``.
+    """
+    if isinstance(module, (nn.Identity, nn.Flatten)):
+        return 1.0
+    if type(module) is nn.Sequential:
+        return product_up(own_bound(child) for child in module)
+    if not isinstance(module, LipschitzModule):
+        raise TypeError(
+            f"{type(module).__name__} does not bound itself; lipnet.certify.lipschitz_bound(model) has rules for "
+            "torch's modules"
+        )
+    return module.lipschitz_bound()

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipnet.functional import product_up
+from lipnet.layers.base import LipschitzModule
 from lipnet.layers.shuffle import ChannelShuffle
 from lipnet.layers.soc import SOC
 
 
-class GSSOC(nn.Module):
+class GSSOC(LipschitzModule):
     """Grouped SOCs with channel shuffles between them: an orthogonal convolution with a fraction of SOC's parameters.
 
     With groups (a, b):  Y = SOC_b^{1x1}( shuffle_b( SOC_a^{kxk}( shuffle_a(X) ) ) ), the subscript being the number of
@@ -84,10 +84,6 @@ class GSSOC(nn.Module):
     def children_in_order(self) -> list[tuple[str, nn.Module]]:
         """The names and modules that run one after another, and nothing else."""
         return list(self.named_children())
-
-    def lipschitz_bound(self) -> float:
-        """The product of the convolutions' bounds: shuffles are isometries."""
-        return product_up(part.lipschitz_bound() for part in (self.spatial, self.pointwise) if isinstance(part, SOC))
 
 
 def _two_groups(groups: Sequence[int | None]) -> tuple[int, int | None]:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from lipnet.functional import spectral_norm_bound
 from lipnet.functional.pairwise import row_distances
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products
+from lipnet.layers.base import LipschitzModule
 
 
-class NormalizedLinear(nn.Module):
+class NormalizedLinear(LipschitzModule):
     r"""Last layer normalisation (LLN): a linear map whose rows are normalised one by one.
 
     :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but the map to all of them need

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from lipnet.functional import round_up, square_root_up
 from lipnet.functional.householder import fold, fold_sectors, four_sectors
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, elementwise
+from lipnet.layers.base import LipschitzModule
 
 # Angles nearer to 0 or 2 pi have no bound on the rounding of their sectors' borders.
 _NARROWEST = 1e-9
 
 
-class _PairActivation(nn.Module, ABC):
+class _PairActivation(LipschitzModule, ABC):
     """Applies a map of the plane, one for each pair of channels, to the pairs of a tensor (B, channels, ...)."""
 
     theta: nn.Parameter

@@ -6,13 +6,14 @@ from math import prod, sqrt
 from struct import pack, unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional import round_up
 from lipnet.functional.rounding_error import Signal, Step, elementwise, euclidean_norm, up
+from lipnet.layers.base import LipschitzModule
 
 
-class Normalize(nn.Module):
+class Normalize(LipschitzModule):
     """(x - mean) / std, with one standard deviation for all channels.
 
     Inside the model, so that its inputs, and with them its certified radii, are pixels in [0, 1]. With one std the

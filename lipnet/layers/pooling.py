@@ -3,12 +3,13 @@
 from math import sqrt
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional.rounding_error import Signal, Step, elementwise, exact, up
+from lipnet.layers.base import LipschitzModule
 
 
-class NormPool2d(nn.Module):
+class NormPool2d(LipschitzModule):
     """L2-norm pooling: the Euclidean norm of each channel over windows that do not overlap.
 
     y[c, u, v] = ||x[c, window(u, v)]||. A norm changes by at most the norm of the change, and each pixel is in one

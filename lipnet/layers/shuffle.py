@@ -1,12 +1,13 @@
 """Channel shuffles as modules."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional import channel_shuffle, channel_unshuffle
 from lipnet.functional.rounding_error import Signal, Step, exact
+from lipnet.layers.base import LipschitzModule
 
 
-class ChannelShuffle(nn.Module):
+class ChannelShuffle(LipschitzModule):
     """Send channel i to place sigma(i), so that the next grouped convolution mixes the groups of the last.
 
     With k groups and n channels: sigma(i) = (i mod k) n/k + floor(i/k); paired: the channels 2j and 2j+1 move together,

@@ -22,13 +22,14 @@ from lipnet.functional import (
 from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.explicit import explicit_polynomial
 from lipnet.functional.rounding_error import Signal, Step
+from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engine import Choice, Situation, choose_engine
 from lipnet.layers.evaluation import Evaluation, Series, evaluate, exact_dtype, exponential_matrices, norm_bound
 from lipnet.layers.scaling import SCALINGS
 
 
-class SkewOrthogonal(nn.Module):
+class SkewOrthogonal(LipschitzModule):
     """exp(J) with a skew convolution J of ``channels`` channels in ``groups``, of which the first are computed.
 
     Not used by itself: `SOC` and its relatives give it inputs and take outputs, and say what the options mean.

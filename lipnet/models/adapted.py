@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import product_up
-from lipnet.models.lipconvnet import LayerFactory, own_bound
+from lipnet.layers.base import own_bound
+from lipnet.models.lipconvnet import LayerFactory
 from lipnet.structured import OrthogonalMap
 from lipnet.structured.adapters import certified_map
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lipnet.functional import product_up
 from lipnet.layers import SOC, MaxMin, Normalize, SOCLinear
+from lipnet.layers.base import own_bound
 
 LayerFactory = Callable[..., nn.Module]
 
@@ -115,21 +116,6 @@ def _stage(
 
 def _activation(make: LayerFactory, channels: int) -> nn.Module:
     return make(channels=channels) if "channels" in signature(make).parameters else make()
-
-
-def own_bound(module: nn.Module) -> float:
-    """The bound that a module of lipnet answers itself, or the product of those of a sequence; TypeError for others."""
-    if isinstance(module, nn.Flatten):
-        return 1.0
-    if type(module) is nn.Sequential:
-        return product_up(own_bound(child) for child in module)
-    bound = getattr(module, "lipschitz_bound", None)
-    if bound is None:
-        raise TypeError(
-            f"{type(module).__name__} has no lipschitz_bound(); lipnet.certify.lipschitz_bound(model) has rules for "
-            "torch's modules"
-        )
-    return float(bound())
 
 
 def _check_shape(depth: int, stages: int, image_size: int) -> None:

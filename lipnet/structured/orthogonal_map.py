@@ -1,12 +1,13 @@
 """A structured orthogonal matrix as a layer on channels."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional.rounding_error import Signal, Step
+from lipnet.layers.base import LipschitzModule
 from lipnet.structured.orthogonal import StructuredOrthogonal
 
 
-class OrthogonalMap(nn.Module):
+class OrthogonalMap(LipschitzModule):
     """Apply a structured orthogonal matrix to the channels of features: a 1 x 1 convolution of norm 1.
 
     An adapter that keeps certificates: it can stand anywhere between the layers of a 1-Lipschitz network, starts as the
