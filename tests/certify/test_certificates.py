@@ -237,7 +237,7 @@ def test_the_ends_of_the_range_are_pixels(edge: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "got"),
+    ("labels", "received"),
     [
         (torch.zeros(4, dtype=torch.int64), r"torch\.int64 \(4,\)"),
         (torch.zeros(3, 1, dtype=torch.int64), r"torch\.int64 \(3, 1\)"),

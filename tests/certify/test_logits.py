@@ -202,7 +202,7 @@ def test_a_head_of_ones_own_takes_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "got"),
+    ("declared", "received"),
     [
         (torch.ones(2, 2), r"torch\.float32 \(2, 2\)"),
         (torch.ones(2, 3, dtype=torch.float64), r"torch\.float64 \(2, 3\)"),

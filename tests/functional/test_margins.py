@@ -123,7 +123,7 @@ def test_constants_that_are_not_positive_raise(lipschitz: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("logits", "got"),
+    ("logits", "received"),
     [
         (torch.zeros(4, 1), r"\(4, 1\)"),
         (torch.zeros(4), r"\(4,\)"),
