@@ -14,7 +14,7 @@ from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_comman
 from lipnet.workflows.verification import DIFFERENT
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="certify")
+@hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
 def main(config: DictConfig) -> None:
     """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or check such a file again."""

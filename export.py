@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.workflows import clear_errors, export_checkpoint
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+@hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")
 @clear_errors
 def main(config: DictConfig) -> None:
     """Rebuild the model from its checkpoint, write it, and check that the file computes what the model does."""

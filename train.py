@@ -19,7 +19,7 @@ from lipnet.workflows import (
 )
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="train")
 @clear_errors
 def main(config: DictConfig) -> float | None:
     """Fit, choose the best checkpoint by validation, certify it on the test images; returns its validation score."""

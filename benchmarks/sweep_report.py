@@ -40,8 +40,8 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
         "Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the "
         "correct samples.",
         verdict(rows),
-        f"The defaults of `conf/train.yaml` are the choices of `{simplest(rows)['name']}`: of the rows within two "
-        "standard errors of the best one, it changes least.",
+        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`: of the rows within "
+        "two standard errors of the best one, it changes least.",
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]

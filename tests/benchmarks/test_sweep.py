@@ -63,7 +63,7 @@ def test_what_is_not_imported_is_the_same() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_a_training_of_a_small_network_without_the_test_images(row: Row) -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
         config = compose("train", overrides=overrides_of(row))
     assert config.certify.split == "validation"
     assert (config.trainer.max_epochs, config.model.initial_channels) == (10, 16)
@@ -188,7 +188,7 @@ def test_of_rows_that_are_as_good_the_simplest_is_taken(tmp_path: Path) -> None:
 
 def test_the_defaults_follow_from_the_rows_that_were_run() -> None:
     rows = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "sweep" / "rows").glob("*.json"))]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
         config = compose("train", return_hydra_config=True)
     choices = config.hydra.runtime.choices
     chosen = dict(each.split("=", 1) for each in (*BASE, *simplest(rows)["change"]))

@@ -24,7 +24,7 @@ from lipnet.workflows.folders import LAST
 from lipnet.workflows.training import model_config
 from tests.settings import PUBLISHED
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "lipnet" / "conf"
 FOLDER = CONF / "experiment"
 EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 # Trainable parameters on CIFAR-100: theory of the published code, counted there.

@@ -19,7 +19,7 @@ from lipnet.workflows import make_data, make_module, make_trainer
 from lipnet.workflows.training import model_config
 from tests.training.runs import figures_of
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "lipnet" / "conf"
 FOLDER = CONF / "experiment"
 EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 QUIET = ["~callbacks.progress_bar", "~callbacks.model_summary", "~callbacks.learning_rate"]

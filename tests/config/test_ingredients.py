@@ -38,7 +38,7 @@ from lipnet.training import (
 from lipnet.workflows import make_data, make_module, make_trainer
 from tests.training.runs import figures_of
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "lipnet" / "conf"
 QUIET = ["~callbacks.progress_bar", "~callbacks.model_summary", "~callbacks.learning_rate"]
 SMALL = ["model.depth=3", "model.initial_channels=8"]
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lipnet.structured.adapters import certified_map
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "lipnet" / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment" / "transfer").glob("*.yaml"))
 ADAPTERS = sorted(path.stem for path in (CONF / "adapter").glob("*.yaml") if path.stem != "none")
 

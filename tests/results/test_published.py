@@ -10,7 +10,7 @@ from lipnet.functional.margins import parse_radius
 from lipnet.results import PublishedRow, Result, published_rows
 from tests.results.conftest import CONFIG, RECORD, SUMMARY
 
-EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
+EXPERIMENTS = Path(__file__).parents[2] / "lipnet" / "conf" / "experiment"
 ROWS = published_rows()
 
 

@@ -147,7 +147,7 @@ def test_the_tables_say_the_figures_in_per_cent() -> None:
 def test_the_configurations_are_plans(name: str) -> None:
     if name == "autoattack":
         pytest.importorskip("pyautoattack")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
         config = compose("certify", overrides=["ckpt_path=x", f"attack={name}", "seed=7", "attack.n_samples=3"])
         assert compose("certify", overrides=["ckpt_path=x"]).attack is None
     plan = instantiate(config.attack, _convert_="all")

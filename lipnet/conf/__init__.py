@@ -1,0 +1,1 @@
+"""Hydra configuration groups of the three commands; see docs/training.md."""
