@@ -1,47 +1,10 @@
-"""Certify a checkpoint: how accurate it provably is within each L2 radius.
+"""Certify a checkpoint, or check its certificates again: the same as lipnet-certify.
 
 python certify.py ckpt_path=RUN/checkpoints/best.ckpt
 python certify.py verify=RUN/certificates.tsv
 """
 
-import sys
-
-import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_command, verify_certificates
-from lipnet.workflows.verification import DIFFERENT
-
-
-@hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
-@clear_errors
-def main(config: DictConfig) -> None:
-    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or check such a file again."""
-    data = None if config.data is None else instantiate(config.data)
-    data_dir = config.paths.data_dir
-    if config.verify is not None:
-        found = verify_certificates(config.verify, config.ckpt_path, data=data, data_dir=data_dir, device=config.device)
-        sys.exit(0 if found.confirmed else DIFFERENT)
-    if config.ckpt_path is None:
-        raise ValueError("ckpt_path=... is needed: the checkpoint to certify")
-    certify_checkpoint(
-        config.ckpt_path,
-        config.output_dir,
-        data=data,
-        data_dir=data_dir,
-        split=config.split,
-        n_samples=config.n_samples,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        device=devices_of_command(config.device, config.trainer),
-        radii=list(config.radii),
-        overwrite=config.overwrite,
-        resume=config.resume,
-        attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
-        layers=config.layers,
-    )
-
+from lipnet.commands.certify import main
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,17 @@
+"""Write a checkpoint's model as a file that runs without lipnet, with its Lipschitz bound in the metadata.
+
+lipnet-export ckpt_path=RUN/checkpoints/best.ckpt output=model.onnx
+"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from lipnet.workflows import clear_errors, export_checkpoint
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")
+@clear_errors
+def main(config: DictConfig) -> None:
+    """Rebuild the model from its checkpoint, write it, and check that the file computes what the model does."""
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    export_checkpoint(**settings)
