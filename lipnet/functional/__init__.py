@@ -16,19 +16,16 @@ from lipnet.functional.exponential import (
     matrix_function,
     products_of_a_polynomial,
 )
+from lipnet.functional.frequency import frequency_response
 from lipnet.functional.gain import polynomial_gain
-from lipnet.functional.norms import (
-    frequency_response,
-    jacobian_norm,
-    power_iteration,
+from lipnet.functional.norm_bounds import (
     reshaped_filter_bound,
     reshaped_filters,
     reshaped_norm,
     spectral_norm_bound,
-    start_vectors,
     symbol_bound,
-    top_vectors,
 )
+from lipnet.functional.norm_estimates import jacobian_norm, power_iteration, start_vectors, top_vectors
 from lipnet.functional.operators import operator_tensors
 from lipnet.functional.permutations import (
     channel_shuffle,

@@ -1,4 +1,4 @@
-"""What autocast does to operations on a device, and how they are kept from it."""
+"""The active autocast dtype, and a context without autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,9 +6,7 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Within the context operations on such a device have the precision of their operands.
-
-    Where nothing is cast there is nothing to switch off.
+    """Return a context in which operations on a device keep the precision of their operands.
 
     Example:
         >>> matrix = torch.eye(2)
@@ -20,13 +18,14 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What operations on such a device are cast to; None if they are not, as on the meta device, where nothing can be.
+    """Return the active autocast dtype for a device, or None if there is none, as always on the meta device.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16):
         ...     print(autocast_dtype(torch.device("cpu")), autocast_dtype(torch.device("meta")))
         torch.bfloat16 None
     """
+    # The meta device has no autocast: asking for it raises an error.
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)

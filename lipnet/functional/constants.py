@@ -1,37 +1,52 @@
-"""Tensors that depend on nothing but numbers: made once, and kept on each device that asks for them."""
+"""Cache for tensors that depend on nothing but numbers, one copy for each dtype and device."""
 
 from collections.abc import Callable, Hashable
 from functools import wraps
 from itertools import count
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 
 class Constant(Protocol):
-    """A function of numbers, names and shapes that gives a tensor in the dtype and on the device that are asked for."""
+    """Function of numbers, names and shapes that returns a tensor in the requested dtype, on the requested device."""
 
     def __call__(self, *of: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor: ...
 
 
-# All constants, by names of which each is given once: attributes, which compilers can follow to a tensor.
-_kept = SimpleNamespace()
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def traced_as_constant(function: Function) -> Function:
+    """Let compilers call a function while they trace, and treat its result as a constant.
+
+    This is all that ``torch.compiler.assume_constant_result`` does, but that imports torch._dynamo, which takes more
+    than a second.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+# All cached tensors, each under a name of its own: compilers can follow an attribute to its tensor.
+_cached = SimpleNamespace()
 _numbers = count()
 
 
 def constant(make: Callable[..., Tensor]) -> Constant:
-    """Keep what a function makes, for each of its arguments, each dtype and each device.
+    """Cache the results of a function, for each of its arguments, each dtype and each device.
 
-    A step of training asks for the same matrices many times: made or copied each time, they would cost a launch for
-    each operation and, from the CPU to an accelerator, a wait. Compilers take the tensors for constants, too.
+    A training step uses the same matrices many times: making or copying each one again would cost a launch for each
+    operation and, from the CPU to an accelerator, a wait. Compilers, too, treat the tensors as constants.
+    ``functools.lru_cache`` is not enough: it would also cache the tensors of tracers and of `torch.func`, and inference
+    tensors, which autograd cannot save; and compilers look through it and compute the constant in every call.
 
     Args:
-        make: a function of hashable arguments to a tensor on the CPU, in the highest precision that is asked for.
+        make: a function of hashable arguments that returns a tensor on the CPU, in the highest precision needed.
 
     Returns:
-        The same function with dtype and device. Its tensors are shared: not to be changed.
+        The same function with the keyword arguments dtype and device. Its tensors are shared: do not modify them.
 
     Example:
         >>> @constant
@@ -43,31 +58,29 @@ def constant(make: Callable[..., Tensor]) -> Constant:
     """
     names: dict[Hashable, str] = {}
 
-    def made(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        # Neither the mode nor the default device in which it happens to be asked for first is the constant's.
+    def compute(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        # The cached tensor must not depend on the mode or the default device of its first use.
         with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
             return make(*arguments).to(device, dtype)
 
-    # Compilers call this while they trace, and take what it returns for a constant: a name, since not all releases take
-    # several tensors. What has the name is then an input of the graph.
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    # It returns a name, not the tensor, since not all releases accept several tensors here. The tensor with that name
+    # becomes an input of the compiled graph.
+    @traced_as_constant
     def name_of(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> str | None:
         key = (arguments, dtype, device)
         if key not in names:
-            value = made(*key)
-            # The tensors of tracers and of `torch.func` are theirs.
+            value = compute(*key)
+            # Tensors of tracers and of `torch.func` belong to them.
             if type(value) is not Tensor or torch._C._are_functorch_transforms_active():
                 return None
             names[key] = f"constant_{next(_numbers)}"
-            setattr(_kept, names[key], value)
+            setattr(_cached, names[key], value)
         return names[key]
 
     @wraps(make)
-    def of(*arguments: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def cached(*arguments: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
         name = name_of(arguments, dtype, device)
-        if name is None:
-            return made(arguments, dtype, device)
-        kept: Tensor = getattr(_kept, name)
-        return kept
+        value: Tensor = compute(arguments, dtype, device) if name is None else getattr(_cached, name)
+        return value
 
-    return of
+    return cached

@@ -8,23 +8,21 @@ from math import ceil, comb, inf, isfinite
 
 from lipnet.functional.rounding import square_root_up
 
-Polynomial = tuple[Fraction, ...]
-
 
 def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> float:
-    """max |p(i t)| over |t| <= norm, rounded up: the Lipschitz constant of p(J) for every skew J of at most that norm.
+    """Bound max |p(i t)| over |t| <= norm: the Lipschitz constant of p(J) for every skew J with ||J|| <= norm.
 
-    A skew-symmetric J is normal with eigenvalues i t, |t| <= ||J||, so that ||p(J)|| is the largest |p(i t)| among
-    them. |p(i t)|^2 is a polynomial in t^2 with rational coefficients; its maximum is enclosed in exact rational
-    arithmetic by the coefficients of its Bernstein form, subdividing where they leave room. Nothing is sampled.
+    A skew-symmetric J is normal with eigenvalues i t, |t| <= ||J||, so ||p(J)|| is the largest |p(i t)| among them.
+    |p(i t)|^2 is a polynomial in t^2 with rational coefficients. The coefficients of its Bernstein form enclose its
+    maximum in exact rational arithmetic; the interval is halved where the enclosure is too wide. Nothing is sampled.
 
     Args:
-        coefficients: of p, lowest degree first; floats are taken for what they are exactly.
+        coefficients: of p, lowest degree first; floats count as the exact numbers that they are.
         norm: an upper bound on ||J||; infinity and NaN give infinity.
 
     Returns:
-        A float that is at least the maximum, within 1e-12 of that up to the norm rounded up at 20 binary places;
-        exactly 1.0 where p is a contraction.
+        A float that is at least the maximum over the norm rounded up to 20 binary places, and at most 1e-12
+        (relative) above it; exactly 1.0 where p is a contraction.
 
     Example:
         >>> polynomial_gain((1.0, 1.0, 1 / 2, 1 / 6), norm=1.5), polynomial_gain((1.0, 1.0), norm=0.75)
@@ -33,33 +31,28 @@ def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> fl
     if not isfinite(norm):
         return inf
     # 20 binary places keep the rationals short.
-    exactly = tuple(Fraction(coefficient) for coefficient in coefficients)
-    return _gain_up_to(exactly, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
+    return _gain_up_to(tuple(map(Fraction, coefficients)), Fraction(ceil(Fraction(norm) * 2**20), 2**20))
 
 
 @lru_cache(maxsize=1024)
-def _gain_up_to(coefficients: Polynomial, norm: Fraction) -> float:
-    return square_root_up(_maximum_on_unit_interval(_scaled(_squared_modulus(coefficients), norm**2)))
+def _gain_up_to(coefficients: tuple[Fraction, ...], norm: Fraction) -> float:
+    on_unit_interval = [a * norm ** (2 * degree) for degree, a in enumerate(_squared_modulus(coefficients))]
+    return square_root_up(_maximum_on_unit_interval(on_unit_interval))
 
 
-def _squared_modulus(coefficients: Polynomial) -> Polynomial:
-    """|p(i t)|^2 as a polynomial in s = t^2: the square of the even part plus s times the square of the odd part."""
+def _squared_modulus(coefficients: tuple[Fraction, ...]) -> list[Fraction]:
+    """Return |p(i t)|^2 as a polynomial in s = t^2: the squared even part plus s times the squared odd part."""
     squared = [Fraction(0)] * len(coefficients)
     for j, a in enumerate(coefficients):
         for k, b in enumerate(coefficients):
             if (j + k) % 2 == 0:  # i^j conj(i^k) is real; the mixed terms cancel in pairs
                 sign = 1 if (j - k) % 4 == 0 else -1
                 squared[(j + k) // 2] += sign * a * b
-    return tuple(squared)
+    return squared
 
 
-def _scaled(polynomial: Polynomial, upper: Fraction) -> Polynomial:
-    """The polynomial on [0, upper] as one on [0, 1]."""
-    return tuple(a * upper**degree for degree, a in enumerate(polynomial))
-
-
-def _maximum_on_unit_interval(polynomial: Polynomial) -> Fraction:
-    """An upper bound on the maximum over [0, 1], within 1e-12 of it, by Bernstein coefficients and bisection."""
+def _maximum_on_unit_interval(polynomial: list[Fraction]) -> Fraction:
+    """Bound the maximum over [0, 1] from above, within 1e-12 of it, by Bernstein coefficients and bisection."""
     degree = len(polynomial) - 1
     bernstein = [
         sum((Fraction(comb(i, j), comb(degree, j)) * polynomial[j] for j in range(i + 1)), Fraction(0))
@@ -79,7 +72,7 @@ def _maximum_on_unit_interval(polynomial: Polynomial) -> Fraction:
 
 
 def _halves(bernstein: list[Fraction]) -> tuple[list[Fraction], list[Fraction]]:
-    """The Bernstein coefficients on either half of the interval (de Casteljau)."""
+    """Return the Bernstein coefficients on either half of the interval (de Casteljau)."""
     left, right, row = [bernstein[0]], [bernstein[-1]], bernstein
     while len(row) > 1:
         row = [(a + b) / 2 for a, b in pairwise(row)]

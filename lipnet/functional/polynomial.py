@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lipnet.functional.autocast import autocast_dtype
+from lipnet.functional.constants import traced_as_constant
 from lipnet.functional.operators import ConvolutionOperator, convolution_operator
 
 # Maps of so many bytes are worth the time of a convolution.
@@ -100,7 +101,7 @@ def _horner(operator: ConvolutionOperator, maps: Tensor, setting: _Setting) -> T
 _Factor = tuple[float, float | None]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@traced_as_constant
 def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
     """A compiler takes the factors for constants, which they are, instead of tracing how they are found."""
     return _real_factors(coefficients)

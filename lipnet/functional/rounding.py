@@ -1,4 +1,4 @@
-"""Floats that are never below the exact result: what bounds are multiplied with."""
+"""Floats that are never below the exact result, for multiplying bounds."""
 
 import sys
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from math import ceil, inf, isfinite, isqrt, nextafter
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float >= value, infinite beyond the largest."""
+    """Return the smallest float >= value, infinity beyond the largest float."""
     try:
         nearest = float(value)
     except OverflowError:
@@ -16,7 +16,7 @@ def round_up(value: Fraction) -> float:
 
 
 def square_root_up(value: Fraction) -> float:
-    """A float >= the square root of value, exact where the root is a float."""
+    """Return a float >= the square root of value, exact where the root is a float."""
     # Scaled by 4^shift the value has more than 128 bits, so that its integer root holds every float exactly.
     shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
     scaled = ceil(value * 4**shift)
@@ -25,13 +25,12 @@ def square_root_up(value: Fraction) -> float:
 
 
 def product_up(factors: Iterable[float]) -> float:
-    """A float >= the exact product of factors >= 0; infinite if one of them is not finite."""
-    product = Fraction(1)
+    """Return a float >= the exact product of factors >= 0; infinity if a factor is not finite."""
+    product = 1.0
     for factor in factors:
         if not isfinite(factor):
             return inf
-        rounded = round_up(product * Fraction(factor))
-        if not isfinite(rounded):
+        product = round_up(Fraction(product) * Fraction(factor))
+        if not isfinite(product):
             return inf
-        product = Fraction(rounded)
-    return float(product)
+    return product

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lipnet.functional.norms import circular_patches, next_vectors
+from lipnet.functional.norm_estimates import circular_patches, next_vectors
 from lipnet.functional.skew import minus_adjoint
 
 # Norms below this count as this: such a filter is small enough, and dividing by its norm would be unstable.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipnet.functional.constants import constant
 from lipnet.functional.exponential import matrix_function
-from lipnet.functional.norms import frequency_response
+from lipnet.functional.frequency import frequency_response
 
 # Up to so many pixels a Fourier transform is one matrix product.
 _PIXELS_OF_A_TRANSFORM_MATRIX = 64

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import lipnet.certify.bound
 import lipnet.functional.margins
-import lipnet.functional.norms
+import lipnet.functional.norm_bounds
+import lipnet.functional.norm_estimates
 import lipnet.functional.pairwise
 import lipnet.functional.skew
 import lipnet.layers.activations
@@ -65,9 +66,11 @@ class Defect:
 
 def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     """The norm by three steps of power iteration."""
-    vectors = lipnet.functional.norms.start_vectors(groups, weight.shape[1], max(8, *weight.shape[-2:]), weight)
+    vectors = lipnet.functional.norm_estimates.start_vectors(
+        groups, weight.shape[1], max(8, *weight.shape[-2:]), weight
+    )
     for _ in range(3):
-        norms, vectors = lipnet.functional.norms.jacobian_norm(weight, vectors)
+        norms, vectors = lipnet.functional.norm_estimates.jacobian_norm(weight, vectors)
     return float(norms.max())
 
 
@@ -151,7 +154,7 @@ _MODES = lipnet.layers.arguments.PADDING_MODES
 # Of CIFAR-100's standard deviations the smallest and the largest.
 _STDS = (0.2565, 0.2762)
 
-NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norms", "margins", "pairwise"))
+NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norm_bounds", "margins", "pairwise"))
 BOUND, CERTIFICATES, LOGITS = (f"tests/certify/test_{name}.py::" for name in ("bound", "certificates", "logits"))
 GUARANTEE = "tests/layers/test_soc_guarantee.py::"
 
@@ -277,7 +280,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: the samples of the symbol without what lies between them",
-        attribute(lipnet.functional.norms, "cos", lambda angle: 1.0),
+        attribute(lipnet.functional.norm_bounds, "cos", lambda angle: 1.0),
         [
             NORMS + "test_symbol_bound_of_a_shift_whose_peak_falls_between_the_grid_points",
         ],
