@@ -1,4 +1,4 @@
-"""Settings that hold for a while."""
+"""Temporary values for attributes."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def override_attributes(objects: Iterable[Any], name: str, value: Any) -> Iterator[None]:
-    """Within the context an attribute of all the objects has a value; at the end each has its own again.
+    """Set an attribute of all objects to a value within the context, and restore each object's own value at the end.
 
     Example:
         >>> from types import SimpleNamespace

@@ -31,7 +31,8 @@ def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> fl
     if not isfinite(norm):
         return inf
     # 20 binary places keep the rationals short.
-    return _gain_up_to(tuple(map(Fraction, coefficients)), Fraction(ceil(Fraction(norm) * 2**20), 2**20))
+    exactly = tuple(Fraction(coefficient) for coefficient in coefficients)
+    return _gain_up_to(exactly, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
 
 
 @lru_cache(maxsize=1024)

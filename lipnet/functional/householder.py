@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 def fold(first: Tensor, second: Tensor, normal: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Reflect the points z = (first, second) with v.z <= 0 in the line v.z = 0; leave the others where they are.
+    """Reflect the points z = (first, second) with v.z <= 0 in the line v.z = 0; leave the others unchanged.
 
-    z - 2 min(v.z, 0) v: for a unit vector v the reflection (I - 2 v v^T) z on one side of the line and z on the other.
-    For any v at all it is continuous, and its slope is max(1, |1 - 2 |v|^2|): rounding v makes no step in it.
+    The map is z - 2 min(v.z, 0) v: for a unit vector v, the reflection (I - 2 v v^T) z on one side of the line and z on
+    the other. It is continuous for every v, with the Lipschitz constant max(1, |1 - 2 |v|^2|): rounding v makes no
+    jump.
 
     Args:
         first, second: the coordinates, tensors of the same shape.
@@ -31,10 +32,10 @@ def fold(first: Tensor, second: Tensor, normal: tuple[Tensor, Tensor]) -> tuple[
 
 
 def four_sectors(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosines and sines, each (3, ...), of the three maps of `fold_sectors` that are not the identity.
+    """Return the cosines and sines, each (3, ...), of the three maps of `fold_sectors` that are not the identity.
 
-    Sector 2 is reflected by the matrix of the angle theta_0 + theta_1, sector 3 turned by -theta_2, sector 4 reflected
-    by the matrix of the angle theta_0; the reflection matrix of an angle is [[cos, sin], [sin, -cos]].
+    Sector 2 is reflected by the matrix of the angle theta_0 + theta_1, sector 3 rotated by -theta_2, sector 4 reflected
+    by the matrix of the angle theta_0. The reflection matrix of an angle is [[cos, sin], [sin, -cos]].
     """
     start, first, second = _angles(theta)
     angles = torch.stack([start + first, second, start])
@@ -42,7 +43,7 @@ def four_sectors(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fold_sectors(first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The Householder map of order 2: the plane in four sectors, alternately moved by rotations and by reflections.
+    """Apply the Householder map of order 2: rotations and reflections alternate in four sectors of the plane.
 
     In polar coordinates, with the angle phi of z = (first, second) counted from theta_0 / 2, and a = theta_1 / 2,
     b = theta_2 / 2 in [0, pi]: the radius stays, and the angle becomes
@@ -52,8 +53,9 @@ def fold_sectors(first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, 
         phi - 2 b      for    a + b <= phi < pi + b     (a rotation)
         -phi           for   pi + b <= phi < 2 pi       (a reflection)
 
-    which agree where they meet. So every sector's matrix is orthogonal and the map is 1-Lipschitz. In floating-point
-    arithmetic the pieces meet up to the rounding of the matrices, a few units in the last place of |z|.
+    The pieces agree on the borders between sectors, so the map is continuous; every sector's matrix is orthogonal, so
+    it is 1-Lipschitz. In floating-point arithmetic the pieces meet up to the rounding of the matrices, a few units in
+    the last place of |z|.
 
     Args:
         first, second: the coordinates, tensors of the same shape.
@@ -71,8 +73,11 @@ def fold_sectors(first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, 
         >>> x.round().tolist(), y.round().tolist()
         ([1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0])
     """
-    # Whether z lies within half a turn counterclockwise of each ray; no sector is wider than that.
-    past = [ray.cos() * second - ray.sin() * first >= 0 for ray in _rays(theta)]
+    start, first_width, second_width = _angles(theta)
+    # The rays at which the sectors begin, and whether z lies within half a turn counterclockwise of each ray. No sector
+    # is wider than that.
+    rays = torch.stack([start, start + first_width, start + first_width + second_width, start + second_width + 2 * pi])
+    past = [ray.cos() * second - ray.sin() * first >= 0 for ray in rays / 2]
     in_first, in_second, in_third = (past[k] & ~past[k + 1] for k in range(3))
     cosines, sines = four_sectors(theta)
     cosine = torch.where(in_second, cosines[0], torch.where(in_third, cosines[1], cosines[2]))
@@ -86,9 +91,3 @@ def fold_sectors(first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, 
 def _angles(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     start, first, second = theta.unbind(0)
     return start, first.clamp(0, 2 * pi), second.clamp(0, 2 * pi)
-
-
-def _rays(theta: Tensor) -> Tensor:
-    """The directions of the four rays at which the sectors begin."""
-    start, first, second = _angles(theta)
-    return torch.stack([start, start + first, start + first + second, start + second + 2 * pi]) / 2

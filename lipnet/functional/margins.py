@@ -1,4 +1,4 @@
-"""Margins of logits and the L2 radii they certify, with every rounding downwards."""
+"""Margins of logits and the L2 radii that they certify, with every rounding downwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the predicted class and its lead over the runner-up.
 
     The margin is ``f_(1) - f_(2)``, the largest logit less the second largest, computed in float64 and
-    rounded down, so that it never exceeds the exact difference of the logits received. Logits of any floating
+    rounded down, so that it never exceeds the exact difference of the given logits. Logits of any floating
     dtype convert to float64 without error. No gradient flows through either result.
 
     Args:
@@ -25,7 +25,7 @@ def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         prediction: shape (B,), int64, the argmax of each row.
-        margin: shape (B,), float64, >= 0; 0 for ties and for every row that holds a NaN or an infinity.
+        margin: shape (B,), float64, >= 0; 0 for ties and for every row with a NaN or an infinity.
 
     Raises:
         ValueError: if ``logits`` is not a floating tensor of shape (B, C) with C >= 2.
@@ -35,11 +35,7 @@ def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
         >>> prediction.tolist(), margin.tolist()
         ([1, 2], [2.5, 0.0])
     """
-    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise ValueError(
-            "Expected `logits` to be a floating tensor of shape (B, C) with C >= 2, "
-            f"but got shape {tuple(logits.shape)} and dtype {logits.dtype}."
-        )
+    check_logits(logits)
     scores = logits.detach().to(torch.float64)
     largest, second = scores.topk(2, dim=1).values.unbind(dim=1)
     finite = scores.isfinite().all(dim=1)
@@ -47,29 +43,36 @@ def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
     return scores.argmax(dim=1), margin
 
 
+def check_logits(logits: Tensor) -> None:
+    """Raise ValueError unless the logits are a floating tensor of shape (B, C) with C >= 2."""
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise ValueError(
+            "logits must be a floating tensor of shape (B, C) with C >= 2, "
+            f"got shape {tuple(logits.shape)} and dtype {logits.dtype}"
+        )
+
+
 def certified_radius(logits: Tensor, lipschitz: float, error: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the predicted class and the L2 radius within which it provably stays the prediction.
 
-    The radius is ``(f_(1) - f_(2)) / (sqrt(2) K)``: when the map from pixels to logits is K-Lipschitz in the
+    The radius is ``(f_(1) - f_(2)) / (sqrt(2) K)``: if the map from pixels to logits is K-Lipschitz in the
     Euclidean norm, a difference of two logits is ``sqrt(2) K``-Lipschitz (Tsuzuku, Sato & Sugiyama, NeurIPS
     2018, arXiv 1802.04034). The subtraction, the product and the quotient are all rounded towards a smaller
     radius: the float64 returned never exceeds the real number, and lies within a few units in its last place.
 
-    With ``error`` E > 0 the logits received, and those that the prediction at a perturbed image rests on, are
-    each within E of the map's exact ones in the Euclidean norm. A difference of two is then off by at most
-    sqrt(2) E, here and there, and the radius is ``(f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K)``, or 0. No
-    gradient flows through either result.
+    With ``error`` E > 0, the given logits and the logits at every perturbed image are each within E of the exact
+    ones in the Euclidean norm. Either difference of two logits is then off by at most sqrt(2) E, and the radius
+    is ``(f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K)``, or 0. No gradient flows through either result.
 
     Args:
         logits: scores of shape (B, C), floating, C >= 2.
-        lipschitz: Lipschitz constant K of the map from the pixels, in [0, 1], to the logits; > 0, or infinite
-            when none is known, which certifies nothing.
-        error: E >= 0, or infinite, which certifies nothing; 0 for logits that are exact.
+        lipschitz: Lipschitz constant K of the map from the pixels, in [0, 1], to the logits; > 0, or infinity
+            if none is known, which certifies nothing.
+        error: E >= 0, or infinity, which certifies nothing; 0 for exact logits.
 
     Returns:
         prediction: shape (B,), int64.
-        radius: shape (B,), float64, finite and >= 0, in pixels of [0, 1]; 0 for rows that hold a NaN or an
-            infinity.
+        radius: shape (B,), float64, finite and >= 0, in pixels of [0, 1]; 0 for rows with a NaN or an infinity.
 
     Raises:
         ValueError: if ``lipschitz`` is NaN or not positive, ``error`` is NaN or negative, or ``logits`` is not as
@@ -83,21 +86,21 @@ def certified_radius(logits: Tensor, lipschitz: float, error: float = 0.0) -> tu
         tensor([1.4142, 2.1213], dtype=torch.float64)
     """
     if not lipschitz > 0:
-        raise ValueError(f"Expected `lipschitz` to be positive (or infinite), but got {lipschitz}.")
+        raise ValueError(f"lipschitz must be positive or infinite, got {lipschitz}")
     if not error >= 0:
-        raise ValueError(f"Expected `error` to be at least 0 (or infinite), but got {error}.")
+        raise ValueError(f"error must be at least 0 or infinite, got {error}")
     prediction, margin = top_margin(logits)
     if error > 0:
         margin = less_errors(margin, torch.full_like(margin, math.nextafter(2 * math.sqrt(2) * error, math.inf)))
     # math.sqrt(2) lies above the real square root, so only the product needs rounding up.
     divisor = math.nextafter(math.sqrt(2) * float(lipschitz), math.inf)
-    # Dividing by a number, torch may multiply by its rounded reciprocal; by a tensor, it rounds only once.
+    # torch may divide by a number as a product with its rounded reciprocal; dividing by a tensor rounds only once.
     quotient = margin / torch.full_like(margin, divisor)
     return prediction, torch.nextafter(quotient, torch.zeros_like(quotient))
 
 
 def less_errors(margins: Tensor, errors: Tensor) -> Tensor:
-    """Margins >= 0 less errors >= 0, rounded down; 0 where nothing is left, or the error is infinite."""
+    """Subtract errors >= 0 from margins >= 0, rounding down; 0 if nothing is left or the error is infinite."""
     covered = margins > errors
     return torch.where(covered, subtract_downwards(margins, torch.where(covered, errors, 0.0)), 0.0)
 
@@ -119,7 +122,7 @@ def subtract_downwards(minuend: Tensor, subtrahend: Tensor) -> Tensor:
 def round_down(radius: float, decimals: int = 3) -> str:
     """Return a radius as decimal text that never claims more than the number itself.
 
-    The exact binary value is rounded towards zero. The result is text and no float because the float nearest
+    The exact binary value is rounded towards zero. The result is text, not a float, because the float nearest
     to a decimal number may lie above it again.
 
     Args:
@@ -134,9 +137,9 @@ def round_down(radius: float, decimals: int = 3) -> str:
         ('0.141', '0.1411', '0.29999999999999998889')
     """
     if not 0 <= radius < math.inf:
-        raise ValueError(f"Expected `radius` to be finite and at least 0, but got {radius}.")
+        raise ValueError(f"radius must be finite and at least 0, got {radius}")
     if decimals < 0:
-        raise ValueError(f"Expected `decimals` to be at least 0, but got {decimals}.")
+        raise ValueError(f"decimals must be at least 0, got {decimals}")
     # A float64 has up to 309 digits before the point: the context must hold them all.
     context = decimal.Context(prec=310 + decimals)
     exact = decimal.Decimal(abs(float(radius)))
@@ -144,7 +147,7 @@ def round_down(radius: float, decimals: int = 3) -> str:
 
 
 def parse_radius(radius: str | float) -> float:
-    """Return the number that a radius' text names: a fraction of integers, or a decimal number.
+    """Read a radius given as a number or as text: a fraction of integers, or a decimal number.
 
     Rounding to the nearest float64 is harmless for the strict comparison ``certified > radius``: no float64
     lies strictly between the result and the real number, so it can only err towards "not certified".
@@ -153,7 +156,7 @@ def parse_radius(radius: str | float) -> float:
         radius: such as ``"36/255"``, ``"0.5"``, or the number 0.5 itself; L2, pixels in [0, 1].
 
     Raises:
-        ValueError: if it cannot be read, or is negative, infinite or NaN, or its denominator is 0.
+        ValueError: if the text is no number, or the number is negative, infinite or NaN.
 
     Example:
         >>> parse_radius("36/255"), parse_radius("0.5"), parse_radius(1)
@@ -162,8 +165,7 @@ def parse_radius(radius: str | float) -> float:
     try:
         value = float(Fraction(radius)) if isinstance(radius, str) and "/" in radius else float(radius)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        message = f"Expected a radius such as '36/255' or 0.5, but got {radius!r} ({error})."
-        raise ValueError(message) from error
+        raise ValueError(f"radius must be a number such as '36/255' or 0.5, got {radius!r} ({error})") from error
     if not 0 <= value < math.inf:
-        raise ValueError(f"Expected a radius that is finite and at least 0, but got {radius!r}.")
+        raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
     return value

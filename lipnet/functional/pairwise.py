@@ -1,4 +1,4 @@
-"""Certified radii from a Lipschitz constant of its own for each difference of two logits."""
+"""Certified radii from a separate Lipschitz constant for each difference of two logits."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import math
 import torch
 from torch import Tensor
 
-from lipnet.functional.margins import less_errors, subtract_downwards
+from lipnet.functional.margins import check_logits, less_errors, subtract_downwards
 
 # Room for the rounding of a float64 norm.
 _ROUNDING = 1 + 1e-10
-# Distances below this count as this: the squares of smaller entries may underflow.
+# Shorter distances count as this one: the squares of smaller entries may underflow.
 _SMALLEST_DISTANCE = 1e-150
 
 
 def row_distances(rows: Tensor) -> Tensor:
-    """Upper bounds on the Euclidean distances ||w_i - w_j|| between the rows of a matrix, never 0.
+    """Bound the Euclidean distances ||w_i - w_j|| between the rows of a matrix from above; no bound is 0.
 
-    Each is within 1e-10, relatively, of the true distance, or 1e-150 where that is smaller.
+    Each bound is within 1e-10 (relative) of the true distance, and at least 1e-150.
 
     Args:
         rows: shape (C, F), floating.
 
     Returns:
-        Shape (C, C), float64, symmetric; infinite for rows that hold a NaN or an infinity.
+        Shape (C, C), float64, symmetric; infinite for rows with a NaN or an infinity.
 
     Example:
         >>> distances = row_distances(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
@@ -32,13 +32,13 @@ def row_distances(rows: Tensor) -> Tensor:
         [0.8944, 0.6325, 0.0]
     """
     exact = rows.detach().to(torch.float64)
-    # A row at a time: all differences together would need C times the memory of the rows.
+    # One row at a time: all differences together would need C times the memory of the rows.
     distances = torch.stack([torch.linalg.vector_norm(exact - row, dim=1) for row in exact]) * _ROUNDING
     return distances.nan_to_num(nan=math.inf, posinf=math.inf).clamp_min(_SMALLEST_DISTANCE)
 
 
 def scale_up(bounds: Tensor, factor: float) -> Tensor:
-    """Float64 bounds times a factor, neither negative, rounded up; infinite where either is infinite."""
+    """Multiply float64 bounds >= 0 by a factor >= 0, rounding up; infinite if either is infinite."""
     # Infinity times 0 is a NaN.
     return torch.nextafter(bounds * factor, torch.full_like(bounds, math.inf)).nan_to_num(nan=math.inf, posinf=math.inf)
 
@@ -48,22 +48,22 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | N
 
     The radius is ``min over j != y of (f_y - f_j) / D[y, j]``, where D[y, j] bounds the Lipschitz constant of the
     difference f_y - f_j. The minimum is over **all** classes: a class behind the runner-up may be nearer, if its D is
-    larger. Rounding is as in :func:`lipnet.functional.margins.certified_radius`, towards a smaller radius. With errors,
-    f_y - f_j - 2 errors[y, j] takes the place of f_y - f_j. No gradient flows through either result.
+    larger. All roundings are towards a smaller radius, as in :func:`lipnet.functional.margins.certified_radius`. With
+    errors, f_y - f_j - 2 errors[y, j] replaces f_y - f_j. No gradient flows through either result.
 
     Args:
         logits: scores of shape (B, C), floating, C >= 2.
-        bounds: D, float64 of shape (C, C), positive or infinite (certifying nothing); its diagonal is not read.
-        errors: upper bounds on how far a computed f_i - f_j is from the exact one, float64 of shape (C, C), not
-            negative, or infinite (certifying nothing); its diagonal is not read. None for logits that are exact.
+        bounds: D, float64 of shape (C, C), positive, or infinite (certifying nothing); its diagonal is not read.
+        errors: upper bounds on the distance of a computed f_i - f_j from the exact one, float64 of shape (C, C), not
+            negative, or infinite (certifying nothing); its diagonal is not read. None for exact logits.
 
     Returns:
         prediction: shape (B,), int64, the argmax of each row.
-        radius: shape (B,), float64, finite and >= 0, in pixels of [0, 1] where D is; 0 for ties and for rows that hold
-            a NaN or an infinity.
+        radius: shape (B,), float64, finite and >= 0, in pixels of [0, 1] if D is; 0 for ties and for rows with a NaN or
+            an infinity.
 
     Raises:
-        ValueError: if a shape or dtype differs, a bound is NaN, negative or 0, or an error is NaN or negative.
+        ValueError: for another shape or dtype, a bound that is NaN, negative or 0, or an error that is NaN or negative.
 
     Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
     (arXiv 2108.04062), section 4.
@@ -74,9 +74,14 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | N
         >>> prediction.item(), round(radius.item(), 6)
         (0, 0.5)
     """
-    _check(logits, bounds)
+    check_logits(logits)
+    _check_pairs("bounds", bounds, logits.shape[1])
+    if not bool((bounds > 0).fill_diagonal_(True).all()):
+        raise ValueError("bounds of different logits must be positive or infinite, got others")
     if errors is not None:
-        _check_errors(errors, bounds)
+        _check_pairs("errors", errors, logits.shape[1])
+        if not bool((errors >= 0).fill_diagonal_(True).all()):
+            raise ValueError("errors of different logits must be at least 0 or infinite, got others")
     scores = logits.detach().to(torch.float64)
     prediction = scores.argmax(dim=1)
     finite = scores.isfinite().all(dim=1)
@@ -91,29 +96,9 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | N
     return prediction, torch.nextafter(nearest, torch.zeros_like(nearest))
 
 
-def _check_errors(errors: Tensor, bounds: Tensor) -> None:
-    if errors.shape != bounds.shape or errors.dtype != torch.float64:
+def _check_pairs(name: str, values: Tensor, classes: int) -> None:
+    if values.shape != (classes, classes) or values.dtype != torch.float64:
         raise ValueError(
-            f"Expected `errors` to be float64 of shape {tuple(bounds.shape)}, one for each pair of logits, "
-            f"but got shape {tuple(errors.shape)} and dtype {errors.dtype}."
+            f"{name} must be float64 of shape {(classes, classes)}, one for each pair of logits, "
+            f"got shape {tuple(values.shape)} and dtype {values.dtype}"
         )
-    apart = ~torch.eye(len(errors), dtype=torch.bool, device=errors.device)
-    if not bool((errors >= 0)[apart].all()):
-        raise ValueError("Expected `errors` of different logits to be at least 0 (or infinite), but got others.")
-
-
-def _check(logits: Tensor, bounds: Tensor) -> None:
-    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise ValueError(
-            "Expected `logits` to be a floating tensor of shape (B, C) with C >= 2, "
-            f"but got shape {tuple(logits.shape)} and dtype {logits.dtype}."
-        )
-    classes = logits.shape[1]
-    if bounds.shape != (classes, classes) or bounds.dtype != torch.float64:
-        raise ValueError(
-            f"Expected `bounds` to be float64 of shape {(classes, classes)}, one for each pair of logits, "
-            f"but got shape {tuple(bounds.shape)} and dtype {bounds.dtype}."
-        )
-    apart = ~torch.eye(classes, dtype=torch.bool, device=bounds.device)
-    if not bool((bounds > 0)[apart].all()):
-        raise ValueError("Expected `bounds` of different logits to be positive (or infinite), but got others.")

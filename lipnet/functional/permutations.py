@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def shuffle_permutation(channels: int, groups: int, paired: bool = False) -> Tensor:
-    """sigma, the permutation P_(groups, channels): channel i goes to place sigma(i).
+    """Return sigma of the permutation P_(groups, channels), which sends channel i to place sigma(i).
 
     With k groups and n channels, indices from 0:
 
@@ -30,13 +30,14 @@ def shuffle_permutation(channels: int, groups: int, paired: bool = False) -> Ten
 
 def check_shuffle(channels: int, groups: int, paired: bool) -> None:
     """Raise ValueError unless `shuffle_permutation` exists for these arguments."""
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups must be an integer of at least 1, got {groups}")
     unit = 2 * groups if paired else groups
     if channels % unit:
-        kind = f"paired shuffle with {groups} groups needs channels divisible by 2 * groups = {unit}"
-        plain = f"shuffle with {groups} groups needs channels divisible by {unit}"
-        raise ValueError(f"a {kind if paired else plain}, got {channels} channels")
+        kind, divisor = ("paired shuffle", f"2 * groups = {unit}") if paired else ("shuffle", str(unit))
+        raise ValueError(
+            f"a {kind} with {groups} groups needs channels divisible by {divisor}, got {channels} channels"
+        )
 
 
 def channel_shuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
@@ -51,12 +52,12 @@ def channel_shuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
 
 
 def channel_unshuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
-    """The inverse of `channel_shuffle`: channel sigma(i) goes back to place i; errors as there."""
+    """Invert `channel_shuffle`: send channel sigma(i) back to place i. Raises the same errors."""
     check_shuffle(x.shape[1], groups, paired)
     pair = 2 if paired else 1
     return _transpose_channels(x, groups, x.shape[1] // (groups * pair), pair)
 
 
 def _transpose_channels(x: Tensor, rows: int, columns: int, pair: int) -> Tensor:
-    """The channels as a matrix of rows x columns entries, each of ``pair`` channels, transposed."""
+    """Transpose the channels, read as a matrix of rows x columns entries of ``pair`` channels each."""
     return x.reshape(x.shape[0], rows, columns, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)

@@ -1,13 +1,27 @@
-"""How far rounding can carry a network in float64 from what it would compute in exact arithmetic, step by step.
+"""Rounding error bounds of a network in float64, step by step: the building blocks of ``rounding_step``.
 
-Every operation of a step is a sum of products, whose computed value differs from the exact one by at most
-gamma_n sum |a_i| |b_i|, gamma_n = n u / (1 - n u) with the unit u = 2^-53, for any order of the n summands, with or
-without fused operations (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). For a matrix A
-and a vector x that is an error of norm gamma_n || |A| || ||x||. Results that underflow, and operands that are taken for
-0 because they are subnormal, add at most 2^-1022 for each of them, so that flushing to zero is covered.
+A layer's ``rounding_step(signal, shape)`` receives a `Signal`, which bounds the layer's input, and returns a `Step`,
+which bounds what the layer does to it. Most layers are one of four kinds, or a chain of them by `Step.then`:
 
-The bounds are floats themselves. They are sums, products and roots of numbers that are not negative, so that each of
-their own operations loses a unit at most; `up` makes room for thousands of them.
+=================  =====================================================================
+`exact`            moves, sorts, drops or negates entries (permutations, MaxMin, ReLU)
+`elementwise`      a function of each entry with a known relative error (scaling, abs)
+`addition`         adds a constant to each pixel (a bias)
+`products`         y = A x + b with dot products (linear layers, convolutions)
+=================  =====================================================================
+
+`absolute_norm`, `absolute_filter_norm` and `euclidean_norm` compute the sizes that these need; `accumulated` and `up`
+serve layers of another kind.
+
+The analysis: every operation of a step is a sum of products. Its computed value differs from the exact one by at most
+gamma_n sum |a_i| |b_i|, gamma_n = n u / (1 - n u) with the unit roundoff u = 2^-53, for any order of the n summands,
+with or without fused operations (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). For a
+matrix A and a vector x this is an error of norm gamma_n || |A| || ||x||. A result that underflows, or a subnormal
+operand that counts as 0, adds at most 2^-1022 each, so that flushing to zero is covered. Winograd and FFT convolutions
+and TF32 are not covered: they compute other sums, or round more.
+
+The bounds are floats themselves. They are sums, products and roots of numbers that are not negative, so that each
+operation on them loses one unit at most; `up` makes room for thousands of them.
 """
 
 from __future__ import annotations
@@ -22,20 +36,20 @@ from torch import Tensor
 from lipnet.functional.gain import polynomial_gain
 
 UNIT = 2.0**-53
-# The smallest normal number: what is below it may be taken for 0.
+# The smallest normal number: anything below it may count as 0.
 TINY = 2.0**-1022
-# Elementary functions are taken to be within so many units in the last place, which are two u each.
+# Roundings of an elementary function (sin, exp, ...): taken to be within 4 units in the last place, of two u each.
 ELEMENTARY = 4 * 2
 _STEPS_OF_A_GUESS = 12
 
 
 class Signal(NamedTuple):
-    """What is known of a tensor on its way through a network, uniformly over all images with pixels in [0, 1].
+    """Bounds on a tensor on its way through a network, uniform over all images with pixels in [0, 1].
 
     Attributes:
         shape: of one sample.
         norm: an upper bound on the Euclidean norm of the exact values.
-        error: an upper bound on the distance of the computed values from them.
+        error: an upper bound on the distance of the computed values from the exact ones.
         pixels: whether all exact values are known to lie in [0, 1].
     """
 
@@ -46,7 +60,7 @@ class Signal(NamedTuple):
 
     @property
     def computed(self) -> float:
-        """An upper bound on the norm of the computed values."""
+        """Return an upper bound on the norm of the computed values."""
         return up(self.norm + self.error)
 
     @property
@@ -54,18 +68,18 @@ class Signal(NamedTuple):
         return prod(self.shape)
 
     def after(self, step: Step, shape: tuple[int, ...]) -> Signal:
-        """What is known behind a step with results of this shape."""
+        """Return the bounds after a step whose results have this shape."""
         return Signal(shape, step.norm, up(step.gain * self.error + step.error))
 
 
 class Step(NamedTuple):
-    """One step of a network: a function, and how exactly it is computed.
+    """One step of a network: a function and the accuracy of its evaluation.
 
     Attributes:
         norm: an upper bound on the norm of the exact result for exact inputs.
         gain: an upper bound on the Lipschitz constant of the exact function.
-        error: an upper bound on the distance of what is computed for the *computed* inputs from the exact function of
-            them: what this step adds to the errors of those before it.
+        error: an upper bound on the distance between the computed result and the exact function, both for the
+            *computed* inputs: the error that this step adds to those before it.
     """
 
     norm: float
@@ -73,44 +87,69 @@ class Step(NamedTuple):
     error: float = 0.0
 
     def then(self, following: Step) -> Step:
-        """This step and another one that takes its results, as one."""
+        """Combine this step and the next one, which takes its results, into one."""
         error = following.gain * self.error + following.error
         return Step(following.norm, up(self.gain * following.gain), up(error))
 
 
-def up(value: float) -> float:
-    """A little more than a computed bound, more than thousands of roundings and underflows took away; NaN is infinity.
+def exact(signal: Signal, gain: float = 1.0) -> Step:
+    """Return the step of a function that moves, sorts or drops entries and so rounds nothing."""
+    return Step(up(gain * signal.norm), gain)
+
+
+def elementwise(signal: Signal, roundings: int, gain: float = 1.0) -> Step:
+    """Return the step of a function of each entry, 0 at 0, with a relative error of so many roundings u."""
+    error = accumulated(roundings) * gain * signal.computed + _underflow(signal.entries, roundings, gain)
+    return Step(up(gain * signal.norm), gain, up(error))
+
+
+def addition(signal: Signal, constant: Tensor | None, pixels: int) -> Step:
+    """Return the step that adds a constant (C,) to each of so many pixels; None adds nothing."""
+    if constant is None:
+        return exact(signal)
+    size = euclidean_norm(constant) * sqrt(pixels)
+    error = UNIT * (signal.computed + size) + _underflow(signal.entries, 1, 0.0)
+    return Step(up(signal.norm + size), 1.0, up(error))
+
+
+def products(
+    signal: Signal, *, length: int, magnitude: float, gain: float, outputs: int, bias_norm: float = 0.0
+) -> Step:
+    """Return the step y = A x + b, where every entry is a sum of products.
+
+    Args:
+        signal: x.
+        length: number of products in the sum of an entry.
+        magnitude: an upper bound on || |A| ||, from `absolute_norm` or `absolute_filter_norm`.
+        gain: an upper bound on ||A||.
+        outputs: number of entries of y.
+        bias_norm: an upper bound on ||b||, with b repeated for every entry that it is added to.
 
     Example:
-        >>> up(1.0) - 1 < 1e-12, up(float("nan"))
-        (True, inf)
+        >>> weight, bias = torch.tensor([[3.0, -4.0]]), torch.tensor([1.0])
+        >>> magnitude, bias_norm = absolute_norm(weight), euclidean_norm(bias)
+        >>> x = Signal(shape=(2,), norm=2.0)
+        >>> step = products(x, length=2, magnitude=magnitude, gain=5.0, outputs=1, bias_norm=bias_norm)
+        >>> round(step.norm, 9), step.error < 1e-14
+        (11.0, True)
     """
-    return inf if isnan(value) else value * (1 + 2**-40) + 2.0**-1000
-
-
-def accumulated(roundings: int) -> float:
-    """gamma_n = n u / (1 - n u).
-
-    Raises:
-        ValueError: for sums of 2^52 and more terms.
-    """
-    share = roundings * UNIT
-    if share >= 0.5:
-        raise ValueError(f"sums of {roundings} terms have no useful bound on their rounding")
-    return share / (1 - share)
+    computed = signal.computed
+    error = accumulated(length + 1) * (magnitude * computed + bias_norm)
+    error += _underflow(max(outputs, signal.entries), length + 1, computed + magnitude)
+    return Step(up(gain * signal.norm + bias_norm), gain, up(error))
 
 
 def euclidean_norm(values: Tensor) -> float:
-    """An upper bound on the Euclidean norm of all entries, infinite if one is not finite."""
+    """Bound the Euclidean norm of all entries from above; infinity if an entry is not finite."""
     norm = float(values.detach().double().norm()) * (1 + (values.numel() + 8) * 2 * UNIT)
     return inf if isnan(norm) else norm
 
 
 def absolute_norm(matrices: Tensor) -> float:
-    """An upper bound on the largest || |A| || among matrices A (..., m, n): of the matrix of absolute values.
+    """Bound the largest || |A| || among matrices A (..., m, n) from above; |A| is the matrix of absolute values.
 
     For a matrix B without negative entries and any positive vector v, ||B||^2 <= max_i (B^T B v)_i / v_i (Collatz and
-    Wielandt); v comes from a few steps of power iteration, which make that nearly equal.
+    Wielandt). v comes from a few steps of power iteration, which make that nearly equal.
 
     Example:
         >>> round(absolute_norm(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), 9)
@@ -125,7 +164,7 @@ def absolute_norm(matrices: Tensor) -> float:
     for _ in range(_STEPS_OF_A_GUESS):
         images = magnitudes.mT @ (magnitudes @ vectors)
         largest = images.amax(dim=1, keepdim=True)
-        # Positive, whatever the matrix; where it is zero, so is the image below.
+        # v must be positive for every matrix; a zero matrix keeps the ones.
         vectors = torch.where(largest > 0, images / largest, 1.0).clamp_min(1e-6)
     ratios = (magnitudes.mT @ (magnitudes @ vectors)) / vectors
     largest_ratio = float(ratios.max())
@@ -133,11 +172,11 @@ def absolute_norm(matrices: Tensor) -> float:
 
 
 def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
-    """An upper bound on || |J| || for a convolution J with this filter, of any stride, dilation and padding by zeros or
-    wrapped pixels.
+    """Bound || |J| || from above for a convolution J with this filter, zero or circular padding, any stride and
+    dilation.
 
     |J| has the filter |L|, without negative entries. Its frequency response at w is at most sum_k |L_k| in each entry,
-    and so is its norm, which frequency 0 attains on maps without borders.
+    and so is its norm; frequency 0 attains it on feature maps without borders.
 
     Args:
         weight: filter (c_out, c_in/groups, kh, kw).
@@ -147,74 +186,58 @@ def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
     return up(absolute_norm(summed.view(groups, -1, summed.shape[1])))
 
 
-def exact(signal: Signal, gain: float = 1.0) -> Step:
-    """A step that moves, sorts or drops entries and so rounds nothing."""
-    return Step(up(gain * signal.norm), gain)
-
-
-def elementwise(signal: Signal, roundings: int, gain: float = 1.0) -> Step:
-    """A function of every entry, 0 at 0, whose results have a relative error of so many units."""
-    made = accumulated(roundings) * gain * signal.computed + _underflow(signal.entries, roundings, gain)
-    return Step(up(gain * signal.norm), gain, up(made))
-
-
-def addition(signal: Signal, constant: Tensor | None, pixels: int) -> Step:
-    """Adding a constant (C,) to each of so many pixels; None adds nothing."""
-    if constant is None:
-        return exact(signal)
-    size = euclidean_norm(constant) * sqrt(pixels)
-    made = UNIT * (signal.computed + size) + _underflow(signal.entries, 1, 0.0)
-    return Step(up(signal.norm + size), 1.0, up(made))
-
-
-def products(
-    signal: Signal, *, length: int, magnitude: float, gain: float, outputs: int, bias_norm: float = 0.0
-) -> Step:
-    """y = A x + b, every entry being a sum of products.
-
-    Args:
-        signal: x.
-        length: products that an entry sums.
-        magnitude: an upper bound on || |A| ||.
-        gain: an upper bound on ||A||.
-        outputs: entries of y.
-        bias_norm: an upper bound on ||b||, of all the entries that it is added to.
-    """
-    computed = signal.computed
-    made = accumulated(length + 1) * (magnitude * computed + bias_norm)
-    made += _underflow(max(outputs, signal.entries), length + 1, computed + magnitude)
-    return Step(up(gain * signal.norm + bias_norm), gain, up(made))
-
-
 def horner_error(
     coefficients: Sequence[float], *, norm: float, magnitude: float, length: int, size: float, entries: int
 ) -> float:
-    """A bound on the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
+    """Bound the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
 
-    The error of each step, of the product (gamma_n || |J| || ||s||), of the multiplication by c_k and of the addition,
-    is carried on by the products that follow, each at most ||J|| times. The exact s are polynomials of J themselves,
-    whose norms `polynomial_gain` bounds.
+    Each step makes three errors, in the product (gamma_n || |J| || ||s||), in the multiplication by c_k and in the
+    addition. The products that follow carry them on, each at most ||J|| times. The exact s are polynomials of J
+    themselves, whose norms `polynomial_gain` bounds.
 
     Args:
         coefficients: c_0, ..., c_n.
         norm: an upper bound on ||J||, J skew.
         magnitude: an upper bound on || |J| ||.
-        length: products that an entry of J s sums.
-        size: an upper bound on ||x||, x being exactly what is computed with.
-        entries: of x.
+        length: number of products in the sum of an entry of J s.
+        size: an upper bound on ||x||, x being exactly the operand of the computation.
+        entries: number of entries of x.
     """
     leading = coefficients[-1]
     state, error = abs(leading) * size, 0.0 if leading == 1 else UNIT * abs(leading) * size
     for power in reversed(range(len(coefficients) - 1)):
         term = abs(coefficients[power]) * size
         computed = state + error
-        made = accumulated(length) * magnitude * computed + _underflow(entries, length + 2, computed + magnitude + term)
-        added = UNIT * (norm * computed + made) + accumulated(2) * term
-        error = norm * error + made + added
+        product = accumulated(length) * magnitude * computed
+        product += _underflow(entries, length + 2, computed + magnitude + term)
+        added = UNIT * (norm * computed + product) + accumulated(2) * term
+        error = norm * error + product + added
         state = polynomial_gain(coefficients[power:], norm) * size
     return up(error)
 
 
+def accumulated(roundings: int) -> float:
+    """Compute gamma_n = n u / (1 - n u), the relative error of n roundings in a row.
+
+    Raises:
+        ValueError: for sums of 2^52 and more terms.
+    """
+    share = roundings * UNIT
+    if share >= 0.5:
+        raise ValueError(f"sums of {roundings} terms have no useful bound on their rounding")
+    return share / (1 - share)
+
+
+def up(value: float) -> float:
+    """Enlarge a computed bound by more than thousands of roundings and underflows can have lost; NaN gives infinity.
+
+    Example:
+        >>> up(1.0) - 1 < 1e-12, up(float("nan"))
+        (True, inf)
+    """
+    return inf if isnan(value) else value * (1 + 2**-40) + 2.0**-1000
+
+
 def _underflow(entries: int, operations: int, magnitude: float) -> float:
-    """What results that are taken for 0, or operands that are multiplied by up to a magnitude, leave out."""
+    """Bound the error from results that count as 0, and from operands that do before they are multiplied."""
     return TINY * sqrt(entries) * operations * (2 + magnitude)

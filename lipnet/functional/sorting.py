@@ -1,4 +1,4 @@
-"""Sorting of pairs: what norm-preserving activations are made of."""
+"""Sorting of pairs, the core of norm-preserving activations."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def sort_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger and the smaller of each pair of entries.
+    """Return the larger and the smaller of each pair of entries.
 
     The Jacobian is a permutation everywhere: in a tie each result takes the gradient of one of the two, where
-    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. For the backward pass one truth
-    value is kept per pair, and neither input.
+    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. The backward pass saves one boolean
+    per pair, and neither input. Works under forward-mode differentiation and ``torch.func.vmap``.
 
     Args:
         first, second: tensors of the same shape.
@@ -35,8 +35,14 @@ class _SortPairs(torch.autograd.Function):
         in_order = output[2]
         ctx.mark_non_differentiable(in_order)
         ctx.save_for_backward(in_order)
+        ctx.save_for_forward(in_order)
 
     @staticmethod
     def backward(ctx: Any, larger: Tensor, smaller: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         (in_order,) = ctx.saved_tensors
         return torch.where(in_order, larger, smaller), torch.where(in_order, smaller, larger)
+
+    @staticmethod
+    def jvp(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, None]:
+        (in_order,) = ctx.saved_tensors
+        return torch.where(in_order, first, second), torch.where(in_order, second, first), None

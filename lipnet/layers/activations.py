@@ -1,4 +1,4 @@
-"""Activations that keep the norm of the gradient: they sort, and so only permute."""
+"""Activations that sort pairs of channels, and so keep the norm of the gradient."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from lipnet.layers.base import LipschitzModule
 
 class _PairwiseSort(LipschitzModule):
     def lipschitz_bound(self) -> float:
-        """1: at every point the Jacobian is a permutation, and sorting never moves two inputs apart."""
+        """Return 1: the Jacobian is a permutation everywhere, and sorting never moves two inputs apart."""
         return 1.0
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """None: entries are sorted, not changed."""
+        """Return an exact step: entries are sorted, not changed."""
         return exact(signal)
 
     def _check(self, x: Tensor) -> None:
@@ -25,7 +25,9 @@ class _PairwiseSort(LipschitzModule):
 
 
 class MaxMin(_PairwiseSort):
-    """Sort channel i against channel i + C/2: the maxima become the first half of the channels, the minima the second.
+    """MaxMin activation: sorts channel i against channel i + C/2.
+
+    The maxima become the first half of the channels, the minima the second.
 
     Shape:
         (B, C, ...) with even C, to the same shape.
@@ -46,7 +48,9 @@ class MaxMin(_PairwiseSort):
 
 
 class MaxMinPermuted(_PairwiseSort):
-    """Sort the neighbouring channels 2i and 2i + 1: the maximum goes to 2i, the minimum to 2i + 1.
+    """MaxMin activation of neighbours: sorts channel 2i against channel 2i + 1.
+
+    The maximum goes to channel 2i, the minimum to 2i + 1.
 
     Shape:
         (B, C, ...) with even C, to the same shape.

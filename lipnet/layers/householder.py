@@ -1,8 +1,9 @@
-"""Householder activations: maps of pairs of channels that keep the norm of the gradient, with angles to be learned."""
+"""Householder activations: learned maps of pairs of channels that keep the norm of the gradient."""
 
 from abc import ABC, abstractmethod
 from fractions import Fraction
 from math import ceil, inf, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,33 @@ _NARROWEST = 1e-9
 
 
 class _PairActivation(LipschitzModule, ABC):
-    """Applies a map of the plane, one for each pair of channels, to the pairs of a tensor (B, channels, ...)."""
+    """A map of the plane with learned angles, applied to each pair of channels of a tensor (B, channels, ...)."""
 
-    theta: nn.Parameter
+    # Shape of the angles of one pair.
+    _angles: ClassVar[tuple[int, ...]] = ()
 
-    def __init__(self, channels: int, neighbours: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        neighbours: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        if channels < 2 or channels % 2:
+        if not isinstance(channels, int) or channels < 2 or channels % 2:
             raise ValueError(f"{type(self).__name__} needs an even number of channels, got {channels}")
         self.channels, self.neighbours = channels, neighbours
+        self.theta = nn.Parameter(torch.empty(*self._angles, channels // 2, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Set the angles to their initial values."""
 
     @abstractmethod
     def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of the pairs (first, second), each (B, C/2, ...), with the angles (C/2, ...) or (3, C/2, ...)."""
+        """Map the pairs (first, second), each (B, C/2, ...), with the angles (C/2, ...) or (3, C/2, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.channels:
@@ -47,16 +62,21 @@ class _PairActivation(LipschitzModule, ABC):
 
 
 class Householder(_PairActivation):
-    r"""Householder activation of order 1: reflect the pairs on one side of a line through the origin.
+    r"""Householder activation of order 1: reflects the pairs on one side of a line through the origin.
 
     For each pair z of channels :math:`\sigma(z) = z` where :math:`v^T z > 0` and :math:`(I - 2 v v^T) z` elsewhere,
-    with :math:`v = (\sin(\theta / 2), -\cos(\theta / 2))` and an angle theta for each pair, to be learned. It starts
-    at theta = pi / 2, where it is `MaxMin`: (max, min).
+    with :math:`v = (\sin(\theta / 2), -\cos(\theta / 2))` and a learned angle theta for each pair. It starts at
+    theta = pi / 2, where it is `MaxMin`: (max, min).
+
+    The published SOC code keeps the other half: z where :math:`v^T z \le 0`, and so starts as (min, max). Adding 2 pi
+    to theta turns v into -v and exchanges the halves. To import published angles, of shape (1, channels / 2, 1, 1)::
+
+        activation.theta.copy_(published.theta.flatten() + 2 * pi)
 
     Args:
         channels: number of channels.
-        neighbours: the pairs are the channels 2i and 2i + 1, as in `MaxMinPermuted`, which paired shuffles keep
-            together; otherwise i and i + channels / 2, as in `MaxMin`.
+        neighbours: pair the channels 2i and 2i + 1, as in `MaxMinPermuted`, which paired shuffles keep together;
+            otherwise i and i + channels / 2, as in `MaxMin`.
 
     Shape:
         (B, channels, ...) to the same shape.
@@ -73,20 +93,8 @@ class Householder(_PairActivation):
         [3.0, 2.0, 1.0, 0.0]
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        neighbours: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(channels, neighbours)
-        self.theta = nn.Parameter(torch.empty(channels // 2, device=device, dtype=dtype))
-        self.reset_parameters()
-
     def reset_parameters(self) -> None:
-        """Every angle pi / 2, which is `MaxMin`."""
+        """Set every angle to pi / 2, which is `MaxMin`."""
         nn.init.constant_(self.theta, pi / 2)
 
     def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,12 +102,12 @@ class Householder(_PairActivation):
         return fold(first, second, (sine.to(first.dtype), cosine.to(first.dtype)))
 
     def lipschitz_bound(self) -> float:
-        """max(1, 2 |v|^2 - 1), rounded up, of the normals v as they are multiplied with: 1 up to their rounding."""
+        """Return max(1, 2 |v|^2 - 1), rounded up, for the normals v in use: 1 up to their rounding."""
         squared = _largest_squared_norm(*_normal(self.theta))
         return inf if squared is None else max(1.0, round_up(2 * squared - 1))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """v.z, the product with v, and the difference from z: with |v| = 1 fewer than ten units of |z|.
+        """Bound the rounding of v.z, the product with v, and the difference from z: with |v| = 1, below 10 u |z|.
 
         gamma_2 |z| |v| for v.z, doubled and times |v|; a unit of 2 |v.z| |v| for the product; a unit of the result.
         """
@@ -107,11 +115,11 @@ class Householder(_PairActivation):
 
 
 class HouseholderOrder2(_PairActivation):
-    """Householder activation of order 2: four sectors for each pair, alternately moved by rotations and reflections.
+    """Householder activation of order 2: rotations and reflections alternate in four sectors of each pair's plane.
 
-    The map is `lipnet.functional.householder.fold_sectors`, with three angles for each pair, to be learned: where the
-    first sector begins, and the widths of the first and of the second. With theta_1 = 2 pi it is an activation of
-    order 1. The angles start uniformly in [0, pi], as in the published code.
+    The map is `lipnet.functional.householder.fold_sectors`, with three learned angles for each pair: the start of the
+    first sector, and the widths of the first and of the second. With theta_1 = 2 pi it is an activation of order 1. The
+    angles start uniformly in [0, pi], as in the published code.
 
     Args:
         channels, neighbours: as in `Householder`.
@@ -132,20 +140,10 @@ class HouseholderOrder2(_PairActivation):
         True
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        neighbours: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(channels, neighbours)
-        self.theta = nn.Parameter(torch.empty(3, channels // 2, device=device, dtype=dtype))
-        self.reset_parameters()
+    _angles = (3,)
 
     def reset_parameters(self) -> None:
-        """Angles uniform in [0, pi]."""
+        """Draw all angles uniformly from [0, pi]."""
         nn.init.uniform_(self.theta, 0, pi)
 
     def _map(self, first: Tensor, second: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,20 +151,20 @@ class HouseholderOrder2(_PairActivation):
         return images[0].to(first.dtype), images[1].to(first.dtype)
 
     def lipschitz_bound(self) -> float:
-        """The largest norm of the sectors' matrices as they are multiplied with, rounded up: 1 up to their rounding.
+        """Return the largest norm of the sectors' matrices in use, rounded up: 1 up to their rounding.
 
-        That the sectors meet up to rounding alone belongs to the rounding of the forward pass, as sums do.
+        The sectors meet up to rounding only; that belongs to the rounding of the forward pass, as that of sums does.
         """
         squared = _largest_squared_norm(*four_sectors(self.theta))
         return inf if squared is None else max(1.0, square_root_up(squared))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """The distance from the map whose sectors meet exactly: that of the angles as they are stored.
+        """Bound the distance from the map whose sectors meet exactly, the one of the stored angles.
 
-        The rays' angles are off by two units of |theta_0| + 6 pi each, their cosines and sines by those of an
-        elementary function, and which side of a ray z is on is known up to three units more. A point on the wrong side
-        of a ray, at an angle e from it, is moved by at most 2 e |z|, since either side's map keeps the points of the
-        ray; at most three rays are near. The sector's own matrix and the product with it take fewer units again.
+        The rays' angles are off by two units of |theta_0| + 6 pi each, their cosines and sines by the error of an
+        elementary function, and the side of a ray on which z lies is known up to three units more. A point on the wrong
+        side of a ray, at an angle e from it, is moved by at most 2 e |z|, since the maps of both sides keep the points
+        of the ray; at most three rays are near. The sector's own matrix and the product with it take fewer units again.
 
         Raises:
             ValueError: for angles theta_1 and theta_2 in (0, 1e-9), and theta_2 within 1e-9 of 2 pi: there the tests of
@@ -175,8 +173,8 @@ class HouseholderOrder2(_PairActivation):
         theta = self.theta.detach().double()
         if not bool(theta.isfinite().all()):
             return Step(inf, inf, inf)
-        narrow = ((theta[1:] > 0) & (theta[1:] < _NARROWEST)).flatten(1).any(dim=1)
-        if bool(narrow.any()) or bool((theta[2] > 2 * pi - _NARROWEST).any()):
+        narrow = ((theta[1:] > 0) & (theta[1:] < _NARROWEST)).any()
+        if bool(narrow) or bool((theta[2] > 2 * pi - _NARROWEST).any()):
             raise ValueError(
                 f"HouseholderOrder2 has an angle theta_1 or theta_2 in (0, {_NARROWEST}), or theta_2 within "
                 f"{_NARROWEST} of 2 pi: the rounding of its sectors' borders has no bound; set it to 0, or farther away"
@@ -190,7 +188,7 @@ def _normal(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest_squared_norm(first: Tensor, second: Tensor) -> Fraction | None:
-    """The exact maximum of first^2 + second^2; None if there is a number that is not finite."""
+    """Return the exact maximum of first^2 + second^2, or None if a number is not finite."""
     coordinates = torch.stack([first, second]).detach().double().flatten(1)
     if not bool(coordinates.isfinite().all()):
         return None

@@ -1,4 +1,4 @@
-"""Pooling that is 1-Lipschitz: the norm of each window."""
+"""1-Lipschitz pooling: the norm of each window."""
 
 from math import sqrt
 
@@ -13,8 +13,8 @@ class NormPool2d(LipschitzModule):
     """L2-norm pooling: the Euclidean norm of each channel over windows that do not overlap.
 
     y[c, u, v] = ||x[c, window(u, v)]||. A norm changes by at most the norm of the change, and each pixel is in one
-    window, so ||y - y'|| <= ||x - x'||: 1-Lipschitz, where average pooling loses a factor of the window's size. Where a
-    window is not zero the gradient keeps its norm; at a zero window the gradient is 0.
+    window, so ||y - y'|| <= ||x - x'||: 1-Lipschitz, where average pooling loses a factor of the window's size. The
+    gradient keeps its norm where a window is not zero; at a zero window it is 0.
 
     Args:
         kernel_size: height and width of a window, and the step from one to the next.
@@ -23,7 +23,7 @@ class NormPool2d(LipschitzModule):
         (B, C, H, W) to (B, C, H / kernel_size, W / kernel_size).
 
     Raises:
-        ValueError: for a kernel size below 1, and for maps that the windows do not divide.
+        ValueError: for a kernel size that is no integer of at least 1, and for inputs that the windows do not divide.
 
     Example:
         >>> NormPool2d(2)(torch.tensor([[[[3.0, 0.0], [4.0, 0.0]]]])).tolist()
@@ -32,15 +32,15 @@ class NormPool2d(LipschitzModule):
 
     def __init__(self, kernel_size: int = 2) -> None:
         super().__init__()
-        if kernel_size < 1:
-            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
+        if not isinstance(kernel_size, int) or kernel_size < 1:
+            raise ValueError(f"kernel_size must be an integer of at least 1, got {kernel_size}")
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.kernel_size
         if x.dim() != 4 or x.shape[2] % size or x.shape[3] % size:
             raise ValueError(
-                f"NormPool2d needs maps (B, C, H, W) that windows of {size} x {size} divide, got {tuple(x.shape)}"
+                f"NormPool2d needs an input (B, C, H, W) that windows of {size} x {size} divide, got {tuple(x.shape)}"
             )
         height, width = x.shape[2] // size, x.shape[3] // size
         windows = x.reshape(*x.shape[:2], height, size, width, size)
@@ -48,16 +48,16 @@ class NormPool2d(LipschitzModule):
         return pooled
 
     def lipschitz_bound(self) -> float:
-        """1, by the triangle inequality in each window."""
+        """Return 1, by the triangle inequality in each window."""
         return 1.0
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """A sum of k^2 squares and a root for each window.
+        """Bound the rounding of a sum of k^2 squares and a root for each window.
 
-        Squares of entries below 1e-154 may underflow: such a window's norm is off by 2^-511 k at most.
+        Squares of entries below 1e-154 may underflow: the norm of such a window is off by 2^-511 k at most.
         """
-        made = elementwise(signal, roundings=self.kernel_size**2 + 2).error
-        return exact(signal)._replace(error=up(made + 2.0**-511 * sqrt(signal.entries)))
+        error = elementwise(signal, roundings=self.kernel_size**2 + 2).error
+        return exact(signal)._replace(error=up(error + 2.0**-511 * sqrt(signal.entries)))
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}"

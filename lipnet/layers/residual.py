@@ -6,16 +6,18 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """skip x + branch f(x), for a body f that keeps the shape.
+    """Weighted skip connection: skip x + branch f(x), for a body f that keeps the shape.
 
-    With weights that add up to 1 in magnitude, as by default, it is 1-Lipschitz if the body is. In general the
-    Lipschitz constant is at most |skip| + |branch| K, K being that of the body. It preserves no norms: an orthogonal
-    body makes it a contraction.
+    The Lipschitz constant is at most |skip| + |branch| K, with the bound K of the body (see docs/notation.md). With
+    weights that add up to 1 in magnitude, as by default, the block is 1-Lipschitz if the body is. It does not preserve
+    norms: an orthogonal body makes it a contraction.
+
+    The body may work in place, as ``nn.ReLU(inplace=True)`` does: x is not read again once the body runs.
 
     Args:
         body: a module, or several in an ``nn.Sequential``.
         skip: weight of the input.
-        branch: weight of what the body makes of it.
+        branch: weight of the body's output.
 
     Raises:
         ValueError: for weights that are not finite; in the forward pass, if the body changes the shape.
@@ -35,12 +37,14 @@ class Residual(nn.Module):
         self.body, self.skip, self.branch = body, float(skip), float(branch)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Before the body runs: it may overwrite x, by modules with inplace=True or by any function of the user's own.
+        shortcut = x * self.skip
         branch: Tensor = self.body(x)
-        if branch.shape != x.shape:
+        if branch.shape != shortcut.shape:
             raise ValueError(
-                f"Residual needs a body that keeps the shape, got {tuple(branch.shape)} for {tuple(x.shape)}"
+                f"Residual needs a body that keeps the shape, got {tuple(branch.shape)} for {tuple(shortcut.shape)}"
             )
-        return x * self.skip + branch * self.branch
+        return shortcut + branch * self.branch
 
     def extra_repr(self) -> str:
         return f"skip={self.skip}, branch={self.branch}"

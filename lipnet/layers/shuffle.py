@@ -8,11 +8,11 @@ from lipnet.layers.base import LipschitzModule
 
 
 class ChannelShuffle(LipschitzModule):
-    """Send channel i to place sigma(i), so that the next grouped convolution mixes the groups of the last.
+    """Permutation of the channels after which the next grouped convolution mixes the groups of the last.
 
-    With k groups and n channels: sigma(i) = (i mod k) n/k + floor(i/k); paired: the channels 2j and 2j+1 move together,
-    sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), so that the pairs of `MaxMinPermuted` stay pairs.
-    ``nn.ChannelShuffle(k)`` of torch is the inverse of the plain one.
+    Channel i goes to place sigma(i). With k groups and n channels, sigma(i) = (i mod k) n/k + floor(i/k). Paired, the
+    channels 2j and 2j+1 move together, sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), so that the
+    pairs of `MaxMinPermuted` stay pairs. torch's ``nn.ChannelShuffle(k)`` is the inverse of the plain one.
 
     Args:
         groups: k.
@@ -23,7 +23,7 @@ class ChannelShuffle(LipschitzModule):
         (B, n, ...) to the same shape.
 
     Raises:
-        ValueError: in the forward pass, unless n divides by k, or by 2k if paired.
+        ValueError: for groups below 1; in the forward pass, unless n divides by k, or by 2k if paired.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
 
@@ -35,8 +35,8 @@ class ChannelShuffle(LipschitzModule):
 
     def __init__(self, groups: int, paired: bool = False, *, inverted: bool = False) -> None:
         super().__init__()
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1, got {groups}")
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"groups must be an integer of at least 1, got {groups}")
         self.groups, self.paired, self.inverted = groups, paired, inverted
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,15 +44,15 @@ class ChannelShuffle(LipschitzModule):
         return permute(x, self.groups, self.paired)
 
     def inverse(self) -> "ChannelShuffle":
-        """The module that undoes this one."""
+        """Return the module that undoes this one."""
         return ChannelShuffle(self.groups, self.paired, inverted=not self.inverted)
 
     def lipschitz_bound(self) -> float:
-        """1: a permutation is an isometry."""
+        """Return 1: a permutation is an isometry."""
         return 1.0
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """None: entries are moved, not changed."""
+        """Return an exact step: entries are moved, not changed."""
         return exact(signal)
 
     def extra_repr(self) -> str:

@@ -223,7 +223,7 @@ def test_pixels_out_of_range_make_no_file(tmp_path: Path, model: nn.Module, batc
 @pytest.mark.parametrize(
     ("radii", "message"),
     [
-        (["36/255", "far"], "radius such as '36/255' or 0.5, but got 'far'"),
+        (["36/255", "far"], "number such as '36/255' or 0.5, got 'far'"),
         (["1", "-1"], "finite and at least 0"),
         (["1", "1"], "each radius once"),
         ([], "at least one radius"),

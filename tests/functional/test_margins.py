@@ -118,7 +118,7 @@ def test_no_gradient_and_no_samples() -> None:
 
 @pytest.mark.parametrize("lipschitz", [0.0, -1.0, float("nan"), -math.inf])
 def test_constants_that_are_not_positive_raise(lipschitz: float) -> None:
-    with pytest.raises(ValueError, match=f"`lipschitz` to be positive .* got {lipschitz}"):
+    with pytest.raises(ValueError, match=f"lipschitz must be positive .* got {lipschitz}"):
         certified_radius(torch.zeros(1, 2), lipschitz)
 
 
@@ -155,12 +155,12 @@ def test_round_down_prints_what_a_table_needs() -> None:
 
 @pytest.mark.parametrize("radius", [-0.1, math.inf, -math.inf, math.nan])
 def test_round_down_of_no_radius_raises(radius: float) -> None:
-    with pytest.raises(ValueError, match=f"finite and at least 0, but got {radius}"):
+    with pytest.raises(ValueError, match=f"radius must be finite and at least 0, got {radius}"):
         round_down(radius)
 
 
 def test_round_down_to_negative_decimals_raises() -> None:
-    with pytest.raises(ValueError, match="`decimals` to be at least 0, but got -1"):
+    with pytest.raises(ValueError, match="decimals must be at least 0, got -1"):
         round_down(0.5, -1)
 
 
@@ -178,13 +178,13 @@ def test_strict_comparison_with_a_parsed_radius_is_never_optimistic(text: str) -
 
 @pytest.mark.parametrize("radius", ["1/0", "one", "", "1/2/3", "0.5/2", "9" * 400 + "/1"])
 def test_radii_that_cannot_be_read_raise(radius: str) -> None:
-    with pytest.raises(ValueError, match=f"radius such as '36/255' or 0.5, but got '{radius}'"):
+    with pytest.raises(ValueError, match=f"number such as '36/255' or 0.5, got '{radius}'"):
         parse_radius(radius)
 
 
 @pytest.mark.parametrize("radius", ["-1/255", "nan", "inf", "1e999", -0.5, math.nan, math.inf])
 def test_radii_that_are_negative_or_not_finite_raise(radius: str | float) -> None:
-    with pytest.raises(ValueError, match="radius that is finite and at least 0, but got"):
+    with pytest.raises(ValueError, match="radius must be finite and at least 0, got"):
         parse_radius(radius)
 
 
@@ -225,5 +225,5 @@ def test_infinite_errors_and_logits_that_are_no_numbers_certify_nothing() -> Non
 
 @pytest.mark.parametrize("error", [-1e-9, math.nan])
 def test_errors_that_are_none_are_refused(error: float) -> None:
-    with pytest.raises(ValueError, match="`error` to be at least 0"):
+    with pytest.raises(ValueError, match="error must be at least 0"):
         certified_radius(torch.zeros(1, 2), 1.0, error)

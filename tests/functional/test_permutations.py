@@ -81,9 +81,9 @@ def test_channels_that_do_not_divide_are_refused(shuffle: Callable[..., torch.Te
         shuffle(torch.zeros(1, 12, 2, 2), 4, paired=True)
 
 
-@pytest.mark.parametrize("groups", [0, -2])
+@pytest.mark.parametrize("groups", [0, -2, float("nan"), 2.0])
 def test_groups_below_one_are_refused(groups: int) -> None:
-    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
+    with pytest.raises(ValueError, match=f"groups must be an integer of at least 1, got {groups}"):
         shuffle_permutation(8, groups)
-    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
+    with pytest.raises(ValueError, match=f"groups must be an integer of at least 1, got {groups}"):
         check_shuffle(8, groups, paired=True)

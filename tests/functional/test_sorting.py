@@ -37,3 +37,17 @@ def test_function_transforms() -> None:
     jacobian = torch.func.jacrev(lambda both: torch.stack(sort_pairs(*both)))(pairs)
     expected = torch.func.jacrev(lambda both: torch.stack((both.amax(0), both.amin(0))))(pairs)
     assert torch.equal(jacobian, expected)
+
+
+def test_forward_mode_and_vmap() -> None:
+    torch.manual_seed(0)
+    # With a tie, in which either result follows one input.
+    pairs, tangent = torch.randn(2, 2, 5, dtype=torch.float64)
+    pairs[1, 0] = pairs[0, 0]
+    result, moved = torch.func.jvp(lambda both: torch.stack(sort_pairs(*both)), (pairs,), (tangent,))
+    order = pairs.argsort(dim=0, descending=True, stable=True)
+    assert torch.equal(result, pairs.gather(0, order))
+    assert torch.equal(moved, tangent.gather(0, order))
+    forward = torch.func.jacfwd(lambda both: torch.stack(sort_pairs(*both)))(pairs)
+    assert torch.equal(forward, torch.func.jacrev(lambda both: torch.stack(sort_pairs(*both)))(pairs))
+    assert torch.equal(torch.vmap(lambda both: sort_pairs(*both)[0])(pairs.expand(3, 2, 5)), result[0].expand(3, 5))

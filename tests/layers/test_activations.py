@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lipnet.functional import channel_shuffle
-from lipnet.layers import MaxMin, MaxMinPermuted
+from lipnet.layers import Householder, HouseholderOrder2, MaxMin, MaxMinPermuted, NormPool2d
 from tests.oracles import dense_jacobian, spectral_norm
 
 SHAPES = [(3, 2), (2, 8), (2, 6, 5), (2, 4, 3, 5), (1, 2, 2, 2, 2)]
@@ -73,6 +75,21 @@ def test_a_paired_shuffle_commutes_with_max_min_permuted() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients(activation: type[nn.Module]) -> None:
     assert torch.autograd.gradcheck(activation(), (random_input((2, 4, 2)).requires_grad_(),))
+
+
+@pytest.mark.parametrize(
+    "make", [MaxMin, MaxMinPermuted, NormPool2d, lambda: Householder(4), lambda: HouseholderOrder2(4)]
+)
+def test_forward_mode_and_vmap(make: Callable[[], nn.Module]) -> None:
+    layer, x, tangent = make().double(), random_input((2, 4, 2, 2)), random_input((1, 4, 2, 2)).expand(2, -1, -1, -1)
+    result, moved = torch.func.jvp(layer, (x,), (tangent,))
+    assert torch.equal(result, layer(x))
+    jacobian = torch.func.jacrev(layer)(x)
+    torch.testing.assert_close(moved, torch.einsum("...bcij,bcij->...", jacobian, tangent))
+    torch.testing.assert_close(torch.func.jacfwd(layer)(x), jacobian)
+    batches = random_input((3, 2, 4, 2, 2))
+    assert torch.equal(torch.vmap(layer)(batches), torch.stack([layer(each) for each in batches]))
+    torch.testing.assert_close(torch.vmap(torch.func.jacfwd(layer))(batches)[0], torch.func.jacrev(layer)(batches[0]))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import inf, nan
+from math import inf, nan, pi
 
 import numpy as np
 import pytest
@@ -55,6 +55,27 @@ def test_order_one_starts_as_max_min(neighbours: bool) -> None:
     expected = MaxMinPermuted() if neighbours else MaxMin()
     layer = Householder(6, neighbours=neighbours, dtype=torch.float64)
     torch.testing.assert_close(layer(x), expected(x), rtol=0, atol=1e-14)
+
+
+def published_householder(z: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """The HouseHolder activation of the published SOC code, with theta of shape (1, channels / 2, 1, 1)."""
+    x, y = z.split(z.shape[1] // 2, 1)
+    selector = x * torch.sin(0.5 * theta) - y * torch.cos(0.5 * theta)
+    a = x * torch.cos(theta) + y * torch.sin(theta)
+    b = x * torch.sin(theta) - y * torch.cos(theta)
+    return torch.cat([torch.where(selector <= 0, x, a), torch.where(selector <= 0, y, b)], dim=1)
+
+
+def test_published_angles_are_imported_by_adding_a_turn() -> None:
+    theta, x = 8 * torch.rand(1, 3, 1, 1, dtype=torch.float64) - 4, torch.randn(5, 6, 3, 3, dtype=torch.float64)
+    layer = Householder(6, dtype=torch.float64)
+    with torch.no_grad():
+        layer.theta.copy_(theta.flatten() + 2 * pi)
+        torch.testing.assert_close(layer(x), published_householder(x, theta), rtol=0, atol=1e-13)
+        # Without the conversion the other half is reflected.
+        layer.theta.copy_(theta.flatten())
+        assert not torch.allclose(layer(x), published_householder(x, theta), atol=0.1)
+    assert "theta.flatten() + 2 * pi" in (Householder.__doc__ or "")
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
@@ -136,6 +157,9 @@ def test_angles_that_are_not_finite_have_no_bound(kind: type[nn.Module], value: 
 def test_what_does_not_fit_is_refused(kind: type[nn.Module]) -> None:
     with pytest.raises(ValueError, match=rf"{kind.__name__} needs an even number of channels, got 3"):
         kind(3)
+    for channels in (nan, inf, 4.0):
+        with pytest.raises(ValueError, match=rf"{kind.__name__} needs an even number of channels, got {channels}"):
+            kind(channels)
     with pytest.raises(ValueError, match=r"needs an input of shape \(B, 4, \.\.\.\), got \(1, 6, 2\)"):
         kind(4)(torch.zeros(1, 6, 2))
     with pytest.raises(ValueError, match=r"got \(4,\)"):

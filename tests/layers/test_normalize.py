@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,19 @@ def test_constants_are_no_state() -> None:
 def test_unusable_constants_are_refused(mean: tuple[float, ...], std: float) -> None:
     with pytest.raises(ValueError, match=rf"needs finite means and one finite std > 0, got \[.*\], {std}"):
         Normalize(mean, std)
+
+
+@pytest.mark.parametrize("std", [(0.2, 0.2, 0.2), [0.25], torch.full((3,), 0.2)])
+def test_a_std_for_each_channel_is_refused_saying_why(std: Any) -> None:
+    message = rf"std must be one number for all channels, got {re.escape(repr(std))}: .* 1 / min\(std\)"
+    with pytest.raises(ValueError, match=message):
+        Normalize((0.5,) * 3, std)
+
+
+@pytest.mark.parametrize("image_size", [0, -8, math.nan, math.inf, 8.5])
+def test_an_image_size_that_is_no_positive_integer_is_refused(image_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"image_size must be None or an integer of at least 1, got {image_size}"):
+        Normalize((0.5,) * 3, 0.5, image_size)
 
 
 @pytest.mark.parametrize("std", [1e-60, 1e60])

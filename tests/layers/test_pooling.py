@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +62,9 @@ def test_maps_that_the_windows_do_not_divide_are_refused(shape: tuple[int, ...])
         NormPool2d(2)(torch.zeros(shape))
 
 
-def test_a_kernel_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
-        NormPool2d(0)
+@pytest.mark.parametrize("kernel_size", [0, -1, math.nan, math.inf, 2.5, (2, 2)])
+def test_a_kernel_size_that_is_no_positive_integer_is_refused(kernel_size: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"kernel_size must be an integer of at least 1, got {re.escape(str(kernel_size))}"
+    ):
+        NormPool2d(kernel_size)

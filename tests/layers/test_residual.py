@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def test_it_adds_with_its_weights() -> None:
     assert repr(block).startswith("Residual(\n  skip=0.25, branch=-2.0\n  (body): ReLU()")
 
 
-@pytest.mark.parametrize("weights", [(math.nan, 1.0), (0.5, math.inf)])
+@pytest.mark.parametrize("weights", [(math.nan, 1.0), (0.5, math.inf), (-math.inf, 0.5), (0.5, math.nan)])
 def test_weights_that_are_not_finite_are_refused(weights: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="skip and branch must be finite numbers, got"):
         Residual(nn.ReLU(), *weights)
@@ -44,3 +45,72 @@ def test_a_network_with_it_is_trained_certified_and_exported() -> None:
     assert lipschitz_bound(model) == 0.5
     torch.testing.assert_close(export(model, (2, 8, 8))(images), model(images), rtol=0, atol=1e-5)
     assert bool((certify(model.double(), images, labels).radius > 0).any())
+
+
+class Doubling(nn.Module):
+    """A body of the user's own that works in place, which no attribute tells."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+    def lipschitz_bound(self) -> float:
+        return 2.0
+
+
+def steep(inplace: bool) -> nn.Module:
+    return nn.LeakyReLU(10.0, inplace=inplace)
+
+
+IN_PLACE = [
+    pytest.param(steep, lambda x: nn.functional.leaky_relu(x, 10.0), id="module"),
+    pytest.param(lambda inplace: nn.Sequential(steep(inplace), nn.Identity()), None, id="sequential"),
+    pytest.param(lambda inplace: nn.Sequential(nn.Identity(), nn.Flatten(), steep(inplace)), None, id="views before"),
+    pytest.param(lambda inplace: Residual(steep(inplace), 0.25, 2.0), None, id="nested"),
+    pytest.param(lambda inplace: Residual(nn.Sequential(Residual(steep(inplace)), steep(inplace))), None, id="twice"),
+]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("make", "function"), IN_PLACE)
+def test_a_body_that_works_in_place_leaves_the_skip_connection_alone(
+    make: Callable[[bool], nn.Module], function: Callable[[torch.Tensor], torch.Tensor] | None, training: bool
+) -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = Residual(make(False), 1.0, 0.5).train(training)(x)
+    if function is not None:
+        torch.testing.assert_close(expected, x + 0.5 * function(x))
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    block = Residual(make(True), 1.0, 0.5).train(training)
+    result = block(x * weight)
+    assert torch.equal(result, expected)
+    (gradient,) = torch.autograd.grad(result.sum(), weight)
+    # The functions are positively homogeneous.
+    torch.testing.assert_close(gradient, expected.sum())
+    with torch.inference_mode():
+        assert torch.equal(block(x.clone()), expected)
+
+
+def test_functions_that_work_in_place_leave_the_skip_connection_alone() -> None:
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Residual(Doubling(), 1.0, 0.5)(x.clone()), x + 0.5 * 2 * x)
+    assert torch.equal(Residual(Residual(Doubling()), 1.0, 1.0)(x.clone()), x + 0.5 * x + 0.5 * 2 * x)
+
+
+@pytest.mark.parametrize("body", [nn.LeakyReLU(10.0, inplace=True), nn.Sequential(nn.LeakyReLU(10.0, inplace=True))])
+def test_the_bound_holds_for_bodies_that_work_in_place(body: nn.Module) -> None:
+    block = Residual(body, 1.0, 1e-9).double().eval()
+    x, y = torch.full((1, 1), -1.0, dtype=torch.float64), torch.full((1, 1), -2.0, dtype=torch.float64)
+    # Had the body overwritten x first, the slope would be 10.
+    slope = float((block(x.clone()) - block(y.clone())).abs() / (x - y).abs())
+    assert slope == pytest.approx(1 + 1e-8, rel=1e-12)
+    assert slope <= lipschitz_bound(block) * (1 + 1e-12)
+    assert lipschitz_bound(block) < 1.001
+
+
+def test_a_body_that_reshapes_its_input_in_place_is_refused() -> None:
+    class Reshaping(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unsqueeze_(0)
+
+    with pytest.raises(ValueError, match=r"keeps the shape, got \(1, 2, 3\) for \(2, 3\)"):
+        Residual(Reshaping())(torch.zeros(2, 3))

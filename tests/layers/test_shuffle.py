@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -48,9 +50,9 @@ def test_it_is_an_isometry_without_parameters() -> None:
     assert repr(layer.inverse()) == "ChannelShuffle(groups=4, paired=True, inverted=True)"
 
 
-@pytest.mark.parametrize("groups", [0, -1])
-def test_groups_below_one_are_refused(groups: int) -> None:
-    with pytest.raises(ValueError, match=f"groups must be at least 1, got {groups}"):
+@pytest.mark.parametrize("groups", [0, -1, math.nan, math.inf, 2.5])
+def test_groups_that_are_no_positive_integer_are_refused(groups: int) -> None:
+    with pytest.raises(ValueError, match=f"groups must be an integer of at least 1, got {groups}"):
         ChannelShuffle(groups)
 
 

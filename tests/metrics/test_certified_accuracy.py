@@ -119,8 +119,8 @@ def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message:
         ([], r"at least one radius, but got \[\]"),
         ("36/255", "sequence of at least one radius, but got '36/255'"),
         (["1", "0.5", "1"], "name each radius once, but got"),
-        (["36/0"], "but got '36/0'"),
-        ([-1.0], "at least 0, but got -1.0"),
+        (["36/0"], "got '36/0'"),
+        ([-1.0], "at least 0, got -1.0"),
     ],
 )
 def test_radii_that_make_no_sense_raise(radii: list[str] | str, message: str) -> None:

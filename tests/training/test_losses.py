@@ -98,14 +98,14 @@ def test_constants_that_are_none_are_refused(constant: float) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OffsetCrossEntropy("far"), "radius such as '36/255' or 0.5, but got 'far'"),
-        (lambda: OffsetCrossEntropy(-0.1), "at least 0, but got -0.1"),
+        (lambda: OffsetCrossEntropy("far"), "number such as '36/255' or 0.5, got 'far'"),
+        (lambda: OffsetCrossEntropy(-0.1), "at least 0, got -0.1"),
         (lambda: OffsetCrossEntropy(temperature=0.0), "temperature must be positive and finite, got 0.0"),
         (lambda: CertificateRegularization(gamma=-1.0), "gamma must be finite and at least 0, got -1.0"),
         (lambda: LogitAnnealing(offset=-2.0), "offset must be finite and at least 0, got -2.0"),
         (lambda: LogitAnnealing(temperature=float("nan")), "temperature must be positive and finite, got nan"),
         (lambda: LogitAnnealing(beta=float("inf")), "beta must be finite and at least 0, got inf"),
-        (lambda: MulticlassHinge("1/0"), "radius such as '36/255' or 0.5, but got '1/0'"),
+        (lambda: MulticlassHinge("1/0"), "number such as '36/255' or 0.5, got '1/0'"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: type[nn.Module], message: str) -> None:

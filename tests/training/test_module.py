@@ -243,7 +243,7 @@ def test_forward_is_the_networks(tiny_config: dict[str, Any], tiny_model: nn.Mod
 def test_settings_that_make_no_sense_are_refused(tiny_config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"lipnet\.\* and torch\.nn\.\* modules alone, got _target_ 'os\.system'"):
         make_module({"_target_": "os.system", "command": "true"})
-    with pytest.raises(ValueError, match=r"radius such as '36/255' or 0\.5, but got 'far'"):
+    with pytest.raises(ValueError, match=r"number such as '36/255' or 0\.5, got 'far'"):
         make_module(tiny_config, radii=["far"])
     with pytest.raises(ValueError, match="each radius once"):
         make_module(tiny_config, radii=["1", "1"])

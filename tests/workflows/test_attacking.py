@@ -119,7 +119,7 @@ def test_data_that_are_not_those_of_the_file_are_refused(
     [
         ({"n_samples": 0}, r"attack\.n_samples must be at least 1, or null for all, got 0"),
         ({"factors": [0.5]}, r"attack\.factors must be finite and more than 1, got \[0\.5\]"),
-        ({"radii": ["far"]}, r"but got 'far'"),
+        ({"radii": ["far"]}, r"got 'far'"),
     ],
     ids=str,
 )

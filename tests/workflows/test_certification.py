@@ -121,7 +121,7 @@ def test_the_table_and_the_folder_are_printed(
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
         ({"dtype": "float16"}, r"dtype must be one of float32, float64, got 'float16'"),
         ({"split": "train"}, r"split must be one of .*'validation', 'test'.* got 'train'"),
-        ({"radii": ["far"]}, r"radius such as '36/255' or 0\.5, but got 'far'"),
+        ({"radii": ["far"]}, r"number such as '36/255' or 0\.5, got 'far'"),
     ],
     ids=str,
 )

@@ -189,7 +189,7 @@ def test_the_size_of_batches_changes_little(
     [
         ({"factors": [1.0]}, r"factors must be finite and more than 1, got \[1\.0\]"),
         ({"factors": [float("inf")]}, r"factors must be finite and more than 1"),
-        ({"radii": ["far"]}, r"radius such as '36/255' or 0\.5, but got 'far'"),
+        ({"radii": ["far"]}, r"number such as '36/255' or 0\.5, got 'far'"),
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
     ],
     ids=str,
