@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lipnet.functional.frequency import frequency_response
+from lipnet.functional.rounding import to_float64
 
 # Room for the rounding of a float64 eigenvalue or singular value decomposition.
 _ROUNDING = 1 + 1e-10
@@ -22,7 +23,7 @@ _CANDIDATES = 16
 
 def spectral_norm_bound(matrix: Tensor) -> float:
     """Bound the spectral norm of a matrix (m, n) by its largest singular value; infinity if an entry is not finite."""
-    exact = matrix.detach().double()
+    exact = to_float64(matrix.detach())
     if not bool(exact.isfinite().all()):
         return inf
     return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING
@@ -49,7 +50,7 @@ def reshaped_filters(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
 
 def reshaped_norm(weight: Tensor, groups: int = 1) -> Tensor:
     """Return the smallest norm of each group's `reshaped_filters`, float64 of shape (groups,), differentiable."""
-    matrices = reshaped_filters(weight.double(), groups)
+    matrices = reshaped_filters(to_float64(weight), groups)
     # For a 1 x 1 kernel both matrices are the same.
     distinct = matrices[:1] if weight.shape[-2:] == (1, 1) else matrices
     return torch.stack([_spectral_norm(matrix) for matrix in distinct]).amin(dim=0)
@@ -104,7 +105,7 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
         raise ValueError(f"grid must exceed {max(kernel) - 1} for a kernel {tuple(kernel)}, got {grid}")
     if not bool(weight.isfinite().all()):
         return inf
-    response = frequency_response(weight.double(), (grid, grid) if max(kernel) > 1 else (1, 1), groups)
+    response = frequency_response(to_float64(weight), (grid, grid) if max(kernel) > 1 else (1, 1), groups)
     largest = _eigenvalue_bound((1j * response).flatten(0, -3))
     if max(kernel) > 1:
         largest /= prod(cos(pi * (k - 1) / 2 / grid) for k in kernel)

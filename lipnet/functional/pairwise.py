@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lipnet.functional.margins import check_logits, less_errors, subtract_downwards
+from lipnet.functional.rounding import to_float64
 
 # Room for the rounding of a float64 norm.
 _ROUNDING = 1 + 1e-10
@@ -31,7 +32,7 @@ def row_distances(rows: Tensor) -> Tensor:
         >>> [round(value, 4) for value in distances[2].tolist()]
         [0.8944, 0.6325, 0.0]
     """
-    exact = rows.detach().to(torch.float64)
+    exact = to_float64(rows.detach())
     # One row at a time: all differences together would need C times the memory of the rows.
     distances = torch.stack([torch.linalg.vector_norm(exact - row, dim=1) for row in exact]) * _ROUNDING
     return distances.nan_to_num(nan=math.inf, posinf=math.inf).clamp_min(_SMALLEST_DISTANCE)

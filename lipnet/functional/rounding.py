@@ -1,9 +1,22 @@
-"""Floats that are never below the exact result, for multiplying bounds."""
+"""Conversions without error, and floats that are never below the exact result, for computing bounds."""
 
 import sys
 from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil, inf, isfinite, isqrt, nextafter
+
+from torch import Tensor
+
+
+def to_float64(values: Tensor) -> Tensor:
+    """Convert real values to float64, without error.
+
+    Raises:
+        ValueError: for complex values, whose imaginary part ``Tensor.double`` would drop.
+    """
+    if values.is_complex():
+        raise ValueError(f"bounds need real values, got dtype {values.dtype}")
+    return values.double()
 
 
 def round_up(value: Fraction) -> float:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from lipnet.functional.gain import polynomial_gain
+from lipnet.functional.rounding import to_float64
 
 UNIT = 2.0**-53
 # The smallest normal number: anything below it may count as 0.
@@ -141,7 +142,7 @@ def products(
 
 def euclidean_norm(values: Tensor) -> float:
     """Bound the Euclidean norm of all entries from above; infinity if an entry is not finite."""
-    norm = float(values.detach().double().norm()) * (1 + (values.numel() + 8) * 2 * UNIT)
+    norm = float(to_float64(values.detach()).norm()) * (1 + (values.numel() + 8) * 2 * UNIT)
     return inf if isnan(norm) else norm
 
 
@@ -155,7 +156,7 @@ def absolute_norm(matrices: Tensor) -> float:
         >>> round(absolute_norm(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), 9)
         2.0
     """
-    magnitudes = matrices.detach().double().abs().reshape(-1, *matrices.shape[-2:])
+    magnitudes = to_float64(matrices.detach()).abs().reshape(-1, *matrices.shape[-2:])
     if magnitudes.numel() == 0:
         return 0.0
     if not bool(magnitudes.isfinite().all()):
@@ -182,7 +183,7 @@ def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
         weight: filter (c_out, c_in/groups, kh, kw).
         groups: number of groups.
     """
-    summed = weight.detach().double().abs().flatten(2).sum(dim=2)
+    summed = to_float64(weight.detach()).abs().flatten(2).sum(dim=2)
     return up(absolute_norm(summed.view(groups, -1, summed.shape[1])))
 
 

@@ -1,4 +1,4 @@
-"""Linear heads that know how fast each difference of two logits can change."""
+"""Linear heads with a Lipschitz bound for each difference of two logits."""
 
 from math import inf, sqrt
 
@@ -13,17 +13,17 @@ from lipnet.layers.base import LipschitzModule
 
 
 class NormalizedLinear(LipschitzModule):
-    r"""Last layer normalisation (LLN): a linear map whose rows are normalised one by one.
+    r"""Last layer normalisation (LLN): a linear layer whose rows are normalised one by one.
 
-    :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but the map to all of them need
-    not be: its rows are free to point where the classes are, instead of being orthogonal. What a certificate needs is
-    the difference of two logits, whose Lipschitz constant is exactly the distance of their rows:
-    :meth:`pairwise_lipschitz`, from which `lipnet.certify.certify` takes
+    :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but the map to all logits need
+    not be: instead of being orthogonal, its rows are free to point at the classes. A certificate rests on differences
+    of two logits, whose Lipschitz constant is exactly the distance of their rows. From these distances,
+    :meth:`pairwise_lipschitz`, `lipnet.certify.certify` computes
 
-        radius = min over all j of (f_y - f_j) / (||w_y - w_j|| K),    K the bound of what comes before.
+        radius = min over all j of (f_y - f_j) / (||w_y - w_j|| K),    K the bound of the layers before the head.
 
-    The parameter ``weight`` is normalised in every forward pass; its own length does not matter. A row that is zero or
-    not finite cannot be normalised: its logit is ``b_i`` or NaN, and nothing is certified against it.
+    Every forward pass normalises the parameter ``weight``; its own length does not matter. A row that is zero or not
+    finite cannot be normalised: its logit is ``b_i`` or NaN, and nothing is certified against it.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
@@ -32,7 +32,7 @@ class NormalizedLinear(LipschitzModule):
         (B, in_features) to (B, out_features).
 
     Raises:
-        ValueError: for numbers of features below 1, and for an input of another shape.
+        ValueError: for features that are no integers of at least 1, and for an input of another shape.
 
     Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
     (arXiv 2108.04062), section 4.
@@ -57,19 +57,20 @@ class NormalizedLinear(LipschitzModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"features must be at least 1, got {in_features} in, {out_features} out")
+        if any(not isinstance(features, int) or features < 1 for features in (in_features, out_features)):
+            raise ValueError(f"features must be integers of at least 1, got {in_features} in, {out_features} out")
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights of standard deviation 1 / sqrt(in_features), so rows of about length 1; biases as in
-        ``nn.Linear``."""
-        nn.init.normal_(self.weight, std=1 / sqrt(self.in_features))
+        """Draw normal weights of standard deviation 1 / sqrt(in_features), so that rows have about length 1, and biases
+        as in ``nn.Linear``."""
+        scale = 1 / sqrt(self.in_features)
+        nn.init.normal_(self.weight, std=scale)
         if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.in_features), 1 / sqrt(self.in_features))
+            nn.init.uniform_(self.bias, -scale, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.in_features:
@@ -77,47 +78,44 @@ class NormalizedLinear(LipschitzModule):
         return F.linear(x, self.rows(), self.bias)
 
     def rows(self) -> Tensor:
-        """The normalised rows w_i / ||w_i||, (out_features, in_features), differentiable; zero rows stay zero."""
+        """Return the rows w_i / ||w_i||, (out_features, in_features), differentiable; zero rows stay zero."""
         norms = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
         return self.weight / torch.where(norms > 0, norms, 1.0)
 
     def row_distances(self) -> Tensor:
-        """The distances ||w_i - w_j|| of the normalised rows, (out_features, out_features), differentiable.
+        """Return the distances ||w_i - w_j|| of the normalised rows, (out_features, out_features), differentiable.
 
-        Rounded to nearest, for losses that measure radii; bounds are those of `pairwise_lipschitz`.
+        They are rounded to nearest, for losses that measure radii; `pairwise_lipschitz` returns bounds.
         """
         rows = self.rows()
-        # By products of the rows, the distance of rows that are close together would lose its digits.
+        # Computed from products of the rows, the distance of close rows would lose its digits.
         return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
     def lipschitz_bound(self) -> float:
-        """The spectral norm of the rows as they are multiplied with, rounded up: a bound for all logits together."""
+        """Return the spectral norm of the normalised rows, rounded up: a bound for all logits together."""
         return spectral_norm_bound(self.rows())
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """That of a product with the rows, as they are after they have been normalised, and of the biases."""
-        rows = self.rows().detach()
-        bias_norm = 0.0 if self.bias is None else euclidean_norm(self.bias)
+        """Bound the rounding of the product with the normalised rows and of adding the biases."""
         return products(
             signal,
             length=self.in_features,
-            magnitude=absolute_norm(rows),
+            magnitude=absolute_norm(self.rows()),
             gain=self.lipschitz_bound(),
             outputs=self.out_features,
-            bias_norm=bias_norm,
+            bias_norm=0.0 if self.bias is None else euclidean_norm(self.bias),
         )
 
     def pairwise_lipschitz(self) -> Tensor:
-        """Upper bounds on the Lipschitz constants ||w_i - w_j|| of the differences of two logits.
+        """Return upper bounds on the Lipschitz constants ||w_i - w_j|| of the differences of two logits.
 
         Returns:
-            Shape (out_features, out_features), float64, symmetric, from the rows as they are multiplied with, rounded
-            up; infinite beside a row that is zero or not finite.
+            Shape (out_features, out_features), float64, symmetric, from the normalised rows in use, rounded up;
+            infinite for pairs with a row that is zero or not finite.
         """
         rows = self.rows().detach()
         degenerate = (rows == 0).all(dim=1)
-        distances = row_distances(rows)
-        return distances.masked_fill(degenerate.unsqueeze(0) | degenerate.unsqueeze(1), inf)
+        return row_distances(rows).masked_fill(degenerate.unsqueeze(0) | degenerate.unsqueeze(1), inf)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")

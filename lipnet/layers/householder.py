@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lipnet.functional import round_up, square_root_up
 from lipnet.functional.householder import fold, fold_sectors, four_sectors
+from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, elementwise
 from lipnet.layers.base import LipschitzModule
 
@@ -189,7 +190,7 @@ def _normal(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def _largest_squared_norm(first: Tensor, second: Tensor) -> Fraction | None:
     """Return the exact maximum of first^2 + second^2, or None if a number is not finite."""
-    coordinates = torch.stack([first, second]).detach().double().flatten(1)
+    coordinates = to_float64(torch.stack([first, second]).detach()).flatten(1)
     if not bool(coordinates.isfinite().all()):
         return None
     return max(Fraction(a) ** 2 + Fraction(b) ** 2 for a, b in zip(*coordinates.tolist(), strict=True))

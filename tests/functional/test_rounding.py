@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
+import torch
+from torch import Tensor
 
-from lipnet.functional import product_up, round_up, square_root_up
+from lipnet.functional import (
+    product_up,
+    reshaped_filter_bound,
+    reshaped_norm,
+    round_up,
+    spectral_norm_bound,
+    square_root_up,
+    symbol_bound,
+)
+from lipnet.functional.pairwise import row_distances
+from lipnet.functional.rounding import to_float64
+from lipnet.functional.rounding_error import absolute_filter_norm, absolute_norm, euclidean_norm
+from lipnet.layers import Householder, NormalizedLinear
 
 
 def random_fractions(count: int) -> list[Fraction]:
@@ -76,3 +91,21 @@ def test_results_beyond_the_largest_float_are_infinite() -> None:
     assert round_up(huge) == math.inf
     assert square_root_up(huge**2) == math.inf
     assert product_up([1e200, 1e200]) == math.inf
+
+
+@pytest.mark.parametrize("bound", [to_float64, spectral_norm_bound, row_distances, euclidean_norm, absolute_norm])
+def test_complex_matrices_have_no_bound(bound: Callable[[Tensor], object]) -> None:
+    with pytest.raises(ValueError, match=r"bounds need real values, got dtype torch\.complex64"):
+        bound(1j * torch.eye(2))
+
+
+@pytest.mark.parametrize("bound", [reshaped_filter_bound, reshaped_norm, symbol_bound, absolute_filter_norm])
+def test_complex_filters_have_no_bound(bound: Callable[[Tensor], object]) -> None:
+    with pytest.raises(ValueError, match=r"bounds need real values, got dtype torch\.complex128"):
+        bound(1j * torch.eye(2, dtype=torch.float64).view(2, 2, 1, 1))
+
+
+def test_complex_layers_have_no_bound() -> None:
+    for layer in (NormalizedLinear(2, 3, dtype=torch.complex64), Householder(2, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match=r"bounds need real values, got dtype torch\.complex64"):
+            layer.lipschitz_bound()

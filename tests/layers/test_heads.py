@@ -115,7 +115,7 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         NormalizedLinear(4, 3)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("features", [(0, 3), (3, 0)])
-def test_numbers_of_features_below_one_are_refused(features: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"at least 1, got {features[0]} in, {features[1]} out"):
+@pytest.mark.parametrize("features", [(0, 3), (3, 0), (nan, 3), (3, inf), (2.5, 3)])
+def test_features_that_are_no_positive_integers_are_refused(features: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"integers of at least 1, got {features[0]} in, {features[1]} out"):
         NormalizedLinear(*features)
