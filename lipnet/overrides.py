@@ -18,12 +18,11 @@ def override_attributes(objects: Iterable[Any], name: str, value: Any) -> Iterat
         >>> setting.on
         False
     """
-    owners = tuple(objects)
-    before = [getattr(owner, name) for owner in owners]
+    before = [(owner, getattr(owner, name)) for owner in objects]
     try:
-        for owner in owners:
+        for owner, _ in before:
             setattr(owner, name, value)
         yield
     finally:
-        for owner, own in zip(owners, before, strict=True):
+        for owner, own in before:
             setattr(owner, name, own)

@@ -4,17 +4,10 @@ from collections.abc import Callable, Hashable
 from functools import wraps
 from itertools import count
 from types import SimpleNamespace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-
-class Constant(Protocol):
-    """Function of numbers, names and shapes that returns a tensor in the requested dtype, on the requested device."""
-
-    def __call__(self, *of: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor: ...
-
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -34,7 +27,7 @@ _cached = SimpleNamespace()
 _numbers = count()
 
 
-def constant(make: Callable[..., Tensor]) -> Constant:
+def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Cache the results of a function, for each of its arguments, each dtype and each device.
 
     A training step uses the same matrices many times: making or copying each one again would cost a launch for each
@@ -46,7 +39,8 @@ def constant(make: Callable[..., Tensor]) -> Constant:
         make: a function of hashable arguments that returns a tensor on the CPU, in the highest precision needed.
 
     Returns:
-        The same function with the keyword arguments dtype and device. Its tensors are shared: do not modify them.
+        The same function with the keyword arguments dtype and device, which say what is returned. Its tensors are
+        shared: do not modify them.
 
     Example:
         >>> @constant

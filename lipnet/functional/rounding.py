@@ -41,9 +41,7 @@ def product_up(factors: Iterable[float]) -> float:
     """Return a float >= the exact product of factors >= 0; infinity if a factor is not finite."""
     product = 1.0
     for factor in factors:
-        if not isfinite(factor):
-            return inf
-        product = round_up(Fraction(product) * Fraction(factor))
-        if not isfinite(product):
-            return inf
+        # Once infinite, the product stays so, whatever the other factors.
+        usable = isfinite(product) and isfinite(factor)
+        product = round_up(Fraction(product) * Fraction(factor)) if usable else inf
     return product

@@ -1,5 +1,7 @@
 """Activations that sort pairs of channels, and so keep the norm of the gradient."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,18 @@ from lipnet.layers.base import LipschitzModule
 
 
 class _PairwiseSort(LipschitzModule):
+    _neighbours: ClassVar[bool]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[1] % 2:
+            raise ValueError(
+                f"{type(self).__name__} needs an even number of channels in (B, C, ...), got {tuple(x.shape)}"
+            )
+        if self._neighbours:
+            pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:])
+            return torch.stack(sort_pairs(*pairs.unbind(dim=2)), dim=2).flatten(1, 2)
+        return torch.cat(sort_pairs(*x.chunk(2, dim=1)), dim=1)
+
     def lipschitz_bound(self) -> float:
         """Return 1: the Jacobian is a permutation everywhere, and sorting never moves two inputs apart."""
         return 1.0
@@ -16,12 +30,6 @@ class _PairwiseSort(LipschitzModule):
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Return an exact step: entries are sorted, not changed."""
         return exact(signal)
-
-    def _check(self, x: Tensor) -> None:
-        if x.dim() < 2 or x.shape[1] % 2:
-            raise ValueError(
-                f"{type(self).__name__} needs an even number of channels in (B, C, ...), got {tuple(x.shape)}"
-            )
 
 
 class MaxMin(_PairwiseSort):
@@ -42,9 +50,7 @@ class MaxMin(_PairwiseSort):
         [[3.0, 2.0, 1.0, 0.0]]
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        return torch.cat(sort_pairs(*x.chunk(2, dim=1)), dim=1)
+    _neighbours = False
 
 
 class MaxMinPermuted(_PairwiseSort):
@@ -65,7 +71,4 @@ class MaxMinPermuted(_PairwiseSort):
         [[2.0, 1.0, 3.0, 0.0]]
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:])
-        return torch.stack(sort_pairs(*pairs.unbind(dim=2)), dim=2).flatten(1, 2)
+    _neighbours = True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lipnet.functional.constants import Constant, constant
+from lipnet.functional.constants import constant
 
 CPU = torch.device("cpu")
+Constant = Callable[..., Tensor]
 
 
 @pytest.fixture
