@@ -1,4 +1,4 @@
-"""Other tasks on the images of CIFAR-100: its 20 coarse classes, and either half of its 100 classes."""
+"""Other tasks on the images of CIFAR-100: the 20 coarse classes, and either half of the 100 classes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lipnet.data.spec import CIFAR100_SPEC
 
 
 def read_coarse_labels(root: Path, train: bool) -> Tensor:
-    """Read the coarse class of each image, 0..19, int64 (N,), from the file that :func:`read_cifar` has checked."""
+    """Read the coarse class of each image, 0..19, int64 (N,), from a file that :func:`read_cifar` has checked."""
     ((name, _),) = datasets.CIFAR100.train_list if train else datasets.CIFAR100.test_list
     content = pickle.loads((root / datasets.CIFAR100.base_folder / name).read_bytes(), encoding="latin1")
     return torch.tensor(content["coarse_labels"])
 
 
 class CIFAR100CoarseDataModule(CIFARDataModule):
-    """CIFAR-100 with the labels of its 20 coarse classes; arguments as for :class:`CIFARDataModule`.
+    """CIFAR-100 with its 20 coarse classes as labels; arguments as for :class:`CIFARDataModule`.
 
-    The validation images are those of CIFAR-100 itself at the same seed: a network trained on the coarse classes has
-    not seen the validation images of the fine ones.
+    The validation images are those of CIFAR-100 at the same seed: a network trained on the coarse classes has not seen
+    the validation images of the fine ones.
     """
 
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
@@ -35,13 +35,11 @@ class CIFAR100CoarseDataModule(CIFARDataModule):
 
     def read_training_images(self) -> LabelledImages:
         """Read the 50000 training images; errors as in :func:`read_cifar`."""
-        fine = super().read_training_images()
-        return replace(fine, labels=read_coarse_labels(self.data_dir, train=True))
+        return replace(super().read_training_images(), labels=read_coarse_labels(self.data_dir, train=True))
 
     def read_test_images(self) -> LabelledImages:
         """Read the 10000 test images; errors as in :func:`read_cifar`."""
-        fine = super().read_test_images()
-        return replace(fine, labels=read_coarse_labels(self.data_dir, train=False))
+        return replace(super().read_test_images(), labels=read_coarse_labels(self.data_dir, train=False))
 
     def split_labels(self) -> Tensor:
         """Return the fine labels of the training images."""
