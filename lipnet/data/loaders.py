@@ -45,7 +45,9 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
             ValueError: the epoch was begun with another batch size.
         """
         epoch, rank = (int(getattr(self.sampler, name, 0)) for name in ("epoch", "rank"))
-        for number, batch in enumerate(self._batches(), self._skip_delivered()):
+        # Before the workers start, which load ahead.
+        start = self._skip_delivered()
+        for number, batch in enumerate(self._batches(), start):
             # Update before yielding: the caller may ask for the state as soon as it holds the batch.
             self._progress = {"epoch": epoch, "batches": number + 1}
             if self.mixing is None:
