@@ -74,23 +74,22 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
 def _radii_validation(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Check radii, and return their names and values."""
     if isinstance(radii, str) or len(radii) == 0:
-        raise ValueError(f"Expected `radii` to be a sequence of at least one radius, but got {radii!r}.")
+        raise ValueError(f"radii must be a sequence of at least one radius, got {radii!r}")
     names = tuple(str(radius) for radius in radii)
     if len(set(names)) < len(names):
-        raise ValueError(f"Expected `radii` to name each radius once, but got {names}.")
+        raise ValueError(f"radii must name each radius once, got {names}")
     return names, tuple(parse_radius(radius) for radius in radii)
 
 
 def _samples_validation(radius: Tensor, correct: Tensor) -> None:
     if radius.ndim != 1 or not radius.is_floating_point():
         raise ValueError(
-            "Expected `radius` to be a floating tensor of shape (B,), "
-            f"but got shape {tuple(radius.shape)} and dtype {radius.dtype}."
+            f"radius must be a floating tensor of shape (B,), got shape {tuple(radius.shape)} and dtype {radius.dtype}"
         )
     if correct.shape != radius.shape or correct.dtype != torch.bool:
         raise ValueError(
-            f"Expected `correct` to be a bool tensor of the same shape as `radius`, {tuple(radius.shape)}, "
-            f"but got shape {tuple(correct.shape)} and dtype {correct.dtype}."
+            f"correct must be a bool tensor of the same shape as radius, {tuple(radius.shape)}, got shape "
+            f"{tuple(correct.shape)} and dtype {correct.dtype}"
         )
 
 

@@ -100,10 +100,10 @@ def test_no_samples_give_nan_and_torchmetrics_warning() -> None:
 @pytest.mark.parametrize(
     ("radius", "correct", "message"),
     [
-        (torch.zeros(3, 1), torch.ones(3, 1, dtype=torch.bool), r"`radius` .* got shape \(3, 1\)"),
-        (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool), "`radius` .* dtype torch.int64"),
-        (torch.zeros(3), torch.ones(2, dtype=torch.bool), r"`correct` .* \(3,\), but got shape \(2,\)"),
-        (torch.zeros(3), torch.ones(3), "`correct` .* dtype torch.float32"),
+        (torch.zeros(3, 1), torch.ones(3, 1, dtype=torch.bool), r"radius .* got shape \(3, 1\)"),
+        (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool), "radius .* dtype torch.int64"),
+        (torch.zeros(3), torch.ones(2, dtype=torch.bool), r"correct .* \(3,\), got shape \(2,\)"),
+        (torch.zeros(3), torch.ones(3), "correct .* dtype torch.float32"),
     ],
 )
 def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message: str) -> None:
@@ -117,11 +117,11 @@ def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message:
 @pytest.mark.parametrize(
     ("radii", "message"),
     [
-        ([], r"at least one radius, but got \[\]"),
-        ("36/255", "sequence of at least one radius, but got '36/255'"),
-        (["1", "0.5", "1"], "name each radius once, but got"),
-        (["36/0"], "but got '36/0'"),
-        ([-1.0], "at least 0, but got -1.0"),
+        ([], r"at least one radius, got \[\]"),
+        ("36/255", "sequence of at least one radius, got '36/255'"),
+        (["1", "0.5", "1"], "name each radius once, got"),
+        (["36/0"], "got '36/0'"),
+        ([-1.0], "at least 0,.* got -1.0"),
     ],
 )
 def test_radii_that_make_no_sense_raise(radii: list[str] | str, message: str) -> None:
@@ -152,7 +152,7 @@ def test_plot_draws_a_line_for_each_evaluation_on_given_axes() -> None:
 
 def test_plot_of_wrong_results_raises() -> None:
     metric = CertifiedAccuracy()
-    with pytest.raises(ValueError, match=r"each of the 4 radii .* got a result of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"each of the 4 radii .* got shape \(3,\)"):
         metric.plot(torch.zeros(3))
     with pytest.raises(ValueError, match="at least one result"):
         metric.plot([])
