@@ -115,12 +115,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.download, self.pin_memory = download, pin_memory
 
     @abstractmethod
-    def read_training_images(self) -> LabelledImages:
-        """Read the official training images, including those of the validation split."""
-
-    @abstractmethod
-    def read_test_images(self) -> LabelledImages:
-        """Read the official test images."""
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the official training images, including those of the validation split, or the official test images."""
 
     def split_labels(self) -> Tensor:
         """Return the classes (N,) that stratify the validation split: the labels, unless overridden."""
@@ -128,13 +124,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _training_images(self) -> LabelledImages:
-        self._prepare_without_trainer()
-        return self.read_training_images()
+        return self._read_prepared(train=True)
 
     @cached_property
     def _test_images(self) -> LabelledImages:
-        self._prepare_without_trainer()
-        return self.read_test_images()
+        return self._read_prepared(train=False)
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
@@ -147,10 +141,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """The training images followed by the extra ones."""
         return self._training_images if self.extra is None else self._training_images.joined(self.extra.read(self.spec))
 
-    def _prepare_without_trainer(self) -> None:
-        # A Trainer does this itself, in one process per machine.
+    def _read_prepared(self, train: bool) -> LabelledImages:
+        # A Trainer prepares the data itself, in one process per machine.
         if self.trainer is None:
             self.prepare_data()
+        return self.read_images(train)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images of a stage.
@@ -244,6 +239,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the number of processes and the rank of this one: (1, 0) without a Trainer."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
+    def _device(self) -> torch.device:
+        """Return the training device; the CPU without a Trainer."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
     def _dataloader(
         self,
         dataset: ImageDataset,
@@ -253,10 +252,8 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> DataLoader[tuple[Tensor, Tensor]]:
         kind = LOADERS[self.loader]
         num_workers = self.num_workers if kind.uses_workers else 0
-        if not kind.uses_workers:
-            dataset = dataset.to(torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device)
         return kind(
-            dataset,
+            dataset if kind.uses_workers else dataset.to(self._device()),
             num_classes=self.spec.num_classes,
             mixing=mixing,
             seed=self.seed,

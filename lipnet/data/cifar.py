@@ -109,13 +109,9 @@ class CIFARDataModule(ImageDataModule):
         if self.download:
             fetch_cifar(self.reader, self.data_dir)
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 50000 training images; errors as in :func:`read_cifar`."""
-        return read_cifar(self.reader, self.data_dir, train=True)
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 10000 test images; errors as in :func:`read_cifar`."""
-        return read_cifar(self.reader, self.data_dir, train=False)
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
+        return read_cifar(self.reader, self.data_dir, train)
 
 
 class CIFAR10DataModule(CIFARDataModule):

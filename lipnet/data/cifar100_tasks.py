@@ -33,13 +33,9 @@ class CIFAR100CoarseDataModule(CIFARDataModule):
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
     reader = datasets.CIFAR100
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 50000 training images; errors as in :func:`read_cifar`."""
-        return replace(super().read_training_images(), labels=read_coarse_labels(self.data_dir, train=True))
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 10000 test images; errors as in :func:`read_cifar`."""
-        return replace(super().read_test_images(), labels=read_coarse_labels(self.data_dir, train=False))
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
+        return replace(super().read_images(train), labels=read_coarse_labels(self.data_dir, train))
 
     def split_labels(self) -> Tensor:
         """Return the fine labels of the training images."""
@@ -52,15 +48,9 @@ class CIFAR100HalfDataModule(CIFARDataModule):
     reader = datasets.CIFAR100
     first_class: ClassVar[int]
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 25000 training images of these classes; errors as in :func:`read_cifar`."""
-        return self._half(super().read_training_images())
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 5000 test images of these classes; errors as in :func:`read_cifar`."""
-        return self._half(super().read_test_images())
-
-    def _half(self, whole: LabelledImages) -> LabelledImages:
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 25000 training images or the 5000 test images of these classes; errors as in :func:`read_cifar`."""
+        whole = super().read_images(train)
         labels = whole.labels - self.first_class
         chosen = (labels >= 0) & (labels < self.spec.num_classes)
         return LabelledImages(whole.images[chosen], labels[chosen], whole.indices[chosen], whole.maximum)

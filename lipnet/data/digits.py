@@ -15,27 +15,6 @@ TEST_FRACTION = 0.2
 TEST_SEED = 0
 
 
-def read_digits(train: bool) -> LabelledImages:
-    """Read the training part (1438 images) or the test part (359 images) of a fixed stratified split.
-
-    The split has its own seed, so the test images do not depend on a run's seed.
-
-    Args:
-        train: read the training images if True, the test images if False.
-
-    Returns:
-        Images of shape (N, 1, 8, 8), bytes 0..16, with their indices in ``sklearn.datasets.load_digits``.
-    """
-    digits = load_digits()
-    indices = stratified_split(digits.target, TEST_FRACTION, TEST_SEED)[0 if train else 1]
-    return LabelledImages(
-        images=torch.from_numpy(digits.images[indices].astype(np.uint8)).unsqueeze(1),
-        labels=torch.from_numpy(digits.target[indices].astype(np.int64)),
-        indices=torch.from_numpy(indices),
-        maximum=16,
-    )
-
-
 class DigitsDataModule(ImageDataModule):
     """Scikit-learn's digits, scaled from 0..16 to [0, 1]; arguments as for :class:`lipnet.data.ImageDataModule`.
 
@@ -47,10 +26,17 @@ class DigitsDataModule(ImageDataModule):
     usual_crop_padding = 1
     usual_flip = False
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 1438 images outside the test split."""
-        return read_digits(train=True)
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 1438 training images or the 359 test images of a fixed stratified split.
 
-    def read_test_images(self) -> LabelledImages:
-        """Read the 359 images of the test split."""
-        return read_digits(train=False)
+        The split has its own seed, so the test images do not depend on a run's seed. Images are bytes 0..16 of shape
+        (N, 1, 8, 8).
+        """
+        digits = load_digits()
+        indices = stratified_split(digits.target, TEST_FRACTION, TEST_SEED)[0 if train else 1]
+        return LabelledImages(
+            images=torch.from_numpy(digits.images[indices].astype(np.uint8)).unsqueeze(1),
+            labels=torch.from_numpy(digits.target[indices].astype(np.int64)),
+            indices=torch.from_numpy(indices),
+            maximum=16,
+        )

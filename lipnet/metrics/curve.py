@@ -18,7 +18,6 @@ from lipnet.metrics.functional import _proven_radius, _samples_validation, certi
 
 _BLUE = "#1f5a96"
 _GREY = "#555555"
-_RADIUS_LABEL = "L2 radius (pixels in [0, 1])"
 
 
 def certified_curve(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +100,7 @@ def plot_certified_curve(
 
 
 def plot_accuracy_at_radii(
-    radii: Sequence[str | float],
-    results: Sequence[Tensor],
-    *,
-    ax: Axes | None = None,
+    radii: Sequence[str | float], results: Sequence[Tensor], *, ax: Axes | None = None
 ) -> tuple[Figure, Axes]:
     """Plot certified accuracies at ``radii``, one line for each of ``results`` of shape (R,).
 
@@ -135,16 +131,11 @@ def plot_accuracy_at_radii(
     return _figure_of(axes), axes
 
 
-def plot_over_evaluations(
-    results: Sequence[Tensor],
-    label: str,
-    *,
-    ax: Axes | None = None,
-) -> tuple[Figure, Axes]:
+def plot_over_evaluations(results: Sequence[Tensor], label: str, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Plot the scalars of successive evaluations as a line; ``label`` names the vertical axis.
 
     Raises:
-        ValueError: if there are no results, or one is no single number.
+        ValueError: there are no results, or one is not a single number.
     """
     if len(results) == 0:
         raise ValueError("a plot needs at least one result, got none")
@@ -157,9 +148,8 @@ def plot_over_evaluations(
     if math.isfinite(values[-1]):
         _label(axes, (len(values) - 1, values[-1]), round_down(values[-1]))
     axes.set_xticks(range(0, len(values), 1 + len(values) // 10))
-    axes.set_ylim(0, 1.15 * max((value for value in values if value > 0), default=1.0))
-    axes.set_xlabel("evaluation")
-    axes.set_ylabel(label)
+    top = 1.15 * max((value for value in values if value > 0), default=1.0)
+    axes.set(ylim=(0, top), xlabel="evaluation", ylabel=label)
     return _figure_of(axes), axes
 
 
@@ -181,10 +171,8 @@ def _radius_axes(marks: Sequence[str | float], ax: Axes | None) -> Axes:
     """Make axes of per cent against radius that reach a little beyond the largest of ``marks``."""
     axes = _clean_axes(ax)
     # Leave room for the label of the last mark. With a single mark at 0, any width will do.
-    axes.set_xlim(0, 1.12 * (max(parse_radius(mark) for mark in marks) or 1.0))
-    axes.set_ylim(0, 100)
-    axes.set_xlabel(_RADIUS_LABEL)
-    axes.set_ylabel("certified accuracy (%)")
+    width = 1.12 * (max(parse_radius(mark) for mark in marks) or 1.0)
+    axes.set(xlim=(0, width), ylim=(0, 100), xlabel="L2 radius (pixels in [0, 1])", ylabel="certified accuracy (%)")
     return axes
 
 
@@ -197,17 +185,9 @@ def _mark(axes: Axes, radius: float, accuracy: float, name: str, *, filled: bool
 
 
 def _label(axes: Axes, point: tuple[float, float], text: str) -> None:
-    axes.annotate(
-        text,
-        point,
-        xytext=(4, 5),
-        textcoords="offset points",
-        fontsize=8.5,
-        color="#222222",
-        linespacing=1.15,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        annotation_clip=False,
-    )
+    style = {"fontsize": 8.5, "color": "#222222", "linespacing": 1.15, "annotation_clip": False}
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    axes.annotate(text, point, xytext=(4, 5), textcoords="offset points", path_effects=halo, **style)
 
 
 def _figure_of(axes: Axes) -> Figure:

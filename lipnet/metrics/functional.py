@@ -14,11 +14,7 @@ from torch import Tensor
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
 
-def certified_accuracy(
-    radius: Tensor,
-    correct: Tensor,
-    radii: Sequence[str | float] = STANDARD_RADII,
-) -> Tensor:
+def certified_accuracy(radius: Tensor, correct: Tensor, radii: Sequence[str | float] = STANDARD_RADII) -> Tensor:
     """Compute the fraction of samples that are correct and certified beyond each of ``radii``.
 
     Args:
@@ -99,11 +95,7 @@ def _proven_radius(radius: Tensor, correct: Tensor) -> Tensor:
     return torch.where(proven, radius.detach().to(torch.float64), 0.0).clamp(min=0.0)
 
 
-def _certified_accuracy_update(
-    radius: Tensor,
-    correct: Tensor,
-    thresholds: Sequence[float],
-) -> tuple[Tensor, Tensor]:
+def _certified_accuracy_update(radius: Tensor, correct: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Count the samples certified beyond each threshold, shape (R,), and all samples, both int64."""
     limits = torch.tensor(thresholds, dtype=torch.float64, device=radius.device)
     certified = _proven_radius(radius, correct).unsqueeze(1) > limits

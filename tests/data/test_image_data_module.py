@@ -156,7 +156,7 @@ def test_prediction_is_on_the_test_images() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     module = DigitsDataModule(eval_batch_size=100)
     labels = trainer.predict(Echo(), datamodule=module)
-    assert torch.cat(labels).equal(module.read_test_images().labels)
+    assert torch.cat(labels).equal(module.read_images(train=False).labels)
 
 
 @pytest.mark.parametrize(
