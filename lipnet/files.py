@@ -31,8 +31,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
     """Open temporary files that replace all of ``paths`` when the block ends without an error, or none of them.
 
-    All are flushed to the disk before the first replacement. The last path marks a complete set: its old file is removed
-    first, so it exists only together with the files that belong to it.
+    All are flushed to the disk before the first replacement. The last path marks a complete set: its old file goes
+    first, so it only exists together with the files that belong to it.
 
     Args:
         paths: files in one folder, which is created if it is missing.

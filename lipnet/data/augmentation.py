@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from lipnet.data.draws import Integers, uniform_integers
 
 Batch = tuple[Tensor, Tensor]
-Mixing = v2.MixUp | v2.CutMix
+Mixing: TypeAlias = "v2.MixUp | v2.CutMix"
 
 # Separates the random numbers of mixing from those of single images.
 _MIXING = 0x6D6978

@@ -62,8 +62,10 @@ class LabelledImages:
                 f"images of shape {tuple(self.images.shape[1:])} up to {self.maximum} cannot be joined by images of "
                 f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
             )
-        pairs = [(getattr(self, name), getattr(other, name)) for name in ("images", "labels", "indices")]
-        return LabelledImages(*(torch.cat(pair) for pair in pairs), self.maximum)
+        images, labels, indices = (
+            torch.cat([getattr(self, name), getattr(other, name)]) for name in ("images", "labels", "indices")
+        )
+        return LabelledImages(images, labels, indices, self.maximum)
 
 
 def to_unit_range(image: Tensor, maximum: int) -> Tensor:

@@ -89,7 +89,7 @@ class CertifiedAccuracy(RadiusMetric):
         Raises:
             ValueError: the other metric has other radii.
         """
-        state = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        state: dict[str, Any] = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         text = bytes(state["radii_text"].tolist()).decode() if "radii_text" in state else "unknown radii"
         if text != " ".join(self.radii):
             raise ValueError(f"merge_state needs the counts at {' '.join(self.radii)}, got those at {text}")

@@ -144,12 +144,12 @@ def merge_maps(model: nn.Module) -> nn.Module:
         adapter = getattr(module, "adapter", None)
         if isinstance(module, Adapted) and isinstance(adapter, OrthogonalMap):
             matrix = adapter.matrix.to_dense()
-            options: dict[str, Any] = {"bias": False, "device": matrix.device, "dtype": matrix.dtype}
+            features, options = len(matrix), {"bias": False, "device": matrix.device, "dtype": matrix.dtype}
             plain: nn.Linear | nn.Conv2d
             if isinstance(module, AdaptedHead):
-                plain = nn.Linear(*matrix.shape, **options)
+                plain = nn.Linear(features, features, **options)
             else:
-                plain, matrix = nn.Conv2d(*matrix.shape, kernel_size=1, **options), matrix[:, :, None, None]
+                plain, matrix = nn.Conv2d(features, features, 1, **options), matrix[:, :, None, None]
             plain.weight = nn.Parameter(matrix)
             module.adapter = plain.train(module.training)
     return model
