@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -185,7 +186,7 @@ def _mark(axes: Axes, radius: float, accuracy: float, name: str, *, filled: bool
 
 
 def _label(axes: Axes, point: tuple[float, float], text: str) -> None:
-    style = {"fontsize": 8.5, "color": "#222222", "linespacing": 1.15, "annotation_clip": False}
+    style: dict[str, Any] = {"fontsize": 8.5, "color": "#222222", "linespacing": 1.15, "annotation_clip": False}
     halo = [withStroke(linewidth=2.5, foreground="white")]
     axes.annotate(text, point, xytext=(4, 5), textcoords="offset points", path_effects=halo, **style)
 

@@ -144,12 +144,12 @@ def merge_maps(model: nn.Module) -> nn.Module:
         adapter = getattr(module, "adapter", None)
         if isinstance(module, Adapted) and isinstance(adapter, OrthogonalMap):
             matrix = adapter.matrix.to_dense()
-            features, options = len(matrix), {"bias": False, "device": matrix.device, "dtype": matrix.dtype}
             plain: nn.Linear | nn.Conv2d
             if isinstance(module, AdaptedHead):
-                plain = nn.Linear(features, features, **options)
+                plain = nn.Linear(len(matrix), len(matrix), bias=False, device="meta")
             else:
-                plain, matrix = nn.Conv2d(features, features, 1, **options), matrix[:, :, None, None]
+                matrix = matrix[:, :, None, None]
+                plain = nn.Conv2d(len(matrix), len(matrix), kernel_size=1, bias=False, device="meta")
             plain.weight = nn.Parameter(matrix)
             module.adapter = plain.train(module.training)
     return model

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -157,7 +157,7 @@ def _one_error(failure: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{failure}: {error or type(error).__name__}") from error
+        raise CheckpointError(f"{failure}: {str(error) or type(error).__name__}") from error
 
 
 def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
@@ -167,7 +167,7 @@ def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Se
     own = model.state_dict()
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or surplus:
-        raise ValueError(f"{_UNFIT}: missing are {_few(missing)}, and too many are {_few(surplus)}")
+        raise ValueError(f"{_UNFIT}: missing are {_few(missing)}; unexpected are {_few(surplus)}")
     for name, value in state.items():
         if value.is_meta or value.shape != own[name].shape or _kind(value) != _kind(own[name]):
             raise ValueError(
@@ -192,23 +192,25 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 @contextmanager
 def _limited_parts(limit: int) -> Iterator[None]:
     """Stop the construction of a model, in this thread, that has more modules and parameters than ``limit``."""
-    thread, count = get_ident(), 0
-
-    def register(module: nn.Module, name: str, part: Any) -> None:
-        nonlocal count
-        count += get_ident() == thread
-        if count > limit:
-            raise ValueError(f"the model that the file describes has more than {limit} modules and parameters")
-
-    hooks = [
-        register_module_module_registration_hook(register),
-        register_module_parameter_registration_hook(register),
-    ]
+    token = _parts_left.set([limit])
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _parts_left.reset(token)
+
+
+def _count_part(module: nn.Module, name: str, part: Any) -> None:
+    left = _parts_left.get()
+    if left is not None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("the model that the file describes has more modules and parameters than its weights need")
+
+
+# Registered for good: removing a hook while another thread builds a module would make that thread fail.
+_parts_left: ContextVar[list[int] | None] = ContextVar("_parts_left", default=None)
+register_module_module_registration_hook(_count_part)
+register_module_parameter_registration_hook(_count_part)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -266,7 +266,7 @@ def test_a_model_of_millions_of_layers_is_not_built(tmp_path: Path) -> None:
     for conv in (identity, {"_target_": "lipnet.layers.SOC", "_partial_": True}):
         config = {"_target_": "lipnet.models.LipConvNet", "depth": 3 * 10**6, "stages": 5, "conv": conv}
         path = stranger(tmp_path / "deep.ckpt", config, {})
-        with pytest.raises(CheckpointError, match="has more than 10000 modules and parameters"):
+        with pytest.raises(CheckpointError, match="has more modules and parameters than its weights"):
             load_checkpoint(path)
 
 
@@ -367,6 +367,6 @@ def test_building_elsewhere_is_not_limited_while_a_checkpoint_is_checked() -> No
     """The limit on the number of layers holds in the thread that loads."""
     with _limited_parts(3), ThreadPoolExecutor(1) as pool:
         assert len(pool.submit(lambda: nn.Sequential(*(nn.ReLU() for _ in range(9)))).result()) == 9
-        with pytest.raises(ValueError, match="more than 3 modules"):
+        with pytest.raises(ValueError, match="more modules and parameters"):
             nn.Sequential(*(nn.ReLU() for _ in range(9)))
     assert len(nn.Sequential(*(nn.ReLU() for _ in range(9)))) == 9
