@@ -24,7 +24,7 @@ _FORMAT = 1
 _PREFIX = "model."
 # A model may have this many modules, parameters and elements beyond what its weights account for: constants, and
 # modules without weights.
-_SPARE_PARTS, _SPARE_ELEMENTS = 10_000, 2**20
+_SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
 _UNFIT = "the weights do not fit the model that the file describes"
 
 
