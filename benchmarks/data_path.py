@@ -47,11 +47,8 @@ class NoiseDataModule(ImageDataModule):
         super().__init__(batch_size=BATCH_SIZE, **settings)
         self.count, self.device = count, device
 
-    def read_training_images(self) -> LabelledImages:
-        return noise(self.count)
-
-    def read_test_images(self) -> LabelledImages:
-        return noise(10)
+    def read_images(self, train: bool) -> LabelledImages:
+        return noise(self.count if train else 10)
 
     def _device(self) -> torch.device:
         return self.device

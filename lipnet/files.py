@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files: the whole content or no change."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place only when the block ends without an error.
+    """Open a temporary file that replaces ``path`` when the block ends without an error.
 
-    The bytes go to a temporary file beside it, are flushed to the disk, and replace ``path`` in one step. After an
-    error the temporary file is gone, and what ``path`` held is as it was.
+    The bytes are flushed to the disk first, and the replacement is one step. After an error the temporary file is
+    removed and ``path`` is unchanged.
 
     Args:
-        path: where the file shall be; missing parent folders are made.
+        path: the file to write; missing parent folders are created.
 
     Yields:
         The temporary file, opened for writing bytes.
     """
-    with _written(path) as file:
+    with _temporary(path) as file:
         yield file
         _flush(file)
         os.replace(file.name, path)
@@ -29,19 +29,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
-    """Open files that belong together: all take their places when the block ends without an error, or none does.
+    """Open temporary files that replace all of ``paths`` when the block ends without an error, or none of them.
 
-    All are on the disk before the first of them takes its place. The last one stands for all: what it held before is
-    removed first, so that it is there only if the others are those which belong to it.
+    All are flushed to the disk before the first replacement. The last path marks a complete set: its old file goes
+    first, so it only exists together with the files that belong to it.
 
     Args:
-        paths: in one folder, which is made if it is missing.
+        paths: files in one folder, which is created if it is missing.
 
     Yields:
         The temporary files, opened for writing bytes.
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(_written(path)) for path in paths]
+        files = [stack.enter_context(_temporary(path)) for path in paths]
         yield files
         for file in files:
             _flush(file)
@@ -52,8 +52,8 @@ def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside a path, which is gone at the end of the block unless it was renamed."""
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``, and remove it at the end of the block unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -69,7 +69,7 @@ def _flush(file: BinaryIO) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where the system lets a folder be opened."""
+    """Make a renaming durable, on systems that can open folders."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

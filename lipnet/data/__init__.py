@@ -1,4 +1,4 @@
-"""Datasets as LightningDataModules: pixels in [0, 1], reproducible splits, orders and augmentations."""
+"""LightningDataModules with pixels in [0, 1] and reproducible splits, orders and augmentation."""
 
 from lipnet.data.augmentation import CropAndFlip, SeededAugmentation
 from lipnet.data.base import ImageDataModule
@@ -12,7 +12,6 @@ from lipnet.data.digits import DigitsDataModule
 from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
 from lipnet.data.images import ImageDataset, LabelledImages
 from lipnet.data.loaders import MemoryLoader, WorkerLoader
-from lipnet.data.mixing import CutMix, Mixing, MixUp
 from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
@@ -38,7 +37,6 @@ __all__ = [
     "CIFAR100FirstHalfDataModule",
     "CIFAR100SecondHalfDataModule",
     "CropAndFlip",
-    "CutMix",
     "DatasetSpec",
     "DigitsDataModule",
     "EpochSampler",
@@ -48,8 +46,6 @@ __all__ = [
     "ImageDataset",
     "LabelledImages",
     "MemoryLoader",
-    "MixUp",
-    "Mixing",
     "NpzImages",
     "RatioSampler",
     "SeededAugmentation",

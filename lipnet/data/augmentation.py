@@ -1,8 +1,10 @@
-"""Random augmentations as functions of (image, seed, epoch, index), whoever applies them and in whatever company."""
+"""Random augmentation and mixing of training images, seeded by where an image or batch stands in the training."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -12,27 +14,33 @@ from torchvision.transforms import v2
 
 from lipnet.data.draws import Integers, uniform_integers
 
+Batch = tuple[Tensor, Tensor]
+Mixing: TypeAlias = "v2.MixUp | v2.CutMix"
+
+# Separates the random numbers of mixing from those of single images.
+_MIXING = 0x6D6978
+
 
 class Augmentation(Protocol):
-    """Maps images (B, C, H, W) of bytes to others, each as a function of itself, its epoch and its index."""
+    """A transform of uint8 images (B, C, H, W); each result depends on one image, its epoch and its index only."""
 
     def augment(self, images: Tensor, epochs: Integers, indices: Integers) -> Tensor:
-        """Return the images (B, C, H, W) as they are seen in these epochs, each of shape (B,)."""
+        """Return the images (B, C, H, W) as seen in the given epochs (B,)."""
         ...
 
 
 class CropAndFlip:
-    """Pad with zeros on each side, crop at random to the image's size, and flip half of the images.
+    """Zero padding, a random crop to the original size, and a random horizontal flip.
 
-    All images of a batch at once, on the device where they are; the same for each image alone.
+    Transforms a whole batch at once, on its device. Each image gets the same crop as it would alone.
 
     Args:
         seed: non-negative integer.
-        padding: zeros on each side; 0 leaves the crop out.
-        flip: whether images are flipped, left to right, with probability 1/2.
+        padding: zeros added on each side; 0 disables cropping.
+        flip: flip each image, left to right, with probability 1/2.
 
     Raises:
-        ValueError: for a negative padding.
+        ValueError: padding is negative.
     """
 
     def __init__(self, seed: int, padding: int, flip: bool) -> None:
@@ -41,7 +49,7 @@ class CropAndFlip:
         self.seed, self.padding, self.flip = seed, padding, flip
 
     def augment(self, images: Tensor, epochs: Integers, indices: Integers) -> Tensor:
-        """Return the images (B, C, H, W) as they are seen in these epochs."""
+        """Return the images (B, C, H, W) as seen in the given epochs (B,)."""
         shifts = 2 * self.padding + 1
         draws = uniform_integers(self.seed, epochs, indices, (shifts, shifts, 1 + self.flip))
         row, column, flipped = torch.from_numpy(draws).to(images.device).T.unsqueeze(-1)
@@ -53,35 +61,59 @@ class CropAndFlip:
         return padded.gather(2, places.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)).view_as(images)
 
 
-def augmentation_seed(seed: int, epoch: int, index: int) -> int:
-    """Mix three non-negative integers into a 64-bit seed: neighbouring triples give unrelated streams."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
+def derive_seed(*key: int) -> int:
+    """Hash non-negative integers to a 64-bit seed. Neighbouring keys give unrelated random streams."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed torch's CPU generator from ``key`` inside the block, and restore its state afterwards."""
+    with torch.random.fork_rng(devices=[], device_type="cpu"):
+        # torch.manual_seed would also reseed every accelerator, and this fork does not restore those.
+        torch.default_generator.manual_seed(derive_seed(*key))
+        yield
 
 
 class SeededAugmentation:
-    """A random transform of single images made a function of (image, seed, epoch, index).
+    """A random transform of single images, seeded by (seed, epoch, index).
 
-    Neither the worker that applies it nor the global random state matters, and that state is left as it was.
+    The result depends neither on the worker process nor on the global random state, which it leaves unchanged.
 
     Args:
-        transform: maps a uint8 image of shape (C, H, W) to another of this shape; draws from torch's CPU generator
-            alone, as the transforms of ``torchvision.transforms.v2`` do.
+        transform: maps a uint8 image (C, H, W) to another of the same shape. It must draw from torch's CPU generator
+            only, as the transforms of ``torchvision.transforms.v2`` do.
         seed: non-negative integer.
     """
 
     def __init__(self, transform: v2.Transform, seed: int) -> None:
-        self.transform = transform
-        self.seed = seed
+        self.transform, self.seed = transform, seed
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        """Return the image of shape (C, H, W) as it is seen in an epoch; ``index`` tells the images apart."""
-        with torch.random.fork_rng(devices=[], device_type="cpu"):
-            # torch.manual_seed would also reseed every accelerator, which this fork does not restore.
-            torch.default_generator.manual_seed(augmentation_seed(self.seed, epoch, index))
+        """Return the image (C, H, W) as seen in an epoch; ``index`` identifies the image."""
+        with seeded(self.seed, epoch, index):
             augmented: Tensor = self.transform(image)
         return augmented
 
     def augment(self, images: Tensor, epochs: Integers, indices: Integers) -> Tensor:
-        """Return the images (B, C, H, W) as they are seen in these epochs, one after another."""
+        """Return the images (B, C, H, W) as seen in the given epochs (B,), transformed one by one."""
         each = zip(images, epochs.tolist(), indices.tolist(), strict=True)
         return torch.stack([self(image, epoch, index) for image, epoch, index in each])
+
+
+def seeded_mix(mixing: Mixing, batch: Batch, num_classes: int, key: tuple[int, int, int, int]) -> Batch:
+    """Apply MixUp or CutMix to a batch, seeded by its place in the training.
+
+    Args:
+        mixing: torchvision's ``v2.MixUp`` or ``v2.CutMix``.
+        batch: floating images (B, C, H, W) and int64 labels (B,).
+        num_classes: number of classes.
+        key: (seed, epoch, rank, number of the batch in the epoch), each non-negative.
+
+    Returns:
+        Images of the same shape, and label probabilities, float32 (B, num_classes).
+    """
+    images, labels = batch
+    with seeded(_MIXING, *key):
+        mixed: Batch = mixing(images, F.one_hot(labels, num_classes))
+    return mixed

@@ -1,9 +1,10 @@
-"""What the LightningDataModules of lipnet share: splits, loaders and their determinism."""
+"""Base class of the LightningDataModules: splits, augmentation and loaders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -12,56 +13,58 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lipnet.data.augmentation import Augmentation, CropAndFlip, SeededAugmentation
+from lipnet.data.augmentation import Augmentation, CropAndFlip, Mixing, SeededAugmentation
 from lipnet.data.extra import ExtraImages
 from lipnet.data.images import ImageDataset, LabelledImages
 from lipnet.data.loaders import LOADERS
-from lipnet.data.mixing import Mixing
 from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
 
+STAGES = ("fit", "validate", "test", "predict")
 EVALUATION_SPLITS = ("validation", "test")
 MAXIMUM_SEED = 2**32 - 1
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Training, validation and test images with pixels in [0, 1], float32 of shape (C, H, W), and int labels.
+    """Training, validation and test images with pixels in [0, 1]: float32 of shape (C, H, W), and int labels.
 
-    Images are not normalised: the normalisation is the model's, so that radii are in pixels. The validation
-    images are a stratified part of the training images; the test images are read in stage "test" alone. The
-    training order is a function of (seed, epoch), the augmentation one of (seed, epoch, index), that of whole
-    batches one of (seed, epoch, process, number of the batch), whatever the loader, the number of workers and
-    the global random state. Evaluation is in dataset order, and shared out to the processes without padding.
+    Images are not normalised: the model normalises them, so that radii are in pixels. The validation images are a
+    stratified part of the training images. The test images are only read for the stages "test" and "predict".
+
+    The training order is a function of (seed, epoch), augmentation of (seed, epoch, index), and mixing of (seed, epoch,
+    process, number of the batch). Neither the loader, the number of workers nor the global random state matters.
+    Evaluation is in dataset order and shared among processes without padding.
 
     Args:
-        batch_size: training samples in a batch, for each process; the last batch of an epoch may be smaller.
+        batch_size: training samples in a batch, per process; the last batch of an epoch may be smaller.
         eval_batch_size: the same for validation and test; None takes ``batch_size``.
         num_workers: worker processes of each loader; 0 loads in the main process.
         validation_fraction: part of each class of the training images that is set aside, in (0, 1).
-        seed: of the split, the order and the augmentation, 0..2**32 - 1.
-        augment: whether training images are augmented: cropped, flipped, and by what follows.
-        crop_padding: zeros on each side of a training image before it is cropped at random to its own size; 0 leaves
-            the crop out, None takes what is usual for the dataset.
-        flip: whether training images are flipped at random, left to right; None takes what is usual for the dataset.
+        seed: seed of the split, the order and the augmentation, 0..2**32 - 1.
+        augment: augment the training images; False disables crop, flip, policy and mixing.
+        crop_padding: zeros added on each side of a training image before it is cropped at random to its own size; 0
+            disables cropping, None takes the dataset's usual value.
+        flip: flip training images at random, left to right; None takes the dataset's usual value.
         policy: a further random transform of single training images, bytes 0..255 of shape (C, H, W), such as
             ``torchvision.transforms.v2.TrivialAugmentWide()``; needs the loader "workers".
-        mixing: mixes the training images of each batch, whose labels become probabilities (B, num_classes).
+        mixing: ``torchvision.transforms.v2.MixUp`` or ``CutMix``, applied to each training batch; labels become
+            probabilities (B, num_classes).
         extra: further training images, such as generated ones, mixed in at their ratio.
-        loader: "workers" makes batches in worker processes; "memory" holds all images on the device of the
-            training and makes batches there at once, and takes no workers. Both make the same batches.
-        download: whether ``prepare_data`` may fetch missing files; of no effect where none are needed.
-        pin_memory: whether loaders return page-locked tensors.
+        loader: "workers" builds batches in worker processes; "memory" holds all images on the training device and
+            builds batches there, without workers. Both build the same batches.
+        download: allow ``prepare_data`` to fetch missing files; no effect for datasets without files.
+        pin_memory: return page-locked tensors from the loaders.
 
     Raises:
-        ValueError: an argument outside its range; the message says what was received.
+        ValueError: an argument is outside its range.
     """
 
     spec: ClassVar[DatasetSpec]
     usual_crop_padding: ClassVar[int]
-    """The ``crop_padding`` of this dataset unless one is set."""
+    """The default of ``crop_padding`` for this dataset."""
     usual_flip: ClassVar[bool]
-    """The ``flip`` of this dataset unless one is set."""
+    """The default of ``flip`` for this dataset."""
 
     def __init__(
         self,
@@ -101,42 +104,31 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.loader={loader} makes whole batches, but the policy {type(policy).__name__} transforms single "
                 "images: use data.loader=workers"
             )
-        self.batch_size = batch_size
+        if mixing is not None and not isfinite(mixing.alpha):
+            raise ValueError(f"alpha must be positive and finite, got {mixing.alpha}")
+        self.batch_size, self.num_workers, self.loader = batch_size, num_workers, loader
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.num_workers = num_workers
-        self.validation_fraction = validation_fraction
-        self.seed = seed
-        self.augment = augment
+        self.validation_fraction, self.seed, self.augment = validation_fraction, seed, augment
         self.crop_padding = self.usual_crop_padding if crop_padding is None else crop_padding
         self.flip = self.usual_flip if flip is None else flip
-        self.policy = policy
-        self.mixing = mixing
-        self.extra = extra
-        self.loader = loader
-        self.download = download
-        self.pin_memory = pin_memory
+        self.policy, self.mixing, self.extra = policy, mixing, extra
+        self.download, self.pin_memory = download, pin_memory
 
     @abstractmethod
-    def read_training_images(self) -> LabelledImages:
-        """Read the official training images, those of the validation split included."""
-
-    @abstractmethod
-    def read_test_images(self) -> LabelledImages:
-        """Read the official test images."""
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the official training images, including those of the validation split, or the official test images."""
 
     def split_labels(self) -> Tensor:
-        """Return the classes (N,) of which the validation split takes equal parts: the labels, unless overridden."""
+        """Return the classes (N,) that stratify the validation split: the labels, unless overridden."""
         return self._training_images.labels
 
     @cached_property
     def _training_images(self) -> LabelledImages:
-        self._prepare_without_trainer()
-        return self.read_training_images()
+        return self._read_prepared(train=True)
 
     @cached_property
     def _test_images(self) -> LabelledImages:
-        self._prepare_without_trainer()
-        return self.read_test_images()
+        return self._read_prepared(train=False)
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
@@ -146,37 +138,41 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _training_source(self) -> LabelledImages:
-        """The training images, and the extra ones behind them."""
+        """The training images followed by the extra ones."""
         return self._training_images if self.extra is None else self._training_images.joined(self.extra.read(self.spec))
 
-    def _prepare_without_trainer(self) -> None:
-        # With a Trainer this is its task, in one process for each machine.
+    def _read_prepared(self, train: bool) -> LabelledImages:
+        # A Trainer prepares the data itself, in one process per machine.
         if self.trainer is None:
             self.prepare_data()
+        return self.read_images(train)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images of a stage: "fit" and "validate" the training images, "test" the test images, None all.
+        """Read the images of a stage.
+
+        Args:
+            stage: "fit" and "validate" read the training images, "test" and "predict" the test images, None all.
 
         Raises:
             FileNotFoundError: files are missing.
             OSError: files are damaged.
-            ValueError: another stage, a class too small to be split, or extra images that do not fit.
+            ValueError: the stage is unknown, a class is too small to be split, or extra images do not fit.
         """
-        if stage not in (None, "fit", "validate", "test"):
-            raise ValueError(f"stage must be 'fit', 'validate', 'test' or None, got {stage!r}")
-        # Reading is cached, so asking for a split once is all its setup.
-        if stage != "test":
+        if stage not in (None, *STAGES):
+            raise ValueError(f"stage must be one of {STAGES} or None, got {stage!r}")
+        # Splits are cached: asking for one is all its setup.
+        if stage in (None, "fit", "validate"):
             self.evaluation_dataset("validation")
         if stage in (None, "fit"):
             self.training_dataset()
-        if stage in (None, "test"):
+        if stage in (None, "test", "predict"):
             self.evaluation_dataset("test")
 
     def training_dataset(self) -> ImageDataset:
-        """Return the training images outside the validation split, then the extra ones; augmented if set so.
+        """Return the training images outside the validation split, then the extra ones, with augmentation if enabled.
 
         Raises:
-            ValueError: extra images that do not fit, or a policy for images that are not bytes 0..255.
+            ValueError: extra images do not fit, or a policy is set for images that are not bytes 0..255.
         """
         source = self._training_source
         positions = torch.cat([self._positions[0], torch.arange(len(self._training_images), len(source))])
@@ -194,13 +190,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return augmentations
 
     def evaluation_dataset(self, split: str) -> ImageDataset:
-        """Return the unaltered images of a split, in the order of the official file.
+        """Return the images of a split, not augmented, in the order of the official file.
 
         Args:
             split: "validation" or "test".
 
         Raises:
-            ValueError: another split.
+            ValueError: the split is unknown.
         """
         if split not in EVALUATION_SPLITS:
             raise ValueError(f"split must be one of {EVALUATION_SPLITS}, got {split!r}")
@@ -209,16 +205,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return ImageDataset(self._test_images, torch.arange(len(self._test_images)))
 
     def evaluation_indices(self, split: str) -> Tensor:
-        """Return the index in the official file of each sample of a split, int64 of shape (n,).
-
-        They follow the order of :meth:`evaluation_dataset`.
-
-        Args:
-            split: "validation" or "test".
-
-        Raises:
-            ValueError: another split.
-        """
+        """Return the official index of each sample of a split, int64 (n,), in the order of `evaluation_dataset`."""
         return self.evaluation_dataset(split).indices
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -231,14 +218,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._dataloader(dataset, sampler, self.batch_size, self.mixing if self.augment else None)
 
     def evaluation_dataloader(self, split: str) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return the loader of this process's share of :meth:`evaluation_dataset`, in order, not augmented.
-
-        Args:
-            split: "validation" or "test".
-
-        Raises:
-            ValueError: another split.
-        """
+        """Return the loader of this process's share of `evaluation_dataset`, in order."""
         num_replicas, rank = self._world()
         dataset = self.evaluation_dataset(split)
         return self._dataloader(dataset, ShardSampler(dataset, num_replicas, rank), self.eval_batch_size)
@@ -251,12 +231,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the loader of the test images."""
         return self.evaluation_dataloader("test")
 
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the loader of the test images."""
+        return self.evaluation_dataloader("test")
+
     def _world(self) -> tuple[int, int]:
         """Return the number of processes and the rank of this one: (1, 0) without a Trainer."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def _device(self) -> torch.device:
-        """Return the device of the training: the CPU without a Trainer."""
+        """Return the training device; the CPU without a Trainer."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _dataloader(
@@ -266,10 +250,10 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: int,
         mixing: Mixing | None = None,
     ) -> DataLoader[tuple[Tensor, Tensor]]:
-        make = LOADERS[self.loader]
-        num_workers = self.num_workers if make.uses_workers else 0
-        return make(
-            dataset if make.uses_workers else dataset.to(self._device()),
+        kind = LOADERS[self.loader]
+        num_workers = self.num_workers if kind.uses_workers else 0
+        return kind(
+            dataset if kind.uses_workers else dataset.to(self._device()),
             num_classes=self.spec.num_classes,
             mixing=mixing,
             seed=self.seed,
@@ -277,7 +261,7 @@ class ImageDataModule(LightningDataModule, ABC):
             sampler=sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=self.pin_memory and make.uses_workers,
-            # Without one of its own, each iterator would take its workers' seed from the global generator.
+            pin_memory=self.pin_memory and kind.uses_workers,
+            # Without its own generator, each iterator would draw its workers' seed from the global one.
             generator=torch.Generator().manual_seed(self.seed),
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -15,25 +17,34 @@ from lipnet.data.spec import CIFAR10_SPEC, CIFAR100_SPEC
 
 
 def official_files(reader: type[datasets.CIFAR10], train: bool) -> list[tuple[str, str]]:
-    """Return (name, MD5 checksum) of each file that one split needs: its images and the names of the classes."""
+    """Return (name, MD5 checksum) of the files of one split: its images and the names of the classes."""
     images = reader.train_list if train else reader.test_list
     return [(name, checksum) for name, checksum in images] + [(reader.meta["filename"], reader.meta["md5"])]
 
 
 def fetch_cifar(reader: type[datasets.CIFAR10], root: Path) -> None:
-    """Download and unpack the official archive into ``root``, unless all its files are there, undamaged."""
+    """Download the official archive and put its files into ``root``, unless all are there and undamaged.
+
+    The archive is unpacked in a temporary folder and its files are moved one by one, so that several processes can
+    fetch at once and none reads an incomplete file.
+    """
     folder = root / reader.base_folder
     files = official_files(reader, train=True) + official_files(reader, train=False)
-    if not all(check_integrity(folder / name, checksum) for name, checksum in files):
-        download_and_extract_archive(reader.url, root, filename=reader.filename, md5=reader.tgz_md5)
+    if all(check_integrity(folder / name, checksum) for name, checksum in files):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root, prefix=".download-") as unpacked:
+        download_and_extract_archive(reader.url, unpacked, filename=reader.filename, md5=reader.tgz_md5)
+        for name in dict(files):
+            os.replace(Path(unpacked, reader.base_folder, name), folder / name)
 
 
 def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None:
-    """Check that the files of one split are there and are the official ones.
+    """Check that the files of one split exist and are the official ones.
 
     Raises:
-        FileNotFoundError: a file is missing; the message says which, and how to provide it.
-        OSError: a file's MD5 checksum is not the official one; the message names the file.
+        FileNotFoundError: a file is missing; the message says which one and how to provide it.
+        OSError: the MD5 checksum of a file is not the official one; the message names the file.
     """
     folder = root / reader.base_folder
     files = official_files(reader, train)
@@ -53,12 +64,12 @@ def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None
 
 
 def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> LabelledImages:
-    """Read the training or the test images of CIFAR-10 or CIFAR-100, and no image of the other split.
+    """Read the training or the test images of CIFAR-10 or CIFAR-100, touching only the files of that split.
 
     Args:
         reader: torchvision's class for the dataset.
-        root: absolute path of the folder that holds the official folder, such as ``cifar-100-python``.
-        train: the training images if True, the test images if False.
+        root: absolute path of the folder that contains the official folder, such as ``cifar-100-python``.
+        train: read the training images if True, the test images if False.
 
     Returns:
         Images of shape (N, 3, 32, 32), bytes 0..255, in the order of the official files.
@@ -67,7 +78,7 @@ def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> Label
         FileNotFoundError, OSError: as :func:`check_files`.
     """
     check_files(reader, root, train)
-    # Torchvision would check the files of both splits: an empty list keeps it away from the other one's.
+    # Torchvision would check the files of both splits. An empty list keeps it from those of the other split.
     other_split: dict[str, Any] = {"test_list" if train else "train_list": []}
     dataset = type(reader.__name__, (reader,), other_split)(root, train=train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
@@ -75,12 +86,13 @@ def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> Label
 
 
 class CIFARDataModule(ImageDataModule):
-    """What CIFAR-10 and CIFAR-100 share; see :class:`lipnet.data.ImageDataModule` for the other arguments.
+    """Base class of the data modules on CIFAR files; see :class:`lipnet.data.ImageDataModule` for other arguments.
 
-    Training images are padded with 4 zeros on each side, cropped at random to 32 x 32 and flipped at random.
+    By default, training images are padded with 4 zeros on each side, cropped at random to 32 x 32, and flipped at
+    random.
 
     Args:
-        data_dir: the folder that holds the official folder, such as ``cifar-100-python``.
+        data_dir: the folder that contains the official folder, such as ``cifar-100-python``.
         settings: the arguments of :class:`lipnet.data.ImageDataModule`.
     """
 
@@ -93,17 +105,13 @@ class CIFARDataModule(ImageDataModule):
         self.data_dir = Path(data_dir).expanduser().absolute()
 
     def prepare_data(self) -> None:
-        """Fetch the official archive if ``download`` is set and a file of it is missing or damaged."""
+        """Fetch the official archive if ``download`` is set and one of its files is missing or damaged."""
         if self.download:
             fetch_cifar(self.reader, self.data_dir)
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 50000 training images; errors as in :func:`read_cifar`."""
-        return read_cifar(self.reader, self.data_dir, train=True)
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 10000 test images; errors as in :func:`read_cifar`."""
-        return read_cifar(self.reader, self.data_dir, train=False)
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
+        return read_cifar(self.reader, self.data_dir, train)
 
 
 class CIFAR10DataModule(CIFARDataModule):

@@ -1,4 +1,4 @@
-"""Other tasks on the images of CIFAR-100: its 20 coarse classes, and either half of its 100 classes."""
+"""Other tasks on the images of CIFAR-100: the 20 coarse classes, and either half of the 100 classes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,25 @@ from lipnet.data.spec import CIFAR100_SPEC
 
 
 def read_coarse_labels(root: Path, train: bool) -> Tensor:
-    """Read the coarse class of each image, 0..19, int64 (N,), from the file that :func:`read_cifar` has checked."""
+    """Read the coarse class of each image, 0..19, int64 (N,), from a file that :func:`read_cifar` has checked."""
     ((name, _),) = datasets.CIFAR100.train_list if train else datasets.CIFAR100.test_list
     content = pickle.loads((root / datasets.CIFAR100.base_folder / name).read_bytes(), encoding="latin1")
     return torch.tensor(content["coarse_labels"])
 
 
 class CIFAR100CoarseDataModule(CIFARDataModule):
-    """CIFAR-100 with the labels of its 20 coarse classes; arguments as for :class:`CIFARDataModule`.
+    """CIFAR-100 with its 20 coarse classes as labels; arguments as for :class:`CIFARDataModule`.
 
-    The validation images are those of CIFAR-100 itself at the same seed: a network trained on the coarse classes has
-    not seen the validation images of the fine ones.
+    The validation images are those of CIFAR-100 at the same seed: a network trained on the coarse classes has not seen
+    the validation images of the fine ones.
     """
 
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
     reader = datasets.CIFAR100
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 50000 training images; errors as in :func:`read_cifar`."""
-        fine = super().read_training_images()
-        return replace(fine, labels=read_coarse_labels(self.data_dir, train=True))
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 10000 test images; errors as in :func:`read_cifar`."""
-        fine = super().read_test_images()
-        return replace(fine, labels=read_coarse_labels(self.data_dir, train=False))
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
+        return replace(super().read_images(train), labels=read_coarse_labels(self.data_dir, train))
 
     def split_labels(self) -> Tensor:
         """Return the fine labels of the training images."""
@@ -54,15 +48,9 @@ class CIFAR100HalfDataModule(CIFARDataModule):
     reader = datasets.CIFAR100
     first_class: ClassVar[int]
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 25000 training images of these classes; errors as in :func:`read_cifar`."""
-        return self._half(super().read_training_images())
-
-    def read_test_images(self) -> LabelledImages:
-        """Read the 5000 test images of these classes; errors as in :func:`read_cifar`."""
-        return self._half(super().read_test_images())
-
-    def _half(self, whole: LabelledImages) -> LabelledImages:
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 25000 training images or the 5000 test images of these classes; errors as in :func:`read_cifar`."""
+        whole = super().read_images(train)
         labels = whole.labels - self.first_class
         chosen = (labels >= 0) & (labels < self.spec.num_classes)
         return LabelledImages(whole.images[chosen], labels[chosen], whole.indices[chosen], whole.maximum)

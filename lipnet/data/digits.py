@@ -1,4 +1,4 @@
-"""Scikit-learn's 8 x 8 digits: a small real dataset that needs no files."""
+"""Scikit-learn's 8 x 8 digits: a small real dataset that ships with the package."""
 
 from __future__ import annotations
 
@@ -15,43 +15,28 @@ TEST_FRACTION = 0.2
 TEST_SEED = 0
 
 
-def read_digits(train: bool) -> LabelledImages:
-    """Read one side of a fixed stratified division of the 1797 digits: 1438 for training, 359 for the test.
-
-    The division has a seed of its own, so that the test images are the same whatever a run's seed.
-
-    Args:
-        train: the training images if True, the test images if False.
-
-    Returns:
-        Images of shape (N, 1, 8, 8), bytes 0..16, with their indices in ``sklearn.datasets.load_digits``.
-    """
-    digits = load_digits()
-    training, test = stratified_split(digits.target, TEST_FRACTION, TEST_SEED)
-    indices = training if train else test
-    return LabelledImages(
-        images=torch.from_numpy(digits.images[indices].astype(np.uint8)).unsqueeze(1),
-        labels=torch.from_numpy(digits.target[indices].astype(np.int64)),
-        indices=torch.from_numpy(indices),
-        maximum=16,
-    )
-
-
 class DigitsDataModule(ImageDataModule):
-    """Scikit-learn's digits from 0..16 to [0, 1]; arguments as for :class:`lipnet.data.ImageDataModule`.
+    """Scikit-learn's digits, scaled from 0..16 to [0, 1]; arguments as for :class:`lipnet.data.ImageDataModule`.
 
-    The official indices are those of ``load_digits``, for both splits. Training images are padded with 1 zero
-    on each side and cropped at random to 8 x 8; a flip would make other characters of them.
+    Indices are those of ``load_digits`` for all splits. By default, training images are padded with 1 zero on each side
+    and cropped at random to 8 x 8. They are not flipped: a mirrored digit is another character.
     """
 
     spec = DIGITS_SPEC
     usual_crop_padding = 1
     usual_flip = False
 
-    def read_training_images(self) -> LabelledImages:
-        """Read the 1438 images outside the test split."""
-        return read_digits(train=True)
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 1438 training images or the 359 test images of a fixed stratified split.
 
-    def read_test_images(self) -> LabelledImages:
-        """Read the 359 images of the test split."""
-        return read_digits(train=False)
+        The split has its own seed, so the test images do not depend on a run's seed. Images are bytes 0..16 of shape
+        (N, 1, 8, 8).
+        """
+        digits = load_digits()
+        indices = stratified_split(digits.target, TEST_FRACTION, TEST_SEED)[0 if train else 1]
+        return LabelledImages(
+            images=torch.from_numpy(digits.images[indices].astype(np.uint8)).unsqueeze(1),
+            labels=torch.from_numpy(digits.target[indices].astype(np.int64)),
+            indices=torch.from_numpy(indices),
+            maximum=16,
+        )

@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are used: no state, and the same one by one as many at once."""
+"""Counter-based random integers: a function of (seed, epoch, index) without state."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def uniform_integers(seed: int, epochs: npt.ArrayLike, indices: npt.ArrayLike, bounds: Sequence[int]) -> Integers:
-    """Draw independent integers for each (seed, epoch, index), whatever else is drawn with them.
+    """Draw independent uniform integers for each (seed, epoch, index).
 
-    A counter-based generator: seed, epoch, index and the number of the draw go one after another through the mixing
-    function of SplitMix64, and the upper 32 bits are scaled to the range. Each value is as likely as any other up to
-    bound / 2^32. The numbers stay the same in every release.
+    Chains SplitMix64's mixing function over seed, epoch, index and the number of the draw, and scales the upper 32 bits
+    to the range. The bias is at most bound / 2^32. A row does not depend on the other rows of the call, and the numbers
+    stay the same in every release of lipnet.
 
     Args:
         seed: non-negative.
         epochs, indices: non-negative integers, shape (n,).
-        bounds: the k numbers of values of the k draws, each from 1 to 2^32.
+        bounds: the number of values of each of the k draws, from 1 to 2^32.
 
     Returns:
-        int64 of shape (n, k), column j in 0..bounds[j] - 1.
+        int64 of shape (n, k); column j lies in 0..bounds[j] - 1.
 
     Source: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 
@@ -44,7 +44,7 @@ def uniform_integers(seed: int, epochs: npt.ArrayLike, indices: npt.ArrayLike, b
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's next output for each state; unsigned overflow is meant."""
+    """Return SplitMix64's next output for each state. Unsigned overflow is intended."""
     values = values + _GOLDEN
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND

@@ -1,38 +1,54 @@
-"""Extra training images from files, such as generated ones."""
+"""Extra training images read from files, such as those of a generative model."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.npyio import NpzFile
+from numpy.lib import format as npy
 from PIL import Image
 
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
 
-# Added to the numbers of extra images, so that none has the index of an official one.
+# Offset of the indices of extra images, so that none has the index of an official image.
 FIRST_INDEX = 2**32
-# What the readers of archives, arrays and images raise for bytes that are none of their own.
-_UNREADABLE = (EOFError, KeyError, OSError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error)
+# Other formats are not decoded: Pillow starts an external program for some of them (Ghostscript for EPS).
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+# Images never compress this well. An archive that does would fill the memory from a small file.
+MAXIMUM_COMPRESSION = 100
+# Exceptions of the readers of archives, arrays and images for bytes in another format.
+_UNREADABLE = (
+    EOFError,
+    KeyError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+    MemoryError,
+)
 
 Array = npt.NDArray[np.generic]
+Header = tuple[tuple[int, ...], np.dtype[np.generic]]
 
 
 class ExtraImages(ABC):
-    """Images that are mixed into the training images.
+    """Images mixed into the training images.
 
     Args:
-        path: the file or folder that holds them.
-        ratio: their share of the samples of each batch, and so of each epoch, strictly between 0 and 1.
+        path: the file or folder with the images.
+        ratio: share of extra images in each batch, and so in each epoch, strictly between 0 and 1.
 
     Raises:
-        ValueError: a ratio outside (0, 1).
+        ValueError: ratio is outside (0, 1).
     """
 
     def __init__(self, path: str | Path, ratio: float) -> None:
@@ -42,29 +58,18 @@ class ExtraImages(ABC):
         self.ratio = ratio
 
     def read(self, spec: DatasetSpec) -> LabelledImages:
-        """Read all of them, checked to fit a dataset.
+        """Read all images and check that they fit a dataset.
 
         Returns:
-            Images of shape (N, C, H, W), bytes 0..255, with indices of their own.
+            Images of shape (N, C, H, W), bytes 0..255, with unique indices from 2^32 on.
 
         Raises:
-            FileNotFoundError: there is nothing at the path.
-            ValueError: what is there is damaged, or not of the dataset's shape and classes; the message names it.
+            FileNotFoundError: nothing exists at the path.
+            ValueError: the file is damaged, or its images or classes do not fit the dataset; the message names it.
         """
         if not self.path.exists():
             raise FileNotFoundError(f"extra images were looked for in {self.path}, which does not exist")
-        images, labels = self._arrays(spec)
-        size = (spec.image_size, spec.image_size, spec.in_channels)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != size or len(images) == 0:
-            raise ValueError(
-                f"extra images for {spec.name} must be uint8 of shape (N, {', '.join(map(str, size))}), N >= 1, got "
-                f"{images.dtype} of shape {images.shape} in {self.path}"
-            )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels of extra images must be integers of shape ({len(images)},), got {labels.dtype} of shape "
-                f"{labels.shape} in {self.path}"
-            )
+        images, labels = self._read_arrays(spec)
         if labels.min() < 0 or labels.max() >= spec.num_classes:
             raise ValueError(
                 f"labels of extra images for {spec.name} must be from 0 to {spec.num_classes - 1}, got "
@@ -78,34 +83,71 @@ class ExtraImages(ABC):
         )
 
     @abstractmethod
-    def _arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
-        """Images (N, H, W, C) and labels (N,), as they are read; ValueError for files that are damaged."""
+    def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
+        """Read uint8 images (N, H, W, C) of the dataset's size and integer labels (N,), N >= 1."""
 
 
 class NpzImages(ExtraImages):
     """Images in a NumPy archive: ``image``, uint8 of shape (N, H, W, C), and ``label``, integers of shape (N,).
 
     This is the layout of the generated CIFAR images that the field uses (Wang et al., "Better Diffusion Models Further
-    Improve Adversarial Training", ICML 2023, arXiv 2302.04638). Nothing in the file is executed.
+    Improve Adversarial Training", ICML 2023, arXiv 2302.04638). Nothing in the file is executed, and shapes are checked
+    before the arrays are read.
     """
 
-    def _arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
+    def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
         try:
-            archive = np.load(self.path, allow_pickle=False)
-            if not isinstance(archive, NpzFile):
-                raise ValueError("it is no archive")
-            with archive:
-                return archive["image"], archive["label"]
+            with zipfile.ZipFile(self.path) as archive:
+                inflated = sum(entry.file_size for entry in archive.infolist())
+                if inflated > MAXIMUM_COMPRESSION * self.path.stat().st_size:
+                    raise ValueError(f"it inflates to {inflated} bytes, more than {MAXIMUM_COMPRESSION} times its size")
+                headers = [_read_header(archive, f"{name}.npy") for name in ("image", "label")]
         except _UNREADABLE as error:
+            raise self._unreadable(error) from error
+        self._check_headers(spec, *headers)
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                return arrays["image"], arrays["label"]
+        except _UNREADABLE as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> ValueError:
+        reason = str(error) or type(error).__name__
+        return ValueError(
+            f"{self.path} cannot be read as an archive of the arrays 'image' and 'label': damaged? ({reason})"
+        )
+
+    def _check_headers(self, spec: DatasetSpec, image: Header, label: Header) -> None:
+        (shape, dtype), size = image, (spec.image_size, spec.image_size, spec.in_channels)
+        if dtype != np.uint8 or len(shape) != 4 or shape[1:] != size or shape[0] == 0:
             raise ValueError(
-                f"{self.path} cannot be read as an archive of the arrays 'image' and 'label': damaged? ({error})"
-            ) from error
+                f"extra images for {spec.name} must be uint8 of shape (N, {', '.join(map(str, size))}), N >= 1, got "
+                f"{dtype} of shape {shape} in {self.path}"
+            )
+        if not np.issubdtype(label[1], np.integer) or label[0] != shape[:1]:
+            raise ValueError(
+                f"labels of extra images must be integers of shape ({shape[0]},), got {label[1]} of shape "
+                f"{label[0]} in {self.path}"
+            )
+
+
+def _read_header(archive: zipfile.ZipFile, name: str) -> Header:
+    """Return shape and dtype of an array without reading its data."""
+    with archive.open(name) as file:
+        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject or prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+        raise ValueError(f"{name} holds Python objects, or less data than its shape {shape} needs")
+    return shape, dtype
 
 
 class FolderImages(ExtraImages):
-    """Image files in one folder for each class, named by its number: ``0/any.png``, ``1/other.jpg``, ..."""
+    """Image files in one folder per class, named by the class number: ``0/any.png``, ``1/other.jpg``, ...
 
-    def _arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
+    PNG, JPEG, BMP, WebP and PPM files are read. 16-bit grey values are rounded to 8 bits.
+    """
+
+    def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
         files = sorted(path for path in self.path.glob("*/*") if path.is_file())
         if not files:
             raise ValueError(f"{self.path} holds no files in folders that are named by the numbers of classes")
@@ -113,18 +155,30 @@ class FolderImages(ExtraImages):
         if unknown:
             raise ValueError(f"folders in {self.path} must be named by the numbers of classes, got {unknown}")
         size = (spec.image_size, spec.image_size)
-        images = [_decoded(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
+        images = [_decode(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
         labels = np.array([int(path.parent.name) for path in files])
         return np.stack(images).reshape(len(files), *size, -1), labels
 
 
-def _decoded(path: Path, size: tuple[int, int], mode: str) -> Array:
-    """The pixels of an image file, checked to have this width and height."""
+def _decode(path: Path, size: tuple[int, int], mode: str) -> Array:
+    """Return the pixels of an image file as bytes, after checking its width and height."""
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert(mode))
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            # Known from the file's header: an image of another size is not decoded.
+            found = image.size
+            if found == size:
+                return np.asarray(_to_eight_bits(image).convert(mode))
     except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image: damaged? ({error})") from error
-    if pixels.shape[:2] != size:
-        raise ValueError(f"{path} must have {size[0]} x {size[1]} pixels, got {pixels.shape[0]} x {pixels.shape[1]}")
-    return pixels
+        raise ValueError(
+            f"{path} cannot be read as an image ({', '.join(IMAGE_FORMATS)}): damaged? ({error})"
+        ) from error
+    raise ValueError(f"{path} must have {size[0]} x {size[1]} pixels, got {found[0]} x {found[1]}")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Images held as bytes, and the datasets that serve them as tensors in [0, 1]."""
+"""Images stored as bytes, and the dataset that serves them as tensors in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lipnet.data.augmentation import Augmentation
+from lipnet.data.augmentation import Augmentation, Batch
 
 Item = int | tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and their labels, such as those of one official split, kept once in memory as bytes.
+    """Images and labels, such as those of one official split, held in memory once, as bytes.
 
     Attributes:
         images: uint8, shape (N, C, H, W), values 0..maximum.
         labels: int64, shape (N,).
-        indices: int64, shape (N,), the position of each image in the official file, or another number that tells it
-            from all others.
+        indices: int64, shape (N,), a unique number of each image, such as its position in the official file.
         maximum: the value that stands for 1.
 
     Raises:
-        ValueError: a tensor with another shape or dtype, or lengths that differ.
+        ValueError: a tensor has another shape or dtype, or the lengths differ.
     """
 
     images: Tensor
@@ -37,12 +36,12 @@ class LabelledImages:
     maximum: int
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        images = self.images
+        if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(
-                f"images must be uint8 of shape (N, C, H, W), got {self.images.dtype} "
-                f"of shape {tuple(self.images.shape)}"
+                f"images must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}"
             )
-        expected = (self.images.shape[0],)
+        expected = (len(images),)
         for name, values in (("labels", self.labels), ("indices", self.indices)):
             if values.dtype != torch.int64 or tuple(values.shape) != expected:
                 raise ValueError(
@@ -53,47 +52,42 @@ class LabelledImages:
         return self.images.shape[0]
 
     def joined(self, other: LabelledImages) -> LabelledImages:
-        """Return these images and then the others, copied together.
+        """Return a copy of these images followed by the others.
 
         Raises:
-            ValueError: if the images have different shapes, or another value stands for 1.
+            ValueError: the images differ in shape, or in the value that stands for 1.
         """
         if self.images.shape[1:] != other.images.shape[1:] or self.maximum != other.maximum:
             raise ValueError(
                 f"images of shape {tuple(self.images.shape[1:])} up to {self.maximum} cannot be joined by images of "
                 f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
             )
-        return LabelledImages(
-            images=torch.cat([self.images, other.images]),
-            labels=torch.cat([self.labels, other.labels]),
-            indices=torch.cat([self.indices, other.indices]),
-            maximum=self.maximum,
+        images, labels, indices = (
+            torch.cat([getattr(self, name), getattr(other, name)]) for name in ("images", "labels", "indices")
         )
+        return LabelledImages(images, labels, indices, self.maximum)
 
 
 def to_unit_range(image: Tensor, maximum: int) -> Tensor:
-    """Turn bytes 0..maximum into float32 in [0, 1]: a new tensor of the same shape, ``image / maximum``."""
-    # Dividing by a number, an accelerator may multiply by its rounded reciprocal; by a tensor, it rounds only once.
+    """Convert bytes 0..maximum to float32 in [0, 1]: a new tensor ``image / maximum``."""
+    # An accelerator may multiply by the rounded reciprocal of a number; division by a tensor rounds once.
     return image.to(torch.float32).div_(torch.tensor(float(maximum), device=image.device))
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Some of the images of a split, unaltered or augmented, one by one or a batch at once.
+    """Selected images of a split, plain or augmented, served one by one or as batches.
 
-    Item (epoch, i), as :class:`lipnet.data.EpochSampler` yields it, is the i-th of them as (image, label):
-    float32 in [0, 1] of shape (C, H, W), and an int. Item i stands for (0, i); without augmentations all epochs
-    are alike.
+    Item (epoch, i), as :class:`lipnet.data.EpochSampler` yields it, is the i-th image and its label: float32 in [0, 1]
+    of shape (C, H, W), and an int. Item i stands for (0, i). The epoch only matters to augmentations.
 
     Args:
-        source: the images to choose from; shared, not copied.
+        source: the images to select from; shared, not copied.
         positions: int64 of shape (n,), the positions in ``source`` to serve, in this order.
-        augmentations: applied to the images one after another.
+        augmentations: applied to the images in this order.
     """
 
     def __init__(self, source: LabelledImages, positions: Tensor, augmentations: Sequence[Augmentation] = ()) -> None:
-        self.source = source
-        self.positions = positions
-        self.augmentations = tuple(augmentations)
+        self.source, self.positions, self.augmentations = source, positions, tuple(augmentations)
 
     @property
     def indices(self) -> Tensor:
@@ -101,7 +95,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self.source.indices[self.positions]
 
     def sha256(self, count: int) -> str:
-        """Return the SHA-256 of the first ``count`` images, bytes of ``source``, with their labels and indices."""
+        """Return the SHA-256 of the bytes, labels and indices of the first ``count`` images, without augmentation."""
         positions = self.positions[:count]
         images = self.source.images[positions.to(self.source.images.device)].cpu()
         digest = hashlib.sha256(f"{tuple(images.shape)} 0..{self.source.maximum}".encode())
@@ -110,15 +104,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> ImageDataset:
-        """Return the same dataset with the images that it serves on a device; their indices stay on the CPU."""
+        """Return the dataset with its images and labels on ``device``; indices stay on the CPU."""
         if self.source.images.device == device:
             return self
-        served = LabelledImages(
-            images=self.source.images[self.positions].to(device),
-            labels=self.source.labels[self.positions].to(device),
-            indices=self.indices,
-            maximum=self.source.maximum,
-        )
+        images, labels = (values[self.positions].to(device) for values in (self.source.images, self.source.labels))
+        served = LabelledImages(images, labels, self.indices, self.source.maximum)
         return ImageDataset(served, torch.arange(len(self)), self.augmentations)
 
     def __len__(self) -> int:
@@ -129,18 +119,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return images[0], int(labels[0])
 
     def __getitems__(self, items: Sequence[Item]) -> list[tuple[Tensor, int]]:
-        """Return several items, made at once: what a DataLoader asks for, and collates."""
+        """Return several items for a DataLoader to collate."""
         images, labels = self.batch(items)
         return list(zip(images, labels.tolist(), strict=True))
 
-    def batch(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Return several items at once, on the device of the images.
+    def batch(self, items: Sequence[Item]) -> Batch:
+        """Return a batch, on the device of the images.
 
         Args:
             items: B pairs (epoch, i), or numbers i.
 
         Returns:
-            Images, float32 in [0, 1] of shape (B, C, H, W), and labels, int64 of shape (B,): bit for bit those of the
+            Images, float32 in [0, 1] of shape (B, C, H, W), and labels, int64 of shape (B,), bit-identical to the
             items one by one.
         """
         pairs = np.array([item if isinstance(item, tuple) else (0, item) for item in items], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Loaders of batches: made by worker processes, or at once on the device that holds all images."""
+"""Data loaders that mix batches and resume within an epoch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lipnet.data.augmentation import Batch, Mixing, seeded_mix
 from lipnet.data.images import ImageDataset
-from lipnet.data.mixing import Batch, Mixing
 from lipnet.data.samplers import EpochSampler
 
 
 class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A DataLoader, with worker processes or without, that can mix its batches and go on within an epoch.
+    """A ``DataLoader`` that can mix its batches and resume within an epoch.
 
-    An epoch begins when its first batch is asked for, not when the iterator is made: so workers that load ahead take
-    the epoch that was set in between, as Lightning sets it when it resumes a run. Interrupted in the middle of an
-    epoch, a loader goes on from its ``state_dict`` with the batch after the last one delivered.
+    The epoch is read when the first batch is requested, not when the iterator is created: Lightning creates the
+    iterator of a resumed run first and sets the epoch afterwards. A loader that was interrupted within an epoch
+    continues from its ``state_dict`` with the batch after the last one delivered.
 
     Args:
         dataset: the images.
         num_classes: number of classes.
-        mixing: mixes the images of each batch; None leaves them as they are.
-        seed: of the mixing.
+        mixing: torchvision's MixUp or CutMix, applied to each batch; None leaves batches unchanged.
+        seed: seed of the mixing.
         settings: as for ``torch.utils.data.DataLoader``.
     """
 
@@ -39,34 +39,39 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
         self._resumed: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of an epoch, or what is left of it after ``load_state_dict``.
+        """Yield the batches of an epoch, or its remaining ones after ``load_state_dict``.
 
         Raises:
-            ValueError: what is left was to be delivered in batches of another size.
+            ValueError: the epoch was begun with another batch size.
         """
-        epoch, start = self._of_sampler("epoch"), self._start()
+        epoch, rank = (int(getattr(self.sampler, name, 0)) for name in ("epoch", "rank"))
+        # Before the workers start, which load ahead.
+        start = self._skip_delivered()
         for number, batch in enumerate(self._batches(), start):
-            # Counted before it is delivered: whoever asks for the state has received it.
+            # Update before yielding: the caller may ask for the state as soon as it holds the batch.
             self._progress = {"epoch": epoch, "batches": number + 1}
-            yield self._mixed(batch, number)
+            if self.mixing is None:
+                yield batch
+            else:
+                yield seeded_mix(self.mixing, batch, self.num_classes, (self.seed, epoch, rank, number))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch of the last batch, the number of its batches that were delivered, and their size."""
+        """Return the epoch of the last batch, the number of batches delivered in it, and the batch size."""
         return {**self._progress, "batch_size": self.batch_size or 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on, if the next iteration is of the same epoch, with the batch after those that were delivered."""
+        """Skip the delivered batches in the next iteration, if that is in the same epoch."""
         self._resumed = dict(state)
 
-    def _start(self) -> int:
-        """The number of the first batch to deliver; the sampler leaves out the samples of those before it."""
+    def _skip_delivered(self) -> int:
+        """Make the sampler skip what was delivered before an interruption, and return the number of those batches."""
         state, self._resumed = self._resumed, None
         if state is None or not isinstance(self.sampler, EpochSampler) or state["epoch"] != self.sampler.epoch:
             return 0
         if state["batch_size"] != self.batch_size:
             raise ValueError(
-                f"the epoch was begun in batches of {state['batch_size']} and cannot go on in batches of "
-                f"{self.batch_size}: resume with the same batch size"
+                f"the epoch was begun with batch_size={state['batch_size']}, got {self.batch_size}: resume with the "
+                "same batch size"
             )
         self.sampler.skip(state["batches"] * state["batch_size"])
         return state["batches"]
@@ -74,19 +79,9 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
     def _batches(self) -> Iterator[Batch]:
         return super().__iter__()
 
-    def _mixed(self, batch: Batch, number: int) -> Batch:
-        if self.mixing is None:
-            return batch
-        key = (self.seed, self._of_sampler("epoch"), self._of_sampler("rank"), number)
-        return self.mixing.mix(batch, self.num_classes, key)
-
-    def _of_sampler(self, name: str) -> int:
-        """The sampler's epoch or rank; 0 of samplers that have none."""
-        return int(getattr(self.sampler, name, 0))
-
 
 class MemoryLoader(WorkerLoader):
-    """Makes its batches at once on the device that holds the dataset's images: no workers, no copies of images."""
+    """A loader that builds each batch in one step on the device that holds the images, without worker processes."""
 
     uses_workers: ClassVar[bool] = False
 
@@ -97,4 +92,4 @@ class MemoryLoader(WorkerLoader):
 
 
 LOADERS: dict[str, type[WorkerLoader]] = {"memory": MemoryLoader, "workers": WorkerLoader}
-"""The loaders, by the name that ``data.loader`` chooses them with."""
+"""The loader classes by their name in ``data.loader``."""

@@ -1,4 +1,4 @@
-"""The order of samples in training and in evaluation, for one process or many."""
+"""Sample orders for training and evaluation, for one process or several."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.utils.data import DistributedSampler
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffled training order as a function of (seed, epoch), yielding (epoch, position) pairs.
+    """Shuffled training order, a function of (seed, epoch), that yields (epoch, position) pairs.
 
-    The order is that of :class:`torch.utils.data.DistributedSampler`, whose ``set_epoch`` Lightning calls
-    before each epoch, with one process as with many. The epoch travels with every position, so that the dataset
-    can make its augmentation a function of it in whatever worker it runs: persistent, forked or spawned.
+    The order is that of :class:`torch.utils.data.DistributedSampler`, also with a single process. Lightning calls
+    ``set_epoch`` before each epoch. The epoch travels with every position, so that the dataset can seed the
+    augmentation with it in any worker process, persistent, forked or spawned.
 
     Args:
         dataset: anything with a length.
@@ -23,7 +23,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         seed: seed of the order; the same in every process.
 
     Raises:
-        ValueError: rank outside [0, num_replicas - 1].
+        ValueError: rank is outside [0, num_replicas - 1].
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
@@ -31,7 +31,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         self._skipped = 0
 
     def skip(self, samples: int) -> None:
-        """Leave out the first samples of the next iteration, and of that one alone."""
+        """Leave out the first samples of the next iteration only."""
         self._skipped = samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -45,21 +45,21 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
 
 class RatioSampler(EpochSampler):
-    """Training order that mixes a share of extra samples into every stretch of it.
+    """Training order with a fixed share of extra samples.
 
-    An epoch is as long as without them: of its n samples ratio * n are extra ones, evenly spread, so that of any B in a
-    row ratio * B are, up to one. The others are the first of the shuffled own samples. Each epoch shuffles both anew;
-    where it needs more extra samples than there are, it goes through them several times, in another order and another
-    augmentation each time. All of it is a function of (seed, epoch).
+    The length of an epoch does not change: of its n samples, ratio * n are extra ones. They are evenly spread, so any B
+    consecutive samples contain ratio * B of them, up to one. The rest are the first of the shuffled own samples. Each
+    epoch shuffles both sets anew. An epoch that needs more extra samples than exist passes over them several times,
+    each time in another order and with another augmentation. The order is a function of (seed, epoch).
 
     Args:
         own: number of own samples, at the positions 0..own - 1.
         extra: number of extra samples, at the positions own..own + extra - 1.
-        ratio: share of extra samples, strictly between 0 and 1; taken to six decimals.
+        ratio: share of extra samples, strictly between 0 and 1, rounded to a fraction with denominator <= 10^6.
         num_replicas, rank, seed: as for :class:`EpochSampler`.
 
     Raises:
-        ValueError: ratio outside (0, 1), or no extra samples.
+        ValueError: ratio is outside (0, 1), or there are no extra samples.
     """
 
     def __init__(self, own: int, extra: int, ratio: float, num_replicas: int, rank: int, seed: int) -> None:
@@ -74,7 +74,7 @@ class RatioSampler(EpochSampler):
     def _order(self) -> Iterator[tuple[int, int]]:
         own, extra = super()._order(), self._extra_order()
         for sample in range(self.num_samples):
-            # The whole part of ratio * sample grows by one wherever an extra sample is due.
+            # An extra sample is due wherever the integer part of ratio * sample grows.
             yield next(extra if int(self.ratio * (sample + 1)) > int(self.ratio * sample) else own)
 
     def _extra_order(self) -> Iterator[tuple[int, int]]:
@@ -89,9 +89,9 @@ class RatioSampler(EpochSampler):
 class ShardSampler(DistributedSampler[int]):
     """Evaluation order: process r takes the positions r, r + num_replicas, r + 2 num_replicas, ...
 
-    Unlike its base class it does not pad the shards to equal lengths, so that over all processes each sample
-    is counted exactly once. Shards, and so their numbers of batches, may differ by one: reduce metrics at the
-    end of the epoch, not at each step.
+    Unlike its base class it does not pad the shards to equal lengths, so all processes together count each sample
+    exactly once. The shards, and their numbers of batches, may differ by one: reduce metrics at the end of the epoch,
+    not at each step.
 
     Args:
         dataset: anything with a length.
@@ -99,7 +99,7 @@ class ShardSampler(DistributedSampler[int]):
         rank: this process, from 0 to num_replicas - 1.
 
     Raises:
-        ValueError: rank outside [0, num_replicas - 1].
+        ValueError: rank is outside [0, num_replicas - 1].
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:

@@ -1,4 +1,4 @@
-"""What a model and a certificate need to know about a dataset."""
+"""Class counts, image sizes and normalisation constants of the datasets."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass
 class DatasetSpec:
     """Name, sizes and normalisation of a dataset of square images with pixels in [0, 1].
 
-    The normalisation ``(x - mean) / std`` has a mean for each channel but one std for all of them: it is then
-    a shift and a multiplication by 1 / std, so its Lipschitz constant in the Euclidean norm is 1 / std exactly,
-    in every direction. ``std`` is ``sqrt(mean((x - mean[channel])^2))`` over all pixels and channels of the
-    training images.
+    The normalisation ``(x - mean) / std`` has one mean per channel but a single std. It is a shift followed by a
+    multiplication with 1 / std, so its L2 Lipschitz constant is 1 / std exactly, in every direction. ``std`` is
+    ``sqrt(mean((x - mean[channel])^2))`` over all pixels and channels of the training images.
 
     Attributes:
         name: the key in ``lipnet.data.DATAMODULES``.
         num_classes: number of classes; labels are 0..num_classes - 1.
         in_channels: number of channels.
         image_size: height and width in pixels.
-        mean: one mean for each channel.
+        mean: one mean per channel.
         std: one standard deviation for all channels.
 
     Raises:
-        ValueError: as many means as channels are not given, or std is not positive.
+        ValueError: the number of means is not the number of channels, or std is not positive.
     """
 
     name: str
@@ -40,33 +39,12 @@ class DatasetSpec:
             raise ValueError(f"std must be positive, got {self.std}")
 
 
-CIFAR100_SPEC = DatasetSpec(
-    name="cifar100",
-    num_classes=100,
-    in_channels=3,
-    image_size=32,
-    mean=(0.5071, 0.4865, 0.4409),
-    std=0.2668,
-)
+CIFAR100_SPEC = DatasetSpec("cifar100", 100, in_channels=3, image_size=32, mean=(0.5071, 0.4865, 0.4409), std=0.2668)
 """CIFAR-100, measured on its 50000 training images."""
 
-CIFAR10_SPEC = DatasetSpec(
-    name="cifar10",
-    num_classes=10,
-    in_channels=3,
-    image_size=32,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=0.2508,
-)
+CIFAR10_SPEC = DatasetSpec("cifar10", 10, in_channels=3, image_size=32, mean=(0.4914, 0.4822, 0.4465), std=0.2508)
 """CIFAR-10: the commonly published channel means, and the root mean square of the published channel standard
-deviations (0.2470, 0.2435, 0.2616), which is the same quantity as ``std`` above."""
+deviations (0.2470, 0.2435, 0.2616), which equals ``std`` as defined above."""
 
-DIGITS_SPEC = DatasetSpec(
-    name="digits",
-    num_classes=10,
-    in_channels=1,
-    image_size=8,
-    mean=(0.3053,),
-    std=0.3759,
-)
+DIGITS_SPEC = DatasetSpec("digits", 10, in_channels=1, image_size=8, mean=(0.3053,), std=0.3759)
 """Scikit-learn's digits, measured on the 1438 images outside the test split."""

@@ -1,4 +1,4 @@
-"""Seeded, stratified division of a labelled set into two parts."""
+"""Seeded, stratified split of a labelled set into two parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ IntegerArray = npt.NDArray[np.int64]
 def stratified_split(labels: npt.ArrayLike, fraction: float, seed: int) -> tuple[IntegerArray, IntegerArray]:
     """Set aside the same fraction of every class.
 
-    A class of n samples gives ``round(fraction * n)`` of them, chosen by the seed alone, to the second part.
-    It depends on ``labels``, ``fraction`` and ``seed`` only: no global random state is read or changed.
+    A class of n samples contributes ``round(fraction * n)`` of them to the second part. The choice is a function of the
+    arguments; the global random state is neither read nor changed.
 
     Args:
         labels: class of each sample, integers of shape (N,).
@@ -20,12 +20,11 @@ def stratified_split(labels: npt.ArrayLike, fraction: float, seed: int) -> tuple
         seed: non-negative integer.
 
     Returns:
-        (train_indices, validation_indices): positions in ``labels``, each sorted, int64, disjoint and
-        together all of 0..N-1.
+        (train_indices, validation_indices): sorted positions in ``labels``, int64, disjoint, together all of 0..N-1.
 
     Raises:
-        ValueError: labels not one-dimensional integers, fraction outside (0, 1), a negative seed, or a class
-            so small that one of its two parts would be empty.
+        ValueError: labels are not one-dimensional integers, fraction is outside (0, 1), the seed is negative, or a
+            class is so small that one of its parts would be empty.
     """
     label_array = np.asarray(labels)
     if label_array.ndim != 1 or not np.issubdtype(label_array.dtype, np.integer) or label_array.size == 0:
@@ -37,8 +36,8 @@ def stratified_split(labels: npt.ArrayLike, fraction: float, seed: int) -> tuple
         raise ValueError(f"fraction must lie strictly between 0 and 1, got {fraction}")
     if seed < 0:
         raise ValueError(f"seed must be non-negative, got {seed}")
-    # The raw stream of a bit generator is the part of numpy's randomness that stays the same between
-    # releases, so that a checkpoint's validation images stay its validation images.
+    # numpy keeps the raw stream of a bit generator stable between releases, unlike Generator's methods. The validation
+    # images of an old checkpoint therefore stay its validation images.
     keys = np.random.PCG64(seed).random_raw(label_array.size)
     is_validation = np.zeros(label_array.size, dtype=bool)
     for label in np.unique(label_array):
@@ -50,7 +49,5 @@ def stratified_split(labels: npt.ArrayLike, fraction: float, seed: int) -> tuple
                 f"{count} of them would be set aside, and both parts need at least one"
             )
         is_validation[members[np.argsort(keys[members], kind="stable")[:count]]] = True
-    return (
-        np.flatnonzero(~is_validation).astype(np.int64),
-        np.flatnonzero(is_validation).astype(np.int64),
-    )
+    train, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+    return train.astype(np.int64), validation.astype(np.int64)

@@ -1,6 +1,6 @@
-"""Metrics of certified robustness in the manner of torchmetrics, and the picture of certified accuracy.
+"""torchmetrics metrics of certified robustness, and plots of certified accuracy.
 
-Their functional twins live in :mod:`lipnet.metrics.functional`.
+The functional versions are in :mod:`lipnet.metrics.functional`.
 """
 
 from lipnet.metrics.average_certified_radius import AverageCertifiedRadius

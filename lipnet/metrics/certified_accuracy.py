@@ -1,4 +1,4 @@
-"""The metric CertifiedAccuracy: certified accuracy at chosen radii."""
+"""Certified accuracy at chosen radii as a torchmetrics metric."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lipnet.functional.margins import STANDARD_RADII
+from lipnet.metrics.base import RadiusMetric
 from lipnet.metrics.curve import plot_accuracy_at_radii
 from lipnet.metrics.functional import (
     _certified_accuracy_compute,
@@ -21,25 +22,25 @@ from lipnet.metrics.functional import (
 )
 
 
-class CertifiedAccuracy(Metric):
-    """The fraction of samples that are predicted correctly and certified beyond each of the given radii.
+class CertifiedAccuracy(RadiusMetric):
+    """Fraction of samples predicted correctly and certified beyond each of the given radii.
 
-    A sample counts at r iff its prediction is correct and its certified radius is greater than r (open ball),
-    compared in float64. A radius that is NaN or infinite counts as 0. The states are integer counts, so that
-    the figures of several processes are exactly those of one.
+    A sample counts at r iff its prediction is correct and its certified radius is greater than r (open ball), compared
+    in float64. A NaN or infinite radius counts as 0. The states are integer counts, so the result of several processes
+    is exactly that of one. The radii are part of the state: metrics with other radii are neither merged with this one
+    nor put into one compute group of a ``MetricCollection``.
 
-    As input to ``forward`` and ``update`` the metric accepts ``radius``, floating of shape (B,), L2 in pixels
-    of [0, 1], and ``correct``, bool of shape (B,). As output of ``forward`` and ``compute`` it returns
-    float64 of shape (R,), each in [0, 1]; a scalar for a single radius, as torchmetrics returns every single
-    number; NaN before the first sample.
+    As input to ``forward`` and ``update`` the metric accepts ``radius``, floating of shape (B,), L2 in pixels of
+    [0, 1], and ``correct``, bool of shape (B,). ``forward`` and ``compute`` return float64 of shape (R,), each in
+    [0, 1]; a scalar for a single radius, as torchmetrics returns every single number; NaN before the first sample.
 
     Args:
-        radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``; their text
-            names them.
-        kwargs: torchmetrics' own settings.
+        radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``. Their texts are
+            their names.
+        kwargs: settings of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: if ``radii`` is empty, repeats one or holds one that cannot be read.
+        ValueError: ``radii`` is empty, repeats a radius or holds one that cannot be parsed.
 
     Example:
         >>> metric = CertifiedAccuracy(["36/255", "72/255"])
@@ -51,14 +52,11 @@ class CertifiedAccuracy(Metric):
         {'36/255': 0.5, '72/255': 0.25}
     """
 
-    is_differentiable: bool = False
-    higher_is_better: bool = True
-    full_state_update: bool = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
 
     certified: Tensor
     total: Tensor
+    radii_text: Tensor
 
     def __init__(self, radii: Sequence[str | float] = STANDARD_RADII, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,40 +64,36 @@ class CertifiedAccuracy(Metric):
         certified = torch.zeros(len(self.radii), dtype=torch.int64)
         self.add_state("certified", default=certified, dist_reduce_fx="sum")
         self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
+        # torchmetrics tells metrics apart by their states alone, compared with a tolerance: hence bytes of a text.
+        text = torch.tensor(list(" ".join(self.radii).encode()), dtype=torch.uint8)
+        self.add_state("radii_text", default=text, dist_reduce_fx="max")
 
     def update(self, radius: Tensor, correct: Tensor) -> None:
-        """Count the samples: ``radius`` (B,) floating and ``correct`` (B,) bool, else ValueError."""
+        """Count samples; ValueError unless ``radius`` is floating of shape (B,) and ``correct`` bool of shape (B,)."""
         _samples_validation(radius, correct)
         certified, total = _certified_accuracy_update(radius, correct, self.thresholds)
         self.certified += certified
         self.total += total
 
     def compute(self) -> Tensor:
-        """Return the certified accuracy at each radius, float64."""
+        """Compute the certified accuracy at each radius, float64."""
         return _certified_accuracy_compute(self.certified, self.total)
 
     def named(self) -> dict[str, float]:
-        """Return :meth:`compute`'s result with each radius' text as its key, in the order of ``radii``."""
+        """Return the result of :meth:`compute` by the text of each radius, in the order of ``radii``."""
         return dict(zip(self.radii, self.compute().reshape(-1).tolist(), strict=True))
 
-    def plot(
-        self,
-        val: Tensor | Sequence[Tensor] | None = None,
-        ax: Axes | None = None,
-    ) -> tuple[Figure, Axes]:
-        """Draw certified accuracy against radius, marked at ``radii``.
-
-        Args:
-            val: a result of ``forward`` or ``compute``, or a sequence of them, drawn as one line each; the
-                present result if None.
-            ax: where to draw; a new figure if None.
-
-        Returns:
-            The figure and its axes.
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the counts of another metric, or of its state dict.
 
         Raises:
-            ValueError: if a result does not have one value for each of ``radii``, or there is none to draw.
+            ValueError: the other metric has other radii.
         """
-        results = self.compute() if val is None else val
-        sequence = [results] if isinstance(results, Tensor) else list(results)
-        return plot_accuracy_at_radii(self.radii, [result.reshape(-1) for result in sequence], ax=ax)
+        state: dict[str, Any] = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        text = bytes(state["radii_text"].tolist()).decode() if "radii_text" in state else "unknown radii"
+        if text != " ".join(self.radii):
+            raise ValueError(f"merge_state needs the counts at {' '.join(self.radii)}, got those at {text}")
+        super().merge_state(incoming_state)
+
+    def _plot_results(self, results: list[Tensor], ax: Axes | None) -> tuple[Figure, Axes]:
+        return plot_accuracy_at_radii(self.radii, [result.reshape(-1) for result in results], ax=ax)

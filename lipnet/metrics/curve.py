@@ -1,9 +1,10 @@
-"""Certified accuracy against radius: the exact step curve, and its pictures."""
+"""Certified accuracy against radius: the exact step curve, and its plots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -18,19 +19,18 @@ from lipnet.metrics.functional import _proven_radius, _samples_validation, certi
 
 _BLUE = "#1f5a96"
 _GREY = "#555555"
-_RADIUS_LABEL = "L2 radius (pixels in [0, 1])"
 
 
 def certified_curve(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the exact step curve of certified accuracy against radius.
+    """Compute the exact step curve of certified accuracy against radius.
 
-    The certified accuracy is ``accuracy[k]`` at every r in ``[radii[k], radii[k + 1])``, and 0 from
-    ``radii[-1]`` on: a sample of radius r is not certified at r itself, as its ball is open. At r = 0 it may
-    be less than the clean accuracy, by the correct samples whose radius is 0.
+    The certified accuracy is ``accuracy[k]`` for every r in ``[radii[k], radii[k + 1])``, and 0 from ``radii[-1]`` on:
+    a sample of radius r is not certified at r itself, as its ball is open. At r = 0 it may be below the clean accuracy,
+    by the correct samples with radius 0.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]; NaN and
-            infinities count as 0.
+        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]; NaN and infinite radii
+            count as 0.
         correct: whether each prediction is the label, shape (B,), bool.
 
     Returns:
@@ -38,7 +38,7 @@ def certified_curve(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
         accuracy: shape (S,), float64, strictly decreasing to 0.
 
     Raises:
-        ValueError: if a shape or dtype differs, or there are no samples.
+        ValueError: a shape or dtype differs, or there are no samples.
 
     Example:
         >>> radius = torch.tensor([0.50, 0.25, 0.90, 0.50])
@@ -48,7 +48,7 @@ def certified_curve(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """
     _samples_validation(radius, correct)
     if radius.numel() == 0:
-        raise ValueError("Expected at least one sample, but got none: the curve of no samples is undefined.")
+        raise ValueError("a curve needs at least one sample, got none")
     proven = _proven_radius(radius, correct)
     steps, counts = torch.unique(proven[proven > 0], return_counts=True)
     origin = torch.zeros(1, dtype=torch.int64, device=radius.device)
@@ -64,23 +64,23 @@ def plot_certified_curve(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Draw certified accuracy against radius, marking in per cent the clean accuracy and that at ``marks``.
+    """Plot certified accuracy against radius, with labels at the clean accuracy and at ``marks``.
 
-    The picture ends a little beyond the largest of ``marks``; the curve may go on to the right of it.
+    The axis ends a little beyond the largest of ``marks``, where the curve may not have reached 0.
 
     Args:
         radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1].
         correct: whether each prediction is the label, shape (B,), bool.
         marks: the radii to mark, each a fraction, a decimal or a number.
-        title: printed above the picture, if given.
-        ax: where to draw; a new figure if None, made without pyplot, to be saved by ``figure.savefig``.
+        title: title of the plot.
+        ax: axes to draw on; None for a new figure, created without pyplot and saved by ``figure.savefig``.
 
     Returns:
         The figure and its axes.
 
     Raises:
-        ValueError: if a shape or dtype differs, there are no samples, or ``marks`` is empty, repeats one
-            or holds one that cannot be read.
+        ValueError: a shape or dtype differs, there are no samples, or ``marks`` is empty, repeats a radius or holds
+            one that cannot be parsed.
     """
     radii, accuracy = certified_curve(radius, correct)
     marked = certified_accuracy(radius, correct, marks).tolist()
@@ -95,29 +95,26 @@ def plot_certified_curve(
     for mark, value in zip(marks, marked, strict=True):
         _mark(axes, parse_radius(mark), value, str(mark), filled=True)
     if title is not None:
-        # A label close to 100 % reaches above the axes, where the title would stand.
+        # A label near 100 % extends above the axes, into the usual place of the title.
         axes.set_title(title, loc="left", fontsize=11, pad=30 if max(clean, *marked) > 0.85 else 12)
     return _figure_of(axes), axes
 
 
 def plot_accuracy_at_radii(
-    radii: Sequence[str | float],
-    results: Sequence[Tensor],
-    *,
-    ax: Axes | None = None,
+    radii: Sequence[str | float], results: Sequence[Tensor], *, ax: Axes | None = None
 ) -> tuple[Figure, Axes]:
-    """Draw certified accuracies known at ``radii`` alone, one line for each of ``results`` of shape (R,).
+    """Plot certified accuracies at ``radii``, one line for each of ``results`` of shape (R,).
 
     Raises:
-        ValueError: if there are no results, or one does not have a value for each radius.
+        ValueError: there are no results, or one does not have a value for each radius.
     """
     if len(results) == 0:
-        raise ValueError("Expected at least one result to plot, but got none.")
+        raise ValueError("a plot needs at least one result, got none")
     for result in results:
         if result.shape != (len(radii),):
             raise ValueError(
-                f"Expected a value for each of the {len(radii)} radii {tuple(radii)}, "
-                f"but got a result of shape {tuple(result.shape)}."
+                f"a result must have a value for each of the {len(radii)} radii {tuple(radii)}, got shape "
+                f"{tuple(result.shape)}"
             )
     axes = _radius_axes(radii, ax)
     order = sorted(range(len(radii)), key=lambda index: parse_radius(radii[index]))
@@ -125,7 +122,7 @@ def plot_accuracy_at_radii(
     for step, result in enumerate(results):
         percent = [100 * result[index].item() for index in order]
         strength = (step + 1) / len(results)
-        # A leading underscore keeps a line out of the legend, for which the first and the last are enough.
+        # The legend names the first and the last line. A leading underscore hides the others.
         label = f"evaluation {step}" if len(results) > 1 and step in (0, len(results) - 1) else "_unnamed"
         axes.plot(places, percent, color=_BLUE, alpha=strength, linewidth=1.2, label=label)
     for radius, value in zip(radii, results[-1].tolist(), strict=True):
@@ -135,36 +132,30 @@ def plot_accuracy_at_radii(
     return _figure_of(axes), axes
 
 
-def plot_over_evaluations(
-    results: Sequence[Tensor],
-    label: str,
-    *,
-    ax: Axes | None = None,
-) -> tuple[Figure, Axes]:
-    """Draw the scalars of successive evaluations as a line from 0 upwards; ``label`` names the vertical axis.
+def plot_over_evaluations(results: Sequence[Tensor], label: str, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """Plot the scalars of successive evaluations as a line; ``label`` names the vertical axis.
 
     Raises:
-        ValueError: if there are no results, or one is no single number.
+        ValueError: there are no results, or one is not a single number.
     """
     if len(results) == 0:
-        raise ValueError("Expected at least one result to plot, but got none.")
+        raise ValueError("a plot needs at least one result, got none")
     for result in results:
         if result.numel() != 1:
-            raise ValueError(f"Expected results of a single number, but got shape {tuple(result.shape)}.")
+            raise ValueError(f"a result must be a single number, got shape {tuple(result.shape)}")
     axes = _clean_axes(ax)
     values = [result.item() for result in results]
     axes.plot(range(len(values)), values, color=_BLUE, linewidth=1.2, marker="o", clip_on=False)
     if math.isfinite(values[-1]):
         _label(axes, (len(values) - 1, values[-1]), round_down(values[-1]))
     axes.set_xticks(range(0, len(values), 1 + len(values) // 10))
-    axes.set_ylim(0, 1.15 * max((value for value in values if value > 0), default=1.0))
-    axes.set_xlabel("evaluation")
-    axes.set_ylabel(label)
+    top = 1.15 * max((value for value in values if value > 0), default=1.0)
+    axes.set(ylim=(0, top), xlabel="evaluation", ylabel=label)
     return _figure_of(axes), axes
 
 
 def _clean_axes(ax: Axes | None) -> Axes:
-    """Return ``ax``, or the axes of a new figure, with a light grid and no frame on top and right."""
+    """Style ``ax``, or the axes of a new figure: a light grid, no frame at the top and right."""
     if ax is None:
         figure = Figure(figsize=(6.4, 4.0), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
         FigureCanvasAgg(figure)
@@ -178,18 +169,16 @@ def _clean_axes(ax: Axes | None) -> Axes:
 
 
 def _radius_axes(marks: Sequence[str | float], ax: Axes | None) -> Axes:
-    """Return axes of per cent against radius that reach a little beyond the largest of ``marks``."""
+    """Make axes of per cent against radius that reach a little beyond the largest of ``marks``."""
     axes = _clean_axes(ax)
-    # The room to the right of the last mark holds its label. A mark at 0 alone leaves the width free.
-    axes.set_xlim(0, 1.12 * (max(parse_radius(mark) for mark in marks) or 1.0))
-    axes.set_ylim(0, 100)
-    axes.set_xlabel(_RADIUS_LABEL)
-    axes.set_ylabel("certified accuracy (%)")
+    # Leave room for the label of the last mark. With a single mark at 0, any width will do.
+    width = 1.12 * (max(parse_radius(mark) for mark in marks) or 1.0)
+    axes.set(xlim=(0, width), ylim=(0, 100), xlabel="L2 radius (pixels in [0, 1])", ylabel="certified accuracy (%)")
     return axes
 
 
 def _mark(axes: Axes, radius: float, accuracy: float, name: str, *, filled: bool) -> None:
-    """Mark a point and label it above and to the right, where a curve that never rises leaves room."""
+    """Mark a point, with its label to the upper right, where a falling curve leaves room."""
     point = (radius, 100 * accuracy)
     face = _BLUE if filled else "white"
     axes.plot(*point, marker="o", markersize=5.5, color=_BLUE, markerfacecolor=face, clip_on=False, zorder=3)
@@ -197,19 +186,11 @@ def _mark(axes: Axes, radius: float, accuracy: float, name: str, *, filled: bool
 
 
 def _label(axes: Axes, point: tuple[float, float], text: str) -> None:
-    axes.annotate(
-        text,
-        point,
-        xytext=(4, 5),
-        textcoords="offset points",
-        fontsize=8.5,
-        color="#222222",
-        linespacing=1.15,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        annotation_clip=False,
-    )
+    style: dict[str, Any] = {"fontsize": 8.5, "color": "#222222", "linespacing": 1.15, "annotation_clip": False}
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    axes.annotate(text, point, xytext=(4, 5), textcoords="offset points", path_effects=halo, **style)
 
 
 def _figure_of(axes: Axes) -> Figure:
-    """Return the whole figure, also for axes in a subfigure."""
+    # Also for axes in a subfigure.
     return axes.figure.canvas.figure

@@ -1,7 +1,7 @@
 """Certified accuracy and average certified radius as functions: validate, update, compute.
 
-A sample is certified at radius r when its prediction is correct and its certified radius is greater than r:
-the ball is open. A radius that is NaN or infinite is no certificate, whatever produced it, and counts as 0.
+A sample is certified at radius r if its prediction is correct and its certified radius is greater than r: the ball is
+open. A NaN or infinite radius is no certificate and counts as 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from torch import Tensor
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
 
-def certified_accuracy(
-    radius: Tensor,
-    correct: Tensor,
-    radii: Sequence[str | float] = STANDARD_RADII,
-) -> Tensor:
-    """Return the fraction of samples that are correct and certified beyond each of ``radii``.
+def certified_accuracy(radius: Tensor, correct: Tensor, radii: Sequence[str | float] = STANDARD_RADII) -> Tensor:
+    """Compute the fraction of samples that are correct and certified beyond each of ``radii``.
 
     Args:
         radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1].
@@ -27,11 +23,11 @@ def certified_accuracy(
         radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``.
 
     Returns:
-        Shape (R,), float64, each in [0, 1]; NaN where there are no samples.
+        Shape (R,), float64, each in [0, 1]; NaN without samples.
 
     Raises:
-        ValueError: if a shape or dtype differs, or ``radii`` is empty, repeats one or holds one that cannot
-            be read.
+        ValueError: a shape or dtype differs, or ``radii`` is empty, repeats a radius or holds one that cannot be
+            parsed.
 
     Example:
         >>> radius = torch.tensor([0.50, 0.20, 0.90, 0.10])
@@ -45,21 +41,21 @@ def certified_accuracy(
 
 
 def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
-    """Return the average certified radius (ACR): the mean radius of the samples predicted correctly.
+    """Compute the average certified radius (ACR): the mean radius of the correctly predicted samples.
 
-    Some papers divide by the number of all samples instead (Zhai et al., MACER, ICLR 2020, arXiv 2001.02378);
-    that is this figure times the clean accuracy.
+    Some papers divide by the number of all samples instead (Zhai et al., MACER, ICLR 2020, arXiv 2001.02378), which
+    gives this value times the clean accuracy.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]. NaN, infinite
-            and negative radii count as 0, their samples as correct ones still.
+        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]. NaN, infinite and
+            negative radii count as 0, and their samples still count as correct.
         correct: whether each prediction is the label, shape (B,), bool.
 
     Returns:
-        A scalar, float64, in pixels of [0, 1]; NaN where no sample is correct.
+        A scalar, float64, in pixels of [0, 1]; NaN if no sample is correct.
 
     Raises:
-        ValueError: if a shape or dtype differs.
+        ValueError: a shape or dtype differs.
 
     Example:
         >>> radius = torch.tensor([0.50, 0.20, 0.90, 0.10])
@@ -72,40 +68,35 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
 
 
 def _radii_validation(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Return the radii's names and their values, or raise ValueError."""
+    """Check radii, and return their names and values."""
     if isinstance(radii, str) or len(radii) == 0:
-        raise ValueError(f"Expected `radii` to be a sequence of at least one radius, but got {radii!r}.")
+        raise ValueError(f"radii must be a sequence of at least one radius, got {radii!r}")
     names = tuple(str(radius) for radius in radii)
     if len(set(names)) < len(names):
-        raise ValueError(f"Expected `radii` to name each radius once, but got {names}.")
+        raise ValueError(f"radii must name each radius once, got {names}")
     return names, tuple(parse_radius(radius) for radius in radii)
 
 
 def _samples_validation(radius: Tensor, correct: Tensor) -> None:
     if radius.ndim != 1 or not radius.is_floating_point():
         raise ValueError(
-            "Expected `radius` to be a floating tensor of shape (B,), "
-            f"but got shape {tuple(radius.shape)} and dtype {radius.dtype}."
+            f"radius must be a floating tensor of shape (B,), got shape {tuple(radius.shape)} and dtype {radius.dtype}"
         )
     if correct.shape != radius.shape or correct.dtype != torch.bool:
         raise ValueError(
-            f"Expected `correct` to be a bool tensor of the same shape as `radius`, {tuple(radius.shape)}, "
-            f"but got shape {tuple(correct.shape)} and dtype {correct.dtype}."
+            f"correct must be a bool tensor of the same shape as radius, {tuple(radius.shape)}, got shape "
+            f"{tuple(correct.shape)} and dtype {correct.dtype}"
         )
 
 
 def _proven_radius(radius: Tensor, correct: Tensor) -> Tensor:
-    """Return the radius of the ball that keeps the correct prediction, float64; 0 where nothing is proven."""
+    """Return the radius within which the correct prediction is proven, float64; 0 where nothing is proven."""
     proven = correct & radius.isfinite()
     return torch.where(proven, radius.detach().to(torch.float64), 0.0).clamp(min=0.0)
 
 
-def _certified_accuracy_update(
-    radius: Tensor,
-    correct: Tensor,
-    thresholds: Sequence[float],
-) -> tuple[Tensor, Tensor]:
-    """Return the number of samples certified beyond each threshold, shape (R,), and of all, both int64."""
+def _certified_accuracy_update(radius: Tensor, correct: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Count the samples certified beyond each threshold, shape (R,), and all samples, both int64."""
     limits = torch.tensor(thresholds, dtype=torch.float64, device=radius.device)
     certified = _proven_radius(radius, correct).unsqueeze(1) > limits
     return certified.sum(dim=0), torch.tensor(radius.numel(), device=radius.device)
@@ -116,7 +107,7 @@ def _certified_accuracy_compute(certified: Tensor, total: Tensor) -> Tensor:
 
 
 def _average_certified_radius_update(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the correct samples' radii, float64, and the number of correct samples, int64."""
+    """Sum the radii of the correct samples, float64, and count these samples, int64."""
     return _proven_radius(radius, correct).sum(), correct.sum()
 
 

@@ -1,48 +1,38 @@
-"""Layers of a certified network with orthogonal adapters: their weights frozen, their bounds kept."""
+"""Layers of a certified network with orthogonal adapters that keep their Lipschitz bounds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional import product_up
-from lipnet.layers.base import own_bound
-from lipnet.models.lipconvnet import LayerFactory
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
 from lipnet.structured import OrthogonalMap
 from lipnet.structured.adapters import certified_map
 
 
-class Adapted(nn.Sequential):
-    """A layer and an orthogonal map beside it, with the children ``layer`` and, if there is a map, ``adapter``.
+class Adapted(LipschitzSequential):
+    """A layer, the child ``layer``, with an optional orthogonal map beside it, the child ``adapter``.
 
-    What it computes is as Lipschitz as the layer, times the bound of the map, which is 1 up to rounding.
+    Its Lipschitz bound is that of the layer times that of the map, which is 1 up to rounding.
     """
-
-    def lipschitz_bound(self) -> float:
-        """The product of the two bounds, rounded up; TypeError after merging, as for every module of torch."""
-        return product_up(own_bound(child) for child in self)
-
-    def plain(self, matrix: Tensor) -> nn.Module:
-        """The layer of torch that multiplies channels by a matrix (n, n), with the matrix as its weight."""
-        return _with_weight(nn.Conv2d, matrix[:, :, None, None], kernel_size=1)
 
 
 class AdaptedConv(Adapted):
-    """A convolution, then an orthogonal 1 x 1 map of its output channels, which starts as the identity.
+    """A convolution followed by an orthogonal 1 x 1 map of its output channels, which starts as the identity.
 
     Args:
-        in_channels, out_channels: of the convolution.
-        layer: ``layer(in_channels, out_channels, **options)`` makes it.
+        in_channels, out_channels: channels of the convolution.
+        layer: ``layer(in_channels, out_channels, **options)`` makes the convolution.
         adapter: structure and settings of the map as in `lipnet.structured.adapters.certified_map`; None for no map.
-        frozen: whether the convolution itself is left as it is by training.
-        options: kernel size, stride and what else ``layer`` takes.
+        frozen: do not train the convolution itself.
+        options: kernel size, stride and other arguments of ``layer``.
 
     Shape:
         As the convolution's.
 
     Raises:
-        ValueError: for an adapter that is not orthogonal, or does not fit the channels.
+        ValueError: the adapter is not orthogonal, or does not fit the channels.
 
     Example:
         >>> from lipnet.layers import SOC
@@ -68,13 +58,13 @@ class AdaptedConv(Adapted):
 
 
 class AdaptedHead(Adapted):
-    """An orthogonal map of the features, which starts as the identity, then a linear layer.
+    """An orthogonal map of the features, which starts as the identity, followed by a linear layer.
 
     The bias is always trained. The weight is trained unless it is frozen and there is a map.
 
     Args:
-        in_features, out_features: of the linear layer.
-        layer: ``layer(in_features, out_features)`` makes it.
+        in_features, out_features: features of the linear layer.
+        layer: ``layer(in_features, out_features)`` makes the linear layer.
         adapter, frozen: as in `AdaptedConv`.
 
     Shape:
@@ -101,28 +91,27 @@ class AdaptedHead(Adapted):
             parameter.requires_grad_(adapter is None or not frozen or name == "bias")
         self.add_module("layer", head)
 
-    def plain(self, matrix: Tensor) -> nn.Module:
-        """The linear layer that multiplies features by a matrix (n, n), with the matrix as its weight."""
-        return _with_weight(nn.Linear, matrix)
-
 
 def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Give the layers of an adapted network the weights of the network that it adapts; the adapters stay as they are.
+    """Load the weights of a network into its adapted version; adapters stay as they are.
 
-    The head's bias and, if its shape differs, its weight are those of other classes: they are left out, and trained.
+    The head's bias, and its weight if the shape differs, belong to other classes: they are not loaded but trained.
 
     Args:
         model: built with `AdaptedConv` and `AdaptedHead`.
-        state: the state dict of the network without adapters.
+        state: state dict of the network without adapters.
 
     Returns:
-        The names of the parameters that are not the base's, without those of the adapters.
+        The names of the parameters that were not loaded, without those of the adapters.
 
     Raises:
-        ValueError: if a weight of the state has no place in the model.
+        ValueError: a weight of the state has no place in the model.
     """
-    inner = {f"{path}." for path, module in model.named_modules() if isinstance(module, Adapted)}
-    renamed = {_with_layer(name, inner): value for name, value in state.items()}
+    inner = [f"{path}." for path, module in model.named_modules() if isinstance(module, Adapted)]
+    renamed = {}
+    for name, value in state.items():
+        prefix = next((prefix for prefix in inner if name.startswith(prefix)), None)
+        renamed[name if prefix is None else f"{prefix}layer.{name.removeprefix(prefix)}"] = value
     own = model.state_dict()
     surplus = sorted(renamed.keys() - own.keys())
     if surplus:
@@ -142,10 +131,11 @@ def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 @torch.no_grad()
 def merge_maps(model: nn.Module) -> nn.Module:
-    """Replace every orthogonal map of an adapted network by one plain layer, in place: a dense 1 x 1 convolution or a
-    linear layer with the same matrix, which computes the same up to rounding and has the same Lipschitz bound up to it.
+    """Replace every orthogonal map of an adapted network, in place, by a plain layer with the same matrix.
 
-    Merge in the dtype that is certified: a matrix rounded to float32 is less orthogonal than one in float64.
+    The plain layer is a dense 1 x 1 convolution, or a linear layer before the head. It computes the same up to
+    rounding, and has the same Lipschitz bound up to rounding. Merge in the dtype that you certify in: a matrix rounded
+    to float32 is less orthogonal than one in float64.
 
     Returns:
         The model.
@@ -153,19 +143,13 @@ def merge_maps(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         adapter = getattr(module, "adapter", None)
         if isinstance(module, Adapted) and isinstance(adapter, OrthogonalMap):
-            module.adapter = module.plain(adapter.matrix.to_dense()).train(module.training)
+            matrix = adapter.matrix.to_dense()
+            plain: nn.Linear | nn.Conv2d
+            if isinstance(module, AdaptedHead):
+                plain = nn.Linear(len(matrix), len(matrix), bias=False, device="meta")
+            else:
+                matrix = matrix[:, :, None, None]
+                plain = nn.Conv2d(len(matrix), len(matrix), kernel_size=1, bias=False, device="meta")
+            plain.weight = nn.Parameter(matrix)
+            module.adapter = plain.train(module.training)
     return model
-
-
-def _with_weight(kind: Callable[..., nn.Module], weight: Tensor, **options: int) -> nn.Module:
-    rows, columns = weight.shape[:2]
-    layer = kind(columns, rows, bias=False, device=weight.device, dtype=weight.dtype, **options)
-    layer.weight = nn.Parameter(weight)
-    return layer
-
-
-def _with_layer(name: str, inner: set[str]) -> str:
-    for prefix in inner:
-        if name.startswith(prefix):
-            return f"{prefix}layer.{name.removeprefix(prefix)}"
-    return name

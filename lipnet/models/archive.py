@@ -1,4 +1,4 @@
-"""Files of torch that carry their own SHA-256, and that are read only if it is theirs."""
+"""Files of ``torch.save`` that carry their own SHA-256, and are only read if it matches."""
 
 import hashlib
 import pickle
@@ -8,23 +8,25 @@ import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lipnet.files import atomic_write
 
 _LABEL = b"lipnet sha256 "
 _SEAL_LENGTH = len(_LABEL) + 64
-# A zip archive ends in a record of 22 bytes, the last two of which are the length of the comment that follows it.
+# A zip archive ends in a record of 22 bytes, the last two of which are the length of the comment that follows.
 _END, _END_LENGTH = b"PK\x05\x06", 22
-# What the readers of the archive and of its content raise for bytes that are none of their own.
+# Exceptions of the readers of the archive and its content for damaged or foreign bytes.
 UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -36,13 +38,13 @@ UNREADABLE = (
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint of lipnet, or a damaged one."""
+    """A file that is not a checkpoint of lipnet, or a damaged one."""
 
 
 def write_archive(path: str | Path, content: Any) -> None:
-    """Write what ``torch.save`` would, whole or not at all, with the SHA-256 of all of it as the archive's comment.
+    """Write ``content`` as ``torch.save`` does, atomically, with its SHA-256 as the comment of the archive.
 
-    The file is one of torch: ``torch.load`` reads it, without looking at the comment.
+    ``torch.load`` reads the file and ignores the comment.
     """
     buffer = BytesIO()
     torch.save(content, buffer)
@@ -56,14 +58,18 @@ def write_archive(path: str | Path, content: Any) -> None:
 
 
 def read_archive(path: str | Path) -> tuple[Any, str]:
-    """What an intact file of torch holds, on the CPU, executing nothing from it, and the SHA-256 of the whole file.
+    """Read an intact file of ``torch.save`` onto the CPU, without executing anything from it.
 
-    Every read compares the SHA-256 that `write_archive` has put into the file, and the archive's own checksums. A file
-    of ``torch.save`` carries the latter alone: it is read with a warning.
+    The SHA-256 written by `write_archive` and the archive's own checksums are compared. A file written by
+    ``torch.save`` only has the latter and is read with a warning. Compressed archives are refused, so reading takes no
+    more memory than the file's size suggests.
+
+    Returns:
+        The content, and the SHA-256 of the whole file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is empty or damaged.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is empty, damaged, or holds anything but tensors and plain containers.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,15 +79,12 @@ def read_archive(path: str | Path) -> tuple[Any, str]:
         raise CheckpointError(f"{path} is empty: it is no checkpoint")
     try:
         sealed = _check_seal(data)
-        # torch does not compare the checksums of the records: a flipped bit would be read as another weight.
-        damaged = ZipFile(BytesIO(data)).testzip()
-        if damaged is not None:
-            raise BadZipFile(f"the checksum of {damaged} is wrong")
+        with ZipFile(BytesIO(data)) as archive:
+            _check_records(archive, len(data))
         content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} ({len(data)} bytes) cannot be read as a checkpoint: truncated or damaged? ({reason})"
+            f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {_reason(data, error)}"
         ) from error
     if not sealed:
         warnings.warn(f"{path} carries no SHA-256: its CRC-32 checksums alone were compared", stacklevel=2)
@@ -89,7 +92,7 @@ def read_archive(path: str | Path) -> tuple[Any, str]:
 
 
 def _check_seal(data: bytes) -> bool:
-    """Whether a file carries its SHA-256; one that is not its own, or anything else behind the archive, is an error."""
+    """Return whether a file carries its SHA-256; raise if that does not match or anything else follows the archive."""
     end = data.rfind(_END) + _END_LENGTH
     body, comment = memoryview(data)[:end], data[end:]
     if end < _END_LENGTH or bytes(body[-2:]) != struct.pack("<H", len(comment)):
@@ -99,6 +102,32 @@ def _check_seal(data: bytes) -> bool:
     if comment != _seal(body):
         raise BadZipFile("the SHA-256 that it carries is not its own")
     return True
+
+
+def _check_records(archive: ZipFile, size: int) -> None:
+    records = archive.infolist()
+    if any(record.compress_type != ZIP_STORED for record in records) or sum(r.file_size for r in records) > size:
+        raise BadZipFile("its records are compressed or overlap, which torch.save never writes")
+    # torch does not compare the checksums of the records: a flipped bit would be read as another weight.
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def _reason(data: bytes, error: BaseException) -> str:
+    """Return one line that says why a file cannot be read; torch's own text has several, with terminal codes."""
+    if isinstance(error, pickle.UnpicklingError):
+        try:
+            classes = get_unsafe_globals_in_checkpoint(BytesIO(data))
+        except UNREADABLE:
+            classes = []
+        if classes:
+            return (
+                f"it holds Python objects ({', '.join(classes[:3])}), and lipnet loads tensors and plain containers "
+                "alone; write weights with lipnet.models.save_checkpoint"
+            )
+        return "truncated or damaged? (its content is not what torch.save writes)"
+    return f"truncated or damaged? ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
 
 def _seal(body: memoryview) -> bytes:

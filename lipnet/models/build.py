@@ -1,69 +1,88 @@
-"""A model from a plain configuration, which may come from a stranger's file."""
+"""Building a model from a plain configuration, which may come from a stranger's file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-_ALLOWED = ("lipnet.", "torch.nn.")
+_ALLOWED = ("lipnet", "torch.nn")
+_MAXIMUM_DEPTH = 100
+_MAXIMUM_NODES = 100_000
 
 
-def build_model(config: Mapping[str, Any]) -> nn.Module:
-    """Make the module that a configuration describes, in the notation of Hydra.
+def build_model(config: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
+    """Build the module that a configuration in Hydra's notation describes.
 
-    ``_target_`` names a class, the other keys are its arguments; with ``_partial_: true`` the result is a factory
-    instead. Nested mappings with a ``_target_`` are made first. A configuration may come from a checkpoint, so that
-    only subclasses of ``nn.Module`` defined in lipnet.* or torch.nn.* are made; everything is checked before anything
-    is called.
+    ``_target_`` names a class, and the other keys are its arguments. With ``_partial_: true`` the result is a factory.
+    Nested mappings with a ``_target_`` are built first. A configuration may come from a stranger's checkpoint, so only
+    subclasses of ``nn.Module`` from lipnet.*, torch.nn.* and the packages in ``trust`` are built, and all targets are
+    checked before any is called.
 
     Args:
         config: plain mappings, sequences, texts and numbers.
+        trust: names of further packages whose modules may be built. Importing a package runs its code, so name only
+            packages you would run yourself.
 
     Raises:
-        ValueError: for a target outside the allowed ones, or one that does not exist.
+        ValueError: a target is not allowed or does not exist, or the configuration is nested too deeply.
     """
-    _check(config)
-    model = _make(config)
+    if isinstance(trust, str):
+        raise ValueError(f"trust must be a sequence of package names, got the text {trust!r}")
+    allowed = (*_ALLOWED, *trust)
+    for node in walk(config):
+        if isinstance(node, Mapping) and "_target_" in node:
+            _find_class(node["_target_"], allowed)
+    model = _build(config, allowed)
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model's configuration needs a _target_ that is not _partial_, got {dict(config)}")
     return model
 
 
-def _check(node: Any) -> None:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            _module_class(node["_target_"])
-        for value in node.values():
-            _check(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            _check(value)
+def walk(config: Any) -> list[Any]:
+    """Return the nested mappings, sequences and values of a configuration.
+
+    Raises:
+        ValueError: it has more than 100 levels or 100,000 nodes, as one that contains itself does.
+    """
+    nodes, level = [config], [config]
+    for _ in range(_MAXIMUM_DEPTH):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, Mapping | list | tuple):
+                below += node.values() if isinstance(node, Mapping) else node
+            if len(nodes) + len(below) > _MAXIMUM_NODES:
+                raise ValueError(f"a configuration may have at most {_MAXIMUM_NODES} nodes, got more")
+        if not below:
+            return nodes
+        nodes, level = nodes + below, below
+    raise ValueError(f"a configuration may be nested at most {_MAXIMUM_DEPTH} levels deep, got more")
 
 
-def _make(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        arguments = {key: _make(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
-        if "_target_" not in node:
-            return arguments
-        target = _module_class(node["_target_"])
-        return partial(target, **arguments) if node.get("_partial_", False) else target(**arguments)
+def _build(node: Any, allowed: tuple[str, ...]) -> Any:
     if isinstance(node, list | tuple):
-        return [_make(value) for value in node]
-    return node
+        return [_build(value, allowed) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    arguments = {key: _build(value, allowed) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in node:
+        return arguments
+    target = _find_class(node["_target_"], allowed)
+    return partial(target, **arguments) if node.get("_partial_", False) else target(**arguments)
 
 
-def _module_class(target: Any) -> type[nn.Module]:
-    """The class that a ``_target_`` names, if it is allowed."""
-    refusal = f"a model may be built from lipnet.* and torch.nn.* modules alone, got _target_ {target!r}"
-    if not isinstance(target, str) or not target.startswith(_ALLOWED):
-        raise ValueError(refusal)
+def _find_class(target: Any, allowed: tuple[str, ...]) -> type[nn.Module]:
+    prefixes = tuple(f"{package}." for package in allowed)
+    packages = " and ".join([", ".join(f"{prefix}*" for prefix in prefixes[:-1]), f"{prefixes[-1]}*"])
+    refusal = f"a model may be built from {packages} modules alone, got _target_ {target!r}"
+    if not isinstance(target, str) or not target.startswith(prefixes):
+        raise ValueError(f"{refusal}; trust=... adds packages of your own")
     path, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(path), name, None)
     except ModuleNotFoundError as error:
         raise ValueError(f"{refusal}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(_ALLOWED)):
-        raise ValueError(refusal)
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(prefixes)):
+        raise ValueError(f"{refusal}, which is no nn.Module of theirs")
     return found

@@ -1,30 +1,42 @@
-"""Checkpoints that describe themselves: what was trained can be rebuilt from the file alone."""
+"""Checkpoints that describe themselves: a trained model can be rebuilt from the file alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from lipnet import __version__
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
-from lipnet.models.build import build_model
+from lipnet.models.build import build_model, walk
 
 DESCRIPTION = "lipnet"
 _FORMAT = 1
 _PREFIX = "model."
+# A model may have this many modules, parameters and elements beyond what its weights account for: constants, and
+# modules without weights.
+_SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
+_UNFIT = "the weights do not fit the model that the file describes"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds, checked and rebuilt.
+    """The content of a checkpoint file, checked and rebuilt.
 
     Attributes:
-        model: the network with its trained weights, in evaluation mode, on the CPU.
+        model: the network with its trained weights and their dtype, in evaluation mode, on the CPU.
         model_config: the plain configuration that it was built from.
-        dataset: what it was trained on: ``name``, and the settings of the split.
-        sha256: of the file's bytes.
+        dataset: the training data: ``name``, and the settings of the split.
+        sha256: SHA-256 of the file.
     """
 
     model: nn.Module
@@ -34,55 +46,78 @@ class Checkpoint:
 
 
 def describe(model_config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says about itself under the key ``"lipnet"``.
+    """Return the description that a checkpoint holds under the key ``"lipnet"``.
 
     Raises:
-        TypeError: for anything but mappings, sequences, texts, numbers and None, which could not be read back safely.
+        TypeError: a value is not a mapping, sequence, text, number or None, and could not be read back safely.
+        ValueError: the values are nested too deeply.
     """
+    for config in (model_config, dataset):
+        walk(config)
     return {"format": _FORMAT, "version": __version__, "model": _plain(model_config), "dataset": _plain(dataset)}
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, model_config: Mapping[str, Any], dataset: Mapping[str, Any]
+    path: str | Path,
+    model: nn.Module,
+    model_config: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    trust: Sequence[str] = (),
 ) -> None:
-    """Write a model so that `load_checkpoint` reads it; for those who train without Lightning.
+    """Write a model so that `load_checkpoint` reads it; for training without Lightning.
 
     Args:
-        path: where to; written whole or not at all, with its SHA-256 inside.
-        model: the network, built by ``build_model(model_config)``.
+        path: the file; written atomically, with its SHA-256 inside.
+        model: the network, built by ``build_model(model_config)``. The wrappers of ``torch.compile``, ``DataParallel``
+            and ``DistributedDataParallel`` around it are removed.
         model_config: plain containers with Hydra's ``_target_``.
         dataset: at least ``{"name": "cifar100" | "cifar10" | "digits"}``.
+        trust: packages besides lipnet and torch.nn that `load_checkpoint` will be allowed to build from.
+
+    Raises:
+        CheckpointError: `load_checkpoint` could not read the file; nothing is written.
+        TypeError: a configuration holds other values than plain ones.
     """
-    state = {_PREFIX + name: value for name, value in model.state_dict().items()}
-    write_archive(path, {"state_dict": state, DESCRIPTION: describe(model_config, dataset)})
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    state = model.state_dict()
+    description = describe(model_config, dataset)
+    content = {"state_dict": {_PREFIX + name: value for name, value in state.items()}, DESCRIPTION: description}
+    _check_content(path, content)
+    with _one_error(f"{path} is not written, as it could not be read again"):
+        _check_fit(description["model"], state, trust)
+    write_archive(path, content)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint and rebuild its model, executing nothing from the file.
+
+    Names and shapes of the weights are compared with the model before the model is allocated.
 
     Args:
         path: a file written by lipnet's training or by `save_checkpoint`.
+        trust: packages besides lipnet and torch.nn whose modules may be built; see `build_model`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is empty, damaged, no checkpoint of lipnet, or its weights do not fit its model.
-        ValueError: if its configuration names a target that is not allowed.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is empty, damaged, not a checkpoint of lipnet, its weights do not fit its model, or
+            its configuration names a target that is not allowed.
     """
     content, sha256 = read_checkpoint(path)
     description = content[DESCRIPTION]
-    model = build_model(description["model"])
     state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
-    try:
+    written, failure = description.get("version"), f"{path} cannot be loaded by lipnet {__version__}"
+    with _one_error(failure if written == __version__ else f"{failure}, lipnet {written} wrote it"):
+        dtype = _check_fit(description["model"], state, trust)
+        model = build_model(description["model"], trust).to(dtype)
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model that the file describes: {error}") from error
     return Checkpoint(model.eval(), description["model"], description["dataset"], sha256)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
-    """The content of a checkpoint file, on the CPU, and the file's SHA-256; errors as in `load_checkpoint`."""
+    """Return the content of a checkpoint file, on the CPU, and its SHA-256; errors as in `load_checkpoint`."""
     content, sha256 = read_archive(path)
-    _check_content(Path(path), content)
+    _check_content(path, content)
     return content, sha256
 
 
@@ -96,7 +131,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a checkpoint describes itself by plain containers and values, got {type(value).__name__} {value}")
 
 
-def _check_content(path: Path, content: Any) -> None:
+def _check_content(path: str | Path, content: Any) -> None:
     description = content.get(DESCRIPTION) if isinstance(content, Mapping) else None
     if not isinstance(description, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         raise CheckpointError(f"{path} is no checkpoint of lipnet: it does not describe its model")
@@ -105,5 +140,78 @@ def _check_content(path: Path, content: Any) -> None:
     missing = [key for key in ("model", "dataset") if not isinstance(description.get(key), Mapping)]
     if missing or "name" not in description["dataset"]:
         raise CheckpointError(f"{path} does not describe its {' and '.join(missing) or 'dataset'}")
-    if not all(isinstance(value, Tensor) for value in content["state_dict"].values()):
-        raise CheckpointError(f"{path} holds weights that are no tensors")
+    try:
+        walk(description)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    for name, value in content["state_dict"].items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path} holds weights whose names are no texts, got {name!r}")
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path} holds weights that are no tensors, got {type(value).__name__} {name!r}")
+
+
+@contextmanager
+def _one_error(failure: str) -> Iterator[None]:
+    """Turn the errors of a model that cannot be built or does not fit its weights into a `CheckpointError`."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{failure}: {str(error) or type(error).__name__}") from error
+
+
+def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
+    """Check that weights fit the model of a configuration before that is allocated, and return their dtype."""
+    with torch.device("meta"), _limited_parts(2 * len(state) + _SPARE_PARTS):
+        model = build_model(config, trust)
+    own = model.state_dict()
+    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or surplus:
+        raise ValueError(f"{_UNFIT}: missing are {_few(missing)}; unexpected are {_few(surplus)}")
+    for name, value in state.items():
+        if value.is_meta or value.shape != own[name].shape or _kind(value) != _kind(own[name]):
+            raise ValueError(
+                f"{_UNFIT}: {name} must be {own[name].dtype} of shape {tuple(own[name].shape)}, got {value.dtype} of "
+                f"shape {tuple(value.shape)} on {value.device}"
+            )
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (v.untyped_storage() for v in state.values())}
+    held = sum(storages.values())
+    needed = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    if needed > held + _SPARE_ELEMENTS:
+        raise ValueError(f"{_UNFIT}: it has {needed} elements, and the file holds {held} bytes of weights")
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(f"weights must share one floating-point dtype, got {sorted(map(str, dtypes))}")
+    return dtypes.pop() if dtypes else torch.float32
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
+@contextmanager
+def _limited_parts(limit: int) -> Iterator[None]:
+    """Stop the construction of a model, in this thread, that has more modules and parameters than ``limit``."""
+    token = _parts_left.set([limit])
+    try:
+        yield
+    finally:
+        _parts_left.reset(token)
+
+
+def _count_part(module: nn.Module, name: str, part: Any) -> None:
+    left = _parts_left.get()
+    if left is not None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("the model that the file describes has more modules and parameters than its weights need")
+
+
+# Registered for good: removing a hook while another thread builds a module would make that thread fail.
+_parts_left: ContextVar[list[int] | None] = ContextVar("_parts_left", default=None)
+register_module_module_registration_hook(_count_part)
+register_module_parameter_registration_hook(_count_part)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) or "none"

@@ -1,28 +1,46 @@
 """LipConvNet: the provably 1-Lipschitz convolutional network."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lipnet.functional import product_up
 from lipnet.layers import SOC, MaxMin, Normalize, SOCLinear
-from lipnet.layers.base import own_bound
+from lipnet.layers.base import LipschitzModule
 
 LayerFactory = Callable[..., nn.Module]
 
+MAXIMUM_STAGES = 16
+_LARGE_HEAD = 100_000_000
 
-class LipConvNet(nn.Sequential):
-    """LipConvNet-N: stages of orthogonal convolutions with norm-preserving activations, and a linear head.
 
-    N layers in ``stages`` stages of N / stages: the last layer of a stage has stride 2 and doubles the channels; the
-    very last has a 1 x 1 kernel; then the head on the flattened features. With 5 stages (N = 5 x blocks), 32 initial
-    channels and 32 x 32 images this is the published network. Pixels in [0, 1] come in; the first module normalises
-    them.
+class LipschitzSequential(nn.Sequential, LipschitzModule):
+    """An ``nn.Sequential`` whose Lipschitz bound is the product of its children's bounds."""
 
-    It is an ``nn.Sequential`` with the children ``normalize``, ``stage1``, ..., ``flatten``, ``head``, and ``pooling``
-    before ``flatten`` if there is one.
+    def children_in_order(self) -> list[tuple[str, nn.Module]] | None:
+        # A subclass with its own forward runs something else. Not named_children(), which lists a module once even if
+        # it runs twice.
+        return list(self._modules.items()) if type(self).forward is nn.Sequential.forward else None
+
+
+class LipConvNet(LipschitzSequential):
+    """LipConvNet-N: stages of orthogonal convolutions with norm-preserving activations, then a linear head.
+
+    For c = ``initial_channels``, n = N / ``stages`` and images of S x S:
+
+    | child | layers | output |
+    | --- | --- | --- |
+    | ``normalize`` | (x - mean) / std, from pixels in [0, 1] | S x S |
+    | ``stage1`` | n - 1 convolutions 3 x 3 of c channels, one 3 x 3 with stride 2 to 2 c | S/2 x S/2 |
+    | ``stage2``, ... | the same with twice the channels | half the size |
+    | the last stage | the same, but the last convolution is 1 x 1 | S / 2^stages |
+    | ``pooling`` | optional | |
+    | ``flatten``, ``head`` | linear layer to the logits | ``num_classes`` |
+
+    Every convolution is followed by an activation. The published network has 5 stages and 32 initial channels for
+    images of 32 x 32.
 
     Args:
         num_classes: number of logits.
@@ -30,21 +48,24 @@ class LipConvNet(nn.Sequential):
         initial_channels: channels of the first stage.
         in_channels: channels of the images.
         image_size: height and width of the images, divisible by 2 ** stages.
-        stages: number of stages; 3 fit images of 8 x 8.
-        conv: ``conv(in_channels, out_channels, kernel_size=k, stride=s)`` makes a convolution.
-        activation: ``activation()`` makes an activation; where it has an argument ``channels``, as activations with
-            parameters have, ``activation(channels=c)``.
-        pooling: ``pooling()`` makes a module without parameters that reduces the last stage's maps before the head,
-            such as `lipnet.layers.NormPool2d`; None for the maps as they are.
+        stages: number of stages, at most 16; 3 fit images of 8 x 8.
+        conv: makes a convolution: ``conv(in_channels, out_channels, kernel_size=k, stride=s)``.
+        activation: makes an activation: ``activation(channels=c)`` if it has an argument ``channels``, as activations
+            with parameters do, else ``activation()``.
+        pooling: ``pooling()`` makes a module without parameters that reduces the last feature maps before the head,
+            such as `lipnet.layers.NormPool2d`; None for no pooling.
         head: ``head(in_features, num_classes)`` makes the last layer.
-        mean: the images' mean, one number per channel.
-        std: the images' standard deviation, one number.
+        mean: mean of the images, one number per channel.
+        std: standard deviation of the images, one number.
 
     Shape:
         (B, in_channels, image_size, image_size) to (B, num_classes).
 
     Raises:
-        ValueError: for a depth or an image size that the stages do not divide, and for inputs of another shape.
+        ValueError: the stages do not divide the depth or the image size, or an input has another shape.
+
+    Warns:
+        UserWarning: the head has more than 100 million parameters, as on large images without pooling.
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; with GS-SOC: Gorbunov et al., NeurIPS 2024.
 
@@ -82,46 +103,53 @@ class LipConvNet(nn.Sequential):
         channels, width = in_channels, initial_channels
         for stage in range(1, stages + 1):
             kernel_size = 1 if stage == stages else 3
-            layers = _stage(channels, width, depth // stages, kernel_size, conv, activation)
-            self.add_module(f"stage{stage}", nn.Sequential(*layers))
+            self.add_module(f"stage{stage}", _stage(channels, width, depth // stages, kernel_size, conv, activation))
             channels, width = 2 * width, 2 * width
         maps = torch.empty(1, channels, image_size // 2**stages, image_size // 2**stages, device="meta")
         if pooling is not None:
-            pool = pooling()
-            self.add_module("pooling", pool)
-            maps = pool(maps)
+            self.add_module("pooling", pooling())
+            maps = self[-1](maps)
         self.add_module("flatten", nn.Flatten())
+        _warn_of_large_head(head, maps, num_classes)
         self.add_module("head", head(maps.numel(), num_classes))
-
-    def lipschitz_bound(self) -> float:
-        """An upper bound on the Lipschitz constant from pixels to logits: the product of the modules' own bounds.
-
-        Raises:
-            TypeError: for a module that is not lipnet's; `lipnet.certify.lipschitz_bound` has rules for torch's.
-        """
-        return product_up(own_bound(module) for module in self)
 
 
 def _stage(
     in_channels: int, width: int, layers: int, last_kernel_size: int, conv: LayerFactory, activation: LayerFactory
-) -> list[nn.Module]:
-    modules: list[nn.Module] = []
-    channels = in_channels
+) -> nn.Sequential:
+    stage = nn.Sequential()
     for _ in range(layers - 1):
-        modules += [conv(channels, width, kernel_size=3, stride=1), _activation(activation, width)]
-        channels = width
-    last = conv(channels, 2 * width, kernel_size=last_kernel_size, stride=2)
-    return [*modules, last, _activation(activation, 2 * width)]
+        stage.extend([conv(in_channels, width, kernel_size=3, stride=1), _make_activation(activation, width)])
+        in_channels = width
+    last = conv(in_channels, 2 * width, kernel_size=last_kernel_size, stride=2)
+    return stage.extend([last, _make_activation(activation, 2 * width)])
 
 
-def _activation(make: LayerFactory, channels: int) -> nn.Module:
-    return make(channels=channels) if "channels" in signature(make).parameters else make()
+def _make_activation(activation: LayerFactory, channels: int) -> nn.Module:
+    return activation(channels=channels) if "channels" in signature(activation).parameters else activation()
 
 
 def _check_shape(depth: int, stages: int, image_size: int) -> None:
     if stages < 1 or depth < stages or depth % stages:
         raise ValueError(f"depth must be a multiple of the {stages} stages, got depth {depth}")
+    if stages > MAXIMUM_STAGES:
+        raise ValueError(f"stages must be at most {MAXIMUM_STAGES}, got {stages}")
     if image_size < 1 or image_size % 2**stages:
         raise ValueError(
             f"image_size must be divisible by 2 ** stages = {2**stages} (every stage halves it), got {image_size}"
+        )
+
+
+def _warn_of_large_head(head: LayerFactory, maps: Tensor, num_classes: int) -> None:
+    # An orthogonal head has as many parameters as the square of its width. Counted before anything is allocated.
+    if maps.numel() ** 2 <= _LARGE_HEAD:
+        return
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in head(maps.numel(), num_classes).parameters())
+    if count > _LARGE_HEAD:
+        size = maps.shape[-1]
+        warnings.warn(
+            f"the head has {count:,} parameters on {maps.numel():,} features of {size} x {size} maps; reduce them with "
+            f"pooling (model/pooling=norm model.pooling.kernel_size={size}), or take head=NormalizedLinear (head=lln)",
+            stacklevel=3,
         )

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torchvision.transforms import v2
 
-from lipnet.data import DATAMODULES, CutMix, FolderImages, MixUp, NpzImages
+from lipnet.data import DATAMODULES, FolderImages, NpzImages
 from lipnet.layers import GSSOC, SOC
 from lipnet.layers.scaling import SCALINGS
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
@@ -260,8 +260,8 @@ def test_published_sizes_are_overrides(depth: int, channels: int) -> None:
 DATA_CHOICES = {
     "data.loader=workers": {"loader": "workers"},
     "data.loader=memory": {"loader": "memory"},
-    "data/mixing=mixup": {"mixing": MixUp},
-    "data/mixing=cutmix": {"mixing": CutMix},
+    "data/mixing=mixup": {"mixing": v2.MixUp},
+    "data/mixing=cutmix": {"mixing": v2.CutMix},
     "data/policy=trivial_augment data.loader=workers": {"policy": v2.TrivialAugmentWide},
     "data/policy=rand_augment data.loader=workers": {"policy": v2.RandAugment},
     "data/extra=npz data.extra.path=some.npz data.extra.ratio=0.7": {"extra": NpzImages},

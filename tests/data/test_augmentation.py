@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lipnet.data import CropAndFlip, SeededAugmentation
-from lipnet.data.augmentation import augmentation_seed
+from lipnet.data.augmentation import derive_seed
 
 CROP_AND_FLIP = v2.Compose([v2.RandomCrop(8, padding=2), v2.RandomHorizontalFlip()])
 
@@ -133,6 +133,6 @@ def test_augmentation_leaves_every_global_state_as_it_was(monkeypatch: pytest.Mo
 
 def test_seeds_of_neighbouring_triples_differ() -> None:
     triples = [(seed, epoch, index) for seed in range(6) for epoch in range(6) for index in range(6)]
-    seeds = [augmentation_seed(*triple) for triple in triples]
+    seeds = [derive_seed(*triple) for triple in triples]
     assert len(set(seeds)) == len(triples)
     assert all(0 <= seed < 2**64 for seed in seeds)

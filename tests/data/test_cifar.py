@@ -113,13 +113,17 @@ def test_one_damaged_batch_of_five_is_named(write_fake_cifar: WriteFakeCIFAR) ->
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
-    """Archives that would have been fetched, as (url, folder)."""
+    """Downloads of files that hold their own names: (url, folder that contains the temporary one)."""
     fetched: list[tuple[str, Path]] = []
 
-    def record(url: str, root: Path, filename: str, md5: str) -> None:
+    def record(url: str, root: str, filename: str, md5: str) -> None:
         assert url.endswith(filename)
         assert md5 == datasets.CIFAR100.tgz_md5
-        fetched.append((url, root))
+        fetched.append((url, Path(root).parent))
+        folder = Path(root) / datasets.CIFAR100.base_folder
+        folder.mkdir(parents=True)
+        for name in ("train", "test", "meta"):
+            (folder / name).write_text(name)
 
     monkeypatch.setattr(cifar_file, "download_and_extract_archive", record)
     return fetched
@@ -136,13 +140,31 @@ def test_download_when_a_file_is_missing(
     (files.folder / name).unlink()
     module.prepare_data()
     assert downloads == [(datasets.CIFAR100.url, files.root)]
+    assert sorted(path.name for path in files.root.iterdir()) == ["cifar-100-python"]
+    assert sorted(path.read_text() for path in files.folder.iterdir()) == ["meta", "test", "train"]
+
+
+def test_a_download_shows_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process unpacks the archive, others may read the official folder."""
+    official = tmp_path / datasets.CIFAR100.base_folder
+
+    def unpack_slowly(url: str, root: str, filename: str, md5: str) -> None:
+        folder = Path(root) / datasets.CIFAR100.base_folder
+        folder.mkdir(parents=True)
+        for name in ("train", "test", "meta"):
+            (folder / name).write_text("half")
+            assert not (official / name).exists()
+
+    monkeypatch.setattr(cifar_file, "download_and_extract_archive", unpack_slowly)
+    cifar_file.fetch_cifar(datasets.CIFAR100, tmp_path)
+    assert sorted(path.name for path in official.iterdir()) == ["meta", "test", "train"]
 
 
 def test_download_happens_only_when_asked_for(tmp_path: Path, downloads: list[tuple[str, Path]]) -> None:
     CIFAR100DataModule(data_dir=tmp_path).prepare_data()
     assert downloads == []
     asked = CIFAR100DataModule(data_dir=tmp_path, download=True)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match="checksum is not the official one"):
         asked.evaluation_dataset("test")
     assert len(downloads) == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str) -> None:
 def test_an_archive_of_other_arrays_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", images=IMAGES, label=LABELS)
     np.save(tmp_path / "single.npy", IMAGES)
-    for name, reason in (("other.npz", "image is not a file"), ("single.npy", "it is no archive")):
+    for name, reason in (("other.npz", "no item named 'image.npy'"), ("single.npy", "not a zip file")):
         with pytest.raises(ValueError, match=rf"{name} cannot be read as an archive .*{reason}"):
             NpzImages(tmp_path / name, ratio=0.5).read(SPEC)
 
@@ -122,7 +124,7 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="must be from 0 to 4, got 2 to 10"):
         FolderImages(folder, ratio=0.5).read(DatasetSpec("s", 5, 3, 8, (0.5, 0.5, 0.5), 0.25))
     (folder / "2" / "broken.png").write_bytes((folder / "2" / "1.png").read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"2/broken\.png cannot be read as an image: damaged\?"):
+    with pytest.raises(ValueError, match=r"2/broken\.png cannot be read as an image .*: damaged\?"):
         FolderImages(folder, ratio=0.5).read(SPEC)
     (folder / "cat").mkdir()
     (folder / "cat" / "0.png").write_bytes(b"")
@@ -133,3 +135,73 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no files in folders that are named by the numbers"):
         FolderImages(tmp_path, ratio=0.5).read(SPEC)
+
+
+def save_grey(folder: Path, values: np.ndarray[Any, Any], name: str = "0.png") -> FolderImages:
+    (folder / "3").mkdir(exist_ok=True)
+    Image.fromarray(values).save(folder / "3" / name)
+    return FolderImages(folder, ratio=0.5)
+
+
+@pytest.mark.parametrize("spec", [GREY, SPEC], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", ["0.png", "0.pgm"])
+def test_sixteen_bit_greys_are_scaled(tmp_path: Path, spec: DatasetSpec, name: str) -> None:
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    values[0, 1] = 300
+    images = save_grey(tmp_path, values, name).read(spec).images
+    for channel in images[0]:
+        np.testing.assert_array_equal(channel.numpy(), np.round(values / 257))
+
+
+def test_an_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = save_grey(tmp_path, np.zeros((16, 8), np.uint8))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=r"must have 8 x 8 pixels, got 8 x 16"):
+        extra.read(GREY)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = save_grey(tmp_path, np.zeros((64, 64), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image .*decompression bomb"):
+        extra.read(GREY)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF", "ICO", "PDF"])
+def test_other_formats_are_not_opened(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "3").mkdir()
+    Image.fromarray(IMAGES[0]).save(tmp_path / "3" / "0.png", format=kind)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image \(PNG, JPEG, BMP, WEBP, PPM\)"):
+        FolderImages(tmp_path, ratio=0.5).read(SPEC)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "0.pfm").write_bytes(b"Pf\n8 8\n-1.0\n" + bytes(256))
+    with pytest.raises(ValueError, match="pixels are floating-point numbers"):
+        FolderImages(tmp_path, ratio=0.5).read(GREY)
+
+
+def test_an_archive_that_inflates_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((30_000, 8, 8, 3), np.uint8), label=np.zeros(30_000, int))
+    monkeypatch.setattr(np, "load", lambda *arguments, **settings: pytest.fail("read"))
+    with pytest.raises(ValueError, match=r"bomb\.npz cannot be read .*inflates to \d+ bytes, more than 100 times"):
+        NpzImages(tmp_path / "bomb.npz", ratio=0.5).read(SPEC)
+
+
+def test_an_archive_is_read_only_if_its_headers_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "large.npz", image=np.random.default_rng(0).random((20, 8, 8, 3)))
+    monkeypatch.setattr(np, "load", lambda *arguments, **settings: pytest.fail("read"))
+    with pytest.raises(ValueError, match="must be uint8"):
+        NpzImages(path, ratio=0.5).read(SPEC)
+
+
+def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 8, 8, 3)})
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive:
+        archive.writestr("image.npy", header.getvalue())
+        archive.writestr("label.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"less data than its shape \(1000000000000, 8, 8, 3\) needs"):
+        NpzImages(tmp_path / "claim.npz", ratio=0.5).read(SPEC)

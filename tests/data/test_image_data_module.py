@@ -144,8 +144,19 @@ def test_split_without_a_name(split: str) -> None:
 
 
 def test_stage_without_a_name() -> None:
-    with pytest.raises(ValueError, match="stage must be 'fit', 'validate', 'test' or None, got 'predict'"):
-        DigitsDataModule().setup("predict")
+    with pytest.raises(ValueError, match=r"stage must be one of \('fit', .*'predict'\) or None, got 'train'"):
+        DigitsDataModule().setup("train")
+
+
+def test_prediction_is_on_the_test_images() -> None:
+    class Echo(LightningModule):
+        def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+            return batch[1]
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    module = DigitsDataModule(eval_batch_size=100)
+    labels = trainer.predict(Echo(), datamodule=module)
+    assert torch.cat(labels).equal(module.read_images(train=False).labels)
 
 
 @pytest.mark.parametrize(

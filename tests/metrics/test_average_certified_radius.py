@@ -84,10 +84,10 @@ def test_the_states_follow_a_move_to_another_device() -> None:
 @pytest.mark.parametrize(
     ("radius", "correct", "message"),
     [
-        (torch.zeros(()), torch.ones((), dtype=torch.bool), r"`radius` .* got shape \(\)"),
-        (torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool), "`radius` .* dtype torch.bool"),
-        (torch.zeros(3), torch.ones(3, 1, dtype=torch.bool), r"`correct` .* \(3,\), but got shape \(3, 1\)"),
-        (torch.zeros(3), torch.ones(3, dtype=torch.int64), "`correct` .* dtype torch.int64"),
+        (torch.zeros(()), torch.ones((), dtype=torch.bool), r"radius .* got shape \(\)"),
+        (torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool), "radius .* dtype torch.bool"),
+        (torch.zeros(3), torch.ones(3, 1, dtype=torch.bool), r"correct .* \(3,\), got shape \(3, 1\)"),
+        (torch.zeros(3), torch.ones(3, dtype=torch.int64), "correct .* dtype torch.int64"),
     ],
 )
 def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message: str) -> None:
@@ -117,7 +117,7 @@ def test_plot_of_an_undefined_result_leaves_an_empty_picture() -> None:
 
 def test_plot_of_wrong_results_raises() -> None:
     metric = AverageCertifiedRadius()
-    with pytest.raises(ValueError, match=r"single number, but got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"single number, got shape \(3,\)"):
         metric.plot(torch.zeros(3))
     with pytest.raises(ValueError, match="at least one result"):
         metric.plot([])

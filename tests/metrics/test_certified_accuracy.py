@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
@@ -99,10 +100,10 @@ def test_no_samples_give_nan_and_torchmetrics_warning() -> None:
 @pytest.mark.parametrize(
     ("radius", "correct", "message"),
     [
-        (torch.zeros(3, 1), torch.ones(3, 1, dtype=torch.bool), r"`radius` .* got shape \(3, 1\)"),
-        (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool), "`radius` .* dtype torch.int64"),
-        (torch.zeros(3), torch.ones(2, dtype=torch.bool), r"`correct` .* \(3,\), but got shape \(2,\)"),
-        (torch.zeros(3), torch.ones(3), "`correct` .* dtype torch.float32"),
+        (torch.zeros(3, 1), torch.ones(3, 1, dtype=torch.bool), r"radius .* got shape \(3, 1\)"),
+        (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool), "radius .* dtype torch.int64"),
+        (torch.zeros(3), torch.ones(2, dtype=torch.bool), r"correct .* \(3,\), got shape \(2,\)"),
+        (torch.zeros(3), torch.ones(3), "correct .* dtype torch.float32"),
     ],
 )
 def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message: str) -> None:
@@ -116,11 +117,11 @@ def test_samples_of_a_wrong_kind_raise(radius: Tensor, correct: Tensor, message:
 @pytest.mark.parametrize(
     ("radii", "message"),
     [
-        ([], r"at least one radius, but got \[\]"),
-        ("36/255", "sequence of at least one radius, but got '36/255'"),
-        (["1", "0.5", "1"], "name each radius once, but got"),
+        ([], r"at least one radius, got \[\]"),
+        ("36/255", "sequence of at least one radius, got '36/255'"),
+        (["1", "0.5", "1"], "name each radius once, got"),
         (["36/0"], "got '36/0'"),
-        ([-1.0], "at least 0, got -1.0"),
+        ([-1.0], "at least 0,.* got -1.0"),
     ],
 )
 def test_radii_that_make_no_sense_raise(radii: list[str] | str, message: str) -> None:
@@ -151,7 +152,55 @@ def test_plot_draws_a_line_for_each_evaluation_on_given_axes() -> None:
 
 def test_plot_of_wrong_results_raises() -> None:
     metric = CertifiedAccuracy()
-    with pytest.raises(ValueError, match=r"each of the 4 radii .* got a result of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"each of the 4 radii .* got shape \(3,\)"):
         metric.plot(torch.zeros(3))
     with pytest.raises(ValueError, match="at least one result"):
         metric.plot([])
+
+
+OTHER_RADII = [(["36/255", "1"], ["72/255", "1"]), (["0.5"], ["0.500001"]), (["0.5", "1"], ["1", "0.5"])]
+
+
+@pytest.mark.parametrize(("first", "second"), OTHER_RADII)
+def test_metrics_with_other_radii_share_no_compute_group(first: list[str], second: list[str]) -> None:
+    """torchmetrics groups metrics whose states agree after the first batch."""
+    collection = MetricCollection({"a": CertifiedAccuracy(first), "b": CertifiedAccuracy(second)})
+    collection.update(torch.tensor([5.0, 0.01]), torch.tensor([True, True]))
+    radius, correct = torch.tensor([0.2, 0.2, 0.5000005, 0.8]), torch.ones(4, dtype=torch.bool)
+    collection.update(radius, correct)
+    assert len(collection.compute_groups) == 2
+    together = torch.cat([torch.tensor([5.0, 0.01]), radius]), torch.ones(6, dtype=torch.bool)
+    for name, radii in (("a", first), ("b", second)):
+        expected = certified_accuracy(*together, radii)
+        assert collection.compute()[name].reshape(-1).equal(expected)
+
+
+def test_metrics_with_the_same_radii_share_a_compute_group() -> None:
+    collection = MetricCollection({"a": CertifiedAccuracy(["1"]), "b": CertifiedAccuracy([1])})
+    collection.update(torch.tensor([5.0, 0.01]), torch.tensor([True, True]))
+    assert len(collection.compute_groups) == 1
+
+
+@pytest.mark.parametrize(("first", "second"), OTHER_RADII)
+def test_counts_of_other_radii_are_not_merged(first: list[str], second: list[str]) -> None:
+    metric, other = CertifiedAccuracy(first), CertifiedAccuracy(second)
+    for each in (metric, other):
+        each.update(*samples(10))
+    before = metric.compute()
+    for state in (other, other.metric_state):
+        with pytest.raises(ValueError, match=f"needs the counts at {' '.join(first)}, got those at {' '.join(second)}"):
+            metric.merge_state(state)
+    assert metric.compute().equal(before)
+    with pytest.raises(ValueError, match="got those at unknown radii"):
+        metric.merge_state({"certified": metric.certified, "total": metric.total})
+
+
+def test_counts_of_the_same_radii_are_merged() -> None:
+    radius, correct = samples(30)
+    metric, other = CertifiedAccuracy(), CertifiedAccuracy()
+    metric.update(radius[:10], correct[:10])
+    other.update(radius[10:], correct[10:])
+    metric.merge_state(other)
+    assert metric.compute().equal(certified_accuracy(radius, correct))
+    metric.to(torch.bfloat16).merge_state(other.metric_state)
+    assert metric.total == 50

@@ -7,7 +7,7 @@ import random
 import warnings
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -90,3 +90,36 @@ def test_a_limit_of_the_system_leaves_the_last_good_checkpoint(
     assert tiny_checkpoint.read_bytes() == before
     assert list(tiny_checkpoint.parent.iterdir()) == [tiny_checkpoint]
     assert load_checkpoint(tiny_checkpoint).dataset == digits_dataset
+
+
+def test_an_archive_that_inflates_is_refused_before_it_is_read(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"weight": torch.zeros(10**6)}, path)
+    bomb = tmp_path / "bomb.ckpt"
+    with ZipFile(path) as source, ZipFile(bomb, "w", ZIP_DEFLATED) as target:
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    assert bomb.stat().st_size < 10**5
+    monkeypatch.setattr(torch, "load", lambda *arguments, **settings: pytest.fail("read"))
+    with pytest.raises(CheckpointError, match="records are compressed or overlap"):
+        read_archive(bomb)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU())])
+def test_a_pickled_module_is_one_clear_line(path: Path, model: nn.Module) -> None:
+    torch.save(model, path)
+    with pytest.raises(CheckpointError, match=r"Python objects \(torch\.nn.*\).*save_checkpoint$") as caught:
+        read_archive(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value).splitlines()) == 1
+    assert "Weights only" not in str(caught.value)
+
+
+def test_a_file_larger_than_memory_is_one_clear_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: object, **settings: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", no_memory)
+    with pytest.raises(CheckpointError, match="MemoryError"):
+        read_archive(path)

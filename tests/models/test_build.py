@@ -164,3 +164,49 @@ def test_a_refused_command_is_not_run(tmp_path: Path) -> None:
 def test_a_configuration_must_make_a_module(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="needs a _target_ that is not _partial_, got"):
         build_model(config)
+
+
+def test_a_trusted_package_may_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_package.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear): pass\ndef make(): return Net(1, 1)\nSOC = nn.Conv2d\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"_target_": "my_package.Net", "in_features": 2, "out_features": 3}
+    assert type(build_model(config, trust=("my_package",))).__name__ == "Net"
+    assert build_model(NETWORK, trust=("my_package",)).head is not None
+    for trust in ((), ("my",), ("my_package.other",), ("other",)):
+        with pytest.raises(ValueError, match=r"modules alone, got _target_ 'my_package\.Net'; trust="):
+            build_model(config, trust=trust)
+    for target in ("my_package.make", "my_package.nn", "os.system"):
+        with pytest.raises(ValueError, match=f"my_package.* modules alone, got _target_ '{target}'"):
+            build_model({"_target_": target}, trust=("my_package",))
+
+
+def test_trust_is_a_sequence_of_names() -> None:
+    with pytest.raises(ValueError, match="trust must be a sequence of package names, got the text 'os'"):
+        build_model(NETWORK, trust="os")
+
+
+def deep(levels: int) -> dict[str, Any]:
+    config: dict[str, Any] = {"_target_": "torch.nn.ReLU"}
+    for _ in range(levels):
+        config = {"inner": config}
+    return config
+
+
+def test_a_deeply_nested_configuration_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match="nested at most 100 levels deep"):
+        build_model(deep(100_000))
+    circle: dict[str, Any] = {"_target_": "torch.nn.ReLU"}
+    circle["inner"] = [circle]
+    with pytest.raises(ValueError, match="nested at most 100 levels deep"):
+        build_model(circle)
+
+
+def test_a_configuration_that_multiplies_is_refused() -> None:
+    """Ten references to ten references to ...: a small file, and 10^60 nodes."""
+    node: Any = 1
+    for _ in range(60):
+        node = [node] * 10
+    with pytest.raises(ValueError, match="at most 100000 nodes"):
+        build_model({"_target_": "torch.nn.ReLU", "inner": node})

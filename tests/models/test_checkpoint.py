@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
 from lipnet.models.archive import write_archive
+from lipnet.models.checkpoint import _limited_parts
 
 
 @pytest.fixture
@@ -236,3 +239,134 @@ def test_descriptions_are_plain(
     with pytest.raises(TypeError, match=f"plain containers.* got {type(value).__name__}"):
         save_checkpoint(tmp_path / "new.ckpt", tiny_model, tiny_config, {**digits_dataset, "extra": value})
     assert not list(tmp_path.iterdir())
+
+
+def stranger(path: Path, config: dict[str, Any], state: dict[Any, Any], version: str = "0.1.0") -> Path:
+    """Write the file of somebody who did not use `save_checkpoint`."""
+    description = {"format": 1, "version": version, "model": config, "dataset": {"name": "digits"}}
+    return write({"state_dict": state, "lipnet": description}, path)
+
+
+HUGE = {"_target_": "torch.nn.Linear", "in_features": 10**6, "out_features": 10**6}
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.zeros(2, 2), torch.zeros(1).expand(10**6, 10**6), torch.empty(10**6, 10**6, device="meta")],
+    ids=["small", "expanded", "meta"],
+)
+def test_a_model_larger_than_its_weights_is_not_allocated(tmp_path: Path, weight: Tensor) -> None:
+    path = stranger(tmp_path / "huge.ckpt", HUGE, {"model.weight": weight, "model.bias": torch.zeros(1).expand(10**6)})
+    with pytest.raises(CheckpointError, match=r"huge\.ckpt cannot be loaded .* the weights do not fit the model"):
+        load_checkpoint(path)
+
+
+def test_a_model_of_millions_of_layers_is_not_built(tmp_path: Path) -> None:
+    identity = {"_target_": "torch.nn.Identity", "_partial_": True}
+    for conv in (identity, {"_target_": "lipnet.layers.SOC", "_partial_": True}):
+        config = {"_target_": "lipnet.models.LipConvNet", "depth": 3 * 10**6, "stages": 5, "conv": conv}
+        path = stranger(tmp_path / "deep.ckpt", config, {})
+        with pytest.raises(CheckpointError, match="has more modules and parameters than its weights"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", [3, None, ("model", "weight"), b"model.weight"])
+def test_names_of_weights_that_are_no_text_are_refused(tmp_path: Path, content: dict[str, Any], key: Any) -> None:
+    content["state_dict"][key] = torch.ones(2)
+    with pytest.raises(CheckpointError, match="names are no texts, got"):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+
+
+@pytest.mark.parametrize("part", ["model", "dataset"])
+def test_a_deep_description_is_one_clear_error(tmp_path: Path, content: dict[str, Any], part: str) -> None:
+    inner: dict[str, Any] = {}
+    for _ in range(150):
+        inner = {"inner": inner}
+    content["lipnet"][part]["inner"] = inner
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt cannot be read .* at most 100 levels deep"):
+        load_checkpoint(write(content, tmp_path / "bad.ckpt"))
+
+
+def test_an_unknown_option_names_the_version_that_wrote_it(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["lipnet"]["version"] = "7.0.0"
+    content["lipnet"]["model"]["new_option"] = 1
+    with pytest.raises(CheckpointError, match=r"cannot be loaded by lipnet .*, lipnet 7\.0\.0 wrote it: .*new_option"):
+        load_checkpoint(write(content, tmp_path / "new.ckpt"))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: torch.compile(nn.DataParallel(model))])
+def test_wrappers_are_removed(
+    wrap: Any, tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    path = tmp_path / "wrapped.ckpt"
+    save_checkpoint(path, wrap(tiny_model), tiny_config, digits_dataset)
+    assert_same_state(load_checkpoint(path).model, tiny_model)
+
+
+def test_a_distributed_wrapper_is_removed(
+    tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(tiny_model)
+        save_checkpoint(tmp_path / "ddp.ckpt", wrapped, tiny_config, digits_dataset)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_same_state(load_checkpoint(tmp_path / "ddp.ckpt").model, tiny_model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_dtype_comes_back(
+    dtype: torch.dtype,
+    tmp_path: Path,
+    other_model: nn.Module,
+    tiny_config: dict[str, Any],
+    digits_dataset: dict[str, Any],
+) -> None:
+    model = other_model.to(dtype)
+    save_checkpoint(tmp_path / "a.ckpt", model, tiny_config, digits_dataset)
+    loaded = load_checkpoint(tmp_path / "a.ckpt").model
+    assert_same_state(loaded, model)
+    assert [buffer.dtype for buffer in loaded.buffers()] == [buffer.dtype for buffer in model.buffers()]
+
+
+@pytest.mark.parametrize("fault", ["other model", "two dtypes", "compiled inside", "foreign class"])
+def test_what_could_not_be_loaded_is_not_written(
+    fault: str, tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    model, config = tiny_model, tiny_config
+    if fault == "other model":
+        model = nn.Linear(2, 2)
+    elif fault == "two dtypes":
+        model.head.double()  # type: ignore[operator, union-attr]
+    elif fault == "compiled inside":
+        model.stage1 = torch.compile(model.stage1)  # type: ignore[arg-type]
+    else:
+        config = {"_target_": "my_package.Net"}
+    with pytest.raises(CheckpointError, match=r"new\.ckpt is not written, as it could not be read again: .*"):
+        save_checkpoint(tmp_path / "new.ckpt", model, config, digits_dataset)
+    assert not list(tmp_path.glob("new.ckpt*"))
+
+
+def test_a_model_of_a_trusted_package_comes_back(
+    tmp_path: Path, digits_dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trusted_net.py").write_text("from torch import nn\nclass Net(nn.Linear): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"_target_": "trusted_net.Net", "in_features": 2, "out_features": 3}
+    model = build_model(config, trust=["trusted_net"])
+    path = tmp_path / "trusted.ckpt"
+    save_checkpoint(path, model, config, digits_dataset, trust=["trusted_net"])
+    assert_same_state(load_checkpoint(path, trust=["trusted_net"]).model, model)
+    with pytest.raises(CheckpointError, match=r"modules alone, got _target_ 'trusted_net\.Net'; trust="):
+        load_checkpoint(path)
+
+
+def test_building_elsewhere_is_not_limited_while_a_checkpoint_is_checked() -> None:
+    """The limit on the number of layers holds in the thread that loads."""
+    with _limited_parts(3), ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(lambda: nn.Sequential(*(nn.ReLU() for _ in range(9)))).result()) == 9
+        with pytest.raises(ValueError, match="more modules and parameters"):
+            nn.Sequential(*(nn.ReLU() for _ in range(9)))
+    assert len(nn.Sequential(*(nn.ReLU() for _ in range(9)))) == 9

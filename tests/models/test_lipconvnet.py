@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -210,9 +211,9 @@ def test_weights_that_are_not_finite_leave_no_finite_bound() -> None:
 
 
 def test_a_module_without_a_bound_is_an_error() -> None:
-    with pytest.raises(TypeError, match=r"Linear has no lipschitz_bound\(\)"):
+    with pytest.raises(TypeError, match=r"Linear does not bound itself"):
         tiny_network(head=nn.Linear).lipschitz_bound()
-    with pytest.raises(TypeError, match=r"ReLU has no lipschitz_bound\(\)"):
+    with pytest.raises(TypeError, match=r"ReLU does not bound itself"):
         tiny_network(activation=nn.ReLU).lipschitz_bound()
 
     class Doubling(nn.Sequential):
@@ -221,7 +222,7 @@ def test_a_module_without_a_bound_is_an_error() -> None:
 
     model = tiny_network()
     model.stage1 = Doubling(*model.stage1)
-    with pytest.raises(TypeError, match=r"Doubling has no lipschitz_bound\(\)"):
+    with pytest.raises(TypeError, match=r"Doubling does not bound itself"):
         model.lipschitz_bound()
 
 
@@ -254,3 +255,34 @@ def test_images_of_another_shape_are_refused_saying_what_is_needed(conv: Any, sh
 def test_an_empty_batch_gives_no_logits() -> None:
     model = tiny_network(conv=partial(GSSOC, groups=(2, None)), activation=MaxMinPermuted).eval()
     assert model(torch.zeros(0, 3, 8, 8)).shape == (0, 3)
+
+
+def test_a_subclass_with_another_forward_has_no_bound() -> None:
+    class Doubled(LipConvNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    with pytest.raises(NotImplementedError, match=r"Doubled does not implement lipschitz_bound\(\)"):
+        Doubled(3, **TINY).lipschitz_bound()
+
+
+def test_a_stage_that_runs_twice_counts_twice() -> None:
+    model = nn.Sequential()
+    net = tiny_network(std=0.5)
+    net.add_module("again", net.normalize)
+    assert model.append(net)[0].lipschitz_bound() == 4.0
+
+
+def test_a_head_of_billions_of_parameters_is_announced_before_it_is_made() -> None:
+    with torch.device("meta"):
+        with pytest.warns(UserWarning, match=r"2,517,631,076 parameters on 50,176 features of 7 x 7 maps; .*_size=7"):
+            LipConvNet(100, depth=5, image_size=224)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LipConvNet(100, depth=5, image_size=224, pooling=partial(NormPool2d, kernel_size=7))
+            LipConvNet(100, depth=5, image_size=224, head=NormalizedLinear)
+
+
+def test_more_stages_than_any_image_has_room_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="stages must be at most 16, got 1000000000"):
+        LipConvNet(depth=10**9, stages=10**9)

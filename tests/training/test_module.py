@@ -15,9 +15,11 @@ from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torchvision.transforms.v2 import CutMix, MixUp
 
 from lipnet.certify import certify, lipschitz_bound
-from lipnet.data import CutMix, DigitsDataModule, Mixing, MixUp
+from lipnet.data import DigitsDataModule
+from lipnet.data.augmentation import Mixing
 from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
 from lipnet.training import (
