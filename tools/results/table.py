@@ -24,6 +24,7 @@ _RULE = ("---", *("---:" for _ in range(2 + len(RADII))), "---", "---")
 _IRRELEVANT = {
     "enable_model_summary",
     "enable_progress_bar",
+    "epoch_log",
     "last_checkpoint",
     "learning_rate",
     "log_every_n_steps",
