@@ -1,8 +1,8 @@
-"""End to end on real CIFAR-100: train, certify twice, and check that the guarantee holds for what was trained.
+"""Train on real CIFAR-100, certify twice, and check the guarantee of the trained network.
 
     python .ci/real_cifar100.py DATA_DIR RUN_DIR
 
-DATA_DIR holds the official folder cifar-100-python; the run's files go to RUN_DIR.
+DATA_DIR holds the official folder cifar-100-python; RUN_DIR receives the files of the run.
 """
 
 import json
@@ -18,7 +18,7 @@ from lipnet.layers import SOC
 from lipnet.models import load_checkpoint
 
 N_SAMPLES = 200
-# Room for the rounding of a float64 singular value decomposition.
+# Relative rounding error of a float64 singular value decomposition, with room to spare.
 ROUNDING = 1e-9
 
 
@@ -33,7 +33,7 @@ def summary_of(folder: Path) -> dict[str, object]:
 
 
 def check_figures(folder: Path) -> None:
-    """Certified <= clean, falling with the radius, and all finite."""
+    """Check that all figures are finite and that certified accuracy is at most clean and falls with the radius."""
     summary = json.loads((folder / "summary.json").read_text())
     shares = [summary["clean_accuracy"], *summary["certified_accuracy"].values()]
     assert summary["n_samples"] == N_SAMPLES, summary
@@ -44,7 +44,7 @@ def check_figures(folder: Path) -> None:
 
 
 def check_guarantee(checkpoint: Path) -> None:
-    """The largest singular value of every trained layer's Jacobian, on a small map, against its bound."""
+    """Compare the largest singular value of every trained layer's Jacobian, on small feature maps, with its bound."""
     model = load_checkpoint(checkpoint).model.double()
     for name, layer in model.named_modules():
         if not isinstance(layer, SOC):

@@ -3,6 +3,8 @@
 lipnet-export ckpt_path=RUN/checkpoints/best.ckpt output=model.onnx
 """
 
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,5 +15,5 @@ from lipnet.workflows import clear_errors, export_checkpoint
 @clear_errors
 def main(config: DictConfig) -> None:
     """Rebuild the model from its checkpoint, write it, and check that the file computes what the model does."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     export_checkpoint(**settings)

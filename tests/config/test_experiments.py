@@ -1,7 +1,7 @@
-"""Every experiment composes, says how it is run, and builds its model."""
+"""Every experiment and every choice of a group composes, with the settings of its own file."""
 
 import inspect
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,23 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torchvision.transforms import v2
 
 from lipnet.data import DATAMODULES, FolderImages, NpzImages
-from lipnet.layers import GSSOC, SOC
+from lipnet.layers import GSSOC, SOC, ChannelShuffle, MaxMin, MaxMinPermuted
 from lipnet.layers.scaling import SCALINGS
 from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.models import build_model
-from lipnet.training import ExponentialMovingAverage, PerStepSchedule, TimedSchedule
+from lipnet.training import (
+    CertificateRegularization,
+    ExponentialMovingAverage,
+    LogitAnnealing,
+    MulticlassHinge,
+    OffsetCrossEntropy,
+    PerStepSchedule,
+    TimedSchedule,
+)
 from lipnet.training.losses import LipschitzLoss
 from lipnet.workflows.folders import LAST
 from lipnet.workflows.training import model_config
@@ -27,7 +35,7 @@ from tests.settings import PUBLISHED
 CONF = Path(__file__).parents[2] / "lipnet" / "conf"
 FOLDER = CONF / "experiment"
 EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
-# Trainable parameters on CIFAR-100: theory of the published code, counted there.
+# Trainable parameters on CIFAR-100, as counted in the published code.
 PARAMETERS = {
     "table3/soc": 24_066_020,
     "table3/gs_soc_4": 6_805_988,
@@ -37,18 +45,15 @@ PARAMETERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hydra() -> Iterator[None]:
+@cache
+def configuration(*overrides: str, name: str = "train") -> DictConfig:
+    """Compose a configuration, once for all tests: they only read it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-def configuration(*overrides: str) -> DictConfig:
-    return compose("train", overrides=list(overrides))
+        return compose(name, overrides=list(overrides))
 
 
 def network(config: DictConfig, dataset: str = "cifar100") -> torch.nn.Module:
-    """The configuration's network, without memory for its weights."""
+    """Build the configuration's network on the meta device, which needs no memory for the weights."""
     with torch.device("meta"):
         return build_model(model_config(config, DATAMODULES[dataset].spec))
 
@@ -57,15 +62,24 @@ def count_parameters(config: DictConfig, dataset: str) -> int:
     return sum(parameter.numel() for parameter in network(config, dataset).parameters())
 
 
+def files_of(group: str) -> list[Path]:
+    return sorted((CONF / group).glob("*.yaml"))
+
+
+def with_settings(config: Any, settings: Any) -> Any:
+    """Return plain containers with these settings, interpolations unresolved."""
+    return OmegaConf.to_container(OmegaConf.merge(config, settings))
+
+
 def layer_options() -> dict[str, Any]:
-    """The keyword options that every skew-orthogonal layer takes, with their defaults."""
+    """Return the keyword options of every skew-orthogonal layer, with their defaults."""
     parameters = inspect.signature(SkewOrthogonal.__init__).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     return {name: value for name, value in options.items() if name not in {"device", "dtype"}}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_first_line_says_how_to_run_it(experiment: str) -> None:
+def test_the_first_line_is_the_command(experiment: str) -> None:
     lines = (FOLDER / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra reads this one
     assert lines[1].startswith(f"# Run: python train.py experiment={experiment}")
@@ -93,9 +107,26 @@ def test_experiments_in_a_given_time_end_with_it(experiment: str) -> None:
     assert isinstance(instantiate(config.scheduler), TimedSchedule)
 
 
-@pytest.mark.parametrize("overrides", [["conv.paired=false"], ["activation=maxmin"], ["conv.groups=[4,4]"]])
-def test_the_other_columns_are_overrides(overrides: list[str]) -> None:
-    assert count_parameters(configuration("experiment=table3/gs_soc_4", *overrides), "cifar100") > 6_000_000
+def columns_of(model: torch.nn.Module) -> tuple[set[bool], set[type[torch.nn.Module]], int]:
+    """Return the properties by which the paper's columns differ: pairing, activation and number of parameters."""
+    modules = list(model.modules())
+    paired = {module.paired for module in modules if isinstance(module, ChannelShuffle)}
+    activations = {type(module) for module in modules if isinstance(module, MaxMin | MaxMinPermuted)}
+    return paired, activations, sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ({True}, {MaxMinPermuted}, PARAMETERS["table3/gs_soc_4"])),
+        (["conv.paired=false"], ({False}, {MaxMinPermuted}, PARAMETERS["table3/gs_soc_4"])),
+        (["activation=maxmin"], ({True}, {MaxMin}, PARAMETERS["table3/gs_soc_4"])),
+        (["activation=maxmin", "conv.paired=false"], ({False}, {MaxMin}, PARAMETERS["table3/gs_soc_4"])),
+        (["conv.groups=[4,4]"], ({True}, {MaxMinPermuted}, PARAMETERS["table3/gs_soc_4_4"])),
+    ],
+)
+def test_the_other_columns_are_overrides(overrides: list[str], expected: Any) -> None:
+    assert columns_of(network(configuration("experiment=table3/gs_soc_4", *overrides))) == expected
 
 
 @pytest.mark.parametrize("conv", ["soc", "gs_soc"])
@@ -136,21 +167,24 @@ def test_options_of_the_convolutions_reach_every_layer() -> None:
         assert {name: getattr(layer, name) for name in options} == options
 
 
+GROUPS = {"data", "conv", "activation", "head", "loss", "optimizer", "scheduler", "logger", "debug"}
+
+
 @pytest.mark.parametrize(
-    ("group", "choice"),
-    [
-        (folder.name, path.stem)
-        for folder in sorted(CONF.iterdir())
-        if folder.name in {"data", "conv", "activation", "head", "loss", "optimizer", "scheduler", "logger", "debug"}
-        for path in sorted(folder.glob("*.yaml"))
-    ],
+    ("group", "choice"), [(path.parent.name, path.stem) for group in sorted(GROUPS) for path in files_of(group)]
 )
-def test_every_choice_composes(group: str, choice: str) -> None:
+def test_every_choice_composes_to_the_settings_of_its_file(group: str, choice: str) -> None:
     composed = configuration("experiment=quickstart", f"{group}={choice}")
     assert composed.task_name == "quickstart"
+    written = OmegaConf.load(CONF / group / f"{choice}.yaml")
+    inherits = written.pop("defaults", None) is not None
+    found = OmegaConf.to_container(composed if group == "debug" else composed[group])
+    expected = OmegaConf.to_container(written)
+    assert with_settings(found, expected) == found
+    assert inherits or group == "debug" or found == expected, "settings of another choice are left"
 
 
-@pytest.mark.parametrize("trainer", sorted(path.stem for path in (CONF / "trainer").glob("*.yaml")))
+@pytest.mark.parametrize("trainer", [path.stem for path in files_of("trainer")])
 def test_every_trainer_is_lightnings(trainer: str) -> None:
     config = configuration(f"trainer={trainer}").trainer
     assert config._target_ == "lightning.Trainer"
@@ -158,11 +192,12 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("scheduler", sorted(path.stem for path in (CONF / "scheduler").glob("*.yaml")))
+@pytest.mark.parametrize("scheduler", [path.stem for path in files_of("scheduler")])
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
-    config = configuration(f"optimizer={optimizer}", f"scheduler={scheduler}")
-    made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-    make = instantiate(config.scheduler)
+    settings = configuration(f"optimizer={optimizer}").optimizer
+    made = instantiate(settings)([torch.nn.Parameter(torch.zeros(1))])
+    make = instantiate(configuration(f"scheduler={scheduler}").scheduler)
+    assert type(made) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
     done = [0.0]
     if isinstance(make, TimedSchedule):
         schedule = make(made, lambda: done[0])
@@ -174,15 +209,39 @@ def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> No
         rates.append(made.param_groups[0]["lr"])
         made.step()
         schedule.step()
-    assert max(rates) == pytest.approx(config.optimizer.lr, rel=1e-3)
+    assert max(rates) == pytest.approx(settings.lr, rel=1e-3)
 
 
-@pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
-def test_losses_are_made(loss: str) -> None:
-    made = instantiate(configuration(f"loss={loss}").loss)
-    made = made.for_network(3.7) if isinstance(made, LipschitzLoss) else made
+# The class of each loss, and a setting of it with another value than its default.
+LOSSES = {
+    "certificate_regularization": (CertificateRegularization, "gamma", 0.25),
+    "cross_entropy": (torch.nn.CrossEntropyLoss, "label_smoothing", 0.1),
+    "logit_annealing": (LogitAnnealing, "beta", 3.0),
+    "multiclass_hinge": (MulticlassHinge, "radius", "1/2"),
+    "offset_cross_entropy": (OffsetCrossEntropy, "temperature", 0.5),
+}
+
+
+def test_every_loss_is_listed() -> None:
+    assert [path.stem for path in files_of("loss")] == sorted(LOSSES)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_made_with_their_settings(loss: str) -> None:
+    kind, name, value = LOSSES[loss]
+    # An experiment with another loss, so that the choice cannot be the default.
+    experiment = "table3/gs_soc_4" if loss != "cross_entropy" else "best/cifar100"
     logits = torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
-    assert bool(made(logits, torch.arange(8)).isfinite())
+    values = []
+    for overrides in ([], [f"loss.{name}={value}"]):
+        made = instantiate(configuration(f"experiment={experiment}", f"loss={loss}", *overrides).loss)
+        assert type(made) is kind
+        made = made.for_network(3.7) if isinstance(made, LipschitzLoss) else made
+        # Correct predictions: one loss subtracts their certified radius.
+        values.append(made(logits, logits.argmax(dim=1)))
+    usual, changed = values
+    assert bool(usual.isfinite() & changed.isfinite())
+    assert usual != changed, f"loss.{name} has no effect"
 
 
 def test_published_losses() -> None:
@@ -200,13 +259,13 @@ def test_the_average_joins_the_callbacks() -> None:
     assert {"best_checkpoint", "last_checkpoint", "ema"} <= set(config.callbacks)
 
 
-def test_the_last_checkpoint_is_what_a_run_goes_on_from() -> None:
+def test_a_run_resumes_from_the_last_checkpoint() -> None:
     config = configuration("callbacks.last_checkpoint.stop_after_minutes=9", "paths.output_dir=run")
     made = instantiate(config.callbacks.last_checkpoint)
     assert made.path == Path("run") / LAST
     assert made.stop_after_minutes == 9
     names = list(config.callbacks)
-    assert names.index("best_checkpoint") < names.index("last_checkpoint"), "it keeps the best one's state"
+    assert names.index("best_checkpoint") < names.index("last_checkpoint"), "it stores the state of best_checkpoint"
 
 
 @pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "trainer.max_time=00:00:09:00"])
@@ -228,7 +287,7 @@ def test_the_published_schedule() -> None:
 @pytest.mark.parametrize("dataset", sorted(DATAMODULES))
 def test_one_seed_for_a_run(dataset: str) -> None:
     assert configuration(f"data={dataset}", "seed=7").data.seed == 7
-    assert compose("certify", overrides=[f"data={dataset}", "ckpt_path=x", "seed=7"]).data.seed == 7
+    assert configuration(f"data={dataset}", "ckpt_path=x", "seed=7", name="certify").data.seed == 7
 
 
 NETWORK_CHOICES = [
@@ -254,7 +313,7 @@ def test_published_sizes_are_overrides(depth: int, channels: int) -> None:
     config = configuration("experiment=table3/gs_soc_4", f"model.depth={depth}", f"model.initial_channels={channels}")
     described = model_config(config, DATAMODULES["cifar100"].spec)
     assert (described["depth"], described["initial_channels"]) == (depth, channels)
-    assert "pooling" not in described, "checkpoints of networks without pooling stay what they were"
+    assert "pooling" not in described, "checkpoints of networks without pooling do not change"
 
 
 DATA_CHOICES = {
@@ -278,7 +337,7 @@ def test_parts_of_the_data_path_are_one_override_each(overrides: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", sorted(DATAMODULES))
-def test_nothing_is_mixed_in_unless_it_is_asked_for(dataset: str) -> None:
+def test_policy_mixing_and_extra_images_are_off_by_default(dataset: str) -> None:
     data = instantiate(configuration(f"data={dataset}").data)
     assert (data.policy, data.mixing, data.extra, data.loader) == (None, None, None, "memory")
     assert data.augment

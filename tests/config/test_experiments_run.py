@@ -1,4 +1,4 @@
-"""Every experiment file runs: a batch of training and of validation, at reduced size, on stand-ins for the images."""
+"""Every experiment runs a batch of training and of validation, at reduced size, on stand-ins for the images."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def small(config: DictConfig) -> DictConfig:
-    """The same experiment with a small network; one that takes its network from a checkpoint is left as it is."""
+    """Shrink the network of an experiment, unless the network comes from a checkpoint."""
     if config.transfer:
         return config
     return OmegaConf.merge(config, {"model": {"depth": config.model.stages, "initial_channels": 8}})
 
 
 def base_of_a_transfer(path: Path) -> Path:
-    """A small network for images like CIFAR-100's, of 20 classes, not trained."""
+    """Save a small untrained network for 20 classes of images like CIFAR-100's."""
     spec = DATAMODULES["cifar100_coarse"].spec
     described = model_config(small(composed("experiment=table3/gs_soc_4")), spec)
     dataset = {"name": "cifar100_coarse", "seed": 0, "validation_fraction": 0.1}

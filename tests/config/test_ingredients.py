@@ -1,4 +1,4 @@
-"""Each ingredient of a training is one override of the command line: composed, made and run for a batch."""
+"""Each ingredient of a training is one override of the command line, and a batch runs with it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, MultiStepLR, OneCycleLR
 from torchvision import datasets
+from torchvision.transforms import v2
 
 from lipnet.certify import certify
-from lipnet.data import MemoryLoader, WorkerLoader
+from lipnet.data import CutMix, MemoryLoader, MixUp, WorkerLoader
 from lipnet.layers import (
     Householder,
     HouseholderOrder2,
@@ -44,7 +45,7 @@ SMALL = ["model.depth=3", "model.initial_channels=8"]
 
 
 def run(folder: Path, *overrides: str) -> Trainer:
-    """A training and a validation of one batch each, as ``train.py debug=fast`` would do them."""
+    """Train and validate on one batch each, like ``train.py debug=fast``."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["experiment=quickstart", "debug=fast", *QUIET, *SMALL, f"paths.output_dir={folder}", *overrides]
         config = compose("train", overrides=given)
@@ -103,8 +104,8 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     ),
     "data.loader=memory": lambda trainer: type(trainer.train_dataloader) is MemoryLoader,
     "data.loader=workers": lambda trainer: type(trainer.train_dataloader) is WorkerLoader,
-    "data/mixing=mixup": lambda trainer: trainer.datamodule.mixing is not None,
-    "data/mixing=cutmix": lambda trainer: trainer.datamodule.mixing is not None,
+    "data/mixing=mixup": lambda trainer: type(trainer.datamodule.mixing) is MixUp,
+    "data/mixing=cutmix": lambda trainer: type(trainer.datamodule.mixing) is CutMix,
     "head=soc": lambda trainer: SOCLinear in parts_of(trainer),
     "head=lln": lambda trainer: NormalizedLinear in parts_of(trainer),
     "activation=maxmin": lambda trainer: MaxMin in parts_of(trainer),
@@ -144,19 +145,33 @@ def test_ingredients_go_together_and_can_be_certified(tmp_path: Path, overrides:
 CIFAR = ["data=cifar10", "model.depth=5", "model.stages=5"]
 
 
-@pytest.mark.parametrize("policy", ["trivial_augment", "rand_augment"])
+@pytest.mark.parametrize(
+    ("policy", "kind"), [("trivial_augment", v2.TrivialAugmentWide), ("rand_augment", v2.RandAugment)]
+)
 def test_a_policy_is_one_override_of_the_workers(
-    tmp_path: Path, write_fake_cifar: Callable[[type[datasets.CIFAR10]], Any], policy: str
+    tmp_path: Path,
+    write_fake_cifar: Callable[[type[datasets.CIFAR10]], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    kind: type[nn.Module],
 ) -> None:
+    calls = []
+
+    def counted(self: nn.Module, image: Any, forward: Callable[[nn.Module, Any], Any] = kind.forward) -> Any:
+        calls.append(self)
+        return forward(self, image)
+
+    monkeypatch.setattr(kind, "forward", counted)
     root = write_fake_cifar(datasets.CIFAR10).root
     paths = [f"data.data_dir={root}", "data.loader=workers", "data.num_workers=0"]
     trainer = run(tmp_path / "run", *CIFAR, *paths, f"data/policy={policy}")
-    assert trainer.datamodule.policy is not None
+    assert type(trainer.datamodule.policy) is kind
+    assert set(calls) == {trainer.datamodule.policy}, "the policy sees the training images"
 
 
 @pytest.fixture
 def generated(tmp_path: Path) -> dict[str, Path]:
-    """Forty images in an archive, and one for each class in folders."""
+    """Write forty images to an archive, and one for each class to folders."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "generated.npz", image=pixels, label=np.arange(40) % 10)
     for label in range(10):

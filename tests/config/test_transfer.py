@@ -1,4 +1,4 @@
-"""The experiments of certified transfer compose, and say how they are run."""
+"""The experiments of certified transfer compose, and name their commands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def hydra() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_says_how_to_run_it_and_logs_under_its_name(experiment: str) -> None:
+def test_an_experiment_names_its_command_and_logs_under_its_name(experiment: str) -> None:
     lines = (CONF / "experiment" / "transfer" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith(f"# Run: python train.py experiment=transfer/{experiment} ckpt_path=")
@@ -42,7 +42,7 @@ def test_no_adapter_is_a_choice_too() -> None:
     assert OmegaConf.to_container(config.model, resolve=True) == {"adapter": None, "frozen": False}
 
 
-def test_other_trainings_are_no_transfers() -> None:
+def test_other_experiments_are_no_transfers() -> None:
     config = compose("train", overrides=["experiment=table3/gs_soc_4"])
     assert config.transfer is False
     assert "adapter" not in config

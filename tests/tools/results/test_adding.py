@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lipnet.results import add_result, read_result
-from tests.results.conftest import Make
+from tests.tools.results.conftest import Make
+from tools.results.folders import add_result, read_result
 
 BASE = {"transfer": True, "ckpt_path": "/home/somebody/logs/base/checkpoints/best.ckpt"}
 
@@ -54,7 +54,7 @@ def test_a_run_that_lacks_a_file_is_refused(tmp_path: Path, make_run: Make, miss
 
 @pytest.mark.parametrize("name", ["", "Upper", "../out", "/abs", "a//b", "a/", "a b", ".hidden", "a/.b"])
 def test_a_name_that_is_no_folder_below_the_results_is_refused(tmp_path: Path, make_run: Make, name: str) -> None:
-    with pytest.raises(ValueError, match="a result's name has lower-case letters"):
+    with pytest.raises(ValueError, match="the name of a result must consist of lower-case letters"):
         add_result(make_run(), name, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
@@ -74,12 +74,12 @@ def test_figures_of_another_checkpoint_are_refused(tmp_path: Path, make_run: Mak
 
 
 def test_figures_of_validation_images_are_refused_and_leave_nothing(tmp_path: Path, make_run: Make) -> None:
-    with pytest.raises(ValueError, match="is about the validation images; a result is about the test images"):
+    with pytest.raises(ValueError, match="must be about the test images, got the validation images"):
         add_result(make_run(summary={"split": "validation"}), "one", tmp_path / "results")
     assert not list((tmp_path / "results").iterdir())
 
 
 def test_a_run_of_unknown_length_is_refused(tmp_path: Path, make_run: Make) -> None:
     run = make_run(record={"starts": [{"first_step": 352}]})
-    with pytest.raises(ValueError, match="goes on from a run in another folder: how long that took is not known"):
+    with pytest.raises(ValueError, match="continues a run in another folder: its total training time is unknown"):
         add_result(run, "one", tmp_path / "results")

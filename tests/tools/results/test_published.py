@@ -1,4 +1,4 @@
-"""The published figures hold together, and belong to experiments that exist."""
+"""The published figures are consistent, and belong to experiments that exist."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lipnet.functional.margins import parse_radius
-from lipnet.results import PublishedRow, Result, published_rows
-from tests.results.conftest import CONFIG, RECORD, SUMMARY
+from tests.tools.results.conftest import CONFIG, RECORD, SUMMARY
+from tools.results.folders import Result
+from tools.results.published import PublishedRow, published_rows
 
-EXPERIMENTS = Path(__file__).parents[2] / "lipnet" / "conf" / "experiment"
+EXPERIMENTS = Path(__file__).parents[3] / "lipnet" / "conf" / "experiment"
 ROWS = published_rows()
 
 
@@ -32,8 +33,8 @@ def test_accuracies_fall_with_the_radius(row: PublishedRow) -> None:
 
 def test_a_training_belongs_to_one_cell() -> None:
     result = Result("one", CONFIG, RECORD, SUMMARY)
-    assert [row.name for row in ROWS if row.is_of(result)] == ["GS-SOC-15 (4,-), MaxMinPermuted, paired"]
+    assert [row.name for row in ROWS if row.matches(result)] == ["GS-SOC-15 (4,-), MaxMinPermuted, paired"]
     other = Result("one", {**CONFIG, "conv": {**CONFIG["conv"], "paired": False}}, RECORD, SUMMARY)
-    assert [row.name for row in ROWS if row.is_of(other)] == ["GS-SOC-15 (4,-), MaxMinPermuted, not paired"]
+    assert [row.name for row in ROWS if row.matches(other)] == ["GS-SOC-15 (4,-), MaxMinPermuted, not paired"]
     elsewhere = Result("one", {**CONFIG, "task_name": "best/cifar100"}, RECORD, SUMMARY)
-    assert not any(row.is_of(elsewhere) for row in ROWS)
+    assert not any(row.matches(elsewhere) for row in ROWS)

@@ -1,4 +1,4 @@
-"""Result folders are read whole, and what is wrong with one is said."""
+"""Result folders are read whole, and errors name the file that is wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lipnet.certify.summary import sealed, summary_bytes
-from lipnet.results import Result, add_result, read_result, read_results
-from tests.results.conftest import RECORD, Make
+from tests.tools.results.conftest import RECORD, Make
+from tools.results.folders import Result, add_result, read_result, read_results
 
 
 def test_every_folder_with_a_record_is_a_result(tmp_path: Path, make_run: Make) -> None:
@@ -33,7 +33,7 @@ def test_a_folder_that_lost_a_file_is_no_result(tmp_path: Path, make_run: Make, 
         read_results(tmp_path)
 
 
-def test_a_record_that_lacks_something_is_said(tmp_path: Path, make_run: Make) -> None:
+def test_a_record_without_a_key_is_refused(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
     record = {key: value for key, value in RECORD.items() if key != "planned_epochs"}
     (tmp_path / "one" / "run.json").write_text(json.dumps(record))
@@ -41,14 +41,14 @@ def test_a_record_that_lacks_something_is_said(tmp_path: Path, make_run: Make) -
         read_result(tmp_path / "one")
 
 
-def test_a_summary_that_is_none_of_a_certification_is_said(tmp_path: Path, make_run: Make) -> None:
+def test_a_summary_that_is_not_of_a_certification_is_refused(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
     (tmp_path / "one" / "summary.json").write_bytes(summary_bytes(sealed({"split": "test"})))
     with pytest.raises(ValueError, match=r"summary\.json lacks average_certified_radius, "):
         read_result(tmp_path / "one")
 
 
-def test_a_figure_that_was_edited_is_found(tmp_path: Path, make_run: Make) -> None:
+def test_an_edited_figure_is_found(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
     file = tmp_path / "one" / "summary.json"
     file.write_text(file.read_text().replace("0.4401", "0.5401"))
@@ -56,7 +56,7 @@ def test_a_figure_that_was_edited_is_found(tmp_path: Path, make_run: Make) -> No
         read_result(tmp_path / "one")
 
 
-def test_a_file_that_is_no_json_is_said(tmp_path: Path, make_run: Make) -> None:
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
     (tmp_path / "one" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json cannot be read: "):

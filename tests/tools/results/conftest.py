@@ -1,4 +1,4 @@
-"""Folders of runs and of results, as the programs leave them, without training anything."""
+"""Folders of runs as train.py leaves them, written without any training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SUMMARY = {
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of plain containers with changes in it."""
+    """Return a copy of plain containers with these changes merged in."""
     merged = OmegaConf.to_container(OmegaConf.merge(content, changes))
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
@@ -73,7 +73,7 @@ def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Make:
-    """A function that writes the folder of a certified run with changes in its files."""
+    """Return a function that writes the folder of a certified run, with changes in its files."""
 
     def make(
         name: str = "run",

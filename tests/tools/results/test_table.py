@@ -1,4 +1,4 @@
-"""The table says what the files say: figures, seeds, what was cut short, and on what."""
+"""The table states what the files state: figures, seeds, interrupted runs, and machines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from lipnet.results import PublishedRow, Result, results_tables
-from lipnet.results.table import describe, groups
-from tests.results.conftest import CONFIG, RECORD, SUMMARY, changed
+from tests.tools.results.conftest import CONFIG, RECORD, SUMMARY, changed
+from tools.results.folders import Result
+from tools.results.published import PublishedRow
+from tools.results.table import describe, group_by_settings, results_tables
 
 PUBLISHED = [
     PublishedRow("Better", "cifar100", "50.0", {"36/255": "35.0", "72/255": "20.0"}, "A paper", headline=True),
@@ -18,7 +19,7 @@ PUBLISHED = [
 
 
 def result(name: str, *, config: Any = None, record: Any = None, summary: Any = None) -> Result:
-    # What the configuration refers to stands in it, as in every stored one.
+    # Stored configurations are resolved: the model holds its layers.
     parts = {"conv": CONFIG["conv"], "activation": CONFIG["activation"], "head": CONFIG["head"]}
     plain = {**CONFIG, "logger": None, "paths": None, "data": {"seed": 0}}
     plain["model"] = {"depth": 15, "initial_channels": 32, **parts}
@@ -54,18 +55,18 @@ def test_seeds_are_averaged() -> None:
     assert row[-1] == "[one](results/one), [two](results/two), mean of 2 seeds (30.02 to 30.02 at 36/255)"
 
 
-def test_what_shows_a_training_makes_no_difference() -> None:
+def test_settings_of_the_display_make_no_difference() -> None:
     quiet = result("two", config={"seed": 1, "callbacks": {"progress_bar": None, "run_record": {"seed": 1}}})
     shown = result("one", config={"callbacks": {"progress_bar": {"refresh_rate": 10}, "run_record": {"seed": 0}}})
-    assert len(groups([shown, quiet])) == 1
+    assert len(group_by_settings([shown, quiet])) == 1
 
 
 def test_other_settings_are_another_row() -> None:
     other = result("two", config={"loss": {"label_smoothing": 0.1}})
-    assert len(groups([result("one"), other])) == 2
+    assert len(group_by_settings([result("one"), other])) == 2
 
 
-def test_what_was_cut_short_or_certified_in_part_says_so() -> None:
+def test_a_row_says_that_its_run_was_cut_short_or_certified_in_part() -> None:
     cut = result("cut", record={"epochs": 60, "finished": False}, summary={"n_samples": 2000})
     (row,) = rows_of(results_tables([cut], []))
     assert row[-2].startswith("cut short at 60 of 200 epochs; ")
@@ -78,21 +79,29 @@ def test_an_accelerator_is_named() -> None:
     assert row[-2] == "200 epochs; 2.5 h of 1 NVIDIA H200"
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(42.0, "42 s"), (1620.0, "27 min"), (30000.0, "8.3 h")])
+def test_a_duration_has_two_digits(seconds: float, expected: str) -> None:
+    (row,) = rows_of(results_tables([result("one", record={"seconds": seconds})], []))
+    assert row[-2] == f"200 epochs; {expected} of 2 threads of P"
+
+
 def test_each_data_set_has_a_table() -> None:
     digits = result("quick", summary={"dataset": "digits", "n_samples": 359})
     text = results_tables([digits], PUBLISHED)
     assert text.index("Test images of CIFAR-100") < text.index("Test images of scikit-learn's digits")
 
 
-def test_the_published_layer_and_a_transfer_are_said() -> None:
+def test_the_description_names_the_published_layer_and_a_transfer() -> None:
     published = result("one", config={"model": {"conv": {"scaling": "reshaped"}}})
     assert "GSSOC (4,-) paired as published, MaxMinPermuted" in describe(published.config)
+    soc = {"model": {"depth": 15, "initial_channels": 32, "conv": {"_target_": "lipnet.layers.SOC"}}}
+    assert describe(soc) == "LipConvNet-15, 32 channels, SOC"
     transfer = {"task_name": "transfer/halves", "model": {"adapter": None}, "loss": {"_target_": "torch.nn.Hinge"}}
     assert describe(transfer) == "transfer/halves, Hinge"
 
 
 def test_an_unknown_data_set_and_a_missing_radius_are_errors() -> None:
-    with pytest.raises(ValueError, match="there are results on letters"):
+    with pytest.raises(ValueError, match=r"dataset must be one of cifar100, .*, got letters"):
         results_tables([result("one", summary={"dataset": "letters"})], [])
-    with pytest.raises(ValueError, match=r"was certified at 36/255 and lacks 72/255"):
+    with pytest.raises(ValueError, match=r"must be certified at 72/255, got 36/255"):
         results_tables([result("one", summary={"certified_accuracy": {"36/255": 0.3}})], [])

@@ -1,0 +1,1 @@
+"""Tools of the repository that users of the package do not need."""

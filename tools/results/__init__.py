@@ -1,0 +1,1 @@
+"""Measured results: their folders, and the README's table of them beside the published figures."""
