@@ -1,7 +1,7 @@
-"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures, and adapters."""
+"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures; adapters."""
 
 from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
-from lipnet.structured.blocks import Mixing
+from lipnet.structured.blocks import Mixing, ShufflePower
 from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.gs import (
     GSMatrix,
@@ -31,6 +31,7 @@ __all__ = [
     "Mixing",
     "OrthogonalMap",
     "OrthogonalUpdate",
+    "ShufflePower",
     "SkewCirculant",
     "StackedUpdate",
     "StructuredOrthogonal",

@@ -169,7 +169,7 @@ def test_the_upper_triangles_restore_every_bit(make: Make) -> None:
     copy.set_upper_triangles(matrix.upper_triangles())
     assert matrix.upper_triangles().shape == (len(matrix.mixings), 4, 6)
     assert torch.equal(copy.to_dense(), matrix.to_dense())
-    with pytest.raises(ValueError, match=r"have shape .*, got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"must have shape .*, got \(1, 2\)"):
         copy.set_upper_triangles(torch.zeros(1, 2))
     assert torch.equal(copy.to_dense(), matrix.to_dense())
 
@@ -207,7 +207,7 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
         gsoft(16, 0)
     with pytest.raises(ValueError, match=r"divisible by 16 \(block_size 4 times distance 4\), got 8"):
         boft(8, 4, 3)
-    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, got 3"):
+    with pytest.raises(ValueError, match="block_size must be divisible by 2, the number of runs, got 3"):
         boft(12, 3, 2)
     with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
         boft(16, 4, 0)
