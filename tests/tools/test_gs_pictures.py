@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from lipnet.functional import shuffle_permutation
 from lipnet.structured import GSMatrix, butterfly, group_and_shuffle
-from tools.gs_pictures import density_figure, plot_density, plot_factors, structure_figure, write_pictures
 from tests.structured.oracles import block_diagonal
+from tools.gs_pictures import density_figure, plot_density, plot_factors, structure_figure, write_pictures
 
 DOTS = "#555555"
 

@@ -29,10 +29,10 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
     config = config_from_plain(settings)
     if not isinstance(config, OneSidedConfig) or settings.get("scale", False):
         raise ValueError(
-            f"a certified network takes the structures OFT, BOFT and GSOFT, without a scale, got {dict(settings)}, "
-            "which may change the norms of features"
+            f"{dict(settings)} may change the norms of features; a certified network takes the structures OFT, BOFT "
+            "and GSOFT, without a scale"
         )
     for setting in ("side", "transpose"):
         if setting in settings:
-            raise ValueError(f"a map of features has no {setting}, got {settings[setting]!r}")
+            raise ValueError(f"a map of features has one side alone, got {setting} {settings[setting]!r}")
     return OrthogonalMap(config.matrix(features))

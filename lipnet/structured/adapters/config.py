@@ -68,6 +68,18 @@ class _OrthogonalConfig(AdapterConfig):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
+    @property
+    @abstractmethod
+    def sides(self) -> tuple[str, ...]:
+        """The sides of W that a matrix multiplies: "output", "input" or both."""
+
+    def build(self, out_features: int, in_features: int) -> WeightUpdate:
+        output = self.matrix(out_features) if "output" in self.sides else None
+        input = self.matrix(in_features) if "input" in self.sides else None
+        return OrthogonalUpdate(
+            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
+        )
+
     def matrix(self, features: int) -> StructuredOrthogonal:
         """Return a new Q for vectors of this many features."""
         if self.blocks is None:
@@ -94,12 +106,9 @@ class OneSidedConfig(_OrthogonalConfig):
         if self.side == "output" and not self.transpose:
             raise ValueError("transpose=False needs side='input', got side='output', which multiplies by Q anyway")
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output = self.matrix(out_features) if self.side == "output" else None
-        input = self.matrix(in_features) if self.side == "input" else None
-        return OrthogonalUpdate(
-            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
-        )
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (self.side,)
 
 
 @dataclass(frozen=True)
@@ -159,14 +168,12 @@ class DoubleGSOFTConfig(_OrthogonalConfig):
     The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
     """
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("output", "input")
+
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
         return gsoft(features, block_size, self.block_map)
-
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output, input = self.matrix(out_features), self.matrix(in_features)
-        return OrthogonalUpdate(
-            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
-        )
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def save_adapter(
     tensors |= {_PARAMETER + key: own.get(key, value.detach()) for key, value in parameters.items()}
     special = {weight: config_to_plain(config) for weight, config in attachment.special[name].items()}
     strength = updates[0][1].strength
-    description = {
+    description: dict[str, Any] = {
         "format": 2 if parameters or special or strength != 1 else 1,
         "name": name,
         "config": config_to_plain(attachment.configs[name]),

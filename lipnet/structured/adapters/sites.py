@@ -89,9 +89,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
     It is recognised by its class name and its attribute ``nf``, so that transformers need not be installed.
     """
-    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__) and isinstance(
-        getattr(module, "nf", None), int
-    )
+    return hasattr(module, "nf") and any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
 def all_sites(model: nn.Module) -> list[Site]:

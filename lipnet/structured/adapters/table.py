@@ -37,7 +37,7 @@ def describe(model: nn.Module, name: str | None = None) -> str:
     attachment, updates = attachment_of(model), updates_of(model, name)
     counts = [(_count(update.parameters()), _count(update.compact_state().values())) for _, update in updates]
     trained, saved = (sum(column) for column in zip(*counts, strict=True))
-    rows = [("weight", "shape", "trained", "saved")]
+    rows: list[tuple[str, ...]] = [("weight", "shape", "trained", "saved")]
     for (site, _), count in zip(updates, counts, strict=True):
         rows.append((site.name, " x ".join(map(str, site.original.shape)), *(f"{number:,}" for number in count)))
     rows.append(("total", "", f"{trained:,}", f"{saved:,}"))

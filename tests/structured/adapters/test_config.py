@@ -14,6 +14,7 @@ from lipnet.structured.adapters import (
     BOFTConfig,
     DoubleGSOFTConfig,
     GSOFTConfig,
+    KroneckerConfig,
     LoRAConfig,
     LowDisplacementRankConfig,
     OFTConfig,
@@ -52,6 +53,8 @@ def test_the_settings_arrive() -> None:
     assert (low_rank.A.shape, low_rank.scaling) == ((4, 16), 2.0)
     update = BOFTConfig(4, factors=3, block_map="exponential").build(8, 16)
     assert "block_size=4, mixings=[1/1, 2/2, 2/4], block_map='exponential'" in repr(update)
+    assert KroneckerConfig((2, 4)).build(8, 16).get_parameter("left").shape == (2, 4)
+    assert "mixings=[1/1, 4/4, P^2]" in repr(GSOFTConfig(blocks=4, factors=3).build(8, 16))
     assert LowDisplacementRankConfig(rank=3).build(8, 16).get_parameter("circulant").shape == (3, 16)
 
 
@@ -80,6 +83,21 @@ def test_other_settings_that_make_no_sense() -> None:
     wrong = 1
     with pytest.raises(ValueError, match="scale must be True or False, got 1"):
         OFTConfig(4, scale=wrong)
+    with pytest.raises(ValueError, match="transpose must be True or False, got 1"):
+        OFTConfig(4, transpose=wrong)
+    with pytest.raises(ValueError, match="transpose=False needs side='input', got side='output'"):
+        GSOFTConfig(4, side="output", transpose=False)
+    with pytest.raises(ValueError, match="blocks must be a whole number of at least 1, got 0"):
+        GSOFTConfig(blocks=0)
+    with pytest.raises(ValueError, match="features must be divisible by 3, the number of blocks, got 16"):
+        GSOFTConfig(blocks=3).build(8, 16)
+    with pytest.raises(ValueError, match="factors must be a whole number of at least 1, got 0"):
+        GSOFTConfig(4, factors=0)
+    for wrong in (3, (2,), (2, 3, 4)):
+        with pytest.raises(ValueError, match="left_shape must be two whole numbers or None, got"):
+            KroneckerConfig(wrong)
+    with pytest.raises(ValueError, match=r"left_shape\[1\] must be a whole number of at least 1, got 0"):
+        KroneckerConfig((2, 0))
 
 
 @pytest.mark.parametrize(
