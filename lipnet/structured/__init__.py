@@ -18,6 +18,7 @@ from lipnet.structured.gs import (
 )
 from lipnet.structured.orthogonal import StructuredOrthogonal, boft, gsoft, oft
 from lipnet.structured.orthogonal_map import OrthogonalMap
+from lipnet.structured.projection import project_circulant, project_kronecker, project_toeplitz
 from lipnet.structured.updates import OrthogonalUpdate, StackedUpdate, WeightUpdate
 
 __all__ = [
@@ -48,5 +49,8 @@ __all__ = [
     "oft",
     "orthogonal_factors",
     "parameter_counts",
+    "project_circulant",
     "project_gs",
+    "project_kronecker",
+    "project_toeplitz",
 ]
