@@ -1,4 +1,4 @@
-"""What the pictures show, and that nothing in them collides."""
+"""The pictures show the matrices, and nothing in them collides."""
 
 from __future__ import annotations
 
