@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipnet.files import atomic_write
-from lipnet.structured.gs import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
+from lipnet.structured import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
 
 # One colour for each block of a factor, from the first to the last.
 _COLOURS = LinearSegmentedColormap.from_list("blocks", ["#1f5a96", "#2a9d8f", "#e9c46a", "#d9603b"])
