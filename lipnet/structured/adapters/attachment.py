@@ -152,6 +152,8 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         use(model, None)
     for removed in names:
         del attachment.configs[removed], attachment.special[removed], attachment.tensors[removed]
+        for owners in attachment.along.values():
+            owners.discard(removed)
         for _, adapted in adapted_sites(model):
             if removed in adapted.updates:
                 del adapted.updates[removed]

@@ -318,6 +318,10 @@ def test_every_loaded_adapter_keeps_its_own_head(tmp_path: Path, network: nn.Mod
         load_adapter(network, tmp_path / name)
     for name in ("a", "b", "a"):
         assert torch.equal(logits(use(network, name), images), expected[name])
+    detach(network, "a")
+    attach(network, OFTConfig(4), "stem", name="a")
+    assert not network.get_parameter("head.weight").requires_grad
+    assert torch.equal(logits(use(network, "b"), images), expected["b"])
     detach(network)
     assert same(before, snapshot(network))
 
