@@ -242,6 +242,6 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
             gsoft(16, 4)(torch.zeros(shape))
 
 
-def test_its_name_says_what_it_is() -> None:
+def test_the_repr_shows_the_settings() -> None:
     expected = "StructuredOrthogonal(16, block_size=4, mixings=[1/1, 4/4], block_map='cayley')"
     assert repr(StructuredOrthogonal(16, 4, [Mixing(), Mixing(4, 4)])) == expected

@@ -1,4 +1,4 @@
-"""A small network with all that adapters stand on, and all of their structures."""
+"""A small network with every kind of adaptable weight, and a configuration of every structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: what they build, and their plain form."""
+"""Configurations: the updates they build, and their plain form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lipnet.structured.adapters import (
 from lipnet.structured.adapters.config import config_from_plain, config_to_plain
 
 
-def test_every_structure_builds_an_update_that_starts_as_none(config: AdapterConfig) -> None:
+def test_every_structure_builds_an_update_that_starts_as_the_identity(config: AdapterConfig) -> None:
     for shape in [(16, 8), (8, 72), (8, 8)]:
         update, weight = config.build(*shape), torch.randn(shape)
         assert update.shape == shape
@@ -59,13 +59,13 @@ def test_the_settings_arrive() -> None:
 
 
 @pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "8", None])
-def test_block_sizes_that_are_none(block_size: Any) -> None:
+def test_block_sizes_must_be_positive_whole_numbers(block_size: Any) -> None:
     for kind in (OFTConfig, BOFTConfig, GSOFTConfig, DoubleGSOFTConfig):
         with pytest.raises(ValueError, match=f"block_size must be a whole number of at least 1, got {block_size!r}"):
             kind(block_size)
 
 
-def test_other_settings_that_make_no_sense() -> None:
+def test_other_impossible_settings_are_refused() -> None:
     wrong: Any
     for wrong in (0, 1.5, False):
         for kind in (LoRAConfig, LowDisplacementRankConfig):
@@ -109,12 +109,12 @@ def test_other_settings_that_make_no_sense() -> None:
         ({"structure": "LoRA", "rank": "2"}, "rank must be a whole number of at least 1, got '2'"),
     ],
 )
-def test_plain_forms_of_nothing(plain: dict[str, Any], message: str) -> None:
+def test_unknown_structures_and_settings_are_refused(plain: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_from_plain(plain)
 
 
-def test_a_structure_of_ones_own_has_no_plain_form() -> None:
+def test_a_structure_of_your_own_has_no_plain_form() -> None:
     class Own(AdapterConfig):
         def build(self, out_features: int, in_features: int) -> WeightUpdate:
             return LowRank(out_features, in_features)

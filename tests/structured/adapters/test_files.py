@@ -1,4 +1,4 @@
-"""Adapter files: what they hold, what they restore, and what is refused."""
+"""Adapter files: their content, restoring, and refusals."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_failed_save_leaves_the_file_that_was_there(
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_nothing_to_save(tmp_path: Path, network: nn.Module) -> None:
+def test_saving_needs_an_adapter(tmp_path: Path, network: nn.Module) -> None:
     with pytest.raises(ValueError, match="Network has no adapters of its own"):
         save_adapter(network, tmp_path / "a")
     attach(network, LoRAConfig(2), name="a")
@@ -169,7 +169,7 @@ def adapter_file(tmp_path: Path, network: nn.Module) -> Path:
     return tmp_path / "a"
 
 
-def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path, network: nn.Module, adapter_file: Path) -> None:
     untouched = Untouched(network)
     with pytest.raises(FileNotFoundError, match=r"there is no adapter file .*missing"):
         load_adapter(network, tmp_path / "missing")
@@ -203,7 +203,7 @@ def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: P
         ({"name": 3}, "letters, digits, - and _, got 3"),
     ],
 )
-def test_a_description_that_is_wrong(
+def test_a_wrong_description_is_refused(
     network: nn.Module, adapter_file: Path, change: dict[str, Any], message: str
 ) -> None:
     tensors, description = read(adapter_file)
@@ -215,7 +215,7 @@ def test_a_description_that_is_wrong(
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "surplus"])
-def test_tensors_that_are_wrong(network: nn.Module, adapter_file: Path, change: str) -> None:
+def test_wrong_tensors_are_refused(network: nn.Module, adapter_file: Path, change: str) -> None:
     tensors, description = read(adapter_file)
     key = "weight:head.weight:scale"
     changes = {"missing": {}, "shape": {key: torch.ones(3)}, "surplus": {key: tensors[key], f"{key}s": torch.ones(1)}}
@@ -227,7 +227,7 @@ def test_tensors_that_are_wrong(network: nn.Module, adapter_file: Path, change: 
     untouched.check()
 
 
-def test_an_adapter_for_another_model(network: nn.Module, adapter_file: Path) -> None:
+def test_an_adapter_for_another_model_is_refused(network: nn.Module, adapter_file: Path) -> None:
     smaller = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r"for another model: it adapts stem\.weight, .*, and there are 0\.weight"):
         load_adapter(smaller, adapter_file)
@@ -248,7 +248,7 @@ def test_an_adapter_for_another_model(network: nn.Module, adapter_file: Path) ->
         load_adapter(network, adapter_file)
 
 
-def test_a_name_that_is_taken(network: nn.Module, adapter_file: Path) -> None:
+def test_a_taken_name_is_refused(network: nn.Module, adapter_file: Path) -> None:
     load_adapter(network, adapter_file)
     untouched = Untouched(network)
     with pytest.raises(ValueError, match="an adapter 'default' is attached already"):

@@ -1,4 +1,4 @@
-"""Which weights targets choose, and which weights no adapter can stand on."""
+"""The selection of weights by targets, and weights that cannot be adapted."""
 
 from __future__ import annotations
 

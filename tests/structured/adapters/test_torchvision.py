@@ -1,4 +1,4 @@
-"""Adapters on torchvision's networks as they are."""
+"""Adapters on torchvision's unmodified networks."""
 
 from __future__ import annotations
 
