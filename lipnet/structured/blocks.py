@@ -76,7 +76,8 @@ class ShufflePower(NamedTuple):
 
     def _multiples(self, size: int, factor: int, device: torch.device) -> Tensor:
         modulus = max(1, size - 1)
-        places = torch.arange(size, device=device) * (factor**self.times % modulus) % modulus
+        power: int = factor**self.times % modulus
+        places = torch.arange(size, device=device) * power % modulus
         places[-1] = size - 1
         return places
 
