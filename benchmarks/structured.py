@@ -1,11 +1,11 @@
-"""Structured adapters on one linear layer: time, memory and parameters, beside Hugging Face peft's.
+"""Time, memory and parameters of structured adapters on one linear layer, compared with Hugging Face peft.
 
     python -m benchmarks.structured --output benchmarks/structured_cpu.json
 
-A step is the forward and the backward pass of a frozen n x n layer with its adapter, on a batch of vectors that require
-a gradient themselves, as inside a network. All contestants take turns in every round. The fastest round counts, since
-whatever else a machine does can only add to it; times are also given as multiples of the frozen layer's. peft is
-optional: without it, its rows are left out, and that is said.
+A step is the forward and backward pass of a frozen n x n layer with its adapter. The input requires a gradient, as
+inside a network. All contestants take turns in every round, and the fastest round counts, since other load on the
+machine can only add time. Times are also given as multiples of the frozen layer's. peft is optional: without it, its
+rows are left out with a message.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from lipnet.structured.adapters import (
 FROZEN = "frozen layer"
 # Small enough for a singular value decomposition of every contestant.
 DEVIATION_FEATURES = 256
-# A step that takes longer is measured once, while the machine warms up.
+# A longer step is measured once, in the warm-up round.
 SLOW_SECONDS = 5.0
 
 
@@ -53,9 +53,9 @@ class Contestant:
 
     Attributes:
         name: of the structure.
-        block: block size, or rank of LoRA; None where there is neither.
-        adapt: puts the adapter on the one layer of a model.
-        orthogonal: whether the adapter should keep the singular values of the weight.
+        block: block size, or rank of LoRA; None for structures without either.
+        adapt: puts the adapter on the only layer of a model.
+        orthogonal: the adapter should keep the singular values of the weight.
     """
 
     name: str
@@ -66,16 +66,16 @@ class Contestant:
 
 @dataclass
 class Row:
-    """What was measured of a contestant; times in seconds, memory in bytes.
+    """The measurements of a contestant; times in seconds, memory in bytes.
 
     Attributes:
-        seconds: the fastest step.
+        seconds: time of the fastest step.
         multiple: the same as a multiple of the frozen layer's.
-        kept: what the backward pass needs beyond the parameters, the inputs too if it needs them.
+        kept: memory saved for the backward pass, without the parameters, with the inputs if it needs them.
         trained: number of trained parameters.
-        free: those of them that the map depends on: of a skew-symmetric matrix, its upper triangle.
-        deviation: largest difference of a singular value from 1, of the adapter on the identity with its parameters
-            moved by normal numbers of standard deviation 0.1; None for an adapter that is not orthogonal by design.
+        free: number of those that the map depends on: the upper triangle of a skew-symmetric matrix.
+        deviation: largest distance of a singular value from 1, for the adapter on the identity with its parameters
+            moved by normal noise of standard deviation 0.1; None for an adapter that is not orthogonal by design.
     """
 
     size: int
@@ -90,7 +90,7 @@ class Row:
 
 
 def ours(blocks: Iterable[int]) -> Iterator[Contestant]:
-    """lipnet's adapters: those of a block size or rank for each, then those of the circulant family."""
+    """Yield lipnet's adapters: for each block size or rank, then the circulant family."""
     for b in blocks:
         of_size: dict[str, AdapterConfig] = {
             "GSOFT": GSOFTConfig(b),
@@ -114,7 +114,7 @@ def ours(blocks: Iterable[int]) -> Iterator[Contestant]:
 
 
 def of_peft(blocks: Sequence[int]) -> list[Contestant]:
-    """peft's adapters, also with blocks twice as large, where they have GSOFT's parameters; none without peft."""
+    """Return peft's adapters, or none without peft. Blocks twice as large have the number of parameters of GSOFT."""
     try:
         import peft
     except ImportError as error:
@@ -128,7 +128,7 @@ def of_peft(blocks: Sequence[int]) -> list[Contestant]:
             "peft BOFT, 1 factor": peft.BOFTConfig(boft_block_size=b, target_modules=["0"]),
             "peft LoRA": peft.LoraConfig(r=b, target_modules=["0"]),
         }
-        # More factors run on its CUDA extension alone; without it, peft goes down to one, with a warning.
+        # More factors need its CUDA extension; without it, peft falls back to one, with a warning.
         if torch.cuda.is_available():
             configs["peft BOFT, 2 factors"] = peft.BOFTConfig(
                 boft_block_size=b, boft_n_butterfly_factor=2, target_modules=["0"]
@@ -139,10 +139,10 @@ def of_peft(blocks: Sequence[int]) -> list[Contestant]:
 
 
 def build(contestant: Contestant, size: int, device: torch.device) -> nn.Module:
-    """A model of one layer with the adapter, in training mode."""
+    """Return a model of one layer with the adapter, in training mode."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's, on extensions that it does not find
+        warnings.simplefilter("ignore")  # from peft, about missing extensions
         model = contestant.adapt(nn.Sequential(nn.Linear(size, size)))
     return model.to(device).train()
 
@@ -152,12 +152,12 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def step(model: nn.Module, x: Tensor) -> None:
-    """Forward and backward pass."""
+    """Run a forward and a backward pass."""
     model(x).sum().backward()
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes that the backward pass needs, each storage once, without the parameters."""
+    """Return the bytes saved for the backward pass, each storage once, without the parameters."""
     own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -175,12 +175,12 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
 
 @torch.no_grad()
 def deviation(contestant: Contestant, device: torch.device) -> float:
-    """See `Row.deviation`; on `DEVIATION_FEATURES` features."""
+    """Return `Row.deviation`, measured on `DEVIATION_FEATURES` features."""
     model = build(contestant, DEVIATION_FEATURES, device)
     torch.manual_seed(1)
     adapter = trained(model)
     for parameter in adapter:
-        # A scale stretches by design, and stays 1.
+        # Leave scales at 1: they stretch by design.
         if not bool((parameter == 1).all()):
             parameter.add_(0.1 * torch.randn_like(parameter))
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -191,7 +191,7 @@ def deviation(contestant: Contestant, device: torch.device) -> float:
 
 
 def free_parameters(model: nn.Module) -> int:
-    """Of square blocks (..., b, b), which stand for A - A^T, b (b - 1) / 2 each; of all else, every one."""
+    """Count b (b - 1) / 2 for square blocks (..., b, b), which represent A - A^T, and all other parameters fully."""
     count = 0
     for parameter in trained(model):
         square = parameter.dim() >= 3 and parameter.shape[-1] == parameter.shape[-2]
@@ -203,7 +203,7 @@ def free_parameters(model: nn.Module) -> int:
 def step_seconds(
     models: dict[Contestant, nn.Module], x: Tensor, rounds: int, device: torch.device
 ) -> dict[Contestant, float]:
-    """The fastest step of each; the first round warms up, and counts only for steps too slow to be repeated."""
+    """Return the fastest step of each. The first round is a warm-up; it counts only for steps too slow to repeat."""
     times: dict[Contestant, list[float]] = {contestant: [] for contestant in models}
     for _ in range(rounds + 1):
         for contestant, model in models.items():
@@ -216,7 +216,7 @@ def step_seconds(
 
 
 def measure(size: int, contestants: Sequence[Contestant], batch: int, rounds: int, device: torch.device) -> list[Row]:
-    """A row for each contestant."""
+    """Measure all contestants; return a row for each."""
     x = torch.randn(batch, size, device=device).requires_grad_()
     frozen = Contestant(FROZEN, None, lambda model: model.requires_grad_(False))
     models = {contestant: build(contestant, size, device) for contestant in (frozen, *contestants)}
@@ -238,7 +238,7 @@ def measure(size: int, contestants: Sequence[Contestant], batch: int, rounds: in
 
 
 def report(rows: Sequence[Row]) -> Iterator[Table]:
-    """A table for each size."""
+    """Yield a table for each size."""
     for size in sorted({row.size for row in rows}):
         table = Table(title=f"{size} x {size}")
         for heading in ("adapter", "block", "step", "multiple", "kept MB", "trained", "free", "deviation"):
@@ -259,10 +259,10 @@ def report(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """GSOFT against peft at equal numbers of parameters: its time as a share of theirs.
+    """Compare GSOFT with peft at equal numbers of parameters: its time and memory as a share of theirs.
 
-    Two factors of blocks of b have the parameters of one factor of blocks of 2 b. peft's BOFT has a scale as GSOFT has;
-    its OFT has none.
+    Two factors with blocks of size b have the parameters of one factor with blocks of size 2 b. Like GSOFT, peft's BOFT
+    has a scale; its OFT has none.
     """
     found = {(row.size, row.name, row.block): row for row in rows}
     pairs = (
@@ -287,7 +287,7 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def density(measured: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
-    """How many factors it takes until every output depends on every input, for sizes with blocks."""
+    """Return the numbers of factors until every output depends on every input, for pairs of size and block size."""
     return [
         {
             "size": size,
@@ -300,7 +300,7 @@ def density(measured: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
 
 
 def comparison_table(found: Sequence[dict[str, Any]]) -> Table:
-    """The comparisons as a table."""
+    """Return the comparisons as a table."""
     table = Table(title="at equal parameters: share of the other's time and memory")
     for heading in ("size", "adapter", "other", "time", "memory"):
         table.add_column(heading, justify="left" if heading in ("adapter", "other") else "right")
@@ -316,7 +316,7 @@ def comparison_table(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def earlier_rows(path: Path | None, replaced: Sequence[int]) -> list[Row]:
-    """The rows of a file of an earlier run, of other sizes than those measured now."""
+    """Return an earlier run's rows from a file, except those for sizes measured now."""
     if path is None or not path.exists():
         return []
     return [Row(**row) for row in json.loads(path.read_text())["rows"] if row["size"] not in replaced]
@@ -327,9 +327,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[768, 1024, 4096], help="features in and out")
     parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32], help="block sizes, and ranks of LoRA")
     parser.add_argument("--batch", type=int, default=512, help="vectors in a batch")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one warm-up round")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file; sizes that it holds from earlier runs stay in it")
+    parser.add_argument("--output", type=Path, help="JSON file; sizes from earlier runs stay in it")
     arguments = parser.parse_args()
 
     device, console = torch.device(arguments.device), Console()
@@ -346,7 +346,7 @@ def main() -> None:
 
 
 def write(path: Path, about: dict[str, Any], rows: list[Row]) -> None:
-    """What was measured so far, as JSON."""
+    """Write the measurements so far as JSON."""
     rows = sorted(rows, key=lambda row: row.size)
     measured = [(row.size, row.block) for row in rows if row.name == "GSOFT" and row.block is not None]
     content = {

@@ -1,10 +1,9 @@
-"""What transfers of a certified network reached, from the folders of their runs.
+"""Summary of certified transfers, from the folders of their runs.
 
     python -m benchmarks.transfer_study maps=RUN head=RUN all=RUN --base RUN --output results/transfer/halves
 
-Each RUN is the folder of a run of ``train.py experiment=transfer/...``, with its certificates of the test images. Clean
-and certified accuracy, trained parameters and time go into summary.json, and accuracy against trained parameters into
-accuracy.png.
+Each RUN is the folder of a ``train.py experiment=transfer/...`` run with certificates for the test images. summary.json
+gets clean and certified accuracy, trained parameters and time; accuracy.png plots accuracy against trained parameters.
 """
 
 import argparse
@@ -25,10 +24,10 @@ from lipnet.models import load_checkpoint
 
 
 def training_of(run: Path) -> dict[str, Any]:
-    """How the network in the folder of a run was trained.
+    """Return the facts of a run's training.
 
     Raises:
-        FileNotFoundError: for a folder that is no run of train.py with checkpoints.
+        FileNotFoundError: if the folder is no run of train.py with checkpoints.
     """
     checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
     last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
@@ -45,7 +44,7 @@ def training_of(run: Path) -> dict[str, Any]:
 
 
 def facts_of(run: Path) -> dict[str, Any]:
-    """How the network of a transfer was trained, and what was certified of it; errors as in `training_of`."""
+    """Return the facts of a transfer's training and its certificates; errors as in `training_of`."""
     certified = json.loads((run / "summary.json").read_text())
     names = (
         "split",
@@ -59,19 +58,19 @@ def facts_of(run: Path) -> dict[str, Any]:
 
 
 def settings_of(run: Path) -> list[str]:
-    """The overrides of the command that began the run, without the paths of its machine."""
+    """Return the overrides of the run's command, without paths of its machine."""
     overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
     return [each for each in overrides if not each.startswith(("paths.", "ckpt_path="))]
 
 
 def seconds_of(run: Path) -> float:
-    """From the start of the run to its last checkpoint: training with its validations."""
+    """Return the time from the start of the run to its last checkpoint: training with validation."""
     start, end = (run / ".hydra" / "config.yaml").stat().st_mtime, (run / "checkpoints" / "last.ckpt").stat().st_mtime
     return round(end - start, 1)
 
 
 def draw(runs: dict[str, dict[str, Any]]) -> Figure:
-    """Clean and certified accuracy against trained parameters."""
+    """Plot clean and certified accuracy against trained parameters."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     radius = next(iter(next(iter(runs.values()))["certified_accuracy"]))
@@ -92,7 +91,7 @@ def draw(runs: dict[str, dict[str, Any]]) -> Figure:
 
 
 def report(runs: dict[str, dict[str, Any]]) -> Table:
-    """A row for each run."""
+    """Return a table with a row for each run."""
     table = Table(title="accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])")
     radii = list(next(iter(runs.values()))["certified_accuracy"])
     for heading in ("", "trained", "share", "clean", *radii, "seconds"):
@@ -111,8 +110,8 @@ def report(runs: dict[str, dict[str, Any]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="NAME=FOLDER of each run")
-    parser.add_argument("--base", type=Path, required=True, help="the folder of the run that all of them start from")
+    parser.add_argument("runs", nargs="+", help="NAME=FOLDER for each run")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the run that all others start from")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     runs = {name: facts_of(Path(folder)) for name, _, folder in (each.partition("=") for each in arguments.runs)}

@@ -1,13 +1,13 @@
-"""A small vision transformer, trained on half of CIFAR-100's classes, adapted to the other half by every adapter.
+"""Adaptation of a small vision transformer from one half of CIFAR-100's classes to the other, by every adapter.
 
     python -m benchmarks.vision_study --data-dir data --work logs/vision_study --output results/vision_study
 
-All adapters have about the same number of parameters; a new head is trained along with each, and stands alone as the
-lowest row; the highest is fine-tuning of everything. For every method the learning rate is chosen at the first seed, by
-accuracy on validation images. The test images are read once, at the end, for the chosen rates.
+All adapters have about the same number of parameters, and a new head is trained along with each. The baselines are the
+head alone and fine-tuning of everything. For every method, validation accuracy at the first seed selects the learning
+rate. The test images are read once, at the end, for the selected rates.
 
-What is done is kept in the work folder: a command that was stopped goes on where it was. With ``--seconds`` no run is
-begun after so many. Results are written when every run is there.
+The work folder keeps finished runs, so that a stopped command continues where it was. ``--seconds`` stops starting runs
+after a time. Results are written once all runs are finished.
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Run:
 
 
 def images_and_labels(module: ImageDataModule, split: str) -> tuple[Tensor, Tensor]:
-    """Bytes (N, 3, 32, 32) and labels (N,) of a split: "training", "validation" or "test"."""
+    """Return the bytes (N, 3, 32, 32) and labels (N,) of a split: "training", "validation" or "test"."""
     dataset = module.training_dataset() if split == "training" else module.evaluation_dataset(split)
     return dataset.source.images[dataset.positions], dataset.source.labels[dataset.positions]
 
@@ -97,7 +97,7 @@ def as_input(images: Tensor) -> Tensor:
 
 
 def batches(images: Tensor, labels: Tensor, steps: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches drawn at random; each image is mirrored or not, and moved by up to 4 pixels."""
+    """Yield random batches; each image is mirrored or not, and each batch shifted by up to 4 pixels."""
     for _ in range(steps):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = as_input(images[chosen])
@@ -109,7 +109,7 @@ def batches(images: Tensor, labels: Tensor, steps: int, generator: torch.Generat
 
 
 def train(model: nn.Module, data: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float) -> None:
-    """Adam with a learning rate that rises over a tenth of the steps and falls to zero."""
+    """Train by Adam, with a learning rate that rises over a tenth of the steps and then falls to zero."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
@@ -130,7 +130,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def pretrained(work: Path, data_dir: str, steps: int) -> nn.Module:
-    """The transformer of the first half of the classes, from the work folder or trained now."""
+    """Return the transformer for the first half of the classes, from the work folder or trained now."""
     torch.manual_seed(0)
     model = VisionTransformer(num_classes=CLASSES, **SHAPE)
     path = work / "base.pt"
@@ -151,7 +151,7 @@ def pretrained(work: Path, data_dir: str, steps: int) -> nn.Module:
 
 
 def adapted(base: nn.Module, run: Run) -> nn.Module:
-    """A copy of the base with what the run trains, at its start: a head of zeros, as the classes are others."""
+    """Return a copy of the base with the run's method applied and a head of zeros, as the classes are new."""
     torch.manual_seed(run.seed)
     model = VisionTransformer(num_classes=CLASSES, **SHAPE)
     model.load_state_dict(base.state_dict())
@@ -162,7 +162,7 @@ def adapted(base: nn.Module, run: Run) -> nn.Module:
 
 
 def perform(run: Run, base: nn.Module, data: ImageDataModule, work: Path, steps: int) -> dict[str, Any]:
-    """What is known of a run, from the work folder or trained now: its trained parameters and validation accuracy."""
+    """Return a run's trained parameters and validation accuracy, from the work folder or trained now."""
     path = work / run.file
     if not path.exists():
         model = adapted(base, run)
@@ -175,7 +175,7 @@ def perform(run: Run, base: nn.Module, data: ImageDataModule, work: Path, steps:
         save({"trained": trained, "steps": steps, "seconds": seconds, "validation": validation}, path)
     content: dict[str, Any] = torch.load(path, weights_only=True)
     if content["steps"] != steps:
-        raise ValueError(f"{path} is of {content['steps']} steps, this study has {steps}: choose another work folder")
+        raise ValueError(f"{path} must be a run of {steps} steps, got {content['steps']}; choose another work folder")
     return content
 
 
@@ -186,7 +186,7 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def chosen_runs(done: dict[Run, dict[str, Any]], seeds: Sequence[int]) -> dict[str, list[Run]]:
-    """For every method the runs at the rate with the best validation accuracy at the first seed."""
+    """Return every method's runs at the rate with the best validation accuracy at the first seed."""
     chosen = {}
     for method in METHODS:
         rate = max(RATES, key=lambda rate: done[Run(method, rate, seeds[0])]["validation"])
@@ -195,7 +195,7 @@ def chosen_runs(done: dict[Run, dict[str, Any]], seeds: Sequence[int]) -> dict[s
 
 
 def row(runs: Sequence[Run], base: nn.Module, done: dict[Run, dict[str, Any]], test: tuple[Tensor, Tensor]) -> dict:
-    """Test accuracy of a method over the seeds, mean and standard deviation, with what it trained."""
+    """Return a method's test accuracy over the seeds, mean and standard deviation, and its trained parameters."""
     accuracies = []
     for run in runs:
         model = adapted(base, run)
@@ -213,7 +213,7 @@ def row(runs: Sequence[Run], base: nn.Module, done: dict[Run, dict[str, Any]], t
 
 
 def draw(rows: dict[str, dict[str, Any]]) -> Figure:
-    """Accuracy against trained parameters."""
+    """Plot accuracy against trained parameters."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for index, (method, each) in enumerate(rows.items()):
@@ -245,7 +245,7 @@ def report(rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def write(folder: Path, summary: dict[str, Any]) -> None:
-    """summary.json and accuracy.png."""
+    """Write summary.json and accuracy.png."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "accuracy.png") as file:
         draw(summary["methods"]).savefig(file, format="png", dpi=150)
@@ -255,13 +255,13 @@ def write(folder: Path, summary: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data", help="holds the official folder cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/vision_study"), help="where finished runs are kept")
+    parser.add_argument("--data-dir", default="data", help="folder of cifar-100-python")
+    parser.add_argument("--work", type=Path, default=Path("logs/vision_study"), help="folder of finished runs")
     parser.add_argument("--output", type=Path, default=Path("results/vision_study"))
     parser.add_argument("--pretraining-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=40, help="of each adaptation")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each adaptation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this time")
     arguments = parser.parse_args()
 
     end, console = time.monotonic() + arguments.seconds, Console()

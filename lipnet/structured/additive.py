@@ -1,31 +1,37 @@
-"""Structured matrices added to a weight, starting at zero: what they share, low rank (LoRA) and Kronecker products."""
+"""Structured matrices added to a weight, starting at zero: the interface, low rank (LoRA) and Kronecker products."""
 
 from abc import abstractmethod
-from functools import partial
 from math import isfinite, isqrt, sqrt
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipnet.functional.autocast import without_autocast
+from lipnet.structured.orthogonal import TensorOptions
 from lipnet.structured.updates import WeightUpdate
 
 
 class AdditiveUpdate(WeightUpdate):
-    """W' = W + D with a structured D (out_features, in_features), which starts at zero.
+    """W' = W + D with a structured D (out_features, in_features) that starts at zero.
 
     A square structure of size n = max(out_features, in_features) serves a rectangular D as its upper left corner:
-    inputs are padded with zeros up to n, and the first ``out_features`` outputs are kept.
+    inputs are padded with zeros to n, and the first ``out_features`` outputs are kept.
+
+    Attributes:
+        linear_parameter: name of the parameter that D is linear in. It starts at zero.
     """
+
+    linear_parameter: ClassVar[str]
 
     @abstractmethod
     def to_dense(self) -> Tensor:
-        """D itself, (out_features, in_features)."""
+        """Return D as a dense (out_features, in_features) matrix."""
 
     @abstractmethod
     def matmul(self, x: Tensor) -> Tensor:
-        """D x for vectors x (..., in_features), giving (..., out_features), without forming D."""
+        """Return D x for vectors x (..., in_features), as (..., out_features), without forming D."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.to_dense()
@@ -35,6 +41,10 @@ class AdditiveUpdate(WeightUpdate):
         with without_autocast(x.device):
             added = self.matmul(x.to(torch.promote_types(x.dtype, next(self.parameters()).dtype)))
         return y + added.to(y.dtype)
+
+    def interpolated(self, strength: float) -> dict[str, Tensor]:
+        """Return parameters that give t D."""
+        return {self.linear_parameter: strength * self.get_parameter(self.linear_parameter)}
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}, {self.shape[1]}"
@@ -49,10 +59,11 @@ class LowRank(AdditiveUpdate):
     Args:
         out_features, in_features: shape of W.
         rank: r.
-        alpha: scale; with alpha / r fixed the size of the steps depends little on the rank.
+        alpha: scale. With alpha / r fixed, the size of training steps hardly depends on the rank.
+        options: ``device`` and ``dtype`` of A and B.
 
     Raises:
-        ValueError: for a rank below 1 or an alpha that is not finite and positive.
+        ValueError: if the rank is below 1, or alpha is not finite and positive.
 
     Source: Hu et al., "LoRA", ICLR 2022 (arXiv 2106.09685), equation 3.
 
@@ -61,24 +72,19 @@ class LowRank(AdditiveUpdate):
         30720
     """
 
+    linear_parameter = "B"
+
     def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        rank: int = 8,
-        alpha: float = 16.0,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, out_features: int, in_features: int, rank: int = 8, alpha: float = 16.0, **options: Unpack[TensorOptions]
     ) -> None:
         super().__init__(out_features, in_features)
         check_rank(rank)
         if not (isfinite(alpha) and alpha > 0):
             raise ValueError(f"alpha must be finite and positive, got {alpha}")
-        empty = partial(torch.empty, device=device, dtype=dtype)
         self.scaling = alpha / rank
-        self.A = nn.Parameter(nn.init.uniform_(empty(rank, in_features), -1 / sqrt(in_features), 1 / sqrt(in_features)))
-        self.B = nn.Parameter(torch.zeros_like(empty(out_features, rank)))
+        limit = 1 / sqrt(in_features)
+        self.A = nn.Parameter(nn.init.uniform_(torch.empty(rank, in_features, **options), -limit, limit))
+        self.B = nn.Parameter(torch.zeros(out_features, rank, **options))
 
     def to_dense(self) -> Tensor:
         return self.scaling * (self.B @ self.A)
@@ -88,15 +94,16 @@ class LowRank(AdditiveUpdate):
 
 
 class Kronecker(AdditiveUpdate):
-    """D = A kron B, rectangular as it is: A starts at zero, B uniform in +-1 / sqrt(its columns).
+    """D = A kron B, of any shape: A starts at zero, B is uniform in +-1 / sqrt(its columns).
 
     Args:
         out_features, in_features: shape of W.
-        left_shape: shape of A, which must divide the shape of W; without it, the divisors nearest below the square
-            roots, for few parameters.
+        left_shape: shape of A, which must divide the shape of W. The default, the largest divisors up to the square
+            roots, needs few parameters.
+        options: ``device`` and ``dtype`` of A and B.
 
     Raises:
-        ValueError: if the left shape does not divide.
+        ValueError: if the left shape does not divide the shape of W.
 
     Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
 
@@ -106,14 +113,14 @@ class Kronecker(AdditiveUpdate):
         ((24, 48), (32, 64))
     """
 
+    linear_parameter = "left"
+
     def __init__(
         self,
         out_features: int,
         in_features: int,
         left_shape: tuple[int, int] | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[TensorOptions],
     ) -> None:
         super().__init__(out_features, in_features)
         rows, columns = left_shape or (_balanced_divisor(out_features), _balanced_divisor(in_features))
@@ -121,16 +128,16 @@ class Kronecker(AdditiveUpdate):
             raise ValueError(
                 f"left_shape must divide the weight's shape {out_features} x {in_features}, got {rows} x {columns}"
             )
-        limit = 1 / sqrt(in_features // columns)
-        right = torch.empty(out_features // rows, in_features // columns, device=device, dtype=dtype)
-        self.left = nn.Parameter(torch.zeros(rows, columns, device=device, dtype=dtype))
+        right = torch.empty(out_features // rows, in_features // columns, **options)
+        limit = 1 / sqrt(right.shape[1])
+        self.left = nn.Parameter(torch.zeros(rows, columns, **options))
         self.right = nn.Parameter(nn.init.uniform_(right, -limit, limit))
 
     def to_dense(self) -> Tensor:
         return torch.kron(self.left, self.right)
 
     def matmul(self, x: Tensor) -> Tensor:
-        # (A kron B) vec(X) = vec(A X B^T) for X filled row by row.
+        # (A kron B) vec(X) = vec(A X B^T), with X filled row by row.
         matrices = torch.unflatten(x, -1, (self.left.shape[1], self.right.shape[1]))
         product: Tensor = self.left @ matrices @ self.right.mT
         return product.flatten(-2)
@@ -143,5 +150,5 @@ def check_rank(rank: int) -> None:
 
 
 def _balanced_divisor(number: int) -> int:
-    """The largest divisor that is not above the square root."""
+    """Return the largest divisor up to the square root."""
     return next(divisor for divisor in range(isqrt(number), 0, -1) if number % divisor == 0)

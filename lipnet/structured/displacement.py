@@ -1,7 +1,7 @@
-"""Additive updates of low displacement rank: circulant, skew-circulant, Toeplitz, and sums of products of these."""
+"""Additive updates of low displacement rank: circulant, skew-circulant, Toeplitz, and sums of their products."""
 
-from functools import partial
 from math import sqrt
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +15,24 @@ from lipnet.structured.circulant import (
     toeplitz_matrix,
     toeplitz_product,
 )
+from lipnet.structured.orthogonal import TensorOptions
 
 
 class Circulant(AdditiveUpdate):
-    """D is the upper left corner of an n x n circulant matrix, n = max(out, in), with n parameters.
+    """D[i, j] = c[(i - j) mod n]: the upper left corner of an n x n circulant matrix, n = max(out, in), n parameters.
 
     Args:
         out_features, in_features: shape of W.
+        options: ``device`` and ``dtype`` of the parameter ``column``, c.
 
     Source: Sehanobish et al., "Structured unrestricted-rank matrices", NeurIPS 2024 (arXiv 2406.17740).
     """
 
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    linear_parameter = "column"
+
+    def __init__(self, out_features: int, in_features: int, **options: Unpack[TensorOptions]) -> None:
         super().__init__(out_features, in_features)
-        self.column = nn.Parameter(torch.zeros(max(self.shape), device=device, dtype=dtype))
+        self.column = nn.Parameter(torch.zeros(max(self.shape), **options))
 
     def to_dense(self) -> Tensor:
         return circulant_matrix(self.column, *self.shape)
@@ -45,7 +42,7 @@ class Circulant(AdditiveUpdate):
 
 
 class SkewCirculant(Circulant):
-    """As `Circulant`, with the entries above the diagonal negated."""
+    """A `Circulant` with the entries above the diagonal negated."""
 
     def to_dense(self) -> Tensor:
         return skew_circulant_matrix(self.column, *self.shape)
@@ -55,24 +52,20 @@ class SkewCirculant(Circulant):
 
 
 class Toeplitz(AdditiveUpdate):
-    """D is constant along its diagonals, with out + in - 1 parameters; rectangular as it is.
+    """D[i, j] = d[i - j + in - 1]: constant along its diagonals, of any shape, with out + in - 1 parameters.
 
     Args:
         out_features, in_features: shape of W.
+        options: ``device`` and ``dtype`` of the parameter ``diagonals``, d.
 
     Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
     """
 
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    linear_parameter = "diagonals"
+
+    def __init__(self, out_features: int, in_features: int, **options: Unpack[TensorOptions]) -> None:
         super().__init__(out_features, in_features)
-        self.diagonals = nn.Parameter(torch.zeros(out_features + in_features - 1, device=device, dtype=dtype))
+        self.diagonals = nn.Parameter(torch.zeros(out_features + in_features - 1, **options))
 
     def to_dense(self) -> Tensor:
         return toeplitz_matrix(self.diagonals, *self.shape)
@@ -82,13 +75,14 @@ class Toeplitz(AdditiveUpdate):
 
 
 class LowDisplacementRank(AdditiveUpdate):
-    """D is the upper left corner of sum_{i <= r} circ(g_i) skew-circ(h_i), n x n with n = max(out, in).
+    """The upper left corner of D = sum_{i <= r} circ(g_i) skew-circ(h_i), n x n with n = max(out, in).
 
-    The g start at zero, the h normal with variance 1 / n; 2 n r parameters.
+    The g_i start at zero, the h_i are normal with variance 1 / n; together 2 n r parameters.
 
     Args:
         out_features, in_features: shape of W.
         rank: r.
+        options: ``device`` and ``dtype`` of the parameters ``circulant``, the g_i, and ``skew_circulant``, the h_i.
 
     Raises:
         ValueError: for a rank below 1.
@@ -96,26 +90,19 @@ class LowDisplacementRank(AdditiveUpdate):
     Source: Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
     """
 
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        rank: int = 1,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    linear_parameter = "circulant"
+
+    def __init__(self, out_features: int, in_features: int, rank: int = 1, **options: Unpack[TensorOptions]) -> None:
         super().__init__(out_features, in_features)
         check_rank(rank)
         size = max(self.shape)
-        empty = partial(torch.empty, rank, size, device=device, dtype=dtype)
-        self.circulant = nn.Parameter(torch.zeros_like(empty()))
-        self.skew_circulant = nn.Parameter(nn.init.normal_(empty(), std=1 / sqrt(size)))
+        self.circulant = nn.Parameter(torch.zeros(rank, size, **options))
+        self.skew_circulant = nn.Parameter(nn.init.normal_(torch.empty(rank, size, **options), std=1 / sqrt(size)))
 
     def to_dense(self) -> Tensor:
-        # Row j of the identity, as a vector, gives column j.
-        columns = torch.eye(self.shape[1], dtype=self.circulant.dtype, device=self.circulant.device)
-        return self.matmul(columns).mT
+        # matmul takes vectors as rows, so that row j of its result is column j of D.
+        unit_vectors = torch.eye(self.shape[1], dtype=self.circulant.dtype, device=self.circulant.device)
+        return self.matmul(unit_vectors).mT
 
     def matmul(self, x: Tensor) -> Tensor:
         inner = skew_circulant_product(self.skew_circulant, self._padded(x).unsqueeze(-2))

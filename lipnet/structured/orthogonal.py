@@ -1,6 +1,7 @@
 """Structured orthogonal matrices: products of block-diagonal rotations between permutations (OFT, BOFT, GSOFT)."""
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -8,34 +9,42 @@ from torch import Tensor, nn
 from lipnet.functional import product_up
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
-from lipnet.structured.blocks import Mixing, block_product, orthogonal_blocks_bound
+from lipnet.structured.blocks import Mixing, ShufflePower, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
+
+
+class TensorOptions(TypedDict, total=False):
+    """The device and dtype of new parameters, as the keyword arguments of torch's modules."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class StructuredOrthogonal(nn.Module):
     r"""An orthogonal n x n matrix :math:`Q = \prod_{l=m..1} \Pi_l^T D_l \Pi_l` that is never formed.
 
     D_l is block-diagonal with n / b blocks of size b, each the Cayley transform or the exponential of a skew-symmetric
-    K = A - A^T; Pi_l is the permutation that gathers the entries that a block mixes. The parameter ``generators`` holds
-    the matrices A of all factors. It starts at zero, so Q starts at the identity, exactly. Q stays orthogonal to 10 n
-    eps of its dtype, whatever steps an optimiser takes, up to ||K|| of 10^6.
+    K = A - A^T. The permutation Pi_l gathers the entries that a block mixes. The parameter ``generators`` holds the
+    matrices A of all factors, (m, n / b, b, b). It starts at zero, so that Q is exactly the identity. Q stays
+    orthogonal to 10 n eps of its dtype, whatever steps an optimiser takes, up to ||K|| = 10^6.
 
-    `oft`, `boft` and `gsoft` make the ones that have names.
+    `oft`, `boft` and `gsoft` build the matrices of the literature.
 
     Args:
         features: n.
         block_size: b.
-        mixings: for each factor which entries its blocks mix, the first being the factor that is applied first.
+        mixings: Pi_1, ..., Pi_m; the first factor is applied first.
         block_map: ``"cayley"`` for (I + K)(I - K)^{-1}, or ``"exponential"`` for exp(K).
+        options: ``device`` and ``dtype`` of the generators.
 
     Shape:
-        (..., n, m) to the same shape: Q times a matrix, or a batch of them.
+        (..., n, m) to the same shape: Q times a matrix, or a batch of matrices.
 
     Raises:
-        ValueError: unless the blocks divide the features, for no factors, and for an unknown map.
+        ValueError: if the blocks do not divide the features, there is no factor, or the block map is unknown.
 
-    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019), of which OFT (arXiv 2306.07280) and
-    BOFT (arXiv 2311.06243) are cases.
+    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019). OFT (arXiv 2306.07280) and BOFT
+    (arXiv 2311.06243) are special cases.
 
     Example:
         >>> q = StructuredOrthogonal(6, block_size=2, mixings=[Mixing(), Mixing(parts=2, distance=3)])
@@ -49,11 +58,9 @@ class StructuredOrthogonal(nn.Module):
         self,
         features: int,
         block_size: int,
-        mixings: Sequence[Mixing] = (Mixing(),),
+        mixings: Sequence[Mixing | ShufflePower] = (Mixing(),),
         block_map: str = "cayley",
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[TensorOptions],
     ) -> None:
         super().__init__()
         check_block_map(block_map)
@@ -64,7 +71,7 @@ class StructuredOrthogonal(nn.Module):
         self.features, self.block_size = features, block_size
         self.mixings, self.block_map = tuple(mixings), block_map
         shape = (len(mixings), features // block_size, block_size, block_size)
-        self.generators = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+        self.generators = nn.Parameter(torch.zeros(shape, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[-2] != self.features:
@@ -74,16 +81,16 @@ class StructuredOrthogonal(nn.Module):
         return x
 
     def rotate(self, vectors: Tensor, *, transposed: bool = False) -> Tensor:
-        """Q v, or Q^T v, for vectors v along the last dimension: (..., n) to the same shape and dtype.
+        """Return Q v, or Q^T v, for vectors v along the last dimension: (..., n) to the same shape and dtype.
 
-        Computed in the wider of the vectors' dtype and the matrix's, outside autocast.
+        The product is computed in the wider of the two dtypes, outside autocast.
         """
         if vectors.shape[-1:] != (self.features,):
             raise ValueError(f"the matrix needs vectors of shape (..., {self.features}), got {tuple(vectors.shape)}")
         with without_autocast(vectors.device):
             dtype = torch.promote_types(vectors.dtype, self.generators.dtype)
             columns = vectors.to(dtype).reshape(-1, self.features).mT
-            if any(mixing.parts > 1 for mixing in self.mixings):
+            if len(self.mixings) > 1:
                 # One transposition is faster than gathering entries that lie a whole vector apart.
                 columns = columns.contiguous()
             factors = list(zip(self.blocks().to(dtype), self.mixings, strict=True))
@@ -92,25 +99,25 @@ class StructuredOrthogonal(nn.Module):
             return columns.mT.reshape(vectors.shape).to(vectors.dtype)
 
     def blocks(self) -> Tensor:
-        """The orthogonal blocks of the factors, (m, n / b, b, b), in the order in which they are applied."""
+        """Return the orthogonal blocks of all factors, (m, n / b, b, b), in the order in which they are applied."""
         return BLOCK_MAPS[self.block_map](skew_symmetric(self.generators))
 
     def to_dense(self) -> Tensor:
-        """Q as an (n, n) matrix, for looking at it."""
+        """Return Q as a dense (n, n) matrix."""
         dense: Tensor = self(torch.eye(self.features, dtype=self.generators.dtype, device=self.generators.device))
         return dense
 
     def lipschitz_bound(self) -> float:
-        """An upper bound on ||Q||, with the blocks as they are after rounding; infinite if they are not finite.
+        """Bound ||Q|| from the rounded blocks: the product of the factors' largest singular values, rounded up.
 
-        The product over the factors of their blocks' largest singular value, bounded in float64 and rounded up.
+        Non-finite blocks give infinity.
         """
         with torch.no_grad():
             return product_up(orthogonal_blocks_bound(blocks) for blocks in self.blocks())
 
     @torch.no_grad()
     def rounding_step(self, signal: Signal) -> Step:
-        """The rounding of the products with the factors, whose blocks are constants as they are after rounding."""
+        """Bound the rounding error of the products with the factors; the rounded blocks are taken as exact."""
         step = exact(signal)
         for blocks in self.blocks():
             factor = products(
@@ -124,92 +131,87 @@ class StructuredOrthogonal(nn.Module):
         return step
 
     def upper_triangles(self) -> Tensor:
-        """All that Q depends on: the entries of every K above its diagonal, (m, n / b, b (b - 1) / 2), detached."""
+        """Return the entries above the diagonal of every K, (m, n / b, b (b - 1) / 2), detached. They determine Q."""
         return upper_triangle(skew_symmetric(self.generators.detach()))
 
     @torch.no_grad()
     def set_upper_triangles(self, entries: Tensor) -> None:
-        """Make Q the matrix whose `upper_triangles` these are, bit for bit.
+        """Restore the Q that has these `upper_triangles`, bit for bit.
 
         Raises:
             ValueError: for another shape.
         """
         expected = self.upper_triangles().shape
         if entries.shape != expected:
-            raise ValueError(f"the upper triangles have shape {tuple(expected)}, got {tuple(entries.shape)}")
+            raise ValueError(f"the upper triangles must have shape {tuple(expected)}, got {tuple(entries.shape)}")
         self.generators.copy_(from_upper_triangle(entries, self.block_size))
 
     def extra_repr(self) -> str:
-        mixings = ", ".join(f"{parts}/{distance}" for parts, distance in self.mixings)
+        mixings = ", ".join(map(str, self.mixings))
         return f"{self.features}, block_size={self.block_size}, mixings=[{mixings}], block_map={self.block_map!r}"
 
 
 def check_block_map(block_map: str) -> None:
-    """Raise ValueError unless the map from skew-symmetric to orthogonal blocks is known."""
+    """Raise ValueError for an unknown map from skew-symmetric to orthogonal blocks."""
     if block_map not in BLOCK_MAPS:
         raise ValueError(f"block_map must be one of {', '.join(map(repr, BLOCK_MAPS))}, got {block_map!r}")
 
 
 def oft(
-    features: int,
-    block_size: int,
-    block_map: str = "cayley",
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    features: int, block_size: int, block_map: str = "cayley", **options: Unpack[TensorOptions]
 ) -> StructuredOrthogonal:
-    """OFT's Q: one block-diagonal factor, which mixes neighbours alone.
+    """Build the Q of OFT: one block-diagonal factor, which mixes neighbours only.
 
     Args:
-        features, block_size, block_map: as in `StructuredOrthogonal`.
+        features, block_size, block_map, options: as in `StructuredOrthogonal`.
 
     Source: Qiu et al., "Controlling text-to-image diffusion by orthogonal finetuning", NeurIPS 2023 (arXiv 2306.07280).
     """
-    return StructuredOrthogonal(features, block_size, [Mixing()], block_map, device=device, dtype=dtype)
+    return StructuredOrthogonal(features, block_size, [Mixing()], block_map, **options)
 
 
 def boft(
-    features: int,
-    block_size: int,
-    factors: int,
-    block_map: str = "cayley",
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    features: int, block_size: int, factors: int, block_map: str = "cayley", **options: Unpack[TensorOptions]
 ) -> StructuredOrthogonal:
-    """BOFT's Q: m factors; with the features in runs of b / 2, level l = 0, ..., m - 1 pairs the runs at distance 2^l.
+    """Build the Q of BOFT: m butterfly factors. Level l = 0, ..., m - 1 pairs runs of b / 2 entries at distance 2^l.
 
     Level 0 is block-diagonal. All entries of Q can be non-zero from m = 1 + log_2(n / b) on, if n / b is a power of 2.
 
     Args:
-        features, block_size, block_map: as in `StructuredOrthogonal`.
-        factors: m; beyond one the block size must be even and n divisible by b 2^(m-1).
+        features, block_size, block_map, options: as in `StructuredOrthogonal`.
+        factors: m. With more than one, b must be even and n divisible by b 2^(m-1).
 
     Source: Liu et al., "Parameter-efficient orthogonal finetuning via butterfly factorization", ICLR 2024 (arXiv
     2311.06243).
     """
-    if factors < 1:
-        raise ValueError(f"factors must be at least 1, got {factors}")
+    _check_factors(factors)
     mixings = [Mixing(), *(Mixing(parts=2, distance=2**level) for level in range(1, factors))]
-    return StructuredOrthogonal(features, block_size, mixings, block_map, device=device, dtype=dtype)
+    return StructuredOrthogonal(features, block_size, mixings, block_map, **options)
 
 
 def gsoft(
-    features: int,
-    block_size: int,
-    block_map: str = "cayley",
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    features: int, block_size: int, block_map: str = "cayley", factors: int = 2, **options: Unpack[TensorOptions]
 ) -> StructuredOrthogonal:
-    """GSOFT's Q = P^T L P R with r = n / b blocks in L and in R, and the shuffle P = P_(r, br).
+    """Build the Q of GSOFT, for the shuffle P = P_(r, br) with r = n / b blocks in each factor.
 
-    R mixes b neighbours, L the entries r apart. All entries of Q can be non-zero from b >= r on.
+    Two factors give Q = P^T L P R: R mixes b neighbours, L the entries r apart. In general
+    Q = P^{-(m-1)} D_m P D_{m-1} ... P D_1. All entries of Q can be non-zero from m = 1 + ceil(log_b r) on, see
+    `lipnet.structured.factors_needed`: 2 if b >= r, and 4 for n = 768 and b = 8.
 
     Args:
-        features, block_size, block_map: as in `StructuredOrthogonal`.
+        features, block_size, block_map, options: as in `StructuredOrthogonal`.
+        factors: m.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
     """
-    shuffled = Mixing(parts=block_size, distance=max(1, features // max(1, block_size)))
-    return StructuredOrthogonal(features, block_size, [Mixing(), shuffled], block_map, device=device, dtype=dtype)
+    _check_factors(factors)
+    # P^T D P by strides, which needs no index tensors; they give the higher powers.
+    strided = [Mixing(), Mixing(parts=block_size, distance=max(1, features // max(1, block_size)))]
+    powers = [ShufflePower(times) for times in range(2, factors)]
+    mixings: list[Mixing | ShufflePower] = [*strided[:factors], *powers]
+    return StructuredOrthogonal(features, block_size, mixings, block_map, **options)
+
+
+def _check_factors(factors: int) -> None:
+    if factors < 1:
+        raise ValueError(f"factors must be at least 1, got {factors}")

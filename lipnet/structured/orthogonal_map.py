@@ -8,16 +8,16 @@ from lipnet.structured.orthogonal import StructuredOrthogonal
 
 
 class OrthogonalMap(LipschitzModule):
-    """Apply a structured orthogonal matrix to the channels of features: a 1 x 1 convolution of norm 1.
+    """A structured orthogonal matrix applied to channels: a 1 x 1 convolution of norm 1.
 
-    An adapter that keeps certificates: it can stand anywhere between the layers of a 1-Lipschitz network, starts as the
-    identity, and has a bound of its own.
+    As an adapter it keeps certificates: it can stand anywhere between the layers of a 1-Lipschitz network, starts as
+    the identity, and bounds itself.
 
     Args:
-        matrix: Q, made by `oft`, `boft` or `gsoft`.
+        matrix: Q, built by `oft`, `boft` or `gsoft`.
 
     Shape:
-        (B, C, ...) to the same shape, C being the features of Q: (B, C), (B, C, L), (B, C, H, W).
+        (B, C, ...) to the same shape, where Q has C features: (B, C), (B, C, L), (B, C, H, W).
 
     Raises:
         ValueError: in the forward pass, for another number of channels.
@@ -41,15 +41,14 @@ class OrthogonalMap(LipschitzModule):
             raise ValueError(
                 f"OrthogonalMap needs an input of shape (B, {self.matrix.features}, ...), got {tuple(x.shape)}"
             )
-        # One column for every pixel of every sample, so that each block takes part in a single product.
+        # One column for every pixel of every sample: a single product for each block.
         columns: Tensor = self.matrix(x.transpose(0, 1).flatten(1))
         return columns.reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
 
     def lipschitz_bound(self) -> float:
-        """An upper bound on ||Q|| with the blocks as they are after rounding, not a blind 1: see
-        `StructuredOrthogonal.lipschitz_bound`."""
+        """Bound ||Q|| from the blocks after rounding, see `StructuredOrthogonal.lipschitz_bound`."""
         return self.matrix.lipschitz_bound()
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """That of the products with the factors' blocks, one after another; see `lipnet.functional.rounding_error`."""
+        """Bound the rounding of the products with the factors' blocks, see `StructuredOrthogonal.rounding_step`."""
         return self.matrix.rounding_step(signal)

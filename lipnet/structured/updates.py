@@ -1,7 +1,7 @@
-"""Updates of a weight that begin as none: what an adapter trains. Here the orthogonal one and the one of parts."""
+"""Updates of a weight, which adapters train and which start as the identity: the interface, orthogonal and stacked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,37 +13,43 @@ from lipnet.structured.orthogonal import StructuredOrthogonal
 class WeightUpdate(nn.Module, ABC):
     """A map of weights (out_features, in_features), in the layout of ``nn.Linear``, that starts as the identity.
 
-    Every update can be registered by ``torch.nn.utils.parametrize.register_parametrization`` on a weight of that shape.
+    ``torch.nn.utils.parametrize.register_parametrization`` accepts every update for a weight of that shape.
 
     Attributes:
         shape: (out_features, in_features).
+        strength: t, which an adapter applies the update with; see `interpolated`.
     """
 
     def __init__(self, out_features: int, in_features: int) -> None:
         super().__init__()
         if min(out_features, in_features) < 1:
-            raise ValueError(f"a weight has at least one row and one column, got {out_features} x {in_features}")
+            raise ValueError(f"a weight needs at least one row and one column, got {out_features} x {in_features}")
         self.shape = (out_features, in_features)
+        self.strength = 1.0
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight, of the shape and dtype of ``weight``."""
+        """Return the updated weight W', with the shape and dtype of ``weight``."""
+
+    @abstractmethod
+    def interpolated(self, strength: float) -> dict[str, Tensor]:
+        """Return parameters with which the update is the identity for t = 0 and itself for t = 1."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W' x + b for vectors x (..., in_features), giving (..., out_features): what ``nn.Linear`` computes.
+        """Return W' x + b for vectors x (..., in_features), as ``nn.Linear`` computes it.
 
-        Structures multiply x without forming W' where they can: that takes neither the memory of another weight nor the
-        gradient of one. The structure itself is applied in the wider of its dtype and x's, outside autocast.
+        Structures override this to multiply x without forming W', which saves the memory of a second weight and of its
+        gradient. They compute in the wider of their dtype and that of x, outside autocast.
         """
         return F.linear(x, self(weight), bias)
 
     def compact_state(self) -> dict[str, Tensor]:
-        """The least that the update can be restored from, by name: of skew-symmetric matrices the upper triangles."""
-        return {name: _compact(owner, parameter) for name, owner, parameter in self._parameters_and_owners()}
+        """Return the smallest state that restores the update, by name: upper triangles for skew-symmetric matrices."""
+        state = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        return state | {name: matrix.upper_triangles() for name, matrix in self._orthogonal()}
 
-    @torch.no_grad()
     def load_compact_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `compact_state` gave.
+        """Restore a `compact_state`.
 
         Raises:
             ValueError: for other names or shapes, before anything is changed.
@@ -51,40 +57,35 @@ class WeightUpdate(nn.Module, ABC):
         expected = {name: tuple(value.shape) for name, value in self.compact_state().items()}
         received = {name: tuple(value.shape) for name, value in state.items()}
         if expected != received:
-            raise ValueError(f"the update consists of {expected}, got {received}")
-        for name, owner, parameter in self._parameters_and_owners():
-            if isinstance(owner, StructuredOrthogonal):
-                owner.set_upper_triangles(state[name])
-            else:
-                parameter.copy_(state[name])
+            raise ValueError(f"the state must consist of {expected}, got {received}")
+        rest = dict(state)
+        for name, matrix in self._orthogonal():
+            matrix.set_upper_triangles(rest.pop(name))
+        self.load_state_dict(rest, strict=False)
 
-    def _parameters_and_owners(self) -> Iterator[tuple[str, nn.Module, Tensor]]:
-        for path, module in self.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                yield f"{path}.{name}".lstrip("."), module, parameter
-
-
-def _compact(owner: nn.Module, parameter: Tensor) -> Tensor:
-    return owner.upper_triangles() if isinstance(owner, StructuredOrthogonal) else parameter.detach()
+    def _orthogonal(self) -> list[tuple[str, StructuredOrthogonal]]:
+        modules = self.named_modules()
+        return [(f"{path}.generators", module) for path, module in modules if isinstance(module, StructuredOrthogonal)]
 
 
 class OrthogonalUpdate(WeightUpdate):
-    """W' = diag(s) Q_U W Q_V^T with structured orthogonal matrices on either side or both, and an output scale s.
+    """W' = diag(s) Q_U W Q_V^T with structured orthogonal Q on either side or both, and a learned output scale s.
 
-    The papers write W as (in x out) and W' = Q W: in the layout of ``nn.Linear``, (out x in), their Q is Q_V here, on
-    the input side. There it turns all neurons alike and keeps the angles between them.
+    The papers write W as (in x out) and W' = Q W. In the layout of ``nn.Linear``, (out x in), their Q is Q_V here, on
+    the input side: it rotates all neurons alike and keeps the angles between them.
 
     Args:
         out_features, in_features: shape of W.
-        output: Q_U, of out_features; None for the identity.
-        input: Q_V, of in_features; None for the identity.
-        scale: learn the magnitudes s of the outputs; they start at 1.
+        output: Q_U, with out_features features; None for the identity.
+        input: Q_V, with in_features features; None for the identity.
+        scale: learn the output magnitudes s, which start at 1.
+        transpose: multiply by Q_V^T. False multiplies by Q_V, as GSOFT's published code does.
 
     Shape:
         (out_features, in_features) to the same shape.
 
     Raises:
-        ValueError: for matrices of other sizes, or none.
+        ValueError: if there is no matrix, or one has another size.
 
     Source: Qiu et al., NeurIPS 2023 (arXiv 2306.07280); both sides: Gorbunov et al., NeurIPS 2024 (arXiv 2406.10019).
 
@@ -104,6 +105,7 @@ class OrthogonalUpdate(WeightUpdate):
         output: StructuredOrthogonal | None = None,
         input: StructuredOrthogonal | None = None,
         scale: bool = False,
+        transpose: bool = True,
     ) -> None:
         super().__init__(out_features, in_features)
         given = [matrix for matrix in (output, input) if matrix is not None]
@@ -112,51 +114,53 @@ class OrthogonalUpdate(WeightUpdate):
         for side, matrix, features in (("output", output, out_features), ("input", input, in_features)):
             if matrix is not None and matrix.features != features:
                 raise ValueError(f"the matrix on the {side} side needs {features} features, got {matrix.features}")
-        self.output, self.input = output, input
-        reference = given[0].generators
-        ones = torch.ones(out_features, device=reference.device, dtype=reference.dtype)
-        self.scale = nn.Parameter(ones) if scale else None
+        self.output, self.input, self.transpose = output, input, transpose
+        self.scale = nn.Parameter(given[0].generators.new_ones(out_features)) if scale else None
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.output is not None:
             weight = self.output(weight)
         if self.input is not None:
-            weight = self.input(weight.mT).mT
+            # W Q^T = (Q W^T)^T, and the rows of W Q are Q^T w.
+            weight = self.input(weight.mT).mT if self.transpose else self.input.rotate(weight, transposed=True)
         return weight if self.scale is None else self.scale[:, None] * weight
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.input is not None:
-            x = self.input.rotate(x, transposed=True)
+            x = self.input.rotate(x, transposed=self.transpose)
         if self.output is None and self.scale is None:
             return F.linear(x, weight, bias)
         y = F.linear(x, weight)
+        dtype = y.dtype  # Under autocast it is narrower than the scale's and the bias's.
         if self.output is not None:
             y = self.output.rotate(y)
-        shifted = _scaled_and_shifted(y, self.scale, bias)
-        # Under autocast the product is of a narrower dtype than the scale and the bias.
-        return shifted.to(y.dtype)
+        if self.scale is not None and bias is not None:
+            return torch.addcmul(bias, y, self.scale).to(dtype)
+        y = y if self.scale is None else y * self.scale
+        return (y if bias is None else y + bias).to(dtype)
 
-
-def _scaled_and_shifted(y: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
-    if scale is None:
-        return y if bias is None else y + bias
-    return y * scale if bias is None else torch.addcmul(bias, y, scale)
+    def interpolated(self, strength: float) -> dict[str, Tensor]:
+        """Return generators t A, so that the blocks rotate from I to themselves, and scales 1 + t (s - 1)."""
+        return {
+            name: torch.lerp(torch.ones_like(value), value, strength) if name == "scale" else strength * value
+            for name, value in self.named_parameters()
+        }
 
 
 class StackedUpdate(WeightUpdate):
-    """Updates of their own for the parts of a weight that lie on top of each other, as q, k and v in attention.
+    """Separate updates for the row blocks of a weight, such as q, k and v in attention.
 
     Args:
-        updates: one for each part, from the top.
+        updates: one for each row block, from the top.
 
     Raises:
-        ValueError: unless the parts have the same number of columns.
+        ValueError: if the updates differ in their number of columns.
     """
 
     def __init__(self, updates: Sequence[WeightUpdate]) -> None:
         columns = {update.shape[1] for update in updates}
         if len(columns) != 1:
-            raise ValueError(f"stacked weights have one number of columns, got {[u.shape for u in updates]}")
+            raise ValueError(f"stacked weights need one number of columns, got {[u.shape for u in updates]}")
         super().__init__(sum(update.shape[0] for update in updates), columns.pop())
         self.parts = nn.ModuleList(updates)
         self._rows = [update.shape[0] for update in updates]
@@ -164,3 +168,10 @@ class StackedUpdate(WeightUpdate):
     def forward(self, weight: Tensor) -> Tensor:
         parts = zip(self.parts, torch.split(weight, self._rows), strict=True)
         return torch.cat([update(part) for update, part in parts])
+
+    def interpolated(self, strength: float) -> dict[str, Tensor]:
+        parameters: dict[str, Tensor] = {}
+        for index, update in enumerate(self.parts):
+            assert isinstance(update, WeightUpdate)
+            parameters |= {f"parts.{index}.{name}": value for name, value in update.interpolated(strength).items()}
+        return parameters

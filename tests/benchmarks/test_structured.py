@@ -1,4 +1,4 @@
-"""The benchmark of structured adapters measures what it says."""
+"""The benchmark of structured adapters measures what it reports."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The study of transfers reads the folders of runs."""
+"""The transfer study reads the folders of runs."""
 
 from __future__ import annotations
 

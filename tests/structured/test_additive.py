@@ -93,7 +93,7 @@ def randomised(update: AdditiveUpdate) -> AdditiveUpdate:
 
 @each_structure
 @each_shape
-def test_the_matrix_is_what_it_is_said_to_be(shape: tuple[int, int], make: Make, dense: Dense) -> None:
+def test_the_matrix_follows_its_definition(shape: tuple[int, int], make: Make, dense: Dense) -> None:
     update = randomised(build(make, shape))
     expected = dense(update, *shape)
     assert expected.shape == shape

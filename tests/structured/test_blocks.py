@@ -83,7 +83,7 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         Mixing().check(147, 8)
     with pytest.raises(ValueError, match=r"divisible by 32 \(block_size 8 times distance 4\), got 48"):
         Mixing(2, 4).check(48, 8)
-    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, got 3"):
+    with pytest.raises(ValueError, match="block_size must be divisible by 2, the number of runs, got 3"):
         Mixing(2, 2).check(12, 3)
     with pytest.raises(ValueError, match="at least 1, got 12, 0, 1 and 1"):
         Mixing().check(12, 0)

@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from lipnet.structured import Mixing, StructuredOrthogonal, boft, gsoft, oft
+from lipnet.structured import Mixing, ShufflePower, StructuredOrthogonal, boft, gsoft, oft
 from tests.oracles import Matrix, permutation_matrix, shuffle_places, spectral_norm, to_numpy
 
 Make = Callable[..., StructuredOrthogonal]
@@ -19,6 +19,7 @@ MAKERS: dict[str, Make] = {
     "oft": partial(oft, 16, 4),
     "boft": partial(boft, 16, 4, 3),
     "gsoft": partial(gsoft, 16, 4),
+    "gsoft, 4 factors": partial(gsoft, 16, 4, factors=4),
     "gsoft, exponential": partial(gsoft, 16, 4, "exponential"),
 }
 each_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -63,6 +64,20 @@ def test_gsoft_is_p_transposed_l_p_r(features: int, block_size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("features", "block_size", "factors"), [(12, 3, 1), (12, 3, 3), (12, 2, 5), (20, 4, 3), (16, 4, 4), (1, 1, 4)]
+)
+def test_gsoft_of_more_factors_has_the_shuffle_between_them(features: int, block_size: int, factors: int) -> None:
+    matrix = randomised(gsoft(features, block_size, factors=factors, dtype=torch.float64))
+    p = permutation_matrix(shuffle_places(features, features // block_size, paired=False))
+    first, *others = (dense_cayley(generators) for generators in to_numpy(matrix.generators))
+    expected = first
+    for factor in others:
+        expected = factor @ p @ expected
+    expected = np.linalg.matrix_power(p.T, factors - 1) @ expected
+    np.testing.assert_allclose(to_numpy(matrix.to_dense()), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize(
     ("features", "block_size", "factors"), [(16, 4, 3), (24, 4, 2), (8, 2, 3), (6, 6, 1), (9, 3, 1)]
 )
 def test_boft_pairs_runs_at_distances_that_double(features: int, block_size: int, factors: int) -> None:
@@ -89,6 +104,9 @@ def test_boft_pairs_runs_at_distances_that_double(features: int, block_size: int
         (gsoft(18, 3), False),
         (boft(16, 4, 2), False),
         (boft(16, 4, 3), True),
+        (gsoft(18, 3, factors=3), True),
+        (gsoft(96, 4, factors=3), False),
+        (gsoft(96, 4, factors=4), True),
     ],
 )
 def test_where_every_output_depends_on_every_input(matrix: StructuredOrthogonal, dense: bool) -> None:
@@ -127,6 +145,7 @@ def test_rotation_keeps_the_dtype_and_refuses_other_vectors() -> None:
         matrix.rotate(x.mT)
 
 
+@pytest.mark.slow
 @each_maker
 @pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 1e-2), (torch.float32, 1.0), (torch.float64, 1e-2)])
 def test_orthogonal_after_a_thousand_steps(make: Make, dtype: torch.dtype, rate: float) -> None:
@@ -169,7 +188,7 @@ def test_the_upper_triangles_restore_every_bit(make: Make) -> None:
     copy.set_upper_triangles(matrix.upper_triangles())
     assert matrix.upper_triangles().shape == (len(matrix.mixings), 4, 6)
     assert torch.equal(copy.to_dense(), matrix.to_dense())
-    with pytest.raises(ValueError, match=r"have shape .*, got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"must have shape .*, got \(1, 2\)"):
         copy.set_upper_triangles(torch.zeros(1, 2))
     assert torch.equal(copy.to_dense(), matrix.to_dense())
 
@@ -207,10 +226,13 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
         gsoft(16, 0)
     with pytest.raises(ValueError, match=r"divisible by 16 \(block_size 4 times distance 4\), got 8"):
         boft(8, 4, 3)
-    with pytest.raises(ValueError, match="blocks of 2 runs need a block_size divisible by that, got 3"):
+    with pytest.raises(ValueError, match="block_size must be divisible by 2, the number of runs, got 3"):
         boft(12, 3, 2)
-    with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
-        boft(16, 4, 0)
+    for make in (boft, gsoft):
+        with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
+            make(16, 4, factors=0)
+    with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), got 147"):
+        StructuredOrthogonal(147, 8, [ShufflePower(2)])
     with pytest.raises(ValueError, match="block_map must be one of 'cayley', 'exponential', got 'qr'"):
         oft(16, 4, "qr")
     with pytest.raises(ValueError, match="at least one factor, got no mixings"):
@@ -220,6 +242,6 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
             gsoft(16, 4)(torch.zeros(shape))
 
 
-def test_its_name_says_what_it_is() -> None:
+def test_the_repr_shows_the_settings() -> None:
     expected = "StructuredOrthogonal(16, block_size=4, mixings=[1/1, 4/4], block_map='cayley')"
     assert repr(StructuredOrthogonal(16, 4, [Mixing(), Mixing(4, 4)])) == expected

@@ -31,14 +31,14 @@ def test_the_jacobian_is_the_matrix_at_every_pixel(size: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize(("dtype", "room"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_the_bound_is_no_blind_one(dtype: torch.dtype, room: float) -> None:
+def test_the_bound_is_computed_from_the_rounded_blocks(dtype: torch.dtype, room: float) -> None:
     layer = random_map(dtype)
     assert spectral_norm(to_numpy(layer.matrix.to_dense().double())) <= layer.lipschitz_bound() + 1e-6
     assert 1 < layer.lipschitz_bound() <= 1 + room
     assert lipschitz_bound(nn.Sequential(layer, layer).eval()) >= layer.lipschitz_bound() ** 2 * (1 - 1e-15)
 
 
-def test_between_layers_it_starts_as_nothing() -> None:
+def test_between_layers_it_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     first, second = SOC(8, 8), SOC(8, 8)
     plain = nn.Sequential(first, MaxMin(), second).eval()

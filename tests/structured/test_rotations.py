@@ -106,7 +106,7 @@ def test_derivatives_of_the_cayley_transform_in_closed_form(size: int, scale: fl
 
 @pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_entries_that_are_not_finite_show(value: float, block_map: Callable[[Tensor], Tensor]) -> None:
+def test_non_finite_entries_give_non_finite_blocks(value: float, block_map: Callable[[Tensor], Tensor]) -> None:
     skew = torch.zeros(2, 2, 2)
     skew[1, 0, 1], skew[1, 1, 0] = value, -value
     q = block_map(skew)

@@ -1,6 +1,6 @@
-"""Adapters: attach them to a model, train them alone, switch between them, save them, bake them in or take them off."""
+"""Adapters for models of plain torch: attach, train, switch, scale, save, load, merge and detach them."""
 
-from lipnet.structured.adapters.attachment import attach, detach, merge, use
+from lipnet.structured.adapters.attachment import attach, detach, merge, scale_adapter, use
 from lipnet.structured.adapters.certified import certified_map
 from lipnet.structured.adapters.config import (
     AdapterConfig,
@@ -39,5 +39,6 @@ __all__ = [
     "load_adapter",
     "merge",
     "save_adapter",
+    "scale_adapter",
     "use",
 ]

@@ -1,4 +1,4 @@
-"""Adapters that keep the certificates of a network: orthogonal maps between its layers, and nothing else."""
+"""Adapters that keep the certificates of a network: orthogonal maps between its layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +8,16 @@ from lipnet.structured.orthogonal_map import OrthogonalMap
 
 
 def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
-    """The orthogonal map that an adapter's settings describe, for so many features; it starts as the identity.
+    """Return a new orthogonal map with an adapter's settings; it starts as the identity.
 
     Args:
         settings: plain values: ``structure``, one of ``"OFT"``, ``"BOFT"`` and ``"GSOFT"``, and its settings, such as
-            ``block_size``. There is no scale, as a learned magnitude would change the Lipschitz bound, and no side.
-        features: channels of what the map is applied to.
+            ``block_size``. A learned scale would change the Lipschitz bound, and a map has no sides: neither is
+            accepted.
+        features: number of channels.
 
     Raises:
-        ValueError: for a structure that changes norms, such as LoRA, a setting that there is not, or one that does not
+        ValueError: for a structure that changes norms, such as LoRA, for an unknown setting, and for one that does not
             fit the features.
 
     Example:
@@ -28,9 +29,10 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
     config = config_from_plain(settings)
     if not isinstance(config, OneSidedConfig) or settings.get("scale", False):
         raise ValueError(
-            f"{dict(settings)} may change the norms of features, so that no certificate would hold; a certified "
-            "network takes the structures OFT, BOFT and GSOFT, without a scale"
+            f"{dict(settings)} may change the norms of features; a certified network takes the structures OFT, BOFT "
+            "and GSOFT, without a scale"
         )
-    if "side" in settings:
-        raise ValueError(f"a map of features has one side alone, got side {settings['side']!r}")
+    for setting in ("side", "transpose"):
+        if setting in settings:
+            raise ValueError(f"a map of features has one side alone, got {setting} {settings[setting]!r}")
     return OrthogonalMap(config.matrix(features))

@@ -1,8 +1,8 @@
-"""What an adapter is made of, as a plain value: it builds the update of a weight, and goes into the adapter's file."""
+"""Configurations of adapters: plain values that build the update of a weight and that an adapter file stores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -11,15 +11,13 @@ from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewC
 from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
 from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
 
-_SIDES = ("input", "output")
-
 
 class AdapterConfig(ABC):
-    """The structure of an adapter with its settings; the subclasses are frozen dataclasses of plain values."""
+    """The structure of an adapter and its settings. Subclasses are frozen dataclasses of plain values."""
 
     @abstractmethod
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        """The update of a weight (out_features, in_features), at its start.
+        """Return a new update of a weight (out_features, in_features).
 
         Raises:
             ValueError: if the settings do not fit the shape.
@@ -44,28 +42,55 @@ class LoRAConfig(AdapterConfig):
 
 @dataclass(frozen=True)
 class _OrthogonalConfig(AdapterConfig):
-    """What the orthogonal adapters share.
+    """The settings of all orthogonal adapters.
 
     Attributes:
         block_size: b; it must divide the features that Q acts on.
+        blocks: number of blocks, instead of their size; it must divide the features.
         scale: learn the magnitude of every output too.
         block_map: ``"cayley"`` or ``"exponential"``.
+        transpose: multiply W by Q^T on the input side. False multiplies by Q, as GSOFT's published code does.
     """
 
     block_size: int = 8
     _: KW_ONLY
+    blocks: int | None = None
     scale: bool = True
     block_map: str = "cayley"
+    transpose: bool = True
 
     def __post_init__(self) -> None:
         _check_counts(block_size=self.block_size)
+        if self.blocks is not None:
+            _check_counts(blocks=self.blocks)
         check_block_map(self.block_map)
-        if type(self.scale) is not bool:
-            raise ValueError(f"scale must be True or False, got {self.scale!r}")
+        for name in ("scale", "transpose"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    @property
+    @abstractmethod
+    def sides(self) -> tuple[str, ...]:
+        """The sides of W that a matrix multiplies: "output", "input" or both."""
+
+    def build(self, out_features: int, in_features: int) -> WeightUpdate:
+        output = self.matrix(out_features) if "output" in self.sides else None
+        input = self.matrix(in_features) if "input" in self.sides else None
+        return OrthogonalUpdate(
+            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
+        )
+
+    def matrix(self, features: int) -> StructuredOrthogonal:
+        """Return a new Q for vectors of this many features."""
+        if self.blocks is None:
+            return self.matrix_of_blocks(features, self.block_size)
+        if features % self.blocks:
+            raise ValueError(f"features must be divisible by {self.blocks}, the number of blocks, got {features}")
+        return self.matrix_of_blocks(features, features // self.blocks)
 
     @abstractmethod
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        """Q of so many features."""
+    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
+        """Return a new Q with blocks of this size."""
 
 
 @dataclass(frozen=True)
@@ -76,28 +101,29 @@ class OneSidedConfig(_OrthogonalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.side not in _SIDES:
-            raise ValueError(f"side must be one of {', '.join(map(repr, _SIDES))}, got {self.side!r}")
+        if self.side not in ("input", "output"):
+            raise ValueError(f"side must be one of 'input', 'output', got {self.side!r}")
+        if self.side == "output" and not self.transpose:
+            raise ValueError("transpose=False needs side='input', got side='output', which multiplies by Q anyway")
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        features = {"output": out_features, "input": in_features}[self.side]
-        sides = {self.side: self.matrix(features)}
-        return OrthogonalUpdate(out_features, in_features, **sides, scale=self.scale)
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (self.side,)
 
 
 @dataclass(frozen=True)
 class OFTConfig(OneSidedConfig):
-    """W' = W Q^T with OFT's block-diagonal Q, see `oft`; ``side="output"`` for Q W."""
+    """W' = W Q^T with OFT's block-diagonal Q, see `oft`; Q W with ``side="output"``."""
 
     block_size: int = 16
 
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        return oft(features, self.block_size, self.block_map)
+    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
+        return oft(features, block_size, self.block_map)
 
 
 @dataclass(frozen=True)
 class BOFTConfig(OneSidedConfig):
-    """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; ``side="output"`` for Q W."""
+    """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; Q W with ``side="output"``."""
 
     factors: int = 2
 
@@ -105,31 +131,49 @@ class BOFTConfig(OneSidedConfig):
         super().__post_init__()
         _check_counts(factors=self.factors)
 
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        return boft(features, self.block_size, self.factors, self.block_map)
+    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
+        return boft(features, block_size, self.factors, self.block_map)
 
 
 @dataclass(frozen=True)
 class GSOFTConfig(OneSidedConfig):
-    """W' = W Q^T with GSOFT's Q = P^T L P R, see `gsoft`; ``side="output"`` for Q W.
+    """W' = W Q^T with GSOFT's Q = P^T L P R, see `gsoft`; Q W with ``side="output"``.
 
-    The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``.
+    The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``. Its published code
+    computes W (Q x) instead, W' = W Q: use ``transpose=False`` for weights trained with it. That code has
+    K = (A - A^T) / 2 where lipnet has K = A - A^T. To import its parameters into an update of ``transpose=False``, set
+
+    - ``input.generators[0] = gsoft_R / 2`` and ``input.generators[1] = gsoft_L / 2``,
+    - ``scale = gsoft_s``.
+
+    Attributes:
+        factors: number m of block-diagonal factors; 1 + ceil(log_b(n / b)) of them make Q dense.
     """
 
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        return gsoft(features, self.block_size, self.block_map)
+    _: KW_ONLY
+    factors: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_counts(factors=self.factors)
+
+    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
+        return gsoft(features, block_size, self.block_map, self.factors)
 
 
 @dataclass(frozen=True)
 class DoubleGSOFTConfig(_OrthogonalConfig):
-    """W' = Q_U W Q_V^T with two matrices of GSOFT, for W in the layout of ``nn.Linear``, (out x in)."""
+    """W' = Q_U W Q_V^T with two matrices of GSOFT, for W in the layout of ``nn.Linear``, (out x in).
 
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        return gsoft(features, self.block_size, self.block_map)
+    The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
+    """
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output, input = self.matrix(out_features), self.matrix(in_features)
-        return OrthogonalUpdate(out_features, in_features, output=output, input=input, scale=self.scale)
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("output", "input")
+
+    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
+        return gsoft(features, block_size, self.block_map)
 
 
 @dataclass(frozen=True)
@@ -150,7 +194,7 @@ class SkewCirculantConfig(AdapterConfig):
 
 @dataclass(frozen=True)
 class ToeplitzConfig(AdapterConfig):
-    """W' = W + D with a D that is constant along its diagonals, see `Toeplitz`."""
+    """W' = W + D with D constant along its diagonals, see `Toeplitz`."""
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
         return Toeplitz(out_features, in_features)
@@ -158,10 +202,24 @@ class ToeplitzConfig(AdapterConfig):
 
 @dataclass(frozen=True)
 class KroneckerConfig(AdapterConfig):
-    """W' = W + A kron B with balanced factors, see `Kronecker`."""
+    """W' = W + A kron B, see `Kronecker`.
+
+    Attributes:
+        left_shape: shape of A; None for balanced factors.
+    """
+
+    left_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.left_shape is None:
+            return
+        if not isinstance(self.left_shape, list | tuple) or len(self.left_shape) != 2:
+            raise ValueError(f"left_shape must be two whole numbers or None, got {self.left_shape!r}")
+        _check_counts(**dict(zip(("left_shape[0]", "left_shape[1]"), self.left_shape, strict=True)))
+        object.__setattr__(self, "left_shape", tuple(self.left_shape))  # JSON has lists only
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return Kronecker(out_features, in_features)
+        return Kronecker(out_features, in_features, self.left_shape)
 
 
 @dataclass(frozen=True)
@@ -177,25 +235,18 @@ class LowDisplacementRankConfig(AdapterConfig):
         return LowDisplacementRank(out_features, in_features, self.rank)
 
 
-_STRUCTURES: dict[str, type[AdapterConfig]] = {
-    "LoRA": LoRAConfig,
-    "OFT": OFTConfig,
-    "BOFT": BOFTConfig,
-    "GSOFT": GSOFTConfig,
-    "DoubleGSOFT": DoubleGSOFTConfig,
-    "Circulant": CirculantConfig,
-    "SkewCirculant": SkewCirculantConfig,
-    "Toeplitz": ToeplitzConfig,
-    "Kronecker": KroneckerConfig,
-    "LowDisplacementRank": LowDisplacementRankConfig,
-}
+_CONFIGS = (
+    *(LoRAConfig, OFTConfig, BOFTConfig, GSOFTConfig, DoubleGSOFTConfig),
+    *(CirculantConfig, SkewCirculantConfig, ToeplitzConfig, KroneckerConfig, LowDisplacementRankConfig),
+)
+_STRUCTURES: dict[str, type[AdapterConfig]] = {kind.__name__.removesuffix("Config"): kind for kind in _CONFIGS}
 
 
 def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
-    """The configuration as plain values: ``"structure"`` and the settings.
+    """Return the configuration as plain values: ``"structure"`` and the settings.
 
     Raises:
-        ValueError: for a structure of one's own, which could not be read back.
+        ValueError: for a class of your own, which could not be read back.
 
     Example:
         >>> config_to_plain(LoRAConfig(rank=4))
@@ -208,10 +259,10 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
 
 
 def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
-    """The configuration that `config_to_plain` wrote.
+    """Return the configuration that `config_to_plain` wrote.
 
     Raises:
-        ValueError: for an unknown structure, and for settings that it does not have or that have no meaning.
+        ValueError: for an unknown structure or setting, and for a value that makes no sense.
     """
     settings = dict(plain)
     structure = settings.pop("structure", None)
@@ -221,6 +272,18 @@ def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
         return _STRUCTURES[structure](**settings)
     except TypeError as error:
         raise ValueError(f"{structure} cannot be made with {settings}: {error}") from error
+
+
+def with_settings(config: AdapterConfig, settings: Mapping[str, Any]) -> AdapterConfig:
+    """Return the configuration with some settings changed.
+
+    Raises:
+        ValueError: for an unknown setting, and for a value that makes no sense.
+    """
+    try:
+        return replace(config, **settings)  # type: ignore[type-var]
+    except TypeError as error:
+        raise ValueError(f"{type(config).__name__} has other settings, got {dict(settings)}: {error}") from error
 
 
 def _check_counts(**counts: int) -> None:

@@ -1,8 +1,10 @@
-"""Adapter files: the trained part alone, in the safetensors format, with its configuration as JSON in the metadata."""
+"""Adapter files: the trained tensors in the safetensors format, with the configuration as JSON in the metadata."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,105 +14,169 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lipnet.files import atomic_write
-from lipnet.structured.adapters.attachment import build_updates, install
+from lipnet.structured.adapters.attachment import build_updates, install, scale_adapter
 from lipnet.structured.adapters.config import AdapterConfig, config_from_plain, config_to_plain
 from lipnet.structured.adapters.sites import Site, all_sites, names_in_words, refuse
 from lipnet.structured.adapters.state import (
-    adapter_in_question,
-    attached,
-    buffers_of,
+    attachment_of,
+    base_parameters,
     check_new_name,
-    restore_buffers,
+    name_or_active,
+    own_tensors,
+    restore,
     updates_of,
 )
 
 _KEY = "lipnet_adapter"
-_FORMAT = 1
-_WEIGHT, _BUFFER = "weight:", "buffer:"
+# Format 2 adds parameters outside the adapter, settings by weight and a strength. Other files stay in format 1.
+_FORMATS = (1, 2)
+_WEIGHT, _BUFFER, _PARAMETER = "weight:", "buffer:", "parameter:"
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What an adapter file holds: shapes of the adapted weights, the updates' compact states, changed buffers."""
+    """The content of an adapter file.
+
+    Attributes:
+        name, config: name and configuration of the adapter.
+        shapes: shapes of the adapted weights.
+        special: configurations of weights that have another one than ``config``.
+        strength: t of `scale_adapter`.
+        states: compact states of the updates, by weight.
+        buffers: buffers of the model that differ from the base's.
+        parameters: parameters outside the adapter.
+    """
 
     name: str
     config: AdapterConfig
     shapes: dict[str, tuple[int, ...]]
+    special: dict[str, AdapterConfig]
+    strength: float
     states: dict[str, dict[str, Tensor]]
     buffers: dict[str, Tensor]
+    parameters: dict[str, Tensor]
 
 
-def save_adapter(model: nn.Module, path: str | Path, name: str | None = None) -> None:
-    """Write an adapter to a file, whole or not at all.
+def save_adapter(
+    model: nn.Module, path: str | Path, name: str | None = None, *, along: str | Sequence[str] = ()
+) -> None:
+    """Write an adapter to a file, atomically.
 
-    Of orthogonal adapters the upper triangles of the skew-symmetric matrices are written, less than half of what is
-    trained. The model's buffers that are others with this adapter than with the base, such as the running statistics
-    of batch normalisation, go with it.
+    For orthogonal adapters the file holds the upper triangles of the skew-symmetric matrices, less than half of what is
+    trained. It also holds the model's buffers that differ from the base's, such as the running statistics of batch
+    normalisation.
 
     Args:
         model: a model with adapters.
-        path: where to, by custom ``*.safetensors``.
-        name: which adapter; the one in use if not given.
+        path: the file, by convention ``*.safetensors``.
+        name: the adapter; the one in use by default.
+        along: names of modules or parameters outside the adapter to save with it, such as a new head that was trained
+            along; the wildcards are those of `attach`. Parameters that came with a file are saved without being named.
 
     Raises:
-        ValueError: if the model has no such adapter, or none in use.
+        ValueError: if the model has no such adapter, or none in use; if a name in ``along`` matches no parameter; if a
+            parameter outside the adapter requires a gradient but is not saved.
     """
-    name = adapter_in_question(model, name)
-    updates = updates_of(model, name)
+    name = name_or_active(model, name)
+    updates, attachment = updates_of(model, name), attachment_of(model)
     tensors = {
         f"{_WEIGHT}{site.name}:{key}": value
         for site, update in updates
         for key, value in update.compact_state().items()
     }
-    base = buffers_of(model, None)
-    changed = {key: value for key, value in buffers_of(model, name).items() if not torch.equal(value, base[key])}
+    own, base = own_tensors(model, name), own_tensors(model, None)
+    parameters = _parameters_along(model, name, (along,) if isinstance(along, str) else along)
+    changed = {key: own[key] for key in own.keys() - attachment.along.keys() if not torch.equal(own[key], base[key])}
     tensors |= {_BUFFER + key: value for key, value in changed.items()}
-    description = {
-        "format": _FORMAT,
+    tensors |= {_PARAMETER + key: own.get(key, value.detach()) for key, value in parameters.items()}
+    special = {weight: config_to_plain(config) for weight, config in attachment.special[name].items()}
+    strength = updates[0][1].strength
+    description: dict[str, Any] = {
+        "format": 2 if parameters or special or strength != 1 else 1,
         "name": name,
-        "config": config_to_plain(attached(model)[name]),
+        "config": config_to_plain(attachment.configs[name]),
         "weights": {site.name: list(site.original.shape) for site, _ in updates},
     }
-    # Copies: the format has no views and no two names for one storage.
+    if description["format"] == 2:
+        description |= {"special": special, "strength": strength}
+    # Copies, as the format holds no views and no two names for one storage.
     content = save({key: value.cpu().clone() for key, value in tensors.items()}, {_KEY: json.dumps(description)})
     with atomic_write(Path(path)) as file:
         file.write(content)
 
 
 def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) -> nn.Module:
-    """Attach the adapter of a file to a model, in place, and use it.
+    """Attach the adapter in a file to a model, in place, and use it.
+
+    Parameters outside the adapter that the file holds become the adapter's own: `use` exchanges them, and `detach`
+    restores the base's.
 
     Args:
-        model: with weights of the names and shapes that the adapter was trained on; it may have other adapters.
+        model: a model whose weights have the names and shapes that the adapter was trained on; it may have other
+            adapters.
         path: a file of `save_adapter`. Nothing in it is executed.
-        name: another name than the one that it was saved under.
+        name: a new name for the adapter; by default the one that it was saved under.
 
     Returns:
-        The model, which computes with the adapter what the other one did, bit for bit if it has the same weights.
+        The model. With the same base weights it computes, bit for bit, what the saved one did.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or no adapter's, if it is one for another model, or if its name is taken. The model
-            is then as it was.
+        ValueError: if the file is damaged or not an adapter file, if it is for another model, or if the name is taken.
+            The model is then unchanged.
     """
-    content = _read(Path(path))
+    path = Path(path)
+    content = _read(path)
     name = content.name if name is None else name
     check_new_name(model, name)
-    sites = _sites_for(model, content, Path(path))
-    updates = build_updates(content.config, sites)
+    configs = {site: content.special.get(site.name, content.config) for site in _sites_for(model, content, path)}
+    updates = build_updates(configs)
     for site, update in updates.items():
         try:
             update.load_compact_state(content.states.get(site.name, {}))
         except ValueError as error:
-            raise ValueError(f"{path} does not hold what {content.config} needs for {site.name}: {error}") from error
-    _check_buffers(model, content, Path(path))
-    install(model, name, content.config, updates)
-    restore_buffers(model, content.buffers)
-    return model
+            raise ValueError(f"{path} does not hold what {configs[site]} needs for {site.name}: {error}") from error
+    _check_shapes("buffer", content.buffers, dict(model.named_buffers()), path)
+    _check_shapes("parameter", content.parameters, base_parameters(model), path)
+    install(model, name, content.config, configs, updates)
+    _adopt(model, name, list(content.parameters))
+    restore(model, content.buffers | content.parameters)
+    return scale_adapter(model, content.strength)
+
+
+def _parameters_along(model: nn.Module, name: str, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters outside an adapter that go into its file; raise ValueError if a trained one would not."""
+    attachment, parameters = attachment_of(model), base_parameters(model)
+    # heads.head.weight lies in heads and in heads.head.
+    paths = {key: list(accumulate(key.split("."), "{}.{}".format)) for key in parameters}
+    chosen = {key for key in parameters if name in attachment.along.get(key, ())}
+    for pattern in patterns:
+        matching = {key for key in parameters if any(fnmatchcase(path, pattern) for path in paths[key])}
+        if not matching:
+            raise ValueError(f"along must name modules or parameters, got {pattern!r}, which matches none")
+        chosen |= matching
+    forgotten = [key for key, value in parameters.items() if value.requires_grad and key not in chosen]
+    if forgotten:
+        raise ValueError(
+            f"{names_in_words(forgotten)} would be lost: trained, but outside the adapter; name the modules in "
+            "save_adapter(..., along=[...]), or freeze them"
+        )
+    return {key: value for key, value in parameters.items() if key in chosen}
+
+
+def _adopt(model: nn.Module, name: str, keys: Sequence[str]) -> None:
+    """Give every adapter its own value of these parameters, so far the common one, and train them with this adapter."""
+    attachment, parameters = attachment_of(model), base_parameters(model)
+    for key in keys:
+        for tensors in attachment.tensors.values():
+            tensors.setdefault(key, parameters[key].detach().clone())
+        sharing = set(attachment.configs) if parameters[key].requires_grad else {name}
+        attachment.along.setdefault(key, sharing).add(name)
+        parameters[key].requires_grad_(True)
 
 
 def _sites_for(model: nn.Module, content: _Content, path: Path) -> list[Site]:
-    """The sites that the file has updates for; ValueError for another model."""
+    """Return the sites that the file has updates for; raise ValueError for another model."""
     sites = {site.name: site for site in all_sites(model)}
     missing = [weight for weight in content.shapes if weight not in sites]
     if missing:
@@ -119,23 +185,21 @@ def _sites_for(model: nn.Module, content: _Content, path: Path) -> list[Site]:
             f"{names_in_words(list(sites))}"
         )
     chosen = [sites[weight] for weight in content.shapes]
-    refuse({site.name: obstacle for site in chosen if (obstacle := site.obstacle()) is not None})
-    for site in chosen:
-        if tuple(site.original.shape) != content.shapes[site.name]:
-            raise ValueError(
-                f"{path} is an adapter for another model: {site.name} has shape {tuple(site.original.shape)}, the "
-                f"adapter was made for {content.shapes[site.name]}"
-            )
+    refuse(chosen, [site.obstacle() for site in chosen])
+    _check_shapes("weight", content.shapes, {site.name: site.original for site in chosen}, path)
     return chosen
 
 
-def _check_buffers(model: nn.Module, content: _Content, path: Path) -> None:
-    present = {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
-    for name, value in content.buffers.items():
-        if present.get(name) != tuple(value.shape):
+def _check_shapes(
+    kind: str, expected: Mapping[str, Tensor | tuple[int, ...]], present: Mapping[str, Tensor], path: Path
+) -> None:
+    """Raise ValueError unless the model has tensors of these names and shapes."""
+    for name, value in expected.items():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else value
+        found = tuple(present[name].shape) if name in present else "none of this name"
+        if found != shape:
             raise ValueError(
-                f"{path} is an adapter for another model: it brings the buffer {name} of shape {tuple(value.shape)}, "
-                f"the model has {present.get(name, 'none of this name')}"
+                f"{path} is an adapter for another model: it needs the {kind} {name} of shape {shape}, got {found}"
             )
 
 
@@ -155,15 +219,26 @@ def _read(path: Path) -> _Content:
 
 
 def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Content:
-    if description["format"] != _FORMAT:
-        raise ValueError(f"format {description['format']}, this version reads {_FORMAT}")
+    if description["format"] not in _FORMATS:
+        raise ValueError(f"format must be one of {_FORMATS}, got {description['format']}")
+
+    def stripped(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
     states: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(_WEIGHT):
-            weight, _, parameter = key.removeprefix(_WEIGHT).rpartition(":")
-            states.setdefault(weight, {})[parameter] = value
+    for key, value in stripped(_WEIGHT).items():
+        weight, _, parameter = key.rpartition(":")
+        states.setdefault(weight, {})[parameter] = value
     shapes = {weight: tuple(shape) for weight, shape in description["weights"].items()}
     if states.keys() - shapes.keys():
         raise ValueError(f"it has tensors for {sorted(states.keys() - shapes.keys())}, which it does not describe")
-    buffers = {key.removeprefix(_BUFFER): value for key, value in tensors.items() if key.startswith(_BUFFER)}
-    return _Content(description["name"], config_from_plain(description["config"]), shapes, states, buffers)
+    return _Content(
+        name=description["name"],
+        config=config_from_plain(description["config"]),
+        shapes=shapes,
+        special={weight: config_from_plain(plain) for weight, plain in description.get("special", {}).items()},
+        strength=float(description.get("strength", 1.0)),
+        states=states,
+        buffers=stripped(_BUFFER),
+        parameters=stripped(_PARAMETER),
+    )

@@ -1,6 +1,6 @@
-"""Which weights of a model an adapter can stand on, and which of them are asked for."""
+"""The weights of a model that adapters can stand on, and their selection by targets."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from lipnet.structured.adapters.weight import AdaptedWeight
 
 Target = str | type[nn.Module]
-ADAPTABLE: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-# As many names as a message lists.
+_KINDS = "Linear, Conv2d, Conv1D or MultiheadAttention"
+# Longest list of names in a message.
 _LISTED = 20
 
 
@@ -21,10 +21,10 @@ class Site:
     """A weight that an adapter can stand on.
 
     Attributes:
-        path: of the module in the model, as in ``named_modules``.
+        path: name of the module in the model, as in ``named_modules``.
         module: the module.
-        parameter: the name of its weight.
-        parts: of how many weights on top of each other it consists: 3 for the queries, keys and values of attention.
+        parameter: name of the weight in the module.
+        parts: number of stacked row blocks: 3 for the queries, keys and values of attention.
     """
 
     path: str
@@ -34,26 +34,29 @@ class Site:
 
     @property
     def name(self) -> str:
-        """The name of the weight in the model, as in the state dict of the model without adapters."""
+        """The name of the weight in the state dict of the model without adapters."""
         return f"{self.path}.{self.parameter}".lstrip(".")
 
     @property
+    def transposed(self) -> bool:
+        """Whether the weight is stored as (in, out)."""
+        return is_conv1d(self.module)
+
+    @property
     def adapted(self) -> AdaptedWeight | None:
-        """The adapters that stand on the weight already."""
-        parametrizations = self._parametrizations
-        first = None if parametrizations is None else parametrizations[0]
+        """The adapters on the weight, if it has any."""
+        first = next(iter(self._parametrizations or ()), None)
         return first if isinstance(first, AdaptedWeight) else None
 
     @property
     def original(self) -> Tensor:
-        """The weight of the base."""
+        """The weight without adapters."""
         parametrizations = self._parametrizations
         return self.module.get_parameter(self.parameter) if parametrizations is None else parametrizations.original
 
     def is_topmost(self, adapted: AdaptedWeight) -> bool:
-        """Whether nothing has been put on the weight after its adapters."""
-        parametrizations = self._parametrizations
-        return parametrizations is not None and [*parametrizations] == [adapted]
+        """Return whether the adapters are the last parametrization of the weight."""
+        return [*(self._parametrizations or ())] == [adapted]
 
     @property
     def _parametrizations(self) -> parametrize.ParametrizationList | None:
@@ -64,7 +67,7 @@ class Site:
         return parametrizations
 
     def obstacle(self) -> str | None:
-        """What stands against an adapter on this weight, in words; None if nothing does."""
+        """Return the reason why this weight cannot be adapted, or None."""
         if self.adapted is not None:
             return None
         weight = self.module._parameters.get(self.parameter)
@@ -76,75 +79,64 @@ class Site:
             return f"the weight is {weight.dtype}, not real floating-point numbers"
         if isinstance(self.module, nn.Conv2d) and self.module.groups != 1:
             return f"a convolution with groups ({self.module.groups}) is no single matrix"
+        if self.transposed and (weight.dim() != 2 or weight.shape[1] != self.module.nf):
+            return f"a Conv1D needs a weight (in, {self.module.nf}), got {tuple(weight.shape)}"
         return None
 
 
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether a module is Hugging Face's ``Conv1D``, the linear layer of GPT-2 with a weight (in, out).
+
+    It is recognised by its class name and its attribute ``nf``, so that transformers need not be installed.
+    """
+    return hasattr(module, "nf") and any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
+
+
 def all_sites(model: nn.Module) -> list[Site]:
-    """Every weight of ``nn.Linear``, ``nn.Conv2d`` and ``nn.MultiheadAttention`` modules, each module once."""
+    """Return every weight of Linear, Conv2d, Conv1D and MultiheadAttention modules, each module once."""
     return [site for path, module in model.named_modules() for site in _sites_of(path, module)]
 
 
+def _sites_of(path: str, module: nn.Module) -> Iterator[Site]:
+    if not isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.Linear | nn.Conv2d) or is_conv1d(module):
+            yield Site(path, module, "weight")
+    # A look at in_proj_weight itself would compute the adapted weight.
+    elif module._qkv_same_embed_dim:
+        yield Site(path, module, "in_proj_weight", parts=3)
+    else:
+        yield from (Site(path, module, f"{part}_proj_weight") for part in "qkv")
+
+
 def find_sites(model: nn.Module, targets: Sequence[Target] | None, exclude: Sequence[Target]) -> list[Site]:
-    """The weights that the targets choose, with None all that there are, without those that are excluded.
+    """Return the weights that the targets choose, or all weights for None, without the excluded ones.
 
     Raises:
-        ValueError: for a target or an exclusion that is neither a name nor a type, or that matches no adaptable
-            module, with the names that there are; if nothing is left; if a weight that is chosen cannot be adapted.
+        ValueError: for a target or exclusion that is neither a name nor a type, or that matches no adaptable module
+            (lists the names that exist); if nothing is left; if a chosen weight cannot be adapted.
     """
     sites = all_sites(model)
+    there_are = f"there are {names_in_words(list(dict.fromkeys(site.path for site in sites)))}"
     for target in (*(targets or ()), *exclude):
         if not isinstance(target, str | type):
-            raise ValueError(f"a target is the name or the type of modules, got {type(target).__name__}")
-        if not any(_matches(target, model, site) for site in sites):
-            raise ValueError(f"{_in_words(target)} matches no {_kinds()}; there are {names_in_words(_paths(sites))}")
+            raise ValueError(f"a target must be the name or the type of modules, got {type(target).__name__}")
+        if not any(matches(target, model, site) for site in sites):
+            target_name = repr(target) if isinstance(target, str) else target.__name__
+            raise ValueError(f"target {target_name} matches no {_KINDS}; {there_are}")
     chosen = [
         site
         for site in sites
-        if (targets is None or any(_matches(target, model, site) for target in targets))
-        and not any(_matches(target, model, site) for target in exclude)
+        if (targets is None or any(matches(target, model, site) for target in targets))
+        and not any(matches(target, model, site) for target in exclude)
     ]
     if not chosen:
-        raise ValueError(f"no {_kinds()} is left to adapt; there are {names_in_words(_paths(sites))}")
-    refuse({site.name: obstacle for site in chosen if (obstacle := site.obstacle()) is not None})
+        raise ValueError(f"no {_KINDS} is left to adapt; {there_are}")
+    refuse(chosen, [site.obstacle() for site in chosen])
     return chosen
 
 
-def refuse(reasons: dict[str, str]) -> None:
-    """Raise ValueError if there are reasons, by name of the weight, against an adapter on them."""
-    if not reasons:
-        return
-    first, reason = next(iter(reasons.items()))
-    others = f"; the same or the like for {names_in_words(list(reasons)[1:])}" if len(reasons) > 1 else ""
-    raise ValueError(f"no such adapter fits {first}: {reason}{others} (attach(..., exclude=...) leaves modules out)")
-
-
-def _single(module: nn.Module) -> Iterator[tuple[str, int]]:
-    yield "weight", 1
-
-
-def _attention(module: nn.Module) -> Iterator[tuple[str, int]]:
-    # Not by in_proj_weight, which is computed at every look once it is adapted.
-    if module._qkv_same_embed_dim:
-        yield "in_proj_weight", 3
-    else:
-        yield from ((f"{part}_proj_weight", 1) for part in "qkv")
-
-
-_WEIGHTS: dict[type[nn.Module], Callable[[nn.Module], Iterable[tuple[str, int]]]] = {
-    nn.Linear: _single,
-    nn.Conv2d: _single,
-    nn.MultiheadAttention: _attention,
-}
-
-
-def _sites_of(path: str, module: nn.Module) -> Iterator[Site]:
-    for kind, weights in _WEIGHTS.items():
-        if isinstance(module, kind):
-            yield from (Site(path, module, parameter, parts) for parameter, parts in weights(module))
-
-
-def _matches(target: Target, model: nn.Module, site: Site) -> bool:
-    """Whether the target chooses the site's module, or the attention whose output projection that module is."""
+def matches(target: Target, model: nn.Module, site: Site) -> bool:
+    """Return whether the target chooses the site's module, or the attention that has it as output projection."""
     candidates = [(site.path, site.module)]
     parent_path, _, child = site.path.rpartition(".")
     parent = model.get_submodule(parent_path)
@@ -155,19 +147,17 @@ def _matches(target: Target, model: nn.Module, site: Site) -> bool:
     return any(isinstance(module, target) for _, module in candidates)
 
 
-def _paths(sites: Iterable[Site]) -> list[str]:
-    return list(dict.fromkeys(site.path for site in sites))
-
-
-def _kinds() -> str:
-    return ", ".join(kind.__name__ for kind in ADAPTABLE[:-1]) + f" or {ADAPTABLE[-1].__name__}"
+def refuse(sites: Sequence[Site], obstacles: Iterable[str | None]) -> None:
+    """Raise ValueError if any of the sites has an obstacle to an adapter."""
+    reasons = {site.name: obstacle for site, obstacle in zip(sites, obstacles, strict=True) if obstacle is not None}
+    if not reasons:
+        return
+    first, reason = next(iter(reasons.items()))
+    others = f"; the same or similar for {names_in_words(list(reasons)[1:])}" if len(reasons) > 1 else ""
+    raise ValueError(f"the adapter does not fit {first}: {reason}{others} (attach(..., exclude=...) skips modules)")
 
 
 def names_in_words(names: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
+    """Return a list of names for a message, cut after some."""
     listed = ", ".join(name or "the model itself" for name in names[:_LISTED]) or "none"
     return listed + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
-def _in_words(target: Target) -> str:
-    return f"target {target!r}" if isinstance(target, str) else f"target {target.__name__}"

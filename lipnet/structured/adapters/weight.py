@@ -1,4 +1,4 @@
-"""The parametrization that stands on an adapted weight."""
+"""The parametrization of an adapted weight."""
 
 from collections.abc import Iterator
 
@@ -12,33 +12,39 @@ from lipnet.structured.updates import WeightUpdate
 
 
 class AdaptedWeight(nn.Module):
-    """The adapters of one weight by their names, of which one is in use, or none.
+    """The adapters of one weight, by name. One of them is in use, or none.
 
-    With none the weight of the base comes through as it is. A convolution's weight (out, in, kh, kw) is updated as the
-    matrix (out, in kh kw). The update is computed in the wider of its dtype and the weight's, outside autocast, so that
+    Without one, the base weight passes through unchanged. A convolution's weight (out, in, kh, kw) is updated as the
+    matrix (out, in kh kw). The update computes in the wider of its dtype and the weight's, outside autocast, so that
     an orthogonal one stays orthogonal.
 
     Attributes:
-        updates: by name.
-        active: the name of the adapter in use.
-        order: the names of all parameters of the module, in their order.
+        updates: the updates by name of the adapter.
+        active: name of the adapter in use.
+        order: names of all parameters of the module, in their order.
+        transposed: the weight is stored as (in, out).
     """
 
-    def __init__(self, order: tuple[str, ...] = ()) -> None:
+    def __init__(self, order: tuple[str, ...] = (), transposed: bool = False) -> None:
         super().__init__()
-        self.order = order
+        self.order, self.transposed = order, transposed
         self.updates = nn.ModuleDict()
         self.active: str | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         update = self.in_use
-        if update is None:
+        if update is None or update.strength == 0:
             return weight
+        matrix = weight.mT if self.transposed else weight.flatten(1)
         with without_autocast(weight.device):
-            dtype = torch.promote_types(weight.dtype, next(update.parameters()).dtype)
-            adapted: Tensor = update(weight.flatten(1).to(dtype))
-        # Contiguous, as the weight of a plain module is: fused kernels read it as such.
-        return adapted.to(weight.dtype).reshape(weight.shape).contiguous()
+            matrix = matrix.to(torch.promote_types(weight.dtype, next(update.parameters()).dtype))
+            if update.strength == 1:
+                adapted: Tensor = update(matrix)
+            else:
+                adapted = torch.func.functional_call(update, update.interpolated(update.strength), (matrix,))
+        adapted = adapted.mT if self.transposed else adapted.reshape(weight.shape)
+        # Contiguous like the weight of a plain module, as fused kernels expect.
+        return adapted.to(weight.dtype).contiguous()
 
     @property
     def in_use(self) -> WeightUpdate | None:
@@ -56,12 +62,12 @@ class AdaptedWeight(nn.Module):
         return f"active={self.active!r}"
 
 
-def put_on(module: nn.Module, parameter: str) -> AdaptedWeight:
-    """Make ``module.parameter`` a weight with adapters, of which there are none yet."""
-    adapted = AdaptedWeight(order=tuple(module._parameters))
+def put_on(module: nn.Module, parameter: str, transposed: bool = False) -> AdaptedWeight:
+    """Parametrize ``module.parameter`` by an `AdaptedWeight` without adapters."""
+    adapted = AdaptedWeight(tuple(module._parameters), transposed)
     is_linear = type(module).forward is nn.Linear.forward
-    _give_class_of_its_own(module)
-    # unsafe leaves out a trial run of the forward pass; shape and dtype stay by construction.
+    _unshare_class(module)
+    # unsafe skips a trial forward pass; shape and dtype stay the same by construction.
     parametrize.register_parametrization(module, parameter, adapted, unsafe=True)
     if is_linear:
         type(module).forward = _adapted_linear
@@ -69,15 +75,15 @@ def put_on(module: nn.Module, parameter: str) -> AdaptedWeight:
 
 
 def take_off(module: nn.Module, parameter: str, adapted: AdaptedWeight) -> None:
-    """Undo `put_on`: the same parameter, as it was and at its place among the module's others.
+    """Undo `put_on`: restore the same parameter at its place among the module's others.
 
-    Of several weights of a module the last one put on must be the first to be taken off.
+    With several adapted weights in a module, take off the last one put on first.
     """
-    _give_class_of_its_own(module)
+    _unshare_class(module)
     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
     if vars(type(module)).get("forward") is _adapted_linear:
         del type(module).forward
-    # torch appends it. The order is that of model.parameters(), by which optimisers' states are stored.
+    # torch appends the parameter. Optimizers store their state in the order of model.parameters(): restore it.
     for name in adapted.order:
         if name in module._parameters:
             module._parameters[name] = module._parameters.pop(name)
@@ -86,24 +92,25 @@ def take_off(module: nn.Module, parameter: str, adapted: AdaptedWeight) -> None:
 def _adapted_linear(module: nn.Linear, x: Tensor) -> Tensor:
     """The forward pass of ``nn.Linear`` with an adapted weight.
 
-    Training multiplies by the structure instead of forming the weight, which is faster, as exact, and rounds otherwise.
-    Everywhere else the weight is formed, so that a network computes the same before and after merging, bit for bit.
+    Training multiplies by the structure instead of forming the weight: faster, as accurate, but rounded differently.
+    Otherwise the weight is formed, so that a network computes the same bits before and after merging.
     """
     parametrizations = module.get_submodule("parametrizations.weight")
     assert isinstance(parametrizations, parametrize.ParametrizationList)
     adapted, *on_top = parametrizations
     assert isinstance(adapted, AdaptedWeight)
     update = adapted.in_use
-    if update is None or on_top or not (module.training and torch.is_grad_enabled()):
+    trains = module.training and torch.is_grad_enabled()
+    if update is None or on_top or not trains or update.strength != 1:
         return F.linear(x, module.weight, module.bias)
     return update.linear(x, parametrizations.original, module.bias)
 
 
-def _give_class_of_its_own(module: nn.Module) -> None:
-    """Copy the class that torch made for a parametrized module.
+def _unshare_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
 
-    Its properties are those of the parametrized weights, and copies of a module share it: to add or remove one for
-    this module alone, the class must be this module's alone.
+    torch makes a class for it whose properties are the parametrized weights, and which copies of the module share.
+    Adding or removing a property for this module must not change the copies.
     """
     if parametrize.is_parametrized(module):
         shared = type(module)

@@ -1,23 +1,24 @@
-"""How many factors a product of block-diagonal factors needs before all its entries can be non-zero."""
+"""Numbers of block-diagonal factors, and of parameters, with which all entries of a product can be non-zero."""
 
 
 def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> int:
-    """The least number of factors, each of r blocks of size b, whose product can have no zero entry.
+    """Return the least number of factors, each of r blocks of size b, whose product can have no zero entry.
 
-    With the shuffles P_(r, br) between the factors, as `lipnet.structured.group_and_shuffle`, it is 1 + ceil(log_b r):
-    from one block the next factor reaches b blocks, every further one b times as many. No permutations do with less.
+    With the shuffles P_(r, br) between the factors, as in `lipnet.structured.group_and_shuffle`, it is
+    1 + ceil(log_b r): the second factor reaches b blocks from one, and every further factor b times as many. No other
+    permutations need fewer factors.
 
-    With butterflies, as `lipnet.structured.butterfly`, it is 1 + ceil(log_2 r): each factor after the first joins
-    halves of blocks in pairs, and only doubles what is reached, whatever b.
+    With butterflies, as in `lipnet.structured.butterfly`, it is 1 + ceil(log_2 r): every factor after the first pairs
+    halves of blocks, and so doubles the number of blocks reached, whatever b is.
 
     Args:
         block_size: b; at least 2 if there is more than one block, and even for butterflies.
         blocks: r.
-        butterfly: count for butterflies. Theirs are for r a power of two; for other r it is the number that
-            any way of joining half-blocks in pairs needs, and some way attains.
+        butterfly: count for butterflies. They exist for r a power of two. For other r, return the number that every
+            way of pairing half-blocks needs, and that some way attains.
 
     Raises:
-        ValueError: for numbers below 1, blocks of size 1 (they never mix), and butterflies of an odd block size.
+        ValueError: for numbers below 1, several blocks of size 1 (they never mix), or a butterfly of odd block size.
 
     Source: arXiv 2406.10019, Theorem 2.
 
@@ -38,12 +39,12 @@ def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> 
 
 
 def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = False) -> bool:
-    """Whether the product of so many factors, each of r blocks of size b, can have no zero entry.
+    """Return whether the product of ``factors`` factors, each of r blocks of size b, can have no zero entry.
 
-    Args and errors as in `factors_needed`, except that blocks of size 1 are no error: they give False if r > 1.
+    The arguments are those of `factors_needed`, but several blocks of size 1 give False.
 
     Raises:
-        ValueError: for numbers below 1 and butterflies of an odd block size.
+        ValueError: for numbers below 1, or a butterfly of odd block size.
 
     Example:
         >>> [is_dense(factors, block_size=4, blocks=16) for factors in (1, 2, 3)]
@@ -58,16 +59,14 @@ def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = Fa
 
 
 def parameter_counts(size: int, block_size: int) -> dict[str, int]:
-    """How many parameters a matrix of this size takes, by structure, with square blocks of one size.
+    """Return the number of parameters of an n x n matrix, by structure, with square blocks of size b.
 
     Returns:
-        ``dense``: n^2. ``block-diagonal``: n b, one factor, mixing nothing between blocks. ``GS`` and ``butterfly``:
-        n b for each of the `factors_needed` for a dense product.
+        ``dense``: n^2. ``block-diagonal``: n b, one factor, which mixes nothing between blocks. ``GS`` and
+        ``butterfly``: n b for each of the `factors_needed` for a dense product.
 
     Raises:
-        ValueError: unless the block size divides the size, and as `factors_needed`.
-
-    Source: the theorem of `factors_needed`, times n b for each factor.
+        ValueError: if the block size does not divide the size, and as `factors_needed`.
 
     Example:
         >>> parameter_counts(size=1024, block_size=32)

@@ -12,18 +12,18 @@ from lipnet.structured.gs.permutations import butterfly_permutation, inverse_per
 
 
 def monarch(left: Tensor, right: Tensor) -> GSMatrix:
-    """The Monarch matrix P_L L P R: every block of L receives one entry from every block of R.
+    """Return the Monarch matrix P_L L P R, in which every block of L receives one entry from every block of R.
 
     Args:
         left: blocks of L, (k_L, b_L^1, k_R).
         right: blocks of R, (k_R, k_L, b_R^2).
 
     Returns:
-        The GS-matrix with P = P_(k_L, k_L k_R) and P_L = P_(b_L^1, k_L b_L^1), which both transpose: P the rows of R
-        as a k_R x k_L matrix, P_L the outputs as a k_L x b_L^1 matrix. All its blocks have rank 1.
+        The GS-matrix with P = P_(k_L, k_L k_R) and P_L = P_(b_L^1, k_L b_L^1). Both transpose: P the rows of R as a
+        k_R x k_L matrix, P_L the outputs as a k_L x b_L^1 matrix. All its blocks have rank 1.
 
     Raises:
-        ValueError: unless b_R^1 = k_L and b_L^2 = k_R, and for blocks that no GS-matrix takes.
+        ValueError: unless b_R^1 = k_L and b_L^2 = k_R, and as `GSMatrix`.
 
     Source: Dao et al., "Monarch", ICML 2022 (arXiv 2204.00595); as GS-matrices: arXiv 2406.10019.
 
@@ -46,15 +46,15 @@ def monarch(left: Tensor, right: Tensor) -> GSMatrix:
 
 
 def group_and_shuffle(factors: Sequence[Tensor]) -> HigherOrderGS:
-    """B_m P B_{m-1} P ... P B_1 with the shuffle P = P_(r, br), the class of the density theorem.
+    """Return B_m P B_{m-1} P ... P B_1 with the shuffle P = P_(r, br), the class of the density theorem.
 
     Args:
-        factors: the blocks of B_1, ..., B_m in the order in which they act, each (r, b, b).
+        factors: blocks of B_1, ..., B_m, each (r, b, b). B_1 acts first.
 
     Raises:
-        ValueError: unless all the factors have one shape (r, b, b).
+        ValueError: unless all factors have one shape (r, b, b).
 
-    Source: arXiv 2406.10019, Theorem 2; `lipnet.structured.is_dense` says when no entry is left out.
+    Source: arXiv 2406.10019, Theorem 2. `lipnet.structured.is_dense` tells when all entries can be non-zero.
 
     Example:
         >>> import torch
@@ -67,17 +67,17 @@ def group_and_shuffle(factors: Sequence[Tensor]) -> HigherOrderGS:
 
 
 def butterfly(factors: Sequence[Tensor]) -> HigherOrderGS:
-    """(Q_{m-1}^T B_m Q_{m-1}) ... (Q_1^T B_2 Q_1) (Q_0^T B_1 Q_0) with Q_l = `butterfly_permutation` of level l.
+    """Return (Q_{m-1}^T B_m Q_{m-1}) ... (Q_1^T B_2 Q_1) (Q_0^T B_1 Q_0), Q_l = `butterfly_permutation` of level l.
 
-    Factor Q_l^T B_{l+1} Q_l mixes the half-blocks of b/2 entries that are 2^l half-blocks apart.
+    Factor Q_l^T B_{l+1} Q_l mixes half-blocks, of b / 2 entries, that are 2^l half-blocks apart.
 
     Args:
-        factors: the blocks of B_1, ..., B_m in the order in which they act, each (r, b, b).
+        factors: blocks of B_1, ..., B_m, each (r, b, b). B_1 acts first.
 
     Raises:
-        ValueError: unless all the factors have one shape (r, b, b), r a power of two, b even and m <= 1 + log_2 r.
+        ValueError: unless all factors have one shape (r, b, b), with r a power of two, b even and m <= 1 + log_2 r.
 
-    Source: the factors of BOFT, arXiv 2311.06243; as GS-matrices: arXiv 2406.10019.
+    Source: BOFT, arXiv 2311.06243; as GS-matrices: arXiv 2406.10019.
 
     Example:
         >>> import torch
@@ -92,14 +92,14 @@ def butterfly(factors: Sequence[Tensor]) -> HigherOrderGS:
     blocks, block_size = _common_shape(factors)
     levels = [butterfly_permutation(blocks, block_size, level) for level in range(len(factors))]
     steps: list[Tensor | None] = [levels[0]]
-    # Back from one level and on to the next: entry i goes to Q_l(Q_{l-1}^{-1}(i)).
+    # Undo one level and apply the next: entry i goes to Q_l(Q_{l-1}^{-1}(i)).
     for last, following in pairwise(levels):
         steps.append(following[inverse_permutation(last)])
     return HigherOrderGS(factors, [*steps, inverse_permutation(levels[-1])])
 
 
 def _common_shape(factors: Sequence[Tensor]) -> tuple[int, int]:
-    """r and b of factors that are all (r, b, b)."""
+    """Return r and b; raise ValueError unless all factors are (r, b, b)."""
     shapes = {tuple(factor.shape) for factor in factors}
     if len(shapes) != 1:
         raise ValueError(f"the factors must be at least one and have one shape (r, b, b), got {sorted(shapes)}")

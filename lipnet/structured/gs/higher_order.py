@@ -14,23 +14,23 @@ from lipnet.structured.gs.permutations import check_permutation, inverse_permuta
 
 
 class HigherOrderGS:
-    """A = P_{m+1} (B_m P_m) ... (B_2 P_2) (B_1 P_1): block-diagonal factors B_i, permutations P_i.
+    """A = P_{m+1} (B_m P_m) ... (B_2 P_2) (B_1 P_1): block-diagonal factors B_i between permutations P_i.
 
-    The matrix is a value around its tensors, not a module: gradients flow through ``A(x)``, ``A @ x``, `to_dense` and
-    ``A.T`` to the blocks that it was given, which may be parameters of a module or results of a computation.
+    The matrix is a value around its tensors, not a module. Gradients flow through ``A(x)``, ``A @ x``, `to_dense` and
+    ``A.T`` to the given blocks, which may be parameters of a module or computed tensors.
 
-    Both sequences are in the order in which they act, the first on the input: ``blocks[0]`` is B_1, ``permutations[0]``
-    is P_1, and ``permutations[-1]`` is P_{m+1}.
+    Both sequences are in the order of application: ``blocks[0]`` is B_1, ``permutations[0]`` is P_1, and
+    ``permutations[-1]`` is P_{m+1}.
 
     Args:
-        blocks: for each factor its blocks, floating of shape (k, rows, columns): B_i is block-diagonal with these k
-            blocks, in order, and maps k * columns entries to k * rows. All of one dtype and on one device.
+        blocks: the blocks of each factor, floating of shape (k, rows, columns): B_i is block-diagonal with these k
+            blocks, in order, and maps k * columns entries to k * rows. All have one dtype and device.
         permutations: m + 1 of them, int64 of the size of the vectors they act on; None is the identity. A permutation
-            sigma sends entry i to place sigma(i): (P x)[sigma(i)] = x[i], as `lipnet.functional.shuffle_permutation`.
+            sigma sends entry i to place sigma(i): (P x)[sigma(i)] = x[i], see `lipnet.functional.shuffle_permutation`.
 
     Raises:
-        ValueError: for blocks that are no such tensors or whose sizes do not follow on each other, for another number
-            of permutations than m + 1, and for one that is no permutation of the right size.
+        ValueError: for blocks of another kind, for factors whose sizes do not match, for another number of permutations
+            than m + 1, and for one that is no permutation of its size.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
 
@@ -53,12 +53,12 @@ class HigherOrderGS:
             raise ValueError(
                 f"{len(blocks)} factors need {len(sizes)} permutations, got {len(permutations)} (None is I)"
             )
-        # Copies, as the inverses below would not follow a change of what was given.
+        # Copies: the inverses below would not follow a later change of the given tensors.
         self._places = tuple(None if places is None else places.to(self.device, copy=True) for places in permutations)
         for number, (places, size) in enumerate(zip(self._places, sizes, strict=True)):
             if places is not None:
                 check_permutation(places, size, f"permutations[{number}]")
-        # What stands at each place: the inverses, as which a gather applies the permutations.
+        # A gather applies a permutation by its inverse: the source of the entry at each place.
         self._sources = tuple(None if places is None else inverse_permutation(places) for places in self._places)
 
     @property
@@ -73,7 +73,7 @@ class HigherOrderGS:
 
     @property
     def shape(self) -> torch.Size:
-        """(outputs, inputs), as of the dense matrix."""
+        """(outputs, inputs), as for the dense matrix."""
         return torch.Size((_rows(self._blocks[-1]), _columns(self._blocks[0])))
 
     @property
@@ -86,7 +86,7 @@ class HigherOrderGS:
 
     @property
     def num_parameters(self) -> int:
-        """Entries in all the blocks."""
+        """Number of entries in all blocks."""
         return sum(factor.numel() for factor in self._blocks)
 
     @property
@@ -95,7 +95,7 @@ class HigherOrderGS:
         return 2 * self.num_parameters
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A applied to the vectors along the last dimension, as ``nn.Linear`` does: (..., inputs) to (..., outputs).
+        """Apply A to vectors along the last dimension, as ``nn.Linear`` does: (..., inputs) to (..., outputs).
 
         Raises:
             ValueError: if the last dimension is not that of the inputs.
@@ -108,7 +108,7 @@ class HigherOrderGS:
         return _permuted(x, self._sources[-1])
 
     def matmul(self, x: Tensor) -> Tensor:
-        """``A @ x``, as of the dense matrix: x is a vector (inputs,), or matrices (..., inputs, p) of columns.
+        """Return ``A @ x`` as for the dense matrix: x is a vector (inputs,), or matrices (..., inputs, p) of columns.
 
         Raises:
             ValueError: for any other shape.
@@ -124,27 +124,27 @@ class HigherOrderGS:
     __matmul__ = matmul
 
     def __rmatmul__(self, x: Tensor) -> Tensor:
-        """``x @ A``, as of the dense matrix: x is (..., outputs), the result (..., inputs); errors as of A^T(x)."""
+        """Return ``x @ A`` as for the dense matrix: (..., outputs) to (..., inputs); errors as those of A^T(x)."""
         return self.T(x)
 
     def to_dense(self) -> Tensor:
-        """The dense matrix, (outputs, inputs)."""
+        """Return the dense matrix, (outputs, inputs)."""
         return self(torch.eye(self.shape[1], dtype=self.dtype, device=self.device)).mT
 
     def transpose(self) -> Self:
-        """A^T = P_1^T B_1^T ... P_m^T B_m^T P_{m+1}^T, of the same kind; it shares memory and gradients with A."""
+        """Return A^T = P_1^T B_1^T ... P_m^T B_m^T P_{m+1}^T, which shares memory and gradients with A."""
         transposed = copy.copy(self)
         transposed._blocks = tuple(factor.mT for factor in reversed(self._blocks))
         transposed._places, transposed._sources = self._sources[::-1], self._places[::-1]
         return transposed
 
     @property
-    def T(self) -> Self:  # noqa: N802 - as of tensors
-        """`transpose`."""
+    def T(self) -> Self:  # noqa: N802 - the name of torch's tensors
+        """The `transpose`."""
         return self.transpose()
 
     def with_blocks(self, blocks: Sequence[Tensor]) -> Self:
-        """The matrix of the same kind with other blocks between the same permutations.
+        """Return the matrix with other blocks between the same permutations, moved to the blocks' device.
 
         Raises:
             ValueError: unless each factor has blocks of the same shape as before.
@@ -160,18 +160,18 @@ class HigherOrderGS:
         return changed
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The matrix on another device or of another floating dtype; arguments as of ``Tensor.to``."""
+        """Return the matrix on another device or in another floating dtype; arguments as for ``Tensor.to``."""
         return self.with_blocks([factor.to(*args, **kwargs) for factor in self._blocks])
 
     def support(self) -> Tensor:
-        """Which entries of A are not 0 for every choice of the blocks, bool of shape (outputs, inputs).
+        """Return which entries of A can be non-zero, for some choice of the blocks, bool of shape (outputs, inputs).
 
         Example:
             >>> HigherOrderGS([torch.zeros(2, 1, 2)], [None, None]).support().int()
             tensor([[1, 1, 0, 0],
                     [0, 0, 1, 1]], dtype=torch.int32)
         """
-        # With ones for blocks an entry counts the paths from its input to its output; nothing cancels.
+        # With blocks of ones an entry counts the paths from its input to its output, and nothing cancels.
         ones = [torch.ones_like(factor, dtype=torch.float32, requires_grad=False) for factor in self._blocks]
         return self.with_blocks(ones).to_dense() > 0
 
@@ -189,12 +189,11 @@ def _columns(factor: Tensor) -> int:
 
 
 def _permuted(x: Tensor, sources: Tensor | None) -> Tensor:
-    """Along the last dimension, the entries that stand at each place."""
     return x if sources is None else x.index_select(-1, sources)
 
 
 def _checked_blocks(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The blocks as a tuple, after the checks of what no shape of A mends."""
+    """Return the blocks as a tuple; raise ValueError unless they are the factors of a product."""
     if not blocks:
         raise ValueError("a GS-matrix needs at least one factor, got none")
     for number, factor in enumerate(blocks):
@@ -205,11 +204,11 @@ def _checked_blocks(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
             )
     kinds = {(factor.dtype, factor.device) for factor in blocks}
     if len(kinds) > 1:
-        raise ValueError(f"the factors must be of one dtype and device, got {sorted(map(str, kinds))}")
+        raise ValueError(f"the factors must have one dtype and device, got {sorted(map(str, kinds))}")
     for number, (inner, outer) in enumerate(pairwise(blocks)):
         if _rows(inner) != _columns(outer):
             raise ValueError(
-                f"blocks[{number + 1}] takes {_columns(outer)} entries, "
-                f"but blocks[{number}] gives {_rows(inner)}: shapes {tuple(outer.shape)} and {tuple(inner.shape)}"
+                f"blocks[{number + 1}] takes {_columns(outer)} entries, but blocks[{number}] gives {_rows(inner)}: "
+                f"got shapes {tuple(outer.shape)} and {tuple(inner.shape)}"
             )
     return tuple(blocks)

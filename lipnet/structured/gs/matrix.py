@@ -1,4 +1,4 @@
-"""GS-matrices of two factors, with the ranks that their permutation gives."""
+"""GS-matrices of two factors, and the ranks of their blocks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lipnet.structured.gs.paths import inner_paths
 
 
 class GSMatrix(HigherOrderGS):
-    """A = P_L (L P R) P_R of the class GS(P_L, P, P_R): two block-diagonal factors.
+    """A = P_L (L P R) P_R in the class GS(P_L, P, P_R): two block-diagonal factors between permutations.
+
+    A permutation sigma sends entry i to place sigma(i); None is the identity. Products, gradients and the other methods
+    are those of `HigherOrderGS` with B_1 = R and B_2 = L.
 
     Args:
         left: blocks of L, (k_L, b_L^1, b_L^2).
         right: blocks of R, (k_R, b_R^1, b_R^2), with k_R b_R^1 = k_L b_L^2.
-        permutation: P, int64 of that inner size; None is the identity.
-        left_permutation: P_L, int64 of size k_L b_L^1; None is the identity.
-        right_permutation: P_R, int64 of size k_R b_R^2; None is the identity.
-
-    A permutation sigma sends entry i to place sigma(i). Everything else is as in `HigherOrderGS`, with R = B_1 and
-    L = B_2.
+        permutation: P, int64 of that inner size.
+        left_permutation: P_L, int64 of size k_L b_L^1.
+        right_permutation: P_R, int64 of size k_R b_R^2.
 
     Raises:
         ValueError: as `HigherOrderGS`.
@@ -53,22 +53,22 @@ class GSMatrix(HigherOrderGS):
     @property
     def left(self) -> Tensor:
         """The blocks of L, (k_L, b_L^1, b_L^2)."""
-        return self._blocks[1]
+        return self.blocks[1]
 
     @property
     def right(self) -> Tensor:
         """The blocks of R, (k_R, b_R^1, b_R^2)."""
-        return self._blocks[0]
+        return self.blocks[0]
 
     def block_ranks(self) -> Tensor:
-        """The ranks that P gives to the blocks of P_L^T A P_R^T = L P R, int64 of shape (k_L, k_R).
+        """Return the ranks that P gives to the blocks of P_L^T A P_R^T = L P R, int64 of shape (k_L, k_R).
 
         Block (i, j), of shape b_L^1 x b_R^2, is the sum of (column sigma(t) of L) (row t of R) over the inner indices t
-        that P carries from R's block j to L's block i: floor(t / b_R^1) = j and floor(sigma(t) / b_L^2) = i. Its rank
-        is the number of these t, or the smaller side of the block if that is less, for almost all L and R, and never
-        more.
+        that P sends from block j of R to block i of L: floor(t / b_R^1) = j and floor(sigma(t) / b_L^2) = i. Its rank
+        never exceeds the number of these t, nor the smaller side of the block, and attains the lower of the two for
+        almost all L and R.
 
         Source: arXiv 2406.10019, Proposition 1. (The paper prints the numbers of blocks, k, in the two floors; its
         proof and its example need the sizes of the blocks.)
         """
-        return inner_paths(self.left.shape, self.right.shape, self._places[1]).ranks
+        return inner_paths(self.left.shape, self.right.shape, self.permutations[1]).ranks

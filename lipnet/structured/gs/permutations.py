@@ -18,7 +18,7 @@ def check_permutation(places: Tensor, size: int, name: str = "permutation") -> N
 
 
 def inverse_permutation(places: Tensor) -> Tensor:
-    """The permutation that sends entry sigma(i) back to place i; its matrix is the transpose.
+    """Return the permutation that sends entry sigma(i) back to place i; its matrix is P^T.
 
     Example:
         >>> inverse_permutation(torch.tensor([2, 0, 1])).tolist()
@@ -30,7 +30,7 @@ def inverse_permutation(places: Tensor) -> Tensor:
 
 
 def permutation_matrix(places: Tensor) -> Tensor:
-    """P with P[sigma(i), i] = 1, (n, n) of the default dtype, so that (P x)[sigma(i)] = x[i].
+    """Return P with P[sigma(i), i] = 1, (n, n) in the default dtype, so that (P x)[sigma(i)] = x[i].
 
     Example:
         >>> permutation_matrix(torch.tensor([2, 0, 1])) @ torch.tensor([10.0, 20.0, 30.0])
@@ -40,12 +40,12 @@ def permutation_matrix(places: Tensor) -> Tensor:
 
 
 def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
-    """Q_level of a butterfly with r blocks of size b: it brings half-blocks at distance 2^level side by side.
+    """Return Q_level of a butterfly with r blocks of size b, which brings half-blocks at distance 2^level together.
 
-    The n = r b entries are 2r half-blocks of b/2 entries. Half-block u has its partner where the binary digit
-    ``level`` of u is the other one, at distance 2^level. Q sends the two to the halves of one block, the one whose
-    digit is 0 first; the pairs keep their order. In each run of 2^(level+1) half-blocks that is the shuffle
-    P_(2^level, 2^(level+1)), so Q = I (x) P_(2^level, 2^(level+1)) (x) I_(b/2). Level 0 is the identity.
+    The n = r b entries are 2r half-blocks of b / 2 entries. The partner of half-block u differs from u in the binary
+    digit ``level``, and so lies at distance 2^level. Q sends both to the halves of one block, the half-block with digit
+    0 first; the pairs keep their order. In each run of 2^(level+1) half-blocks this is the shuffle
+    P_(2^level, 2^(level+1)), so that Q = I (x) P_(2^level, 2^(level+1)) (x) I_(b/2). Level 0 is the identity.
 
     Returns:
         sigma, int64 of shape (n,): entry i goes to place sigma(i).
@@ -54,7 +54,7 @@ def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
         ValueError: unless r is a power of two, b even and 2^level at most r.
 
     Source: Liu et al., "Parameter-efficient orthogonal finetuning via butterfly factorization", ICLR 2024
-    (arXiv 2311.06243), which starts from the butterflies of the fast Fourier transform.
+    (arXiv 2311.06243), after the butterflies of the fast Fourier transform.
 
     Example:
         >>> butterfly_permutation(blocks=2, block_size=4, level=1).tolist()

@@ -1,4 +1,4 @@
-"""The nearest GS-matrix of any matrix, and the orthogonal blocks of an orthogonal one."""
+"""Projections of dense matrices: the nearest GS-matrix, and the orthogonal factors of an orthogonal one."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ def project_gs(
     left_permutation: Tensor | None = None,
     right_permutation: Tensor | None = None,
 ) -> GSMatrix:
-    """The matrix of GS(P_L, P, P_R) that is nearest in the Frobenius norm.
+    """Return the matrix of GS(P_L, P, P_R) nearest to A in the Frobenius norm.
 
-    P_L^T A P_R^T falls into k_L x k_R blocks, and P gives each a rank of its own (`GSMatrix.block_ranks`) that nothing
-    else limits. So the nearest member has the truncated singular value decomposition U S V^T of each block: columns of
-    U sqrt(S) in L, rows of sqrt(S) V^T in R. The squared distance is the sum of the squares of the singular values left
-    out. Where the last singular value kept equals the first left out, other members are as near. Computed in float64,
-    without gradients.
+    P_L^T A P_R^T falls into k_L x k_R blocks. P gives each block a rank (`GSMatrix.block_ranks`), and nothing else
+    limits it. So the nearest member has the truncated singular value decomposition U S V^T of each block: columns of
+    U sqrt(S) in L, rows of sqrt(S) V^T in R. The squared distance is the sum of the squared singular values left out.
+    If the last singular value kept equals the first left out, other members are as near. The computation is in float64
+    and without gradients.
 
     Args:
         matrix: A, floating of shape (k_L b_L^1, k_R b_R^2).
@@ -33,7 +33,7 @@ def project_gs(
         permutation, left_permutation, right_permutation: P, P_L and P_R as in `GSMatrix`; None is the identity.
 
     Returns:
-        The member, on the device and with the dtype of the matrix.
+        The nearest member, with the device and dtype of the matrix.
 
     Raises:
         ValueError: for a matrix that is not finite, not floating or of another shape, and for shapes and permutations
@@ -67,32 +67,32 @@ def orthogonal_factors(
     *,
     tolerance: float | None = None,
 ) -> GSMatrix:
-    """The orthogonal matrix of GS(P_L, P, P_R) with blocks of L and R that are orthogonal themselves.
+    """Return an orthogonal matrix of GS(P_L, P, P_R) with blocks of L and R that are orthogonal themselves.
 
-    They exist: by A^T A = I, L^T L = P (R R^T)^{-1} P^T. This matrix, carried back by P, is block-diagonal both for the
-    rows of R's blocks and for the columns of L's, so its square root M is too. L P M^{-1} P^T and M R are then
-    orthogonal, have the same blocks, and give the same product. It follows that each block (i, j) of P_L^T A P_R^T has
-    singular values 1, as many as its rank, and 0: the blocks of L are made of their left, those of R of their right
-    singular vectors. In whatever basis of these the decomposition returns, both belong together.
+    Such blocks exist. A^T A = I gives L^T L = P (R R^T)^{-1} P^T. This matrix, carried back by P, is block-diagonal
+    both for the rows of R's blocks and for the columns of L's, and so is its square root M. Then L P M^{-1} P^T and
+    M R are orthogonal, have the same blocks, and give the same product. It follows that each block (i, j) of
+    P_L^T A P_R^T has as many singular values 1 as its rank, and otherwise 0. Its left singular vectors make the blocks
+    of L, its right ones those of R; a change of basis within them cancels in the product.
 
-    That needs square blocks. With more inner indices than rows it is false: the rotation by 45 degrees is a member for
-    two blocks 1 x 2, two blocks 2 x 1 and P = P_(2, 4), but has no such L and R with unit rows and columns.
+    The blocks must be square. With more inner indices than rows the theorem is false: the rotation by 45 degrees is a
+    member for two blocks 1 x 2, two blocks 2 x 1 and P = P_(2, 4), but no such L and R have unit rows and columns.
 
     Args:
         matrix: A, floating of shape (n, n).
         left: shape of the blocks of L, (k_L, b_L, b_L) with k_L b_L = n.
         right: shape of the blocks of R, (k_R, b_R, b_R) with k_R b_R = n.
         permutation, left_permutation, right_permutation: P, P_L and P_R as in `GSMatrix`; None is the identity.
-        tolerance: how far A^T A may be from I, and A from the class, in the Frobenius norm; above 0 and below 1/2. By
-            default 10 n eps of the dtype.
+        tolerance: largest distance of A^T A from I, and of A from the class, in the Frobenius norm; above 0 and below
+            1/2. The default is 10 n eps of the dtype.
 
     Returns:
-        The member, its blocks orthogonal to the rounding of A's dtype, however far from it A was; computed in float64,
-        without gradients.
+        The member, with blocks orthogonal to the rounding of A's dtype, whatever A's own deviation was; computed in
+        float64 and without gradients.
 
     Raises:
-        ValueError: if A is not orthogonal, or not a member, with the deviation; if the blocks are not square, or the
-            tolerance not below 1/2 (as by default for large n in low precision); and as `project_gs`.
+        ValueError: if A is not orthogonal or not a member (with the deviation), if the blocks are not square, if the
+            tolerance is not below 1/2 (as the default for large n in low precision), and as `project_gs`.
 
     Source: arXiv 2406.10019, Theorem 1.
 
@@ -109,8 +109,7 @@ def orthogonal_factors(
     if left[1] != left[2] or right[1] != right[2]:
         raise ValueError(f"orthogonal factors need square blocks, got left {tuple(left)}, right {tuple(right)}")
     blocks = _blocks_of(matrix, left, right, left_permutation, right_permutation)
-    allowed = _tolerance(matrix, tolerance)
-    _check_orthogonal(matrix, allowed)
+    allowed = _check_orthogonal(matrix, tolerance)
     u, s, vh = torch.linalg.svd(blocks, full_matrices=False)
     left_out = torch.arange(s.shape[-1], device=s.device) >= paths.ranks.to(s.device).unsqueeze(-1)
     distance = float(s[left_out].norm())
@@ -118,10 +117,9 @@ def orthogonal_factors(
         raise ValueError(
             f"the matrix is not of this class: its Frobenius distance to it is {distance:.3g}, more than {allowed:.3g}"
         )
-    # Vectors of different blocks are orthogonal only as far as A is: the nearest orthogonal blocks are so exactly.
-    left_blocks, right_blocks = (
-        _nearest_orthogonal(factor).to(matrix.dtype) for factor in _factors(u, vh, left, right, paths)
-    )
+    # The blocks inherit A's deviation from orthogonality; the polar factor removes it.
+    decompositions = map(torch.linalg.svd, _factors(u, vh, left, right, paths))
+    left_blocks, right_blocks = ((u @ vh).to(matrix.dtype) for u, _, vh in decompositions)
     return GSMatrix(left_blocks, right_blocks, permutation, left_permutation, right_permutation)
 
 
@@ -132,7 +130,7 @@ def _blocks_of(
     left_permutation: Tensor | None,
     right_permutation: Tensor | None,
 ) -> Tensor:
-    """The blocks of P_L^T A P_R^T, float64 of shape (k_L, k_R, b_L^1, b_R^2)."""
+    """Return the blocks of P_L^T A P_R^T, float64 of shape (k_L, k_R, b_L^1, b_R^2)."""
     shape = (left[0] * left[1], right[0] * right[2])
     if matrix.shape != shape or not matrix.is_floating_point():
         raise ValueError(
@@ -154,11 +152,11 @@ def _blocks_of(
 def _factors(
     columns: Tensor, rows: Tensor, left: Sequence[int], right: Sequence[int], paths: InnerPaths
 ) -> tuple[Tensor, Tensor]:
-    """L and R with product sum_q columns[i, j, :, q] rows[i, j, q, :] in block (i, j), q below its rank."""
-    # A pair of blocks may have more paths than its block has singular values: the rest stay zero.
-    kept = paths.number < min(left[1], right[2])
+    """Return L and R whose product has the blocks sum_q columns[i, j, :, q] rows[i, j, q, :], with q below the rank."""
+    # A pair of blocks may have more paths than its block has singular values; the rest stay zero.
+    used = paths.number < min(left[1], right[2])
     left_block, left_column, right_block, right_row, number = (
-        index[kept].to(columns.device)
+        index[used].to(columns.device)
         for index in (paths.left_block, paths.left_column, paths.right_block, paths.right_row, paths.number)
     )
     left_factor, right_factor = columns.new_zeros(tuple(left)), rows.new_zeros(tuple(right))
@@ -167,25 +165,16 @@ def _factors(
     return left_factor, right_factor
 
 
-def _check_orthogonal(matrix: Tensor, allowed: float) -> None:
+def _check_orthogonal(matrix: Tensor, tolerance: float | None) -> float:
+    """Return the allowed deviation; raise ValueError if it is out of range or A^T A is further from I."""
+    allowed = 10 * len(matrix) * torch.finfo(matrix.dtype).eps if tolerance is None else tolerance
+    # Closer to 1/2, rounding could not tell the singular values 1 from the zeros.
+    if not 0 < allowed < 0.5:
+        origin = f" (10 n eps of {matrix.dtype})" if tolerance is None else ""
+        raise ValueError(f"tolerance must be above 0 and below 1/2, got {allowed:.3g}{origin}")
     exact = matrix.detach().double()
     gram = exact.mT @ exact
     deviation = float(torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)))
     if not deviation <= allowed:
         raise ValueError(f"the matrix is not orthogonal: ||A^T A - I||_F is {deviation:.3g}, more than {allowed:.3g}")
-
-
-def _nearest_orthogonal(blocks: Tensor) -> Tensor:
-    """The orthogonal factor of each block's polar decomposition."""
-    u, _, vh = torch.linalg.svd(blocks)
-    nearest: Tensor = u @ vh
-    return nearest
-
-
-def _tolerance(matrix: Tensor, tolerance: float | None) -> float:
-    allowed = 10 * len(matrix) * torch.finfo(matrix.dtype).eps if tolerance is None else tolerance
-    # Nearer to 1/2 the singular values 1 could not be told from the zeros.
-    if not 0 < allowed < 0.5:
-        origin = f"10 n eps of {matrix.dtype}" if tolerance is None else "got"
-        raise ValueError(f"tolerance must be above 0 and below 1/2, is {allowed:.3g} ({origin})")
     return allowed

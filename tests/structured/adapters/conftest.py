@@ -1,4 +1,4 @@
-"""A small network with all that adapters stand on, and all of their structures."""
+"""A small network with every kind of adaptable weight, and a configuration of every structure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ CONFIGS: list[AdapterConfig] = [
     BOFTConfig(4, factors=2),
     GSOFTConfig(4),
     GSOFTConfig(2, side="output", scale=False, block_map="exponential"),
+    GSOFTConfig(2, factors=4, transpose=False),
     DoubleGSOFTConfig(4),
     CirculantConfig(),
     SkewCirculantConfig(),
     ToeplitzConfig(),
-    KroneckerConfig(),
+    KroneckerConfig(left_shape=(2, 4)),
     LowDisplacementRankConfig(rank=2),
 ]
 

@@ -1,4 +1,4 @@
-"""What the tests of adapters share."""
+"""Helpers for the tests of adapters."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from lipnet.structured.adapters import (
     OFTConfig,
     attach,
     attached,
+    describe,
     detach,
     merge,
     use,
@@ -194,7 +195,7 @@ def test_detaching_another_adapter_leaves_the_one_in_use(network: nn.Module, ima
     assert parametrize.is_parametrized(network.get_submodule("head"))
 
 
-def test_merging_bakes_the_one_in_use(network: nn.Module, images: Tensor) -> None:
+def test_merging_keeps_the_adapter_in_use(network: nn.Module, images: Tensor) -> None:
     train(attach(network, LoRAConfig(2), name="a"))
     with_a = logits(network, images)
     train(attach(network, OFTConfig(4), name="b"))
@@ -352,8 +353,18 @@ def refused(model: nn.Module) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("config", "targets", "name", "message"),
     [
-        (GSOFTConfig(5), None, "default", r"fits stem\.weight: GSOFTConfig\(.*features must be divisible by 5 .*72"),
-        (OFTConfig(3), None, "default", r"fits mix\.weight: .* got 16; the same .* attention\.in_proj_weight, "),
+        (
+            GSOFTConfig(5),
+            None,
+            "default",
+            r"fit stem\.weight: GSOFTConfig\(.*features must be divisible by 5 .*72",
+        ),
+        (
+            OFTConfig(3),
+            None,
+            "default",
+            r"fit mix\.weight: .* got 16; the same .* attention\.in_proj_weight, ",
+        ),
         (LoRAConfig(2), "heads.*", "default", r"target 'heads\.\*' matches no .*; there are stem, mix, attention,"),
         (LoRAConfig(2), None, "a.b", r"letters, digits, - and _, got 'a\.b'"),
         (LoRAConfig(2), None, "", "letters, digits, - and _, got ''"),
@@ -376,7 +387,7 @@ def test_refusals_leave_the_model_as_it_was(
     assert torch.equal(network(torch.zeros(1, 8, 8, 8)), outputs)
 
 
-def test_nothing_to_work_on(network: nn.Module) -> None:
+def test_models_without_an_adapter_are_refused(network: nn.Module) -> None:
     for act in (merge, detach, lambda model: use(model, None)):
         with pytest.raises(ValueError, match="Network has no adapters of its own; call attach"):
             act(network)
@@ -411,7 +422,7 @@ class Double(nn.Module):
         return 2 * weight
 
 
-def test_a_parametrization_on_top_is_not_dropped(network: nn.Module) -> None:
+def test_a_parametrization_on_top_is_refused(network: nn.Module) -> None:
     attach(network, LoRAConfig(2))
     parametrize.register_parametrization(network.get_submodule("head"), "weight", Double())
     before = snapshot(network)
@@ -431,3 +442,18 @@ def test_a_parametrization_of_another_weight_of_the_module_stays(network: nn.Mod
     for model in (network, duplicate):
         assert torch.equal(model.get_submodule("head").bias, bias)
         assert "weight" in model.get_submodule("head")._parameters
+
+
+def test_targets_can_have_settings_of_their_own(network: nn.Module) -> None:
+    targets = {"*": {}, nn.Conv2d: {"block_size": 2}, "stem": {"scale": False, "blocks": 9}}
+    attach(network, GSOFTConfig(4), targets, exclude="attention")
+    generators = {
+        site: network.get_submodule(f"{site}.parametrizations.weight.0.updates.default.input").generators.shape
+        for site in ("stem", "mix", "head")
+    }
+    assert generators == {"stem": (2, 9, 8, 8), "mix": (2, 8, 2, 2), "head": (2, 2, 4, 4)}
+    assert network.get_submodule("stem.parametrizations.weight.0.updates.default").scale is None
+    assert attached(network) == {"default": GSOFTConfig(4)}
+    assert "mix.weight: GSOFTConfig(block_size=2" in describe(network)
+    with pytest.raises(ValueError, match=r"GSOFTConfig has other settings, got \{'rank': 2\}"):
+        attach(network, GSOFTConfig(4), {"head": {"rank": 2}}, name="other")

@@ -1,4 +1,4 @@
-"""Configurations: what they build, and their plain form."""
+"""Configurations: the updates they build, and their plain form."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lipnet.structured.adapters import (
     BOFTConfig,
     DoubleGSOFTConfig,
     GSOFTConfig,
+    KroneckerConfig,
     LoRAConfig,
     LowDisplacementRankConfig,
     OFTConfig,
@@ -21,7 +22,7 @@ from lipnet.structured.adapters import (
 from lipnet.structured.adapters.config import config_from_plain, config_to_plain
 
 
-def test_every_structure_builds_an_update_that_starts_as_none(config: AdapterConfig) -> None:
+def test_every_structure_builds_an_update_that_starts_as_the_identity(config: AdapterConfig) -> None:
     for shape in [(16, 8), (8, 72), (8, 8)]:
         update, weight = config.build(*shape), torch.randn(shape)
         assert update.shape == shape
@@ -52,17 +53,19 @@ def test_the_settings_arrive() -> None:
     assert (low_rank.A.shape, low_rank.scaling) == ((4, 16), 2.0)
     update = BOFTConfig(4, factors=3, block_map="exponential").build(8, 16)
     assert "block_size=4, mixings=[1/1, 2/2, 2/4], block_map='exponential'" in repr(update)
+    assert KroneckerConfig((2, 4)).build(8, 16).get_parameter("left").shape == (2, 4)
+    assert "mixings=[1/1, 4/4, P^2]" in repr(GSOFTConfig(blocks=4, factors=3).build(8, 16))
     assert LowDisplacementRankConfig(rank=3).build(8, 16).get_parameter("circulant").shape == (3, 16)
 
 
 @pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "8", None])
-def test_block_sizes_that_are_none(block_size: Any) -> None:
+def test_block_sizes_must_be_positive_whole_numbers(block_size: Any) -> None:
     for kind in (OFTConfig, BOFTConfig, GSOFTConfig, DoubleGSOFTConfig):
         with pytest.raises(ValueError, match=f"block_size must be a whole number of at least 1, got {block_size!r}"):
             kind(block_size)
 
 
-def test_other_settings_that_make_no_sense() -> None:
+def test_other_impossible_settings_are_refused() -> None:
     wrong: Any
     for wrong in (0, 1.5, False):
         for kind in (LoRAConfig, LowDisplacementRankConfig):
@@ -80,6 +83,21 @@ def test_other_settings_that_make_no_sense() -> None:
     wrong = 1
     with pytest.raises(ValueError, match="scale must be True or False, got 1"):
         OFTConfig(4, scale=wrong)
+    with pytest.raises(ValueError, match="transpose must be True or False, got 1"):
+        OFTConfig(4, transpose=wrong)
+    with pytest.raises(ValueError, match="transpose=False needs side='input', got side='output'"):
+        GSOFTConfig(4, side="output", transpose=False)
+    with pytest.raises(ValueError, match="blocks must be a whole number of at least 1, got 0"):
+        GSOFTConfig(blocks=0)
+    with pytest.raises(ValueError, match="features must be divisible by 3, the number of blocks, got 16"):
+        GSOFTConfig(blocks=3).build(8, 16)
+    with pytest.raises(ValueError, match="factors must be a whole number of at least 1, got 0"):
+        GSOFTConfig(4, factors=0)
+    for wrong in (3, (2,), (2, 3, 4)):
+        with pytest.raises(ValueError, match="left_shape must be two whole numbers or None, got"):
+            KroneckerConfig(wrong)
+    with pytest.raises(ValueError, match=r"left_shape\[1\] must be a whole number of at least 1, got 0"):
+        KroneckerConfig((2, 0))
 
 
 @pytest.mark.parametrize(
@@ -91,12 +109,12 @@ def test_other_settings_that_make_no_sense() -> None:
         ({"structure": "LoRA", "rank": "2"}, "rank must be a whole number of at least 1, got '2'"),
     ],
 )
-def test_plain_forms_of_nothing(plain: dict[str, Any], message: str) -> None:
+def test_unknown_structures_and_settings_are_refused(plain: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_from_plain(plain)
 
 
-def test_a_structure_of_ones_own_has_no_plain_form() -> None:
+def test_a_structure_of_your_own_has_no_plain_form() -> None:
     class Own(AdapterConfig):
         def build(self, out_features: int, in_features: int) -> WeightUpdate:
             return LowRank(out_features, in_features)

@@ -1,4 +1,4 @@
-"""Adapter files: what they hold, what they restore, and what is refused."""
+"""Adapter files: their content, restoring, and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from lipnet.structured.adapters import (
     attached,
     detach,
     load_adapter,
+    merge,
     save_adapter,
+    scale_adapter,
     use,
 )
 from tests.structured.adapters.helpers import classes, logits, same, snapshot, train
@@ -74,7 +76,16 @@ def test_the_file_holds_upper_triangles_statistics_and_the_description(tmp_path:
     assert description == {
         "format": 1,
         "name": "default",
-        "config": {"structure": "GSOFT", "block_size": 4, "scale": True, "block_map": "cayley", "side": "input"},
+        "config": {
+            "structure": "GSOFT",
+            "block_size": 4,
+            "blocks": None,
+            "scale": True,
+            "block_map": "cayley",
+            "transpose": True,
+            "side": "input",
+            "factors": 2,
+        },
         "weights": {
             "mix.weight": [8, 16, 1, 1],
             "attention.in_proj_weight": [24, 8],
@@ -124,7 +135,7 @@ def test_a_failed_save_leaves_the_file_that_was_there(
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_nothing_to_save(tmp_path: Path, network: nn.Module) -> None:
+def test_saving_needs_an_adapter(tmp_path: Path, network: nn.Module) -> None:
     with pytest.raises(ValueError, match="Network has no adapters of its own"):
         save_adapter(network, tmp_path / "a")
     attach(network, LoRAConfig(2), name="a")
@@ -158,7 +169,7 @@ def adapter_file(tmp_path: Path, network: nn.Module) -> Path:
     return tmp_path / "a"
 
 
-def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path, network: nn.Module, adapter_file: Path) -> None:
     untouched = Untouched(network)
     with pytest.raises(FileNotFoundError, match=r"there is no adapter file .*missing"):
         load_adapter(network, tmp_path / "missing")
@@ -176,7 +187,7 @@ def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format 2, this version reads 1"),
+        ({"format": 3}, r"format must be one of \(1, 2\), got 3"),
         ({"config": {"structure": "os.system"}}, "structure must be one of LoRA"),
         ({"config": {"structure": "GSOFT", "block_size": "4"}}, "block_size must be a whole number"),
         ({"config": 1}, "is no adapter file that this version of lipnet reads"),
@@ -184,12 +195,15 @@ def test_a_file_that_is_none(tmp_path: Path, network: nn.Module, adapter_file: P
         ({"weights": {}}, "it has tensors for .*'stem.weight'.* which it does not describe"),
         ({"config": {"structure": "LoRA"}}, r"does not hold what LoRAConfig\(.*\) needs for stem\.weight: .* got"),
         ({"config": {"structure": "GSOFT", "block_size": 2}}, r"does not hold what .* needs for stem\.weight"),
-        ({"config": {"structure": "GSOFT", "block_size": 5}}, r"no such adapter fits stem\.weight: .*divisible by 5"),
+        (
+            {"config": {"structure": "GSOFT", "block_size": 5}},
+            r"does not fit stem\.weight: .*divisible by 5",
+        ),
         ({"name": "a.b"}, "letters, digits, - and _, got 'a.b'"),
         ({"name": 3}, "letters, digits, - and _, got 3"),
     ],
 )
-def test_a_description_that_is_wrong(
+def test_a_wrong_description_is_refused(
     network: nn.Module, adapter_file: Path, change: dict[str, Any], message: str
 ) -> None:
     tensors, description = read(adapter_file)
@@ -201,7 +215,7 @@ def test_a_description_that_is_wrong(
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "surplus"])
-def test_tensors_that_are_wrong(network: nn.Module, adapter_file: Path, change: str) -> None:
+def test_wrong_tensors_are_refused(network: nn.Module, adapter_file: Path, change: str) -> None:
     tensors, description = read(adapter_file)
     key = "weight:head.weight:scale"
     changes = {"missing": {}, "shape": {key: torch.ones(3)}, "surplus": {key: tensors[key], f"{key}s": torch.ones(1)}}
@@ -213,28 +227,28 @@ def test_tensors_that_are_wrong(network: nn.Module, adapter_file: Path, change: 
     untouched.check()
 
 
-def test_an_adapter_for_another_model(network: nn.Module, adapter_file: Path) -> None:
+def test_an_adapter_for_another_model_is_refused(network: nn.Module, adapter_file: Path) -> None:
     smaller = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r"for another model: it adapts stem\.weight, .*, and there are 0\.weight"):
         load_adapter(smaller, adapter_file)
     network.head = nn.Linear(8, 10)
     untouched = Untouched(network)
-    with pytest.raises(ValueError, match=r"head\.weight has shape \(10, 8\), the adapter was made for \(4, 8\)"):
+    with pytest.raises(ValueError, match=r"needs the weight head\.weight of shape \(4, 8\), got \(10, 8\)"):
         load_adapter(network, adapter_file)
     untouched.check()
     network.head = nn.Linear(8, 4)
     network.norm = nn.BatchNorm2d(16, track_running_stats=False)
     untouched = Untouched(network)
-    with pytest.raises(ValueError, match=r"brings the buffer norm\.\w+ of shape .*, the model has none of this name"):
+    with pytest.raises(ValueError, match=r"needs the buffer norm\.\w+ of shape .*, got none of this name"):
         load_adapter(network, adapter_file)
     untouched.check()
     network.norm = nn.BatchNorm2d(16)
     network.stem = nn.utils.parametrizations.spectral_norm(network.stem)
-    with pytest.raises(ValueError, match=r"fits stem\.weight: the weight is no plain parameter"):
+    with pytest.raises(ValueError, match=r"does not fit stem\.weight: the weight is no plain parameter"):
         load_adapter(network, adapter_file)
 
 
-def test_a_name_that_is_taken(network: nn.Module, adapter_file: Path) -> None:
+def test_a_taken_name_is_refused(network: nn.Module, adapter_file: Path) -> None:
     load_adapter(network, adapter_file)
     untouched = Untouched(network)
     with pytest.raises(ValueError, match="an adapter 'default' is attached already"):
@@ -242,3 +256,105 @@ def test_a_name_that_is_taken(network: nn.Module, adapter_file: Path) -> None:
     untouched.check()
     load_adapter(network, adapter_file, name="again")
     assert list(attached(network)) == ["default", "again"]
+
+
+def with_new_head(network: nn.Module, config: AdapterConfig, name: str = "default", rate: float = 0.05) -> nn.Module:
+    """Attach an adapter beside the head, and train both."""
+    attach(network, config, exclude="head", name=name)
+    network.get_submodule("head").requires_grad_(True)
+    return train(network, rate=rate)
+
+
+def test_a_head_that_was_trained_along_is_not_left_out_silently(tmp_path: Path, network: nn.Module) -> None:
+    with_new_head(network, LoRAConfig(2))
+    with pytest.raises(ValueError, match=r"head\.weight, head\.bias would be lost: trained, but outside the adapter"):
+        save_adapter(network, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"head\.bias would be lost"):
+        save_adapter(network, tmp_path / "a", along="head.weight")
+    with pytest.raises(ValueError, match="along must name modules or parameters, got 'haed', which matches none"):
+        save_adapter(network, tmp_path / "a", along=["head", "haed"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("along", ["head", "h*", ["head.weight", "head.bias"]])
+def test_a_head_that_was_trained_along_is_restored(
+    tmp_path: Path, network: nn.Module, images: Tensor, along: str | list[str]
+) -> None:
+    fresh, before = copy.deepcopy(network), logits(network, images)
+    with_new_head(network, GSOFTConfig(4))
+    expected = logits(network, images)
+    save_adapter(network, tmp_path / "a", along=along)
+    tensors, description = read(tmp_path / "a")
+    assert {key for key in tensors if key.startswith("parameter:")} == {"parameter:head.weight", "parameter:head.bias"}
+    assert description["format"] == 2
+    base = snapshot(fresh)
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(fresh, images), expected)
+    assert fresh.get_parameter("head.weight").requires_grad
+    assert torch.equal(logits(use(fresh, None), images), before)
+    assert not fresh.get_parameter("head.weight").requires_grad
+    assert torch.equal(logits(use(fresh, "default"), images), expected)
+    save_adapter(fresh, tmp_path / "again")
+    assert same_tensors(read(tmp_path / "again")[0], tensors)
+    merged = merge(copy.deepcopy(fresh))
+    assert torch.equal(logits(merged, images), expected)
+    detach(fresh)
+    assert same(base, snapshot(fresh))
+
+
+def same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_every_loaded_adapter_keeps_its_own_head(tmp_path: Path, network: nn.Module, images: Tensor) -> None:
+    expected = {}
+    for name, rate in (("a", 0.05), ("b", 0.2)):
+        model = with_new_head(copy.deepcopy(network), LoRAConfig(2), name, rate)
+        expected[name] = logits(model, images)
+        save_adapter(model, tmp_path / name, along="head")
+    assert not torch.equal(expected["a"], expected["b"])
+    before = snapshot(network)
+    for name in expected:
+        load_adapter(network, tmp_path / name)
+    for name in ("a", "b", "a"):
+        assert torch.equal(logits(use(network, name), images), expected[name])
+    detach(network, "a")
+    attach(network, OFTConfig(4), "stem", name="a")
+    assert not network.get_parameter("head.weight").requires_grad
+    assert torch.equal(logits(use(network, "b"), images), expected["b"])
+    detach(network)
+    assert same(before, snapshot(network))
+
+
+def test_a_head_under_adapters_of_its_own_is_restored(tmp_path: Path, network: nn.Module, images: Tensor) -> None:
+    fresh = copy.deepcopy(network)
+    with_new_head(network, LoRAConfig(2))
+    expected = logits(network, images)
+    save_adapter(network, tmp_path / "a", along="head")
+    train(attach(fresh, OFTConfig(4), "head", name="other"))
+    with_other = logits(fresh, images)
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(fresh, images), expected)
+    assert torch.equal(logits(use(fresh, "other"), images), with_other)
+
+
+def test_a_head_of_another_shape_is_refused(tmp_path: Path, network: nn.Module) -> None:
+    save_adapter(with_new_head(copy.deepcopy(network), LoRAConfig(2)), tmp_path / "a", along="head")
+    network.head = nn.Linear(8, 10)
+    untouched = Untouched(network)
+    with pytest.raises(ValueError, match=r"needs the parameter head\.bias of shape \(4,\), got \(10,\)"):
+        load_adapter(network, tmp_path / "a")
+    untouched.check()
+
+
+def test_settings_by_weight_and_the_strength_are_restored(tmp_path: Path, network: nn.Module, images: Tensor) -> None:
+    fresh = copy.deepcopy(network)
+    train(attach(network, GSOFTConfig(4), {"*": {}, "mix": {"block_size": 2}, "stem": {"blocks": 3}}))
+    scale_adapter(network, 0.5)
+    save_adapter(network, tmp_path / "a")
+    description = read(tmp_path / "a")[1]
+    assert (description["format"], description["strength"]) == (2, 0.5)
+    assert set(description["special"]) == {"mix.weight", "stem.weight"}
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(fresh, images), logits(network, images))
+    assert torch.equal(logits(scale_adapter(fresh, 1), images), logits(scale_adapter(network, 1), images))

@@ -1,4 +1,4 @@
-"""Which weights targets choose, and which weights no adapter can stand on."""
+"""The selection of weights by targets, and weights that cannot be adapted."""
 
 from __future__ import annotations
 
@@ -67,18 +67,19 @@ def test_attention_with_keys_and_values_of_other_sizes() -> None:
 
 def test_targets_that_match_nothing_say_what_there_is(network: nn.Module) -> None:
     there_are = "there are stem, mix, attention, attention.out_proj, head"
-    with pytest.raises(ValueError, match=f"target 'hed' matches no Linear, Conv2d or MultiheadAttention; {there_are}"):
+    kinds = "Linear, Conv2d, Conv1D or MultiheadAttention"
+    with pytest.raises(ValueError, match=f"target 'hed' matches no {kinds}; {there_are}"):
         find_sites(network, ["stem", "hed"], [])
     with pytest.raises(ValueError, match="target 'norm' matches no"):
         find_sites(network, None, ["norm"])
     with pytest.raises(ValueError, match=f"is left to adapt; {there_are}"):
         find_sites(network, [], [])
     instance: Any = network.get_submodule("head")
-    with pytest.raises(ValueError, match="a target is the name or the type of modules, got Linear"):
+    with pytest.raises(ValueError, match="a target must be the name or the type of modules, got Linear"):
         find_sites(network, [instance], [])
     with pytest.raises(ValueError, match=f"target BatchNorm2d matches no .*; {there_are}"):
         find_sites(network, [nn.BatchNorm2d], [])
-    with pytest.raises(ValueError, match=f"no Linear, Conv2d or MultiheadAttention is left to adapt; {there_are}"):
+    with pytest.raises(ValueError, match=f"no {kinds} is left to adapt; {there_are}"):
         find_sites(network, ["stem"], [nn.Conv2d])
     with pytest.raises(ValueError, match="is left to adapt; there are none"):
         find_sites(nn.ReLU(), None, [])
@@ -87,14 +88,14 @@ def test_targets_that_match_nothing_say_what_there_is(network: nn.Module) -> Non
 
 
 def test_weights_that_cannot_be_adapted() -> None:
-    with pytest.raises(ValueError, match=r"fits weight: a convolution with groups \(4\) is no single matrix"):
+    with pytest.raises(ValueError, match=r"does not fit weight: a convolution with groups \(4\) is no single matrix"):
         find_sites(nn.Conv2d(4, 4, 3, groups=4), None, [])
-    with pytest.raises(ValueError, match="fits weight: the weight has no shape before the first forward pass"):
+    with pytest.raises(ValueError, match="does not fit weight: the weight has no shape before the first forward pass"):
         find_sites(nn.LazyLinear(4), None, [])
-    with pytest.raises(ValueError, match=r"fits weight: the weight is torch.complex64, not real floating-point"):
+    with pytest.raises(ValueError, match=r"does not fit weight: the weight is torch.complex64, not real"):
         find_sites(nn.Linear(2, 2, dtype=torch.complex64), None, [])
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
-    with pytest.raises(ValueError, match="fits weight: the weight is no plain parameter: it is parametrized"):
+    with pytest.raises(ValueError, match="does not fit weight: the weight is no plain parameter: it is parametrized"):
         find_sites(normed, None, [])
 
 
@@ -102,7 +103,7 @@ def test_weights_that_cannot_be_adapted() -> None:
 def test_a_weight_that_a_hook_computes_and_the_names_of_all_that_do_not_fit() -> None:
     model = nn.Sequential(*(nn.utils.weight_norm(nn.Linear(4, 4)) for _ in range(3)), nn.Linear(4, 4))
     with pytest.raises(
-        ValueError, match=r"fits 0\.weight: .* by a hook; the same or the like for 1\.weight, 2\.weight \("
+        ValueError, match=r"does not fit 0\.weight: .* by a hook; the same or similar for 1\.weight, 2\.weight \("
     ):
         find_sites(model, None, [])
     assert chosen(model, exclude=("[012]",)) == ["3.weight"]

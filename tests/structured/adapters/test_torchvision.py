@@ -1,4 +1,4 @@
-"""Adapters on torchvision's networks as they are."""
+"""Adapters on torchvision's unmodified networks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_train_save_load_merge_and_detach(
 
 
 def test_what_does_not_divide_is_named(pictures: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"fits conv1\.weight: GSOFTConfig\(.*divisible by 8 .*got 147"):
+    with pytest.raises(ValueError, match=r"does not fit conv1\.weight: GSOFTConfig\(.*divisible by 8 .*got 147"):
         attach(small_resnet(), GSOFTConfig(8))
 
 

@@ -1,4 +1,4 @@
-"""Theorem 2 by brute force: which entries the product of boolean factors has."""
+"""Theorem 2 by brute force: the non-zero entries of products of boolean factors."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_a_rectangular_monarch_matrix_has_blocks_of_rank_one() -> None:
 
 def test_blocks_of_other_numbers_make_no_monarch_matrix() -> None:
     for left, right in (((3, 2, 4), (4, 2, 5)), ((3, 2, 4), (3, 3, 5)), ((3, 2), (2, 3, 5))):
-        with pytest.raises(ValueError, match=r"needs L of shape \(k_L, b, k_R\) and R of shape \(k_R, k_L, c\), rec"):
+        with pytest.raises(ValueError, match=r"needs L of shape \(k_L, b, k_R\) and R of shape \(k_R, k_L, c\), got"):
             monarch(torch.zeros(left), torch.zeros(right))
 
 

@@ -20,7 +20,7 @@ def test_the_matrix_and_the_inverse(size: int) -> None:
     np.testing.assert_array_equal(permutation_matrix(inverse_permutation(places)).numpy(), dense.T)
 
 
-def test_what_is_no_permutation_is_refused() -> None:
+def test_invalid_permutations_are_refused() -> None:
     check_permutation(torch.tensor([1, 0, 2]), 3)
     with pytest.raises(ValueError, match=r"permutation must be int64 of shape \(4,\), got torch.int64, \(3,\)"):
         check_permutation(torch.tensor([1, 0, 2]), 4)

@@ -264,7 +264,7 @@ def test_blocks_that_are_not_square_are_refused() -> None:
 def test_tolerances_that_tell_nothing_are_refused() -> None:
     matrix = torch.eye(16)
     for tolerance in (0.0, -1.0, 0.5, float("nan")):
-        with pytest.raises(ValueError, match=r"above 0 and below 1/2, is .* \(got\)"):
+        with pytest.raises(ValueError, match=r"above 0 and below 1/2, got"):
             orthogonal_factors(matrix, (4, 4, 4), (4, 4, 4), None, tolerance=tolerance)
-    with pytest.raises(ValueError, match=r"is 1.25 \(10 n eps of torch.bfloat16\)"):
+    with pytest.raises(ValueError, match=r"got 1.25 \(10 n eps of torch.bfloat16\)"):
         orthogonal_factors(matrix.bfloat16(), (4, 4, 4), (4, 4, 4), None)

@@ -1,6 +1,6 @@
-"""Pictures of GS-matrices, drawn from the classes: their factors, and how their product fills up.
+"""Pictures of GS-matrices for the documentation: their factors, and the density of their products.
 
-``python -m lipnet.structured.pictures OUT_DIR`` writes ``gs_structure.png`` and ``gs_density.png``.
+``python -m tools.gs_pictures OUT_DIR`` writes ``gs_structure.png`` and ``gs_density.png``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipnet.files import atomic_write
-from lipnet.structured.gs import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
+from lipnet.structured import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
 
 # One colour for each block of a factor, from the first to the last.
 _COLOURS = LinearSegmentedColormap.from_list("blocks", ["#1f5a96", "#2a9d8f", "#e9c46a", "#d9603b"])
@@ -36,7 +36,7 @@ _MARGIN = 0.1
 _HEADING = 0.28
 _LABEL_LINE = 0.17
 _BETWEEN_ROWS = 0.22
-# Up to so many entries the single ones are told apart by lines.
+# Lines separate the entries of panels up to this many rows and columns.
 _LINED = 24
 
 Colours = NDArray[np.float64]
@@ -44,7 +44,7 @@ Colours = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Panel:
-    """One picture in a row: its colours (rows, columns, 3), what stands under it, and before it."""
+    """One picture in a row: its colours (rows, columns, 3), the label below, dots, and an equals sign before it."""
 
     colours: Colours
     label: str
@@ -59,11 +59,11 @@ class _Panel:
 def plot_factors(matrices: Mapping[str, HigherOrderGS]) -> Figure:
     """Draw A = P_{m+1} B_m P_m ... B_1 P_1 for each named matrix: a row of its factors and, after '=', their product.
 
-    Each block of a factor has a colour of its own, and a permutation has dots at its ones; identities are left out. The
+    Each block of a factor has its own colour, and a permutation has dots at its ones; identities are left out. The
     product shows the entries that can be non-zero, in the colour of the block of B_1 that the input enters.
 
     Returns:
-        A figure made without pyplot, to be saved by ``figure.savefig``.
+        A figure made without pyplot; save it with ``figure.savefig``.
 
     Raises:
         ValueError: if there are no matrices.
@@ -76,12 +76,12 @@ def plot_factors(matrices: Mapping[str, HigherOrderGS]) -> Figure:
 
 
 def plot_density(products: Mapping[str, Sequence[HigherOrderGS]]) -> Figure:
-    """Draw which entries can be non-zero in each of the named sequences of matrices, a row for each name.
+    """Draw the entries that can be non-zero for named sequences of matrices, a row for each name.
 
     An entry has the colour of the block of B_1 that its input enters.
 
     Returns:
-        A figure made without pyplot, to be saved by ``figure.savefig``.
+        A figure made without pyplot; save it with ``figure.savefig``.
 
     Raises:
         ValueError: if there are no sequences, or one is empty.
@@ -93,7 +93,7 @@ def plot_density(products: Mapping[str, Sequence[HigherOrderGS]]) -> Figure:
 
 
 def structure_figure(blocks: int = 4, block_size: int = 4) -> Figure:
-    """`plot_factors` of a group-and-shuffle and a butterfly product, each with as few factors as make it dense."""
+    """Draw the factors of a group-and-shuffle and a butterfly product, with as few as make each dense."""
     factor = torch.ones(blocks, block_size, block_size)
     return plot_factors(
         {
@@ -104,7 +104,7 @@ def structure_figure(blocks: int = 4, block_size: int = 4) -> Figure:
 
 
 def density_figure(blocks: int = 16, block_size: int = 4) -> Figure:
-    """`plot_density` of group-and-shuffle and butterfly products, after each factor until they are dense."""
+    """Draw the density of group-and-shuffle and butterfly products, after each factor until they are dense."""
     factor = torch.ones(blocks, block_size, block_size)
     size = f"{blocks * block_size} x {blocks * block_size} with blocks of {block_size} x {block_size}"
     what = f"{size}: entries that can be non-zero"
@@ -119,7 +119,7 @@ def density_figure(blocks: int = 16, block_size: int = 4) -> Figure:
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """Write ``gs_structure.png`` and ``gs_density.png`` into a folder, each whole or not at all; their paths."""
+    """Write ``gs_structure.png`` and ``gs_density.png`` into a folder, atomically, and return their paths."""
     figures = {"gs_structure.png": structure_figure(), "gs_density.png": density_figure()}
     for name, figure in figures.items():
         with atomic_write(folder / name) as file:
@@ -132,12 +132,12 @@ def _factors(count: int) -> str:
 
 
 def _share(A: HigherOrderGS) -> str:
-    """The share of entries that can be non-zero, in per cent."""
+    """Return the share of entries that can be non-zero, in per cent."""
     return f"{100 * A.support().double().mean().item():.4g} %"
 
 
 def _factor_panels(A: HigherOrderGS) -> list[_Panel]:
-    """P_{m+1}, B_m, ..., B_1, P_1 as they are written, without the identities."""
+    """Return the panels of P_{m+1}, B_m, ..., B_1, P_1 in this order, without identities."""
     panels = []
     for number, (factor, places) in enumerate(zip([*A.blocks, None], A.permutations, strict=True), start=1):
         if places is not None and not torch.equal(places, torch.arange(len(places), device=places.device)):
@@ -149,7 +149,7 @@ def _factor_panels(A: HigherOrderGS) -> list[_Panel]:
 
 
 def _block_colours(factor: Tensor) -> Colours:
-    """The block-diagonal matrix of blocks (k, rows, columns), a colour for each block and white elsewhere."""
+    """Return the colours of a block-diagonal matrix: one for each block, white elsewhere."""
     numbers = torch.arange(1.0, 1.0 + len(factor)).view(-1, 1, 1).expand(factor.shape)
     entries = HigherOrderGS([numbers], [None, None]).to_dense().int().numpy()
     colours: Colours = np.concatenate([np.ones((1, 3)), _palette(len(factor))])[entries]
@@ -157,7 +157,7 @@ def _block_colours(factor: Tensor) -> Colours:
 
 
 def _product_colours(A: HigherOrderGS) -> Colours:
-    """The support of A, in the colours of the blocks of B_1 that the inputs enter, and white elsewhere."""
+    """Return the support of A in the colours of the blocks of B_1 that the inputs enter, white elsewhere."""
     count, _, columns = A.blocks[0].shape
     places = torch.arange(A.shape[1]) if A.permutations[0] is None else A.permutations[0].cpu()
     by_input = _palette(count)[(places // columns).numpy()]
@@ -169,7 +169,7 @@ def _palette(count: int) -> Colours:
 
 
 def _rows_of_panels(rows: Mapping[str, Sequence[_Panel]]) -> Figure:
-    """A figure with a heading over each row, the panels to one scale and their labels below."""
+    """Draw panels at one scale, with a heading above each row and labels below the panels."""
     if not rows or not all(rows.values()):
         counts = {name: len(panels) for name, panels in rows.items()}
         raise ValueError(f"every row needs a matrix to draw, got {counts}")
@@ -189,14 +189,14 @@ def _rows_of_panels(rows: Mapping[str, Sequence[_Panel]]) -> Figure:
 
 
 def _entry_size(panels: Sequence[_Panel]) -> float:
-    """The side of an entry, in inches, with which the row fills the width; its first panel has no gap before it."""
+    """Return the side of an entry, in inches, with which the row fills the width."""
     gaps = sum(panel.gap for panel in panels[1:])
     columns: int = sum(panel.colours.shape[1] for panel in panels)
     return (_WIDTH - 2 * _MARGIN - gaps) / columns
 
 
 def _draw_row(figure: Figure, panels: Sequence[_Panel], middle: float, entry: float) -> None:
-    """Draw panels from the left, centred at a height, with entries of this size; all in inches."""
+    """Draw panels from the left, centred at a height, with entries of this size, all in inches."""
     height = figure.get_figheight()
     left = _MARGIN
     for number, panel in enumerate(panels):
@@ -220,7 +220,7 @@ def _draw_panel(axes: Axes, panel: _Panel, entry: float) -> None:
         axes.vlines(range(1, columns), 0, rows, color="white", linewidth=0.5)
     if panel.dots is not None:
         sources = np.arange(columns) + 0.5
-        # 72 points to the inch; the area is that of a square around the dot.
+        # An inch has 72 points; s is the area of a square around the dot.
         axes.scatter(sources, panel.dots.numpy() + 0.5, s=(0.75 * 72 * entry) ** 2, color=_GREY, linewidths=0)
     axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
     axes.spines[:].set(color=_LINES, linewidth=0.8)
@@ -228,8 +228,8 @@ def _draw_panel(axes: Axes, panel: _Panel, entry: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the factors of GS-matrices, and how their product fills up.")
-    parser.add_argument("folder", metavar="OUT_DIR", type=Path, help="where gs_structure.png and gs_density.png go")
+    parser = argparse.ArgumentParser(description="Draw the factors of GS-matrices and the density of their products.")
+    parser.add_argument("folder", metavar="OUT_DIR", type=Path, help="folder for gs_structure.png and gs_density.png")
     for path in write_pictures(parser.parse_args().folder):
         print(path)
 

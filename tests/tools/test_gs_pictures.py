@@ -1,4 +1,4 @@
-"""What the pictures show, and that nothing in them collides."""
+"""The pictures show the matrices, and nothing in them collides."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from lipnet.functional import shuffle_permutation
 from lipnet.structured import GSMatrix, butterfly, group_and_shuffle
-from lipnet.structured.pictures import density_figure, plot_density, plot_factors, structure_figure, write_pictures
 from tests.structured.oracles import block_diagonal
+from tools.gs_pictures import density_figure, plot_density, plot_factors, structure_figure, write_pictures
 
 DOTS = "#555555"
 
@@ -141,8 +141,8 @@ def test_the_command_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pictures", str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "lipnet.structured.pictures", raising=False)
-    runpy.run_module("lipnet.structured.pictures", run_name="__main__")
+    monkeypatch.delitem(sys.modules, "tools.gs_pictures", raising=False)
+    runpy.run_module("tools.gs_pictures", run_name="__main__")
     assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in ("gs_structure.png", "gs_density.png")]
     assert (tmp_path / "gs_density.png").stat().st_size > 10_000
 
