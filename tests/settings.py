@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lipnet.functional import skew_filter
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.layers import SOC
 
 # The layer as published: Singla & Feizi, ICML 2021.
 PUBLISHED: dict[str, Any] = {"series": "taylor", "scaling": "reshaped", "train_terms": 5, "eval_terms": 12}
@@ -22,7 +22,7 @@ PATHS = [
 ]
 
 
-def hold_the_vectors(layer: SkewOrthogonal) -> None:
+def hold_the_vectors(layer: SOC) -> None:
     """Let an evaluation of other weights use the vectors of the present ones.
 
     The gradient is the one with the singular vectors held fixed, which finite differences can only check if they are.
@@ -35,7 +35,7 @@ def hold_the_vectors(layer: SkewOrthogonal) -> None:
     layer.scaling.converged = held  # type: ignore[method-assign]
 
 
-def converge_the_stored_vectors(layer: SkewOrthogonal) -> None:
+def converge_the_stored_vectors(layer: SOC) -> None:
     """Store the vectors that many steps of training with these weights would lead to."""
     vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
     layer.scaling.store([each.to(layer.weight.dtype) for each in vectors])

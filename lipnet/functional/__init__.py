@@ -3,7 +3,6 @@
 from lipnet.functional.convolution import (
     PADDING_MODES,
     depth_to_space,
-    filter_of_matrices,
     jacobian_matrices,
     same_convolution,
     same_convolution_weight_gradient,
@@ -29,7 +28,7 @@ from lipnet.functional.norms import (
     symbol_bound,
     top_vectors,
 )
-from lipnet.functional.operators import operator_tensors
+from lipnet.functional.forms import form_matrices
 from lipnet.functional.permutations import (
     channel_shuffle,
     channel_unshuffle,
@@ -38,7 +37,6 @@ from lipnet.functional.permutations import (
 )
 from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
-from lipnet.functional.scaling import SMALLEST_NORM, scaled_skew_filter
 from lipnet.functional.series import (
     SERIES,
     chebyshev_coefficients,
@@ -53,7 +51,6 @@ from lipnet.functional.spectral import apply_spectral, spectral_exponential
 __all__ = [
     "PADDING_MODES",
     "SERIES",
-    "SMALLEST_NORM",
     "apply_dense",
     "apply_spectral",
     "channel_shuffle",
@@ -64,13 +61,12 @@ __all__ = [
     "dense_exponential",
     "depth_to_space",
     "exponential_coefficients",
-    "filter_of_matrices",
+    "form_matrices",
     "frequency_response",
     "jacobian_matrices",
     "jacobian_norm",
     "matrix_function",
     "monic_polynomial",
-    "operator_tensors",
     "polynomial_gain",
     "power_iteration",
     "product_up",
@@ -81,7 +77,6 @@ __all__ = [
     "round_up",
     "same_convolution",
     "same_convolution_weight_gradient",
-    "scaled_skew_filter",
     "shuffle_permutation",
     "skew_filter",
     "skew_polynomial",

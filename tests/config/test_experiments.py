@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from lipnet.data import DATAMODULES, CutMix, FolderImages, MixUp, NpzImages
 from lipnet.layers import GSSOC, SOC
 from lipnet.layers.scaling import SCALINGS
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.layers.soc import SOC
 from lipnet.models import build_model
 from lipnet.training import ExponentialMovingAverage, PerStepSchedule, TimedSchedule
 from lipnet.training.losses import LipschitzLoss
@@ -59,7 +59,7 @@ def count_parameters(config: DictConfig, dataset: str) -> int:
 
 def layer_options() -> dict[str, Any]:
     """The keyword options that every skew-orthogonal layer takes, with their defaults."""
-    parameters = inspect.signature(SkewOrthogonal.__init__).parameters.values()
+    parameters = inspect.signature(SOC.__init__).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     return {name: value for name, value in options.items() if name not in {"device", "dtype"}}
 

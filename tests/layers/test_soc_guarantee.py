@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from lipnet.layers import SOC, SOC1d, SOCLinear, SOCTranspose
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from tests.oracles import (
     Matrix,
     convolution_matrix,
@@ -55,7 +54,7 @@ def assert_guaranteed(layer: SOC | SOCTranspose) -> None:
         assert training or bound == 1.0
 
 
-def vectors_of(layer: SkewOrthogonal) -> list[torch.Tensor]:
+def vectors_of(layer: SOC) -> list[torch.Tensor]:
     return list(layer.scaling.buffers())
 
 
@@ -238,11 +237,11 @@ def test_in_single_precision(settings: dict[str, Any]) -> None:
     # What is kept in single precision, applied exactly: for it the bound holds without any tolerance for that.
     with torch.no_grad():
         layer(x)
-    evaluation = layer._evaluated()
-    matrix = convolution_matrix(evaluation.factored, 6, 4, layer.active_groups, layer.padding_mode)
-    polynomial = of_a_matrix(evaluation.series.coefficients, matrix)
+    prepared = layer.prepared()
+    matrix = convolution_matrix(prepared.factored, 6, 4, layer.active_groups, layer.padding_mode)
+    polynomial = of_a_matrix(prepared.series.coefficients, matrix)
     assert spectral_norm(polynomial) <= layer.lipschitz_bound() * (1 + 1e-13)
-    exact = [tensor for (kind, _), tensor in evaluation.kept.items() if kind != "series"]
+    exact = [tensor for (kind, _), tensor in prepared.constants.items() if kind != "series"]
     assert len(exact) == (settings.get("engine") != "series")
     for matrices in exact:
         assert matrices.dtype in (torch.float32, torch.complex64)

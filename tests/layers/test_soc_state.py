@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lipnet.layers import SOC, SOCLinear
+from lipnet.layers.engines import DenseEngine, SpectralEngine
 from lipnet.layers.scaling import SCALINGS
 
 SHAPE: dict[str, Any] = {"in_channels": 2, "out_channels": 4, "stride": 2, "groups": 2}
@@ -239,9 +240,9 @@ def test_what_is_kept_is_computed_once(layer: SOC, monkeypatch: pytest.MonkeyPat
     def fail(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(layer, "_evaluate", fail)
-    for module in ("evaluation", "skew_orthogonal"):
-        monkeypatch.setattr(f"lipnet.layers.{module}.exponential_matrices", fail)
+    monkeypatch.setattr(layer, "_prepare", fail)
+    for engine in (DenseEngine, SpectralEngine):
+        monkeypatch.setattr(engine, "exponential", fail)
     assert torch.equal(evaluate(layer), first)
     assert layer.lipschitz_bound() == 1.0
     layer.weight.data.mul_(2)
