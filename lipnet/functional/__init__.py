@@ -15,6 +15,7 @@ from lipnet.functional.exponential import (
     matrix_function,
     products_of_a_polynomial,
 )
+from lipnet.functional.forms import form_matrices
 from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norms import (
     frequency_response,
@@ -28,7 +29,6 @@ from lipnet.functional.norms import (
     symbol_bound,
     top_vectors,
 )
-from lipnet.functional.forms import form_matrices
 from lipnet.functional.permutations import (
     channel_shuffle,
     channel_unshuffle,

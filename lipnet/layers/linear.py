@@ -25,9 +25,7 @@ class SOCLinear(SOC):
 
     dimensions = 0
 
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, **options: Unpack[SOCOptions]
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Unpack[SOCOptions]) -> None:
         super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
 
     @property

@@ -270,7 +270,9 @@ class SOC(LipschitzModule):
         size = self.inner_size(signal.shape)
         with torch.no_grad():
             step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(), signal, size)
-        return step.then(addition(signal.after(step, shape), self.bias, prod(size) * (prod(self.stride) if self.transposed else 1)))
+        return step.then(
+            addition(signal.after(step, shape), self.bias, prod(size) * (prod(self.stride) if self.transposed else 1))
+        )
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return what the bound rests on for samples of this shape: engine, degree, bound on ||J||, interval."""

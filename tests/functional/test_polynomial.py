@@ -268,7 +268,9 @@ def test_the_result_is_not_the_inputs_memory(dtype: torch.dtype, size: tuple[int
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("groups", "size", "channels"), [(1, (4, 3), None), (2, (2, 2), 3), (2, (4, 3), 3), (1, (1, 2), 3)])
+@pytest.mark.parametrize(
+    ("groups", "size", "channels"), [(1, (4, 3), None), (2, (2, 2), 3), (2, (4, 3), 3), (1, (1, 2), 3)]
+)
 def test_batched_gradients(dtype: torch.dtype, groups: int, size: tuple[int, int], channels: int | None) -> None:
     """As ``torch.autograd.grad(..., is_grads_batched=True)`` computes them, which maps over the backward pass."""
     both = operands((4, 4 // groups, 3, 3), groups, size, dtype)

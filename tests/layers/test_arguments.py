@@ -70,7 +70,8 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "dimensions", "expected"), [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2)), ([3, 1], 2, (3, 1))]
+    ("value", "dimensions", "expected"),
+    [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2)), ([3, 1], 2, (3, 1))],
 )
 def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expected: tuple[int, ...]) -> None:
     assert sizes(value, dimensions) == expected

@@ -351,5 +351,7 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_circular_padding_needs_a_map_as_large_as_its_reach() -> None:
     layer = SOCTranspose(4, 1, kernel_size=5, stride=2, padding_mode="circular")
     assert layer(torch.zeros(1, 4, 2, 2)).shape == (1, 1, 4, 4)
-    with pytest.raises(ValueError, match=r"circular padding needs height and width of at least 2 x 2 for its kernel, got 1 x 2"):
+    with pytest.raises(
+        ValueError, match=r"circular padding needs height and width of at least 2 x 2 for its kernel, got 1 x 2"
+    ):
         layer(torch.zeros(1, 4, 1, 2))

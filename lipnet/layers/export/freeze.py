@@ -58,4 +58,6 @@ class _FrozenExponential:
             self.frozen[size, sign] = engine, name
         engine, name = self.frozen[size, sign]
         maps = with_channels(maps, layer.active_groups * layer.weight.shape[1])
-        return with_channels(engine.apply_constant(maps, getattr(self.copy, name), layer.prepared(), channels), channels)
+        return with_channels(
+            engine.apply_constant(maps, getattr(self.copy, name), layer.prepared(), channels), channels
+        )
