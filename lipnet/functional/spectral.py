@@ -106,7 +106,7 @@ def _shares(size: tuple[int, int]) -> Tensor:
 
 
 def _spectrum(x: Tensor, groups: int) -> Tensor:
-    """Return ``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B); on small maps by a matrix, which is faster."""
+    """Return ``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B), on small maps by a matrix (faster)."""
     size = _size(x)
     if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
         spectrum = torch.fft.rfft2(x)

@@ -39,9 +39,9 @@ def convolution_form(
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
     size = (x.shape[-2], x.shape[-1])
-    if _takes_products(size, weight, groups, padding_mode) and x.numel() > 0:
-        if matrices is not None or not is_tiled(size) or len(x) * x.shape[-1] >= _MIN_BATCH_OF_TILES:
-            return Products(x, weight, groups, padding_mode, matrices)
+    worth_it = matrices is not None or not is_tiled(size) or len(x) * x.shape[-1] >= _MIN_BATCH_OF_TILES
+    if worth_it and x.numel() > 0 and _takes_products(size, weight, groups, padding_mode):
+        return Products(x, weight, groups, padding_mode, matrices)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return Blocked(weight, groups, padding_mode)
     return Direct(weight, groups, padding_mode)

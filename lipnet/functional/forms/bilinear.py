@@ -27,8 +27,8 @@ from torch import Tensor
 
 from lipnet.functional.constants import constant
 
-# Points at which polynomials are evaluated, besides infinity. Relative error in float32 with 64 channels: 1e-6; with the
-# usual points 0, 1, -1, 2, -2: 2e-6; summed directly: 2e-7.
+# Points at which polynomials are evaluated, besides infinity. Relative error in float32 with 64 channels: 1e-6; with
+# the usual points 0, 1, -1, 2, -2: 2e-6; summed directly: 2e-7.
 _POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
 _TILE = 4
 
@@ -160,7 +160,7 @@ def _tiles(count: int) -> _Line:
 
 
 def _values(coefficients: int) -> Tensor:
-    """Build the matrix that maps polynomial coefficients, lowest first, to the values at the points and the leading one."""
+    """Build the matrix that maps coefficients, lowest first, to the values at the points and the leading one."""
     rows = [[float(point**power) for power in range(coefficients)] for point in _POINTS]
     return torch.tensor([*rows, [0.0] * (coefficients - 1) + [1.0]], dtype=torch.float64)
 
