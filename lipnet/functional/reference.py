@@ -26,10 +26,15 @@ def polynomial(
 ) -> Tensor:
     """Return sum_j c_j J^j x, where J is the 'same' convolution with a filter."""
     rows, columns = skew.shape[-2] // 2, skew.shape[-1] // 2
-    mode = "constant" if padding_mode == "zeros" else padding_mode
+
+    def image(maps: Tensor) -> Tensor:
+        if padding_mode == "zeros":
+            return F.conv2d(maps, skew, padding=(rows, columns), groups=groups)
+        return F.conv2d(F.pad(maps, (columns, columns, rows, rows), padding_mode), skew, groups=groups)
+
     power, result = x, coefficients[0] * x
     for coefficient in coefficients[1:]:
-        power = F.conv2d(F.pad(power, (columns, columns, rows, rows), mode), skew, groups=groups)
+        power = image(power)
         result = result + coefficient * power
     return result
 

@@ -40,9 +40,9 @@ _DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "
 class SOC(LipschitzModule):
     r"""Skew-orthogonal convolution: :math:`y = \exp(J)\,x + b` with a skew-symmetric convolution J.
 
-    J is the 'same' convolution with :math:`L = s\,(M - T(M)) / 2`. M is the parameter ``weight``, T(M) the filter of the
-    adjoint, and the scale s > 0 brings ||J|| to 1.4. J^T = -J, so exp(J) is orthogonal. The definition in plain torch is
-    `lipnet.functional.reference.soc`; symbols are in docs/notation.md.
+    J is the 'same' convolution with :math:`L = s\,(M - T(M)) / 2`. M is the parameter ``weight``, T(M) the filter of
+    the adjoint, and the scale s > 0 brings ||J|| to 1.4. J^T = -J, so exp(J) is orthogonal. The definition in plain
+    torch is `lipnet.functional.reference.soc`; symbols are in docs/notation.md.
 
     - Channels: with c = max(in_channels * stride^2, out_channels), a stride is space-to-depth, the input is padded with
       zero channels up to c (an isometry), and the first ``out_channels`` channels are kept (a contraction).
@@ -270,9 +270,8 @@ class SOC(LipschitzModule):
         size = self.inner_size(signal.shape)
         with torch.no_grad():
             step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(), signal, size)
-        return step.then(
-            addition(signal.after(step, shape), self.bias, prod(size) * (prod(self.stride) if self.transposed else 1))
-        )
+        pixels = prod(size) * (prod(self.stride) if self.transposed else 1)
+        return step.then(addition(signal.after(step, shape), self.bias, pixels))
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return what the bound rests on for samples of this shape: engine, degree, bound on ||J||, interval."""

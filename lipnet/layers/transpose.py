@@ -19,9 +19,9 @@ class SOCTranspose(SOC):
     r"""Transposed skew-orthogonal convolution: :math:`y = \exp(-J)\,x + b`, which enlarges the maps by its stride.
 
     With the same weight it is the adjoint of ``SOC(out_channels, in_channels, stride=stride)`` without bias, since
-    exp(-J) is the transpose of exp(J). With c = max(in_channels, out_channels * stride^2), the input is padded with zero
-    channels up to c (an isometry), the first out_channels * stride^2 channels of the result are kept (a contraction),
-    and depth-to-space spreads every stride^2 of them over stride x stride pixels. The layer is
+    exp(-J) is the transpose of exp(J). With c = max(in_channels, out_channels * stride^2), the input is padded with
+    zero channels up to c (an isometry), the first out_channels * stride^2 channels of the result are kept (a
+    contraction), and depth-to-space spreads every stride^2 of them over stride x stride pixels. The layer is
 
     - orthogonal, the inverse of that SOC, if in_channels = out_channels * stride^2;
     - an isometry, which that SOC inverts, if in_channels < out_channels * stride^2;
@@ -85,9 +85,10 @@ class SOCTranspose(SOC):
     def of(cls, layer: SOC, *, bias: bool = False) -> Self:
         """Return the transpose of a `SOC`, tied to it by the same weight parameter and the same scaling.
 
-        It is the adjoint of the layer without its bias: exactly in evaluation; in training up to one step of the scale's
-        estimate, which every call advances. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model with
-        both keep them tied; a new parameter object for one of them, as by ``load_state_dict(assign=True)``, does not.
+        It is the adjoint of the layer without its bias: exactly in evaluation; in training up to one step of the
+        scale's estimate, which every call advances. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model
+        with both keep them tied; a new parameter object for one of them, as by ``load_state_dict(assign=True)``, does
+        not.
 
         Args:
             layer: in training or in evaluation mode; the result is in the same.

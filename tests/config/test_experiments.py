@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 from lipnet.data import DATAMODULES, CutMix, FolderImages, MixUp, NpzImages
 from lipnet.layers import GSSOC, SOC
 from lipnet.layers.scaling import SCALINGS
-from lipnet.layers.soc import SOC
 from lipnet.models import build_model
 from lipnet.training import ExponentialMovingAverage, PerStepSchedule, TimedSchedule
 from lipnet.training.losses import LipschitzLoss
