@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lipnet.functional import PADDING_MODES
+from lipnet.functional.autocast import autocast_dtype
 
 
 class SOCOptions(TypedDict, total=False):
@@ -104,17 +105,26 @@ def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 
 
 
 def check_input(
-    name: str, x: Tensor, channels: int, dimensions: int, stride: tuple[int, int], reach: tuple[int, int]
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    dimensions: int,
+    stride: tuple[int, int],
+    reach: tuple[int, int],
 ) -> None:
     """Raise ValueError for an input that a layer cannot take.
 
     Args:
         name: of the layer's class.
         x: input, with or without a batch; with a batch if it has no spatial dimensions.
+        weight: of the layer, whose dtype x must have outside of autocast.
         channels, dimensions: that x needs.
         stride: that must divide height and width.
         reach: pixels by which circular padding extends the maps after the stride; none may wrap twice.
     """
+    if x.dtype != weight.dtype and autocast_dtype(x.device) is None:
+        raise ValueError(f"{name} needs an input of its weight's dtype, {weight.dtype}, got {x.dtype}")
     axes = {0: "", 1: ", L", 2: ", H, W"}[dimensions]
     least = max(2, dimensions + 1)
     if x.dim() not in (least, dimensions + 2) or x.shape[x.dim() - dimensions - 1] != channels:

@@ -168,7 +168,7 @@ class SOC(LipschitzModule):
     def forward(self, x: Tensor) -> Tensor:
         reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         stride = (1, 1) if self.transposed else self.stride
-        check_input(type(self).__name__, x, self.in_channels, self.dimensions, stride, reach)
+        check_input(type(self).__name__, x, self.weight, self.in_channels, self.dimensions, stride, reach)
         maps = x if x.dim() == self.dimensions + 2 else x.unsqueeze(0)
         for _ in range(2 - self.dimensions):
             maps = maps.unsqueeze(2)
