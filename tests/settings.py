@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lipnet.functional import skew_filter
@@ -39,3 +40,9 @@ def converge_the_stored_vectors(layer: SOC) -> None:
     """Store the vectors that many steps of training with these weights would lead to."""
     vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
     layer.scaling.store([each.to(layer.weight.dtype) for each in vectors])
+
+
+def touch(layer: SOC) -> None:
+    """Let the weight count as changed, so that the next call in training advances the vectors."""
+    with torch.no_grad():
+        layer.weight.mul_(1)

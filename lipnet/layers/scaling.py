@@ -90,8 +90,8 @@ class _ScaledSkewPart(torch.autograd.Function):
 class Scaling(nn.Module, ABC):
     """A norm of each group's skew filter, and the target that it is brought to.
 
-    The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by a
-    step of power iteration per call; evaluation computes them from the filter alone.
+    The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by
+    one step of power iteration whenever the weight has changed; evaluation computes them from the filter alone.
 
     Attributes:
         target: value that the norm is brought to.
@@ -100,6 +100,8 @@ class Scaling(nn.Module, ABC):
 
     target: float
     expected: float
+    # State of weight and buffers after the last step, and the vectors that it used.
+    _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
     @abstractmethod
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -118,6 +120,48 @@ class Scaling(nn.Module, ABC):
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
         """Return the same for the skew part of any filter."""
         return self.scaled(skew_filter(weight, _groups(weight)), vectors, factor)
+
+    def training_step(self, weight: Tensor, factor: float) -> Tensor:
+        """Return the scaled skew filter of a training step, and advance the vectors if the weight is a new one.
+
+        A repeated call on the same weight returns the same filter, so that recomputation (`torch.utils.checkpoint`),
+        gradient accumulation and line searches see one function. Changes are found by version counters, which does not
+        synchronise with an accelerator but misses writes through ``.data``.
+        """
+        vectors = self.current(weight)
+        scaled, new = self.scaled_skew(weight, vectors, factor)
+        state = self._state(weight)
+        if state is None:
+            self.store(new)
+        elif self._last is None or self._last[0] != state:
+            used = [each.clone() for each in vectors]
+            self.store(new)
+            state = self._state(weight)
+            assert state is not None
+            self._last = state, used
+        return scaled
+
+    def current(self, weight: Tensor) -> list[Tensor]:
+        """Return the vectors for this weight: the stored ones, or those of the last step if nothing has changed."""
+        stored = self.stored(_groups(weight))
+        state = self._state(weight)
+        if state is None or self._last is None or self._last[0] != state:
+            return stored
+        return [
+            torch.cat((used[: len(each)], each[len(used) :])) for used, each in zip(self._last[1], stored, strict=True)
+        ]
+
+    def _state(self, weight: Tensor) -> tuple[int, ...] | None:
+        """Return version and address of weight and buffers, or None where tensors have none."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return None
+        tensors = [weight, *self.buffers(recurse=False)]
+        if any(each.is_inference() for each in tensors):
+            return None
+        return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # addresses do not hold in a copy
 
     def stored(self, groups: int) -> list[Tensor]:
         """Return the stored vectors of the first groups."""

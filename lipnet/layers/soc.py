@@ -52,8 +52,8 @@ class SOC(LipschitzModule):
       which, and why.
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
       until they change. No buffer is read or written.
-    - Training: s comes from one step of power iteration on stored vectors, cheap and differentiable. No guarantee rests
-      on it: `lipschitz_bound` holds in either mode.
+    - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
+      differentiable. No guarantee rests on it: `lipschitz_bound` holds in either mode.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
@@ -195,9 +195,7 @@ class SOC(LipschitzModule):
         with without_autocast(maps.device):
             if self.training:
                 series = self._training_series
-                vectors = self.scaling.stored(self.active_groups)
-                weight, vectors = self.scaling.scaled_skew(self._active_weight, vectors, sign * series.factor)
-                self.scaling.store(vectors)
+                weight = self.scaling.training_step(self._active_weight, sign * series.factor)
                 operand = engine.train(weight, series, size)
             elif not self.explicit and torch.is_grad_enabled() and self.weight.requires_grad:
                 prepared = self.prepared()
@@ -234,7 +232,7 @@ class SOC(LipschitzModule):
         """Return the scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
         with without_autocast(self.weight.device):
             if self.training:
-                return self.scaling.scaled_skew(self.weight, self.scaling.stored(self.groups))[0]
+                return self.scaling.scaled_skew(self.weight, self.scaling.current(self.weight))[0]
             skew = skew_filter(self.weight.double(), self.groups)
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 

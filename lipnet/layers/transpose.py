@@ -85,10 +85,9 @@ class SOCTranspose(SOC):
     def of(cls, layer: SOC, *, bias: bool = False) -> Self:
         """Return the transpose of a `SOC`, tied to it by the same weight parameter and the same scaling.
 
-        It is the adjoint of the layer without its bias: exactly in evaluation; in training up to one step of the
-        scale's estimate, which every call advances. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model
-        with both keep them tied; a new parameter object for one of them, as by ``load_state_dict(assign=True)``, does
-        not.
+        It is the adjoint of the layer without its bias, in training too, where both use the scale's estimate for the
+        present weight. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model with both keep them tied; a
+        new parameter object for one of them, as by ``load_state_dict(assign=True)``, does not.
 
         Args:
             layer: in training or in evaluation mode; the result is in the same.
