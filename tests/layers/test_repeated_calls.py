@@ -56,7 +56,7 @@ def test_checkpointing_leaves_the_gradients_as_they_are(make: Callable[[], nn.Mo
         checkpoint(saving, x, use_reentrant=use_reentrant).square().sum().backward()
         for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
             # Up to rounding: without gradients the polynomial is summed in another order.
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-10)
+            assert (other.grad - one.grad).norm() <= 1e-9 * one.grad.norm()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
