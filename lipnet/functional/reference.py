@@ -17,7 +17,7 @@ from torch import Tensor
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     """Return (M - T(M)) / 2 with T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b] in every group."""
-    grouped = weight.unflatten(0, (groups, -1))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
     return ((grouped - grouped.transpose(1, 2).flip(-2, -1)) / 2).flatten(0, 1)
 
 
@@ -62,5 +62,6 @@ def soc(
         >>> torch.allclose(soc(x, weight, 30).norm(), x.norm())
         True
     """
-    skew = skew_filter(weight, groups).unflatten(0, (groups, -1)) * torch.as_tensor(scale).view(-1, 1, 1, 1, 1)
-    return polynomial(x, skew.flatten(0, 1), [1 / factorial(j) for j in range(degree + 1)], groups, padding_mode)
+    skew = skew_filter(weight, groups).reshape(groups, -1, *weight.shape[1:])
+    scaled = (torch.as_tensor(scale).view(-1, 1, 1, 1, 1) * skew).flatten(0, 1)
+    return polynomial(x, scaled, [1 / factorial(j) for j in range(degree + 1)], groups, padding_mode)

@@ -133,7 +133,7 @@ def check_input(
     size, steps = x.shape[x.dim() - dimensions :], stride[2 - dimensions :]
     what, got = "a length" if dimensions == 1 else "height and width", " x ".join(map(str, size))
     if any(length % step for length, step in zip(size, steps, strict=True)):
-        needed = " x ".join(map(str, steps)) if len(set(steps)) > 1 else steps[0]
+        needed = " x ".join(map(str, steps)) if len(set(steps)) > 1 else str(steps[0])
         raise ValueError(f"{name} with stride {needed} needs {what} divisible by it, got {got}")
     least_size = [step * pixels for step, pixels in zip(steps, reach[2 - dimensions :], strict=True)]
     if any(length < least_length for length, least_length in zip(size, least_size, strict=True)):

@@ -117,7 +117,7 @@ class SOCTranspose(SOC):
             padding_mode=layer.padding_mode,
             scaling=next(name for name, kind in SCALINGS.items() if type(layer.scaling) is kind),
             device="meta",
-            **{name: getattr(layer, name) for name in _OPTIONS},  # type: ignore[typeddict-item]
+            **{name: getattr(layer, name) for name in _OPTIONS},
         )
         transpose.weight, transpose.scaling = layer.weight, layer.scaling
         if bias:

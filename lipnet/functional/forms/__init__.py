@@ -9,6 +9,8 @@ from lipnet.functional.forms.blocked import Blocked
 from lipnet.functional.forms.direct import Direct
 from lipnet.functional.forms.products import Products, product_matrices
 
+__all__ = ["Blocked", "Direct", "Products", "convolution_form", "form_matrices"]
+
 # Tiles of 4 x 4 pixels are faster than convolutions from this number of channels on ...
 _MIN_CHANNELS_OF_TILES = 128
 # ... and from this batch size times map width on: making the matrices costs the same for every batch.
