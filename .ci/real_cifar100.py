@@ -63,7 +63,7 @@ def largest_singular_value(layer: SOC, size: int) -> float:
         return layer(x.unsqueeze(0)).flatten()
 
     origin = torch.zeros(shape, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(function, origin, vectorize=True).flatten(1)
+    jacobian = torch.autograd.functional.jacobian(function, origin).flatten(1)
     return float(torch.linalg.matrix_norm(jacobian, ord=2))
 
 

@@ -1,7 +1,7 @@
-"""The published SOC layer, plainly from its formulas: what lipnet's is measured against.
+"""The published SOC layer, the baseline of the benchmarks.
 
-Two things make it what it is: the norm of the filter by power iteration on four reshaped filters, written as
-element-wise products and sums over the whole filter, and the Taylor series left to autograd. Singla & Feizi, "Skew
+Its norm is estimated by power iteration on four reshaped filters, as element-wise products and sums over the whole
+filter. Its Taylor series is `lipnet.functional.reference.polynomial`, differentiated by autograd. Singla & Feizi, "Skew
 Orthogonal Convolutions", ICML 2021; with groups as in Gorbunov et al., NeurIPS 2024 (arXiv 2406.10019).
 """
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipnet.functional import skew_filter
+from lipnet.functional import reference, skew_filter, taylor_coefficients
 from lipnet.layers import ChannelShuffle
 
-# Over which axes of (groups, out, in, height, width) the two singular vectors of each reshaped filter are summed.
+# Axes of (groups, out, in, height, width) over which the two singular vectors of each reshaped filter are summed.
 _RESHAPINGS = (((2, 4), (1, 3)), ((2, 3), (1, 4)), ((2, 3, 4), (1,)), ((1, 3, 4), (2,)))
 _SCALE = 0.7
 
@@ -54,15 +54,12 @@ class PublishedSOC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.pixel_unshuffle(x, self.stride)
         x = F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
-        weight = self.filter()
-        term = result = x
-        for degree in range(1, (self.train_terms if self.training else self.eval_terms) + 1):
-            term = F.conv2d(term, weight, padding=weight.shape[-1] // 2, groups=self.groups) / degree
-            result = result + term
+        taylor = taylor_coefficients(self.train_terms if self.training else self.eval_terms)
+        result = reference.polynomial(x, self.filter(), taylor, self.groups)
         return result[:, : self.out_channels] + self.bias.view(-1, 1, 1)
 
     def filter(self) -> Tensor:
-        """The skew filter, with its smallest estimated norm brought to 0.7 (to 1 for a 1 x 1 kernel)."""
+        """Return the skew filter with its smallest estimated norm brought to 0.7, or to 1 for a 1 x 1 kernel."""
         skew = skew_filter(self.weight, self.groups)
         grouped = skew.reshape(self.groups, -1, *skew.shape[1:])
         norms = [self._norm(grouped, number) for number in range(len(_RESHAPINGS))]
@@ -71,7 +68,7 @@ class PublishedSOC(nn.Module):
         return (scale * grouped / norm).flatten(0, 1)
 
     def _norm(self, grouped: Tensor, number: int) -> Tensor:
-        """One step of power iteration, in training and in evaluation alike."""
+        """Estimate one of the four norms by a step of power iteration, in training and in evaluation alike."""
         right_axes, left_axes = _RESHAPINGS[number]
         right: Tensor = getattr(self, f"vector{number}")
         with torch.no_grad():
@@ -92,5 +89,5 @@ class PublishedGSSOC(nn.Sequential):
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Each group's vector divided by its norm."""
+    """Divide each group's vector by its norm."""
     return vectors / vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)

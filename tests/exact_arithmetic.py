@@ -30,6 +30,7 @@ from lipnet.layers import (
     Residual,
     SOCTranspose,
 )
+from lipnet.layers.engines import DenseEngine
 from lipnet.structured import OrthogonalMap
 from tests.oracles import convolution_matrix, first_channels_matrix, space_to_depth_matrix, to_numpy
 
@@ -76,19 +77,20 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
 
 def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
     """p(sign J) or the kept matrix, of maps with all the channels of the active groups, from the layer's operands."""
-    evaluation, size = layer._evaluated(), (maps.shape[1], maps.shape[2])
+    prepared, size = layer.prepared(), (maps.shape[1], maps.shape[2])
     flat, groups = maps.ravel(), layer.active_groups
-    if layer.explicit_engine(size) == "dense":
+    engine = layer.engine_for(1, size, explicit=True)
+    if isinstance(engine, DenseEngine):
         with torch.no_grad():
-            matrices = layer._evaluation_operand("dense", size, sign)[0]
+            matrices = engine.evaluate(prepared, size, sign)
         block = matrices.shape[-1]
         rows = flat.reshape(groups, block) if block * groups == flat.size else None
         if rows is None:  # the same at each pixel
             pixels = size[0] * size[1]
             rows = maps.reshape(groups, block, pixels)
         return np.concatenate([exact(m) @ r for m, r in zip(matrices, rows, strict=True)]).reshape(maps.shape)
-    jacobian = exact(sign * convolution_matrix(evaluation.factored, *size, groups, layer.padding_mode))
-    *lower, state = [mpmath.mpf(c) * flat for c in evaluation.series.coefficients]
+    jacobian = exact(sign * convolution_matrix(prepared.factored, *size, groups, layer.padding_mode))
+    *lower, state = [mpmath.mpf(c) * flat for c in prepared.series.coefficients]
     for term in reversed(lower):
         state = jacobian @ state + term
     return state.reshape(maps.shape)
@@ -109,14 +111,14 @@ def _soc(layer: SOC, x: Exact) -> Exact:
     s, t = layer.stride
     moved = exact(space_to_depth_matrix(*x.shape, layer.stride)) @ x.ravel()
     maps = moved.reshape(len(x) * s * t, x.shape[1] // s, x.shape[2] // t)
-    maps = _exponential(layer, _with_channels(maps, layer._active_channels), sign=1)
+    maps = _exponential(layer, _with_channels(maps, layer.active_groups * layer.weight.shape[1]), sign=1)
     result = _bias(_with_channels(maps, layer.out_channels), layer.bias)
     return result.reshape(len(result), *result.shape[4 - len(shape) :]) if len(shape) < 3 else result
 
 
 def _soc_transpose(layer: SOCTranspose, x: Exact) -> Exact:
     maps = x if layer.input_bias is None else _bias(x, -layer.input_bias)
-    maps = _exponential(layer, _with_channels(maps, layer._active_channels), sign=-1)
+    maps = _exponential(layer, _with_channels(maps, layer.active_groups * layer.weight.shape[1]), sign=-1)
     s, t = layer.stride
     maps = _with_channels(maps, layer.out_channels * s * t)
     size = (layer.out_channels, maps.shape[1] * s, maps.shape[2] * t)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lipnet.functional import skew_filter
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.layers import SOC
 
 # The layer as published: Singla & Feizi, ICML 2021.
 PUBLISHED: dict[str, Any] = {"series": "taylor", "scaling": "reshaped", "train_terms": 5, "eval_terms": 12}
@@ -22,7 +23,7 @@ PATHS = [
 ]
 
 
-def hold_the_vectors(layer: SkewOrthogonal) -> None:
+def hold_the_vectors(layer: SOC) -> None:
     """Let an evaluation of other weights use the vectors of the present ones.
 
     The gradient is the one with the singular vectors held fixed, which finite differences can only check if they are.
@@ -35,7 +36,13 @@ def hold_the_vectors(layer: SkewOrthogonal) -> None:
     layer.scaling.converged = held  # type: ignore[method-assign]
 
 
-def converge_the_stored_vectors(layer: SkewOrthogonal) -> None:
+def converge_the_stored_vectors(layer: SOC) -> None:
     """Store the vectors that many steps of training with these weights would lead to."""
     vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
     layer.scaling.store([each.to(layer.weight.dtype) for each in vectors])
+
+
+def touch(layer: SOC) -> None:
+    """Let the weight count as changed, so that the next call in training advances the vectors."""
+    with torch.no_grad():
+        layer.weight.mul_(1)

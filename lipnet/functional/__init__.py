@@ -3,7 +3,6 @@
 from lipnet.functional.convolution import (
     PADDING_MODES,
     depth_to_space,
-    filter_of_matrices,
     jacobian_matrices,
     same_convolution,
     same_convolution_weight_gradient,
@@ -16,6 +15,7 @@ from lipnet.functional.exponential import (
     matrix_function,
     products_of_a_polynomial,
 )
+from lipnet.functional.forms import form_matrices
 from lipnet.functional.frequency import frequency_response
 from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norm_bounds import (
@@ -26,7 +26,6 @@ from lipnet.functional.norm_bounds import (
     symbol_bound,
 )
 from lipnet.functional.norm_estimates import jacobian_norm, power_iteration, start_vectors, top_vectors
-from lipnet.functional.operators import operator_tensors
 from lipnet.functional.permutations import (
     channel_shuffle,
     channel_unshuffle,
@@ -35,7 +34,6 @@ from lipnet.functional.permutations import (
 )
 from lipnet.functional.polynomial import skew_polynomial
 from lipnet.functional.rounding import product_up, round_up, square_root_up
-from lipnet.functional.scaling import SMALLEST_NORM, scaled_skew_filter
 from lipnet.functional.series import (
     SERIES,
     chebyshev_coefficients,
@@ -50,7 +48,6 @@ from lipnet.functional.spectral import apply_spectral, spectral_exponential
 __all__ = [
     "PADDING_MODES",
     "SERIES",
-    "SMALLEST_NORM",
     "apply_dense",
     "apply_spectral",
     "channel_shuffle",
@@ -61,13 +58,12 @@ __all__ = [
     "dense_exponential",
     "depth_to_space",
     "exponential_coefficients",
-    "filter_of_matrices",
+    "form_matrices",
     "frequency_response",
     "jacobian_matrices",
     "jacobian_norm",
     "matrix_function",
     "monic_polynomial",
-    "operator_tensors",
     "polynomial_gain",
     "power_iteration",
     "product_up",
@@ -78,7 +74,6 @@ __all__ = [
     "round_up",
     "same_convolution",
     "same_convolution_weight_gradient",
-    "scaled_skew_filter",
     "shuffle_permutation",
     "skew_filter",
     "skew_polynomial",

@@ -1,4 +1,4 @@
-"""The 'same' convolution with odd kernel, stride 1 and dilation 1 that everything here is made of."""
+"""The 'same' convolution with odd kernel, stride 1 and dilation 1, its matrix, and space-to-depth."""
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +8,19 @@ PADDING_MODES = ("zeros", "circular")
 
 
 def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros") -> Tensor:
-    """Convolve so that height and width stay as they are.
+    """Convolve without changing height and width.
 
     Args:
-        x: maps (B, c, H, W).
+        x: feature maps (B, c, H, W).
         weight: filter (c, c/groups, kh, kw) with odd kh and kw.
         groups: number of groups.
-        padding_mode: ``"zeros"`` or ``"circular"``: the two for which the adjoint is again such a convolution.
+        padding_mode: ``"zeros"`` or ``"circular"``, the two whose adjoint is again such a convolution.
 
     Returns:
-        Maps (B, c, H, W).
+        Feature maps (B, c, H, W).
 
     Raises:
-        ValueError: for another padding mode, and for a kernel that reaches around circular maps more than once.
+        ValueError: for another padding mode, and for a kernel that wraps around circular maps more than once.
     """
     padded, padding = _padded(x, weight, padding_mode)
     return F.conv2d(padded, weight, padding=padding, groups=groups)
@@ -29,11 +29,11 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
 def same_convolution_weight_gradient(
     x: Tensor, gradient: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros"
 ) -> Tensor:
-    """The gradient that ``weight`` receives if ``same_convolution(x, weight, ...)`` receives ``gradient``.
+    """Return the gradient of ``weight`` for the gradient of ``same_convolution(x, weight, ...)``.
 
     Args:
-        x: maps (B, c, H, W) that were convolved.
-        gradient: maps (B, c, H, W).
+        x: feature maps (B, c, H, W) that were convolved.
+        gradient: of the result, (B, c, H, W).
         weight: the filter; only its shape matters.
         groups, padding_mode: as in `same_convolution`.
 
@@ -49,7 +49,7 @@ def same_convolution_weight_gradient(
 
 
 def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, padding_mode: str = "zeros") -> Tensor:
-    """The matrix of each group's 'same' convolution on maps of one size.
+    """Return the matrix J of each group's 'same' convolution on feature maps of one size.
 
     Args:
         weight: filter (c, c/groups, kh, kw) with odd kh and kw.
@@ -58,7 +58,7 @@ def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
         padding_mode: ``"zeros"`` or ``"circular"``.
 
     Returns:
-        (groups, n, n) with n = c/groups H W, acting on maps of a group flattened in the order (channel, row, column).
+        (groups, n, n) with n = c/groups H W, for maps of a group flattened in the order (channel, row, column).
 
     Raises:
         ValueError: for another padding mode.
@@ -72,26 +72,8 @@ def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
     return grouped.transpose(2, 3).reshape(groups, weight.shape[1] * pixels, -1)
 
 
-def filter_of_matrices(matrices: Tensor, weight: Tensor, size: tuple[int, int], padding_mode: str = "zeros") -> Tensor:
-    """The adjoint of `jacobian_matrices`: each tap is the sum over the entries that it makes.
-
-    Args:
-        matrices: (groups, n, n), for instance a gradient.
-        weight: a filter of the shape of the result.
-        size, padding_mode: as there.
-
-    Returns:
-        A tensor of the weight's shape.
-    """
-    pixels, channels = size[0] * size[1], weight.shape[1]
-    if pixels == 1 and weight.shape[-2:] == (1, 1):
-        return matrices.view_as(weight)
-    entries = matrices.view(-1, channels, pixels, channels, pixels).transpose(2, 3).reshape(-1, pixels * pixels)
-    return (entries @ _selection(weight, size, padding_mode).T).view_as(weight)
-
-
 def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tensor:
-    """1 where tap (a, b) carries pixel q to pixel p, else 0: (kh kw, pixels p * pixels q)."""
+    """Return (kh kw, pixels p * pixels q): 1 where tap (a, b) carries pixel q to pixel p, else 0."""
     taps = weight.shape[-2] * weight.shape[-1]
     pixels = size[0] * size[1]
     kernels = torch.eye(taps, dtype=weight.dtype, device=weight.device).view(taps, 1, *weight.shape[-2:])
@@ -101,7 +83,7 @@ def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tens
 
 
 def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
-    """The maps, wrapped if the padding is circular, and the zero padding that is left to the convolution."""
+    """Return the maps, wrapped if the padding is circular, and the zero padding that is left to the convolution."""
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     if padding_mode == "zeros":
         return x, (rows, columns)
@@ -111,11 +93,7 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
 
 
 def _periodic(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Maps (B, c, H, W) with so many rows and columns of their other side added at each side: ``F.pad`` in two copies.
-
-    Raises:
-        ValueError: for more rows or columns than there are.
-    """
+    """Pad maps circularly on each side, as ``F.pad`` does, but with two copies instead of nine."""
     height, width = x.shape[-2:]
     if rows > height or columns > width:
         raise ValueError(f"maps of {height} x {width} pixels cannot be wrapped by {rows} rows and {columns} columns")
@@ -125,14 +103,14 @@ def _periodic(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def space_to_depth(x: Tensor, stride: tuple[int, int]) -> Tensor:
-    """``pixel_unshuffle`` with a factor for either direction, which leaves the shape of an empty batch as it is.
+    """Move blocks of pixels into channels: ``pixel_unshuffle`` with a factor per direction, also for empty batches.
 
     Args:
-        x: maps (B, c, H, W), H and W divisible by the strides.
-        stride: s and t, for rows and columns.
+        x: feature maps (B, c, H, W), H and W divisible by the strides.
+        stride: (s, t), for rows and columns.
 
     Returns:
-        Maps (B, c s t, H / s, W / t).
+        Feature maps (B, c s t, H / s, W / t).
 
     Example:
         >>> space_to_depth(torch.arange(4.0).view(1, 1, 1, 4), (1, 2)).flatten(2)
@@ -147,7 +125,7 @@ def space_to_depth(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
 
 def depth_to_space(x: Tensor, stride: tuple[int, int]) -> Tensor:
-    """The inverse of `space_to_depth`: (B, c s t, H, W) to (B, c, H s, W t)."""
+    """Invert `space_to_depth`: (B, c s t, H, W) to (B, c, H s, W t)."""
     if stride == (1, 1):
         return x
     channels = x.shape[1] // (stride[0] * stride[1])

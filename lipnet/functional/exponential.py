@@ -1,4 +1,4 @@
-"""Functions of a skew convolution as a matrix for all pixels: the exponential, and polynomials that stand for it."""
+"""The exponential of a skew convolution as a dense matrix over all pixels, and its certified rounding."""
 
 from collections.abc import Sequence
 from math import ceil, isqrt, sqrt
@@ -21,11 +21,11 @@ def dense_exponential(
     *,
     coefficients: Sequence[float] | None = None,
 ) -> Tensor:
-    """exp(J), or a polynomial p(J) that stands for it, as a matrix for each group.
+    """Return exp(J), or a polynomial p(J) in its place, as a matrix for each group.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
-        size: H and W of the maps; (1, 1) for a 1 x 1 kernel, whose matrix is the same at each pixel.
+        size: H and W of the feature maps; (1, 1) for a 1 x 1 kernel, whose matrix is the same at each pixel.
         groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``.
         coefficients: of p, lowest degree first; None for the exponential itself.
@@ -43,10 +43,10 @@ def dense_exponential(
 
 
 def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = None) -> Tensor:
-    """exp of matrices (..., n, n), or sum_k c_k A^k with about 2 sqrt(degree) products of matrices.
+    """Return exp(A) of matrices A (..., n, n), or sum_k c_k A^k with about 2 sqrt(degree) matrix products.
 
-    The polynomial is cut into pieces of s ~ sqrt(degree) terms, each a sum of powers up to A^s, and is summed by
-    Horner's rule in A^s (Paterson & Stockmeyer, SIAM J. Comput. 2, 1973).
+    Pieces of s ~ sqrt(degree) terms are sums of the powers up to A^s, and Horner's rule in A^s sums the pieces
+    (Paterson & Stockmeyer, SIAM J. Comput. 2, 1973).
 
     Args:
         matrices: real or complex.
@@ -61,12 +61,12 @@ def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = Non
         exponentials: Tensor = torch.linalg.matrix_exp(matrices)
         return exponentials
     degree = len(coefficients) - 1
-    length = _terms_of_a_piece(degree)
+    length = _piece_length(degree)
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     powers = [identity.expand_as(matrices), matrices]
     while len(powers) <= length:
         powers.append(matrices @ powers[-1])
-    # The last piece has one term more, the leading one.
+    # The last piece also has the leading term.
     starts = range(0, max(degree, 1), length)
     pieces = [coefficients[start : start + length] for start in starts[:-1]] + [coefficients[starts[-1] :]]
     *lower, result = (_sum(piece, powers) for piece in pieces)
@@ -76,13 +76,13 @@ def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = Non
 
 
 def products_of_a_polynomial(degree: int) -> int:
-    """How many products of matrices `matrix_function` takes."""
-    length = _terms_of_a_piece(degree)
+    """Return the number of matrix products that `matrix_function` needs."""
+    length = _piece_length(degree)
     return length + ceil(degree / length) - 2
 
 
-def _terms_of_a_piece(degree: int) -> int:
-    """How many: near the root of the degree, length + ceil(degree / length) products are fewest."""
+def _piece_length(degree: int) -> int:
+    # length + ceil(degree / length) products are fewest near the square root.
     return max(1, isqrt(degree))
 
 
@@ -92,14 +92,14 @@ def _sum(coefficients: Sequence[float], powers: Sequence[Tensor]) -> Tensor:
 
 
 def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
-    """Multiply the maps of each group by its matrix.
+    """Multiply the feature maps of each group by its matrix.
 
     Args:
-        x: maps (B, c, H, W).
+        x: feature maps (B, c, H, W).
         matrices: (groups, n, n) with n = c/groups H W, or n = c/groups for the same matrix at each pixel.
 
     Returns:
-        Maps (B, c, H, W).
+        Feature maps (B, c, H, W).
     """
     groups, length, _ = matrices.shape
     if length * groups == x.shape[1] and x.shape[-2:] != (1, 1):
@@ -109,14 +109,14 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Nearly orthogonal or unitary matrices in a dtype, shrunk by their distance from it so that no norm exceeds 1.
+    """Round nearly orthogonal or unitary matrices to a dtype, and shrink them so that no norm exceeds 1.
 
-    ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in double precision for the rounded
-    entries.
+    The norm is bounded by ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in float64 for the
+    rounded entries.
 
     Args:
         matrices: (..., n, n), in double precision.
-        dtype: the dtype wanted, of the same kind.
+        dtype: the wanted dtype, real or complex as the matrices are.
 
     Returns:
         Matrices of norm at most 1, all shrunk by the same factor.
@@ -141,7 +141,7 @@ def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _norm_bound(matrices: Tensor) -> tuple[float, float]:
-    """The largest norm, including the rounding of this computation itself, and the largest ||Q^* Q - I||_F."""
+    """Bound the largest norm, rounding of the bound included, and return it with the largest ||Q^* Q - I||_F."""
     n = matrices.shape[-1]
     gram = matrices.mH @ matrices
     middle = gram.diagonal(dim1=-2, dim2=-1).real.mean(dim=-1)

@@ -1,4 +1,4 @@
-"""Skew-symmetric convolution filters: the Lie algebra behind skew-orthogonal convolutions."""
+"""Skew filters: the part of a convolution filter whose Jacobian is skew-symmetric."""
 
 from math import isqrt, prod
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Filters of so many numbers are turned in blocks of so many, which stay in the processor's cache.
+# Filters with at least this many entries are transposed in blocks that stay in the processor's cache.
 _LARGE = 2**20
 _BLOCK = 2**17
 
 
 def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """The filter T(M) whose 'same' convolution is the adjoint of M's.
+    """Return the filter T(M) whose 'same' convolution is the adjoint of M's.
 
-    T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group on its own.
+    T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group separately.
 
     Args:
         weight: filter (c, c/groups, kh, kw) in the layout of ``nn.Conv2d``, with odd kh and kw.
@@ -29,10 +29,10 @@ def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """L = (M - T(M)) / 2, whose 'same' convolution has a skew-symmetric Jacobian.
+    """Return (M - T(M)) / 2, whose 'same' convolution has a skew-symmetric Jacobian.
 
-    The Jacobian J satisfies J^T = -J exactly for zero and for circular padding with stride 1 and dilation 1, so that
-    exp(J) is orthogonal. M -> L is an orthogonal projection, and so its own adjoint in the backward pass.
+    The Jacobian J satisfies J^T = -J exactly for zero and for circular padding with stride 1 and dilation 1, so exp(J)
+    is orthogonal. The map is an orthogonal projection, hence its own adjoint in the backward pass.
 
     Args:
         weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
@@ -51,9 +51,9 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def minus_adjoint(weight: Tensor, groups: int = 1, *, in_place: bool = False) -> Tensor:
-    """M - T(M), twice the skew part, in memory of its own or in that of M; no derivatives.
+    """Return M - T(M), twice the skew part, in new memory or in that of M; not differentiable.
 
-    A large filter is turned block by block: for all of it at once, nearly every number would come from main memory.
+    A large filter is transposed block by block: at once, nearly every entry would come from main memory.
     """
     grouped = _grouped(weight, groups)
     if weight.numel() < _LARGE or weight.device.type != "cpu" or torch.compiler.is_compiling():
@@ -74,12 +74,12 @@ def minus_adjoint(weight: Tensor, groups: int = 1, *, in_place: bool = False) ->
 
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
-    """(groups, o, i, kh, kw)."""
+    """Return a view (groups, o, i, kh, kw)."""
     return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
 
 
 def _adjoint(grouped: Tensor) -> Tensor:
-    """T in each group of (groups, o, i, kh, kw)."""
+    """Apply T in each group of (groups, o, i, kh, kw)."""
     transposed = grouped.transpose(1, 2)
     return transposed if transposed.shape[-2:] == (1, 1) else transposed.flip(-2, -1)
 
@@ -90,7 +90,7 @@ class _SkewPart(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, groups: int) -> Tensor:
         doubled = minus_adjoint(weight, groups)
-        # The compiler of torch 2.11 takes the gradient for zero if the result has been changed in place.
+        # torch 2.11 compiles a zero gradient if the result has been changed in place.
         return doubled / 2 if torch.compiler.is_compiling() else doubled.div_(2)
 
     @staticmethod

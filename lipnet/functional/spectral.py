@@ -1,4 +1,4 @@
-"""Functions of a skew convolution with circular padding: a matrix at each frequency."""
+"""The exponential of a skew convolution with circular padding, as a matrix at each frequency."""
 
 from collections.abc import Sequence
 from math import pi
@@ -18,13 +18,13 @@ _PIXELS_OF_A_TRANSFORM_MATRIX = 64
 def spectral_exponential(
     weight: Tensor, size: tuple[int, int], groups: int = 1, *, coefficients: Sequence[float] | None = None
 ) -> Tensor:
-    """exp(J) with circular padding, or a polynomial p(J) that stands for it, at each frequency of maps of one size.
+    """Return exp(J) with circular padding, or a polynomial p(J) in its place, at each frequency of one map size.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
-        size: H and W of the maps.
+        size: H and W of the feature maps.
         groups: number of groups.
-        coefficients: of p, lowest degree first; None for the exponential itself, of which the matrices are unitary.
+        coefficients: of p, lowest degree first; None for the exponential itself, whose matrices are unitary.
 
     Returns:
         Complex (H, W // 2 + 1, groups, c/groups, c/groups), differentiable.
@@ -41,19 +41,19 @@ def spectral_exponential(
 
 
 def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
-    """Circular convolution given by its frequency response.
+    """Convolve circularly by a frequency response.
 
-    The gradient of the maps is again such a convolution, with the conjugate transposes, and takes two transforms; the
-    spectrum of x is kept for that of the response.
+    The gradient of x is again such a convolution, with the conjugate transposes, and takes two transforms. The spectrum
+    of x is saved for the gradient of the response.
 
     Args:
-        x: real maps (B, c, H, W).
+        x: real feature maps (B, c, H, W).
         response: (H, W // 2 + 1, groups, c/groups, c/groups).
 
     Returns:
-        Maps (B, c, H, W), differentiable.
+        Feature maps (B, c, H, W), differentiable.
     """
-    if x.shape[0] == 0:  # not every release can transform no maps; in name they depend on both
+    if x.shape[0] == 0:  # some torch releases cannot transform an empty batch
         return x + 0 * response.real.sum()
     if torch.is_grad_enabled() and (x.requires_grad or response.requires_grad):
         maps: Tensor = _SpectralConvolution.apply(x, response)[0]
@@ -67,7 +67,9 @@ class _SpectralConvolution(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
         spectrum = _spectrum(x, response.shape[2])
-        return _maps(response @ spectrum, _size(x)), spectrum
+        maps = _maps(response @ spectrum, _size(x))
+        # Autograd refuses in-place changes of a view that a custom function returns; compilers do not.
+        return maps.clone() if not torch.compiler.is_compiling() and maps._is_view() else maps, spectrum
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -79,7 +81,7 @@ class _SpectralConvolution(torch.autograd.Function):
         x, response, spectrum = ctx.saved_tensors
         groups = response.shape[2]
         if torch.is_grad_enabled():
-            # What was kept has no graph, by which a derivative of this gradient could find its way to x.
+            # The saved spectrum has no graph, which a second derivative needs.
             spectrum = _spectrum(x, groups)
         power = _spectrum(gradient, groups)
         x_gradient = _maps(response.mH @ power, _size(x)) if ctx.needs_input_grad[0] else None
@@ -95,7 +97,7 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 @constant
 def _shares(size: tuple[int, int]) -> Tensor:
-    """Of the whole spectrum, what each column of half of it stands for: twice as much if its conjugate is left out."""
+    """Return the weight of each column of the half spectrum: doubled where its conjugate is left out."""
     count = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
     count[0] = 1
     if size[1] % 2 == 0:
@@ -104,13 +106,12 @@ def _shares(size: tuple[int, int]) -> Tensor:
 
 
 def _spectrum(x: Tensor, groups: int) -> Tensor:
-    """``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B); on small maps as one product with the matrix of the
-    transform, which is faster."""
+    """Return ``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B), on small maps by a matrix (faster)."""
     size = _size(x)
     if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
         spectrum = torch.fft.rfft2(x)
     else:
-        # Shapes are spelled out because a batch of gradients knows no flatten and unflatten.
+        # Batched gradients know no flatten and unflatten, so shapes are spelled out.
         product = x.reshape(*x.shape[:2], size[0] * size[1]) @ _transform(size, dtype=x.dtype, device=x.device)
         spectrum = torch.view_as_complex(product.view(*x.shape[:2], size[0], size[1] // 2 + 1, 2))
     columns: Tensor = spectrum.permute(2, 3, 1, 0)
@@ -118,7 +119,7 @@ def _spectrum(x: Tensor, groups: int) -> Tensor:
 
 
 def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-    """The inverse of `_spectrum`."""
+    """Invert `_spectrum`."""
     rows, columns, groups, channels, batch = spectrum.shape
     half = spectrum.reshape(rows, columns, groups * channels, batch).permute(3, 2, 0, 1)
     maps: Tensor
@@ -133,19 +134,19 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
 
 @constant
 def _transform(size: tuple[int, int]) -> Tensor:
-    """What takes H W pixels to the real and imaginary parts of their half spectrum: (H W, H (W // 2 + 1) 2)."""
+    """Return the matrix (H W, H (W // 2 + 1) 2) from pixels to the real and imaginary parts of their half spectrum."""
     return torch.view_as_real(_waves(size)).flatten(1)
 
 
 @constant
 def _inverse_transform(size: tuple[int, int]) -> Tensor:
-    """What takes these parts, with the shares of what is left out, back to the pixels: (H (W // 2 + 1) 2, H W)."""
+    """Return the inverse of `_transform`, (H (W // 2 + 1) 2, H W)."""
     shares = _shares(size, dtype=torch.float64, device=torch.device("cpu")).repeat(size[0])
     return torch.view_as_real(_waves(size) * shares).flatten(1).T.contiguous()
 
 
 def _waves(size: tuple[int, int]) -> Tensor:
-    """e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
+    """Return e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
     rows, columns = (torch.arange(length, dtype=torch.float64) / length for length in size)
     down = torch.outer(rows * size[0], rows)
     across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])

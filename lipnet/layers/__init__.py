@@ -2,7 +2,7 @@
 
 from lipnet.layers.activations import MaxMin, MaxMinPermuted
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
-from lipnet.layers.exporting import export
+from lipnet.layers.export import export
 from lipnet.layers.gssoc import GSSOC
 from lipnet.layers.heads import NormalizedLinear
 from lipnet.layers.householder import Householder, HouseholderOrder2

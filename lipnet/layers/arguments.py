@@ -1,24 +1,52 @@
-"""Checks of the arguments that convolution layers share with those of ``torch.nn``."""
+"""Arguments that the skew-orthogonal layers share: the options, and checks of those named as in ``torch.nn``."""
 
 from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
 
 from lipnet.functional import PADDING_MODES
+from lipnet.functional.autocast import autocast_dtype
+
+
+class SOCOptions(TypedDict, total=False):
+    """Keyword options of every skew-orthogonal layer.
+
+    Attributes:
+        engine: how exp(J) is computed: ``"series"``, ``"spectral"``, ``"dense"``, or ``"auto"`` (default), see
+            `lipnet.layers.engines.choose`.
+        series: polynomial in place of exp: ``"chebyshev"`` (default), or ``"taylor"`` as published.
+        scaling: ``"jacobian"`` (default) brings ||J|| to 1.4; ``"reshaped"``, as published, brings the smallest norm of
+            the reshaped filters to 0.7 * 3 / sqrt(kh kw) (1 for a 1 x 1 kernel), so that ||J|| <= 2.1.
+        train_terms, eval_terms: degree of the polynomial, in place of the lowest one that keeps the tolerance. As
+            published: 5 and 12.
+        train_tolerance, eval_tolerance: largest distance of the polynomial from exp on the interval of the norm; 0.05
+            and 1e-4 by default.
+        recompute: save only the input of the series for backward, and compute the rest again. False by default.
+        device, dtype: of the parameters.
+    """
+
+    engine: str
+    series: str
+    scaling: str
+    train_terms: int | None
+    eval_terms: int | None
+    train_tolerance: float
+    eval_tolerance: float
+    recompute: bool
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 def sizes(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    """An int, or a sequence with a number for each dimension, as a tuple; ValueError for anything else."""
+    """Return an int, or a sequence with a number for each dimension, as a tuple; raise ValueError for anything else."""
     if isinstance(value, int):
         return (value,) * dimensions
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != dimensions:
         several = "a sequence of one" if dimensions == 1 else f"a sequence of {dimensions}"
         raise ValueError(f"an int or {several} is needed, got {value!r}")
     return tuple(value)
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """An int, or a sequence of two, as a pair."""
-    first, second = sizes(value, 2)
-    return first, second
 
 
 def check_convolution(
@@ -35,21 +63,20 @@ def check_convolution(
     dimensions: int = 2,
     formula: str = "max(in_channels * stride^2, out_channels)",
 ) -> None:
-    """Raise ValueError, with the values received, for a setting under which exp(J) would not be orthogonal.
+    """Raise ValueError for a setting under which exp(J) would not be orthogonal.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the layer received
-            them.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the user gave them.
         channels: of the skew filter.
-        dimensions: of the maps, 1 or 2: how many numbers kernel_size, stride, padding and dilation have.
-        formula: where ``channels`` come from, for the message.
+        dimensions: of the feature maps, which kernel_size, stride, padding and dilation must match.
+        formula: of ``channels``, for the message.
     """
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
     kernel = sizes(kernel_size, dimensions)
     if any(k < 1 or k % 2 == 0 for k in kernel):
         raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no skew-symmetric form")
-    if min(sizes(stride, dimensions)) < 1:
+    if any(step < 1 for step in sizes(stride, dimensions)):
         raise ValueError(f"stride must be positive, got {stride}")
     same = tuple(k // 2 for k in kernel)
     if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions) != same):
@@ -75,3 +102,40 @@ def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 
             f"output_padding must be 0, as the output is exactly stride times as large as the input, "
             f"got {output_padding}"
         )
+
+
+def check_input(
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    dimensions: int,
+    stride: tuple[int, int],
+    reach: tuple[int, int],
+) -> None:
+    """Raise ValueError for an input that a layer cannot take.
+
+    Args:
+        name: of the layer's class.
+        x: input, with or without a batch; with a batch if it has no spatial dimensions.
+        weight: of the layer, whose dtype x must have outside of autocast.
+        channels, dimensions: that x needs.
+        stride: that must divide height and width.
+        reach: pixels by which circular padding extends the maps after the stride; none may wrap twice.
+    """
+    if x.dtype != weight.dtype and autocast_dtype(x.device) is None:
+        raise ValueError(f"{name} needs an input of its weight's dtype, {weight.dtype}, got {x.dtype}")
+    axes = {0: "", 1: ", L", 2: ", H, W"}[dimensions]
+    least = max(2, dimensions + 1)
+    if x.dim() not in (least, dimensions + 2) or x.shape[x.dim() - dimensions - 1] != channels:
+        needed = f"(B, {channels}{axes})" + (f" or ({channels}{axes})" if dimensions else "")
+        raise ValueError(f"{name} needs an input of shape {needed}, got {tuple(x.shape)}")
+    size, steps = x.shape[x.dim() - dimensions :], stride[2 - dimensions :]
+    what, got = "a length" if dimensions == 1 else "height and width", " x ".join(map(str, size))
+    if any(length % step for length, step in zip(size, steps, strict=True)):
+        needed = " x ".join(map(str, steps)) if len(set(steps)) > 1 else str(steps[0])
+        raise ValueError(f"{name} with stride {needed} needs {what} divisible by it, got {got}")
+    least_size = [step * pixels for step, pixels in zip(steps, reach[2 - dimensions :], strict=True)]
+    if any(length < least_length for length, least_length in zip(size, least_size, strict=True)):
+        needed = " x ".join(map(str, least_size))
+        raise ValueError(f"{name} with circular padding needs {what} of at least {needed} for its kernel, got {got}")

@@ -1,4 +1,4 @@
-"""A cache that cannot go stale: it knows the values it was computed from, not when they were last changed."""
+"""A cache for results of a weight that compares values, so it cannot go stale."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -10,12 +10,11 @@ Value = TypeVar("Value")
 
 
 class WeightCache(Generic[Value]):
-    """Remembers what was last computed from a weight, for as long as the weight has exactly the same values.
+    """The last value that was computed from a weight, valid while the weight keeps exactly the same entries.
 
-    The weight is compared element by element with the copy that the value was computed from. That costs one pass over
-    the weight, little beside a convolution with it, and it notices what version counters miss: writes through
-    ``.data``, loaded state dicts, moves to another dtype or device, averaged copies. Copies and pickles of a module
-    start empty.
+    The weight is compared with a copy, entry by entry. That is one pass over the weight, little beside a convolution
+    with it, and notices what version counters miss: writes through ``.data``, loaded state dicts, moves to another
+    dtype or device, averaged copies. Copies and pickles of a module start empty.
     """
 
     def __init__(self) -> None:
@@ -23,9 +22,9 @@ class WeightCache(Generic[Value]):
         self._value: Value | None = None
 
     def get(self, weight: Tensor, compute: Callable[[], Value]) -> Value:
-        """The value for this weight; ``compute()`` is called, without gradients, only if it is not the last one."""
-        if self._value is None or self._weight is None or not _identical(self._weight, weight):
-            # Outside inference mode, so that the value can later take part in a differentiable evaluation.
+        """Return the value for this weight; call ``compute()``, without gradients, if the weight has changed."""
+        if self._value is None or self._weight is None or not _same(self._weight, weight):
+            # Leave inference mode: the value may be used under autograd later.
             with torch.inference_mode(False), torch.no_grad():
                 self._value = compute()
                 self._weight = weight.detach().clone()
@@ -41,5 +40,5 @@ class WeightCache(Generic[Value]):
         return WeightCache, ()
 
 
-def _identical(a: Tensor, b: Tensor) -> bool:
+def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)

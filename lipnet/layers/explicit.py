@@ -1,24 +1,24 @@
-"""Evaluation by plain sums of products, whose rounding has a bound: what certificates are made of."""
+"""Evaluation by plain sums of products, whose rounding has a bound, for certificates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.layers.soc import SOC
 from lipnet.overrides import override_attributes
 
 
 @contextmanager
 def explicit_products(model: nn.Module) -> Iterator[None]:
-    """Within the context, a model's exponentials are computed by their matrices or series with plain products alone.
+    """Evaluate a model's exponentials by dense matrices or the series, with plain sums of products, in this context.
 
-    No Fourier transforms and no bilinear forms with fewer products: the same function up to rounding, or up to the
-    tolerance of the series for a layer with the spectral engine, with the same Lipschitz bound. `Signal` and `Step` of
-    `lipnet.functional.rounding_error` bound how far it is from exact arithmetic.
+    Fourier transforms and forms with fewer products are off. The function is the same up to rounding (up to the
+    tolerance of the series for a layer with the spectral engine) and has the same Lipschitz bound.
+    `lipnet.functional.rounding_error` bounds its distance from exact arithmetic.
 
     Args:
-        model: in evaluation mode; what its layers do in training is left as it is.
+        model: in evaluation mode; layers in training mode are not affected.
 
     Example:
         >>> import torch
@@ -30,6 +30,6 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
         >>> torch.allclose(explicit, layer(x), atol=1e-4)
         True
     """
-    layers = [module for module in model.modules() if isinstance(module, SkewOrthogonal)]
+    layers = [module for module in model.modules() if isinstance(module, SOC)]
     with override_attributes(layers, "explicit", True):
         yield

@@ -1,10 +1,11 @@
 """The group-and-shuffle skew-orthogonal convolution (GS-SOC), used like ``nn.Conv2d``."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
+from lipnet.layers.arguments import SOCOptions
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.shuffle import ChannelShuffle
 from lipnet.layers.soc import SOC
@@ -13,24 +14,22 @@ from lipnet.layers.soc import SOC
 class GSSOC(LipschitzModule):
     """Grouped SOCs with channel shuffles between them: an orthogonal convolution with a fraction of SOC's parameters.
 
-    With groups (a, b):  Y = SOC_b^{1x1}( shuffle_b( SOC_a^{kxk}( shuffle_a(X) ) ) ), the subscript being the number of
-    groups; with (a, None), written (a, -) in the paper, the first pair alone. Stride and change of channels happen in
-    the first convolution; each convolution has a bias.
-
-    A shuffle is left out where the channels do not divide by its groups, as for the 3 channels of an image.
+    With groups (a, b): Y = SOC_b^{1x1}( shuffle_b( SOC_a^{kxk}( shuffle_a(X) ) ) ), where subscripts are numbers of
+    groups. With (a, None), written (a, -) in the paper: the first pair alone. The first convolution has the stride and
+    changes the channels; each convolution has a bias. A shuffle is left out where the channels do not divide by its
+    groups, as for the 3 channels of an image.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as in `SOC`.
         groups: (a, b) or (a, None).
-        paired: shuffle neighbouring channels together: wanted with `MaxMinPermuted`, not with `MaxMin`.
-        options: the keyword options of `SOC`, for both convolutions.
+        paired: keep neighbouring channels together, for `MaxMinPermuted`; not for `MaxMin`.
+        options: for both convolutions, see `lipnet.layers.arguments.SOCOptions`.
 
     Shape:
         (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride); B may be missing.
 
     Raises:
-        ValueError: for settings that `SOC` refuses, groups that are not two, and channels that a paired shuffle cannot
-        pair.
+        ValueError: for settings that `SOC` refuses, groups that are not two, and channels that cannot be paired.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
 
@@ -53,11 +52,11 @@ class GSSOC(LipschitzModule):
         padding_mode: str = "zeros",
         *,
         paired: bool = True,
-        **options: Any,
+        **options: Unpack[SOCOptions],
     ) -> None:
         super().__init__()
         first, second = _two_groups(groups)
-        self.shuffle = _shuffle_where_it_applies(in_channels, first, paired)
+        self.shuffle = _optional_shuffle(in_channels, first, paired)
         self.spatial = SOC(
             in_channels,
             out_channels,
@@ -73,7 +72,7 @@ class GSSOC(LipschitzModule):
         self.second_shuffle: nn.Module = nn.Identity()
         self.pointwise: nn.Module = nn.Identity()
         if second is not None:
-            self.second_shuffle = _shuffle_where_it_applies(out_channels, second, paired)
+            self.second_shuffle = _optional_shuffle(out_channels, second, paired)
             self.pointwise = SOC(out_channels, out_channels, kernel_size=1, groups=second, bias=bias, **options)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class GSSOC(LipschitzModule):
         return maps if x.dim() != 3 else maps.squeeze(0)
 
     def children_in_order(self) -> list[tuple[str, nn.Module]]:
-        """The names and modules that run one after another, and nothing else."""
+        """Return the names and modules that ``forward`` runs one after another."""
         return list(self.named_children())
 
 
@@ -93,7 +92,7 @@ def _two_groups(groups: Sequence[int | None]) -> tuple[int, int | None]:
     return groups[0], groups[1]  # type: ignore[return-value]
 
 
-def _shuffle_where_it_applies(channels: int, groups: int, paired: bool) -> nn.Module:
+def _optional_shuffle(channels: int, groups: int, paired: bool) -> nn.Module:
     if groups == 1 or channels % groups:
         return nn.Identity()
     if paired and channels % (2 * groups):

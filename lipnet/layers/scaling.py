@@ -1,78 +1,180 @@
-"""How a skew filter is brought to its size: which norm of it is estimated, and what that is made to be.
+"""The scale s of the filter L = s (M - T(M)) / 2: which norm of the skew filter is estimated, and its target.
 
-Nothing that is guaranteed rests on these estimates: the bound is computed from the scaled filter afterwards.
+No guarantee rests on the estimate: bounds are computed from the scaled filter afterwards.
 """
 
 from abc import ABC, abstractmethod
 from math import prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from lipnet.functional import (
-    SMALLEST_NORM,
     jacobian_norm,
     power_iteration,
     reshaped_filters,
-    scaled_skew_filter,
     skew_filter,
     start_vectors,
     top_vectors,
 )
+from lipnet.functional.norm_estimates import circular_patches, next_vectors
+from lipnet.functional.skew import minus_adjoint
 
-# Height and width of the maps on which ||J|| is estimated: their frequencies come within 1 / cos(pi / 8)^2 = 1.17 of
-# the supremum over all maps for a 3 x 3 kernel, and typically within a few per cent.
+# Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
+SMALLEST_NORM = 1e-12
+# Height and width of the maps on which ||J|| is estimated. For a 3 x 3 kernel their frequencies come within
+# 1 / cos(pi / 8)^2 = 1.17 of the supremum over all maps, and typically within a few per cent.
 _POINTS = 8
-# Share of fixed vectors that is mixed into the stored ones: nothing can stay invisible to the estimate.
+# Share of fixed vectors that is mixed into the stored ones, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
 _START_STEPS = 20
 _CONVERGED_STEPS = 200
 
 
-class Scaling(nn.Module, ABC):
-    """A norm of each group's filter, and the value that it is brought to.
+def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the skew part of a filter, each group scaled by target / ||J v||, and the advanced vectors u, detached.
 
-    The norm is evaluated at vectors that are held fixed. In training they are stored, and follow the filter by a step
-    of power iteration a call; in evaluation they are found from the filter alone.
+    ||J|| becomes the target for a top singular vector v. Differentiable once, with v held fixed: with n = ||J v|| and
+    u = J v / n, the gradient G of the result F is (target / n) (G - <G, F> / target u v^T) for the skew part.
+
+    Args:
+        weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
+        vectors: v, maps (groups, c/groups, N, N) of norm 1, as in `jacobian_norm`.
+        target: may be negative.
+        groups: number of groups.
+
+    Example:
+        >>> weight = torch.tensor([[0.0, 2.0], [0.0, 0.0]]).view(2, 2, 1, 1)
+        >>> scaled_skew_filter(weight, torch.tensor([0.6, 0.8]).view(1, 2, 1, 1), target=1.4)[0].flatten(1)
+        tensor([[ 0.0000,  1.4000],
+                [-1.4000,  0.0000]])
+    """
+    scaled: Tensor
+    new: Tensor
+    scaled, new = _ScaledSkewPart.apply(weight, vectors, target, groups)
+    # The compilers of some torch releases miss that it is marked as not differentiable.
+    return scaled, new.detach()
+
+
+class _ScaledSkewPart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, Tensor]:
+        # Twice the skew part: it is scaled afterwards and need not be halved.
+        doubled = minus_adjoint(weight, groups).reshape(*vectors.shape[:2], -1)
+        images = doubled @ circular_patches(vectors, weight)
+        norms = images.flatten(1).norm(dim=1)
+        scale = target / norms.clamp_min(2 * SMALLEST_NORM)
+        scaled = doubled.mul_(scale.view(-1, 1, 1)).view(weight.shape)
+        new = next_vectors(images, norms, vectors)
+        ctx.target, ctx.groups = target, groups
+        ctx.mark_non_differentiable(new)
+        ctx.save_for_backward(scaled, vectors, new, scale)
+        return scaled, new
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+        scaled, vectors, new, scale = ctx.saved_tensors
+        rows = gradient.reshape(*new.shape[:2], -1)
+        along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
+        # Below the smallest norm the scale is the largest, up to rounding, and does not depend on the filter.
+        moves = (scale.abs() < (1 - 1e-6) * abs(ctx.target) / (2 * SMALLEST_NORM)).view(-1, 1, 1)
+        patches = circular_patches(vectors, scaled).mT
+        result = torch.baddbmm(rows, along * moves * new.flatten(2), patches, alpha=-1 / ctx.target)
+        result = result.mul_(scale.view(-1, 1, 1))
+        return minus_adjoint(result.view(scaled.shape), ctx.groups, in_place=True), None, None, None
+
+
+class Scaling(nn.Module, ABC):
+    """A norm of each group's skew filter, and the target that it is brought to.
+
+    The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by
+    one step of power iteration whenever the weight has changed; evaluation computes them from the filter alone.
 
     Attributes:
-        target: what the norm becomes.
-        expected: what ||J|| is then expected not to exceed in training.
+        target: value that the norm is brought to.
+        expected: upper bound that ||J|| is then expected to keep in training.
     """
 
     target: float
     expected: float
+    # State of weight and buffers after the last step, and the vectors that it used.
+    _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
     @abstractmethod
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The norm of each group (groups,), differentiable in the filter, and the vectors a step on, detached."""
+        """Return the norm of each group (groups,), differentiable in the filter, and the advanced vectors, detached."""
 
     @abstractmethod
     def converged(self, skew: Tensor) -> list[Tensor]:
-        """Vectors for this filter that depend on nothing else."""
+        """Return vectors for this filter that depend on nothing else."""
 
     def scaled(self, skew: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-        """The filter with its norm brought to the target, times a factor, and the vectors a step on."""
+        """Return a skew filter scaled to ``factor`` times the target, and the advanced vectors."""
         norm, new = self.evaluate(skew, vectors)
         scale = self.target * factor / norm.clamp_min(SMALLEST_NORM)
         return (skew.reshape(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew), new
 
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-        """The same for the skew part of any filter."""
+        """Return the same for the skew part of any filter."""
         return self.scaled(skew_filter(weight, _groups(weight)), vectors, factor)
 
+    def training_step(self, weight: Tensor, factor: float) -> Tensor:
+        """Return the scaled skew filter of a training step, and advance the vectors if the weight is a new one.
+
+        A repeated call on the same weight returns the same filter, so that recomputation (`torch.utils.checkpoint`),
+        gradient accumulation and line searches see one function. Changes are found by version counters, which does not
+        synchronise with an accelerator but misses writes through ``.data``.
+        """
+        vectors = self.current(weight)
+        scaled, new = self.scaled_skew(weight, vectors, factor)
+        state = self._state(weight)
+        if state is None:
+            self.store(new)
+        elif self._last is None or self._last[0] != state:
+            used = [each.clone() for each in vectors]
+            self.store(new)
+            state = self._state(weight)
+            assert state is not None
+            self._last = state, used
+        return scaled
+
+    def current(self, weight: Tensor) -> list[Tensor]:
+        """Return the vectors for this weight: the stored ones, or those of the last step if nothing has changed."""
+        stored = self.stored(_groups(weight))
+        state = self._state(weight)
+        if state is None or self._last is None or self._last[0] != state:
+            return stored
+        return [
+            torch.cat((used[: len(each)], each[len(used) :])) for used, each in zip(self._last[1], stored, strict=True)
+        ]
+
+    def _state(self, weight: Tensor) -> tuple[int, ...] | None:
+        """Return version and address of weight and buffers, or None where tensors have none."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return None
+        tensors = [weight, *self.buffers(recurse=False)]
+        if any(each.is_inference() for each in tensors):
+            return None
+        return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # addresses do not hold in a copy
+
     def stored(self, groups: int) -> list[Tensor]:
-        """The vectors of the first groups."""
+        """Return the stored vectors of the first groups."""
         return [buffer[:groups] for buffer in self.buffers(recurse=False)]
 
     def store(self, vectors: list[Tensor]) -> None:
-        """Keep vectors for the next step; groups that are left out keep theirs."""
+        """Store vectors of the first groups for the next step."""
         for buffer, new in zip(self.buffers(recurse=False), vectors, strict=True):
             buffer[: len(new)].copy_(new)
 
     def reset(self, skew: Tensor) -> None:
-        """Start anew, for a new filter with all groups."""
-        if skew.is_meta:  # nothing to start from, and nothing to find
+        """Start anew for a new filter with all groups."""
+        if skew.is_meta:
             return
         with torch.no_grad():
             for buffer in self.buffers(recurse=False):
@@ -82,7 +184,7 @@ class Scaling(nn.Module, ABC):
 
 
 class JacobianScaling(Scaling):
-    """||J|| itself, estimated on small circular maps, becomes 1.4: about what the published scaling leads to."""
+    """Bring ||J||, estimated on small circular maps, to 1.4: about what the published scaling leads to."""
 
     target, expected = 1.4, 1.5
     vectors: Tensor
@@ -112,7 +214,7 @@ class JacobianScaling(Scaling):
     def _mixed(vectors: list[Tensor]) -> Tensor:
         with torch.no_grad():
             groups, channels, points = vectors[0].shape[:3]
-            # Vectors that are no numbers, as after a diverging step, must not stay so.
+            # A diverging step leaves vectors that are not finite; they must not stay so.
             own = vectors[0].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             mixed = torch.add(own, start_vectors(groups, channels, points, like=own), alpha=_MIXED_IN)
             lengths: Tensor = mixed.flatten(1).norm(dim=1)
@@ -123,9 +225,9 @@ class JacobianScaling(Scaling):
 
 
 class ReshapedScaling(Scaling):
-    """As published: the smaller norm of two reshaped filters becomes 0.7 for a 3 x 3 kernel, so that ||J|| <= 2.1.
+    """Bring the smaller norm of two reshaped filters to 0.7 for a 3 x 3 kernel, so that ||J|| <= 2.1, as published.
 
-    In general 2.1 / sqrt(kh kw), and 1 for a 1 x 1 kernel. Source: Singla & Feizi, ICML 2021, code.
+    The target is 2.1 / sqrt(kh kw) in general, and 1 for a 1 x 1 kernel. Source: Singla & Feizi, ICML 2021, code.
     """
 
     flat_vectors: Tensor

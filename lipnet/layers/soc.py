@@ -1,51 +1,66 @@
 """The skew-orthogonal convolution (SOC), used like ``nn.Conv2d``."""
 
-from math import sqrt
-from typing import Any
+from collections.abc import Sequence
+from math import prod, sqrt
+from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipnet.functional import space_to_depth
+from lipnet.functional import (
+    polynomial_gain,
+    skew_filter,
+    space_to_depth,
+)
+from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, pair
-from lipnet.layers.skew_orthogonal import SkewOrthogonal, map_size, per_sample, with_channels
+from lipnet.layers.arguments import check_convolution, check_input, sizes
+from lipnet.layers.base import LipschitzModule
+from lipnet.layers.cache import WeightCache
+from lipnet.layers.engines import (
+    ENGINE_CLASSES,
+    EXPLICIT_ENGINE_CLASSES,
+    Choice,
+    Engine,
+    PreparedWeight,
+    Series,
+    Situation,
+    choose_engine,
+    make_series,
+    norm_bound,
+    prepare_weight,
+)
+from lipnet.layers.scaling import SCALINGS
+
+# Settings that `extra_repr` shows where they differ.
+_DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
 
 
-class SOC(SkewOrthogonal):
+class SOC(LipschitzModule):
     r"""Skew-orthogonal convolution: :math:`y = \exp(J)\,x + b` with a skew-symmetric convolution J.
 
-    J is the 'same' convolution with :math:`L = s\,(M - T(M)) / 2`, M being the parameter ``weight`` and T(M) the filter
-    of the adjoint. J^T = -J, so exp(J) is orthogonal. The scale s > 0 brings ||J|| to 1.4.
+    J is the 'same' convolution with :math:`L = s\,(M - T(M)) / 2`. M is the parameter ``weight``, T(M) the filter of
+    the adjoint, and the scale s > 0 brings ||J|| to 1.4. J^T = -J, so exp(J) is orthogonal. The definition in plain
+    torch is `lipnet.functional.reference.soc`; symbols are in docs/notation.md.
 
-    With c = max(in_channels * stride^2, out_channels) channels inside: a stride is space-to-depth followed by stride 1;
-    the input is padded with zero channels up to c (an isometry), and the first ``out_channels`` channels of the result
-    are kept (a contraction). With groups, M and exp(J) are block-diagonal, each group a SOC of its own with its own
-    scale; groups whose input is padding alone, or whose output is not kept, are left out of the computation.
-
-    The exponential is computed by one of three engines. *series*: a polynomial of J of the lowest degree that is within
-    a tolerance of exp, its interval being a certified bound on ||J|| in evaluation and what the scale aims at in
-    training. *spectral* (circular padding): an exponential for each frequency. *dense* (1 x 1 kernels, small maps): one
-    matrix exponential. `choice` tells which, and why.
-
-    In evaluation, everything that depends on the weights comes from the weights alone, in float64; it is kept until
-    they change, and no buffer is read or written. In training, s comes from one step of power iteration on stored
-    vectors: an estimate, cheap and differentiable, and no part of any guarantee. :meth:`lipschitz_bound` holds in
-    either mode.
+    - Channels: with c = max(in_channels * stride^2, out_channels), a stride is space-to-depth, the input is padded with
+      zero channels up to c (an isometry), and the first ``out_channels`` channels are kept (a contraction).
+    - Groups: M and exp(J) are block-diagonal, and each group is a SOC with its own scale. Groups whose input is padding
+      alone, or whose output is cut off, are not computed.
+    - Engines: exp(J) is computed as a polynomial of J, as a matrix per frequency, or as one matrix. `choice` tells
+      which, and why.
+    - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
+      until they change. No buffer is read or written.
+    - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
+      differentiable. No guarantee rests on it: `lipschitz_bound` holds in either mode.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
-        ``nn.Conv2d``.
-            The kernel must be odd; padding ``"same"`` or its value (k - 1) / 2; dilation 1; padding mode ``"zeros"`` or
-            ``"circular"``: everything else breaks the skew symmetry.
-        engine: ``"auto"``, or an engine's name.
-        series: ``"chebyshev"``, or ``"taylor"`` as published.
-        scaling: ``"jacobian"``: ||J|| becomes 1.4; or ``"reshaped"``, as published: the smallest norm of the reshaped
-            filters becomes 0.7 * 3 / sqrt(kh kw) (1 for a 1 x 1 kernel), so that ||J|| <= 2.1.
-        train_terms, eval_terms: degree of the polynomial, instead of one that follows from a tolerance; as published: 5
-            and 12.
-        train_tolerance, eval_tolerance: how far the polynomial may be from the exponential on the interval.
-        recompute: in training, keep only the input for the backward pass of the series and compute the rest again.
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value (k - 1) / 2, dilation 1 and the
+            padding mode ``"zeros"`` or ``"circular"``: everything else breaks the skew symmetry.
+        engine, series, scaling, train_terms, eval_terms, train_tolerance, eval_tolerance, recompute, device, dtype:
+            see `lipnet.layers.arguments.SOCOptions`.
 
     Shape:
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
@@ -66,86 +81,244 @@ class SOC(SkewOrthogonal):
         'series'
     """
 
+    # Spatial dimensions of the inputs: 2, or less in subclasses. The convolution itself always has 2.
+    dimensions: ClassVar[int] = 2
+    transposed: ClassVar[bool] = False
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int] = 3,
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = "same",
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = "same",
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
+        engine: str = "auto",
+        series: str = "chebyshev",
+        scaling: str = "jacobian",
+        train_terms: int | None = None,
+        eval_terms: int | None = None,
+        train_tolerance: float = 0.05,
+        eval_tolerance: float = 1e-4,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
     ) -> None:
+        super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride = pair(stride)
-        inside = in_channels * self.stride[0] * self.stride[1]
-        channels = max(inside, out_channels)
+        self.stride = self._two(stride)
+        # A stride moves pixels into channels.
+        pixels, power = prod(self.stride), "stride^2" if self.dimensions == 2 else "stride"
+        if self.transposed:
+            self.channels_in, self.channels_out = in_channels, out_channels * pixels
+            formula = f"max(in_channels, out_channels * {power})"
+        else:
+            self.channels_in, self.channels_out = in_channels * pixels, out_channels
+            formula = f"max(in_channels * {power}, out_channels)"
+        self.channels = max(self.channels_in, self.channels_out)
         check_convolution(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, channels
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+            self.channels,
+            dimensions=self.dimensions,
+            formula=formula,
         )
-        # Groups that see no input give zeros, and those beyond the channels that are kept are not asked for.
-        per_group = channels // groups
-        active_groups = min(-(-inside // per_group), -(-out_channels // per_group))
-        super().__init__(
-            channels, pair(kernel_size), groups, active_groups, padding_mode, device=device, dtype=dtype, **options
-        )
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
+        for terms in (train_terms, eval_terms):
+            if terms is not None and terms < 1:
+                raise ValueError(f"terms must be at least 1, got {train_terms} (training), {eval_terms} (evaluation)")
+        self.kernel_size, self.groups, self.padding_mode = self._two(kernel_size), groups, padding_mode
+        self.engine, self.series, self.recompute = engine, series, recompute
+        self.train_terms, self.eval_terms = train_terms, eval_terms
+        self.train_tolerance, self.eval_tolerance = train_tolerance, eval_tolerance
+        per_group = self.channels // groups
+        # Groups whose input is zeros, or whose output is cut off, are not computed.
+        self.active_groups = min(-(-self.channels_in // per_group), -(-self.channels_out // per_group))
+        self.weight = nn.Parameter(torch.empty(self.channels, per_group, *self.kernel_size, device=device, dtype=dtype))
+        # Its buffers are in the state dict, so that an interrupted training continues exactly.
+        self.scaling = SCALINGS[scaling](groups, per_group, self.kernel_size, device, dtype)
+        self._training_series = make_series(self.scaling.expected, train_terms, train_tolerance, series)
+        # Refuse options that cannot work now, not at the first image.
+        self._evaluation_series(self.scaling.expected)
+        self.choice(1, (1, 1))
+        self._cache: WeightCache[PreparedWeight] = WeightCache()
+        # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
+        self.explicit = False
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights of standard deviation 1 / sqrt(channels in a group); biases as in ``nn.Conv2d``."""
-        self.reset_weight()
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
+        """Draw normal weights of standard deviation 1 / sqrt(channels in a group), and biases as ``nn.Conv2d`` does."""
+        nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[1]))
+        with torch.no_grad():
+            self.scaling.reset(skew_filter(self.weight, self.groups))
+        self._reset_bias()
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
-        return per_sample(self._batch, x)
+        reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        stride = (1, 1) if self.transposed else self.stride
+        check_input(type(self).__name__, x, self.weight, self.in_channels, self.dimensions, stride, reach)
+        maps = x if x.dim() == self.dimensions + 2 else x.unsqueeze(0)
+        for _ in range(2 - self.dimensions):
+            maps = maps.unsqueeze(2)
+        maps = self._forward(maps)
+        for _ in range(2 - self.dimensions):
+            maps = maps.squeeze(2)
+        return maps if x.dim() == self.dimensions + 2 else maps.squeeze(0)
 
-    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """The rounding of an evaluation with explicit products; see `lipnet.functional.rounding_error`."""
-        (height, width), (down, across) = map_size(signal.shape), self.stride
-        size = (height // down, width // across)
-        step = self.exponential_step(signal, size)
-        return step.then(addition(signal.after(step, shape), self.bias, size[0] * size[1]))
-
-    def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What the bound rests on, for samples of this shape: see `SkewOrthogonal.facts`."""
-        height, width = map_size(shape)
-        return self.facts((height // self.stride[0], width // self.stride[1]))
-
-    def _batch(self, x: Tensor) -> Tensor:
-        maps = with_channels(space_to_depth(x, self.stride), self._active_channels)
-        maps = self.exponential(maps, self.out_channels)
+    def _forward(self, x: Tensor) -> Tensor:
+        """Compute the layer on feature maps (B, in_channels, H, W)."""
+        maps = self.exponential(space_to_depth(x, self.stride), self.out_channels)
         if self.bias is None:
             return maps
         bias = self.bias.view(-1, 1, 1)
-        # Nothing else sees these maps; autograd would refuse views of a function's result.
         return maps + bias if torch.is_grad_enabled() else maps.add_(bias)
 
+    def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
+        """Return the first channels of exp(sign J) of maps (B, c, H, W), zeros where maps have no channels.
+
+        Maps that lack channels are continued by zeros, and those of groups that are not active are ignored.
+        """
+        size = (maps.shape[-2], maps.shape[-1])
+        engine = self.engine_for(len(maps), size)
+        with without_autocast(maps.device):
+            if self.training:
+                series = self._training_series
+                weight = self.scaling.training_step(self._active_weight, sign * series.factor)
+                operand = engine.train(weight, series, size)
+            elif not self.explicit and torch.is_grad_enabled() and self.weight.requires_grad:
+                prepared = self.prepared()
+                skew = skew_filter(self._active_weight.double(), self.active_groups)
+                weight, _ = self.scaling.scaled(skew, prepared.vectors, sign * engine.factor(prepared))
+                operand = engine.differentiate(weight, prepared, size)
+            else:
+                operand = engine.evaluate(self.prepared(), size, sign)
+        active = self.active_groups * self.weight.shape[1]
+        return with_channels(engine.apply(with_channels(maps, active), operand, channels), channels)
+
+    def choice(self, batch: int, size: tuple[int, int]) -> Choice:
+        """Return the engine, and the reason, for a batch of maps of this size after a stride, in the present mode."""
+        situation = Situation(
+            padding_mode=self.padding_mode,
+            kernel_size=self.kernel_size,
+            channels=self.weight.shape[1],
+            size=size,
+            batch=batch,
+            terms=len(self._training_series.coefficients) - 1,
+            training=self.training,
+            groups=self.active_groups,
+        )
+        return choose_engine(self.engine, situation)
+
+    def engine_for(self, batch: int, size: tuple[int, int], *, explicit: bool | None = None) -> Engine:
+        """Return the engine for such a batch; one for certificates if ``explicit``, by default as the layer is set."""
+        explicit = self.explicit and not self.training if explicit is None else explicit
+        classes = EXPLICIT_ENGINE_CLASSES if explicit else ENGINE_CLASSES
+        engine_class = classes[self.choice(batch, size).engine]
+        return engine_class(self.active_groups, self.padding_mode, self.weight.dtype, self.recompute)
+
+    def filter(self) -> Tensor:
+        """Return the scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""
+        with without_autocast(self.weight.device):
+            if self.training:
+                return self.scaling.scaled_skew(self.weight, self.scaling.current(self.weight))[0]
+            skew = skew_filter(self.weight.double(), self.groups)
+            return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
+
+    def prepared(self) -> PreparedWeight:
+        """Return what evaluation needs of the weight, computed again whenever the weight has changed."""
+        return self._cache.get(self.weight, self._prepare)
+
+    def _prepare(self) -> PreparedWeight:
+        skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
+        vectors = self.scaling.converged(skew)
+        scaled, _ = self.scaling.scaled(skew, vectors)
+        return prepare_weight(scaled, vectors, self._evaluation_series, self.weight.dtype)
+
+    def _evaluation_series(self, norm: float) -> Series:
+        return make_series(norm, self.eval_terms, self.eval_tolerance, self.series)
+
+    def lipschitz_bound(self) -> float:
+        """Return an upper bound on the Lipschitz constant of the function that the layer computes in its present mode.
+
+        The norm of J is bounded from the filter that is convolved with, never from the stored vectors. The polynomial
+        in place of the exponential then has the gain max |p(i t)| over |t| <= ||J||. The matrices of the other engines
+        have norm at most 1. Infinite if the weights are not finite.
+        """
+        if not self.training:
+            return self.prepared().gain
+        with torch.no_grad():
+            weight = self.filter()[: self.active_groups * self.weight.shape[1]].double()
+            series = self._training_series
+            return max(polynomial_gain(series.coefficients, norm_bound(weight * series.factor)), 1.0)
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Bound the rounding of an evaluation within `explicit_products`."""
+        size = self.inner_size(signal.shape)
+        with torch.no_grad():
+            step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(), signal, size)
+        pixels = prod(size) * (prod(self.stride) if self.transposed else 1)
+        return step.then(addition(signal.after(step, shape), self.bias, pixels))
+
+    def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return what the bound rests on for samples of this shape: engine, degree, bound on ||J||, interval."""
+        return self.engine_for(1, self.inner_size(shape), explicit=True).facts(self.prepared())
+
+    def inner_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width at which the exponential sees a sample (C, H, W), (C, L) or (C,)."""
+        height, width = (1, 1, *shape[1:])[-2:]
+        return (height, width) if self.transposed else (height // self.stride[0], width // self.stride[1])
+
+    def train(self, mode: bool = True) -> Self:
+        self._cache.clear()
+        return super().train(mode)
+
     def extra_repr(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        kernel_size, stride = self._given(self.kernel_size), self._given(self.stride)
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={kernel_size}, stride={stride}"]
         if self.groups != 1:
             parts.append(f"groups={self.groups}")
         if self.bias is None:
             parts.append("bias=False")
-        return ", ".join([*parts, *self.options_repr()])
+        for name, value in _DEFAULTS.items():
+            if getattr(self, name) != value:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts)
 
-    def _check_input(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
-            needed = f"(B, {self.in_channels}, H, W) or ({self.in_channels}, H, W)"
-            raise ValueError(f"{name} needs an input of shape {needed}, got {tuple(x.shape)}")
-        (height, width), (down, across) = x.shape[-2:], self.stride
-        if height % down or width % across:
-            stride = down if down == across else self.stride
-            raise ValueError(
-                f"{name} with stride {stride} needs a height and a width divisible by it, got {height} x {width}"
-            )
-        self.check_maps(height // down, width // across)
+    @property
+    def _active_weight(self) -> Tensor:
+        # A slice of everything would be copied in the backward pass.
+        all_active = self.active_groups == self.groups
+        return self.weight if all_active else self.weight[: self.active_groups * self.weight.shape[1]]
+
+    def _reset_bias(self) -> None:
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
+
+    def _two(self, value: int | Sequence[int]) -> tuple[int, int]:
+        """Return an argument of this layer's dimensions for the two-dimensional convolution."""
+        first, second = (1,) * (2 - self.dimensions) + sizes(value, self.dimensions)
+        return first, second
+
+    def _given(self, value: tuple[int, int]) -> Any:
+        """Invert `_two`."""
+        return value if self.dimensions == 2 else value[1]
+
+
+def with_channels(maps: Tensor, channels: int) -> Tensor:
+    """Cut maps to their first channels, or append channels of zeros."""
+    missing = channels - maps.shape[1]
+    if missing == 0:
+        return maps
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]

@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 from lipnet.data import DATAMODULES, FolderImages, NpzImages
 from lipnet.layers import GSSOC, SOC, ChannelShuffle, MaxMin, MaxMinPermuted
 from lipnet.layers.scaling import SCALINGS
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
 from lipnet.models import build_model
 from lipnet.training import (
     CertificateRegularization,
@@ -73,7 +72,7 @@ def with_settings(config: Any, settings: Any) -> Any:
 
 def layer_options() -> dict[str, Any]:
     """Return the keyword options of every skew-orthogonal layer, with their defaults."""
-    parameters = inspect.signature(SkewOrthogonal.__init__).parameters.values()
+    parameters = inspect.signature(SOC.__init__).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     return {name: value for name, value in options.items() if name not in {"device", "dtype"}}
 

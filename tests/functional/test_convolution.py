@@ -11,7 +11,6 @@ from torch import Tensor
 from lipnet.functional import (
     PADDING_MODES,
     depth_to_space,
-    filter_of_matrices,
     jacobian_matrices,
     same_convolution,
     same_convolution_weight_gradient,
@@ -77,21 +76,6 @@ def test_matrices_on_a_single_pixel(padding_mode: str) -> None:
             )
 
 
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_filters_of_matrices_are_the_adjoint(kernel: tuple[int, int], groups: int, padding_mode: str) -> None:
-    weight = random_filter(kernel, groups)
-    for size in ((1, 1), (2, 2), (3, 4)):
-        if padding_mode == "circular" and (kernel[0] // 2 > size[0] or kernel[1] // 2 > size[1]):
-            continue
-        matrices = jacobian_matrices(weight, size, groups, padding_mode)
-        gradient = torch.randn(matrices.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        adjoint = filter_of_matrices(gradient, weight, size, padding_mode)
-        assert adjoint.shape == weight.shape
-        assert float((adjoint * weight).sum()) == pytest.approx(float((gradient * matrices).sum()), rel=1e-12)
-
-
 def test_matrices_of_filters_in_another_layout() -> None:
     for kernel, size in (((1, 1), (1, 1)), ((3, 3), (2, 2))):
         weight = random_filter(kernel)
@@ -101,9 +85,6 @@ def test_matrices_of_filters_in_another_layout() -> None:
             weight.transpose(0, 1).clone().transpose(0, 1),
         ):
             assert torch.equal(jacobian_matrices(same, size), expected)
-            assert torch.equal(
-                filter_of_matrices(expected.mT.contiguous().mT, same, size), filter_of_matrices(expected, weight, size)
-            )
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)

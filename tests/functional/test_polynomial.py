@@ -1,4 +1,4 @@
-"""Polynomials of a skew convolution against dense matrices, and autograd's own derivative of the plain recurrence."""
+"""Polynomials of a skew convolution against dense matrices and the reference, values and gradients."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional import (
     PADDING_MODES,
     chebyshev_coefficients,
+    form_matrices,
     monic_polynomial,
-    operator_tensors,
     skew_filter,
     skew_polynomial,
     taylor_coefficients,
 )
+from lipnet.functional.reference import polynomial as plain
 from tests.oracles import convolution_matrix, to_numpy
 
 # Real roots and complex ones, a root of 0, and a leading coefficient of 1.
@@ -31,7 +31,7 @@ POLYNOMIALS = [
     monic_polynomial(taylor_coefficients(4))[1],
     monic_polynomial(chebyshev_coefficients(5, 1.4))[1],
 ]
-# On both sides of 2 x 2 pixels, up to which the operator is a few products of channels.
+# On both sides of 2 x 2 pixels, up to which the convolution is a few products of channels.
 SIZES = [(1, 1), (2, 2), (1, 2), (3, 5), (1, 4)]
 SETTINGS = [
     pytest.param((2, 2, 3, 3), 1, "zeros", id="3x3"),
@@ -57,18 +57,6 @@ def operands(
     weight = skew_filter(torch.randn(shape, generator=generator, dtype=torch.float64), groups)
     weight = weight / weight[0].numel() ** 0.5
     return x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
-
-
-def plain(
-    x: Tensor, weight: Tensor, coefficients: Sequence[float], groups: int = 1, padding_mode: str = "zeros"
-) -> Tensor:
-    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    mode = "constant" if padding_mode == "zeros" else padding_mode
-    power, result = x, coefficients[0] * x
-    for coefficient in coefficients[1:]:
-        power = F.conv2d(F.pad(power, (columns, columns, rows, rows), mode=mode), weight, groups=groups)
-        result = result + coefficient * power
-    return result
 
 
 def gradients(result: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -177,12 +165,12 @@ def test_first_channels_are_a_slice(groups: int, size: tuple[int, int], dtype: t
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
-def test_kept_tensors_change_nothing(size: tuple[int, int], groups: int, padding_mode: str) -> None:
+def test_cached_matrices_change_nothing(size: tuple[int, int], groups: int, padding_mode: str) -> None:
     x, weight = (tensor.detach() for tensor in operands((4, 4 // groups, 3, 3), groups, size))
-    kept = operator_tensors(weight, size, groups, padding_mode)
-    assert bool(kept) == (max(size) <= 2)
+    matrices = form_matrices(weight, size, groups, padding_mode)
+    assert (matrices is not None) == (max(size) <= 2)
     for channels in (None, 3):
-        result = skew_polynomial(x, weight, CUBIC, groups, padding_mode, channels=channels, kept=kept)
+        result = skew_polynomial(x, weight, CUBIC, groups, padding_mode, channels=channels, matrices=matrices)
         assert torch.equal(result, skew_polynomial(x, weight, CUBIC, groups, padding_mode, channels=channels))
 
 
@@ -279,61 +267,31 @@ def test_the_result_is_not_the_inputs_memory(dtype: torch.dtype, size: tuple[int
     assert torch.equal(weight, before[1])
 
 
-TRANSFORMED = [
-    pytest.param(dtype, size, groups, id=f"{str(dtype)[6:]}-{size[0]}x{size[1]}-{groups}")
-    for dtype, size, groups in [
-        (torch.float64, (4, 3), 1),
-        (torch.float64, (2, 2), 2),
-        (torch.float32, (4, 3), 2),
-        (torch.float32, (1, 2), 1),
-    ]
-]
-
-
-@pytest.mark.parametrize("channels", [None, 3])
-@pytest.mark.parametrize(("dtype", "size", "groups"), TRANSFORMED)
-def test_jacobians(dtype: torch.dtype, size: tuple[int, int], groups: int, channels: int | None) -> None:
-    tolerance = 1e-12 if dtype is torch.float64 else 1e-4
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("groups", "size", "channels"), [(1, (4, 3), None), (2, (2, 2), 3), (2, (4, 3), 3), (1, (1, 2), 3)]
+)
+def test_batched_gradients(dtype: torch.dtype, groups: int, size: tuple[int, int], channels: int | None) -> None:
+    """As ``torch.autograd.grad(..., is_grads_batched=True)`` computes them, which maps over the backward pass."""
     both = operands((4, 4 // groups, 3, 3), groups, size, dtype)
 
     def function(x: Tensor, weight: Tensor) -> Tensor:
         return skew_polynomial(x, weight, CUBIC, groups, channels=channels)
 
-    def expected(x: Tensor, weight: Tensor) -> Tensor:
-        return plain(x, weight, CUBIC, groups)[:, :channels]
-
-    correct = torch.autograd.functional.jacobian(expected, both)
-    assert_all_close(torch.func.jacrev(function, argnums=(0, 1))(*(each.detach() for each in both)), correct, tolerance)
-    # A batch of gradients in one backward pass, as torch.autograd.grad(..., is_grads_batched=True) does it.
+    correct = torch.autograd.functional.jacobian(lambda x, w: plain(x, w, CUBIC, groups)[:, :channels], both)
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-4
     assert_all_close(torch.autograd.functional.jacobian(function, both, vectorize=True), correct, tolerance)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(("dtype", "size", "groups"), TRANSFORMED)
-def test_maps_over_maps_filters_and_both(
-    dtype: torch.dtype, size: tuple[int, int], groups: int, recompute: bool
-) -> None:
-    tolerance = 1e-12 if dtype is torch.float64 else 1e-4
-    x, weight = (each.detach() for each in operands((4, 4 // groups, 3, 3), groups, size, dtype))
-    several_x, several_weights = torch.stack([x, -2 * x, x.flip(0)]), torch.stack([weight, 0.5 * weight, -weight])
+def test_function_transforms_are_refused_by_torch() -> None:
+    x, weight = (each.detach() for each in operands((2, 2, 3, 3)))
 
-    def loss(x: Tensor, weight: Tensor) -> Tensor:
-        return skew_polynomial(x, weight, CUBIC, groups, recompute=recompute).square().sum()
+    def loss(x: Tensor) -> Tensor:
+        return skew_polynomial(x, weight, CUBIC).sum()
 
-    def plain_loss(x: Tensor, weight: Tensor) -> Tensor:
-        return plain(x, weight, CUBIC, groups).square().sum()
-
-    for x_dim, weight_dim in ((0, None), (None, 0), (0, 0)):
-        xs = several_x if x_dim == 0 else x.expand(3, *x.shape)
-        weights = several_weights if weight_dim == 0 else weight.expand(3, *weight.shape)
-        arguments = (several_x if x_dim == 0 else x, several_weights if weight_dim == 0 else weight)
-        values = torch.func.vmap(lambda x, w: skew_polynomial(x, w, CUBIC, groups), (x_dim, weight_dim))(*arguments)
-        assert_all_close(values, [plain(*pair, CUBIC, groups) for pair in zip(xs, weights, strict=True)], tolerance)
-        each = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), (x_dim, weight_dim))(*arguments)
-        for result, argument in zip(each, (0, 1), strict=True):
-            pairs = zip(xs, weights, strict=True)
-            correct = [torch.func.grad(plain_loss, argnums=argument)(*pair) for pair in pairs]
-            assert_all_close(result, correct, 10 * tolerance)
+    for transform in (torch.func.grad(loss), torch.func.vmap(torch.func.grad(loss))):
+        with pytest.raises(RuntimeError, match="functorch transforms"):
+            transform(torch.stack([x, x]))
 
 
 def test_autocast_computes_and_differentiates_in_the_lower_precision() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lipnet.layers.arguments import check_convolution, check_output_padding, pair, sizes
+from lipnet.layers.arguments import check_convolution, check_output_padding, sizes
 
 VALID: dict[str, Any] = {
     "in_channels": 4,
@@ -19,11 +19,6 @@ VALID: dict[str, Any] = {
     "padding_mode": "zeros",
     "channels": 8,
 }
-
-
-@pytest.mark.parametrize(("value", "expected"), [(3, (3, 3)), ((1, 5), (1, 5)), ([3, 1], (3, 1))])
-def test_pair(value: int | list[int] | tuple[int, int], expected: tuple[int, int]) -> None:
-    assert pair(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +70,8 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "dimensions", "expected"), [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2))]
+    ("value", "dimensions", "expected"),
+    [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2)), ([3, 1], 2, (3, 1))],
 )
 def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expected: tuple[int, ...]) -> None:
     assert sizes(value, dimensions) == expected

@@ -252,6 +252,6 @@ def test_lengths_that_do_not_fit_are_refused() -> None:
     assert layer(torch.zeros(1, 1, 4)).shape == (1, 2, 2)
     for tied, shortest, length in ((layer, 4, 2), (SOCTranspose1d.of(layer), 2, 1)):
         name = type(tied).__name__
-        message = f"{name} with a kernel of 5 needs a length of at least {shortest} for circular padding, got {length}"
+        message = f"{name} with circular padding needs a length of at least {shortest} for its kernel, got {length}"
         with pytest.raises(ValueError, match=message):
             tied(torch.zeros(1, tied.in_channels, length))

@@ -25,7 +25,7 @@ import lipnet.functional.pairwise
 import lipnet.functional.skew
 import lipnet.layers.activations
 import lipnet.layers.arguments
-import lipnet.layers.evaluation
+import lipnet.layers.engines.base
 import lipnet.metrics.functional
 from lipnet.certify import PGD, certify
 from lipnet.certify.attacks import geometry
@@ -48,9 +48,9 @@ from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import accumulated
 from lipnet.layers import GSSOC, Normalize, NormalizedLinear, Residual
 from lipnet.layers.cache import WeightCache
-from lipnet.layers.evaluation import Evaluation, Series
+from lipnet.layers.engines import PreparedWeight, Series, make_series
 from lipnet.layers.explicit import explicit_products
-from lipnet.layers.skew_orthogonal import SkewOrthogonal
+from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint
 from lipnet.models.checkpoint import _check_fit
@@ -83,21 +83,18 @@ def _stale(self: WeightCache[Any], weight: Tensor, compute: Callable[[], Any]) -
     return self._value
 
 
-_evaluate = SkewOrthogonal._evaluate
+_prepare = SOC._prepare
 
 
-def _five_terms(self: SkewOrthogonal) -> Evaluation:
-    """The evaluation as it is, with the gain that belongs to it, and Taylor's polynomial of degree 5 instead."""
-    right = _evaluate(self)
+def _five_terms(self: SOC) -> PreparedWeight:
+    """Prepare the weight with its own gain, but with Taylor's polynomial of degree 5."""
+    right = _prepare(self)
     series = Series(*monic_polynomial(taylor_coefficients(5)))
     return dataclasses.replace(right, series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
 
 
-_series = SkewOrthogonal._series
-
-
-def _in_a_hurry(self: SkewOrthogonal, norm: float, terms: int | None, tolerance: float) -> Series:
-    return _series(self, norm, terms, 0.05)
+def _in_a_hurry(self: SOC, norm: float) -> Series:
+    return make_series(norm, self.eval_terms, 0.05, self.series)
 
 
 def _at_the_ends(coefficients: Sequence[Fraction | float], norm: float) -> float:
@@ -288,7 +285,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: taken for what the scaling aims at",
-        attribute(lipnet.layers.evaluation, "norm_bound", lambda weight: 1.0),
+        attribute(lipnet.layers.engines.base, "norm_bound", lambda weight: 1.0),
         [GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous"],
     ),
     Defect(
@@ -387,12 +384,12 @@ DEFECTS = [
     ),
     Defect(
         "series: 5 terms in evaluation, with the constant of others",
-        attribute(SkewOrthogonal, "_evaluate", _five_terms),
+        attribute(SOC, "_prepare", _five_terms),
         [GUARANTEE + "test_in_single_precision"],
     ),
     Defect(
         "series: the tolerance of evaluation is ignored",
-        attribute(SkewOrthogonal, "_series", _in_a_hurry),
+        attribute(SOC, "_evaluation_series", _in_a_hurry),
         ["tests/layers/test_soc.py::test_each_mode_is_as_near_the_exponential_as_its_tolerance"],
     ),
     Defect(

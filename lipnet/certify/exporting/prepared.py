@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from lipnet import __version__
 from lipnet.certify.logits import logit_bounds
 from lipnet.certify.precision import ieee_arithmetic
-from lipnet.layers.exporting import example_batch, export
+from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
 # The first dimension of the one input is free.

@@ -146,7 +146,7 @@ def test_no_file_that_computes_something_else(
 
 def test_no_coefficient_of_a_polynomial_is_taken_for_one(tmp_path: Path) -> None:
     conv = SOC(3, 16, engine="series", eval_tolerance=1e-5)
-    lowest = conv.eval()._evaluated().series.coefficients[0]
+    lowest = conv.eval().prepared().series.coefficients[0]
     assert 1e-6 < abs(lowest - 1) < 1e-5
     model = nn.Sequential(conv, nn.Flatten()).eval()
     export_onnx(model, tmp_path / "model.onnx", input_shape=(3, 12, 12))

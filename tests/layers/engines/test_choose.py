@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from lipnet.layers import GSSOC, SOC, SOCLinear
-from lipnet.layers.engine import ENGINES, Choice, Situation, choose_engine
+from lipnet.layers.engines.choose import ENGINES, Choice, Situation, choose_engine
 
 USUAL = Situation("zeros", (3, 3), channels=64, size=(16, 16), batch=32, terms=5, training=True)
 
@@ -110,13 +111,14 @@ def test_layers_do_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a network of both modes: what is computed is what the choice says."""
     called: list[str] = []
     for name, engine in (("skew_polynomial", "series"), ("apply_spectral", "spectral"), ("apply_dense", "dense")):
-        function = getattr(__import__("lipnet.layers.skew_orthogonal", fromlist=[name]), name)
+        module = importlib.import_module(f"lipnet.layers.engines.{engine}")
+        function = getattr(module, name)
 
         def observed(*args: Any, function: Any = function, engine: str = engine, **options: Any) -> torch.Tensor:
             called.append(engine)
             return function(*args, **options)
 
-        monkeypatch.setattr(f"lipnet.layers.skew_orthogonal.{name}", observed)
+        monkeypatch.setattr(module, name, observed)
     expected = []
     for padding_mode in ("zeros", "circular"):
         layer = GSSOC(8, 8, groups=(2, 1), padding_mode=padding_mode)

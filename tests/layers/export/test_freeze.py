@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lipnet.layers import SOC
-from lipnet.layers.exporting.freezing import frozen_copy
+from lipnet.layers.export.freeze import frozen_copy
 
 
 def test_constants_are_those_of_the_layers_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,10 +16,10 @@ def test_constants_are_those_of_the_layers_evaluation(monkeypatch: pytest.Monkey
     x = torch.rand(2, 3, 20, 20)
     with torch.no_grad():
         expected = model(x)
-    monkeypatch.setattr(SOC, "_evaluate", None)  # what was computed is enough
+    monkeypatch.setattr(SOC, "_prepare", None)  # what was computed is enough
     copy = frozen_copy(model, x)
     torch.testing.assert_close(copy(x), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(copy[0].filter_0, model[0]._evaluated().factored)
+    assert torch.equal(copy[0].filter_0, model[0].prepared().factored)
 
 
 def test_a_frozen_layer_no_longer_follows_the_weights() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from lipnet.layers.exporting.folding import fold_constants
+from lipnet.layers.export.fold import fold_constants
 
 aten = torch.ops.aten
 

@@ -1,4 +1,4 @@
-"""Computations of a graph that do not depend on its input, done once."""
+"""Constant folding: results of a graph that do not depend on its input are computed once."""
 
 from collections.abc import Iterable
 from operator import attrgetter
@@ -9,13 +9,13 @@ from torch import Tensor, fx
 
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Replace what a functional graph computes from its constants alone by the results, in place.
+    """Replace the results that a graph computes from its constants alone by constants, in place.
 
-    So heads that normalise their rows, and parametrizations, cost nothing at run time. Views are left to the run: they
-    cost nothing either, and keep the names of what they show.
+    Heads that normalise their rows, and parametrizations, then cost nothing at run time. Views stay in the graph: they
+    cost nothing either, and keep the names of their bases.
 
     Args:
-        module: whose graph changes no tensor in place.
+        module: with a graph that changes no tensor in place.
     """
     values = _constant_values(module)
     for node in _needed(values, module.graph):
@@ -29,7 +29,7 @@ def fold_constants(module: fx.GraphModule) -> None:
 
 
 def _constant_values(module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """The nodes that do not depend on the input, with their values."""
+    """Return the nodes that do not depend on the input, with their values."""
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -48,7 +48,7 @@ def _is_deterministic(node: fx.Node) -> bool:
 
 
 def _needed(values: dict[fx.Node, Any], graph: fx.Graph) -> Iterable[fx.Node]:
-    """The constant tensors that the rest of the graph needs; for a view, what it is a view of."""
+    """Return the constant tensors that the rest of the graph needs, with the bases in place of views."""
     users = [node for node in graph.nodes if node not in values]
     found: dict[fx.Node, None] = {}
     while users:

@@ -28,7 +28,7 @@ from lipnet.layers import (
     SOCTranspose1d,
     export,
 )
-from lipnet.layers.exporting import declared_input_shape, example_batch
+from lipnet.layers.export import declared_input_shape, example_batch
 from lipnet.models import LipConvNet
 from lipnet.structured import OrthogonalMap, gsoft
 from tests.settings import PATHS, PUBLISHED

@@ -1,4 +1,17 @@
-"""Which way of computing the exponential of a convolution suits a layer: a decision, apart from the computing."""
+"""The choice of an engine, as a pure function of the situation.
+
+| kernel | padding | training | evaluation |
+| --- | --- | --- | --- |
+| 1 x 1 | any | dense on many pixels, series on few | dense up to 1024 channels in a group, else series |
+| larger | zeros | series | dense on small maps, else series |
+| larger | circular | the cheaper of spectral and series; series below 16 pixels | dense on small maps, else spectral |
+
+- Evaluation computes matrices once and caches them, so they may cost more than in training, where the weight changes
+  with every step. Maps are small for the dense engine if the matrix of a group, channels x height x width, is.
+- ``engine="series"``, ``"spectral"`` or ``"dense"`` overrules the table. Spectral with zero padding is an error, unless
+  the kernel is 1 x 1.
+- Certificates need explicit sums of products, so they replace spectral by series.
+"""
 
 from typing import NamedTuple
 
@@ -6,38 +19,48 @@ from lipnet.functional import products_of_a_polynomial
 
 ENGINES = ("auto", "series", "spectral", "dense")
 
-# In evaluation a dense exponential is kept for maps of up to so many entries in a group, and of up to so many if they
-# have few pixels, where it saves most: beyond, computing it costs more than it saves on ten thousand images.
+# Evaluation caches a dense matrix for up to this many entries in a group; more if there are few pixels, where it saves
+# most. Beyond, computing the matrix costs more than it saves on ten thousand images.
 _DENSE_ENTRIES = 512
 _DENSE_ENTRIES_OF_FEW_PIXELS = 1024
 _FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
-# What passes over the maps cost for each of their numbers, in multiplications at the speed of convolutions: for each
-# convolution with circular padding, which copies, and with groups into another layout, too; and for the transforms
-# there and back, forward and backward (benchmarks/engines.py).
-_PASSES_OF_A_WRAPPED_CONVOLUTION = 20
-_PASSES_OF_A_WRAPPED_GROUPED_CONVOLUTION = 300
-_PASSES_OF_THE_TRANSFORMS = 1050
-# Many small complex products, of four real ones each, reach a fraction of the speed of convolutions.
+# Cost of the passes over the maps, in multiplications per entry at the speed of convolutions (benchmarks/engines.py):
+# of each convolution with circular padding, which copies, and with groups also changes the layout; and of the
+# transforms there and back, forward and backward.
+_WRAPPED_PASSES = 20
+_WRAPPED_GROUPED_PASSES = 300
+_TRANSFORM_PASSES = 1050
+# Small complex products, of four real ones each, reach a fraction of the speed of convolutions.
 _COMPLEX_PRODUCT = 2.7 * 4
-# Convolutions of groups with fewer channels are slower for what they compute.
+# Groups with fewer channels convolve more slowly for the work they do.
 _CHANNELS_AT_FULL_SPEED = 8
 _ONE_MATRIX = "maps of few entries in a group in evaluation: one matrix, kept"
-# Maps with fewer pixels leave Fourier transforms nothing to save.
+# On fewer pixels Fourier transforms have nothing to save.
 _SPECTRAL_PIXELS = 16
 
 
 class Situation(NamedTuple):
-    """What the decision rests on."""
+    """Everything that the choice depends on.
+
+    Attributes:
+        padding_mode, kernel_size: of the convolution.
+        channels: in a group.
+        size: height and width of the feature maps, after the stride.
+        batch: number of images.
+        terms: degree of the series in training.
+        training: mode of the layer.
+        groups: that are computed.
+    """
 
     padding_mode: str
     kernel_size: tuple[int, int]
-    channels: int  # in a group
-    size: tuple[int, int]  # height and width of the maps
+    channels: int
+    size: tuple[int, int]
     batch: int
-    terms: int  # degree of the polynomial that the series would need
+    terms: int
     training: bool
-    groups: int = 1  # that are computed
+    groups: int = 1
 
 
 class Choice(NamedTuple):
@@ -46,11 +69,11 @@ class Choice(NamedTuple):
 
 
 def choose_engine(requested: str, situation: Situation) -> Choice:
-    """The engine for a situation: ``"series"``, ``"spectral"`` or ``"dense"``, and why.
+    """Return the engine for a situation, ``"series"``, ``"spectral"`` or ``"dense"``, and the reason.
 
     Args:
         requested: one of them, or ``"auto"``.
-        situation: the layer's settings and the maps at hand.
+        situation: the layer's settings and the feature maps at hand.
 
     Raises:
         ValueError: if the spectral engine is requested with zero padding and a kernel larger than 1 x 1.
@@ -66,9 +89,13 @@ def choose_engine(requested: str, situation: Situation) -> Choice:
         return Choice(requested, "requested")
     if situation.kernel_size == (1, 1):
         return _pointwise(situation)
-    if situation.padding_mode == "circular":
-        return _circular(situation)
-    return _zeros(situation)
+    if not situation.training and _has_few_entries(situation):
+        return Choice("dense", _ONE_MATRIX)
+    if situation.padding_mode == "zeros":
+        return Choice("series", "zero padding: the exponential is summed as a polynomial")
+    if not situation.training:
+        return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
+    return _circular_training(situation)
 
 
 def _pointwise(situation: Situation) -> Choice:
@@ -82,34 +109,23 @@ def _pointwise(situation: Situation) -> Choice:
     return Choice("series", "a 1 x 1 kernel on few pixels: the series is cheaper than the polynomial of its matrix")
 
 
-def _circular(situation: Situation) -> Choice:
+def _circular_training(situation: Situation) -> Choice:
     height, width = situation.size
-    if not situation.training:
-        if _has_few_entries(situation):
-            return Choice("dense", _ONE_MATRIX)
-        return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
     if height * width < _SPECTRAL_PIXELS:
         return Choice("series", f"circular padding on maps of fewer than {_SPECTRAL_PIXELS} pixels")
     pixels = situation.batch * height * width
     taps = situation.kernel_size[0] * situation.kernel_size[1]
     slowness = max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
-    grouped = situation.groups > 1
-    passes = _PASSES_OF_A_WRAPPED_GROUPED_CONVOLUTION if grouped else _PASSES_OF_A_WRAPPED_CONVOLUTION
-    # Multiplications for each channel, in all three products of a forward and a backward pass.
+    passes = _WRAPPED_GROUPED_PASSES if situation.groups > 1 else _WRAPPED_PASSES
+    # Multiplications per channel, in all three products of a forward and a backward pass.
     convolution = 3 * taps * situation.channels * slowness + passes
     series = situation.terms * convolution * pixels
     frequencies = height * (width // 2 + 1)
     matrices = products_of_a_polynomial(situation.terms) * situation.channels + situation.batch
-    spectral = 3 * _COMPLEX_PRODUCT * frequencies * situation.channels * matrices + _PASSES_OF_THE_TRANSFORMS * pixels
+    spectral = 3 * _COMPLEX_PRODUCT * frequencies * situation.channels * matrices + _TRANSFORM_PASSES * pixels
     if spectral < series:
         return Choice("spectral", "circular padding: a polynomial at each frequency is cheaper than the series")
     return Choice("series", "circular padding, but for this batch the series is cheaper than a matrix per frequency")
-
-
-def _zeros(situation: Situation) -> Choice:
-    if not situation.training and _has_few_entries(situation):
-        return Choice("dense", _ONE_MATRIX)
-    return Choice("series", "zero padding: the exponential is summed as a polynomial")
 
 
 def _has_few_entries(situation: Situation) -> bool:

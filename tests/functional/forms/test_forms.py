@@ -1,4 +1,4 @@
-"""Every form of a convolution that is applied many times against its dense matrix."""
+"""Every form of a convolution that is applied several times, against its dense matrix."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import operators, same_convolution, skew_filter
-from lipnet.functional.operators import ConvolutionOperator, convolution_operator, operator_tensors
+from lipnet.functional import form_matrices, forms, same_convolution, skew_filter
+from lipnet.functional.forms import Products, convolution_form
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
 # Dtype, padding and size decide the form: products of channels, the blocked layout of the CPU's library, or the
@@ -30,12 +30,12 @@ KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
 
 @pytest.fixture(autouse=True)
 def few_channels_are_worth_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "_CHANNELS_WORTH_TILES", 1)
-    monkeypatch.setattr(operators, "_BATCH_WORTH_TILES", 1)
+    monkeypatch.setattr(forms, "_MIN_CHANNELS_OF_TILES", 1)
+    monkeypatch.setattr(forms, "_MIN_BATCH_OF_TILES", 1)
 
 
 class Case:
-    """An operator, maps for it, and the matrix that it stands for."""
+    """A form, feature maps for it, and the matrix that it stands for."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Case:
         self.maps, self.gradient = (
             torch.randn(batch, 4, *size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)
         )
-        self.operator: ConvolutionOperator = convolution_operator(self.maps, self.weight, groups, padding_mode)
+        self.form = convolution_form(self.maps, self.weight, groups, padding_mode)
         self.matrix: Matrix = convolution_matrix(self.weight, *size, groups, padding_mode)
         self.tolerance = 1e-13 if dtype is torch.float64 else 2e-5
 
@@ -77,9 +77,9 @@ def cases(kernels: list[tuple[tuple[int, int], int]]) -> pytest.MarkDecorator:
 
 @cases(KERNELS)
 def test_entering_and_leaving(case: Case) -> None:
-    entered = case.operator.enter(case.maps)
-    assert torch.equal(case.operator.leave(entered), case.maps)
-    assert torch.equal(case.operator.leave(case.operator.enter(entered)), case.maps)
+    entered = case.form.enter(case.maps)
+    assert torch.equal(case.form.leave(entered), case.maps)
+    assert torch.equal(case.form.leave(case.form.enter(entered)), case.maps)
 
 
 @cases(KERNELS)
@@ -87,9 +87,9 @@ def test_applying(case: Case) -> None:
     maps = to_numpy(case.maps.flatten(1))
     before = case.maps.clone()
     for shift, sign in ((0.0, 1), (0.0, -1), (0.7, 1), (-0.7, -1)):
-        result = case.operator.apply(case.operator.enter(case.maps), shift, sign)
+        result = case.form.apply(case.form.enter(case.maps), shift, sign)
         expected = maps @ (sign * case.matrix + shift * np.eye(len(case.matrix))).T
-        case.close(case.operator.leave(result), expected)
+        case.close(case.form.leave(result), expected)
         # In memory of its own.
         if not result.is_mkldnn:
             result.zero_()
@@ -101,10 +101,10 @@ def test_the_first_channels_and_maps_of_the_first_channels(case: Case) -> None:
     maps, identity = to_numpy(case.maps.flatten(1)), np.eye(len(case.matrix))
     pixels = case.maps.shape[-2] * case.maps.shape[-1]
     for channels in (1, 3):
-        first = case.operator.apply_first(case.operator.enter(case.maps), 0.7, channels)
+        first = case.form.apply_first(case.form.enter(case.maps), 0.7, channels)
         assert first.shape == (2, channels, *case.maps.shape[2:])
         case.close(first.flatten(1), (maps @ (case.matrix + 0.7 * identity).T)[:, : channels * pixels])
-        result = case.operator.leave(case.operator.apply_to_first(case.maps[:, :channels].contiguous(), 0.7))
+        result = case.form.leave(case.form.apply_to_first(case.maps[:, :channels].contiguous(), 0.7))
         only = maps.copy()
         only[:, channels * pixels :] = 0
         case.close(result.flatten(1), only @ (0.7 * identity - case.matrix).T)
@@ -121,10 +121,10 @@ def test_the_gradient_of_a_filter_that_is_larger_than_the_maps(size: tuple[int, 
 
 
 def check_the_gradient(case: Case) -> None:
-    maps, gradient = case.operator.enter(case.maps), case.operator.enter(case.gradient)
+    maps, gradient = case.form.enter(case.maps), case.form.enter(case.gradient)
     for each in ((maps, gradient, 1), (gradient, maps, -1), (maps, maps, 1)):
-        case.operator.collect(*each)
-    result = case.operator.filter_gradient()
+        case.form.collect(*each)
+    result = case.form.filter_gradient()
     x, weight = case.maps.double(), case.weight.double().requires_grad_()
     groups, mode = case.groups, case.padding_mode
     image, other = (same_convolution(each, weight, groups, mode) for each in (x, case.gradient.double()))
@@ -139,49 +139,48 @@ def test_the_gradient_of_the_filter_from_the_first_channels(dtype: torch.dtype, 
     one, other = (Case(dtype, "zeros", size, (3, 3), 1) for _ in range(2))
     some = one.gradient.clone()
     some[:, 3:] = 0
-    maps = one.operator.enter(one.maps)
-    for operator, gradient in ((one.operator, some[:, :3].contiguous()), (other.operator, one.operator.enter(some))):
-        operator.collect(maps, gradient, -1)
-    result = one.operator.filter_gradient()
-    torch.testing.assert_close(result, other.operator.filter_gradient(), rtol=0, atol=10 * one.tolerance)
+    maps = one.form.enter(one.maps)
+    for form, gradient in ((one.form, some[:, :3].contiguous()), (other.form, one.form.enter(some))):
+        form.collect(maps, gradient, -1)
+    result = one.form.filter_gradient()
+    torch.testing.assert_close(result, other.form.filter_gradient(), rtol=0, atol=10 * one.tolerance)
     assert not result[3:].any()
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
-def test_tensors_that_are_kept_serve_another_operator(padding_mode: str) -> None:
+def test_saved_matrices_serve_another_form(padding_mode: str) -> None:
     case = Case(torch.float64, padding_mode, (2, 2), (3, 3), 1)
-    for kept in (case.operator.kept, operator_tensors(case.weight, (2, 2), 1, padding_mode)):
-        assert len(kept) == 1
-        other = convolution_operator(case.maps, torch.full_like(case.weight, torch.nan), 1, padding_mode, kept)
+    for kept in (case.form.saved[0], form_matrices(case.weight, (2, 2), 1, padding_mode)):
+        other = convolution_form(case.maps, torch.full_like(case.weight, torch.nan), 1, padding_mode, kept)
         case.close(other.leave(other.apply(other.enter(case.maps))), to_numpy(case.maps.flatten(1)) @ case.matrix.T)
 
 
 def test_matrices_of_groups_are_made_again() -> None:
-    assert Case(torch.float64, "zeros", (2, 2), (3, 3), 2).operator.kept == []
+    assert Case(torch.float64, "zeros", (2, 2), (3, 3), 2).form.saved == []
 
 
 def test_larger_maps_keep_no_tensors() -> None:
     case = Case(torch.float64, "zeros", (3, 5), (3, 3), 1)
-    assert case.operator.kept == []
-    assert operator_tensors(case.weight, (3, 5), 1, "zeros") == []
+    assert case.form.saved == []
+    assert form_matrices(case.weight, (3, 5), 1, "zeros") is None
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
     enabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
-    assert enabled.operator.enter(enabled.maps).is_mkldnn == torch.backends.mkldnn.is_available()
+    assert enabled.form.enter(enabled.maps).is_mkldnn == torch.backends.mkldnn.is_available()
     with torch.backends.mkldnn.flags(enabled=False):
         disabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
-        # Maps that another operator has brought into its layout are understood.
-        entered = disabled.operator.enter(enabled.operator.enter(enabled.maps))
+        # Maps in the layout of another form are understood.
+        entered = disabled.form.enter(enabled.form.enter(enabled.maps))
         assert not entered.is_mkldnn
-        disabled.close(disabled.operator.apply(entered), to_numpy(enabled.maps.flatten(1)) @ disabled.matrix.T)
+        disabled.close(disabled.form.apply(entered), to_numpy(enabled.maps.flatten(1)) @ disabled.matrix.T)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4)])
 def test_other_padding_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"padding_mode must be one of \('zeros', 'circular'\), got 'replicate'"):
-        convolution_operator(torch.zeros(1, 2, *size), torch.zeros(2, 2, 3, 3), 1, "replicate")
+        convolution_form(torch.zeros(1, 2, *size), torch.zeros(2, 2, 3, 3), 1, "replicate")
 
 
 @pytest.mark.parametrize(
@@ -209,14 +208,14 @@ def test_products_where_they_are_cheaper(
 ) -> None:
     monkeypatch.undo()
     weight = torch.zeros(channels, channels // groups, 3, 3, dtype=dtype)
-    assert bool(operator_tensors(weight, size, groups, padding_mode)) is products
+    assert (form_matrices(weight, size, groups, padding_mode) is not None) is products
 
 
 def test_small_batches_take_tiles_if_their_matrices_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     weight = torch.zeros(128, 128, 3, 3)
     for batch, tiles in ((63, False), (64, True)):
-        operator = convolution_operator(torch.zeros(batch, 128, 4, 4), weight, 1, "zeros")
-        assert isinstance(operator, operators._Products) is tiles
-    kept = operator_tensors(weight, (4, 4), 1, "zeros")
-    assert isinstance(convolution_operator(torch.zeros(1, 128, 4, 4), weight, 1, "zeros", kept), operators._Products)
+        form = convolution_form(torch.zeros(batch, 128, 4, 4), weight, 1, "zeros")
+        assert isinstance(form, Products) is tiles
+    matrices = form_matrices(weight, (4, 4), 1, "zeros")
+    assert isinstance(convolution_form(torch.zeros(1, 128, 4, 4), weight, 1, "zeros", matrices), Products)

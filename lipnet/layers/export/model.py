@@ -1,4 +1,4 @@
-"""From a model of lipnet to a plain module of torch."""
+"""Export of a model as a plain torch module."""
 
 import operator
 import sys
@@ -7,37 +7,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from lipnet.layers.exporting.folding import fold_constants
-from lipnet.layers.exporting.freezing import frozen_copy
+from lipnet.layers.export.fold import fold_constants
+from lipnet.layers.export.freeze import frozen_copy
 from lipnet.layers.normalize import Normalize
 
-# What tracing a module that cannot be traced may raise; torch's own exceptions are subclasses of these.
+# Exceptions of a module that cannot be traced; torch's own are subclasses of these.
 _UNTRACEABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.GraphModule:
-    """A plain model of torch that computes what the model computes in evaluation, and needs no lipnet to run.
+    """Return a plain torch module that computes the model's evaluation and needs no lipnet to run.
 
-    The result is a graph of torch's functions on constants: no code of lipnet, no scaling, no norm, no cache. It can be
+    The result is a graph of torch functions on constants: no lipnet code, no scaling, no norm, no cache. It can be
     saved by ``torch.save``, loaded and run where lipnet is not installed, moved to another device, and given to
-    ``torch.export``, ``torch.compile`` and ``torch.onnx``. Every layer keeps the engine that it has for inputs of this
-    shape, with the very constants of the layer's evaluation, so that the result is the same function up to the order in
-    which sums are rounded, and the model's Lipschitz bound is that of the result.
+    ``torch.export``, ``torch.compile`` and ``torch.onnx``. Every layer keeps its engine for inputs of this shape and
+    the constants of its evaluation, so the result is the same function up to the order of summation, and has the same
+    Lipschitz bound.
 
     Args:
         model: in evaluation mode. Any module that ``torch.export`` can trace: lipnet's layers, torch's, containers,
             parametrized modules and modules of your own. It is not changed.
-        input_shape: of one input, without the batch: (C, H, W), or (n,) for features. None for that of the model's
-            `Normalize`, if it has an image size.
+        input_shape: of one input without the batch: (C, H, W), or (n,) for features. None takes the shape from the
+            model's `Normalize`, if it has an image size.
 
     Returns:
-        A module from (B, *input_shape) to what the model returns, B being free, on the model's device and of its dtype.
-        Its parameters do not require gradients; gradients with respect to the input flow. An input of another shape is
-        an AssertionError.
+        A module for inputs (B, *input_shape) of any batch size B, on the model's device and of its dtype. Its
+        parameters do not require gradients; gradients with respect to the input flow. An input of another shape is an
+        AssertionError.
 
     Raises:
-        ValueError: for a model in training mode, with forward hooks, or that changes its buffers in evaluation; for a
-            shape that is neither given nor known; and for a module that cannot be traced, which is named.
+        ValueError: for a model in training mode, with forward hooks, or that changes its buffers in evaluation; for an
+            unknown input shape; and for a module that cannot be traced, which is named.
         TypeError: if the model does not return one tensor.
 
     Example:
@@ -51,18 +51,18 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
         ['0.bias', '0.filter_0']
     """
     _check_running(model)
-    # Constants that take part in a differentiable evaluation, wherever this is called.
+    # Leave inference mode: the constants may be used under autograd later.
     with torch.inference_mode(False):
         example = example_batch(model, 2, input_shape)
         traced = _traced(frozen_copy(model, example), example)
     folded = fx.GraphModule(traced, _plain_graph(traced.graph, tuple(example.shape[1:])))
     fold_constants(folded)
-    # Once more, as a module takes over only what its graph refers to.
+    # A new module takes over only what its graph refers to.
     return fx.GraphModule(folded, folded.graph, type(model).__name__).requires_grad_(False).eval()
 
 
 def declared_input_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """The shape (C, H, W) of the images that a model's `Normalize` asks for; None if there is no such module."""
+    """Return the image shape (C, H, W) of a model's `Normalize`, or None if there is none with an image size."""
     for module in model.modules():
         if isinstance(module, Normalize) and module.image_size is not None:
             return len(module.mean), module.image_size, module.image_size
@@ -70,10 +70,10 @@ def declared_input_shape(model: nn.Module) -> tuple[int, ...] | None:
 
 
 def example_batch(model: nn.Module, batch: int, input_shape: Sequence[int] | None = None) -> Tensor:
-    """Inputs (batch, *input_shape) in [0, 1] of the model's device and dtype, the same in every process.
+    """Return inputs (batch, *input_shape) in [0, 1] of the model's device and dtype, the same in every process.
 
     Raises:
-        ValueError: for a shape that is neither given nor known, or not made of positive numbers.
+        ValueError: for an unknown shape, or one that is not made of positive numbers.
     """
     shape = declared_input_shape(model) if input_shape is None else tuple(input_shape)
     if shape is None:
@@ -96,11 +96,11 @@ def _check_running(model: nn.Module) -> None:
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """The model's evaluation as a functional graph of torch's operators, with a free batch size."""
+    """Trace the model's evaluation as a functional graph of torch operators with a free batch size."""
     trail = _Trail(model)
     batch = torch.export.Dim("batch")
     try:
-        # With gradients, as layers then change nothing in place.
+        # With gradients enabled, layers change nothing in place.
         with torch.enable_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     except _UNTRACEABLE as error:
@@ -115,7 +115,7 @@ def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 
 class _Trail:
-    """Knows which module is being run, so that an error can name it."""
+    """The modules that are running, so that an error can name the innermost one."""
 
     def __init__(self, model: nn.Module) -> None:
         self._entered: list[str] = []
@@ -128,12 +128,12 @@ class _Trail:
         self._entered.pop()
 
     def last(self) -> str:
-        """The innermost module that was entered and not left."""
+        """Return the innermost module that was entered and not left."""
         return self._entered[-1] if self._entered else "the model"
 
 
 def _plain_graph(traced: fx.Graph, shape: tuple[int, ...]) -> fx.Graph:
-    """The computation alone, with a check of the input's shape for those that tracing made of its own."""
+    """Copy the graph without the checks that tracing added, and check the shape of the input instead."""
     graph, copies = fx.Graph(), {}
     for node in traced.nodes:
         if node.op == "placeholder":
@@ -146,7 +146,7 @@ def _plain_graph(traced: fx.Graph, shape: tuple[int, ...]) -> fx.Graph:
             copies[node] = copies[node.args[0]]
         elif not _is_tracers_check(node):
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    # What an operator was traced from is no part of a plain model.
+    # Metadata still points to the traced lipnet code.
     for node in graph.nodes:
         node.meta.clear()
     graph.eliminate_dead_code()
@@ -162,10 +162,10 @@ def _check_shape(graph: fx.Graph, x: fx.Node, shape: tuple[int, ...]) -> None:
 
 
 def _takes_everything(node: fx.Node) -> bool:
-    """Whether a node is ``x[:]`` along some dimension."""
+    """Tell whether a node is ``x[:]`` along some dimension."""
     return node.target is torch.ops.aten.slice.Tensor and node.args[2:] == (0, sys.maxsize)
 
 
 def _is_tracers_check(node: fx.Node) -> bool:
-    """Whether a node checks what the device, the dtype or the batch was when the model was traced."""
+    """Tell whether a node checks device, dtype or batch size against those of the tracing."""
     return node.op == "call_module" or node.target is torch.ops.aten._assert_tensor_metadata.default

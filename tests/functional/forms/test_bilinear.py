@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lipnet.functional import PADDING_MODES
-from lipnet.functional.short_maps import bilinear_form, has_bilinear_form, transform
+from lipnet.functional.forms.bilinear import bilinear_form, has_bilinear_form, transform
 from tests.oracles import convolution_matrix, to_numpy
 
 FLOAT64 = torch.zeros(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Convolutions on maps of at most 8 x 8 pixels with fewer products of channels than pairs of pixels.
+"""Bilinear forms of convolutions on at most 8 x 8 pixels, with fewer products of channels than pairs of pixels.
 
 With zero padding a 3-tap convolution of two pixels is y_0 = t_0 x_0 + t_1 x_1, y_1 = t_-1 x_0 + t_0 x_1. Three products
 are enough:
@@ -27,19 +27,19 @@ from torch import Tensor
 
 from lipnet.functional.constants import constant
 
-# Points at which polynomials are multiplied, besides infinity. In float32 a product is then within 1e-6 of its size,
-# with the usual points 0, 1, -1, 2, -2 within 2e-6, summed directly within 2e-7 (64 channels).
+# Points at which polynomials are evaluated, besides infinity. Relative error in float32 with 64 channels: 1e-6; with
+# the usual points 0, 1, -1, 2, -2: 2e-6; summed directly: 2e-7.
 _POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
 _TILE = 4
 
 
 class BilinearForm(NamedTuple):
-    """y = output ((taps @ filter) * (input x)): r products for kh kw taps and maps of P pixels in n tiles.
+    """A convolution y = output ((taps @ filter) * (input x)) with r products, for P pixels in n tiles.
 
     Attributes:
-        input: (r n, P), the tiles being the faster index: one matrix, or those of rows and columns.
-        taps: (r, kh kw), the same for all tiles.
-        output: (P, r n), as the input.
+        input: (r n, P) with the tile as the faster index: one matrix, or one for rows and one for columns.
+        taps: (r, kh kw), shared by all tiles.
+        output: (P, r n), in as many factors as the input.
     """
 
     input: tuple[Tensor, ...]
@@ -48,7 +48,7 @@ class BilinearForm(NamedTuple):
 
 
 def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
-    """The product of a form's input or output, or of its transposed factors, with columns (P, N)."""
+    """Multiply the factors of a form's input or output, or their transposes, with columns (P, N)."""
     if len(factors) == 1:
         return factors[0] @ columns
     down, across = factors
@@ -58,7 +58,7 @@ def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
 
 
 def has_bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> bool:
-    """Whether there is a form: 1, 2 or, for three taps and zero padding, 4 or 8 pixels in each dimension."""
+    """Tell whether there is a form: 1, 2 or, for three taps and zero padding, 4 or 8 pixels in each dimension."""
     return all(
         length in (1, 2) or (length in (4, 8) and taps == 3 and padding_mode == "zeros")
         for length, taps in zip(size, kernel_size, strict=True)
@@ -66,18 +66,18 @@ def has_bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], paddi
 
 
 def is_tiled(size: tuple[int, int]) -> bool:
-    """Whether the form for maps of this size is one of tiles, which rounds more and takes more to get to."""
+    """Tell whether the form splits maps of this size into tiles, which round more and need more set-up."""
     return max(size) > 2
 
 
 def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str, like: Tensor) -> BilinearForm:
-    """The form of the 'same' convolution with a kernel on maps of one size.
+    """Return the form of the 'same' convolution for one kernel size and one map size.
 
     Args:
-        size: H and W, for which `has_bilinear_form`.
+        size: H and W, accepted by `has_bilinear_form`.
         kernel_size: kh and kw, odd.
         padding_mode: ``"zeros"`` or ``"circular"``.
-        like: a tensor of the dtype and on the device that the form is wanted in.
+        like: a tensor of the wanted dtype and device.
 
     Example:
         >>> x, taps = torch.tensor([1.0, 10.0]).double(), torch.tensor([5.0, 2.0, 3.0]).double()
@@ -100,7 +100,7 @@ def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_m
 
 @constant
 def _factor(end: str, lengths: tuple[int, ...], taps: tuple[int, ...], padding_mode: str) -> Tensor:
-    """The form's "input" or "output" for these dimensions together, in float64."""
+    """Return the "input" or "output" for these dimensions together, in float64."""
     lines = (_line(*each, padding_mode) for each in zip(lengths, taps, strict=True))
     factors: list[Tensor] = [getattr(line, end) for line in lines]
     return reduce(torch.kron, factors)
@@ -108,15 +108,15 @@ def _factor(end: str, lengths: tuple[int, ...], taps: tuple[int, ...], padding_m
 
 @constant
 def _taps(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> Tensor:
-    """The form's taps, in float64."""
+    """Return the taps in float64."""
     rows, columns = (_line(*each, padding_mode) for each in zip(size, kernel_size, strict=True))
-    # The products of each tile of rows are taken for themselves: tiles of rows would not be the faster index.
+    # Every tile of rows gets products of its own, since row tiles cannot be the faster index.
     tiles = len(rows.input) // len(rows.taps)
     return torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps)
 
 
 class _Line(NamedTuple):
-    """The form in one dimension."""
+    """A form in one dimension."""
 
     input: Tensor
     taps: Tensor
@@ -142,7 +142,7 @@ def _line(length: int, taps: int, padding_mode: str) -> _Line:
 
 
 def _tiles(count: int) -> _Line:
-    """The form for tiles of four pixels and three taps: products of polynomials, added where they overlap."""
+    """Return the form for tiles of four pixels and three taps: polynomial products, added where they overlap."""
     # A product is sum_i (value at point i) L_i(z) + (leading coefficient) prod_j (z - point j) with Lagrange's L_i.
     columns = []
     for point in _POINTS:
@@ -160,13 +160,13 @@ def _tiles(count: int) -> _Line:
 
 
 def _values(coefficients: int) -> Tensor:
-    """What takes a polynomial's coefficients, lowest first, to its values and the leading one."""
+    """Build the matrix that maps coefficients, lowest first, to the values at the points and the leading one."""
     rows = [[float(point**power) for power in range(coefficients)] for point in _POINTS]
     return torch.tensor([*rows, [0.0] * (coefficients - 1) + [1.0]], dtype=torch.float64)
 
 
 def _with_roots(roots: Sequence[Fraction]) -> list[Fraction]:
-    """The coefficients of prod_j (z - root j), lowest first."""
+    """Return the coefficients of prod_j (z - root j), lowest first."""
     polynomial = [Fraction(1)]
     for root in roots:
         shifted, scaled = [Fraction(0), *polynomial], [*(-root * each for each in polynomial), Fraction(0)]

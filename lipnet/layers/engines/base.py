@@ -1,0 +1,229 @@
+"""The interface of the engines, and the weight that they share in evaluation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from math import inf, isfinite, prod, sqrt
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lipnet.functional import (
+    chebyshev_coefficients,
+    contraction,
+    exponential_coefficients,
+    monic_polynomial,
+    polynomial_gain,
+    reshaped_filter_bound,
+    symbol_bound,
+    taylor_coefficients,
+)
+from lipnet.functional.autocast import without_autocast
+from lipnet.functional.rounding_error import Signal, Step
+
+# Grid of the symbol bound for groups of up to so many channels; beyond, only the cheaper and looser bound is used.
+_GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
+# More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
+_ROOM = 2**-15
+
+
+class Series(NamedTuple):
+    """A polynomial of J in place of exp(J): sum_k coefficients[k] (factor J)^k, with leading coefficient 1."""
+
+    factor: float
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedWeight:
+    """Everything that evaluation needs of a weight: the scaled filter, its certified bounds, and cached constants.
+
+    Attributes:
+        vectors: where the scaling's norm is attained, float64.
+        filter: scaled skew filter L of the active groups, float64.
+        factored: the filter times the series' factor, in the layer's dtype.
+        series: polynomial in place of exp.
+        norm: upper bound on ||J|| of the filter.
+        factored_norm: upper bound on the norm of the factored filter's J.
+        interval: the series is made for norms up to this.
+        gain: upper bound on the norm of the series, and at least 1; infinite if the weight is not finite.
+    """
+
+    vectors: list[Tensor]
+    filter: Tensor
+    factored: Tensor
+    series: Series
+    norm: float
+    factored_norm: float
+    interval: float
+    gain: float
+    constants: dict[Hashable, Tensor | None] = field(default_factory=dict)
+
+    def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
+        """Return the cached constant of this key, computed on first use."""
+        if key not in self.constants:
+            # Leave inference mode: the constant may be used under autograd later.
+            with torch.inference_mode(False), torch.no_grad():
+                self.constants[key] = compute()
+        return self.constants[key]
+
+
+def make_series(norm: float, terms: int | None, tolerance: float, series: str) -> Series:
+    """Return the polynomial for norms up to a number, of a given degree or of the lowest that keeps the tolerance."""
+    if terms is None:
+        coefficients = exponential_coefficients(norm, tolerance, series)
+    elif series == "taylor":
+        coefficients = taylor_coefficients(terms)
+    else:
+        coefficients = chebyshev_coefficients(terms, norm)
+    return Series(*monic_polynomial(coefficients))
+
+
+def prepare_weight(
+    scaled: Tensor, vectors: list[Tensor], series_up_to: Callable[[float], Series], dtype: torch.dtype
+) -> PreparedWeight:
+    """Bound the norm of a scaled filter, and make the series for that norm.
+
+    Args:
+        scaled: L of the active groups (c, c/groups, kh, kw), float64.
+        vectors: where the scaling's norm is attained.
+        series_up_to: returns the series for norms up to a number.
+        dtype: of the layer's weight.
+    """
+    norm = norm_bound(scaled)
+    # The interval leaves room for the rounding of the filter and of its norm below.
+    interval = norm * (1 + 1e-3 * torch.finfo(dtype).eps ** 0.5) + _ROOM if isfinite(norm) else 1.0
+    series = series_up_to(interval)
+    exactly = scaled * series.factor
+    factored = exactly.to(dtype)
+    # Rounding moves the filter by a Frobenius norm e, and J by at most sqrt(kh kw) e.
+    moved = float((factored.double() - exactly).norm()) * sqrt(prod(scaled.shape[-2:]))
+    factored_norm = (norm * series.factor + moved) * (1 + 1e-12)
+    gain = polynomial_gain(series.coefficients, factored_norm)
+    gain = max(gain, 1.0) if isfinite(gain) else inf
+    return PreparedWeight(vectors, scaled, factored, series, norm, factored_norm, interval, gain)
+
+
+def norm_bound(weight: Tensor) -> float:
+    """Bound ||J|| of a scaled filter from above: the smaller of two bounds, one of them tight where that is cheap."""
+    channels = weight.shape[1]
+    groups = len(weight) // channels
+    reshaped = reshaped_filter_bound(weight, groups)
+    for most, grid in _GRIDS:
+        if channels <= most and max(weight.shape[-2:]) <= grid // 2:
+            return min(symbol_bound(weight, groups, grid), reshaped)
+    return reshaped
+
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """A way to compute exp(J) x on feature maps.
+
+    A layer first asks for the operand of its mode, then applies it:
+
+        training                   operand = engine.train(filter, series, size)
+        evaluation                 operand = engine.evaluate(prepared, size, sign)
+        ... with gradients         operand = engine.differentiate(filter, prepared, size)
+        result                     engine.apply(maps, operand, channels)
+
+    In training all engines compute the same polynomial of J, so that the choice of an engine does not change what is
+    trained. In evaluation the norm of what any engine applies is at most ``prepared.gain``.
+
+    Args:
+        groups: active groups of the convolution.
+        padding_mode: of the convolution.
+        dtype: of the layer's weight.
+        recompute: save only the input for backward, where the engine can.
+    """
+
+    name: ClassVar[str]
+
+    groups: int
+    padding_mode: str
+    dtype: torch.dtype
+    recompute: bool = False
+
+    @abstractmethod
+    def train(self, weight: Tensor, series: Series, size: tuple[int, int]) -> Any:
+        """Prepare the operand of a training step from the filter, scaled and multiplied by the series' factor."""
+
+    def factor(self, prepared: PreparedWeight) -> float:
+        """Return what to multiply the filter with for `differentiate`."""
+        return 1.0
+
+    @abstractmethod
+    def differentiate(self, weight: Tensor, prepared: PreparedWeight, size: tuple[int, int]) -> Any:
+        """Prepare the operand of evaluation from a differentiable float64 filter, multiplied by `factor`."""
+
+    @abstractmethod
+    def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Any:
+        """Return the operand of evaluation for exp(sign J), computed once per weight and map size."""
+
+    @abstractmethod
+    def apply(self, maps: Tensor, operand: Any, channels: int) -> Tensor:
+        """Apply the operand to maps (B, channels of the active groups, H, W); compute the first channels at least."""
+
+    def rounding_step(self, prepared: PreparedWeight, signal: Signal, size: tuple[int, int]) -> Step:
+        """Bound the rounding of `apply` in evaluation."""
+        raise NotImplementedError(f"the rounding of engine {self.name!r} has no bound")
+
+    def facts(self, prepared: PreparedWeight) -> dict[str, Any]:
+        """Return what the bound rests on: engine, bound on ||J||, degree and interval of the series."""
+        return {"engine": self.name, "norm_bound": prepared.norm, "degree": None, "interval": None}
+
+    @abstractmethod
+    def constant(self, prepared: PreparedWeight, size: tuple[int, int], sign: int) -> Tensor:
+        """Return the tensor that an exported model stores."""
+
+    @abstractmethod
+    def apply_constant(self, maps: Tensor, constant: Tensor, prepared: PreparedWeight, channels: int) -> Tensor:
+        """Return `apply` as plain operations on the exported constant."""
+
+
+class MatrixEngine(Engine):
+    """An engine whose operand is a tensor of matrices: orthogonal in evaluation, shrunk to norm at most 1."""
+
+    @abstractmethod
+    def exponential(
+        self, weight: Tensor, size: tuple[int, int], coefficients: tuple[float, ...] | None = None
+    ) -> Tensor:
+        """Return exp(J), or the polynomial with these coefficients, as matrices."""
+
+    @abstractmethod
+    def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
+        """Apply the matrices to feature maps of their precision."""
+
+    @property
+    @abstractmethod
+    def matrix_dtype(self) -> torch.dtype:
+        """The dtype in which the matrices are stored."""
+
+    def train(self, weight: Tensor, series: Series, size: tuple[int, int]) -> Tensor:
+        return self.exponential(weight, size, series.coefficients)
+
+    def differentiate(self, weight: Tensor, prepared: PreparedWeight, size: tuple[int, int]) -> Tensor:
+        return self.exponential(weight, size).to(self.matrix_dtype)
+
+    def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
+        def compute() -> Tensor:
+            matrices = self.exponential(prepared.filter, size)
+            finite = isfinite(prepared.gain)
+            return contraction(matrices, self.matrix_dtype) if finite else matrices.to(self.matrix_dtype)
+
+        matrices = prepared.constant(self.key(prepared.filter, size), compute)
+        assert matrices is not None
+        return matrices if sign > 0 else matrices.mH
+
+    def key(self, weight: Tensor, size: tuple[int, int]) -> Hashable:
+        return self.name, size
+
+    def apply(self, maps: Tensor, operand: Tensor, channels: int) -> Tensor:
+        with without_autocast(maps.device):
+            return self.multiply(maps.to(self.dtype), operand)
+
+    def constant(self, prepared: PreparedWeight, size: tuple[int, int], sign: int) -> Tensor:
+        return self.evaluate(prepared, size, sign)
+
+    def apply_constant(self, maps: Tensor, constant: Tensor, prepared: PreparedWeight, channels: int) -> Tensor:
+        return self.apply(maps, constant, channels)
