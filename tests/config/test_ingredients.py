@@ -18,7 +18,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from lipnet.certify import certify
-from lipnet.data import CutMix, MemoryLoader, MixUp, WorkerLoader
+from lipnet.data import MemoryLoader, WorkerLoader
 from lipnet.layers import (
     Householder,
     HouseholderOrder2,
@@ -104,8 +104,8 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     ),
     "data.loader=memory": lambda trainer: type(trainer.train_dataloader) is MemoryLoader,
     "data.loader=workers": lambda trainer: type(trainer.train_dataloader) is WorkerLoader,
-    "data/mixing=mixup": lambda trainer: type(trainer.datamodule.mixing) is MixUp,
-    "data/mixing=cutmix": lambda trainer: type(trainer.datamodule.mixing) is CutMix,
+    "data/mixing=mixup": lambda trainer: type(trainer.datamodule.mixing) is v2.MixUp,
+    "data/mixing=cutmix": lambda trainer: type(trainer.datamodule.mixing) is v2.CutMix,
     "head=soc": lambda trainer: SOCLinear in parts_of(trainer),
     "head=lln": lambda trainer: NormalizedLinear in parts_of(trainer),
     "activation=maxmin": lambda trainer: MaxMin in parts_of(trainer),
