@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes, and paths as users write them."""
 
 import os
 from collections.abc import Iterator
@@ -7,15 +7,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def resolve_path(path: str | Path) -> Path:
+    """Return the absolute path, with ``~`` and ``~user`` expanded.
+
+    Every path that a user gives goes through here once, before the working folder can change.
+
+    Raises:
+        ValueError: if the home folder that the path names is unknown.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path} names an unknown home folder: {error}") from error
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place only when the block ends without an error.
+    """Open a file that replaces ``path`` only if the block ends without an error.
 
     The bytes go to a temporary file beside it, are flushed to the disk, and replace ``path`` in one step. After an
-    error the temporary file is gone, and what ``path`` held is as it was.
+    error the temporary file is gone and ``path`` is unchanged.
 
     Args:
-        path: where the file shall be; missing parent folders are made.
+        path: destination; missing parent folders are created.
 
     Yields:
         The temporary file, opened for writing bytes.
@@ -29,13 +43,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
-    """Open files that belong together: all take their places when the block ends without an error, or none does.
+    """Open files that belong together: all appear if the block ends without an error, or none does.
 
-    All are on the disk before the first of them takes its place. The last one stands for all: what it held before is
-    removed first, so that it is there only if the others are those which belong to it.
+    All are on the disk before the first one is renamed. The old version of the last path is removed first, so that the
+    last path exists only together with the others that belong to it.
 
     Args:
-        paths: in one folder, which is made if it is missing.
+        paths: destinations in one folder, which is created if it is missing.
 
     Yields:
         The temporary files, opened for writing bytes.
@@ -53,7 +67,7 @@ def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
 
 @contextmanager
 def _written(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside a path, which is gone at the end of the block unless it was renamed."""
+    """Open a temporary file beside a path; remove it at the end of the block unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -69,7 +83,7 @@ def _flush(file: BinaryIO) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where the system lets a folder be opened."""
+    """Make the renaming itself durable (POSIX only: elsewhere folders cannot be opened)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
