@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.certify.summary import sealed, summary_bytes
+from lipnet.certify.files import sealed, summary_bytes
 from lipnet.results.folders import CONFIG, CURVE, RUN, SUMMARY, Result, read_certified, read_json, read_result
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*")

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lipnet.certify.summary import read_summary
+from lipnet.certify.files import read_summary
 
 CONFIG, RUN, SUMMARY, CURVE = FILES = ("config.yaml", "run.json", "summary.json", "curve.png")
 # What is read from the files, so that a folder without it is found when it is read and not when it is shown.

@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from lipnet.certify import AttackResult, Certificates, CertificateViolationError, attack
 from lipnet.certify.attacks import POWER_FACTORS, Attacker
-from lipnet.certify.certificate_file import Row, read_certificates
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import (
+    CERTIFICATES,
+    SUMMARY,
+    Row,
+    read_certificates,
+    read_summary,
+    sealed,
+    summary_bytes,
+    unsealed,
+)
 from lipnet.files import atomic_write
 from lipnet.functional.margins import parse_radius
 
@@ -81,7 +89,7 @@ def attack_certificates(
         ValueError: as `lipnet.certify.attack`, and for data whose labels are not those of the file.
     """
     start = time.perf_counter()
-    rows = list(read_certificates(folder / "certificates.tsv").rows.values())[: plan.n_samples]
+    rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
     (folder / VIOLATION).unlink(missing_ok=True)
     try:
         result = _attack_rows(model, batches, rows, plan, [str(radius) for radius in plan.radii or radii])
@@ -179,9 +187,8 @@ def _facts(plan: CertificateAttack) -> dict[str, Any]:
 
 def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Write the summary with what was found, and return it."""
-    path = folder / "summary.json"
-    content = read_summary(path)
-    summary = sealed({**{key: value for key, value in content.items() if key != "sha256"}, "attack": found})
+    path = folder / SUMMARY
+    summary = sealed({**unsealed(read_summary(path)), "attack": found})
     with atomic_write(path) as file:
         file.write(summary_bytes(summary))
     return summary

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import certify, lipschitz_bound, logit_bounds, rounding_bounds
 from lipnet.functional.rounding_error import Signal, Step, exact
+from lipnet.layers import LipschitzModule
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -136,7 +137,7 @@ def test_the_model_stays_as_it_was(trained_model: nn.Module, digits: tuple[Tenso
     assert not result.radius.requires_grad
 
 
-class GradWitness(nn.Flatten):
+class GradWitness(LipschitzModule, nn.Flatten):
     """Remembers whether gradients were recorded when it ran."""
 
     seen: bool | None = None

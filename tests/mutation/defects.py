@@ -13,10 +13,10 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+import lipnet.certify.bound
 import torch
 from torch import Tensor, nn
 
-import lipnet.certify.bound
 import lipnet.functional.margins
 import lipnet.functional.norms
 import lipnet.functional.pairwise
@@ -26,12 +26,12 @@ import lipnet.layers.arguments
 import lipnet.layers.evaluation
 import lipnet.metrics.functional
 from lipnet.certify import PGD, certify
+from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.attacks import geometry
-from lipnet.certify.bound import check_running, children_in_order
-from lipnet.certify.certification import rows_of
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.bounds import check_running, children_in_order
 from lipnet.certify.report import _all_rows
 from lipnet.certify.rounding import _step_of
+from lipnet.certify.run import rows_of
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     monic_polynomial,

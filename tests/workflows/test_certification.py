@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lipnet.certify import certify, read_certificates
-from lipnet.certify.certificate_file import certificate_bytes
+from lipnet.certify import certificates, certify, read_certificates
+from lipnet.certify.files import certificate_bytes
 from lipnet.data import CIFAR10DataModule, DigitsDataModule
-from lipnet.models import CheckpointError, LipConvNet, save_checkpoint
+from lipnet.models import CheckpointError, save_checkpoint
 from lipnet.models.archive import write_archive
 from lipnet.workflows import certify_checkpoint, verify_certificates
 
@@ -60,17 +59,26 @@ def test_the_first_samples_of_the_validation_split_in_float32(tmp_path: Path, ti
     assert indices == DigitsDataModule().evaluation_indices("validation")[:50].tolist()
 
 
-def test_the_model_sees_batches_of_the_size_that_was_asked_for(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    sizes = []
+@pytest.mark.parametrize(("count", "certified", "measured"), [(50, [15, 15, 15, 5], 15), (1, [1], 1)])
+def test_the_model_sees_the_samples_that_were_asked_for_and_no_others(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    certified: list[int],
+    measured: int,
+) -> None:
+    sizes, run_model = [], certificates.logits_of
 
-    def remember(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, LipConvNet):
-            sizes.append(len(arguments[0]))
+    def remember(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return run_model(model, images)
 
-    with register_module_forward_pre_hook(remember):
-        certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=50, batch_size=15, device="cpu")
-    # Then what is measured beside them, on the first batch: certified, deployed, and in float32.
-    assert sizes == [15, 15, 15, 5, *3 * [15]]
+    monkeypatch.setattr(certificates, "logits_of", remember)
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=count, batch_size=15, device="cpu")
+    # Then the measurement beside them, on the first batch: certified, deployed, and in float32.
+    assert sizes == [*certified, *3 * [measured]]
+    assert summary["rounding"]["measured"]["images"] == measured
 
 
 def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from lipnet.certify import CertificateFileError, read_certificates
-from lipnet.certify.certificate_file import Row, certificate_bytes
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import Row, certificate_bytes, read_summary, sealed, summary_bytes
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
 from lipnet.workflows import Verification, certify_checkpoint, verify_certificates

@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.attacks.geometry import distances_up
 from lipnet.certify.attacks.pgd import PGD
 from lipnet.certify.attacks.result import AttackResult
 from lipnet.certify.attacks.violation import CertificateViolationError
-from lipnet.certify.bound import check_running
-from lipnet.certify.certificates import Certificates, _check_images, explicit_arithmetic, logits_of, reference_tensor
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.certificates import Certificates, checked_images
+from lipnet.certify.checks import check_computes_as_declared
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
 POWER_FACTORS: tuple[float, ...] = (1.1, 1.2, 1.5, 2.0)
@@ -81,7 +81,8 @@ def attack(
         >>> round(certificates.radius.item(), 4), result.power(1.1)
         (0.5657, 1.0)
     """
-    _check(model, images, labels, certificates, factors, batch_size)
+    images, labels = checked_images(images, labels)
+    _check(model, labels, certificates, factors, batch_size)
     numbers = range(len(images)) if indices is None else indices
     search = _Search(model, attacker or PGD(), sorted(factors), sorted(map(parse_radius, radii)))
     parts: list[Tensor] = []
@@ -94,15 +95,9 @@ def attack(
 
 
 def _check(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    certificates: Certificates,
-    factors: Sequence[float],
-    batch_size: int,
+    model: nn.Module, labels: Tensor, certificates: Certificates, factors: Sequence[float], batch_size: int
 ) -> None:
-    _check_images(images, labels)
-    check_running(model)
+    check_computes_as_declared(model)
     shapes = [tuple(values.shape) for values in (certificates.prediction, certificates.radius, certificates.correct)]
     if shapes != [tuple(labels.shape)] * 3:
         raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")

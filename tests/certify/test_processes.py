@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from lipnet.certify.certification import Certification
-from lipnet.certify.report import PARTIAL, run_certification
+from lipnet.certify.processes import CertifyInProcesses
+from lipnet.certify.run import PARTIAL, Certification, run_certification
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.certification import prepare_certification
-from lipnet.workflows.processes import CertifyInProcesses
 
 BATCH_SIZE = 11
 OTHER = "cpu:0"
@@ -65,7 +64,7 @@ def test_two_processes_write_the_file_of_one(tmp_path: Path, tiny_checkpoint: Pa
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true goes on"),
+        ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true continues"),
         ("error", r"process 2 of 2 failed: OSError: no space left on the disk; \d+ of 359"),
         ("other settings", r"process 2 of 2 failed: ValueError: .*other settings.*split: test there, \? here"),
     ],

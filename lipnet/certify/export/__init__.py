@@ -1,6 +1,6 @@
 """Models as files that run without lipnet and say what their certificates rest on: ONNX and torch.export."""
 
-from lipnet.certify.exporting.onnx import export_onnx
-from lipnet.certify.exporting.program import METADATA_FILE, export_program
+from lipnet.certify.export.onnx import export_onnx
+from lipnet.certify.export.program import METADATA_FILE, export_program
 
 __all__ = ["METADATA_FILE", "export_onnx", "export_program"]

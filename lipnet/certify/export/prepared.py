@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lipnet import __version__
-from lipnet.certify.logits import logit_bounds
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.arithmetic import ieee_arithmetic
+from lipnet.certify.bounds import logit_bounds
 from lipnet.layers.exporting import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
+from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
 from lipnet.files import atomic_write
 
 METADATA_FILE = "lipnet.json"

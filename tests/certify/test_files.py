@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from lipnet.certify import CertificateFileError, read_certificates
-from lipnet.certify.certificate_file import Row, certificate_bytes, examine_certificates
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import Row, certificate_bytes, examine_certificates, read_summary, sealed, summary_bytes
 
 FACTS = {"dataset": "made up", "lipschitz_bound": 2.6602819875286916, "versions": {"torch": "2.10"}, "n_samples": 3}
 ROWS = [Row(7, 1, 1, "0.123456789", 1), Row(3, 0, 2, "0.000000000", 0), Row(1000, 99, 99, "12.300000000", 1)]

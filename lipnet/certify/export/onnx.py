@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
+from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
 from lipnet.files import atomic_write
 
 # Imported by name, where they are needed: they may be missing, and bring no types.
