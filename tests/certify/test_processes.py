@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from lipnet.certify.processes import CertifyInProcesses
+from lipnet.certify.processes import CertifyInProcesses, _end_with
 from lipnet.certify.run import PARTIAL, Certification, run_certification
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.certification import prepare_certification
@@ -80,3 +83,28 @@ def test_a_process_that_does_not_come_back_is_an_error(
     certify_checkpoint(tiny_checkpoint, tmp_path / "whole", device="cpu", batch_size=BATCH_SIZE)
     files = [(tmp_path / name / "certificates.tsv").read_bytes() for name in ("out", "whole")]
     assert files[0] == files[1]
+
+
+def _wait_with_parent(connection: Any) -> None:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    connection.send(os.getpid())
+    time.sleep(600)
+
+
+def _start_and_die(connection: Any) -> None:
+    process = get_context("spawn").Process(target=_wait_with_parent, args=(connection,))
+    process.start()
+    time.sleep(600)
+
+
+def test_a_worker_ends_when_its_parent_is_killed() -> None:
+    ours, theirs = get_context("spawn").Pipe()
+    parent = get_context("spawn").Process(target=_start_and_die, args=(theirs,))
+    parent.start()
+    worker = ours.recv()
+    parent.kill()
+    parent.join()
+    limit = time.monotonic() + 60
+    while Path(f"/proc/{worker}/stat").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < limit, "the worker outlives its parent"
+        time.sleep(0.1)
