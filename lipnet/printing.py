@@ -1,5 +1,6 @@
 """Printing for people: text is taken literally, and a terminal that cannot show it is no reason to fail."""
 
+import io
 import sys
 from typing import TextIO
 
@@ -14,18 +15,24 @@ def say(*items: RenderableType, file: TextIO | None = None) -> None:
     its last line cannot be shown.
     """
     stream = file or sys.stdout
-    console = Console(file=stream, markup=False, emoji=False, highlight=False)
-    for item in items:
-        try:
-            console.print(printable(item, stream) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
+    try:
+        for item in items:
+            text = f"{_without_controls(item)}\n" if isinstance(item, str) else _rendered(item, stream)
+            encoding = stream.encoding or "utf-8"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
-        except (OSError, ValueError):
-            # A closed pipe, a full disk, or a table with characters that the output lacks (UnicodeEncodeError).
-            return
+    except (OSError, ValueError):  # a closed pipe or a full disk; a closed file
+        return
 
 
-def printable(text: str, stream: TextIO | None = None) -> str:
-    """Return text without control characters and without characters that the stream cannot encode."""
-    shown = "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+def _without_controls(text: str) -> str:
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+
+
+def _rendered(item: RenderableType, stream: TextIO) -> str:
+    """Render for the stream's width and colours, but into a string: rich ends the program at a broken pipe."""
+    target = Console(file=stream)
+    buffer = io.StringIO()
+    settings = {"force_terminal": target.is_terminal, "width": target.width, "markup": False, "emoji": False}
+    Console(file=buffer, **settings).print(item)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Certify a checkpoint: model and data, files, tables."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,8 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
     first, *others = arguments or [""]
     if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
         return list(arguments)
-    quoted = first.replace("\\", "\\\\").replace("'", "\\'")
+    # In Hydra's quotes only quotes are escaped, and backslashes before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), first)
     return [f"ckpt_path='{quoted}'", *others]
 
 
