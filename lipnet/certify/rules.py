@@ -234,7 +234,8 @@ class _Exact(Rule):
 
 @rule(nn.Flatten)
 class _Flatten(_Exact):
-    def lipschitz(self, module: nn.Flatten) -> float:
+    def lipschitz(self, module: nn.Module) -> float:
+        assert isinstance(module, nn.Flatten)
         if module.start_dim == 0:
             raise ValueError("Flatten has start_dim 0, which mixes the images of a batch; it must be at least 1")
         return 1.0
@@ -376,7 +377,8 @@ def _means(signal: Signal, shape: tuple[int, ...], count: int, gain: float) -> S
 
 @rule(nn.MaxPool2d)
 class _MaxPool2d(_Exact):
-    def lipschitz(self, module: nn.MaxPool2d) -> float:
+    def lipschitz(self, module: nn.Module) -> float:
+        assert isinstance(module, nn.MaxPool2d)
         if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)):
             raise ValueError(f"{module} has windows that overlap or have gaps, for which there is no rule")
         if module.return_indices:

@@ -157,7 +157,8 @@ def _certified(certification: Certification) -> list[Row]:
 
 def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a sentence for each fact that is stated otherwise than found now: problems, and notes."""
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     for name, value in found.items():
         if not _identical(stated.get(name), value):
             sentence = f"{name}: the file states {stated.get(name)}, now {value}"
@@ -251,6 +252,8 @@ def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
         radius, correct = radii_of(rows)
         if len(rows) != attack["n_samples"] or attack["n_certified"] != int((radius > 0).sum()):
             yield "an attack on another number of certificates"
+        if not attack["accuracy"]:
+            yield "an attack without accuracies"
         for text, shares in attack["accuracy"].items():
             certified = float((correct & (radius > parse_radius(text))).double().mean())
             clean = float(correct.double().mean())
