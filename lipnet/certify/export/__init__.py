@@ -1,4 +1,4 @@
-"""Models as files that run without lipnet and say what their certificates rest on: ONNX and torch.export."""
+"""Export models to files that run without lipnet and state their Lipschitz bound: ONNX and torch.export."""
 
 from lipnet.certify.export.onnx import export_onnx
 from lipnet.certify.export.program import METADATA_FILE, export_program
