@@ -35,7 +35,8 @@ def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixtu
 
 def test_an_output_that_lacks_a_character_gets_an_escape() -> None:
     raw = io.BytesIO()
-    say("r\u00e4dius \ud800", file=io.TextIOWrapper(raw, encoding="ascii"))
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    say("r\u00e4dius \ud800", file=stream)
     assert raw.getvalue() == b"r\\xe4dius \\ud800\n"
 
 

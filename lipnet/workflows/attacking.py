@@ -82,7 +82,7 @@ def attack_certificates(
         The content of summary.json, with the results under the key ``attack``.
 
     Raises:
-        CertificateViolationError: for an image with another prediction within its certified radius; the image is then in
+        CertificateViolationError: for an image with another prediction within its certified radius; it is then in
             violation.npz, and the summary says so.
         UnsoundCertificatesError: if certified <= under attack <= clean does not hold.
         CertificateFileError: if a file is not as it was written.

@@ -24,8 +24,8 @@ class AutoAttack:
     dtype.
 
     Attributes:
-        attacks: a selection of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None for the
-            four attacks of the standard version that suit the number of classes and the image size.
+        attacks: a selection of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None
+            for the four attacks of the standard version that suit the number of classes and the image size.
         queries: number of queries of Square, for each image.
         steps: number of steps of the others.
         seed: seed of all random numbers.
