@@ -1,5 +1,6 @@
 """Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
 
+from lipnet.certify import torch_rules as torch_rules  # registers them
 from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.certify.attacks import (
     PGD,

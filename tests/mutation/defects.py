@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import lipnet.certify.arithmetic
 import lipnet.certify.rules
+import lipnet.certify.torch_rules
 import lipnet.functional.margins
 import lipnet.functional.norms
 import lipnet.functional.pairwise
@@ -37,8 +38,9 @@ from lipnet.certify.checks import (
     check_computes_as_declared,
 )
 from lipnet.certify.rounding import _run, run_in_order
-from lipnet.certify.rules import _check_shape, bound_of, calls_of, children_in_order, find_rule, step_of
+from lipnet.certify.rules import bound_of, calls_of, children_in_order, find_rule, step_of
 from lipnet.certify.run import _all_rows, rows_of
+from lipnet.certify.torch_rules import _check_shape
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     monic_polynomial,
@@ -168,6 +170,7 @@ def _every_row_sqrt_two(self: NormalizedLinear) -> Tensor:
 
 _adjoint = lipnet.functional.skew._adjoint
 _RULES = lipnet.certify.rules
+_TORCH_RULES = lipnet.certify.torch_rules
 _MODES = lipnet.layers.arguments.PADDING_MODES
 # Of CIFAR-100's standard deviations the smallest and the largest.
 _STDS = (0.2565, 0.2762)
@@ -246,7 +249,7 @@ DEFECTS = [
     ),
     Defect(
         "rounding: a module without a rule is taken for exact",
-        edit(step_of, "raise TypeError(", "return exact(signal)\n        raise TypeError("),
+        edit(step_of, "raise TypeError(", "return Step(signal.norm)\n        raise TypeError("),
         ["tests/certify/test_rounding.py::test_a_module_without_a_rule_is_named"],
     ),
     Defect(
@@ -312,7 +315,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: torch's convolution without sqrt(kh kw)",
-        attribute(_RULES, "sqrt", lambda number: 1.0),
+        attribute(_TORCH_RULES, "sqrt", lambda number: 1.0),
         [BOUND + "test_convolution_is_bounded_within_the_root_of_its_taps"],
     ),
     Defect(
@@ -322,7 +325,7 @@ DEFECTS = [
     ),
     Defect(
         "groups: the mean over the groups of torch's convolution",
-        attribute(_RULES, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
+        attribute(_TORCH_RULES, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
         [BOUND + "test_the_largest_group_of_a_convolution_counts"],
     ),
     Defect(
