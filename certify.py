@@ -1,5 +1,6 @@
 """Certify a checkpoint, or check its certificates again: the same as lipnet-certify.
 
+python certify.py RUN                                   # the run's checkpoints/best.ckpt
 python certify.py ckpt_path=RUN/checkpoints/best.ckpt
 python certify.py verify=RUN/certificates.tsv
 """

@@ -7,6 +7,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def resolve_path(path: str | Path) -> Path:
+    """Return the absolute path, with ``~`` and ``~user`` expanded.
+
+    Every path that a user gives goes through here once, before the working folder can change.
+
+    Raises:
+        ValueError: if the home folder that the path names is unknown.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path} names an unknown home folder: {error}") from error
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces ``path`` when the block ends without an error.

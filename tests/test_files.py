@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes and paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lipnet.files import atomic_write, atomic_writes
+from lipnet.files import atomic_write, atomic_writes, resolve_path
 from tests.full_disk import room_for
 
 
@@ -125,3 +125,16 @@ def test_the_last_one_is_there_only_with_the_others(
     with pytest.raises(Interruption):
         write_three(tmp_path, b"2")
     assert contents(tmp_path) == {name: b"2" if "ab".index(name) < renamed else b"1" for name in "ab"}
+
+
+def test_a_path_is_absolute_with_the_home_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("~/runs") == tmp_path / "runs"
+    assert resolve_path(Path("runs")) == tmp_path / "runs"
+    assert resolve_path("a~b") == tmp_path / "a~b"
+
+
+def test_an_unknown_home_folder_is_an_error() -> None:
+    with pytest.raises(ValueError, match="~nobody-at-all/x names an unknown home folder"):
+        resolve_path("~nobody-at-all/x")

@@ -1,5 +1,7 @@
 """Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
 
+from lipnet.certify import torch_rules as torch_rules  # registers them
+from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.certify.attacks import (
     PGD,
     AttackResult,
@@ -8,17 +10,15 @@ from lipnet.certify.attacks import (
     UnsoundCertificatesError,
     attack,
 )
-from lipnet.certify.bound import lipschitz_bound
-from lipnet.certify.certificate_file import CertificateFileError, read_certificates
-from lipnet.certify.certificates import Certificates, certify, explicit_arithmetic
-from lipnet.certify.deviation import Deviation, measured_deviation
-from lipnet.certify.evidence import Evidence, rounding_sentence
-from lipnet.certify.exporting import export_onnx, export_program
-from lipnet.certify.layers import Layer, layer_report, layer_table
-from lipnet.certify.logits import LogitBounds, logit_bounds
-from lipnet.certify.report import certify_dataset
+from lipnet.certify.bounds import LogitBounds, lipschitz_bound, logit_bounds
+from lipnet.certify.certificates import Certificates, Deviation, certify, measured_deviation
+from lipnet.certify.export import export_onnx, export_program
+from lipnet.certify.files import CertificateFileError, read_certificates, read_summary
+from lipnet.certify.report import Layer, layer_report, layer_table, rounding_sentence, summary_table
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
-from lipnet.certify.summary import read_summary, summary_table
+from lipnet.certify.rules import Rule, rule
+from lipnet.certify.run import Evidence, certify_dataset
+from lipnet.functional.rounding_error import Signal, Step
 
 __all__ = [
     "PGD",
@@ -32,6 +32,9 @@ __all__ = [
     "Layer",
     "LogitBounds",
     "RoundingBounds",
+    "Rule",
+    "Signal",
+    "Step",
     "UnsoundCertificatesError",
     "attack",
     "certify",
@@ -48,5 +51,6 @@ __all__ = [
     "read_summary",
     "rounding_bounds",
     "rounding_sentence",
+    "rule",
     "summary_table",
 ]

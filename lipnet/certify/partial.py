@@ -1,16 +1,16 @@
-"""A certification that is not finished: each batch is on the disk as soon as it is certified."""
+"""An unfinished certification on the disk: each batch is durable as soon as it is certified."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from lipnet.certify.certificate_file import Row
+from lipnet.certify.files import Row
 from lipnet.files import atomic_write
 
 SETTINGS = "settings.json"
@@ -18,10 +18,10 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class CertifiedBatch:
-    """What was certified of one batch.
+    """The certificates of one batch.
 
     Attributes:
-        number: of the batch in the data, from 0.
+        number: number of the batch in the data, from 0.
         rows: a certificate for each image, in order.
     """
 
@@ -30,11 +30,11 @@ class CertifiedBatch:
 
 
 class PartialCertification:
-    """The folder of a certification that is not finished.
+    """The folder of an unfinished certification.
 
     It holds the settings on which every certificate rests, and files of batches, one for each process that wrote some.
-    A batch is a line with its own SHA-256: a line that was cut when the process was killed, or that was damaged, does
-    not count, and its batch is certified again.
+    A batch is a line with its own SHA-256: a line that was cut by a kill, or damaged, does not count, and its batch is
+    certified again.
 
     Args:
         folder: one that `begin` has made.
@@ -45,15 +45,15 @@ class PartialCertification:
 
     @classmethod
     def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Self:
-        """Make the folder, or go on with the one that is there.
+        """Make the folder, or continue the one that is there.
 
         Args:
-            folder: of this certification alone; without ``resume``, what it holds is removed.
-            settings: all that a certificate depends on, as JSON has it.
-            resume: go on with the batches that are certified, if there are any.
+            folder: for this certification alone; without ``resume``, its content is removed.
+            settings: everything that a certificate depends on, as JSON values.
+            resume: continue with the batches that are certified, if there are any.
 
         Raises:
-            ValueError: in resuming, if the folder's settings are others.
+            ValueError: when resuming, if the folder's settings differ.
         """
         partial = cls(folder)
         if resume and (folder / SETTINGS).exists():
@@ -66,22 +66,28 @@ class PartialCertification:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise a ValueError that names the difference, unless the certification began with these settings."""
-        there, here = json.loads((self.folder / SETTINGS).read_text()), json.loads(json.dumps(settings))
+        here = json.loads(json.dumps(settings))
+        try:
+            there = dict(json.loads((self.folder / SETTINGS).read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.folder / SETTINGS} is damaged; begin again with overwrite=true") from error
         differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
         if differing:
             values = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differing)
-            raise ValueError(
-                f"{self.folder} was begun with other settings, so that what is missing cannot be added: {values}"
-            )
+            raise ValueError(f"{self.folder} was begun with other settings, so that it cannot be resumed: {values}")
 
     def batches(self) -> dict[int, CertifiedBatch]:
-        """The batches that are certified, by their numbers."""
+        """Return the certified batches by their numbers."""
         lines = [line for path in sorted(self.folder.glob("*.batches")) for line in path.read_bytes().split(b"\n")]
         return {batch.number: batch for batch in map(_parsed, lines) if batch is not None}
 
-    def writer(self) -> "BatchWriter":
-        """What adds batches, to a file of its own; a context manager."""
-        return BatchWriter(self.folder)
+    @contextmanager
+    def writer(self) -> Iterator["BatchWriter"]:
+        """Open a new file of batches."""
+        # Never a file that another process writes, nor one whose last line may be cut.
+        number = len(list(self.folder.glob("*.batches")))
+        with (self.folder / f"{number:04}-{os.getpid()}.batches").open("xb") as file:
+            yield BatchWriter(file)
 
     def discard(self) -> None:
         """Remove the folder, if it is there."""
@@ -90,26 +96,12 @@ class PartialCertification:
 
 
 class BatchWriter:
-    """Adds batches to a file of a certification, each durable before the next one begins."""
+    """Adds batches to a file, each durable before the next one begins."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        # Never a file that another process writes, nor one whose last line may be cut.
-        number = len(list(self._folder.glob("*.batches")))
-        self._file = (self._folder / f"{number:04}-{os.getpid()}.batches").open("xb")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._file is not None
-        self._file.close()
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def add(self, batch: CertifiedBatch) -> None:
-        assert self._file is not None
         content = json.dumps({"number": batch.number, "rows": batch.rows}).encode()
         self._file.write(hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n")
         self._file.flush()

@@ -1,143 +1,231 @@
-"""Certification of a whole dataset, and the files it leaves: certificates.tsv, summary.json, curve.png."""
+"""Reports for people: figures of a certification, tables, the layers, the rounding in words, and the progress."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
-from lipnet.certify.certificate_file import Row, certificate_bytes
-from lipnet.certify.certification import Certification
-from lipnet.certify.partial import CertifiedBatch, PartialCertification
-from lipnet.certify.progress import CertificationProgress
-from lipnet.certify.summary import figures_of, radii_of, sealed, summary_bytes
-from lipnet.files import atomic_writes
-from lipnet.functional.margins import STANDARD_RADII
-from lipnet.metrics import CertifiedAccuracy
-from lipnet.metrics.curve import plot_certified_curve
+from lipnet.certify.arithmetic import reference_tensor
+from lipnet.certify.checks import check_computes_as_declared
+from lipnet.certify.files import Row
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds, run_in_order
+from lipnet.certify.rules import bound_of
+from lipnet.functional.margins import round_down
+from lipnet.metrics.functional import average_certified_radius, certified_accuracy
 
-FILES = ("certificates.tsv", "curve.png", "summary.json")
-PARTIAL = "certificates.partial"
+LINE_SECONDS = 10.0
+"""Time between two lines of progress where there is no terminal."""
 
 
-def certify_dataset(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    indices: Tensor,
-    folder: Path,
-    *,
-    facts: Mapping[str, Any],
-    remarks: Mapping[str, Any] | None = None,
-    radii: Sequence[str] = STANDARD_RADII,
-    replace: bool = False,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Certify every image and write the three files into a folder; each appears when it is whole, the summary last.
+@dataclass(frozen=True)
+class Layer:
+    """A module on the way from the pixels to the logits.
 
-    Batches that are certified are on the disk before the next one begins, in the folder's certificates.partial. A
-    certification that was interrupted leaves that folder, and nothing else; ``resume`` goes on from it.
+    Attributes:
+        path: path of the module in the model.
+        kind: name of its class.
+        input_shape: shape of its input, for one sample.
+        constant: upper bound on its Lipschitz constant; K is the product of all.
+        engine: for an orthogonal convolution, how certificates compute its exponential; None for other modules.
+        norm_bound: upper bound on ||J||, from the filter that is convolved with.
+        degree: degree of the polynomial that stands for the exponential; None if a matrix does.
+        interval: norms for which the polynomial is made. If ``norm_bound`` exceeds them, ``constant`` is still the
+            polynomial's maximum up to ``norm_bound``.
+        rounding: its share of E, the bound on the rounding of the logits; None in float32.
+    """
+
+    path: str
+    kind: str
+    input_shape: tuple[int, ...]
+    constant: float
+    engine: str | None
+    norm_bound: float | None
+    degree: int | None
+    interval: float | None
+    rounding: float | None
+
+
+def layer_report(
+    model: nn.Module, image_shape: tuple[int, ...], rounding: RoundingBounds | None = None
+) -> tuple[Layer, ...]:
+    """Return a row for each module that runs, in order: bound, engine and share of the rounding.
 
     Args:
-        model, batches, indices, facts, remarks: as in `Certification`.
-        folder: where the files go.
-        radii: the radii of the table, by their text.
-        replace: whether files that the folder already holds are replaced.
-        resume: go on with a certification that was interrupted, if there is one in the folder.
-
-    Returns:
-        The content of summary.json.
+        model: in evaluation mode.
+        image_shape: (C, H, W) of one image.
+        rounding: its `rounding_bounds`, if already computed. They are computed for a float64 model; one in another
+            dtype has none.
 
     Raises:
-        FileExistsError: if the folder already holds one of the files, unless ``replace``, or the remains of a
-            certification, unless ``resume`` or ``replace``; nothing is changed.
-        ValueError: as `certify`; if there are fewer samples than indices; and in resuming, for other settings.
+        TypeError, ValueError: as `lipschitz_bound` and `rounding_bounds`.
+
+    Example:
+        >>> from lipnet.layers import SOC, MaxMin
+        >>> model = nn.Sequential(SOC(4, 8, eval_terms=8, series="taylor"), MaxMin()).eval()
+        >>> convolution, activation = layer_report(model, (4, 16, 16))
+        >>> convolution.engine, convolution.degree, convolution.constant, convolution.norm_bound < 1.6
+        ('series', 8, 1.0, True)
+        >>> activation.kind, activation.constant
+        ('MaxMin', 1.0)
     """
-    check_free(folder, replace=replace, resume=resume)
-    radii = CertifiedAccuracy(radii).radii
-    certification = Certification(model, batches, indices, facts, remarks or {})
-    return run_certification(certification, folder, radii=radii, replace=replace, resume=resume)
+    if rounding is None and reference_tensor(model).dtype == torch.float64:
+        rounding = rounding_bounds(model, image_shape)
+    if rounding is not None:
+        return tuple(_layer(each.path, each.module, each.shape, each.contribution) for each in rounding.modules)
+    check_computes_as_declared(model)
+    return tuple(_layer(run.path, run.module, run.shape, None) for run in run_in_order(model, image_shape))
 
 
-def certify_here(certification: Certification, partial: PartialCertification) -> None:
-    """Certify the batches that are missing one after another, in this process."""
-    certified = partial.batches()
-    done = count_rows(certified)
-    with CertificationProgress(len(certification.indices), done) as progress, partial.writer() as writer:
-        for batch in certification.certify(without=certified):
-            writer.add(batch)
-            done += len(batch.rows)
-            progress.update(done)
+def _layer(path: str, module: nn.Module, shape: tuple[int, ...], rounding: float | None) -> Layer:
+    facts = getattr(module, "layer_facts", None)
+    known = facts(shape) if callable(facts) else {}
+    return Layer(
+        path=path,
+        kind=type(module).__name__,
+        input_shape=shape,
+        constant=bound_of(path, module),
+        engine=known.get("engine"),
+        norm_bound=known.get("norm_bound"),
+        degree=known.get("degree"),
+        interval=known.get("interval"),
+        rounding=rounding,
+    )
 
 
-def run_certification(
-    certification: Certification,
-    folder: Path,
-    *,
-    radii: Sequence[str] = STANDARD_RADII,
-    replace: bool = False,
-    resume: bool = False,
-    execute: Callable[[Certification, PartialCertification], None] = certify_here,
-) -> dict[str, Any]:
-    """What `certify_dataset` does, for what is to be certified; ``execute`` certifies the batches that are missing."""
-    check_free(folder, replace=replace, resume=resume)
-    radii = CertifiedAccuracy(radii).radii
-    partial = PartialCertification.begin(folder / PARTIAL, certification.settings(), resume=resume)
-    execute(certification, partial)
-    rows = _all_rows(certification, partial)
-    summary = _write_files(certification, folder, rows, radii)
-    partial.discard()
-    return summary
+def layer_table(layers: Sequence[Layer]) -> Table:
+    """Return a table of the layers, without exact 1-Lipschitz ones such as shuffles and sorts."""
+    table = Table(
+        title="Bounds of the layers",
+        caption="constant: Lipschitz bound; rounding: share of E. Modules of constant 1 without rounding are left out",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    # Shapes and intervals are left to the summary, so that the table fits 80 columns.
+    for name in ("layer", "kind", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("norm of J", "degree", "constant", "rounding"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in layers:
+        if layer.constant == 1 and not layer.rounding and layer.engine is None:
+            continue
+        numbers = ((layer.norm_bound, ".4g"), (layer.degree, "d"), (layer.constant, ".4g"), (layer.rounding, ".1e"))
+        columns = ("-" if value is None else format(value, form) for value, form in numbers)
+        table.add_row(Text(layer.path), layer.kind, layer.engine or "-", *columns)
+    return table
 
 
-def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
-    """Raise a FileExistsError if there is something in the way of a certification in this folder."""
-    begun = (folder / PARTIAL).exists()
-    if replace or (resume and begun):
+def figures_of(rows: Sequence[Row], radii: Sequence[str]) -> dict[str, Any]:
+    """Return clean and certified accuracy and the average certified radius, from the radii **as written**."""
+    radius, correct = radii_of(rows)
+    shares = certified_accuracy(radius, correct, radii).tolist()
+    return {
+        "n_samples": len(rows),
+        "clean_accuracy": float(correct.double().mean()),
+        "certified_accuracy": dict(zip(radii, shares, strict=True)),
+        # Without correct samples there is no average, and JSON has no NaN.
+        "average_certified_radius": float(average_certified_radius(radius, correct)) if bool(correct.any()) else None,
+    }
+
+
+def radii_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Return the radii as written, float64 (n,), and whether the predictions are correct, bool (n,)."""
+    radius = torch.tensor([float(row.radius) for row in rows], dtype=torch.float64)
+    return radius, torch.tensor([bool(row.correct) for row in rows])
+
+
+def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table of clean and certified accuracy per radius, in per cent, with a row for each named summary."""
+    table = Table(
+        title="Accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])",
+        caption="ACR: average certified radius of the correct samples",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("", overflow="fold")
+    radii = list(next(iter(rows.values()))["certified_accuracy"])
+    for name in ("params", "clean", *radii, "ACR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, summary in rows.items():
+        shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
+        radius = summary["average_certified_radius"]
+        average = "-" if radius is None else round_down(radius, 3)
+        # Text, because a name such as "out[seed]" is no markup.
+        table.add_row(Text(name), f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
+    return table
+
+
+def rounding_sentence(summary: Mapping[str, Any]) -> str:
+    """Say in words how a summary covers the rounding.
+
+    Example:
+        >>> rounding_sentence({"dtype": "float32", "rounding": {"covered": False}})
+        'Rounding in float32 is not covered: the radii are those of exact arithmetic.'
+    """
+    rounding = summary["rounding"]
+    if not rounding["covered"]:
+        return f"Rounding in {summary['dtype']} is not covered: the radii are those of exact arithmetic."
+    measured = rounding["measured"]
+    logits, radius = (_number(rounding[name]) for name in ("logits", "radius"))
+    double, single = (_number(measured[name]) for name in ("float64", "float32"))
+    images = "1 image" if measured["images"] == 1 else f"{measured['images']} images"
+    return (
+        f"Rounding is covered: computed logits are within {logits} of exact ones, which takes {radius} of each radius. "
+        f"Measured on {images}, not proved: as it is deployed, the model is within {double} of them "
+        f"in float64, and within {single} in float32."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "an unknown distance" if value is None else f"{value:.1e}"
+
+
+@contextmanager
+def progress(total: int, done: int = 0, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Show how many images are certified: a bar on a terminal, a line every ten seconds elsewhere.
+
+    The rate is that of this start: images that were certified before count as done, but not for the rate.
+
+    Args:
+        total: number of images.
+        done: number of images that are certified already.
+        console: None for the standard output.
+
+    Yields:
+        A function to call with the number of images that are certified by now.
+    """
+    console = console or Console()
+    start = printed = time.perf_counter()
+
+    def rate_at(now: float, by_now: int) -> float:
+        return (by_now - done) / (now - start) if now > start else 0.0
+
+    def line(by_now: int) -> None:
+        nonlocal printed
+        now = time.perf_counter()
+        if by_now < total and now - printed < LINE_SECONDS:
+            return
+        printed, rate = now, rate_at(now, by_now)
+        left = f", {(total - by_now) / rate:,.0f} s left" if rate > 0 and by_now < total else ""
+        console.print(
+            f"certified {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}", highlight=False, soft_wrap=True
+        )
+
+    if not console.is_terminal:
+        yield line
         return
-    taken = [name for name in FILES if (folder / name).exists()]
-    if taken:
-        raise FileExistsError(
-            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
+    columns = (TextColumn("Certifying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console) as bar:
+        task = bar.add_task("", total=total, completed=done, rate="")
+        yield lambda by_now: bar.update(
+            task, completed=by_now, rate=f"{rate_at(time.perf_counter(), by_now):,.1f} images/s"
         )
-    if begun:
-        raise FileExistsError(
-            f"{folder.absolute()} holds a certification that is not finished; resume=true goes on with it, and "
-            "overwrite=true begins again"
-        )
-
-
-def _all_rows(certification: Certification, partial: PartialCertification) -> list[Row]:
-    """The certificates of all samples, in order and each once: anything else is an error."""
-    batches = partial.batches()
-    rows = [row for number in sorted(batches) for row in batches[number].rows]
-    expected = certification.indices.tolist()
-    if [row.idx for row in rows] != expected:
-        raise ValueError(
-            f"{len(expected)} samples were to be certified, but {partial.folder} holds {len(rows)} certificates, or "
-            "those of other samples: overwrite=true begins again"
-        )
-    return rows
-
-
-def _write_files(
-    certification: Certification, folder: Path, rows: Sequence[Row], radii: Sequence[str]
-) -> dict[str, Any]:
-    settings, figures = certification.settings(), figures_of(rows, radii)
-    evidence = certification.evidence.summary(certification.first_images)
-    seconds = round(time.perf_counter() - certification.started, 3)
-    summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
-    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
-        table.write(certificate_bytes(settings, rows))
-        figure, _ = plot_certified_curve(*radii_of(rows), title=_title(summary))
-        figure.savefig(curve, format="png", dpi=150)
-        description.write(summary_bytes(summary))
-    return summary
-
-
-def count_rows(batches: Mapping[int, CertifiedBatch]) -> int:
-    return sum(len(batch.rows) for batch in batches.values())
-
-
-def _title(summary: Mapping[str, Any]) -> str:
-    return f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()

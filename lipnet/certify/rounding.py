@@ -1,48 +1,32 @@
-"""How far rounding can carry a model's logits from exact arithmetic, by a rule for each kind of module."""
+"""The rounding of whole models: E, a bound on the distance of computed logits from exact ones."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, frexp, inf, isfinite, ldexp, prod, sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.bound import bound_of, check_running, children_in_order, window_of
-from lipnet.certify.logits import declared_pairwise
-from lipnet.certify.precision import dot_product_arithmetic
+from lipnet.certify.arithmetic import explicit_arithmetic, reference_tensor
+from lipnet.certify.bounds import declared_pairwise
+from lipnet.certify.checks import check_computes_as_declared
+from lipnet.certify.rules import Children, describe, find_rule, join, leaves, step_of
 from lipnet.functional.pairwise import scale_up
-from lipnet.functional.rounding_error import (
-    ELEMENTARY,
-    TINY,
-    Signal,
-    Step,
-    absolute_filter_norm,
-    absolute_norm,
-    accumulated,
-    elementwise,
-    euclidean_norm,
-    exact,
-    products,
-    up,
-)
-from lipnet.layers.base import LipschitzModule
-from lipnet.layers.explicit import explicit_products
-from lipnet.layers.residual import Residual
+from lipnet.functional.rounding_error import Signal, Step, exact, up
 
-Rule = Callable[[nn.Module, Signal, tuple[int, ...]], Step]
-# Path, module, shape of the samples that come in, what the module does.
-RoundedStep = tuple[str, nn.Module, tuple[int, ...], Step]
+# What a chain of modules computes on this many images shows whether images are kept apart.
+_BATCH = 2
 
 
 @dataclass(frozen=True)
 class RoundedModule:
-    """A module on the way from the pixels to the logits, and what its rounding does.
+    """A module on the way from the pixels to the logits, and its rounding.
 
     Attributes:
-        path: of the module in the model.
+        path: path of the module in the model.
         module: the module itself.
-        shape: of the samples that come in.
-        step: what the module does to exact and computed values.
+        shape: shape of its input, for one sample.
+        step: effect of the module on exact and computed values.
         contribution: its own error, carried on to the logits by the bounds of the modules after it.
     """
 
@@ -59,7 +43,7 @@ class RoundingBounds:
 
     Attributes:
         logits: E, in the Euclidean norm of all logits together.
-        pairwise: float64 (C, C), of the differences f_i - f_j, where the head declares bounds for these; None for
+        pairwise: float64 (C, C), of the differences f_i - f_j, if the head declares bounds for these; None for
             sqrt(2) E.
         modules: in the order in which they run.
     """
@@ -69,12 +53,21 @@ class RoundingBounds:
     modules: tuple[RoundedModule, ...]
 
 
-def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:
-    """The rounding of a model in float64 that runs within `lipnet.layers.explicit.explicit_products`.
+class ModuleRun(NamedTuple):
+    """A module that ran on one batch: its path, itself, and the shapes of a sample before and behind it."""
 
-    From module to module it follows a bound on the norm of the exact values and one on the distance of the computed
-    ones. Modules that answer ``rounding_step(signal, shape)`` themselves are asked; modules of torch have a rule here,
-    found by their exact class. A module without either is an error: nothing is ever taken for exact.
+    path: str
+    module: nn.Module
+    shape: tuple[int, ...]
+    result: tuple[int, ...]
+
+
+def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:
+    """Bound the rounding of a float64 model within `lipnet.certify.explicit_arithmetic`.
+
+    Two numbers are followed from module to module: a bound on the norm of the exact values, and a bound on the distance
+    of the computed ones. A `LipschitzModule` answers with its ``rounding_step(signal, shape)``; other modules have a
+    rule for their exact class (`lipnet.certify.rule`). A module without either is an error.
 
     Args:
         model: float64, in evaluation mode.
@@ -82,8 +75,8 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
 
     Raises:
         TypeError: names the module that has no rule.
-        ValueError: names a parameter of another dtype than float64, or a module with such results, and as
-            `lipschitz_bound`.
+        ValueError: names a parameter of another dtype than float64, or a module with such results; and as
+            `lipschitz_bound` and `run_in_order`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin
@@ -91,192 +84,111 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
         >>> 1e-14 < rounding_bounds(model, (3, 8, 8)).logits < 1e-11
         True
     """
-    check_running(model)
-    _check_dtypes(model)
+    check_computes_as_declared(model)
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float64:
+            raise ValueError(
+                f"rounding is bounded in float64 alone, but {name} is {parameter.dtype}: call model.double() first"
+            )
     signal = Signal(tuple(image_shape), up(sqrt(prod(image_shape))), pixels=True)
-    steps: list[RoundedStep] = []
+    runs = run_in_order(model, image_shape)
+    steps: list[Step] = []
     before = 0.0
-    for path, module, shape, result in run_in_order(model, image_shape):
-        step = _step_of(path, module, signal, result)
-        steps.append((path, module, shape, step))
+    for run in runs:
+        steps.append(_step(run, signal))
         before = signal.error
-        signal = signal.after(step, result)
-    return RoundingBounds(_rounded_up(signal.error), _pairwise(steps, before), _with_contributions(steps))
+        signal = signal.after(steps[-1], run.result)
+    return RoundingBounds(_rounded_up(signal.error), _pairwise(runs, steps, before), _with_contributions(runs, steps))
 
 
-def run_in_order(
-    model: nn.Module, image_shape: tuple[int, ...]
-) -> list[tuple[str, nn.Module, tuple[int, ...], tuple[int, ...]]]:
-    """Run a model, in evaluation mode, on one image in its certified arithmetic, module by module.
+def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> list[ModuleRun]:
+    """Run a model on two random images, module by module, and return the modules with their shapes.
 
-    Returns:
-        The modules that run one after another: path, module, shapes of a sample before and behind it.
+    Raises:
+        ValueError: if a module changes the number of images or the dtype, or if the model computes something else than
+            its modules do one after another.
     """
-    reference = next(model.parameters(), torch.empty(0, dtype=torch.float64))
-    maps = torch.zeros(1, *image_shape, dtype=reference.dtype, device=reference.device)
-    modules = []
-    with torch.no_grad(), explicit_products(model), dot_product_arithmetic(reference.device):
-        for path, module in _in_order("", model):
-            shape = tuple(maps.shape[1:])
-            maps = module(maps)
-            if maps.dtype != reference.dtype:
-                raise ValueError(f"{path} ({type(module).__name__}) turns {reference.dtype} into {maps.dtype}")
-            modules.append((path, module, shape, tuple(maps.shape[1:])))
-    return modules
+    reference = reference_tensor(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((_BATCH, *image_shape), generator=generator, dtype=torch.float64).to(reference)
+    with torch.no_grad(), explicit_arithmetic(model):
+        runs, results = _run("", model, images)
+        together = model(images.clone())
+    scale = float(results.abs().nan_to_num(nan=0.0, posinf=0.0).max()) if results.numel() else 0.0
+    tolerance = torch.finfo(reference.dtype).eps ** 0.75
+    same = together.shape == results.shape
+    if not same or not torch.allclose(together, results, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+        raise ValueError("the model computes something else than its modules do one after another in their order")
+    return runs
+
+
+def _run(path: str, module: nn.Module, values: Tensor) -> tuple[list[ModuleRun], Tensor]:
+    runs = []
+    for each, leaf in leaves(path, module):
+        shape, dtype = tuple(values.shape[1:]), values.dtype
+        # A copy, because a module may work in place.
+        values = leaf(values.clone())
+        if values.shape[:1] != (_BATCH,):
+            raise ValueError(
+                f"{describe(each, leaf)} answers {tuple(values.shape)} for {_BATCH} images; the first dimension must "
+                "stay that of the images"
+            )
+        if values.dtype != dtype:
+            raise ValueError(f"{describe(each, leaf)} turns {dtype} into {values.dtype}")
+        runs.append(ModuleRun(each, leaf, shape, tuple(values.shape[1:])))
+    return runs, values
+
+
+def _step(run: ModuleRun, signal: Signal) -> Step:
+    """Bound a module's rounding, with that of the parts that its rule combines."""
+    found = find_rule(run.module)
+    parts: Children = [] if found is None else found.parts(run.module)
+    steps = [_chain(join(run.path, name), part, signal) for name, part in parts]
+    return step_of(run.path, run.module, signal, run.result, *steps)
+
+
+def _chain(path: str, module: nn.Module, signal: Signal) -> Step:
+    """Bound the rounding of a part, itself perhaps a chain of modules, as one step."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn((_BATCH, *signal.shape), generator=generator, dtype=torch.float64)
+    reference = reference_tensor(module)
+    inputs, kept = inputs.to(reference), inputs.to(reference, copy=True)
+    with torch.no_grad(), explicit_arithmetic(module):
+        runs, _ = _run(path, module, inputs)
+        module(inputs)
+    if not inputs.equal(kept):
+        raise ValueError(f"{describe(path, module)} modifies its input, which the module around it reads again")
+    whole = exact(signal)
+    for run in runs:
+        step = _step(run, signal)
+        signal, whole = signal.after(step, run.result), whole.then(step)
+    return whole
 
 
 def _rounded_up(bound: float) -> float:
-    """To 20 binary digits, so that machines that sum in another order find the same number."""
+    """Round up to 20 binary digits, so that machines that sum in another order find the same number."""
     if not isfinite(bound):
         return bound
     mantissa, exponent = frexp(bound)
     return ldexp(ceil(mantissa * 2**20) / 2**20, exponent)
 
 
-def _check_dtypes(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float64:
-            raise ValueError(
-                f"rounding is bounded in float64 alone, but {name} is {parameter.dtype}: call model.double() first"
-            )
-
-
-def _in_order(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that run one after another, without those that only hold others."""
-    children = children_in_order(path, module)
-    if children is None and isinstance(module, LipschitzModule) and (own := module.children_in_order()) is not None:
-        children = [(f"{path}.{name}".strip("."), child) for name, child in own]
-    if children is None:
-        return [(path, module)]
-    return [leaf for child in children for leaf in _in_order(*child)]
-
-
-def _step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    if type(module) is Residual:
-        return _residual(path, module, signal)
-    own = getattr(module, "rounding_step", None)
-    name = f"{path or 'the model'} ({type(module).__name__})"
-    try:
-        if callable(own):
-            step: Step = own(signal, shape)
-            return step
-        if type(module) in _RULES:
-            return _RULES[type(module)](module, signal, shape)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    raise TypeError(
-        f"{name} has no rule for its rounding: give it a method rounding_step(signal, shape), see "
-        "lipnet.functional.rounding_error"
-    )
-
-
-def _residual(path: str, module: Residual, signal: Signal) -> Step:
-    """The body's modules one after another, and two products and a sum for each entry."""
-    inside, body = signal, exact(signal)
-    for inner_path, inner, _, result in run_in_order(module.body, signal.shape):
-        step = _step_of(f"{path}.body.{inner_path}".strip("."), inner, inside, result)
-        inside, body = inside.after(step, result), body.then(step)
-    skip, branch = abs(module.skip), abs(module.branch)
-    sizes = skip * signal.computed + branch * inside.computed
-    underflow = TINY * sqrt(signal.entries) * (4 + skip + branch)
-    return Step(
-        up(skip * signal.norm + branch * body.norm),
-        up(skip + branch * body.gain),
-        up(branch * body.error + accumulated(2) * sizes + underflow),
-    )
-
-
-def _pairwise(steps: list[RoundedStep], before: float) -> Tensor | None:
-    """The error of each difference of two logits: D times that of the features, and sqrt(2) times the head's own."""
-    if not steps:
+def _pairwise(runs: list[ModuleRun], steps: list[Step], before: float) -> Tensor | None:
+    """Bound the error of each difference of two logits: D times that of the features, plus sqrt(2) times the head's."""
+    if not runs:
         return None
-    path, head, _, step = steps[-1]
-    declared = declared_pairwise(path, head)
+    declared = declared_pairwise(runs[-1].path, runs[-1].module)
     if declared is None:
         return None
-    own = up(sqrt(2) * step.error)
+    own = up(sqrt(2) * steps[-1].error)
     errors = scale_up(declared, before) + own
     return torch.nextafter(errors, torch.full_like(errors, inf)).nan_to_num(nan=inf, posinf=inf)
 
 
-def _with_contributions(steps: list[RoundedStep]) -> tuple[RoundedModule, ...]:
+def _with_contributions(runs: list[ModuleRun], steps: list[Step]) -> tuple[RoundedModule, ...]:
     modules, gain = [], 1.0
-    for path, module, shape, step in reversed(steps):
+    for run, step in zip(reversed(runs), reversed(steps), strict=True):
         contribution = up(gain * step.error) if step.error else 0.0
-        modules.append(RoundedModule(path, module, shape, step, contribution))
+        modules.append(RoundedModule(run.path, run.module, run.shape, step, contribution))
         gain = up(gain * step.gain)
     return tuple(reversed(modules))
-
-
-def _exactly(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    return exact(signal)
-
-
-def _linear(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    assert isinstance(module, nn.Linear)
-    # A layer on the last dimension of several takes part once for each vector, which changes no norm.
-    vectors = prod(shape[:-1])
-    return products(
-        signal,
-        length=module.in_features,
-        magnitude=absolute_norm(module.weight),
-        gain=bound_of("", module),
-        outputs=prod(shape),
-        bias_norm=_bias_norm(module.bias, vectors),
-    )
-
-
-def _conv2d(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    assert isinstance(module, nn.Conv2d)
-    return products(
-        signal,
-        length=prod(module.weight.shape[1:]),
-        magnitude=absolute_filter_norm(module.weight, module.groups),
-        gain=bound_of("", module),
-        outputs=prod(shape),
-        bias_norm=_bias_norm(module.bias, prod(shape[1:])),
-    )
-
-
-def _bias_norm(bias: Tensor | None, times: int) -> float:
-    return 0.0 if bias is None else up(euclidean_norm(bias) * sqrt(times))
-
-
-def _avg_pool2d(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    assert isinstance(module, nn.AvgPool2d)
-    return _means(module, signal, shape, window_of(module))
-
-
-def _adaptive_avg_pool2d(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    return _means(module, signal, shape, prod(signal.shape[1:]))
-
-
-def _means(module: nn.Module, signal: Signal, shape: tuple[int, ...], count: int) -> Step:
-    gain = bound_of("", module)
-    return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
-
-
-def _leaky_relu(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    return elementwise(signal, roundings=1, gain=bound_of("", module))
-
-
-def _tanh(module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
-    return elementwise(signal, roundings=ELEMENTARY)
-
-
-_RULES: dict[type[nn.Module], Rule] = {
-    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
-    nn.AvgPool2d: _avg_pool2d,
-    nn.Conv2d: _conv2d,
-    nn.Dropout: _exactly,
-    nn.Flatten: _exactly,
-    nn.Identity: _exactly,
-    nn.LeakyReLU: _leaky_relu,
-    nn.Linear: _linear,
-    nn.MaxPool2d: _exactly,
-    nn.PixelShuffle: _exactly,
-    nn.PixelUnshuffle: _exactly,
-    nn.ReLU: _exactly,
-    nn.ChannelShuffle: _exactly,
-    nn.Tanh: _tanh,
-}

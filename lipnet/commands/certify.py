@@ -1,5 +1,6 @@
 """Certify a checkpoint: its provable accuracy within each L2 radius.
 
+lipnet-certify RUN                                   # the run's checkpoints/best.ckpt
 lipnet-certify ckpt_path=RUN/checkpoints/best.ckpt
 lipnet-certify verify=RUN/certificates.tsv
 """
@@ -11,13 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_command, verify_certificates
+from lipnet.workflows.certification import with_checkpoint_key
 from lipnet.workflows.verification import DIFFERENT
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
-def main(config: DictConfig) -> None:
-    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or check such a file again."""
+def _certify(config: DictConfig) -> None:
+    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or verify such a file."""
     data = None if config.data is None else instantiate(config.data)
     data_dir = config.paths.data_dir
     if config.verify is not None:
@@ -41,3 +43,9 @@ def main(config: DictConfig) -> None:
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
         layers=config.layers,
     )
+
+
+def main() -> None:
+    """Run the command; its first argument may be the path of a checkpoint or of a run's folder."""
+    sys.argv[1:] = with_checkpoint_key(sys.argv[1:])
+    _certify()

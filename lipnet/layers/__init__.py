@@ -1,6 +1,7 @@
 """Orthogonal layers and 1-Lipschitz activations, used like those of ``torch.nn``."""
 
 from lipnet.layers.activations import MaxMin, MaxMinPermuted
+from lipnet.layers.base import LipschitzModule
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
 from lipnet.layers.export import export
 from lipnet.layers.gssoc import GSSOC
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelShuffle",
     "Householder",
     "HouseholderOrder2",
+    "LipschitzModule",
     "MaxMin",
     "MaxMinPermuted",
     "NormPool2d",

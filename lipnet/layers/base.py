@@ -50,6 +50,12 @@ class LipschitzModule(nn.Module):
         """
         return None
 
+    def check(self) -> None:
+        """Raise ValueError if attributes contradict the weights, so that the bound would be that of another function.
+
+        Certificates call this first. Nothing needs to be checked if the bound reads what ``forward`` reads.
+        """
+
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return facts for the report of the layers, for samples of this input shape."""
         return {}

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import logit_bounds
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers import Normalize
 from lipnet.metrics import CertifiedAccuracy

@@ -1,4 +1,4 @@
-"""The certificates of a file under attack, and what is then added to the summary beside it."""
+"""Attack the certificates of a file, and add the results to the summary beside it."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from lipnet.certify import AttackResult, Certificates, CertificateViolationError, attack
 from lipnet.certify.attacks import POWER_FACTORS, Attacker
-from lipnet.certify.certificate_file import Row, read_certificates
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import (
+    CERTIFICATES,
+    SUMMARY,
+    Row,
+    read_certificates,
+    read_summary,
+    sealed,
+    summary_bytes,
+    unsealed,
+)
 from lipnet.files import atomic_write
 from lipnet.functional.margins import parse_radius
 
@@ -25,13 +33,13 @@ VIOLATION = "violation.npz"
 
 @dataclass(frozen=True)
 class CertificateAttack:
-    """How certificates are attacked; ``attack=pgd`` and ``attack=autoattack`` on the command line.
+    """Settings of an attack on certificates; ``attack=pgd`` and ``attack=autoattack`` on the command line.
 
     Attributes:
-        method: such as `lipnet.certify.PGD`.
-        n_samples: the first so many certificates, or all if there are fewer; None for all.
+        method: the attack, such as `lipnet.certify.PGD`.
+        n_samples: number of certificates, the first ones, or all if there are fewer; None for all.
         factors: multiples of the certified radius at which the attack's power is measured, more than 1.
-        radii: fixed radii, by their text; None for those of the certification.
+        radii: fixed radii, as text; None for those of the certification.
 
     Raises:
         ValueError: for settings out of range.
@@ -59,29 +67,29 @@ def attack_certificates(
     *,
     radii: Sequence[str],
 ) -> dict[str, Any]:
-    """Attack the certificates that a folder's certificates.tsv holds, and add what was found to its summary.json.
+    """Attack the certificates of a folder's certificates.tsv, and add the results to its summary.json.
 
-    What is attacked are the lines of the file, read back: their radii, in the order in which they stand there.
+    The lines of the file are read back and attacked as written, in their order.
 
     Args:
-        model: what was certified, in evaluation mode.
+        model: the certified model, in evaluation mode.
         batches: the images and labels, in the order of the file.
-        folder: with certificates.tsv and summary.json.
-        plan: the attack.
-        radii: fixed radii, where the plan has none.
+        folder: holds certificates.tsv and summary.json.
+        plan: settings of the attack.
+        radii: fixed radii, if the plan has none.
 
     Returns:
-        The content of summary.json, with what was found under the key ``attack``.
+        The content of summary.json, with the results under the key ``attack``.
 
     Raises:
-        CertificateViolationError: for an image that is predicted otherwise within its certified radius; the image is in
-            violation.npz then, and the summary says so.
+        CertificateViolationError: for an image with another prediction within its certified radius; it is then in
+            violation.npz, and the summary says so.
         UnsoundCertificatesError: if certified <= under attack <= clean does not hold.
         CertificateFileError: if a file is not as it was written.
         ValueError: as `lipnet.certify.attack`, and for data whose labels are not those of the file.
     """
     start = time.perf_counter()
-    rows = list(read_certificates(folder / "certificates.tsv").rows.values())[: plan.n_samples]
+    rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
     (folder / VIOLATION).unlink(missing_ok=True)
     try:
         result = _attack_rows(model, batches, rows, plan, [str(radius) for radius in plan.radii or radii])
@@ -102,7 +110,7 @@ def attack_certificates(
 
 
 def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
-    """Two tables in per cent: the accuracies at each radius, and the flips at each multiple of the certified radius."""
+    """Return two tables in per cent: accuracies at each radius, and flips at multiples of the certified radius."""
     heading = f"Under attack by {found['method']}, {found['n_samples']:,} images, in %"
     sandwich = Table("L2 radius", title=heading, box=SIMPLE_HEAD)
     for name in ("certified", "under attack", "clean"):
@@ -178,10 +186,9 @@ def _facts(plan: CertificateAttack) -> dict[str, Any]:
 
 
 def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Write the summary with what was found, and return it."""
-    path = folder / "summary.json"
-    content = read_summary(path)
-    summary = sealed({**{key: value for key, value in content.items() if key != "sha256"}, "attack": found})
+    """Add the results to the summary, write it, and return it."""
+    path = folder / SUMMARY
+    summary = sealed({**unsealed(read_summary(path)), "attack": found})
     with atomic_write(path) as file:
         file.write(summary_bytes(summary))
     return summary

@@ -1,23 +1,25 @@
-"""From a checkpoint to its certificates."""
+"""Certify a checkpoint: model and data, files, tables."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
-from lipnet.certify.certification import Certification
-from lipnet.certify.report import certify_here, check_free, run_certification
+from lipnet.certify.processes import CertifyInProcesses
+from lipnet.certify.run import Certification, certify_here, check_free, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
+from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import Checkpoint, load_checkpoint
+from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
-from lipnet.workflows.processes import CertifyInProcesses
+from lipnet.workflows.folders import CHECKPOINTS
 
 SPLIT_SETTINGS = ("seed", "validation_fraction")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -43,21 +45,21 @@ def certify_checkpoint(
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
     Args:
-        ckpt_path: a checkpoint of lipnet.
-        output_dir: where certificates.tsv, summary.json and curve.png go.
+        ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
+        output_dir: destination of certificates.tsv, summary.json and curve.png.
         data: the data; None for those that the checkpoint names.
-        data_dir: where the data's files are, if the checkpoint names the data.
+        data_dir: folder of the data's files, if the checkpoint names the data.
         split: ``"test"`` or ``"validation"``.
-        n_samples: the first so many; None for all.
-        batch_size: images at once.
-        dtype: of the arithmetic: ``"float64"``, whose rounding the radii cover, or ``"float32"``, whose they do not.
-        device: a device of torch, or ``"auto"``: the accelerator if there is one. Several of them: a process for each,
-            which certify the batches that one would, to the same files.
-        radii: the radii of the table, by their text.
-        overwrite: whether certificates that ``output_dir`` already holds are replaced.
-        resume: go on with a certification in ``output_dir`` that was interrupted, if there is one.
-        attack: how the certificates are attacked once they are written; None for not at all.
-        layers: whether the bounds of the layers are printed, too.
+        n_samples: number of samples, the first ones; None for all.
+        batch_size: images per forward pass.
+        dtype: ``"float64"``: the radii account for rounding; ``"float32"``: they do not.
+        device: a device of torch, or ``"auto"``: the accelerator if there is one. Several devices: a process for each,
+            which together write the same files as one process.
+        radii: the radii of the table, as text.
+        overwrite: replace certificates that ``output_dir`` already holds.
+        resume: continue an interrupted certification in ``output_dir``, if there is one.
+        attack: attack on the certificates once they are written; None for no attack.
+        layers: print the bounds of the layers, too.
 
     Returns:
         The content of summary.json.
@@ -67,12 +69,12 @@ def certify_checkpoint(
         FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``, or an unfinished
             certification, unless ``overwrite`` or ``resume``.
         ValueError: for a setting out of range, a damaged checkpoint, data that are not the checkpoint's, or an
-            unfinished certification of other settings.
+            unfinished certification with other settings.
         ChildProcessError: if one of several processes fails or is killed.
         UnsoundCertificatesError: if the attack shows that a certificate is wrong; violation.npz holds the image.
     """
-    folder = Path(output_dir)
-    # What can be refused at once, before anything is read.
+    folder, ckpt_path = resolve_path(output_dir), checkpoint_path(ckpt_path)
+    # Refuse whatever can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
     radii = CertifiedAccuracy(radii).radii
     devices = [device] if isinstance(device, str) else list(device)
@@ -89,16 +91,46 @@ def certify_checkpoint(
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
     summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)
-    console = Console()
-    console.print(summary_table({Path(ckpt_path).name: summary}))
-    console.print(rounding_sentence(summary), soft_wrap=True)
+    say(summary_table({ckpt_path.name: summary}), rounding_sentence(summary))
     if layers:
-        console.print(layer_table([Layer(**layer) for layer in summary["layers"]]))
+        say(layer_table([Layer(**layer) for layer in summary["layers"]]))
     if attack is not None:
         summary = attack_certificates(certification.model, certification.batches, folder, attack, radii=radii)
-        console.print(*attack_tables(summary["attack"]))
-    console.print(f"Certificates, summary and curve are in {output_dir}", soft_wrap=True)
+        say(*attack_tables(summary["attack"]))
+    say(f"Certificates, summary and curve are in {folder}")
     return summary
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """Return the absolute path of a checkpoint; a run's folder stands for its checkpoints/best.ckpt.
+
+    Raises:
+        FileNotFoundError: for a folder without such a checkpoint.
+    """
+    path = resolve_path(path)
+    if not path.is_dir():
+        return path
+    best = path / CHECKPOINTS / "best.ckpt"
+    if not best.is_file():
+        raise FileNotFoundError(
+            f"{path} is a folder without {CHECKPOINTS}/best.ckpt: name a checkpoint or a run's folder"
+        )
+    return best
+
+
+def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
+    """Let the first argument of a command be the path of a checkpoint or run: put ``ckpt_path=`` before it.
+
+    Example:
+        >>> with_checkpoint_key(["runs/it's.ckpt", "n_samples=5"])
+        ["ckpt_path='runs/it\\\\'s.ckpt'", 'n_samples=5']
+    """
+    first, *others = arguments or [""]
+    if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
+        return list(arguments)
+    # In Hydra's quotes only quotes are escaped, and backslashes before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), first)
+    return [f"ckpt_path='{quoted}'", *others]
 
 
 def prepare_certification(
@@ -112,11 +144,12 @@ def prepare_certification(
     batch_size: int = 250,
     dtype: str = "float64",
 ) -> Certification:
-    """Make model, bounds and data ready to certify a checkpoint; arguments and errors as in `certify_checkpoint`."""
+    """Load model and data, and compute the bounds; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    ckpt_path = checkpoint_path(ckpt_path)
     checkpoint = load_checkpoint(ckpt_path)
     data = _data_of(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
@@ -136,7 +169,7 @@ def prepare_certification(
             "checkpoint_sha256": checkpoint.sha256,
             "batch_size": batch_size,
         },
-        remarks={"checkpoint": str(Path(ckpt_path).absolute())},
+        remarks={"checkpoint": str(ckpt_path)},
     )
 
 
@@ -145,7 +178,7 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     name = settings.pop("name")
     if name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
-    # A stranger's file chooses no folder and no download.
+    # A checkpoint may be a stranger's: it chooses neither folders nor downloads.
     refused = sorted(settings.keys() - set(SPLIT_SETTINGS))
     if refused:
         raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, got {refused}")

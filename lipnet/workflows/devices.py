@@ -1,4 +1,4 @@
-"""The devices of a certification: one, or one for each of several processes."""
+"""Choose the devices of a certification: one, or one for each of several processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _CPU = torch.device("cpu")
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; ``"auto"`` is the accelerator of this machine if it has one, else the CPU.
+    """Return the device of a name; ``"auto"`` is the accelerator of this machine if it has one, else the CPU.
 
     Raises:
         ValueError: if torch knows no such device, or this machine has none.
@@ -30,7 +30,7 @@ def device_of(name: str) -> torch.device:
 
 
 def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | list[str]:
-    """The device that a command names, or the devices of its group ``trainer``.
+    """Return the device that a command names, or the devices of its group ``trainer``.
 
     Raises:
         ValueError: if it names both; and as `devices_of_trainer`.
@@ -43,10 +43,10 @@ def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | 
 
 
 def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
-    """The devices of the processes of a group ``trainer``, of which nothing but accelerator and devices is looked at.
+    """Return the devices of a group ``trainer``, one for each process; only accelerator and devices are read.
 
     Args:
-        trainer: ``accelerator`` and ``devices`` as for ``lightning.Trainer``; of one machine.
+        trainer: ``accelerator`` and ``devices`` as for ``lightning.Trainer``, on one machine.
 
     Raises:
         ValueError: for an accelerator that Lightning does not know or this machine does not have, for devices that it

@@ -1,14 +1,14 @@
-"""From a checkpoint to a file that runs without lipnet."""
+"""Export a checkpoint to a file that runs without lipnet."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lipnet.certify import export_onnx, export_program
+from lipnet.files import resolve_path
 from lipnet.models import load_checkpoint
-from lipnet.workflows.certification import DTYPES
+from lipnet.printing import say
+from lipnet.workflows.certification import DTYPES, checkpoint_path
 
 WRITERS = {".onnx": export_onnx, ".pt2": export_program}
 
@@ -25,15 +25,15 @@ def export_checkpoint(
     """Write a checkpoint's model as an ONNX or torch.export file, with its Lipschitz bound in the metadata.
 
     Args:
-        ckpt_path: a checkpoint of lipnet.
-        output: the file; its ending, ``.onnx`` or ``.pt2``, says which kind.
-        input_shape: (C, H, W) of the images; None for what the model's `Normalize` asks for.
+        ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
+        output: the file; its ending, ``.onnx`` or ``.pt2``, chooses the format.
+        input_shape: (C, H, W) of the images; None for the shape that the model's `Normalize` needs.
         dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``.
         class_names: a name for each logit.
-        overwrite: whether a file that exists is replaced.
+        overwrite: replace an existing file.
 
     Returns:
-        The metadata, among them the checkpoint's ``dataset`` and ``checkpoint_sha256``.
+        The metadata, including the checkpoint's ``dataset`` and ``checkpoint_sha256``.
 
     Raises:
         FileNotFoundError: for a missing checkpoint.
@@ -41,14 +41,14 @@ def export_checkpoint(
         ValueError: for another ending or dtype, a damaged checkpoint, packages that ONNX needs and that are missing,
             and what `lipnet.certify.export_onnx` and `lipnet.certify.export_program` refuse.
     """
-    output = Path(output)
+    output = resolve_path(output)
     if output.suffix not in WRITERS:
         raise ValueError(f"output must end in {' or '.join(WRITERS)}, got {str(output)!r}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; another output, or overwrite=true to replace it")
-    checkpoint = load_checkpoint(ckpt_path)
+        raise FileExistsError(f"{output} exists; choose another output, or overwrite=true to replace it")
+    checkpoint = load_checkpoint(checkpoint_path(ckpt_path))
     facts = {"dataset": checkpoint.dataset["name"], "checkpoint_sha256": checkpoint.sha256}
     model = checkpoint.model.to(DTYPES[dtype])
     try:
@@ -56,5 +56,5 @@ def export_checkpoint(
     except ImportError as error:
         raise ValueError(f"{output} cannot be written: {error}") from error
     bound, units = metadata["lipschitz_bound"], metadata["input_units"]
-    Console().print(f"{output}: inputs are {units}, the Lipschitz bound is {bound:.6g}", soft_wrap=True, markup=False)
+    say(f"{output}: inputs are {units}, the Lipschitz bound is {bound:.6g}")
     return metadata

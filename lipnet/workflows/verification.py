@@ -1,4 +1,4 @@
-"""A file of certificates, checked again from the checkpoint and the data alone."""
+"""Verify a file of certificates, and the summary beside it, from the checkpoint and the data alone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,30 +6,47 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from lipnet.certify.certificate_file import CertificateFile, CertificateFileError, Row, examine_certificates
-from lipnet.certify.certification import Certification
-from lipnet.certify.progress import CertificationProgress
-from lipnet.certify.summary import figures_of, read_summary
+from lipnet.certify.files import (
+    SUMMARY,
+    CertificateFile,
+    CertificateFileError,
+    Row,
+    examine_certificates,
+    read_summary,
+)
+from lipnet.certify.report import progress
+from lipnet.certify.run import Certification
 from lipnet.data import ImageDataModule
+from lipnet.files import resolve_path
 from lipnet.models.checkpoint import read_checkpoint
-from lipnet.workflows.certification import prepare_certification
+from lipnet.printing import say
+from lipnet.workflows.certification import checkpoint_path, prepare_certification
+from lipnet.workflows.folders import CHECKPOINTS
+from lipnet.workflows.summary_check import compare_summary, identical
 
 DIFFERENT = 2
 """Exit status of a verification that found differences."""
 SHOWN = 10
-_NEEDED = ("dataset", "split", "data_sha256", "checkpoint_sha256", "batch_size", "dtype", "n_samples")
-_SUMMARY, _BEST = "summary.json", "checkpoints/best.ckpt"
+_NEEDED: dict[str, type] = {
+    "dataset": str,
+    "split": str,
+    "data_sha256": str,
+    "checkpoint_sha256": str,
+    "batch_size": int,
+    "dtype": str,
+    "n_samples": int,
+}
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the check of a file of certificates found.
+    """Result of the verification of a file of certificates.
 
     Attributes:
-        certified: how many samples were certified again.
-        problems: what is wrong with the file, or the summary beside it, as a whole.
-        differences: a line for each certificate that is missing, too much or not the one that was found now.
-        notes: what may explain differences, and is none itself: other versions, another device.
+        certified: number of samples that were certified again.
+        problems: faults of the file, or of the summary beside it, as a whole.
+        differences: a line for each certificate that is missing, superfluous, or not the one computed now.
+        notes: remarks that are no faults: other versions, another device, statements that are not recomputed.
     """
 
     certified: int
@@ -50,11 +67,13 @@ def verify_certificates(
     data_dir: str | None = None,
     device: str = "auto",
 ) -> Verification:
-    """Certify anew what a file of certificates certifies, compare sample by sample, and print what differs.
+    """Certify anew what a file of certificates states, compare sample by sample, and print the differences.
 
-    Nothing of the file is believed but which checkpoint and which data it speaks of, by their SHA-256, and the settings
-    (split, number of samples, batch size, dtype). A radius differs if its text does. Radii of another machine may
-    differ in the last decimal and be true all the same; the report says which of the two claims more, and by how much.
+    The file is only believed about which checkpoint and data it rests on, by their SHA-256, and about its settings
+    (split, number of samples, batch size, dtype). Every other statement in it, and in summary.json beside it, is
+    recomputed and compared; unknown, missing and repeated statements are problems. A radius differs if its text does.
+    On another machine radii may differ in the last decimal and still be right; the report says which of the two claims
+    more, and by how much.
 
     Args:
         path: a file of certificates.
@@ -63,14 +82,12 @@ def verify_certificates(
 
     Raises:
         FileNotFoundError: for a missing file, checkpoint or missing data.
-        ValueError: if the file is none of certificates, or speaks of another checkpoint or other data.
+        ValueError: if the file holds no certificates, or rests on another checkpoint or other data.
     """
-    path = Path(path)
+    path = resolve_path(path)
     content = examine_certificates(path)
-    missing = [name for name in _NEEDED if name not in content.facts]
-    if missing or not content.rows:
-        raise CertificateFileError(f"{path} cannot be checked: it does not say {', '.join(missing) or 'anything'}")
-    ckpt_path = Path(ckpt_path) if ckpt_path is not None else _checkpoint_of(path)
+    _check_needed(path, content)
+    ckpt_path = checkpoint_path(ckpt_path) if ckpt_path is not None else _checkpoint_of(path)
     _check_same(content, "checkpoint_sha256", read_checkpoint(ckpt_path)[1], f"checkpoint {ckpt_path}", path)
     certification = prepare_certification(
         ckpt_path,
@@ -86,21 +103,34 @@ def verify_certificates(
         _check_same(content, name, certification.facts[name], "data", path)
     rows = _certified(certification)
     problems, notes = _compare_facts(content.facts, certification.settings())
+    more_problems, more_notes = compare_summary(path.with_name(SUMMARY), content, certification)
     verification = Verification(
         certified=len(rows),
-        problems=(*content.problems, *problems, *_summary_problems(path.with_name(_SUMMARY), content)),
+        problems=(*content.problems, *problems, *more_problems),
         differences=tuple(_differences(content.rows, rows)),
-        notes=tuple(notes),
+        notes=(*notes, *more_notes),
     )
     _report(path, verification)
     return verification
 
 
+def _check_needed(path: Path, content: CertificateFile) -> None:
+    missing = [name for name in _NEEDED if name not in content.facts]
+    if missing or not content.rows:
+        raise CertificateFileError(f"{path} cannot be checked: it does not say {', '.join(missing) or 'anything'}")
+    for name, kind in _NEEDED.items():
+        if type(content.facts[name]) is not kind:
+            raise CertificateFileError(
+                f"{path} cannot be checked: {name} must be of type {kind.__name__}, got {content.facts[name]!r}"
+            )
+
+
 def _checkpoint_of(path: Path) -> Path:
-    """The checkpoint that a file of certificates was made from, as far as it can be found."""
-    summary = path.with_name(_SUMMARY)
-    named = [Path(read_summary(summary)["checkpoint"])] if summary.is_file() else []
-    for candidate in (*named, path.parent / _BEST):
+    """Find the checkpoint that a file of certificates was made from."""
+    summary = path.with_name(SUMMARY)
+    named = read_summary(summary).get("checkpoint") if summary.is_file() else None
+    candidates = [Path(named)] if isinstance(named, str) else []
+    for candidate in (*candidates, path.parent / CHECKPOINTS / "best.ckpt"):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"the checkpoint of {path} is not where it was: say where by ckpt_path=...")
@@ -113,41 +143,30 @@ def _check_same(content: CertificateFile, name: str, here: Any, what: str, path:
 
 def _certified(certification: Certification) -> list[Row]:
     rows: list[Row] = []
-    with CertificationProgress(len(certification.indices)) as progress:
+    with progress(len(certification.indices)) as show:
         for batch in certification.certify():
             rows += batch.rows
-            progress.update(len(rows))
+            show(len(rows))
     return rows
 
 
 def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What the file states otherwise than it is found now: as problems, and what is none as notes."""
-    sentences: tuple[list[str], list[str]] = ([], [])
+    """Return a sentence for each fact that is stated otherwise than found now: problems, and notes."""
+    problems: list[str] = []
+    notes: list[str] = []
     for name, value in found.items():
-        if stated.get(name) != value:
-            sentences[name in ("versions", "device")].append(f"{name}: the file states {stated.get(name)}, now {value}")
-    return sentences
-
-
-def _summary_problems(path: Path, content: CertificateFile) -> list[str]:
-    """What the summary beside a file of certificates says that the file does not; nothing if there is no summary."""
-    if not path.is_file():
-        return []
-    try:
-        summary = read_summary(path)
-    except CertificateFileError as error:
-        return [str(error)]
-    figures = figures_of(list(content.rows.values()), list(summary["certified_accuracy"]))
-    expected = {**content.facts, **figures}
-    return [
-        f"{path.name} states {name} {summary.get(name)}, the file {value}"
-        for name, value in expected.items()
-        if summary.get(name) != value
+        if not identical(stated.get(name), value):
+            sentence = f"{name}: the file states {stated.get(name)}, now {value}"
+            (notes if name in ("versions", "device") else problems).append(sentence)
+    problems += [
+        f"{name}: the file states {stated[name]}, which is no fact of a certification"
+        for name in stated.keys() - found.keys()
     ]
+    return problems, notes
 
 
 def _differences(stated: Mapping[int, Row], found: Sequence[Row]) -> Iterator[str]:
-    """A sentence for each line that is not the one that was found, and for each that is missing."""
+    """Yield a sentence for each line that differs from the one found now, and for each that is missing."""
     expected = {row.idx: row for row in found}
     for line, row in stated.items():
         other = expected.pop(row.idx, None)
@@ -173,12 +192,11 @@ def _differing(stated: Row, found: Row) -> Iterator[str]:
 
 def _report(path: Path, verification: Verification) -> None:
     lines = [*verification.problems, *_first(verification.differences), *verification.notes]
-    for line in lines:
-        print(f"  {line}")
+    say(*(f"  {line}" for line in lines))
     if verification.confirmed:
-        print(f"{path}: all {verification.certified:,} certificates are confirmed")
+        say(f"{path}: all {verification.certified:,} certificates are confirmed")
         return
-    print(
+    say(
         f"{path} is not confirmed: {len(verification.differences):,} differences in {verification.certified:,} "
         f"certificates, {len(verification.problems)} problems of the file as a whole"
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import certify, lipschitz_bound, logit_bounds, rounding_bounds
 from lipnet.functional.rounding_error import Signal, Step, exact
+from lipnet.layers import LipschitzModule
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -136,7 +137,7 @@ def test_the_model_stays_as_it_was(trained_model: nn.Module, digits: tuple[Tenso
     assert not result.radius.requires_grad
 
 
-class GradWitness(nn.Flatten):
+class GradWitness(LipschitzModule, nn.Flatten):
     """Remembers whether gradients were recorded when it ran."""
 
     seen: bool | None = None
@@ -324,3 +325,26 @@ def test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_cer
     assert ((naive > 0) & (tree.argmax(dim=1) != prediction)).any(), "sums in another order must show the rounding"
     certified = certify(model, x, labels).radius > 0
     assert not (certified & (tree.argmax(dim=1) != prediction)).any()
+
+
+def test_arrays_and_lists_are_certified_as_tensors_are() -> None:
+    model, x, labels = linear_classifier(noise(3, 6)), images(4), torch.tensor([0, 1, 2, 0])
+    expected = certify(model, x, labels)
+    for given in ((x.numpy(), labels.numpy()), (x.tolist(), labels.tolist()), (list(x), list(labels))):
+        received = certify(model, *given)
+        assert received.radius.equal(expected.radius)
+        assert received.correct.equal(expected.correct)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [("four", "arrays of numbers|must be floating"), ([[1.0], [1.0, 2.0]], "arrays of")]
+)
+def test_what_is_no_array_is_refused(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(linear_classifier(noise(3, 6)), given, [0])
+
+
+@pytest.mark.parametrize("labels", [[0, 3, 0], [-1, 0, 0]])
+def test_labels_that_are_no_classes_of_the_model_are_refused(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=rf"classes 0 to 2 of the model, got {min(labels)} to {max(labels)}"):
+        certify(linear_classifier(noise(3, 6)), images(3), labels)

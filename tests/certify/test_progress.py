@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lipnet.certify import progress
-from lipnet.certify.progress import CertificationProgress
+from lipnet.certify import report
+from lipnet.certify.report import progress
 
 
 class Clock:
@@ -23,16 +23,16 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(report, "time", clock)
     return clock
 
 
 def test_a_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock: Clock) -> None:
     text = io.StringIO()
-    with CertificationProgress(10000, 1000, Console(file=text)) as bar:
+    with progress(10000, 1000, Console(file=text)) as show:
         for done in range(1500, 10001, 500):
             clock.now += 4
-            bar.update(done)
+            show(done)
     lines = text.getvalue().splitlines()
     # Every third step of four seconds; the 1000 of before have no part in the rate.
     assert lines[0] == "certified 2,500 of 10,000 images, 125.0 images/s, 60 s left"
@@ -42,18 +42,18 @@ def test_a_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock: Cloc
 
 def test_what_is_soon_done_is_a_single_line(clock: Clock) -> None:
     text = io.StringIO()
-    with CertificationProgress(20, console=Console(file=text)) as bar:
+    with progress(20, console=Console(file=text)) as show:
         for done in (10, 20):
             clock.now += 1
-            bar.update(done)
+            show(done)
     assert text.getvalue() == "certified 20 of 20 images, 10.0 images/s\n"
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120)
-    with CertificationProgress(10, console=console) as bar:
-        bar.update(4)
+    with progress(10, console=console) as show:
+        show(4)
     printed = text.getvalue()
     assert "4/10" in printed
     assert "images/s" in printed
@@ -61,5 +61,5 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
 
 
 def test_an_error_passes_through() -> None:
-    with pytest.raises(KeyboardInterrupt), CertificationProgress(10, console=Console(file=io.StringIO())):
+    with pytest.raises(KeyboardInterrupt), progress(10, console=Console(file=io.StringIO())):
         raise KeyboardInterrupt

@@ -1,282 +1,108 @@
-"""The files of a certification: what they hold, and that they are there whole or not at all."""
+"""The report of the layers: what K and E rest on, a row for each module."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from math import prod
 
-import matplotlib.image
 import pytest
 import torch
-import torchvision
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-import lipnet
-from lipnet.certify import certify, certify_dataset, lipschitz_bound, summary_table
-from lipnet.certify.report import PARTIAL
-
-RADII = ("4/255", "0.05", "36/255")
-NAMES = {"certificates.tsv", "summary.json", "curve.png"}
-COUNT = 23
-INDICES = 1000 - 7 * torch.arange(COUNT)
-
-Batches = list[tuple[Tensor, Tensor]]
+from lipnet.certify import Layer, layer_report, layer_table, lipschitz_bound, rounding_bounds
+from lipnet.functional import polynomial_gain
+from lipnet.layers import GSSOC, SOC, MaxMin, SOC1d, SOCTranspose
+from tests.oracles import convolution_matrix, spectral_norm
 
 
-@pytest.fixture
-def samples() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(COUNT, 1, 3, 3, generator=generator, dtype=torch.float64)
-    return images, torch.randint(0, 3, (COUNT,), generator=generator)
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
 
 
-@pytest.fixture
-def batches(samples: tuple[Tensor, Tensor]) -> Batches:
-    return list(zip(samples[0].split(8), samples[1].split(8), strict=True))
+def test_a_row_for_each_module_in_order(tiny_model: nn.Module) -> None:
+    layers = layer_report(tiny_model.double(), (1, 8, 8))
+    assert [layer.path for layer in layers[:4]] == [
+        "normalize",
+        "stage1.0.shuffle",
+        "stage1.0.spatial",
+        "stage1.0.second_shuffle",
+    ]
+    assert layers[-1].path == "head"
+    assert [layer.input_shape for layer in layers if layer.kind == "SOC"] == [(1, 8, 8), (16, 4, 4), (32, 2, 2)]
+    assert prod(layer.constant for layer in layers) == pytest.approx(lipschitz_bound(tiny_model), rel=1e-12)
+    bounds = rounding_bounds(tiny_model, (1, 8, 8))
+    assert sum(layer.rounding for layer in layers) == pytest.approx(bounds.logits, rel=3e-6)
+    assert layer_report(tiny_model, (1, 8, 8), bounds) == layers
 
 
-@pytest.fixture
-def model(samples: tuple[Tensor, Tensor]) -> nn.Module:
-    """A linear classifier of the pixels that is right for about two thirds of the samples, with varied radii."""
-    images, labels = samples
-    # Least squares for labels of which each third one is wrong.
-    targets = nn.functional.one_hot(torch.where(torch.arange(COUNT) % 3 == 0, (labels + 1) % 3, labels), 3).double()
-    layer = nn.Linear(9, 3).double()
+def test_the_norm_of_each_convolution_is_bounded_and_the_constant_is_up_to_it() -> None:
+    """With five terms of Taylor's series, whose gain exceeds 1."""
+    layer = SOC(4, 4, engine="series", series="taylor", eval_terms=5, scaling="reshaped", dtype=torch.float64).eval()
+    (row,) = layer_report(layer, (4, 6, 6))
+    true = spectral_norm(convolution_matrix(layer.filter(), 24, 24))
+    assert row.norm_bound is not None
+    assert true <= row.norm_bound <= 1.06 * true
+    taylor = (1.0, 1.0, 1 / 2, 1 / 6, 1 / 24, 1 / 120)
+    assert row.constant == pytest.approx(max(1.0, polynomial_gain(taylor, row.norm_bound)), rel=1e-6)
+    assert row.degree == 5
+    assert row.path == ""
+
+
+def test_the_norm_is_that_of_the_present_filter() -> None:
+    layer = SOC(4, 4, 1, dtype=torch.float64).eval()
+    before = layer_report(layer, (4, 2, 2))
     with torch.no_grad():
-        layer.weight.copy_(torch.linalg.lstsq(images.flatten(1) - 0.5, targets).solution.T)
-        layer.bias.copy_(-0.5 * layer.weight.sum(dim=1))
-    return nn.Sequential(nn.Flatten(), layer).eval()
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "certificates.tsv").open(newline="") as file:
-        lines = [line for line in file if not line.startswith("#")]
-    return list(csv.DictReader(lines, delimiter="\t"))
-
-
-def read_summary(folder: Path) -> Any:
-    """summary.json, which must be JSON in the strict sense: no NaN."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
-
-
-def without_time(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key not in ("wall_seconds", "sha256")}
-
-
-def test_a_line_for_each_sample_in_order(
-    tmp_path: Path, model: nn.Module, batches: Batches, samples: tuple[Tensor, Tensor]
-) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path / "new" / "folder", facts={})
-    folder = tmp_path / "new" / "folder"
-    lines = (folder / "certificates.tsv").read_text().splitlines()
-    assert next(line for line in lines if line[0] != "#") == "idx\tlabel\tprediction\tradius\tcorrect"
-    rows, exact = rows_of(folder), certify(model, *samples)
-    assert [int(row["idx"]) for row in rows] == INDICES.tolist()
-    assert [int(row["label"]) for row in rows] == samples[1].tolist()
-    assert [int(row["prediction"]) for row in rows] == exact.prediction.tolist()
-    assert [row["correct"] for row in rows] == [str(int(correct)) for correct in exact.correct]
-    assert 5 < exact.correct.sum() < COUNT
-
-
-def test_radii_are_written_rounded_down_to_nine_decimals(
-    tmp_path: Path, model: nn.Module, batches: Batches, samples: tuple[Tensor, Tensor]
-) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    # Batch by batch, as batches of other sizes may be rounded in another way.
-    exact = torch.cat([certify(model, *batch).radius for batch in batches])
-    for row, radius in zip(rows_of(tmp_path), exact.tolist(), strict=True):
-        assert len(row["radius"].split(".")[1]) == 9
-        assert Fraction(row["radius"]) <= Fraction(radius) < Fraction(row["radius"]) + Fraction(1, 10**9)
-
-
-def test_the_summary_can_be_computed_from_the_lines(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    facts = {"dataset": "made up", "split": "test"}
-    summary = certify_dataset(model, batches, INDICES, tmp_path, facts=facts, radii=RADII)
-    assert read_summary(tmp_path) == summary
-    proven = [Fraction(row["radius"]) for row in rows_of(tmp_path) if row["correct"] == "1"]
-    shares = {text: sum(radius > Fraction(text) for radius in proven) / COUNT for text in RADII}
-    assert len({0.0, *shares.values(), len(proven) / COUNT}) > 3, "equal shares would show little"
-    assert summary["certified_accuracy"] == shares
-    assert list(summary["certified_accuracy"]) == list(RADII)
-    assert summary["n_samples"] == COUNT
-    assert summary["clean_accuracy"] == len(proven) / COUNT
-    assert summary["average_certified_radius"] == pytest.approx(float(sum(proven) / len(proven)), rel=1e-12)
-    assert {key: summary[key] for key in facts} == facts
-
-
-def test_the_summary_says_what_was_certified_by_what(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    summary = certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    assert summary["lipschitz_bound"] == lipschitz_bound(model)
-    assert summary["parameters"] == 9 * 3 + 3
-    assert summary["dtype"] == "float64"
-    versions = {"lipnet": lipnet.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
-    assert versions.items() <= summary["versions"].items()
-    assert summary["versions"]["python"].startswith("3.")
-    assert 0 <= summary["wall_seconds"] < 60
-    assert list(summary["certified_accuracy"]) == ["36/255", "72/255", "108/255", "1"]
-
-
-def test_float32_is_said_to_be_float32(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    assert certify_dataset(model.float(), batches, INDICES, tmp_path, facts={})["dtype"] == "float32"
-
-
-def test_the_curve_is_a_picture(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path, facts={"dataset": "made up", "split": "test"})
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    picture = matplotlib.image.imread(tmp_path / "curve.png")
-    assert picture.shape[0] > 300
-    assert picture[..., :3].std() > 0.01
-
-
-def test_nothing_but_the_three_files_is_written(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    assert {path.name for path in tmp_path.iterdir()} == NAMES
-
-
-def test_the_same_figures_twice(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    first, second = (certify_dataset(model, batches, INDICES, tmp_path / name, facts={}) for name in "ab")
-    assert (tmp_path / "a/certificates.tsv").read_bytes() == (tmp_path / "b/certificates.tsv").read_bytes()
-    assert without_time(first) == without_time(second)
-
-
-@pytest.mark.parametrize("count", [1, 8, 11])
-def test_the_first_samples_alone(tmp_path: Path, model: nn.Module, batches: Batches, count: int) -> None:
-    summary = certify_dataset(model, batches, INDICES, tmp_path / "all", facts={})
-    part = certify_dataset(model, batches, INDICES[:count], tmp_path / "first", facts={})
-    assert (summary["n_samples"], part["n_samples"]) == (COUNT, count)
-    everything, first = rows_of(tmp_path / "all"), rows_of(tmp_path / "first")
-    assert len(first) == count
-    for row, other in zip(first, everything, strict=False):
-        assert float(row.pop("radius")) == pytest.approx(float(other.pop("radius")), abs=2e-9)
-        assert row == other
-
-
-def stopping(batches: Batches, after: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """A loader that fails when it is asked for more batches."""
-    yield from batches[:after]
-    raise RuntimeError("the disk is gone")
-
-
-def test_batches_beyond_the_last_sample_are_not_read(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    summary = certify_dataset(model, stopping(batches, after=1), INDICES[:8], tmp_path, facts={})
-    assert summary["n_samples"] == 8
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_files_in_the_way_are_left_alone(tmp_path: Path, model: nn.Module, batches: Batches, name: str) -> None:
-    (tmp_path / name).write_text("of another run")
-    with pytest.raises(FileExistsError, match=rf"already holds {name}.*output_dir"):
-        certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "of another run"
-
-
-def test_replacing_replaces_all_three(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    certify_dataset(model, batches, INDICES[:5], tmp_path, facts={})
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    summary = certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
-    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert before.keys() == after.keys() == NAMES
-    assert all(before[name] != after[name] for name in NAMES)
-    assert read_summary(tmp_path) == summary
-
-
-def test_replacing_that_fails_leaves_the_old_files(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        certify_dataset(model, stopping(batches, after=2), INDICES, tmp_path, facts={}, replace=True)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
-
-
-def test_an_error_midway_leaves_what_can_be_gone_on_with_alone(
-    tmp_path: Path, model: nn.Module, batches: Batches
-) -> None:
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        certify_dataset(model, stopping(batches, after=2), INDICES, tmp_path, facts={})
-    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
-
-
-def test_too_few_samples_make_no_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    with pytest.raises(ValueError, match=r"23 samples were to be certified, but the data hold only 16"):
-        certify_dataset(model, batches[:2], INDICES, tmp_path, facts={})
-    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
-
-
-def test_pixels_out_of_range_make_no_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    batches[1][0][2] += 1
-    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
-        certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+        layer.weight.copy_(torch.randn_like(layer.weight))
+    (row,), matrix = layer_report(layer, (4, 2, 2)), layer.filter()[:, :, 0, 0].detach().numpy()
+    assert before[0].norm_bound != row.norm_bound
+    assert row.norm_bound == pytest.approx(spectral_norm(matrix), rel=1e-9), "of a matrix the norm itself"
 
 
 @pytest.mark.parametrize(
-    ("radii", "message"),
+    ("make", "shape", "engine"),
     [
-        (["36/255", "far"], "number such as '36/255' or 0.5, got 'far'"),
-        (["1", "-1"], "finite and at least 0"),
-        (["1", "1"], "each radius once"),
-        ([], "at least one radius"),
+        (lambda: SOC(4, 4), (4, 4, 4), "dense"),
+        (lambda: SOC(4, 4, padding_mode="circular", engine="spectral"), (4, 4, 4), "series"),
+        (lambda: SOC(4, 4), (4, 32, 32), "series"),
+        (lambda: SOC(4, 8, stride=2), (4, 8, 8), "dense"),
+        (lambda: SOC1d(4, 4, stride=2), (4, 1000), "series"),
+        (lambda: SOCTranspose(8, 2, stride=2), (8, 16, 16), "series"),
+        (lambda: GSSOC(8, 8, groups=(2, 2)), (8, 32, 32), "series"),
     ],
-    ids=str,
 )
-def test_radii_are_checked_before_anything_is_certified(
-    tmp_path: Path, model: nn.Module, batches: Batches, radii: list[str], message: str
+def test_the_engine_is_the_one_that_certificates_take(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], engine: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        certify_dataset(model, stopping(batches, after=0), INDICES, tmp_path, facts={}, radii=radii)
-    assert list(tmp_path.iterdir()) == []
+    layers = layer_report(make().double().eval(), shape)
+    row = next(layer for layer in layers if layer.engine is not None)
+    assert row.engine == engine
+    assert (row.degree is None) == (row.interval is None) == (row.engine == "dense")
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    with torch.no_grad():
-        model[1].weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="weights are not finite"):
-        certify_dataset(model, batches, INDICES, tmp_path, facts={})
-    assert list(tmp_path.iterdir()) == []
+def test_in_float32_there_is_no_rounding() -> None:
+    layers = layer_report(nn.Sequential(SOC(3, 4), MaxMin()).eval(), (3, 8, 8))
+    assert [layer.rounding for layer in layers] == [None, None]
+    assert layers[0].norm_bound is not None
 
 
-def test_no_correct_prediction_at_all_can_be_reported(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    wrong = [(images, (model(images).argmax(dim=1) + 1) % 3) for images, _ in batches]
-    summary = certify_dataset(model, wrong, INDICES, tmp_path, facts={})
-    assert read_summary(tmp_path) == summary
-    assert summary["clean_accuracy"] == 0
-    assert set(summary["certified_accuracy"].values()) == {0.0}
-    assert "0.00" in printed({"wrong": summary})
+def test_the_table_leaves_out_what_says_nothing() -> None:
+    layers = layer_report(
+        nn.Sequential(SOC(3, 4), MaxMin(), nn.LeakyReLU(3.0), nn.Identity()).double().eval(), (3, 8, 8)
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(layer_table(layers))
+    text = console.file.getvalue()
+    assert "SOC" in text
+    assert "LeakyReLU" in text
+    assert "MaxMin" not in text
+    assert "Identity" not in text
+    assert f"{layers[0].norm_bound:.4g}" in text
+    assert f"{layers[0].rounding:.1e}" in text
 
 
-def printed(rows: dict[str, dict[str, Any]]) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(summary_table(rows))
-    return console.file.getvalue()
-
-
-def numbers_in(text: str, name: str) -> list[str]:
-    """The numbers in the line of a table that a name begins."""
-    (words,) = (line.split() for line in text.splitlines() if name in line.split())
-    return [word for word in words if word[0].isdigit()]
-
-
-def test_the_table_says_the_figures_in_per_cent() -> None:
-    shares = {"36/255": 0.4321, "72/255": 0.25}
-    summary = {
-        "parameters": 6806000,
-        "clean_accuracy": 0.5432,
-        "certified_accuracy": shares,
-        "average_certified_radius": 0.2999,
-    }
-    text = printed({"one": summary, "other": {**summary, "clean_accuracy": 0.125, "parameters": 12}})
-    assert numbers_in(text, "one") == ["6,806,000", "54.32", "43.21", "25.00", "0.299"]
-    assert numbers_in(text, "other") == ["12", "12.50", "43.21", "25.00", "0.299"]
-    heading = next(line for line in text.splitlines() if "clean" in line and "%" not in line)
-    assert heading.index("clean") < heading.index("36/255") < heading.index("72/255")
+def test_a_row_can_be_made_of_what_json_holds() -> None:
+    (layer,) = layer_report(nn.Flatten().eval(), (1, 2, 2))
+    assert layer == Layer("", "Flatten", (1, 2, 2), 1.0, None, None, None, None, 0.0)

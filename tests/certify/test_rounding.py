@@ -19,6 +19,7 @@ from lipnet.layers import (
     ChannelShuffle,
     Householder,
     HouseholderOrder2,
+    LipschitzModule,
     MaxMin,
     MaxMinPermuted,
     Normalize,
@@ -239,7 +240,7 @@ def test_sectors_whose_borders_cannot_be_told_apart_are_refused(theta: tuple[flo
         rounding_bounds(model, (2, 3, 3))
 
 
-class Silent(nn.Module):
+class Silent(LipschitzModule):
     """Knows its Lipschitz bound, and nothing of its rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -274,9 +275,12 @@ def test_other_dtypes_are_refused() -> None:
 
 
 def test_results_in_other_dtypes_are_refused() -> None:
-    class Rounded(Shouting):
+    class Rounded(LipschitzModule):
         def forward(self, x: Tensor) -> Tensor:
             return x.float()
+
+        def lipschitz_bound(self) -> float:
+            return 1.0
 
     with pytest.raises(ValueError, match=r"1 \(Rounded\) turns torch\.float64 into torch\.float32"):
         rounding_bounds(nn.Sequential(nn.Flatten(), Rounded()).eval(), (1, 2, 2))

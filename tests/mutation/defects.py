@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lipnet.certify.bound
+import lipnet.certify.arithmetic
+import lipnet.certify.rules
+import lipnet.certify.torch_rules
 import lipnet.functional.margins
 import lipnet.functional.norm_bounds
 import lipnet.functional.norm_estimates
@@ -27,13 +29,20 @@ import lipnet.layers.activations
 import lipnet.layers.arguments
 import lipnet.layers.engines.base
 import lipnet.metrics.functional
-from lipnet.certify import PGD, certify
+from lipnet.certify import PGD, Rule, certify
+from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.attacks import geometry
-from lipnet.certify.bound import check_running, children_in_order
-from lipnet.certify.certification import rows_of
-from lipnet.certify.precision import ieee_arithmetic
-from lipnet.certify.report import _all_rows
-from lipnet.certify.rounding import _step_of
+from lipnet.certify.checks import (
+    _check_calls,
+    _check_in_place,
+    _check_numbers,
+    _overridden_below,
+    check_computes_as_declared,
+)
+from lipnet.certify.rounding import _run, run_in_order
+from lipnet.certify.rules import bound_of, calls_of, children_in_order, find_rule, step_of
+from lipnet.certify.run import _all_rows, rows_of
+from lipnet.certify.torch_rules import _check_shape
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     monic_polynomial,
@@ -46,7 +55,7 @@ from lipnet.functional import (
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import accumulated
-from lipnet.layers import GSSOC, Normalize, NormalizedLinear, Residual
+from lipnet.layers import GSSOC, LipschitzModule, Normalize, NormalizedLinear, Residual
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import PreparedWeight, Series, make_series
 from lipnet.layers.explicit import explicit_products
@@ -103,15 +112,13 @@ def _at_the_ends(coefficients: Sequence[Fraction | float], norm: float) -> float
     return max(values)
 
 
-def _without_the_last(path: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
-    children = children_in_order(path, module)
+def _without_the_last(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    children = children_in_order(module)
     return children[:-1] if children is not None and len(children) > 1 else children
 
 
-def _each_module_once(path: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
-    if children_in_order(path, module) is None:
-        return None
-    return [(f"{path}.{name}".strip("."), child) for name, child in module.named_children()]
+def _each_module_once(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    return None if children_in_order(module) is None else list(module.named_children())
 
 
 @contextmanager
@@ -135,9 +142,25 @@ def _backwards(self: ShardSampler) -> Iterator[int]:
     return iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
 
 
-class _Lenient(dict[type[nn.Module], Any]):
-    def get(self, key: type[nn.Module], default: Any = None) -> Any:
-        return super().get(key, lambda module: 1.0)
+class _One(Rule):
+    def lipschitz(self, module: nn.Module) -> float:
+        return 1.0
+
+
+def _lenient(module: nn.Module) -> Rule | None:
+    found = find_rule(module)
+    if found is None and not isinstance(module, LipschitzModule):
+        found = _One()
+        found.calls = calls_of(type(module))
+    return found
+
+
+def _any_sequential(module: nn.Module) -> Rule | None:
+    found = find_rule(module)
+    if found is None and isinstance(module, nn.Sequential) and not isinstance(module, LipschitzModule):
+        found = type(_RULES._RULES[nn.Sequential])()
+        found.calls = calls_of(type(module))
+    return found
 
 
 def _nearest(radius: float, decimals: int = 3) -> str:
@@ -159,13 +182,16 @@ def _body_first(self: Residual, x: Tensor) -> Tensor:
 
 
 _adjoint = lipnet.functional.skew._adjoint
-_BOUND = lipnet.certify.bound
+_RULES = lipnet.certify.rules
+_TORCH_RULES = lipnet.certify.torch_rules
 _MODES = lipnet.layers.arguments.PADDING_MODES
 # Of CIFAR-100's standard deviations the smallest and the largest.
 _STDS = (0.2565, 0.2762)
 
 NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norm_bounds", "margins", "pairwise"))
-BOUND, CERTIFICATES, LOGITS = (f"tests/certify/test_{name}.py::" for name in ("bound", "certificates", "logits"))
+BOUND, CERTIFICATES, LOGITS, CHECKS = (
+    f"tests/certify/test_{name}.py::" for name in ("rules", "certificates", "bounds", "checks")
+)
 GUARANTEE = "tests/layers/test_soc_guarantee.py::"
 
 DEFECTS = [
@@ -236,7 +262,7 @@ DEFECTS = [
     ),
     Defect(
         "rounding: a module without a rule is taken for exact",
-        edit(_step_of, "raise TypeError(", "return exact(signal)\n    raise TypeError("),
+        edit(step_of, "raise TypeError(", "return Step(signal.norm)\n        raise TypeError("),
         ["tests/certify/test_rounding.py::test_a_module_without_a_rule_is_named"],
     ),
     Defect(
@@ -249,7 +275,7 @@ DEFECTS = [
         replace(round_down, _nearest),
         [
             MARGINS + "test_round_down_is_the_greatest_decimal_below",
-            "tests/certify/test_report.py::test_radii_are_written_rounded_down_to_nine_decimals",
+            "tests/certify/test_run.py::test_radii_are_written_rounded_down_to_nine_decimals",
         ],
     ),
     Defect(
@@ -302,7 +328,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: torch's convolution without sqrt(kh kw)",
-        attribute(_BOUND, "sqrt", lambda number: 1.0),
+        attribute(_TORCH_RULES, "sqrt", lambda number: 1.0),
         [BOUND + "test_convolution_is_bounded_within_the_root_of_its_taps"],
     ),
     Defect(
@@ -312,7 +338,7 @@ DEFECTS = [
     ),
     Defect(
         "groups: the mean over the groups of torch's convolution",
-        attribute(_BOUND, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
+        attribute(_TORCH_RULES, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
         [BOUND + "test_the_largest_group_of_a_convolution_counts"],
     ),
     Defect(
@@ -342,7 +368,7 @@ DEFECTS = [
     ),
     Defect(
         "rules: a residual block is taken for the Sequential that it is derived from",
-        edit(children_in_order, "type(module).forward is not nn.Sequential.forward", "False"),
+        replace(find_rule, _any_sequential),
         [BOUND + "test_a_module_without_a_rule_is_named"],
     ),
     Defect(
@@ -352,17 +378,82 @@ DEFECTS = [
     ),
     Defect(
         "rules: a module without one is taken for 1",
-        lambda patch: patch.setattr(_BOUND, "_RULES", _Lenient(_BOUND._RULES)),
+        replace(find_rule, _lenient),
         [BOUND + "test_a_module_without_a_rule_is_named"],
     ),
     Defect(
         "rules: training mode, hooks and parametrizations are let through",
-        replace(check_running, lambda model: None),
+        replace(check_computes_as_declared, lambda model: None),
         [
             BOUND + "test_training_mode_is_refused_wherever_it_is",
             BOUND + "test_hooks_are_refused",
             CERTIFICATES + "test_a_model_in_training_mode_is_refused",
         ],
+    ),
+    Defect(
+        "checks: in-place modules overwrite an input that is read again",
+        replace(_check_in_place, lambda path, module, shared: None),
+        [CHECKS + "test_in_place_modules_are_refused_where_their_input_is_read_again"],
+    ),
+    Defect(
+        "checks: two threads change torch's settings at once",
+        attribute(lipnet.certify.arithmetic, "_LOCK", nullcontext()),
+        [CHECKS + "test_one_thread_at_a_time_computes_certificates"],
+    ),
+    Defect(
+        "checks: a forward of an instance's own takes the bound of its class",
+        replace(_check_calls, lambda name, module: None),
+        [CHECKS + "test_a_call_of_an_instance_s_own_is_refused", CHECKS + "test_compiled_modules_are_refused"],
+    ),
+    Defect(
+        "checks: a forward below the bound's class takes the bound",
+        replace(_overridden_below, lambda cls, answer: None),
+        [
+            CHECKS + "test_a_call_that_is_overridden_below_the_bound_is_refused",
+            CHECKS + "test_no_answer_of_another_function_is_taken",
+        ],
+    ),
+    Defect(
+        "checks: global hooks are let through",
+        edit(
+            check_computes_as_declared,
+            "torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks",
+            "False",
+        ),
+        [CHECKS + "test_global_hooks_are_refused"],
+    ),
+    Defect(
+        "checks: children are listed that do not run",
+        edit(run_in_order, "if not same or not", "if False and not"),
+        [CHECKS + "test_children_that_are_listed_but_do_not_run_are_noticed"],
+    ),
+    Defect(
+        "rules: exchanged parts of a layer are skipped",
+        edit(bound_of, "for name, child in children)", "for name, child in children if find_rule(child) is None)"),
+        [CHECKS + "test_exchanged_parts_are_bounded_by_what_they_are_now"],
+    ),
+    Defect(
+        "rules: attributes that contradict the weight are let through",
+        replace(_check_shape, lambda module, stated: None),
+        [CHECKS + "test_attributes_that_contradict_the_weight_are_refused"],
+    ),
+    Defect(
+        "checks: complex weights, subclasses of Tensor and settings that are NaN are let through",
+        replace(_check_numbers, lambda name, module: None),
+        [
+            CHECKS + "test_weights_that_are_no_plain_real_tensors_are_refused",
+            CHECKS + "test_settings_that_are_no_numbers_are_refused",
+        ],
+    ),
+    Defect(
+        "rules: negative bounds and NaN are passed on",
+        edit(bound_of, "if isnan(bound) or bound < 0:", "if False:"),
+        [CHECKS + "test_bounds_that_are_none_are_refused"],
+    ),
+    Defect(
+        "rounding: modules may mix the images of a batch",
+        edit(_run, "if values.shape[:1] != (_BATCH,):", "if False:"),
+        [CHECKS + "test_modules_that_mix_the_images_of_a_batch_are_refused"],
     ),
     Defect(
         "padding: reflect is accepted",
@@ -434,7 +525,7 @@ DEFECTS = [
     Defect(
         "samples: labels beside the certificates of the next image",
         edit(rows_of, "columns = (indices, labels,", "columns = (indices, labels.roll(1),"),
-        ["tests/certify/test_report.py::test_a_line_for_each_sample_in_order"],
+        ["tests/certify/test_run.py::test_a_line_for_each_sample_in_order"],
     ),
     Defect(
         "rounding: it is not taken off the margin",
@@ -452,8 +543,8 @@ DEFECTS = [
         "arithmetic: TF32 and autocast are left as they are",
         replace(ieee_arithmetic, _as_it_is),
         [
-            "tests/certify/test_precision.py::test_certify_runs_the_model_so",
-            "tests/certify/test_precision.py::test_autocast_is_off_where_the_model_runs",
+            "tests/certify/test_arithmetic.py::test_certify_runs_the_model_so",
+            "tests/certify/test_arithmetic.py::test_autocast_is_off_where_the_model_runs",
         ],
     ),
     Defect(

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipnet.certify import PGD, CertificateViolationError, read_certificates, read_summary
-from lipnet.certify.certificate_file import certificate_bytes
+from lipnet.certify.files import certificate_bytes
 from lipnet.models import save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint
 from lipnet.workflows.attacking import attack_certificates, attack_tables

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lipnet.certify import certify, read_certificates
-from lipnet.certify.certificate_file import certificate_bytes
+from lipnet.certify import certificates, certify, read_certificates
+from lipnet.certify.files import certificate_bytes
 from lipnet.data import CIFAR10DataModule, DigitsDataModule
-from lipnet.models import CheckpointError, LipConvNet, save_checkpoint
+from lipnet.models import CheckpointError, save_checkpoint
 from lipnet.models.archive import write_archive
 from lipnet.workflows import certify_checkpoint, verify_certificates
+from lipnet.workflows.certification import with_checkpoint_key
 
 NAMES = {"certificates.tsv", "summary.json", "curve.png"}
 
@@ -60,17 +62,26 @@ def test_the_first_samples_of_the_validation_split_in_float32(tmp_path: Path, ti
     assert indices == DigitsDataModule().evaluation_indices("validation")[:50].tolist()
 
 
-def test_the_model_sees_batches_of_the_size_that_was_asked_for(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    sizes = []
+@pytest.mark.parametrize(("count", "certified", "measured"), [(50, [15, 15, 15, 5], 15), (1, [1], 1)])
+def test_the_model_sees_the_samples_that_were_asked_for_and_no_others(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    certified: list[int],
+    measured: int,
+) -> None:
+    sizes, run_model = [], certificates.logits_of
 
-    def remember(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, LipConvNet):
-            sizes.append(len(arguments[0]))
+    def remember(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return run_model(model, images)
 
-    with register_module_forward_pre_hook(remember):
-        certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=50, batch_size=15, device="cpu")
-    # Then what is measured beside them, on the first batch: certified, deployed, and in float32.
-    assert sizes == [15, 15, 15, 5, *3 * [15]]
+    monkeypatch.setattr(certificates, "logits_of", remember)
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=count, batch_size=15, device="cpu")
+    # Then the measurement beside them, on the first batch: certified, deployed, and in float32.
+    assert sizes == [*certified, *3 * [measured]]
+    assert summary["rounding"]["measured"]["images"] == measured
 
 
 def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -220,3 +231,31 @@ def test_certificates_are_replaced_only_if_asked(tmp_path: Path, tiny_checkpoint
 def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"device .*'nowhere'"):
         certify_checkpoint(tiny_checkpoint, tmp_path / "out", device="nowhere")
+
+
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And paths may name the home folder and hold brackets, which printing must not take for markup."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run[1]" / "checkpoints").mkdir(parents=True)
+    shutil.move(tiny_checkpoint, tmp_path / "run[1]" / "checkpoints" / "best.ckpt")
+    summary = certify_checkpoint("~/run[1]", "~/out[/b]", n_samples=5, device="cpu")
+    assert summary["checkpoint"] == str(tmp_path / "run[1]" / "checkpoints" / "best.ckpt")
+    assert verify_certificates("~/out[/b]/certificates.tsv", "~/run[1]", device="cpu").confirmed
+    with pytest.raises(FileNotFoundError, match=r"is a folder without checkpoints/best\.ckpt"):
+        certify_checkpoint(tmp_path, tmp_path / "other", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["run", "a=b", "it's, {odd} [1]", "back\\slash"])
+def test_the_first_argument_may_be_a_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    given = with_checkpoint_key([str(tmp_path / name), "n_samples=5"])
+    assert given[1:] == ["n_samples=5"]
+    (override,) = OverridesParser.create().parse_overrides(given[:1])
+    assert (override.key_or_group, override.value()) == ("ckpt_path", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("arguments", [[], ["ckpt_path=x"], ["--help"], ["-m", "x=1"]])
+def test_other_arguments_are_left_alone(arguments: list[str]) -> None:
+    assert with_checkpoint_key(arguments) == arguments

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lipnet.certify import read_certificates
+from lipnet.certify.files import FILES
 from lipnet.certify.partial import PartialCertification
-from lipnet.certify.report import FILES, PARTIAL
+from lipnet.certify.run import PARTIAL
 from lipnet.workflows import certify_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def test_a_killed_certification_is_resumed_by_two_processes_and_confirmed(
     assert 5 <= done < 359
     assert [path.name for path in (tmp_path / "out").iterdir()] == [PARTIAL]
 
-    assert "resume=true goes on with it" in ended(start(tmp_path, *settings), 1)
+    assert "resume=true continues it" in ended(start(tmp_path, *settings), 1)
     ended(start(tmp_path, *settings, "trainer=ddp_cpu", "resume=true"), 0)
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
     certify_checkpoint(tiny_checkpoint, tmp_path / "whole", batch_size=1, device="auto")

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from lipnet.certify import lipschitz_bound
-from lipnet.certify.exporting import METADATA_FILE
-from lipnet.certify.exporting import onnx as onnx_file
+from lipnet.certify.export import METADATA_FILE
+from lipnet.certify.export import onnx as onnx_file
 from lipnet.workflows import export_checkpoint
 
 ROOT = Path(__file__).parents[2]

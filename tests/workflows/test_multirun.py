@@ -9,7 +9,7 @@ import pytest
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from lipnet.certify.summary import sealed, summary_bytes
+from lipnet.certify.files import sealed, summary_bytes
 from lipnet.workflows import SweepTable
 from lipnet.workflows.multirun import distinct_names
 

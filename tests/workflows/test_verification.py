@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from lipnet.certify import CertificateFileError, read_certificates
-from lipnet.certify.certificate_file import Row, certificate_bytes
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify import PGD, CertificateFileError, read_certificates
+from lipnet.certify.files import Row, certificate_bytes, read_summary, sealed, summary_bytes, unsealed
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
-from lipnet.workflows import Verification, certify_checkpoint, verify_certificates
+from lipnet.workflows import CertificateAttack, Verification, certify_checkpoint, verify_certificates
 
 COUNT = 40
 
@@ -162,6 +163,98 @@ def test_a_summary_that_says_more_than_the_file_is_noticed(run: Path) -> None:
     assert problem.startswith("summary.json states clean_accuracy 0.99, the file ")
     (run / "summary.json").write_text(json.dumps(forged))
     with pytest.raises(CertificateFileError, match=r"summary\.json is not as it was written"):
+        verify(run)
+
+
+SUMMARY_LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "rounding is not covered": lambda summary: summary["rounding"].update(covered=False),
+    "no rounding": lambda summary: summary["rounding"].update(logits=0.0),
+    "no cost of the rounding": lambda summary: summary["rounding"].update(radius=0.0),
+    "another measurement": lambda summary: summary["rounding"]["measured"].update(float32=0.0),
+    "a measurement on more images": lambda summary: summary["rounding"]["measured"].update(images=10**6),
+    "nothing measured": lambda summary: summary["rounding"].pop("measured"),
+    "no layers": lambda summary: summary.update(layers=[]),
+    "a layer's constant": lambda summary: summary["layers"][2].update(constant=0.5),
+    "a layer's engine": lambda summary: summary["layers"][2].update(engine="dense?"),
+    "a layer without its path": lambda summary: summary["layers"][2].pop("path"),
+    "an unknown entry": lambda summary: summary.update(reviewed=True),
+    "no accuracy": lambda summary: summary.pop("clean_accuracy"),
+    "no certified accuracy": lambda summary: summary.pop("certified_accuracy"),
+    "radii that are none": lambda summary: summary.update(certified_accuracy={"far": 1.0}),
+    "certified accuracy as text": lambda summary: summary.update(certified_accuracy="all"),
+    "no time": lambda summary: summary.pop("wall_seconds"),
+    "a negative time": lambda summary: summary.update(wall_seconds=-1.0),
+    "an average": lambda summary: summary.update(average_certified_radius=2.0),
+    "true for one": lambda summary: summary.update(n_samples=True),
+    "a violation": lambda summary: summary.update(attack={"violation": "image 3"}),
+    "an attack that found nothing": lambda summary: summary.update(
+        attack={"n_samples": COUNT, "n_certified": COUNT, "accuracy": {}, "flipped": {"1": 0}}
+    ),
+    "an attack without figures": lambda summary: summary.update(attack={"method": "PGD"}),
+}
+
+
+@pytest.mark.parametrize("name", SUMMARY_LIES)
+def test_each_lie_of_a_resealed_summary_is_named(run: Path, tiny_checkpoint: Path, name: str) -> None:
+    summary = unsealed(read_summary(run / "summary.json"))
+    SUMMARY_LIES[name](summary)
+    (run / "summary.json").write_bytes(summary_bytes(sealed(summary)))
+    found = verify(run, tiny_checkpoint)
+    assert found.problems
+    assert all(problem.startswith("summary.json ") for problem in found.problems)
+    assert found.differences == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("reviewed", True, "reviewed: the file states True, which is no fact of a certification"),
+        ("parameters", 3, "parameters: the file states 3"),
+        ("rounding_bound", 0.0, "rounding_bound: the file states 0.0"),
+    ],
+)
+def test_each_lie_of_a_resealed_file_is_named(
+    run: Path, tiny_checkpoint: Path, name: str, value: Any, problem: str
+) -> None:
+    content = read_certificates(run / "certificates.tsv")
+    rows = list(content.rows.values())
+    (run / "certificates.tsv").write_bytes(certificate_bytes({**content.facts, name: value}, rows))
+    (run / "summary.json").unlink()
+    (found,) = verify(run, tiny_checkpoint).problems
+    assert found.startswith(problem)
+
+
+def test_a_fact_that_is_stated_twice_is_a_problem(run: Path) -> None:
+    path = run / "certificates.tsv"
+    body = path.read_text().rpartition("# sha256")[0].replace("# split:", '# split: "train"\n# split:')
+    path.write_text(f'{body}# sha256: "{hashlib.sha256(body.encode()).hexdigest()}"\n')
+    assert any("states split a second time" in problem for problem in verify(run).problems)
+
+
+def test_an_attack_is_checked_as_far_as_the_certificates_go_and_said_not_to_be_repeated(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    attack = CertificateAttack(PGD(steps=1, restarts=1), n_samples=10)
+    certify_checkpoint(tiny_checkpoint, tmp_path / "run", n_samples=COUNT, device="cpu", attack=attack)
+    found = verify(tmp_path / "run")
+    assert found.confirmed
+    assert any("states an attack, which is not repeated here" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_samples", "40"), ("batch_size", 1.5), ("dtype", ["float64"])])
+def test_settings_of_another_type_are_an_error(run: Path, tiny_checkpoint: Path, name: str, value: Any) -> None:
+    content = read_certificates(run / "certificates.tsv")
+    facts = {**content.facts, name: value}
+    (run / "certificates.tsv").write_bytes(certificate_bytes(facts, list(content.rows.values())))
+    with pytest.raises(CertificateFileError, match=f"{name} must be of type"):
+        verify(run, tiny_checkpoint)
+
+
+def test_a_summary_without_a_checkpoint_leaves_the_run_s_own(run: Path) -> None:
+    summary = unsealed(read_summary(run / "summary.json"))
+    del summary["checkpoint"]
+    (run / "summary.json").write_bytes(summary_bytes(sealed(summary)))
+    with pytest.raises(FileNotFoundError, match=r"say where by ckpt_path"):
         verify(run)
 
 

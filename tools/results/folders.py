@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import read_summary, sealed, summary_bytes
 
 CONFIG, RUN, SUMMARY, CURVE = FILES = ("config.yaml", "run.json", "summary.json", "curve.png")
 # Keys that the table reads. A file that lacks one is an error when it is read, not when it is shown.

@@ -1,4 +1,4 @@
-"""Attacks on certified models: the independent check that no certificate claims too much."""
+"""Attacks on certified models: an independent check that no certificate claims too much."""
 
 from lipnet.certify.attacks.autoattack import AutoAttack
 from lipnet.certify.attacks.check import POWER_FACTORS, Attacker, attack

@@ -1,4 +1,4 @@
-"""AutoAttack, through the package of its authors."""
+"""AutoAttack, by the package of its authors."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lipnet.certify.attacks.geometry import project
 
 _EXTRA = "AutoAttack needs the package pyautoattack: pip install 'lipnet[attack]'"
-# It computes with float32 images, whose rounding must not lead out of the ball.
+# The package rounds images to float32, which must not leave the ball.
 _INSIDE = 1 - 1e-5
 
 
@@ -24,11 +24,11 @@ class AutoAttack:
     dtype.
 
     Attributes:
-        attacks: some of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None for the
-            standard version's four, as far as the number of classes and the size of the images allow.
-        queries: of Square, for each image.
-        steps: of the others.
-        seed: of all random numbers.
+        attacks: a selection of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None
+            for the four attacks of the standard version that suit the number of classes and the image size.
+        queries: number of queries of Square, for each image.
+        steps: number of steps of the others.
+        seed: seed of all random numbers.
 
     Raises:
         ValueError: if the package is missing, for other attacks, and for fewer than one step or query.
@@ -48,9 +48,9 @@ class AutoAttack:
             raise ValueError(f"queries and steps must be at least 1, got {self.queries} and {self.steps}")
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
-        """Images within epsilon of these that the model classifies in another way; arguments as in `PGD.perturb`."""
+        """Search for images within epsilon that the model classifies differently; arguments as in `PGD.perturb`."""
         found = images.clone()
-        # The package draws from the global generator, and ends a debugger's or a coverage tool's trace.
+        # The package draws from the global generator, and ends the trace of a debugger or coverage tool.
         trace = sys.gettrace()
         try:
             with torch.random.fork_rng(), torch.enable_grad():
@@ -62,7 +62,7 @@ class AutoAttack:
         return found
 
     def _attack(self, model: nn.Module, images: Tensor, prediction: Tensor, radius: float) -> Tensor:
-        # Its smallest divisions would be by zero.
+        # For smaller radii the package divides by zero.
         if radius < torch.finfo(torch.float32).eps:
             return images
         classes = model(images[:1]).shape[1]
@@ -90,7 +90,7 @@ class AutoAttack:
 
 
 def _standard(classes: int, size: int) -> tuple[str, ...]:
-    """The standard version's attacks; APGD's targeted loss compares four logits, Square's windows are a fifth wide."""
+    """Return the standard version's attacks: APGD-T needs four logits, Square's windows are a fifth of the image."""
     targeted = ("apgd-t",) if classes > 3 else ()
     square = ("square",) if size >= 5 else ()
     return ("apgd-ce", *targeted, "fab-t", *square)

@@ -1,4 +1,4 @@
-"""Certificates under attack: the check that none of them is wrong."""
+"""Attack certificates, to check that none of them is wrong."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.attacks.geometry import distances_up
 from lipnet.certify.attacks.pgd import PGD
 from lipnet.certify.attacks.result import AttackResult
 from lipnet.certify.attacks.violation import CertificateViolationError
-from lipnet.certify.bound import check_running
-from lipnet.certify.certificates import Certificates, _check_images, explicit_arithmetic, logits_of, reference_tensor
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.certificates import Certificates, checked_images
+from lipnet.certify.checks import check_computes_as_declared
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
 POWER_FACTORS: tuple[float, ...] = (1.1, 1.2, 1.5, 2.0)
 """Multiples of the certified radius at which an attack shows how much it finds."""
 
-# The ball is open: an attack looks just inside it.
+# The ball is open: search just inside it.
 _INSIDE = 1 - 1e-9
-# Halvings of the way from an image to one that has flipped, for the distance at which it does.
+# Bisection steps between an image and a flipped one, to find the distance of the flip.
 _HALVINGS = 12
 
 
 class Attacker(Protocol):
-    """What `attack` needs of an attack, such as `PGD` and `AutoAttack`."""
+    """The interface of an attack, such as `PGD` and `AutoAttack`."""
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] within the L2 distances epsilon (B,), not predicted so where one is found."""
+        """Return images in [0, 1] within the L2 distances epsilon (B,), with another prediction where one was found."""
 
 
 def attack(
@@ -51,23 +51,24 @@ def attack(
     """Attack every certified image, whether its prediction is right or not.
 
     An image is attacked just inside its certified radius, then at multiples of it, then, if its prediction is right, at
-    fixed radii. A prediction that changed counts once it is confirmed in float64, by the arithmetic that is certified;
-    then the way to it is halved towards the image. That an attack finds nothing proves nothing; how much it finds
-    beyond the radius says how much it would have seen.
+    fixed radii. A changed prediction counts once it is confirmed in float64, in the certified arithmetic; then the
+    distance is lowered by bisection. An attack that finds nothing proves nothing; how much it finds beyond the radius
+    shows how much it would have seen.
 
     Args:
-        model: what was certified, in evaluation mode; its device and dtype are those of the attack.
+        model: the certified model, in evaluation mode; its device and dtype are those of the attack.
         images: (B, C, H, W), pixels in [0, 1].
         labels: (B,).
-        certificates: of exactly these images.
+        certificates: those of exactly these images.
         attacker: `PGD` by default.
-        radii: fixed radii, by their text.
+        radii: fixed radii, as text.
         factors: multiples of the certified radius, more than 1.
-        batch_size: images at once.
+        batch_size: images per forward pass.
         indices: the images' numbers, for errors; 0, 1, ... by default.
 
     Raises:
-        CertificateViolationError: for an image whose prediction is another one within its certified radius, or at once.
+        CertificateViolationError: for an image whose prediction changes within its certified radius, or is wrong from
+            the start.
         ValueError: for images, labels and certificates that do not belong together, a factor of 1 or less, a model in
             training mode, and radii that cannot be read.
 
@@ -81,7 +82,8 @@ def attack(
         >>> round(certificates.radius.item(), 4), result.power(1.1)
         (0.5657, 1.0)
     """
-    _check(model, images, labels, certificates, factors, batch_size)
+    images, labels = checked_images(images, labels)
+    _check(model, labels, certificates, factors, batch_size)
     numbers = range(len(images)) if indices is None else indices
     search = _Search(model, attacker or PGD(), sorted(factors), sorted(map(parse_radius, radii)))
     parts: list[Tensor] = []
@@ -94,15 +96,9 @@ def attack(
 
 
 def _check(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    certificates: Certificates,
-    factors: Sequence[float],
-    batch_size: int,
+    model: nn.Module, labels: Tensor, certificates: Certificates, factors: Sequence[float], batch_size: int
 ) -> None:
-    _check_images(images, labels)
-    check_running(model)
+    check_computes_as_declared(model)
     shapes = [tuple(values.shape) for values in (certificates.prediction, certificates.radius, certificates.correct)]
     if shapes != [tuple(labels.shape)] * 3:
         raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")
@@ -116,7 +112,7 @@ def _check(
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients of the weights, so that the model computes as it does when it is certified."""
+    """Freeze the weights, so that the model computes as it does when it is certified."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:
@@ -128,7 +124,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _Search:
-    """The smallest distances at which predictions change, for one batch after another."""
+    """Searches for the smallest distances at which predictions change, batch by batch."""
 
     def __init__(self, model: nn.Module, attacker: Attacker, factors: list[float], radii: list[float]) -> None:
         self.model, self.attacker, self.factors, self.radii = model, attacker, factors, radii
@@ -137,13 +133,13 @@ class _Search:
         self.unconfirmed = 0
 
     def batch(self, images: Tensor, certificates: Certificates, numbers: Sequence[int]) -> Tensor:
-        """The distances (B,), float64 on the CPU."""
+        """Return the distances (B,), float64 on the CPU."""
         images = images.to(reference_tensor(self.model))
         distance = torch.full((len(images),), inf, dtype=torch.float64)
         # The images themselves first: each must have the prediction that is certified around it.
         self._record(images, images, certificates, certificates.radius > 0, distance, numbers)
         for epsilon in self._radii(certificates):
-            # Of a flip that is nearer, nothing more is to be learned.
+            # A nearer flip is already known.
             wanted = (epsilon > 0) & (distance > epsilon)
             if bool(wanted.any()):
                 found = images.clone()
@@ -171,12 +167,12 @@ class _Search:
         distance: Tensor,
         numbers: Sequence[int],
     ) -> None:
-        """Lower the distances, in place, of those of the images that are predicted otherwise where they were found."""
+        """Lower the distances, in place, for the images whose prediction changed."""
         place = which.nonzero().squeeze(1)
         if len(place) == 0:
             return
         there = place.to(images.device)
-        # Nothing is claimed of what is not in [0, 1], be it by a rounding.
+        # Certificates only hold for pixels in [0, 1]; rounding may have left the range.
         start, end = images[there], found[there].clamp(0, 1)
         prediction = certificates.prediction.to(images.device)[there]
         flipped = self._predict(end) != prediction
@@ -201,7 +197,7 @@ class _Search:
                 )
 
     def _nearer(self, start: Tensor, end: Tensor, prediction: Tensor) -> Tensor:
-        """Images that are predicted otherwise too, on the way back, by halving it."""
+        """Return nearer images with another prediction, by bisection towards the start."""
         low = torch.zeros(len(start), 1, 1, 1, dtype=torch.float64, device=start.device)
         high, nearest = torch.ones_like(low), end
         for _ in range(_HALVINGS):
@@ -213,6 +209,6 @@ class _Search:
         return nearest
 
     def _predict(self, images: Tensor) -> Tensor:
-        # Of the function that the certificates speak of.
+        # The function that the certificates are about.
         with explicit_arithmetic(self.exact):
             return logits_of(self.exact, images).argmax(dim=1).to(images.device)

@@ -1,27 +1,27 @@
-"""Where an attack searches, an L2 ball around each image within the pixel box, and distances rounded up."""
+"""Projection onto an L2 ball within the pixel box, and distances rounded up."""
 
 import torch
 from torch import Tensor
 
-# Halvings of the interval that holds the projection's scale: its relative error is 2^-40.
+# Bisection steps for the projection's scale: its relative error is 2^-40.
 _HALVINGS = 40
 
 
 def lengths(offsets: Tensor) -> Tensor:
-    """The Euclidean length of each of (B, C, H, W), shape (B, 1, 1, 1)."""
+    """Return the Euclidean length of each sample of (B, C, H, W), shape (B, 1, 1, 1)."""
     norms: Tensor = offsets.flatten(1).norm(dim=1)
     return norms.view(-1, 1, 1, 1)
 
 
 def unit(offsets: Tensor) -> Tensor:
-    """Each of (B, C, H, W) divided by its length; what is zero or not finite becomes zero."""
+    """Divide each sample of (B, C, H, W) by its length; zero or non-finite samples become zero."""
     size = lengths(offsets)
     usable = size.isfinite() & (size > 0)
     return torch.where(usable, offsets / torch.where(usable, size, 1.0), 0.0)
 
 
 def project(images: Tensor, offsets: Tensor, epsilon: Tensor) -> Tensor:
-    """The offsets nearest to these of length at most epsilon that keep images + offsets within [0, 1].
+    """Return the nearest offsets of length at most epsilon that keep images + offsets within [0, 1].
 
     The conditions for the minimum of ||d - d0||^2 over the ball and the box together leave d = clip(s d0) with one
     scale s in (0, 1] for each image, whose length grows with s: s is found by bisection, from below.
@@ -47,7 +47,7 @@ def _clip(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def distances_up(images: Tensor, others: Tensor) -> Tensor:
-    """The L2 distances between images and others, both (B, C, H, W), float64 (B,), rounded up."""
+    """Return the L2 distances between images and others, both (B, C, H, W), float64 (B,), rounded up."""
     offsets = (others.double() - images.double()).flatten(1)
     # A difference, a square, a sum of n squares and a root: less than (n + 4) units of rounding, relatively.
     rounding = 1 + (offsets.shape[1] + 4) * torch.finfo(torch.float64).eps

@@ -15,22 +15,22 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def margin_loss(logits: Tensor, prediction: Tensor) -> Tensor:
-    """max over j != y of f_j - f_y, (B,): positive where the prediction has changed."""
+    """Return max over j != y of f_j - f_y, (B,): positive where the prediction has changed."""
     return targeted_loss(logits, prediction, ranked_classes(logits, prediction, 1))
 
 
 def cross_entropy_loss(logits: Tensor, prediction: Tensor) -> Tensor:
-    """-log softmax(f)_y, (B,)."""
+    """Return -log softmax(f)_y, (B,)."""
     return F.cross_entropy(logits, prediction, reduction="none")
 
 
 def targeted_loss(logits: Tensor, prediction: Tensor, target: Tensor) -> Tensor:
-    """f_j - f_y, (B,), for a class j for each sample."""
+    """Return f_j - f_y, (B,), for a class j for each sample."""
     return (logits.gather(1, target.unsqueeze(1)) - logits.gather(1, prediction.unsqueeze(1))).squeeze(1)
 
 
 def ranked_classes(logits: Tensor, prediction: Tensor, rank: int) -> Tensor:
-    """The classes, (B,), that come so many places behind the prediction; the last ones where there are fewer."""
+    """Return the classes, (B,), ``rank`` places behind the prediction, or the last ones if there are fewer."""
     rank = min(rank, logits.shape[1] - 1)
     others = logits.scatter(1, prediction.unsqueeze(1), -inf)
     return others.topk(rank, dim=1).indices[:, -1]
@@ -44,12 +44,12 @@ class PGD:
     cosine), and back to the nearest point of the ball and the pixel box. Each restart has another loss: the margin to
     whatever class is next, the cross-entropy, then the margins to the class that comes second behind the image's
     prediction, third, and so on. The first restart starts at the image, the others at random points of the sphere.
-    Images that have flipped are left out of what follows.
+    Flipped images are not attacked further.
 
     Attributes:
-        steps: of each restart.
-        restarts: how many.
-        seed: of the random starts.
+        steps: number of steps of each restart.
+        restarts: number of restarts.
+        seed: seed of the random starts.
 
     Raises:
         ValueError: for fewer than one step or restart.
@@ -64,12 +64,12 @@ class PGD:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
-        """Images within epsilon of these that the model classifies in another way, where they were found.
+        """Search for images within epsilon that the model classifies differently.
 
         Args:
             model: frozen, in evaluation mode.
             images: (B, C, H, W), pixels in [0, 1], with the model's device and dtype.
-            prediction: the classes to get away from, (B,).
+            prediction: the present classes, (B,).
             epsilon: the radius for each image, (B,).
 
         Returns:
@@ -92,7 +92,7 @@ class PGD:
     def _descend(
         self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor, start: Tensor, loss: Loss
     ) -> tuple[Tensor, Tensor]:
-        """One restart: the first image that flipped of each, and whether there was one."""
+        """Run one restart; return the first flipped image of each sample, and whether there was one."""
         size = epsilon.view(-1, 1, 1, 1).to(images)
         adversarial, flipped = images.clone(), torch.zeros_like(prediction, dtype=torch.bool)
         offset = project(images, start, epsilon)
@@ -113,7 +113,7 @@ class PGD:
 
 
 def _loss(model: nn.Module, images: Tensor, prediction: Tensor, restart: int) -> Loss:
-    """The loss of a restart, for these images."""
+    """Return the loss of a restart, for these images."""
     if restart == 0:
         return partial(margin_loss, prediction=prediction)
     if restart == 1:

@@ -1,4 +1,4 @@
-"""What an attack found, and the figures that are made of it."""
+"""Results of an attack, and figures computed from them."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from lipnet.functional.margins import parse_radius
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """What an attack found of B certified images; all tensors on the CPU.
+    """Results of an attack on B certified images; all tensors on the CPU.
 
     Attributes:
-        certificates: those that were attacked.
+        certificates: the attacked certificates.
         distance: float64 (B,), the smallest L2 distance, rounded up, at which another prediction was found, confirmed
             in float64; infinite where none was.
         unconfirmed: how many predictions changed in the model's own precision, but not in float64.
@@ -34,7 +34,7 @@ class AttackResult:
     unconfirmed: int
 
     def accuracies(self, radius: str) -> dict[str, float]:
-        """The sandwich at a radius: shares of images that are ``certified``, right ``under_attack``, and ``clean``.
+        """Return the shares of images that are ``certified``, right ``under_attack``, and ``clean`` at a radius.
 
         Raises:
             UnsoundCertificatesError: unless certified <= under attack <= clean.
@@ -50,9 +50,9 @@ class AttackResult:
         return {"certified": certified, "under_attack": under_attack, "clean": clean}
 
     def power(self, factor: float) -> float | None:
-        """The share of certified images that flipped within ``factor`` times their radius; None if none is certified.
+        """Return the share of certified images that flipped within ``factor`` times their radius, or None.
 
-        Images are certified, here, if their radius is not 0, whether they are classified correctly or not.
+        None means that no image is certified. Here an image is certified if its radius is not 0, even if misclassified.
         """
         certified = self.certificates.radius > 0
         flipped = self.distance[certified] <= factor * self.certificates.radius[certified]

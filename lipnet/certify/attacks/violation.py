@@ -1,4 +1,4 @@
-"""What is raised where a certificate is wrong."""
+"""Errors that report a wrong certificate."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from lipnet.files import atomic_write
 
 
 class UnsoundCertificatesError(RuntimeError):
-    """Certificates that claim more than is true: nothing that rests on them may be used."""
+    """Certificates that claim more than is true: nothing based on them may be used."""
 
 
 class CertificateViolationError(UnsoundCertificatesError):
-    """An image within its certified radius that has another prediction: the certificate is wrong.
+    """An image with another prediction within the certified radius: the certificate is wrong.
 
     Attributes:
         index: the image's number.
@@ -21,7 +21,7 @@ class CertificateViolationError(UnsoundCertificatesError):
         distance: L2 between the two, rounded up.
         radius: the certified one, which is larger.
         prediction, perturbed_prediction: the class that is certified, and that of the perturbed image.
-        path: of the file that holds all this; None before it is saved.
+        path: the file that holds all this; None before it is saved.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from lipnet.certify import (
     attack,
     certify,
 )
+from lipnet.layers import LipschitzModule
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_what_is_no_image_is_no_violation() -> None:
 def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Tensor]) -> None:
     """A margin that float32 loses: the prediction of the moved image changes in float32 alone."""
 
-    class Rounded(nn.Module):
+    class Rounded(LipschitzModule):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(1))

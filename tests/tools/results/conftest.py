@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lipnet.certify.summary import sealed, summary_bytes
+from lipnet.certify.files import sealed, summary_bytes
 
 Make = Callable[..., Path]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lipnet.certify.summary import sealed, summary_bytes
+from lipnet.certify.files import sealed, summary_bytes
 from tests.tools.results.conftest import RECORD, Make
 from tools.results.folders import Result, add_result, read_result, read_results
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from lipnet.certify.certification import Certification
-from lipnet.certify.report import PARTIAL, run_certification
+from lipnet.certify.processes import CertifyInProcesses, _end_with
+from lipnet.certify.run import PARTIAL, Certification, run_certification
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.certification import prepare_certification
-from lipnet.workflows.processes import CertifyInProcesses
 
 BATCH_SIZE = 11
 OTHER = "cpu:0"
@@ -65,7 +67,7 @@ def test_two_processes_write_the_file_of_one(tmp_path: Path, tiny_checkpoint: Pa
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true goes on"),
+        ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true continues"),
         ("error", r"process 2 of 2 failed: OSError: no space left on the disk; \d+ of 359"),
         ("other settings", r"process 2 of 2 failed: ValueError: .*other settings.*split: test there, \? here"),
     ],
@@ -81,3 +83,28 @@ def test_a_process_that_does_not_come_back_is_an_error(
     certify_checkpoint(tiny_checkpoint, tmp_path / "whole", device="cpu", batch_size=BATCH_SIZE)
     files = [(tmp_path / name / "certificates.tsv").read_bytes() for name in ("out", "whole")]
     assert files[0] == files[1]
+
+
+def _wait_with_parent(connection: Any) -> None:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    connection.send(os.getpid())
+    time.sleep(600)
+
+
+def _start_and_die(connection: Any) -> None:
+    process = get_context("spawn").Process(target=_wait_with_parent, args=(connection,))
+    process.start()
+    time.sleep(600)
+
+
+def test_a_worker_ends_when_its_parent_is_killed() -> None:
+    ours, theirs = get_context("spawn").Pipe()
+    parent = get_context("spawn").Process(target=_start_and_die, args=(theirs,))
+    parent.start()
+    worker = ours.recv()
+    parent.kill()
+    parent.join()
+    limit = time.monotonic() + 60
+    while Path(f"/proc/{worker}/stat").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < limit, "the worker outlives its parent"
+        time.sleep(0.1)

@@ -173,7 +173,7 @@ def test_lipconvnet_is_bounded_near_what_its_jacobians_reach(
     assert 0.5 * bound < max(norms) <= bound
 
 
-class Halved(nn.Module):
+class Halved(layers.LipschitzModule):
     """x / 2, around a layer that has no rule."""
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-class BoundedResidual(Residual):
+class BoundedResidual(layers.LipschitzModule, Residual):
     def lipschitz_bound(self) -> float:
         return 2.0
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lipnet.certify import CertificateFileError, read_certificates
-from lipnet.certify.certificate_file import Row, certificate_bytes, examine_certificates
-from lipnet.certify.summary import read_summary, sealed, summary_bytes
+from lipnet.certify.files import Row, certificate_bytes, examine_certificates, read_summary, sealed, summary_bytes
 
 FACTS = {"dataset": "made up", "lipschitz_bound": 2.6602819875286916, "versions": {"torch": "2.10"}, "n_samples": 3}
 ROWS = [Row(7, 1, 1, "0.123456789", 1), Row(3, 0, 2, "0.000000000", 0), Row(1000, 99, 99, "12.300000000", 1)]
@@ -99,6 +100,54 @@ def test_a_summary_comes_back_and_no_flipped_bit_passes(tmp_path: Path) -> None:
         path.write_bytes(flipped)
         with pytest.raises(CertificateFileError):
             read_summary(path)
+
+
+def resealed(lines: list[str]) -> str:
+    body = "".join(f"{line}\n" for line in lines)
+    return f'{body}# sha256: "{hashlib.sha256(body.encode()).hexdigest()}"\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda lines: [*lines[:3], '# dataset: "another"', *lines[3:]], "line 4 states dataset a second time"),
+        (lambda lines: [*lines, '# split: "test"'], "not in the form and order in which lipnet writes them"),
+        (lambda lines: [*lines[:6], "", *lines[6:]], "not in the form and order"),
+        (lambda lines: [line.replace("7\t1", "07\t1") for line in lines], "not in the form and order"),
+        (lambda lines: [line for line in lines if not line.startswith("idx")], "not in the form and order"),
+        (lambda lines: [*lines[:2], f"# deep: {'[' * 100000}", *lines[2:]], "line 3 cannot be read"),
+        (lambda lines: [*lines[:2], f"# long: {'1' * 5000}", *lines[2:]], "line 3 cannot be read"),
+        (lambda lines: [line.replace("7\t1", "7" * 5000 + "\t1") for line in lines], "line 7 cannot be read"),
+    ],
+    ids=[
+        "fact twice",
+        "fact behind the rows",
+        "empty line",
+        "leading zero",
+        "no heading",
+        "deep",
+        "long",
+        "long index",
+    ],
+)
+def test_a_resealed_file_in_another_form_is_refused(path: Path, change: Any, problem: str) -> None:
+    path.write_text(resealed(change(path.read_text().splitlines()[:-1])))
+    with pytest.raises(CertificateFileError, match=problem):
+        read_certificates(path)
+
+
+def test_paths_may_be_text_and_name_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert read_certificates(str(path)) == read_certificates("~/certificates.tsv")
+    (path.parent / "summary.json").write_bytes(summary_bytes(sealed({"split": "test"})))
+    assert read_summary(str(path.parent / "summary.json")) == read_summary("~/summary.json")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100000, b"9" * 5000, b'{"a": ' * 100000])
+def test_a_summary_that_no_parser_can_hold_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "summary.json").write_bytes(content)
+    with pytest.raises(CertificateFileError, match="cannot be read as JSON"):
+        read_summary(tmp_path / "summary.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"3", b"{}", b'{"sha256": "0"}', b"[1]"])

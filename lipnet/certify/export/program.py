@@ -1,4 +1,4 @@
-"""A model as a file of torch.export (.pt2)."""
+"""Export a model to a file of torch.export (.pt2)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
+from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
 from lipnet.files import atomic_write
 
 METADATA_FILE = "lipnet.json"
@@ -32,9 +32,9 @@ def export_program(
 
     Args:
         model: to logits, in evaluation mode, float32 or float64, as `lipnet.layers.export` takes it; not changed.
-        path: the file; one that exists is replaced.
-        input_shape: of one input, without the batch; None for that of the model's `Normalize`.
-        input_units: what the numbers of the input are, for the metadata; the bound is in these units.
+        path: the file; an existing one is replaced.
+        input_shape: shape of one input, without the batch; None for that of the model's `Normalize`.
+        input_units: units of the input, for the metadata; the bound refers to them.
         class_names: a name for each logit.
         facts: further metadata, of plain values, such as ``dataset`` and ``checkpoint_sha256``.
 
@@ -44,7 +44,7 @@ def export_program(
         ``num_classes``, ``class_names`` (if given), ``lipnet_version``, and the facts.
 
     Raises:
-        ValueError: for another dtype, a model to something else than logits, weights that are not finite or zero rows
+        ValueError: for another dtype, a model that does not answer logits, weights that are not finite or zero rows
             of a `NormalizedLinear`, names that do not fit, what `lipnet.layers.export` and
             `lipnet.certify.lipschitz_bound` refuse, and if the file would not compute what the model does.
         TypeError: for a module without a rule for its bound, and facts that are not plain.

@@ -1,4 +1,4 @@
-"""A model as an ONNX file."""
+"""Export a model to an ONNX file."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.exporting.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
+from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
 from lipnet.files import atomic_write
 
-# Imported by name, where they are needed: they may be missing, and bring no types.
+# Imported by name where they are needed: they may be missing, and have no type annotations.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# One file of protocol buffers holds 2 GiB; some room for the graph.
+# A protocol buffer holds 2 GiB; leave some room for the graph.
 _LARGEST = 2**31 - 2**20
 
 
@@ -33,7 +33,7 @@ def export_onnx(
     The file has one input ``"input"``, (B, *input_shape), and one output ``"logits"``. Before it appears under its
     name, whole, onnxruntime runs it at several batch sizes, and the results are compared with the model's.
 
-    The metadata are texts under the keys that this function returns; what is no text is in JSON, so that
+    The metadata are strings under the keys that this function returns; other values are JSON, so that
     ``float(metadata["lipschitz_bound"])`` is the bound, exactly.
 
     Args:
@@ -44,7 +44,7 @@ def export_onnx(
         The metadata, as `export_program`.
 
     Raises:
-        ImportError: if a package that is needed for ONNX is missing; it says what to install.
+        ImportError: if a package that ONNX needs is missing; the message says what to install.
         ValueError: for another dtype than float32, a model of 2 GiB or more, and as `export_program`.
         TypeError: as `export_program`.
     """
@@ -85,7 +85,7 @@ def _content(prepared: Prepared) -> bytes:
         input_names=["input"],
         output_names=["logits"],
         verbose=False,
-        # The optimizer takes a factor within 1e-5 of 1, as polynomials have, for 1: another function, of another bound.
+        # The optimizer treats factors within 1e-5 of 1 as 1. Polynomials have such factors: the function would change.
         optimize=False,
     )
     assert program is not None

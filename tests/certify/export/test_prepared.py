@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.exporting.prepared import check_result, prepare
+from lipnet.certify.export.prepared import check_result, prepare
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lipnet.certify import certify, export_program, lipschitz_bound
-from lipnet.certify.exporting import METADATA_FILE
+from lipnet.certify.export import METADATA_FILE
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.layers import SOC, HouseholderOrder2, MaxMin, NormalizedLinear, SOCLinear
 

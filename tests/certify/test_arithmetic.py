@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify import certify
-from lipnet.certify.precision import dot_product_arithmetic, ieee_arithmetic
+from lipnet.certify.arithmetic import dot_product_arithmetic, ieee_arithmetic
 from lipnet.functional.rounding_error import Signal, Step, exact
+from lipnet.layers import LipschitzModule
 
 CPU = torch.device("cpu")
 SWITCHES = {
@@ -76,15 +77,17 @@ def test_autocast_is_off_inside_and_on_again_outside() -> None:
         assert (matrix @ matrix).dtype == torch.bfloat16
 
 
-class Witness(nn.Module):
-    """Flattens, and remembers the settings under which it did."""
+class Witness(LipschitzModule):
+    """Flattens, and remembers the settings and the autocast under which it did."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[dict[str, str]] = []
+        self.autocast: list[bool] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(settings())
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
         return x.flatten(1)
 
     def lipschitz_bound(self) -> float:
@@ -98,8 +101,8 @@ class Witness(nn.Module):
 def test_certify_runs_the_model_so() -> None:
     witness = Witness().eval()
     certify(witness, torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), batch_size=2)
-    # Once for the shapes of the maps, then for each batch.
-    assert witness.seen == 3 * [dict.fromkeys(SWITCHES, "ieee")]
+    # Twice for the shapes of the maps, module by module and together, then for each batch.
+    assert witness.seen == 4 * [dict.fromkeys(SWITCHES, "ieee")]
 
 
 def test_autocast_around_certify_changes_nothing(tiny_model: nn.Module) -> None:
@@ -112,19 +115,13 @@ def test_autocast_around_certify_changes_nothing(tiny_model: nn.Module) -> None:
     assert (expected.radius > 0).all()
 
 
-def test_autocast_is_off_where_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, flatten = [], nn.Flatten.forward
-
-    def witness(self: nn.Flatten, x: Tensor) -> Tensor:
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return flatten(self, x)
-
-    monkeypatch.setattr(nn.Flatten, "forward", witness)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double().eval()
+def test_autocast_is_off_where_the_model_runs() -> None:
+    witness = Witness()
+    model = nn.Sequential(witness, nn.Linear(4, 2)).double().eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         certify(model, torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64))
-    assert seen
-    assert not any(seen)
+    assert witness.autocast
+    assert not any(witness.autocast)
 
 
 def libraries() -> tuple[bool, bool]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import LogitBounds, certify, certify_dataset, lipschitz_bound, logit_bounds, read_certificates
 from lipnet.functional.rounding_error import Signal, Step, elementwise
-from lipnet.layers import NormalizedLinear
+from lipnet.layers import LipschitzModule, NormalizedLinear
 from lipnet.models import LipConvNet
 
 
@@ -34,7 +34,7 @@ def head(weight: Tensor, bias: Tensor | None = None) -> NormalizedLinear:
     return layer
 
 
-class Scale(nn.Module):
+class Scale(LipschitzModule):
     """Multiplication by a number."""
 
     def __init__(self, factor: float) -> None:
@@ -182,7 +182,7 @@ def test_features_without_a_bound_certify_nothing() -> None:
     assert bounds.pairwise.min() == inf
 
 
-class Declaring(nn.Linear):
+class Declaring(LipschitzModule, nn.Linear):
     """A head of one's own."""
 
     declared: Tensor = torch.zeros(0)

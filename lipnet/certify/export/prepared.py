@@ -1,4 +1,4 @@
-"""What all files of a model have in common: the plain model, its metadata, and the comparison with the model."""
+"""Steps that all export formats share: plain model, metadata, and the comparison of the file with the model."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from lipnet import __version__
-from lipnet.certify.logits import logit_bounds
-from lipnet.certify.precision import ieee_arithmetic
+from lipnet.certify.arithmetic import ieee_arithmetic
+from lipnet.certify.bounds import logit_bounds
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
 # The first dimension of the one input is free.
 FREE_BATCH = ({0: torch.export.Dim("batch")},)
-# Batches that a file's model is run on before the file appears; it is traced with a batch of 2.
+# Batch sizes on which a file is checked before it appears; the model is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
-# Sums in another order leave some tens of units in the last place; a model that is another function leaves far more.
+# Another order of summation changes some tens of units in the last place; another function changes far more.
 _UNITS = 200
 
 
 class Prepared(NamedTuple):
-    """A model that is ready to be written."""
+    """A model that is ready to be exported."""
 
     model: nn.Module  # a copy on the CPU
     plain: fx.GraphModule
@@ -39,8 +39,8 @@ def prepare(
     class_names: Sequence[str] | None,
     facts: Mapping[str, Any] | None,
 ) -> Prepared:
-    """The plain model and the metadata of a file; arguments and errors as in `export_program`."""
-    # On the CPU, where every reader of a file can load it; the bound is that of what is written.
+    """Return the plain model and the metadata of a file; arguments and errors as in `export_program`."""
+    # On the CPU, where every reader can load it. The bound is computed from the very weights that are written.
     model = deepcopy(model).cpu()
     bounds = logit_bounds(model)
     finite = isfinite(bounds.lipschitz) and (bounds.pairwise is None or bool(bounds.pairwise.isfinite().all()))
@@ -68,7 +68,7 @@ def prepare(
 
 
 def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str) -> None:
-    """Raise ValueError if what was made of a model computes something else than the model, beyond rounding."""
+    """Raise ValueError if the exported model differs from the model by more than rounding."""
     for batch in _CHECKED_BATCHES:
         inputs = example_batch(prepared.model, batch, prepared.example.shape[1:])
         with torch.no_grad(), ieee_arithmetic(inputs.device):

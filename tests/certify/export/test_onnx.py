@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import lipnet
 from lipnet.certify import certify, export_onnx, lipschitz_bound
-from lipnet.certify.exporting import onnx as onnx_file
+from lipnet.certify.export import onnx as onnx_file
 from lipnet.functional.margins import certified_radius
 from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted, SOC1d, SOCLinear
 from lipnet.models import LipConvNet, build_model

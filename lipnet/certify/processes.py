@@ -1,31 +1,32 @@
-"""A certification by several processes, each on its share of the batches."""
+"""Certify with several processes, each on its share of the batches."""
 
+import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from lipnet.certify.certification import Certification
 from lipnet.certify.partial import PartialCertification
-from lipnet.certify.progress import CertificationProgress
-from lipnet.certify.report import count_rows
+from lipnet.certify.report import progress
+from lipnet.certify.run import Certification, count_rows
 
 POLL_SECONDS = 0.5
 
 
 class CertifyInProcesses:
-    """Certifies the batches that are missing in a process for each device.
+    """Certifies the missing batches in a process for each device.
 
-    The batches are those of a single process, so that what is certified of an image does not depend on how many
-    processes there are. Each process makes model and data for itself, and begins only if all that its certificates
-    rest on is what the others' rest on. If one fails or is killed, the others are ended too; what they have certified
-    stays.
+    The batches are those of a single process, so that a certificate does not depend on the number of processes. Each
+    process makes model and data for itself, and begins only if its settings are those of the others. If one fails or is
+    killed, the others are ended too; the batches they have certified stay. If the parent dies, they end by themselves.
 
     Args:
         prepare: makes the certification on a device; it is sent to the processes by pickle.
-        devices: of the processes.
+        devices: one for each process.
 
     Raises:
         ChildProcessError: on a call, if a process fails or is killed.
@@ -38,31 +39,38 @@ class CertifyInProcesses:
         certified = partial.batches()
         missing = sorted(set(range(certification.count_batches())) - certified.keys())
         shares = [missing[rank :: len(self.devices)] for rank in range(len(self.devices))]
-        # As many threads as one process would have, together.
+        # Together as many threads as one process would have.
         threads = max(1, torch.get_num_threads() // len(self.devices))
-        arguments = (pickle.dumps(self.prepare), self.devices, partial.folder, shares, threads)
+        arguments = (os.getpid(), pickle.dumps(self.prepare), self.devices, partial.folder, shares, threads)
         processes = spawn(_certify_share, arguments, nprocs=len(self.devices), join=False)  # type: ignore[no-untyped-call]
         total = len(certification.indices)
-        with CertificationProgress(total, count_rows(certified)) as progress:
+        with progress(total, count_rows(certified)) as show:
             try:
                 while not processes.join(timeout=POLL_SECONDS):
-                    progress.update(count_rows(partial.batches()))
+                    show(count_rows(partial.batches()))
             except (ProcessExitedException, ProcessRaisedException) as error:
                 done = count_rows(partial.batches())
                 raise ChildProcessError(
                     f"process {error.error_index + 1} of {len(self.devices)} {_end_of(error)}; {done} of {total} "
-                    "images are certified: resume=true goes on with the others"
+                    "images are certified: resume=true continues with the others"
                 ) from error
             finally:
                 for process in processes.processes:
                     process.kill()
                     process.join()
-            progress.update(count_rows(partial.batches()))
+            show(count_rows(partial.batches()))
 
 
 def _certify_share(
-    rank: int, prepare: bytes, devices: Sequence[str], folder: Path, shares: Sequence[Collection[int]], threads: int
+    rank: int,
+    parent: int,
+    prepare: bytes,
+    devices: Sequence[str],
+    folder: Path,
+    shares: Sequence[Collection[int]],
+    threads: int,
 ) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     certification: Certification = pickle.loads(prepare)(devices[rank])
     partial = PartialCertification(folder)
@@ -70,6 +78,13 @@ def _certify_share(
     with partial.writer() as writer:
         for batch in certification.certify(numbers=set(shares[rank])):
             writer.add(batch)
+
+
+def _end_with(parent: int) -> None:
+    """End this process as soon as its parent is gone, which may have been killed without a word."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def _end_of(error: ProcessExitedException | ProcessRaisedException) -> str:

@@ -1,0 +1,98 @@
+"""The arithmetic that certificates speak of: IEEE numbers, and in float64 sums of products alone."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional.autocast import without_autocast
+from lipnet.layers.explicit import explicit_products
+from lipnet.overrides import override_attributes
+
+# torch's switches hold for the whole process and the layers' switches for everybody who shares the model. One thread at
+# a time may change them; a private copy of the model would not help, because torch's switches would still be shared.
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def explicit_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Let a model compute the logits that its certificates speak of, within the context.
+
+    In float64: sums of products alone, whose rounding `rounding_bounds` bounds. In another dtype: the model as it is,
+    in IEEE arithmetic of that dtype. One thread at a time is inside; others wait. The process's settings and the model
+    are restored at the end, also after an exception.
+
+    Raises:
+        RuntimeError: if another thread changed torch's settings meanwhile, so that the results are not covered.
+    """
+    reference = reference_tensor(model)
+    if reference.dtype != torch.float64:
+        with ieee_arithmetic(reference.device):
+            yield
+    else:
+        with dot_product_arithmetic(reference.device), explicit_products(model):
+            yield
+
+
+@contextmanager
+def ieee_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute float32 as float32 and float64 as float64 within the context: no TF32, no bfloat16, no autocast.
+
+    Raises:
+        RuntimeError: if another thread changed torch's settings meanwhile.
+    """
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    with _LOCK, without_autocast(device), _held(switches, "fp32_precision", "ieee"):
+        yield
+
+
+@contextmanager
+def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
+    """Use `ieee_arithmetic`, and compute every convolution as a plain matrix product, within the context.
+
+    cuDNN and oneDNN are off: they may choose Winograd's or Fourier algorithms, whose rounding has no bound here.
+
+    Raises:
+        RuntimeError: if another thread changed torch's settings meanwhile.
+    """
+    backends: Any = torch.backends
+    with ieee_arithmetic(device), _held((backends.cudnn, backends.mkldnn), "enabled", False):
+        yield
+
+
+@contextmanager
+def _held(switches: Iterable[Any], name: str, value: Any) -> Iterator[None]:
+    """Set a switch within the context, and check at its end that nobody else has changed it."""
+    switches = tuple(switches)
+    with override_attributes(switches, name, value):
+        yield
+        if any(getattr(switch, name) != value for switch in switches):
+            raise RuntimeError(
+                f"torch's setting {name} was changed by another thread while certificates were computed; "
+                "change it before or after"
+            )
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the model's logits (B, C) of a batch, on the CPU, without gradients, in the arithmetic of the context.
+
+    Raises:
+        ValueError: if the model answers something else than one row of logits for each image.
+    """
+    reference = reference_tensor(model)
+    with torch.no_grad():
+        # A copy, because a model may begin with a module that works in place.
+        logits: Tensor = model(images.to(reference.device, reference.dtype, copy=True))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must map {len(images)} images to logits ({len(images)}, C), got {answer}")
+    return logits.cpu()
+
+
+def reference_tensor(model: nn.Module) -> Tensor:
+    """Return a tensor with the device and dtype of a model's arithmetic: its first parameter, or an empty float64."""
+    return next(model.parameters(), torch.empty(0, dtype=torch.float64))

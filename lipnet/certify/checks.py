@@ -1,0 +1,137 @@
+"""Refuse models that compute something else than the classes of their modules say.
+
+Rules and bounds belong to classes: they are right for the ``forward`` of the class, its weights and its settings. Here
+everything is refused by which a module can compute another function, without a word, than the one that is bounded.
+"""
+
+from collections.abc import Iterator
+from math import isnan
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+
+from lipnet.certify.rules import CALLS, calls_of, children_in_order, describe, find_rule, join
+from lipnet.layers.base import LipschitzModule
+
+_ANSWERS = ("lipschitz_bound", "children_in_order", "rounding_step", "pairwise_lipschitz")
+
+
+def check_computes_as_declared(model: nn.Module) -> None:
+    """Refuse a model that may compute something else than its modules' classes declare.
+
+    Raises:
+        ValueError: names the module and the reason: training mode, hooks, parametrizations, compiled or exchanged
+            calls, a ``forward`` below the class that defines the bound, in-place modules whose input is read again,
+            complex weights or weights of a subclass of Tensor, settings that are NaN, and attributes that contradict
+            the weights.
+    """
+    if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
+        raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
+    for path, module in model.named_modules():
+        name = describe(path, module)
+        _check_state(name, module)
+        _check_calls(name, module)
+        _check_numbers(name, module)
+        if isinstance(module, LipschitzModule):
+            try:
+                module.check()
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    _check_in_place("", model, shared=False)
+
+
+def _check_state(name: str, module: nn.Module) -> None:
+    if "_orig_mod" in module._modules:
+        raise ValueError(
+            f"{name} is compiled by torch.compile, whose kernels no bound covers; certify the module itself, "
+            "which the compiled one holds as _orig_mod"
+        )
+    if module.training:
+        raise ValueError(f"{name} is in training mode, which no bound covers; call model.eval() first")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(f"{name} has forward hooks, which may change what it computes; remove them first")
+    if hasattr(module, "parametrizations"):
+        raise ValueError(f"{name} is parametrized, for which there is no rule; remove the parametrization first")
+
+
+def _check_calls(name: str, module: nn.Module) -> None:
+    """Refuse a call or an answer that is not the class's, or is overridden below the class that defines the bound."""
+    own = [each for each in (*CALLS, *_ANSWERS) if vars(module).get(each) is not None]
+    if own:
+        raise ValueError(
+            f"{name} has a {own[0]} of its own instead of its class's, as module.compile() or an assignment leaves it; "
+            "no bound covers it: write a class that defines both"
+        )
+    found = find_rule(module)
+    if found is not None:
+        if calls_of(type(module)) != found.calls:
+            raise ValueError(f"{name}: the class was changed after its rule was registered, so that the rule is void")
+    elif isinstance(module, LipschitzModule):
+        for answer in _answers_in_use(module):
+            changed = _overridden_below(type(module), answer)
+            if changed is not None:
+                raise ValueError(
+                    f"{name} overrides {changed} below the class that defines {answer}(): the bound is that of "
+                    f"another function; define {answer}() in {type(module).__name__}, too"
+                )
+
+
+def _answers_in_use(module: LipschitzModule) -> Iterator[str]:
+    """Yield the names of the methods on whose answers certificates of this module rest."""
+    yield "lipschitz_bound" if module.children_in_order() is None else "children_in_order"
+    for answer in ("rounding_step", "pairwise_lipschitz"):
+        if getattr(type(module), answer) is not getattr(LipschitzModule, answer):
+            yield answer
+
+
+def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
+    """Return a call that a class overrides below the class that defines the answer, or None.
+
+    A class without a ``forward``, from which the answer is inherited, is abstract: its first ``forward`` is no
+    override. lipnet's own classes are covered by lipnet's tests.
+    """
+    order = cls.__mro__[: cls.__mro__.index(nn.Module) + 1]
+    defining = next(place for place, each in enumerate(order) if answer in vars(each))
+    for call in CALLS:
+        places = [place for place, each in enumerate(order) if call in vars(each)]
+        if call == "forward":
+            places = places[:-1]  # nn.Module's own only raises an error
+        if len(places) > 1 and places[0] < defining and not order[places[0]].__module__.startswith("lipnet."):
+            return call
+    return None
+
+
+def _check_numbers(name: str, module: nn.Module) -> None:
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    for key, tensor in tensors:
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise ValueError(
+                f"{name} has {key} of type {type(tensor).__name__}, {tensor.layout}; plain tensors are needed"
+            )
+        if tensor.is_complex():
+            raise ValueError(f"{name} has {key} of dtype {tensor.dtype}; real numbers are needed")
+    for key, value in vars(module).items():
+        if any(isinstance(each, float) and isnan(each) for each in _flat(value)):
+            raise ValueError(f"{name} has the setting {key}={value}; numbers are needed")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
+
+
+def _check_in_place(path: str, module: nn.Module, shared: bool) -> None:
+    """Refuse ``inplace=True`` wherever the input may be read again: everywhere but in plain chains of modules."""
+    if shared and getattr(module, "inplace", False):
+        raise ValueError(
+            f"{describe(path, module)} works in place on an input that the module around it may read again; "
+            "use inplace=False"
+        )
+    chain = children_in_order(module) is not None
+    for name, child in module._modules.items():
+        if child is not None:
+            _check_in_place(join(path, name), child, shared or not chain)

@@ -1,0 +1,6 @@
+"""Export models to files that run without lipnet and state their Lipschitz bound: ONNX and torch.export."""
+
+from lipnet.certify.export.onnx import export_onnx
+from lipnet.certify.export.program import METADATA_FILE, export_program
+
+__all__ = ["METADATA_FILE", "export_onnx", "export_program"]

@@ -1,6 +1,0 @@
-"""Models as files that run without lipnet and say what their certificates rest on: ONNX and torch.export."""
-
-from lipnet.certify.exporting.onnx import export_onnx
-from lipnet.certify.exporting.program import METADATA_FILE, export_program
-
-__all__ = ["METADATA_FILE", "export_onnx", "export_program"]

@@ -1,0 +1,182 @@
+"""The files of a certification, certificates.tsv and summary.json: write, read, and examine them."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lipnet.files import resolve_path
+
+TITLE = "# lipnet certificates, format 1"
+COLUMNS = ("idx", "label", "prediction", "radius", "correct")
+RADIUS_DECIMALS = 9
+CERTIFICATES, CURVE, SUMMARY = FILES = ("certificates.tsv", "curve.png", "summary.json")
+# At most 18 digits, which every integer type holds.
+_ROW = re.compile(
+    rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,300}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII
+)
+_FACT = re.compile(r"# (\w+): (.*)", re.ASCII)
+_CHECKSUM = "sha256"
+
+
+class CertificateFileError(ValueError):
+    """A file that is no file of certificates or no summary, or one that was cut, damaged or edited."""
+
+
+class Row(NamedTuple):
+    """The certificate of an image.
+
+    Attributes:
+        idx: the image's index in the official file.
+        label: its true class.
+        prediction: the predicted class.
+        radius: the certified L2 radius in pixels of [0, 1], as written: rounded down at nine decimals.
+        correct: 1 if the prediction is the label, otherwise 0.
+    """
+
+    idx: int
+    label: int
+    prediction: int
+    radius: str
+    correct: int
+
+
+@dataclass(frozen=True)
+class CertificateFile:
+    """Content of a file of certificates.
+
+    Attributes:
+        facts: the settings and bounds that the certificates rest on, by name.
+        rows: a certificate for each image, by its line number, from 1.
+        problems: signs that the file is not as lipnet wrote it; empty for an intact file.
+    """
+
+    facts: dict[str, Any]
+    rows: dict[int, Row]
+    problems: tuple[str, ...]
+
+
+def certificate_bytes(facts: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
+    """Return the content of a file of certificates.
+
+    It is a table of tab-separated values between lines that begin with ``#``, as
+    ``pandas.read_csv(path, sep="\\t", comment="#")`` reads it: first the facts, each with its value as JSON; last the
+    SHA-256 of every byte before that line.
+
+    Args:
+        facts: ``n_samples`` among them; names are letters, digits and underscores.
+        rows: in the order of the data.
+    """
+    text = io.StringIO()
+    text.writelines(f"{line}\n" for line in (TITLE, *(f"# {name}: {json.dumps(facts[name])}" for name in facts)))
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([COLUMNS, *rows])
+    body = text.getvalue().encode()
+    return body + f"# {_CHECKSUM}: {json.dumps(hashlib.sha256(body).hexdigest())}\n".encode()
+
+
+def read_certificates(path: str | Path) -> CertificateFile:
+    """Read a file of certificates that is intact.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CertificateFileError: if it is no file of certificates, or not as lipnet wrote it.
+    """
+    content = examine_certificates(path)
+    if content.problems:
+        raise CertificateFileError(f"{path} is not as it was written: {'; '.join(content.problems)}")
+    return content
+
+
+def examine_certificates(path: str | Path) -> CertificateFile:
+    """Read as much as possible of a file of certificates, and list what is wrong with it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CertificateFileError: if it does not begin as a file of certificates.
+    """
+    path = resolve_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of certificates {path}")
+    data = path.read_bytes()
+    if not data.startswith(f"{TITLE}\n".encode()):
+        raise CertificateFileError(
+            f"{path} is no file of certificates that this version of lipnet reads: its first line is not {TITLE!r}; "
+            "files without that line carry no checksum: certify again"
+        )
+    facts: dict[str, Any] = {}
+    rows: dict[int, Row] = {}
+    problems: list[str] = []
+    for number, line in enumerate(data.decode(errors="replace").split("\n")[1:], 2):
+        row, fact = _ROW.fullmatch(line), _fact(line)
+        if row is not None:
+            idx, label, prediction, radius, correct = row.groups()
+            rows[number] = Row(int(idx), int(label), int(prediction), radius, int(correct))
+        elif fact is not None:
+            if fact[0] in facts:
+                problems.append(f"line {number} states {fact[0]} a second time")
+            facts[fact[0]] = fact[1]
+        elif line not in ("", "\t".join(COLUMNS)):
+            problems.append(f"line {number} cannot be read: {line[:80]!r}")
+    digest, count = facts.pop(_CHECKSUM, None), facts.get("n_samples")
+    problems += _damage(data, digest, facts, list(rows.values()), intact=not problems)
+    if count != len(rows):
+        problems.append(f"it holds {len(rows)} certificates and states {count}")
+    return CertificateFile(facts, rows, tuple(problems))
+
+
+def _damage(data: bytes, digest: Any, facts: Mapping[str, Any], rows: Sequence[Row], intact: bool) -> Iterator[str]:
+    body, mark, _ = data.rpartition(f"# {_CHECKSUM}: ".encode())
+    if digest is None:
+        yield "its last line, with the SHA-256, is missing: it was cut or edited"
+    elif not mark or hashlib.sha256(body).hexdigest() != digest:
+        yield "its SHA-256 is not the one that its last line states: it was damaged or edited"
+    elif intact and data != certificate_bytes(facts, rows):
+        yield "its lines are not in the form and order in which lipnet writes them: it was edited"
+
+
+def _fact(line: str) -> tuple[str, Any] | None:
+    match = _FACT.fullmatch(line)
+    try:
+        return None if match is None else (match[1], json.loads(match[2]))
+    except (ValueError, RecursionError):
+        return None
+
+
+def sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary with the SHA-256 of its own content."""
+    return {**summary, _CHECKSUM: hashlib.sha256(summary_bytes(summary)).hexdigest()}
+
+
+def unsealed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary without its checksum."""
+    return {key: value for key, value in summary.items() if key != _CHECKSUM}
+
+
+def summary_bytes(summary: Mapping[str, Any]) -> bytes:
+    """Return the content of summary.json."""
+    return json.dumps(summary, indent=2).encode() + b"\n"
+
+
+def read_summary(path: str | Path) -> dict[str, Any]:
+    """Read a summary.json that is intact.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CertificateFileError: if it is not as lipnet wrote it.
+    """
+    path = resolve_path(path)
+    data = path.read_bytes()
+    try:
+        content = json.loads(data)
+        intact = isinstance(content, dict) and data == summary_bytes(sealed(unsealed(content)))
+    except (ValueError, RecursionError) as error:
+        raise CertificateFileError(f"{path} cannot be read as JSON: it was cut, damaged or edited ({error})") from error
+    if not intact:
+        raise CertificateFileError(f"{path} is not as it was written: its SHA-256 does not fit its content")
+    assert isinstance(content, dict)
+    return content

@@ -1,0 +1,174 @@
+"""The registry of rules: Lipschitz bound and rounding of modules that do not bound themselves.
+
+A module is bounded iff it is a `lipnet.layers.LipschitzModule` or its exact class has a rule. A class without a rule is
+an error that names the module: nothing is taken for 1-Lipschitz or for exact. `bound_of` and `step_of` are the two
+functions that ask the rules; `lipnet.certify.torch_rules` has those of torch's modules.
+"""
+
+from collections.abc import Callable
+from math import isnan
+from typing import Any
+
+from torch import nn
+
+from lipnet.functional import product_up
+from lipnet.functional.rounding_error import Signal, Step
+from lipnet.layers.base import LipschitzModule
+
+Children = list[tuple[str, nn.Module]]
+
+CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_compiled_call_impl")
+"""The attributes of a module that decide what a call of it computes."""
+
+
+class Rule:
+    """What certificates know about one class of modules; subclass it and register it with `rule`.
+
+    Both methods receive the module. A setting that the rule does not cover raises ValueError. A module that combines
+    the results of other modules names them in ``parts``; their bounds and steps are passed on as further arguments.
+    """
+
+    calls: tuple[Any, ...] = ()
+
+    lipschitz: Callable[..., float]
+    """``lipschitz(module, *bounds_of_parts)`` returns an upper bound on the Lipschitz constant (L2), rounded up."""
+
+    rounding: Callable[..., Step]
+    """``rounding(module, signal, shape, *steps_of_parts)`` bounds the rounding in float64; ``signal`` describes the
+    input, ``shape`` is that of the output, both of one sample. See `lipnet.functional.rounding_error`."""
+
+    def parts(self, module: nn.Module) -> Children:
+        """Return the names and modules whose results the module combines; each runs on the module's own input."""
+        return []
+
+    def children_in_order(self, module: nn.Module) -> Children | None:
+        """Return the names and modules that run one after another, if the module does nothing else."""
+        return None
+
+
+_RULES: dict[type[nn.Module], Rule] = {}
+
+
+def rule(*classes: type[nn.Module]) -> Callable[[type[Rule]], type[Rule]]:
+    """Register a rule for exactly these classes of modules, not for their subclasses.
+
+    Raises:
+        ValueError: for a class that already has a rule.
+
+    Example:
+        >>> from lipnet.functional.rounding_error import elementwise
+        >>> @rule(nn.Softsign)
+        ... class SoftsignRule(Rule):
+        ...     def lipschitz(self, module):
+        ...         return 1.0
+        ...     def rounding(self, module, signal, shape):
+        ...         return elementwise(signal, roundings=3)
+        >>> bound_of("", nn.Softsign())
+        1.0
+    """
+
+    def register(definition: type[Rule]) -> type[Rule]:
+        for cls in classes:
+            if cls in _RULES:
+                raise ValueError(f"{cls.__name__} already has a rule, {type(_RULES[cls]).__name__}")
+            _RULES[cls] = definition()
+            _RULES[cls].calls = calls_of(cls)
+        return definition
+
+    return register
+
+
+def calls_of(cls: type[nn.Module]) -> tuple[Any, ...]:
+    """Return the functions of a class that decide what a call of its modules computes."""
+    return tuple(getattr(cls, name, None) for name in CALLS)
+
+
+def find_rule(module: nn.Module) -> Rule | None:
+    """Return the rule of the module's exact class, or None.
+
+    The one exception are subclasses of nn.Sequential that run their children as nn.Sequential does.
+    """
+    found = _RULES.get(type(module))
+    if found is None and isinstance(module, nn.Sequential) and not isinstance(module, LipschitzModule):
+        plain = type(module).__iter__ is nn.Sequential.__iter__ and calls_of(type(module)) == calls_of(nn.Sequential)
+        return _RULES[nn.Sequential] if plain else None
+    return found
+
+
+def children_in_order(module: nn.Module) -> Children | None:
+    """Return the names and modules that a container runs one after another; None for any other module."""
+    found = find_rule(module)
+    if found is not None:
+        return found.children_in_order(module)
+    return module.children_in_order() if isinstance(module, LipschitzModule) else None
+
+
+def leaves(path: str, module: nn.Module) -> Children:
+    """Return the paths and modules that run one after another, with containers replaced by their children."""
+    children = children_in_order(module)
+    if children is None:
+        return [(path, module)]
+    return [leaf for name, child in children for leaf in leaves(join(path, name), child)]
+
+
+def bound_of(path: str, module: nn.Module) -> float:
+    """Bound the Lipschitz constant of a module; errors name it by its path in the model."""
+    children = children_in_order(module)
+    if children is not None:
+        return product_up(bound_of(join(path, name), child) for name, child in children)
+    name, found = describe(path, module), find_rule(module)
+    if found is None and not isinstance(module, LipschitzModule):
+        raise TypeError(_no_rule(name, module))
+    parts = [] if found is None else found.parts(module)
+    bounds = [bound_of(join(path, part), inner) for part, inner in parts]
+    try:
+        bound = float(module.lipschitz_bound() if found is None else found.lipschitz(module, *bounds))  # type: ignore[operator]
+    except ValueError as error:
+        raise ValueError(f"{path or 'the model'}: {error}") from error
+    if isnan(bound) or bound < 0:
+        raise ValueError(f"{name} answers {bound} for its Lipschitz bound; it must be a number of at least 0")
+    return bound
+
+
+def step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...], *parts: Step) -> Step:
+    """Bound the rounding of a module that is no container; ``parts`` are the steps of its rule's parts."""
+    name, found = describe(path, module), find_rule(module)
+    try:
+        if found is None and isinstance(module, LipschitzModule):
+            step = module.rounding_step(signal, shape)
+        elif found is not None and hasattr(found, "rounding"):
+            step = found.rounding(module, signal, shape, *parts)
+        else:
+            raise NotImplementedError
+    except NotImplementedError as error:
+        raise TypeError(
+            f"{name} has no rule for its rounding: implement rounding_step(signal, shape) of LipschitzModule, or "
+            "rounding(module, signal, shape) of its rule"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not all(number >= 0 for number in step):
+        raise ValueError(f"{name} answers {step} for its rounding; norm, gain and error must be at least 0")
+    return step
+
+
+def _no_rule(name: str, module: nn.Module) -> str:
+    if callable(getattr(module, "lipschitz_bound", None)):
+        return (
+            f"{name} has a method lipschitz_bound(), but is no LipschitzModule: inherit from "
+            "lipnet.layers.LipschitzModule, or register a rule with lipnet.certify.rule"
+        )
+    return (
+        f"{name} has no rule for its Lipschitz bound: use a module that has one, inherit from "
+        "lipnet.layers.LipschitzModule, or register a rule with lipnet.certify.rule"
+    )
+
+
+def join(path: str, name: str) -> str:
+    """Return the path of a child."""
+    return f"{path}.{name}".strip(".")
+
+
+def describe(path: str, module: nn.Module) -> str:
+    """Return the path and class of a module, for errors."""
+    return f"{path or 'the model'} ({type(module).__name__})"

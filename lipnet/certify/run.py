@@ -1,0 +1,320 @@
+"""Certify a data set with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lipnet import __version__
+from lipnet.certify.arithmetic import reference_tensor
+from lipnet.certify.bounds import LogitBounds, logit_bounds
+from lipnet.certify.certificates import Certificates, certify, measured_deviation
+from lipnet.certify.files import (
+    FILES,
+    RADIUS_DECIMALS,
+    Row,
+    certificate_bytes,
+    sealed,
+    summary_bytes,
+)
+from lipnet.certify.partial import CertifiedBatch, PartialCertification
+from lipnet.certify.report import figures_of, layer_report, progress, radii_of
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds
+from lipnet.files import atomic_writes
+from lipnet.functional.margins import STANDARD_RADII, round_down
+from lipnet.metrics import CertifiedAccuracy
+from lipnet.metrics.curve import plot_certified_curve
+
+PARTIAL = "certificates.partial"
+
+
+class Evidence:
+    """The bounds of one model for images of one shape, computed once, and certificates based on them.
+
+    In float64 radii cover the rounding; in another dtype they are those of exact arithmetic, and `summary` says so.
+
+    Args:
+        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change any more.
+        image_shape: (C, H, W) of one image.
+
+    Raises:
+        ValueError: for weights that are not finite, logits that do not depend on the image, and as `certify`.
+        TypeError: as `certify`.
+    """
+
+    def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+        self.model, self.image_shape = model, image_shape
+        self.bounds: LogitBounds = logit_bounds(model)
+        if not isfinite(self.bounds.lipschitz):
+            raise ValueError("the model's weights are not finite: there is nothing to certify")
+        if self.bounds.lipschitz == 0:
+            raise ValueError("the model's Lipschitz bound is 0: its logits do not depend on the image")
+        covered = reference_tensor(model).dtype == torch.float64
+        self.rounding: RoundingBounds | None = rounding_bounds(model, image_shape) if covered else None
+
+    def certify(self, images: Tensor, labels: Tensor) -> Certificates:
+        """Return the certificates of a batch; errors as `lipnet.certify.certify`."""
+        return certify(
+            self.model,
+            images,
+            labels,
+            batch_size=len(images),
+            lipschitz=self.bounds,
+            rounding=self.rounding,
+            ignore_rounding=self.rounding is None,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers on which every radius rests: K, and E or None."""
+        bound = None if self.rounding is None else self.rounding.logits
+        return {"lipschitz_bound": self.bounds.lipschitz, "rounding_bound": bound}
+
+    def summary(self, images: Tensor) -> dict[str, Any]:
+        """Return, as JSON values, ``layers`` and ``rounding`` with the deviation measured on these images."""
+        layers = [asdict(layer) for layer in layer_report(self.model, self.image_shape, self.rounding)]
+        rounding: dict[str, Any] = {"covered": self.rounding is not None}
+        if self.rounding is not None:
+            rounding["logits"] = self.rounding.logits
+            rounding["radius"] = self._radius_cost(self.rounding)
+            rounding["measured"] = asdict(measured_deviation(self.model, images))
+        plain: dict[str, Any] = _plain({"rounding": rounding, "layers": layers})
+        return plain
+
+    def _radius_cost(self, rounding: RoundingBounds) -> float:
+        """Return the largest reduction of a certified radius due to rounding."""
+        if self.bounds.pairwise is None or rounding.pairwise is None:
+            return 2 * rounding.logits / self.bounds.lipschitz
+        apart = ~torch.eye(len(rounding.pairwise), dtype=torch.bool)
+        return float((2 * rounding.pairwise / self.bounds.pairwise.cpu())[apart].max())
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON has it, without infinities."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Certification:
+    """A data set to certify, and the model to certify it with.
+
+    Attributes:
+        model: from pixels in [0, 1] to logits, in evaluation mode; its device and dtype are those of the arithmetic.
+        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``; may be iterated over again.
+        indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
+        facts: everything that the certificates depend on and the model does not say, such as ``dataset`` and
+            ``checkpoint_sha256``, as JSON values.
+        remarks: further entries of the summary, such as a path.
+        first_images: images of the first batch that are among the n samples.
+        evidence: the bounds of the model for images like these.
+        started: start time by ``time.perf_counter``.
+
+    Raises:
+        ValueError, TypeError: for weights that are not finite, no images at all, and as `Evidence`.
+    """
+
+    model: nn.Module
+    batches: Iterable[tuple[Tensor, Tensor]]
+    indices: Tensor
+    facts: Mapping[str, Any]
+    remarks: Mapping[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+    first_images: Tensor = field(init=False)
+    evidence: Evidence = field(init=False)
+
+    def __post_init__(self) -> None:
+        stream = iter(self.batches)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
+        if stream is self.batches:  # an iterator, which gives no batch twice
+            object.__setattr__(self, "batches", chain([first], stream))
+        object.__setattr__(self, "first_images", first[0][: len(self.indices)])
+        object.__setattr__(self, "evidence", Evidence(self.model, tuple(first[0].shape[1:])))
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the certificates rest on: the facts of certificates.tsv."""
+        reference = reference_tensor(self.model)
+        return {
+            **self.facts,
+            "n_samples": len(self.indices),
+            "weights_sha256": _weights_sha256(self.model),
+            **self.evidence.facts(),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "dtype": str(reference.dtype).removeprefix("torch."),
+            "device": reference.device.type,
+            "versions": {
+                "lipnet": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+        }
+
+    def count_batches(self) -> int:
+        """Return the number of batches that hold the samples; only for batches that know their size."""
+        size: int = self.batches.batch_size  # type: ignore[attr-defined]
+        return -(-len(self.indices) // size)
+
+    def certify(
+        self, numbers: Collection[int] | None = None, without: Collection[int] = ()
+    ) -> Iterator[CertifiedBatch]:
+        """Certify the batches of these numbers, all if None, except those ``without``; errors as `certify`."""
+        done = 0
+        for number, (images, labels) in enumerate(self.batches):
+            indices = self.indices[done : done + len(labels)]
+            done += len(indices)
+            if number not in without and (numbers is None or number in numbers):
+                images, labels = images[: len(indices)], labels[: len(indices)]
+                yield CertifiedBatch(number, rows_of(indices, labels, self.evidence.certify(images, labels)))
+            if done == len(self.indices):
+                return
+        raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only {done}")
+
+
+def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:
+    """Return the lines of a batch of certificates, with radii rounded down to the decimals of the file."""
+    columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
+    return tuple(
+        Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
+        for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
+    )
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of the model's state, in the dtype of the arithmetic."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def certify_dataset(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    indices: Tensor,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    remarks: Mapping[str, Any] | None = None,
+    radii: Sequence[str] = STANDARD_RADII,
+    replace: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Certify every image and write the three files into a folder; each appears when it is whole, the summary last.
+
+    Certified batches are on the disk before the next one begins, in the folder's certificates.partial. An interrupted
+    certification leaves that folder and nothing else; ``resume`` continues it.
+
+    Args:
+        model, batches, indices, facts, remarks: as in `Certification`.
+        folder: destination of the files.
+        radii: the radii of the table, as text.
+        replace: replace files that the folder already holds.
+        resume: continue an interrupted certification, if there is one in the folder.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
+            certification, unless ``resume`` or ``replace``; nothing is changed.
+        ValueError: as `certify`; if there are fewer samples than indices; and when resuming, for other settings.
+    """
+    check_free(folder, replace=replace, resume=resume)
+    radii = CertifiedAccuracy(radii).radii
+    certification = Certification(model, batches, indices, facts, remarks or {})
+    return run_certification(certification, folder, radii=radii, replace=replace, resume=resume)
+
+
+def certify_here(certification: Certification, partial: PartialCertification) -> None:
+    """Certify the missing batches one after another, in this process."""
+    certified = partial.batches()
+    done = count_rows(certified)
+    with progress(len(certification.indices), done) as show, partial.writer() as writer:
+        for batch in certification.certify(without=certified):
+            writer.add(batch)
+            done += len(batch.rows)
+            show(done)
+
+
+def run_certification(
+    certification: Certification,
+    folder: Path,
+    *,
+    radii: Sequence[str] = STANDARD_RADII,
+    replace: bool = False,
+    resume: bool = False,
+    execute: Callable[[Certification, PartialCertification], None] = certify_here,
+) -> dict[str, Any]:
+    """Run a prepared certification as `certify_dataset` does; ``execute`` certifies the missing batches."""
+    check_free(folder, replace=replace, resume=resume)
+    radii = CertifiedAccuracy(radii).radii
+    partial = PartialCertification.begin(folder / PARTIAL, certification.settings(), resume=resume)
+    execute(certification, partial)
+    summary = _write_files(certification, folder, _all_rows(certification, partial), radii)
+    partial.discard()
+    return summary
+
+
+def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
+    """Raise FileExistsError if the folder holds something that a certification would overwrite."""
+    begun = (folder / PARTIAL).exists()
+    if replace or (resume and begun):
+        return
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
+        )
+    if begun:
+        raise FileExistsError(
+            f"{folder.absolute()} holds a certification that is not finished; resume=true continues it, and "
+            "overwrite=true begins again"
+        )
+
+
+def count_rows(batches: Mapping[int, CertifiedBatch]) -> int:
+    return sum(len(batch.rows) for batch in batches.values())
+
+
+def _all_rows(certification: Certification, partial: PartialCertification) -> list[Row]:
+    """Return the certificates of all samples, in order and each once: anything else is an error."""
+    batches = partial.batches()
+    rows = [row for number in sorted(batches) for row in batches[number].rows]
+    expected = certification.indices.tolist()
+    if [row.idx for row in rows] != expected:
+        raise ValueError(
+            f"{len(expected)} samples were to be certified, but {partial.folder} holds {len(rows)} certificates, or "
+            "those of other samples: overwrite=true begins again"
+        )
+    return rows
+
+
+def _write_files(
+    certification: Certification, folder: Path, rows: Sequence[Row], radii: Sequence[str]
+) -> dict[str, Any]:
+    settings, figures = certification.settings(), figures_of(rows, radii)
+    evidence = certification.evidence.summary(certification.first_images)
+    seconds = round(time.perf_counter() - certification.started, 3)
+    summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
+    title = f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
+    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
+        table.write(certificate_bytes(settings, rows))
+        figure, _ = plot_certified_curve(*radii_of(rows), title=title)
+        figure.savefig(curve, format="png", dpi=150)
+        description.write(summary_bytes(summary))
+    return summary

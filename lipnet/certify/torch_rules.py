@@ -1,0 +1,222 @@
+"""Rules of torch's modules, of `lipnet.layers.Residual` and of containers: bound and rounding of each side by side."""
+
+from fractions import Fraction
+from math import inf, isfinite, prod, sqrt
+
+from torch import Tensor, nn
+
+from lipnet.certify.rules import Children, Rule, rule
+from lipnet.functional import product_up, reshaped_filters, round_up, spectral_norm_bound, square_root_up
+from lipnet.functional.rounding_error import (
+    ELEMENTARY,
+    TINY,
+    Signal,
+    Step,
+    absolute_filter_norm,
+    absolute_norm,
+    accumulated,
+    elementwise,
+    euclidean_norm,
+    exact,
+    products,
+    up,
+)
+from lipnet.layers.residual import Residual
+
+# Room for the rounding of a product of a few floats.
+_ROUNDING = 1 + 1e-10
+
+
+@rule(nn.Sequential)
+class _Sequential(Rule):
+    def children_in_order(self, module: nn.Module) -> Children:
+        assert isinstance(module, nn.Sequential)
+        # Not named_children(), which lists a module that occurs, and so runs, twice only once.
+        return list(zip(module._modules, module, strict=True))
+
+
+@rule(Residual)
+class _Residual(Rule):
+    def parts(self, module: nn.Module) -> Children:
+        return [("body", module.body)]  # type: ignore[list-item]
+
+    def lipschitz(self, module: Residual, body: float) -> float:
+        if not isfinite(body):
+            return inf
+        return round_up(Fraction(abs(module.skip)) + Fraction(abs(module.branch)) * Fraction(body))
+
+    def rounding(self, module: Residual, signal: Signal, shape: tuple[int, ...], body: Step) -> Step:
+        """Two products and a sum for each entry, after the body's own rounding."""
+        skip, branch = abs(module.skip), abs(module.branch)
+        sizes = skip * signal.computed + branch * signal.after(body, signal.shape).computed
+        underflow = TINY * sqrt(signal.entries) * (4 + skip + branch)
+        return Step(
+            up(skip * signal.norm + branch * body.norm),
+            up(skip + branch * body.gain),
+            up(branch * body.error + accumulated(2) * sizes + underflow),
+        )
+
+
+@rule(nn.ChannelShuffle, nn.Dropout, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ReLU)
+class _Exact(Rule):
+    """Entries are moved, dropped or kept: 1-Lipschitz without rounding."""
+
+    def lipschitz(self, module: nn.Module) -> float:
+        return 1.0
+
+    def rounding(self, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal)
+
+
+@rule(nn.Flatten)
+class _Flatten(_Exact):
+    def lipschitz(self, module: nn.Module) -> float:
+        assert isinstance(module, nn.Flatten)
+        if module.start_dim == 0:
+            raise ValueError("Flatten has start_dim 0, which mixes the images of a batch; it must be at least 1")
+        return 1.0
+
+
+@rule(nn.Linear)
+class _Linear(Rule):
+    def lipschitz(self, module: nn.Linear) -> float:
+        _check_shape(module, (module.out_features, module.in_features))
+        return spectral_norm_bound(module.weight)
+
+    def rounding(self, module: nn.Linear, signal: Signal, shape: tuple[int, ...]) -> Step:
+        # On an input of several dimensions the layer multiplies each vector of the last one, which changes no norm.
+        vectors = prod(shape[:-1])
+        return products(
+            signal,
+            length=module.weight.shape[1],
+            magnitude=absolute_norm(module.weight),
+            gain=self.lipschitz(module),
+            outputs=prod(shape),
+            bias_norm=_bias_norm(module.bias, vectors),
+        )
+
+
+@rule(nn.Conv2d)
+class _Conv2d(Rule):
+    def lipschitz(self, module: nn.Conv2d) -> float:
+        """Bound by sqrt(kh kw) times the norm of a reshaped filter.
+
+        This holds for every stride and dilation: they only leave rows out or move taps apart.
+        """
+        self._check(module)
+        norms = [min(map(spectral_norm_bound, matrices)) for matrices in _reshaped(module.weight, module.groups)]
+        return product_up([max(norms), sqrt(prod(module.weight.shape[-2:])) * _ROUNDING])
+
+    def rounding(self, module: nn.Conv2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return products(
+            signal,
+            length=prod(module.weight.shape[1:]),
+            magnitude=absolute_filter_norm(module.weight, module.groups),
+            gain=self.lipschitz(module),
+            outputs=prod(shape),
+            bias_norm=_bias_norm(module.bias, prod(shape[1:])),
+        )
+
+    def _check(self, module: nn.Conv2d) -> None:
+        groups, kernel = module.groups, module.kernel_size
+        _check_shape(module, (module.out_channels, module.in_channels // groups, *kernel))
+        if module.padding_mode not in ("zeros", "circular"):
+            raise ValueError(f"Conv2d has padding_mode {module.padding_mode!r}; the rule covers 'zeros' and 'circular'")
+        if module.padding_mode == "zeros":
+            return
+        # Circular padding is read from this private copy, not from module.padding.
+        padding = module._reversed_padding_repeated_twice
+        reach = [dilation * (size - 1) for dilation, size in zip(module.dilation, kernel, strict=True)]
+        if any(
+            before + after > most for before, after, most in zip(padding[2::-2], padding[3::-2], reach, strict=True)
+        ):
+            raise ValueError(
+                f"Conv2d has circular padding {module.padding} for a kernel of {kernel}, which repeats pixels; "
+                "the rule covers up to dilation * (kernel_size - 1) / 2"
+            )
+
+
+def _check_shape(module: nn.Linear | nn.Conv2d, stated: tuple[int, ...]) -> None:
+    """Refuse attributes that contradict the weight, which alone decides what is computed."""
+    shape = tuple(module.weight.shape)
+    bias = shape[:1] if module.bias is None else tuple(module.bias.shape)
+    if shape != stated or bias != shape[:1]:
+        raise ValueError(
+            f"{type(module).__name__} has attributes for a weight of shape {stated}, got a weight of shape {shape} and "
+            f"a bias of shape {bias}; build the module with the shape of its weight"
+        )
+
+
+def _reshaped(weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return three of the 'fantastic four' matrices of each group: (o; i a b), (i; o a b) and (o a; i b)."""
+    flat, blocked = reshaped_filters(weight, groups)
+    taps = prod(weight.shape[-2:])
+    transposed = flat.reshape(groups, flat.shape[1], -1, taps).transpose(1, 2).flatten(2)
+    return list(zip(flat, transposed, blocked, strict=True))
+
+
+def _bias_norm(bias: Tensor | None, times: int) -> float:
+    return 0.0 if bias is None else up(euclidean_norm(bias) * sqrt(times))
+
+
+@rule(nn.LeakyReLU)
+class _LeakyReLU(Rule):
+    def lipschitz(self, module: nn.LeakyReLU) -> float:
+        return max(1.0, abs(module.negative_slope))
+
+    def rounding(self, module: nn.LeakyReLU, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return elementwise(signal, roundings=1, gain=self.lipschitz(module))
+
+
+@rule(nn.Tanh)
+class _Tanh(Rule):
+    def lipschitz(self, module: nn.Tanh) -> float:
+        return 1.0
+
+    def rounding(self, module: nn.Tanh, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return elementwise(signal, roundings=ELEMENTARY)
+
+
+@rule(nn.AvgPool2d)
+class _AvgPool2d(Rule):
+    def lipschitz(self, module: nn.AvgPool2d) -> float:
+        """Return 1 / sqrt(n) for windows of n pixels that do not overlap."""
+        if module.stride != module.kernel_size or module.padding not in (0, (0, 0)):
+            raise ValueError(f"{module} has windows that overlap, have gaps or are padded, for which there is no rule")
+        if module.ceil_mode or module.divisor_override is not None:
+            raise ValueError(f"{module} has ceil_mode or divisor_override, for which there is no rule")
+        return square_root_up(Fraction(1, _window(module)))
+
+    def rounding(self, module: nn.AvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return _means(signal, shape, _window(module), self.lipschitz(module))
+
+
+@rule(nn.AdaptiveAvgPool2d)
+class _AdaptiveAvgPool2d(Rule):
+    def lipschitz(self, module: nn.AdaptiveAvgPool2d) -> float:
+        if module.output_size not in (1, (1, 1)):
+            raise ValueError(f"{module} has windows that may overlap; the rule covers an output of 1 x 1")
+        return 1.0
+
+    def rounding(self, module: nn.AdaptiveAvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return _means(signal, shape, prod(signal.shape[1:]), self.lipschitz(module))
+
+
+def _window(module: nn.AvgPool2d) -> int:
+    size = module.kernel_size
+    return size * size if isinstance(size, int) else prod(size)
+
+
+def _means(signal: Signal, shape: tuple[int, ...], count: int, gain: float) -> Step:
+    return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
+
+
+@rule(nn.MaxPool2d)
+class _MaxPool2d(_Exact):
+    def lipschitz(self, module: nn.Module) -> float:
+        assert isinstance(module, nn.MaxPool2d)
+        if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)):
+            raise ValueError(f"{module} has windows that overlap or have gaps, for which there is no rule")
+        if module.return_indices:
+            raise ValueError(f"{module} returns indices, for which there is no rule")
+        return 1.0

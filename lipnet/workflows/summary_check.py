@@ -1,0 +1,115 @@
+"""Compare every entry of a summary.json with its certificates and with what is recomputed."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from lipnet.certify.files import CertificateFile, CertificateFileError, Row, read_summary
+from lipnet.certify.report import figures_of, radii_of
+from lipnet.certify.run import Certification
+from lipnet.functional.margins import parse_radius
+from lipnet.metrics import CertifiedAccuracy
+
+# Entries that no recomputation yields: where the checkpoint was, how long it took, the attack.
+_UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256": str}
+
+
+def compare_summary(path: Path, content: CertificateFile, certification: Certification) -> tuple[list[str], list[str]]:
+    """Compare every entry of the summary with the file and with what is found now; nothing if there is no summary."""
+    if not path.is_file():
+        return [], []
+    try:
+        summary = read_summary(path)
+        radii = CertifiedAccuracy(list(summary["certified_accuracy"])).radii
+    except CertificateFileError as error:
+        return [str(error)], []
+    except (KeyError, TypeError, ValueError) as error:
+        return [f"{path.name} states no certified_accuracy at radii that can be read ({error!r})"], []
+    rows = list(content.rows.values())
+    expected = {**content.facts, **figures_of(rows, radii)}
+    problems = [
+        f"{path.name} states {name} {summary.get(name)}, the file {value}"
+        for name, value in expected.items()
+        if not identical(summary.get(name), value)
+    ]
+    for name, value in certification.evidence.summary(certification.first_images).items():
+        for place in _disagreements(summary.get(name), value, name):
+            problems.append(f"{path.name} states something else of {place} than is found now")
+        expected[name] = value
+    for name in summary.keys() - expected.keys():
+        if not isinstance(summary[name], _UNREPEATED.get(name, ())):
+            problems.append(f"{path.name} states {name} {summary[name]!r}, which is no entry of a summary")
+    problems += [f"{path.name} does not state {name}" for name in ("checkpoint", "wall_seconds") if name not in summary]
+    if not 0 <= summary.get("wall_seconds", 0) < float("inf"):
+        problems.append(f"{path.name} states wall_seconds {summary['wall_seconds']}")
+    if "attack" not in summary:
+        return problems, []
+    problems += [f"{path.name} states {claim}" for claim in _attack_problems(summary["attack"], rows)]
+    return problems, [f"{path.name} states an attack, which is not repeated here: certify.py attack=... repeats it"]
+
+
+def identical(stated: Any, found: Any) -> bool:
+    """Compare as JSON, in which true is not 1."""
+    return json.dumps(stated, sort_keys=True) == json.dumps(found, sort_keys=True)
+
+
+def _disagreements(stated: Any, found: Any, place: str) -> Iterator[str]:
+    """Yield the places where two JSON values differ by more than the arithmetic of two machines may."""
+    if place == "rounding.measured":
+        if not _same_measurement(stated, found):
+            yield place
+    elif isinstance(found, dict) and isinstance(stated, dict):
+        for name in {**found, **stated}:
+            if name in found and name in stated:
+                yield from _disagreements(stated[name], found[name], f"{place}.{name}")
+            else:
+                yield f"{place}.{name}"
+    elif isinstance(found, list) and isinstance(stated, list) and len(found) == len(stated):
+        for number, (one, other) in enumerate(zip(stated, found, strict=True)):
+            yield from _disagreements(one, other, f"{place}[{number}]")
+    elif isinstance(found, float) and isinstance(stated, float):
+        if not abs(stated - found) <= 1e-6 * abs(found):
+            yield place
+    elif not identical(stated, found):
+        yield place
+
+
+def _same_measurement(stated: Any, found: Mapping[str, Any]) -> bool:
+    """Compare measured distances by their magnitude: their digits depend on the machine."""
+    if not isinstance(stated, dict) or stated.keys() != found.keys() or stated["images"] != found["images"]:
+        return False
+    if not all(type(stated[name]) is type(value) for name, value in found.items()):
+        return False
+    distances = [(stated[name], found[name]) for name in ("float64", "float32")]
+    near = all(0 <= one <= 10 * other + 1e-12 and other <= 10 * one + 1e-12 for one, other in distances)
+    predictions = abs(stated["float32_predictions"] - found["float32_predictions"])
+    return near and bool(predictions <= 1 + found["images"] // 100)
+
+
+def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the claims about an attack that the certificates themselves refute."""
+    if "violation" in attack:
+        yield f"a violated certificate: {attack['violation']}"
+        return
+    try:
+        rows = rows[: attack["n_samples"]]
+        radius, correct = radii_of(rows)
+        if len(rows) != attack["n_samples"] or attack["n_certified"] != int((radius > 0).sum()):
+            yield "an attack on another number of certificates"
+        if not attack["accuracy"]:
+            yield "an attack without accuracies"
+        for text, shares in attack["accuracy"].items():
+            certified = float((correct & (radius > parse_radius(text))).double().mean())
+            clean = float(correct.double().mean())
+            if (shares["certified"], shares["clean"]) != (certified, clean):
+                yield f"other accuracies at {text} beside the attack than the file has"
+            if not certified <= shares["under_attack"] <= clean:
+                yield f"an accuracy under attack at {text} that is not between the certified and the clean one"
+        if attack["flipped"]["1"] not in (0, None):
+            yield "predictions that flipped within certified radii"
+        if not all(share is None or (0 <= share <= 1 and isfinite(share)) for share in attack["flipped"].values()):
+            yield "shares of flipped predictions that are none"
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"an attack that cannot be read ({error!r})"

@@ -1,0 +1,436 @@
+"""Models that compute something else than their classes declare: each is refused by name, or bounded rightly."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from math import inf, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from lipnet.certify import (
+    Rule,
+    Signal,
+    Step,
+    certify,
+    explicit_arithmetic,
+    lipschitz_bound,
+    logit_bounds,
+    rounding_bounds,
+    rule,
+    rules,
+)
+from lipnet.functional.rounding_error import exact
+from lipnet.layers import GSSOC, SOC, LipschitzModule, MaxMin, Normalize, NormalizedLinear, Residual, SOCLinear
+from lipnet.models import LipConvNet
+
+IN_PLACE = {
+    "slope": lambda: Residual(nn.LeakyReLU(10.0, inplace=True), skip=1.0, branch=1e-9),
+    "behind a view": lambda: Residual(nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))),
+    "nested": lambda: nn.Sequential(Residual(nn.Sequential(nn.Linear(4, 4), Residual(nn.ReLU(inplace=True))))),
+    "inside a layer of one's own": lambda: Twice(nn.ReLU(inplace=True)),
+}
+
+
+class Twice(LipschitzModule):
+    """x + f(x), which reads x twice."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + x
+
+    def lipschitz_bound(self) -> float:
+        return 2.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal, 2.0)
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_modules_are_refused_where_their_input_is_read_again(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\w+ \((LeakyReLU|ReLU)\) works in place on an input .* use inplace=False"):
+        lipschitz_bound(IN_PLACE[name]().eval())
+
+
+def test_in_place_modules_in_a_chain_are_certified_and_leave_the_images_alone() -> None:
+    model = nn.Sequential(nn.LeakyReLU(10.0, inplace=True), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    images = torch.rand(3, 1, 2, 2, dtype=torch.float64) * 0.5
+    before = images.clone()
+    model = model.double().eval()
+    assert (certify(model, images, [0, 1, 0]).radius >= 0).all()
+    assert images.equal(before)
+
+
+class Overwriting(LipschitzModule):
+    """Doubles its input in place, without saying so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
+    def lipschitz_bound(self) -> float:
+        return 2.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal, 2.0)
+
+
+def test_a_body_that_modifies_its_input_without_saying_so_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), Residual(Overwriting())).double().eval()
+    with pytest.raises(ValueError, match=r"1\.body \(Overwriting\) modifies its input"):
+        rounding_bounds(model, (1, 2, 2))
+
+
+@pytest.fixture
+def circular() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(SOC(2, 2, padding_mode="circular"), nn.Flatten(), nn.Linear(32, 3)).double().eval()
+
+
+def flags() -> tuple[bool, ...]:
+    return torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+
+
+def test_one_thread_at_a_time_computes_certificates(circular: nn.Module) -> None:
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with explicit_arithmetic(circular):
+            inside.set()
+            leave.wait(10)
+            order.append("first")
+
+    def second() -> None:
+        with explicit_arithmetic(circular):
+            order.append("second")
+
+    before = flags()
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    threads[1].join(0.3)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second"]
+    assert flags() == before
+    assert not circular[0].explicit
+
+
+def test_certificates_of_three_threads_are_those_of_one(circular: nn.Module) -> None:
+    images, labels = torch.rand(8, 2, 4, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+    expected, before, results = certify(circular, images, labels).radius, flags(), []
+
+    def work() -> None:
+        results.extend(certify(circular, images, labels, batch_size=8).radius for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 15
+    assert all(radius.equal(expected) for radius in results)
+    assert flags() == before
+
+
+def test_settings_and_model_are_restored_after_an_exception(circular: nn.Module) -> None:
+    before = flags()
+    with pytest.raises(KeyboardInterrupt), explicit_arithmetic(circular):
+        raise KeyboardInterrupt
+    assert flags() == before
+    assert not circular[0].explicit
+    with explicit_arithmetic(circular):
+        pass
+
+
+def test_settings_that_another_thread_changes_meanwhile_are_an_error(circular: nn.Module) -> None:
+    before = flags()
+    with pytest.raises(RuntimeError, match="enabled was changed by another thread"), explicit_arithmetic(circular):
+        torch.backends.mkldnn.enabled = True
+    assert flags() == before
+
+
+def tenfold(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *arguments: 10 * forward(*arguments)
+
+
+@pytest.mark.parametrize(
+    "name", ["forward", "_call_impl", "_compiled_call_impl", "_wrapped_call_impl", "lipschitz_bound"]
+)
+def test_a_call_of_an_instance_s_own_is_refused(name: str) -> None:
+    model = nn.Sequential(nn.Flatten(), NormalizedLinear(4, 2)).eval()
+    setattr(model[1], name, tenfold(model[1].forward))
+    with pytest.raises(ValueError, match=rf"1 \(NormalizedLinear\) has a {name} of its own"):
+        lipschitz_bound(model)
+
+
+def test_compiled_modules_are_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match=r"compiled by torch\.compile.*_orig_mod"):
+        certify(torch.compile(model.double(), backend="eager"), torch.rand(1, 1, 2, 2), [0])
+    model[1].compile(backend="eager")
+    with pytest.raises(ValueError, match=r"1 \(Linear\) has a _compiled_call_impl of its own"):
+        lipschitz_bound(model)
+
+
+BOUNDED = [
+    (SOC, (2, 2)),
+    (SOCLinear, (2, 2)),
+    (GSSOC, (4, 4, 3, 1, "same", 1, (2, None))),
+    (NormalizedLinear, (2, 2)),
+    (Normalize, ([0.0], 1.0)),
+    (MaxMin, ()),
+]
+
+
+@pytest.mark.parametrize("call", ["forward", "__call__", "_call_impl"])
+@pytest.mark.parametrize(("base", "arguments"), BOUNDED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_call_that_is_overridden_below_the_bound_is_refused(
+    base: type[nn.Module], arguments: tuple[Any, ...], call: str
+) -> None:
+    hot = type("Hot", (base,), {call: tenfold(getattr(base, call))})
+    with pytest.raises(ValueError, match=rf"the model \(Hot\) overrides {call} below the class that defines \w+\(\)"):
+        lipschitz_bound(hot(*arguments).eval())
+    bounded = type("Bounded", (hot,), {"lipschitz_bound": lambda self: 10.0, "children_in_order": lambda self: None})
+    ready = {name: getattr(base, name) for name in ("rounding_step", "pairwise_lipschitz")}
+    assert lipschitz_bound(type("Ready", (bounded,), ready)(*arguments).eval()) == 10.0
+
+
+@pytest.mark.parametrize("answer", ["rounding_step", "pairwise_lipschitz"])
+def test_no_answer_of_another_function_is_taken(answer: str) -> None:
+    names = {"lipschitz_bound", "rounding_step", "pairwise_lipschitz"} - {answer}
+    own = {name: getattr(NormalizedLinear, name) for name in names}
+    hot = type("Hot", (NormalizedLinear,), {"forward": tenfold(NormalizedLinear.forward), **own})
+    with pytest.raises(ValueError, match=rf"overrides forward below the class that defines {answer}\(\)"):
+        logit_bounds(hot(2, 2).eval())
+
+
+def test_an_abstract_class_may_leave_forward_to_the_class_below() -> None:
+    class Abstract(LipschitzModule):
+        def lipschitz_bound(self) -> float:
+            return 0.5
+
+    class Half(Abstract):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 2
+
+    assert lipschitz_bound(Half().eval()) == 0.5
+
+
+@pytest.mark.parametrize("call", ["forward", "__call__", "__iter__"])
+@pytest.mark.parametrize("base", [nn.Sequential, LipConvNet])
+def test_a_sequential_that_runs_in_another_way_is_refused(base: type[nn.Sequential], call: str) -> None:
+    loud = type("Loud", (base,), {call: tenfold(getattr(base, call))})
+    model = (
+        loud(nn.Flatten()) if base is nn.Sequential else loud(3, depth=1, stages=1, image_size=2, initial_channels=4)
+    )
+    with pytest.raises(TypeError, match=r"the model \(Loud\) has no rule|has a method lipschitz_bound\(\)"):
+        lipschitz_bound(model.eval())
+
+
+def test_a_class_that_was_changed_after_its_rule_was_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 10 * x)
+    with pytest.raises(ValueError, match=r"0 \(ReLU\): the class was changed after its rule was registered"):
+        lipschitz_bound(nn.Sequential(nn.ReLU()).eval())
+
+
+@pytest.mark.parametrize("register", [register_module_forward_hook, register_module_forward_pre_hook])
+def test_global_hooks_are_refused(register: Callable[..., Any]) -> None:
+    handle = register(lambda *arguments: None)
+    try:
+        with pytest.raises(ValueError, match="global forward hooks"):
+            lipschitz_bound(nn.ReLU().eval())
+    finally:
+        handle.remove()
+    assert lipschitz_bound(nn.ReLU().eval()) == 1.0
+
+
+def test_exchanged_parts_are_bounded_by_what_they_are_now() -> None:
+    layer = GSSOC(2, 2, 1, groups=(1, None))
+    layer.spatial = nn.Conv2d(2, 2, 1, bias=False)
+    with torch.no_grad():
+        layer.spatial.weight.copy_(10 * torch.eye(2)[:, :, None, None])
+    assert 10 <= lipschitz_bound(layer.double().eval()) <= 10 * (1 + 1e-9)
+    layer.spatial = nn.GELU()
+    with pytest.raises(TypeError, match=r"spatial \(GELU\) has no rule"):
+        lipschitz_bound(layer.eval())
+
+
+class Listing(LipschitzModule):
+    """Lists a child that it does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run, self.unused = nn.Linear(4, 2), nn.LeakyReLU(1e-3)
+        self.zero = nn.Linear(2, 2)
+        nn.init.zeros_(self.zero.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def children_in_order(self) -> list[tuple[str, nn.Module]]:
+        return list(self.named_children())
+
+
+def test_children_that_are_listed_but_do_not_run_are_noticed() -> None:
+    model = nn.Sequential(nn.Flatten(), Listing()).double().eval()
+    with pytest.raises(ValueError, match="computes something else than its modules do one after another"):
+        rounding_bounds(model, (1, 2, 2))
+
+
+def other_weight(make: Callable[[], nn.Module], *shape: int) -> nn.Module:
+    module = make()
+    module.weight = nn.Parameter(torch.ones(shape))
+    return module
+
+
+STALE = {
+    "kernel": lambda: other_weight(lambda: nn.Conv2d(4, 4, 1, padding=1, bias=False), 4, 4, 3, 3),
+    "channels": lambda: other_weight(lambda: nn.Conv2d(4, 4, 1), 8, 4, 1, 1),
+    "groups": lambda: other_weight(lambda: nn.Conv2d(4, 4, 1, groups=2), 4, 4, 1, 1),
+    "features": lambda: other_weight(lambda: nn.Linear(4, 4), 4, 3),
+    "bias": lambda: other_weight(lambda: nn.Linear(4, 1), 3, 4),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_attributes_that_contradict_the_weight_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"0: \w+ has attributes for a weight of shape .*, got a weight of shape"):
+        lipschitz_bound(nn.Sequential(STALE[name]()).eval())
+
+
+def test_circular_padding_is_read_where_the_convolution_reads_it() -> None:
+    layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular").eval()
+    layer._reversed_padding_repeated_twice = (2, 2, 2, 2)
+    with pytest.raises(ValueError, match="repeats pixels"):
+        lipschitz_bound(layer)
+
+
+def test_a_layer_may_check_itself() -> None:
+    class Checked(MaxMin):
+        def check(self) -> None:
+            raise ValueError("pairs must be 2, got 3")
+
+    with pytest.raises(ValueError, match=r"0 \(Checked\): pairs must be 2, got 3"):
+        lipschitz_bound(nn.Sequential(Checked()).eval())
+
+
+class Scaled(Tensor):
+    """A tensor whose products are not those of its numbers."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        return super().__torch_function__(function, types, arguments, options or {})
+
+
+@pytest.mark.parametrize("kind", ["complex", "subclass", "buffer", "sparse"])
+def test_weights_that_are_no_plain_real_tensors_are_refused(kind: str) -> None:
+    layer = nn.Linear(2, 2, bias=False, dtype=torch.complex128 if kind == "complex" else None)
+    if kind == "subclass":
+        layer.weight = nn.Parameter(torch.eye(2).as_subclass(Scaled))
+    elif kind == "sparse":
+        layer.weight = nn.Parameter(torch.eye(2).to_sparse())
+    elif kind == "buffer":
+        layer.register_buffer("scale", torch.eye(2).as_subclass(Scaled))
+    with pytest.raises(ValueError, match=r"0 \(Linear\) has (weight|scale) of (dtype torch\.complex128|type \w+)"):
+        lipschitz_bound(nn.Sequential(layer).eval())
+
+
+@pytest.mark.parametrize("value", [nan, (1.0, nan)], ids=str)
+@pytest.mark.parametrize(
+    ("make", "name"), [(nn.LeakyReLU, "negative_slope"), (lambda: Residual(nn.ReLU()), "branch"), (MaxMin, "eps")]
+)
+def test_settings_that_are_no_numbers_are_refused(make: Callable[[], nn.Module], name: str, value: Any) -> None:
+    module = make().eval()
+    setattr(module, name, value)
+    with pytest.raises(ValueError, match=rf"has the setting {name}=.*nan.*numbers are needed"):
+        lipschitz_bound(module)
+
+
+class Answering(LipschitzModule):
+    """Answers what it is told."""
+
+    def __init__(self, bound: float, error: float = 0.0) -> None:
+        super().__init__()
+        self.answers = {"bound": bound, "error": error}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def lipschitz_bound(self) -> float:
+        return self.answers["bound"]
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal)._replace(error=self.answers["error"])
+
+
+@pytest.mark.parametrize("answer", [-5.0, -inf, nan])
+def test_bounds_that_are_none_are_refused(answer: float) -> None:
+    with pytest.raises(ValueError, match=rf"0 \(Answering\) answers {answer} for its Lipschitz bound"):
+        lipschitz_bound(nn.Sequential(Answering(answer)).eval())
+    with pytest.raises(ValueError, match=r"0 \(Answering\) answers Step\(.* for its rounding"):
+        rounding_bounds(nn.Sequential(Answering(1.0, answer)).eval(), (1, 2, 2))
+
+
+@pytest.mark.parametrize("module", [nn.Flatten(0, 1), nn.Flatten(-4, -3)], ids=str)
+@pytest.mark.parametrize("count", [1, 2])
+def test_modules_that_mix_the_images_of_a_batch_are_refused(module: nn.Module, count: int) -> None:
+    model = nn.Sequential(module, nn.Flatten(), nn.Linear(4, 3)).double().eval()
+    with pytest.raises(ValueError, match=r"start_dim 0|0 \(Flatten\) answers \(6, 2, 2\) for 2 images"):
+        certify(model, torch.rand(count, 3, 2, 2), [0] * count)
+
+
+def test_a_model_must_answer_one_row_for_each_image() -> None:
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    with pytest.raises(ValueError, match=r"must map 1 images to logits \(1, C\), got \(1, 3, 2, 2\)"):
+        certify(model, torch.rand(1, 3, 2, 2), [0], ignore_rounding=True)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    return
+
+
+class Third(nn.Module):
+    """A module of somebody else, which answers a method of this name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 3
+
+    def lipschitz_bound(self) -> float:
+        return 1 / 3
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_for_a_module_of_somebody_else() -> None:
+    with pytest.raises(TypeError, match=r"has a method lipschitz_bound\(\), but is no LipschitzModule.*certify\.rule"):
+        lipschitz_bound(Third().eval())
+
+    @rule(Third)
+    class ThirdRule(Rule):
+        def lipschitz(self, module: Third) -> float:
+            return 1 / 3
+
+    assert lipschitz_bound(Third().eval()) == 1 / 3
+    with pytest.raises(TypeError, match=r"\(Third\) has no rule for its rounding"):
+        rounding_bounds(Third().eval(), (1, 2, 2))
+    with pytest.raises(ValueError, match="Third already has a rule, ThirdRule"):
+        rule(Third)(ThirdRule)
+    with pytest.raises(TypeError, match=r"\(Fourth\) has a method lipschitz_bound"):
+        lipschitz_bound(type("Fourth", (Third,), {})().eval())
+
+
+def test_a_classifier_that_does_not_look_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double().eval()
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(ValueError, match="Lipschitz bound is 0: its logits do not depend on the image"):
+        certify(model, torch.rand(1, 1, 2, 2), [0])
