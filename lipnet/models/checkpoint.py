@@ -1,6 +1,6 @@
 """Checkpoints that describe themselves: what was trained can be rebuilt from the file alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ def save_checkpoint(
     write_archive(path, {"state_dict": state, DESCRIPTION: describe(model_config, dataset)})
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint and rebuild its model, executing nothing from the file.
 
     Args:
         path: a file written by lipnet's training or by `save_checkpoint`.
+        trust: packages of one's own whose modules the checkpoint may name; never for a stranger's file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -70,7 +71,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     content, sha256 = read_checkpoint(path)
     description = content[DESCRIPTION]
-    model = build_model(description["model"])
+    model = build_model(description["model"], trust)
     state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
     try:
         model.load_state_dict(state)
