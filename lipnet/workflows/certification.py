@@ -39,6 +39,7 @@ def certify_checkpoint(
     resume: bool = False,
     attack: CertificateAttack | None = None,
     layers: bool = False,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -58,6 +59,7 @@ def certify_checkpoint(
         resume: go on with a certification in ``output_dir`` that was interrupted, if there is one.
         attack: how the certificates are attacked once they are written; None for not at all.
         layers: whether the bounds of the layers are printed, too.
+        trust: packages of one's own whose modules the checkpoint may name; never for a stranger's file.
 
     Returns:
         The content of summary.json.
@@ -85,6 +87,7 @@ def certify_checkpoint(
         n_samples=n_samples,
         batch_size=batch_size,
         dtype=dtype,
+        trust=trust,
     )
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
@@ -111,13 +114,14 @@ def prepare_certification(
     n_samples: int | None = None,
     batch_size: int = 250,
     dtype: str = "float64",
+    trust: Sequence[str] = (),
 ) -> Certification:
     """Make model, bounds and data ready to certify a checkpoint; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    checkpoint = load_checkpoint(ckpt_path)
+    checkpoint = load_checkpoint(ckpt_path, trust)
     data = _data_of(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
     data.eval_batch_size = batch_size
