@@ -16,6 +16,7 @@ from lipnet.workflows import (
     check_certification,
     checkpoint_to_certify,
     clear_errors,
+    end_distributed,
     log_certificates,
     log_configuration,
     make_data,
@@ -43,11 +44,10 @@ def main(config: DictConfig) -> float | None:
         return None if best is None else best[1]
     folder = Path(config.paths.output_dir)
     checkpoint, score = checkpoint_to_certify(trainer, folder)
+    end_distributed()
     if trainer.is_global_zero:
         # A new data module, which is not divided among processes; a resumed run replaces its earlier certificates.
-        data, radii = make_data(config), list(config.radii)
-        summary = certify_checkpoint(
-            checkpoint, folder, data=data, radii=radii, overwrite=True, trust=config.trust, **config.certify
-        )
+        settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
+        summary = certify_checkpoint(checkpoint, folder, data=make_data(config), overwrite=True, **settings)
         log_certificates(trainer, summary, folder / "curve.png")
     return score

@@ -41,7 +41,7 @@ class EpochLog(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = trainer.callback_metrics
-        certified = [name for name in figures if name.startswith("val/certified_")]
+        certified = [name for name in figures if name.startswith("val/certified_")][:1]
         shown = [name for name in ("train/loss", "val/loss", "val/accuracy", *certified) if name in figures]
         texts = [f"{name} {figures[name].item():.4f}" for name in shown]
         now = monotonic()

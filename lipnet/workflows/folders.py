@@ -76,8 +76,8 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
     return max(checkpoints, key=_start_of, default=None)
 
 
-def _start_of(checkpoint: Path) -> datetime:
-    """Return when the run of a last checkpoint was started, as its record says; without one, when it was saved.
+def _start_of(checkpoint: Path) -> tuple[datetime, str]:
+    """Return when a run was started, as its record says, or else when its last checkpoint was saved; and its folder.
 
     Folder names are local times, which summer time and a change of the zone set back.
     """
@@ -85,8 +85,8 @@ def _start_of(checkpoint: Path) -> datetime:
     if record.is_file():
         starts = read_starts(record)
         if starts:
-            return datetime.fromisoformat(starts[0]["began"])
-    return datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC)
+            return datetime.fromisoformat(starts[0]["began"]), str(checkpoint)
+    return datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC), str(checkpoint)
 
 
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:

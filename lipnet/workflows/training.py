@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
@@ -149,6 +150,15 @@ def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, f
     if path not in paths:
         trainer.save_checkpoint(path)
     return path, None
+
+
+def end_distributed() -> None:
+    """Leave the process group of a distributed training, so that the first process can certify alone.
+
+    Metrics wait for all processes of a group, and the others are done.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @rank_zero_only
