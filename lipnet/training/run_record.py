@@ -45,6 +45,8 @@ class RunRecord(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._began = monotonic()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         earlier = self.path.is_file() and trainer.ckpt_path is not None
         self._earlier = read_starts(self.path) if earlier else []
 

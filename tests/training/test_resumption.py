@@ -171,3 +171,47 @@ def test_a_schedule_by_the_step_spans_the_training(
         optimizer.step()
         made.step()
     assert seen == expected
+
+
+def start(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, **settings: Any) -> Trainer:
+    module = make_module(
+        config, **{name: settings.pop(name) for name in ("optimizer", "scheduler") if name in settings}
+    )
+    return fit(config, folder, ckpt_path, module=module, limit_train_batches=2, **settings)
+
+
+@pytest.mark.parametrize("scheduler", [None, OneCycle(), partial(step_schedule, total_epochs=2, at=(0.5,))])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (partial(torch.optim.SGD, lr=0.05, momentum=0.9), r"lr: .* in the checkpoint, .* here"),
+        (
+            partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+            r"weight_decay: 0.* in the checkpoint, 0\.1",
+        ),
+        (partial(torch.optim.AdamW, lr=0.1), r"keeps its optimizer, got AdamW, which differs .* betas"),
+    ],
+    ids=["rate", "decay", "class"],
+)
+def test_another_optimizer_is_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], optimizer: Any, scheduler: Any, message: str
+) -> None:
+    start(tiny_config, tmp_path, scheduler=scheduler, max_epochs=1, max_steps=4)
+    with pytest.raises(ValueError, match=message):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=scheduler, optimizer=optimizer, max_steps=4)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    start(tiny_config, tmp_path, max_epochs=2)
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 2, the epochs done, got 1"):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", max_epochs=1)
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    first = start(tiny_config, tmp_path / "old", max_epochs=1)
+    best = first.checkpoint_callback.best_model_score
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = start(tiny_config, tmp_path / "new", tmp_path / "new" / "last.ckpt", max_epochs=1)
+    assert again.checkpoint_callback.best_model_score == best
+    assert Path(again.checkpoint_callback.best_model_path).parent == tmp_path / "new"
+    assert all(Path(path).parent == tmp_path / "new" for path in again.checkpoint_callback.best_k_models)
