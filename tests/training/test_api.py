@@ -1,4 +1,4 @@
-"""The LightningModule under Lightning's whole API: validate, fit, test, predict, load; also with a network of one's own."""
+"""The LightningModule under Lightning's whole API, with a configuration and with a network of one's own."""
 
 from __future__ import annotations
 

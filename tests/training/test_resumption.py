@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import torch
 from lightning import Callback, Trainer
 
 from lipnet.data import DigitsDataModule
-from lipnet.training import CosineWithWarmup, ExponentialMovingAverage, LastCheckpoint, OneCycle, PerStepSchedule
+from lipnet.training import (
+    CosineWithWarmup,
+    ExponentialMovingAverage,
+    LastCheckpoint,
+    OneCycle,
+    PerStepSchedule,
+    step_schedule,
+)
 from tests.training.runs import (
     Interrupted,
     KillAfter,
