@@ -8,10 +8,10 @@ from pathlib import Path
 from time import monotonic
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from lipnet.files import atomic_write
@@ -83,6 +83,8 @@ class ResumableCSVLogger(CSVLogger):
 class _ContinuingWriter(ExperimentWriter):
     """Writer that keeps the rows before the step from which the training resumes; the others are logged again."""
 
+    _continues = True
+
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
         path = Path(self.metrics_file_path)
         if self._continues and path.is_file() and step is not None:
@@ -100,5 +102,4 @@ class _ContinuingWriter(ExperimentWriter):
         super().log_metrics(metrics_dict, step)
 
     def _check_log_dir_exists(self) -> None:
-        # Lightning warns and deletes the file here.
-        self._continues = True
+        """Do nothing, where Lightning warns and deletes the file."""

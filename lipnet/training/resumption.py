@@ -46,7 +46,7 @@ class ExactResumption(Callback):
         if AVERAGING in checkpoint and not averages:
             raise ValueError("the checkpoint holds averaged weights: resume with callbacks=[default,ema]")
         loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        done = loop.get("epoch_progress", {}).get("current", {}).get("completed", 0)
+        done = loop.get("epoch_progress", {}).get("current", {}).get("processed", 0)
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs < done:
             raise ValueError(f"trainer.max_epochs must be at least {done}, the epochs done, got {trainer.max_epochs}")
         # Lightning drops the positions if it has made its loaders already, as a schedule over the steps makes it do.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
@@ -170,7 +171,7 @@ class _OneCycleOverTime(OneCycleLR):
         self.fraction = fraction
         super().__init__(optimizer, total_steps=self._STEPS, **settings)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+    def get_lr(self) -> list[float | Tensor]:
         self.last_epoch = round(min(1.0, max(0.0, self.fraction())) * (self._STEPS - 1))
         return super().get_lr()
 

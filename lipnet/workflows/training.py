@@ -177,7 +177,7 @@ def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) 
         figures[certified_accuracy_key(radius, "certificates")] = share
     for logger in trainer.loggers:
         logger.log_metrics(figures, trainer.global_step)
-        experiment: Any = logger.experiment
+        experiment: Any = getattr(logger, "experiment", None)
         if hasattr(logger, "log_image"):
             logger.log_image("certificates/curve", [str(curve)])
         elif hasattr(experiment, "add_image"):

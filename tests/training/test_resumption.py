@@ -129,7 +129,7 @@ def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path,
             return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
 
     path = interrupt(tiny_config, tmp_path, 25, data=make_data())
-    with pytest.raises(ValueError, match="of the middle of an epoch, from which DataLoader cannot go on"):
+    with pytest.raises(ValueError, match="of the middle of an epoch, where DataLoader cannot continue"):
         fit(tiny_config, tmp_path, path, data=PlainDigits(batch_size=64))
 
 
@@ -144,7 +144,7 @@ def test_an_average_is_not_dropped_nor_made_up(tmp_path: Path, tiny_config: dict
 
 def test_a_schedule_needs_to_know_its_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     module = make_module(tiny_config, scheduler=CosineWithWarmup())
-    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of steps .* set trainer\.max_epochs"):
+    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of training steps, .* set trainer\.max_epochs"):
         fit(tiny_config, tmp_path, module=module, max_epochs=-1, max_time="00:00:01:00")
 
 
@@ -173,7 +173,7 @@ def test_a_schedule_by_the_step_spans_the_training(
     module = make_module(tiny_config, scheduler=schedule)
     fit(tiny_config, tmp_path, module=module, callbacks=[Rates(), best_checkpoint(tmp_path)], **settings)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    made, expected = schedule(optimizer, total_steps=steps), []
+    made, expected = schedule(optimizer, steps), []
     for _ in range(steps):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
