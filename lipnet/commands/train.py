@@ -4,6 +4,8 @@ lipnet-train experiment=quickstart
 lipnet-train experiment=table3/gs_soc_4 paths.data_dir=/path/to/data
 """
 
+from pathlib import Path
+
 import hydra
 from lightning import seed_everything
 from omegaconf import DictConfig
@@ -11,7 +13,12 @@ from omegaconf import DictConfig
 from lipnet.workflows import (
     best_checkpoint,
     certify_checkpoint,
+    check_certification,
+    checkpoint_to_certify,
     clear_errors,
+    end_distributed,
+    log_certificates,
+    log_configuration,
     make_data,
     make_module,
     make_trainer,
@@ -24,17 +31,23 @@ from lipnet.workflows import (
 def main(config: DictConfig) -> float | None:
     """Fit, choose the best checkpoint by validation and certify it on the test images; return its validation score."""
     seed_everything(config.seed, workers=True, verbose=False)
+    check_certification(config)
     data = make_data(config)
     module = make_module(config, data)
     trainer = make_trainer(config)
-    trainer.fit(module, data, ckpt_path=resume_path(config, module), weights_only=True)
+    ckpt_path = resume_path(config, module)
+    log_configuration(trainer, config)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
 
-    best = best_checkpoint(trainer)
-    if best is None:
-        return None
-    path, score = best
-    if config.certify is not None and trainer.is_global_zero:
-        # Data without the trainer's share-out; and a run that was resumed supersedes what it had certified before.
-        data, radii = make_data(config), list(config.radii)
-        certify_checkpoint(path, config.paths.output_dir, data=data, radii=radii, overwrite=True, **config.certify)
+    if config.certify is None:
+        best = best_checkpoint(trainer)
+        return None if best is None else best[1]
+    folder = Path(config.paths.output_dir)
+    checkpoint, score = checkpoint_to_certify(trainer, folder)
+    end_distributed()
+    if trainer.is_global_zero:
+        # A new data module, which is not divided among processes; a resumed run replaces its earlier certificates.
+        settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
+        summary = certify_checkpoint(checkpoint, folder, data=make_data(config), overwrite=True, **settings)
+        log_certificates(trainer, summary, folder / "curve.png")
     return score

@@ -1,35 +1,38 @@
-"""Training with Lightning; certification needs nothing of it."""
+"""Training with Lightning: module, losses, schedules and callbacks. Certification does not need it."""
 
 from lipnet.training.averaging import ExponentialMovingAverage
 from lipnet.training.checkpoint_io import WholeCheckpointIO
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
-from lipnet.training.module import CertifiedClassifier, certified_accuracy_key
+from lipnet.training.module import CertifiedClassifier, Prediction, certified_accuracy_key
+from lipnet.training.progress import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
-from lipnet.training.timed_schedules import TimedOneCycle, TimedSchedule
 
 __all__ = [
     "CertificateRegularization",
     "CertifiedClassifier",
     "CosineWithWarmup",
     "DivergenceGuard",
+    "EpochLog",
     "ExactResumption",
     "ExponentialMovingAverage",
     "LastCheckpoint",
     "LogitAnnealing",
+    "ModelSummary",
     "MulticlassHinge",
     "OffsetCrossEntropy",
     "OneCycle",
     "PerStepSchedule",
+    "Prediction",
+    "ProgressBar",
+    "ResumableCSVLogger",
     "RunRecord",
     "SafeRequeue",
     "TimeIsUp",
-    "TimedOneCycle",
-    "TimedSchedule",
     "WholeCheckpointIO",
     "certified_accuracy_key",
     "step_schedule",

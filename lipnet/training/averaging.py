@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights."""
+"""Callback that keeps an exponential moving average of the weights."""
 
 from typing import Any
 
@@ -11,32 +11,31 @@ AVERAGING = "exponential_moving_average"
 
 
 class ExponentialMovingAverage(Callback):
-    r"""Keeps an exponential moving average of the weights, and validates, saves and certifies the average.
+    r"""Callback that averages the weights exponentially, and validates, saves and certifies the average.
 
     After optimizer step t = 1, 2, ... with weights :math:`\theta_t`, starting from the initial weights
     :math:`a_0 = \theta_0`:
 
     .. math:: a_t = d_t\,a_{t-1} + (1 - d_t)\,\theta_t, \qquad d_t = \min\left(d, \frac{1 + t}{10 + t}\right)
 
-    and :math:`d_t = d` without ``warmup``. The average of orthogonal layers' parameters is one of parameters, not of
-    matrices: the averaged layers are as orthogonal as any others.
+    and :math:`d_t = d` without ``warmup``. The parameters of orthogonal layers are averaged, not their matrices, so
+    averaged layers are as orthogonal as any others.
 
-    In validation the module has the averaged weights. Checkpoints hold them as the model's weights, so that what was
-    selected is what is certified, and beside them all that is needed to go on exactly. After the training the module
-    keeps the average. Buffers are those of the training weights: the layers' stored vectors are estimates for these,
-    and evaluation does not read them. Nothing waits for the device, and all processes have the same average.
+    During validation the module has the averaged weights. Checkpoints hold the average as the model's weights, so that
+    the selected model is the certified one, and the training weights for exact resumption. After the training the
+    module keeps the average. Buffers stay those of the training weights: the vectors that layers store are estimates
+    for these, and evaluation does not read them. Nothing waits for the device. All processes have the same average.
 
-    Lightning's ``WeightAveraging`` averages buffers by default, reads a counter from the device in every step, and goes
-    on silently from checkpoints that hold no average; hence a callback of its own.
+    docs/decisions.md says why this is not Lightning's ``WeightAveraging``.
 
     Args:
         decay: d, in [0, 1).
-        warmup: whether the decay grows to d, so that short trainings forget their start.
+        warmup: let the decay grow to d, so that short trainings forget their start.
 
     Raises:
-        ValueError: for a decay out of range; in resuming a checkpoint without an average.
+        ValueError: for a decay out of range; on resuming a checkpoint without an average.
 
-    Source: Polyak & Juditsky, SIAM J. Control Optim. 1992; the growing decay is that of TensorFlow's
+    Source: Polyak & Juditsky, SIAM J. Control Optim. 1992; the growing decay follows TensorFlow's
     ``ExponentialMovingAverage``.
     """
 
@@ -44,14 +43,14 @@ class ExponentialMovingAverage(Callback):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay, self.warmup = decay, warmup
-        # While the module has the averaged weights, these are the weights of the training.
+        # The average; while the module has the average, the training weights.
         self._stored: dict[str, Tensor] = {}
         self._swapped = False
         self._steps = 0
         self._resumed = False
 
     def decay_at(self, step: int) -> float:
-        """d_t after ``step`` = t >= 1 optimizer steps."""
+        """Return d_t after ``step`` = t >= 1 optimizer steps."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,7 +65,7 @@ class ExponentialMovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A batch whose gradients are accumulated takes no step.
+        # A batch whose gradients are only accumulated takes no step.
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads checkpoints here: whole files, and nothing executed from them."""
+"""Lightning plugin that writes checkpoints atomically and reads them without executing anything."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lipnet.models.archive import read_archive, write_archive
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, with its SHA-256, and reads it back with ``weights_only=True`` alone."""
+    """Checkpoint IO that writes whole files or nothing, with SHA-256, and reads with ``weights_only=True`` only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_archive(path, checkpoint)

@@ -1,4 +1,4 @@
-"""Noticing that a training diverges, without waiting for the device in every step."""
+"""Callback that ends a diverging training without waiting for the device in every step."""
 
 from math import isfinite
 from typing import Any
@@ -8,26 +8,25 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-# Steps between two looks at the losses.
+# Steps between two checks of the losses.
 LOSSES_AT_ONCE = 50
 
 
 class DivergenceGuard(Callback):
-    """Ends a training whose loss or weights are no longer finite, before any of it is validated or saved.
+    """Callback that ends a training with a non-finite loss or weight before it is validated or saved.
 
-    Reading a number from an accelerator waits until it has computed everything before it. So the losses stay where they
-    are and are read together: every ``every_n_steps`` batches, before a validation, at the end of an epoch and before a
-    checkpoint is written. Before validations and checkpoints the weights are looked at too, since the last loss is of
-    the weights before the last step. All processes end together.
+    Reading a number from an accelerator waits for all work queued before it. So losses stay on the device and are read
+    together: every ``every_n_steps`` batches, before a validation, at the end of an epoch and before a checkpoint is
+    written. Validations and checkpoints also check the weights, since the last loss belongs to the weights before the
+    last step. All processes end together.
 
-    `CertifiedClassifier` brings one along.
+    `CertifiedClassifier` adds one to every training.
 
     Args:
-        every_n_steps: training batches between two looks, at least 1.
+        every_n_steps: training batches between two checks, at least 1.
 
     Raises:
-        ValueError: for ``every_n_steps`` < 1; in training, naming the first loss that is not finite, with its epoch and
-            step.
+        ValueError: for ``every_n_steps`` < 1; in training, naming the first loss that is not finite and its step.
     """
 
     def __init__(self, every_n_steps: int = LOSSES_AT_ONCE) -> None:
@@ -62,15 +61,16 @@ class DivergenceGuard(Callback):
 
     def _check(self, trainer: Trainer, module: nn.Module) -> None:
         self._check_losses(trainer)
-        if _somewhere_not(trainer, weights_are_finite(module)):
+        if not trainer.strategy.reduce_boolean_decision(weights_are_finite(module), all=True):
             raise ValueError(f"the weights are not finite after step {trainer.global_step - 1}: {_ADVICE}")
 
     def _check_losses(self, trainer: Trainer) -> None:
         losses = torch.stack(self._losses).tolist() if self._losses else []
         bad = [(loss, step) for loss, step in zip(losses, self._steps, strict=True) if not isfinite(loss)]
         self._losses, self._steps = [], []
-        if _somewhere_not(trainer, not bad):
-            loss, (epoch, step) = bad[0] if bad else ("not finite in another process", _where(trainer))
+        if not trainer.strategy.reduce_boolean_decision(not bad, all=True):
+            here = (trainer.current_epoch, trainer.global_step - 1)
+            loss, (epoch, step) = bad[0] if bad else ("not finite in another process", here)
             raise ValueError(f"the training loss became {loss} in epoch {epoch}, step {step}: {_ADVICE}")
 
 
@@ -78,7 +78,7 @@ _ADVICE = "try a smaller learning rate (optimizer.lr=...)"
 
 
 def weights_are_finite(module: nn.Module) -> bool:
-    """Whether no parameter of a module holds a NaN or an infinity; waits for the device once.
+    """Return whether all parameters of a module are finite; wait for the device once.
 
     Example:
         >>> weights_are_finite(nn.Linear(2, 2))
@@ -86,11 +86,3 @@ def weights_are_finite(module: nn.Module) -> bool:
     """
     finite = [parameter.isfinite().all() for parameter in module.parameters()]
     return bool(torch.stack(finite).all()) if finite else True
-
-
-def _somewhere_not(trainer: Trainer, fine: bool) -> bool:
-    return not trainer.strategy.reduce_boolean_decision(fine, all=True)
-
-
-def _where(trainer: Trainer) -> tuple[int, int]:
-    return trainer.current_epoch, trainer.global_step - 1

@@ -1,9 +1,9 @@
-r"""Losses that move certified accuracy, as functions of logits (B, C) and labels; averaged over the batch.
+r"""Losses that raise certified accuracy: functions of logits (B, C) and labels, averaged over the batch.
 
-Offsets and radii are in pixels of [0, 1], L2. They meet the logits through K, the Lipschitz constant of the map from
-pixels to logits: a lead of m over every other class certifies m / (sqrt(2) K) (Tsuzuku, Sato & Sugiyama, NeurIPS 2018).
-Every loss is computed in float32 at least, whatever the precision of the logits. Shapes and dtypes are checked, values
-are not: on an accelerator that would wait for the device in every step.
+Offsets and radii are in pixels of [0, 1], L2. K is the Lipschitz constant from pixels to logits:
+a lead of m over every other class certifies m / (sqrt(2) K) (Tsuzuku, Sato & Sugiyama, NeurIPS 2018).
+Every loss is computed in at least float32, whatever the precision of the logits. Shapes and dtypes are checked; values
+are not, since that would wait for the accelerator in every step.
 """
 
 from math import inf, sqrt
@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Constants of pairs of logits below this count as this.
+# Lower limit of the constants of pairs of logits.
 _SMALLEST_CONSTANT = 1e-6
 
 
 def offset_cross_entropy(
     logits: Tensor, labels: Tensor, *, lipschitz_constant: float, radius: float, temperature: float
 ) -> Tensor:
-    r"""Cross-entropy that keeps pulling until the correct class leads by what certifies twice a radius.
+    r"""Compute the cross-entropy with an offset, which stops pulling once twice the radius is certified.
 
     .. math:: \mathrm{CE}\left(\frac{z / K - 2\sqrt{2}\,\epsilon\,y}{T},\ y\right)
 
@@ -54,7 +54,7 @@ def offset_cross_entropy(
 def certificate_regularization(
     logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, gamma: float
 ) -> Tensor:
-    r"""Cross-entropy less :math:`\gamma` times the mean certified radius of the correct class.
+    r"""Compute the cross-entropy minus :math:`\gamma` times the mean certified radius of the correct class.
 
     .. math:: \mathrm{CE}(z, y) - \gamma\,\mathrm{mean}\,\max(0, R)
 
@@ -84,7 +84,7 @@ def certificate_regularization(
 
 
 def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperature: float, beta: float) -> Tensor:
-    r"""Logit annealing (LA): samples whose margin is large enough stop being pulled.
+    r"""Compute the logit annealing loss, which stops pulling samples with a large margin.
 
     .. math:: -T\,(1 - p_y)^\beta \log p_y, \qquad p = \mathrm{softmax}\left(\frac{z - \xi\,y}{T}\right)
 
@@ -119,7 +119,7 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
 
 
 def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Multi-class hinge loss: what the correct class' radii to the other classes are short of one, added up.
+    r"""Compute the multi-class hinge loss: the sum of what the radii to the other classes are short of a target.
 
     .. math:: \mathrm{mean}\ \sum_{j \ne y} \max(0,\ r - R_j), \qquad R_j = (z_y - z_j) / D_{yj}
 
@@ -151,13 +151,13 @@ def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: floa
 
 
 def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
-    r"""The signed radius of the correct class, differentiable: where it is positive it is the certified radius.
+    r"""Compute the signed, differentiable radius of the correct class; if positive, it is the certified radius.
 
     .. math:: R = \min_{j \ne y} \frac{z_y - z_j}{D_{yj}}
 
-    where D bounds the Lipschitz constants of the differences of logits: :math:`\sqrt{2} K` for all pairs, or numbers of
-    their own, such as :math:`\|w_y - w_j\| K` for a head with rows w. It is rounded to nearest: certificates come from
-    `lipnet.certify`.
+    where D bounds the Lipschitz constants of the differences of logits: :math:`\sqrt{2} K` for all pairs, or one
+    number per pair, such as :math:`\|w_y - w_j\| K` for a head with rows w. It is rounded to nearest:
+    certificates come from `lipnet.certify`.
 
     Args:
         logits: (B, C), floating, C >= 2.
@@ -180,20 +180,20 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
 
 
 def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
-    """The signed radii of the correct class to each class (B, C); infinite to itself."""
+    """Return the signed radii of the correct class to each class (B, C); infinite to itself."""
     _check_classes(logits, labels)
     scores, index = _scores(logits), labels.unsqueeze(1)
     leads = scores.gather(1, index) - scores
     if not isinstance(lipschitz_constant, Tensor):
         return (leads / (sqrt(2) * lipschitz_constant)).scatter(1, index, inf)
     _check_pairs(logits, lipschitz_constant)
-    # The label's own entry, 0 / 0, would make every gradient NaN; so would two equal rows.
+    # The label's own entry, 0 / 0, would make every gradient NaN, and so would two equal rows.
     constants = lipschitz_constant[labels].scatter(1, index, 1.0).clamp_min(_SMALLEST_CONSTANT)
     return (leads / constants).scatter(1, index, inf)
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """The logits in float32 at least: under autocast they may come in half precision."""
+    """Return the logits in at least float32: under autocast they may be in half precision."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -209,7 +209,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
             f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
-            f"got {labels.dtype} {tuple(labels.shape)}; mixed labels go with cross-entropy, offset or not"
+            f"got {labels.dtype} {tuple(labels.shape)}; mixed labels need a cross-entropy"
         )
 
 
@@ -223,7 +223,7 @@ def _check_pairs(logits: Tensor, constants: Tensor) -> None:
 
 
 def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels as probabilities (B, C), with the dtype of the scores."""
+    """Return the labels as probabilities (B, C) with the dtype of the scores."""
     _check_logits(logits)
     dtype = _scores(logits).dtype
     if labels.shape == logits.shape and labels.is_floating_point():

@@ -1,4 +1,4 @@
-"""Losses that move certified accuracy, as modules for a configuration.
+"""Modules of the losses that raise certified accuracy.
 
 | loss | needs K, the constant from pixels to logits | labels |
 | --- | --- | --- |
@@ -8,7 +8,7 @@
 | `LogitAnnealing` | no | classes (B,) |
 | `MulticlassHinge` | yes, or for each pair | classes (B,) |
 
-The last three are statements about the one correct class, which mixed labels do not have: they raise for those.
+The last three are defined for one correct class and raise an error for mixed labels.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from lipnet.training.loss_functions import (
 
 
 class LipschitzLoss(nn.Module):
-    """A loss that needs K, the Lipschitz constant of the map from pixels, in [0, 1], to logits.
+    """Loss that needs K, the Lipschitz constant from pixels in [0, 1] to logits.
 
-    A head may have a constant for each difference of two logits instead, K times the distance of its rows, where K is
-    the constant of the map to the head. Losses that speak of radii then measure them by these.
+    A head may instead have one constant for each difference of two logits: K, of the map to the head, times the
+    distance of its rows. Losses of radii then use these.
 
     Args:
-        lipschitz_constant: K; None where it is the network's own: `CertifiedClassifier` then fills it in.
+        lipschitz_constant: K; None for the network's own, which `CertifiedClassifier` fills in.
 
     Raises:
         ValueError: unless K is positive and finite, or None; in calls, while it is None.
@@ -48,12 +48,12 @@ class LipschitzLoss(nn.Module):
         self._row_distances: Callable[[], Tensor] | None = None
 
     def for_network(self, lipschitz_constant: float, row_distances: Callable[[], Tensor] | None = None) -> Self:
-        """A copy of this loss for a network.
+        """Return a copy of this loss for a network.
 
         Args:
-            lipschitz_constant: K, where this loss states none.
-            row_distances: the distances (C, C) of the rows of the network's head, as they are whenever they are asked
-                for; None for a head that has one constant for all logits.
+            lipschitz_constant: K, used if this loss has none.
+            row_distances: returns the present distances (C, C) of the rows of the network's head; None for a head with
+                one constant for all logits.
         """
         _check_positive("lipschitz_constant", lipschitz_constant)
         other = copy(self)
@@ -63,7 +63,7 @@ class LipschitzLoss(nn.Module):
         return other
 
     def constant(self) -> float:
-        """K; ValueError while it is None."""
+        """Return K; raise ValueError while it is None."""
         if self.lipschitz_constant is None:
             raise ValueError(
                 f"{type(self).__name__} needs the Lipschitz constant from pixels to logits: set lipschitz_constant"
@@ -71,20 +71,20 @@ class LipschitzLoss(nn.Module):
         return self.lipschitz_constant
 
     def radius_constant(self) -> float | Tensor:
-        """What radii are measured by: K, or for each pair of logits K times the distance of their rows (C, C)."""
+        """Return the constant of radii: K, or (C, C), K times the distances of the head's rows."""
         return self.constant() if self._row_distances is None else self.constant() * self._row_distances()
 
 
 class OffsetCrossEntropy(LipschitzLoss):
-    """The loss `offset_cross_entropy` as a module; labels are classes (B,) or probabilities (B, C).
+    """Module of the loss `offset_cross_entropy`; labels are classes (B,) or probabilities (B, C).
 
     Args:
-        radius: the radius aimed at, a number or its text such as ``"36/255"``; L2, pixels in [0, 1].
-        temperature: of the logits divided by K.
+        radius: the target radius, a number or text such as ``"36/255"``; L2, pixels in [0, 1].
+        temperature: divides the logits, which are divided by K first.
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and as the function.
+        ValueError: for a setting out of range, and where the function does.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class OffsetCrossEntropy(LipschitzLoss):
 
 
 class CertificateRegularization(LipschitzLoss):
-    """The loss `certificate_regularization` as a module; labels are classes (B,).
+    """Module of the loss `certificate_regularization`; labels are classes (B,).
 
     Args:
         gamma: weight of the certified radius, at least 0.
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and as the function.
+        ValueError: for a setting out of range, and where the function does.
     """
 
     def __init__(self, gamma: float = 0.5, lipschitz_constant: float | None = None) -> None:
@@ -121,15 +121,15 @@ class CertificateRegularization(LipschitzLoss):
 
 
 class LogitAnnealing(nn.Module):
-    """The loss `logit_annealing` as a module; labels are classes (B,).
+    """Module of the loss `logit_annealing`; labels are classes (B,).
 
     Args:
         offset: in logits, at least 0.
-        temperature: of the logits.
+        temperature: divides the logits.
         beta: the exponent, at least 0.
 
     Raises:
-        ValueError: for a setting out of range, and as the function.
+        ValueError: for a setting out of range, and where the function does.
     """
 
     def __init__(self, offset: float = 2.0, temperature: float = 0.75, beta: float = 5.0) -> None:
@@ -144,14 +144,14 @@ class LogitAnnealing(nn.Module):
 
 
 class MulticlassHinge(LipschitzLoss):
-    """The loss `multiclass_hinge` as a module; labels are classes (B,).
+    """Module of the loss `multiclass_hinge`; labels are classes (B,).
 
     Args:
-        radius: the radius aimed at, a number or its text such as ``"36/255"``; L2, pixels in [0, 1].
+        radius: the target radius, a number or text such as ``"36/255"``; L2, pixels in [0, 1].
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and as the function.
+        ValueError: for a setting out of range, and where the function does.
     """
 
     def __init__(self, radius: str | float = "72/255", lipschitz_constant: float | None = None) -> None:

@@ -1,14 +1,16 @@
-"""The LightningModule: one training of a 1-Lipschitz classifier, with certified accuracy at every validation."""
+"""LightningModule that trains a 1-Lipschitz classifier and certifies it at every validation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, prod
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,98 +20,97 @@ from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers import Normalize
 from lipnet.metrics import CertifiedAccuracy
-from lipnet.models import build_model
+from lipnet.models import CheckpointError, build_model
+from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.losses import LipschitzLoss
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
-from lipnet.training.schedules import PerStepSchedule
-from lipnet.training.timed_schedules import TimedSchedule, fraction_of_time
+from lipnet.training.schedules import PerStepSchedule, fraction_of_time
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""The modes of ``torch.compile``."""
-_GRAPHS_OF_LAUNCHES = ("reduce-overhead", "max-autotune")
+"""Modes of ``torch.compile``."""
+_CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
-def certified_accuracy_key(radius: str) -> str:
-    """The name under which the validation's certified accuracy at a radius is logged: val/certified_36_255."""
-    return f"val/certified_{radius.replace('/', '_').replace('.', '_')}"
+class Prediction(NamedTuple):
+    """Predicted classes (B,) and certified L2 radii (B,), float64, of a batch, without the reduction for rounding."""
+
+    prediction: Tensor
+    radius: Tensor
 
 
-def nominal_lipschitz_constant(model: nn.Module) -> float:
-    """The Lipschitz constant from pixels to logits if all layers but the normalisation are 1-Lipschitz.
-
-    What a loss measures margins by; no bound, and nothing is certified with it.
-    """
-    return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
-
-
-def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
-    """The method ``row_distances`` of a model's last module, if that is a head that has one; None otherwise."""
-    last = model
-    while isinstance(last, nn.Sequential) and len(last):
-        last = last[-1]
-    method: Callable[[], Tensor] | None = getattr(last, "row_distances", None)
-    return method
+def certified_accuracy_key(radius: str, stage: str = "val") -> str:
+    """Return the name under which certified accuracy at a radius is logged, such as val/certified_36_255."""
+    return f"{stage}/certified_{radius.replace('/', '_').replace('.', '_')}"
 
 
 class CertifiedClassifier(LightningModule):
-    """Trains a 1-Lipschitz network; its checkpoints describe themselves.
+    """LightningModule that trains, validates and tests a 1-Lipschitz classifier.
 
     Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_bound`` and, for each
-    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]).
+    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]). ``trainer.test`` logs the same figures as
+    ``test/...``, and ``trainer.predict`` returns a `Prediction` for each batch. These radii ignore rounding;
+    ``certify.py`` writes the certificates.
 
-    Training runs in whatever precision the trainer has, with parameters in float32 or float64; validation always in
-    the precision of the parameters and IEEE arithmetic, without autocast or TF32. A `DivergenceGuard`, an
-    `ExactResumption` and a `SafeRequeue` are part of every training.
+    Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
+    precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
+    an `ExactResumption` and a `SafeRequeue`.
 
     Args:
-        model: configuration of the network, plain containers with ``_target_`` (see `lipnet.models.build_model`).
-        dataset: what checkpoints say of the data: ``name`` and the settings of its split.
+        model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
+            Checkpoints of a configuration describe themselves, so that ``certify.py`` can read them.
+        dataset: description of the data for the checkpoints: ``name`` and the settings of the split.
         num_classes: number of classes.
-        loss: from logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar. A `LipschitzLoss` that
-            states no constant gets the network's nominal one, that of its normalisation: its layers are taken for
-            1-Lipschitz, in the loss alone. With a head of normalised rows it measures radii by their distances.
-        optimizer: makes the optimizer from the parameters.
-        scheduler: makes the schedule from the optimizer, and is stepped once an epoch; or a `PerStepSchedule` or
-            `TimedSchedule`, stepped after every optimizer step; None for a constant rate.
-        radii: the radii at which validation certifies, by their text.
-        compile_mode: a mode of ``torch.compile`` for the network's training steps, each as one graph for each size of a
-            batch; None does not compile. Validation is never compiled.
+        loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
+            A `LipschitzLoss` without a constant gets the network's nominal one, and the row distances of its head.
+        optimizer: makes the optimizer from the parameters; default: SGD with rate 0.1 and momentum 0.9.
+        scheduler: makes the schedule from the optimizer, stepped once an epoch; or a `PerStepSchedule`, stepped after
+            every optimizer step; None for a constant rate.
+        radii: radii at which evaluation certifies, as text.
+        compile_mode: mode of ``torch.compile`` for the training steps, with one graph per batch size; None does not
+            compile. Evaluation is never compiled.
+        trust: packages besides lipnet and torch.nn whose modules ``model`` may name.
 
     Raises:
-        ValueError: for a model's configuration that `build_model` refuses, and for another mode; in training, if the
-            loss is not finite, if parameters are in half precision, if a schedule cannot know the number of steps or
-            the time, or if gradients are to be accumulated in memory that a graph of launches writes anew.
+        ValueError: for a configuration that `build_model` refuses, and for an unknown mode; in training, if the loss is
+            not finite, if parameters are in half precision, if a schedule cannot know the number of steps or the time,
+            if a checkpoint callback monitors a radius that is not logged, or if gradients are accumulated in memory
+            that a CUDA graph overwrites.
     """
 
-    description: dict[str, Any]
+    description: dict[str, Any] | None
 
     def __init__(
         self,
+        model: Mapping[str, Any] | nn.Module,
+        dataset: Mapping[str, Any] | None = None,
         *,
-        model: Mapping[str, Any],
-        dataset: Mapping[str, Any],
-        num_classes: int,
-        loss: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | TimedSchedule | None = None,
+        num_classes: int | None = None,
+        loss: nn.Module | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
         compile_mode: str | None = None,
+        trust: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if compile_mode is not None and compile_mode not in COMPILE_MODES:
             raise ValueError(f"compile must be one of {COMPILE_MODES} or null, got {compile_mode!r}")
         self.compile_mode = compile_mode
         self._compiled: Callable[[Tensor], Tensor] | None = None
-        self.description = describe(model, dataset)
-        self.model = build_model(model)
+        if isinstance(model, nn.Module):
+            self.model, self.description = model, None
+        else:
+            self.model = build_model(model, trust)
+            self.description = describe(model, dataset or {"name": "unknown"})
+        loss = nn.CrossEntropyLoss() if loss is None else loss
         if isinstance(loss, LipschitzLoss):
             loss = loss.for_network(nominal_lipschitz_constant(self.model), row_distances_of(self.model))
         self.loss = loss
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        # Checking its arguments' values would wait for the device in every step.
+        # Validating the arguments' values would wait for the device in every step.
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_loss = MeanMetric()
@@ -119,45 +120,28 @@ class CertifiedClassifier(LightningModule):
         logits: Tensor = self.model(images)
         return logits
 
-    def configure_callbacks(self) -> list[Callback]:
-        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue()]
-
-    def on_fit_start(self) -> None:
-        dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
-        if dtypes:
-            raise ValueError(
-                f"training needs parameters in float32 or float64, got {', '.join(map(str, dtypes))}: "
-                "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
-            )
-        accumulated = self.trainer.accumulate_grad_batches
-        if self.compile_mode in _GRAPHS_OF_LAUNCHES and accumulated > 1:
-            raise ValueError(
-                f"compile={self.compile_mode} writes each batch's gradients into the same memory, and "
-                f"trainer.accumulate_grad_batches={accumulated} would add them up there: set compile=default"
-            )
-        if self.compile_mode is not None:
-            # A method, as a compiled module would become a part of this one, with all weights once more.
-            self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
-
-    def on_fit_end(self) -> None:
-        self._compiled = None
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images) if self._compiled is None else self._compiled(images)
         loss: Tensor = self.loss(logits, labels)
-        # Of a mixed label, the largest share counts.
+        # A mixed label counts as the class with the largest share.
         self.train_accuracy.update(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # Logged as a number, not as a metric: computing a metric is a collective, and the progress bar, which only the
+        # first process has, would enter it alone.
+        self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         self._bounds = logit_bounds(self.model)
+        # Reset here: states that are reset under the inference mode of `trainer.validate` cannot be updated in `fit`.
+        for metric in (self.certified_accuracy, self.val_loss, self.val_accuracy):
+            metric.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        # Radii are compared in full precision, whatever the precision of training.
         with ieee_arithmetic(self.device):
             logits = self(images)
             loss = self.loss(logits, labels)
@@ -166,40 +150,135 @@ class CertifiedClassifier(LightningModule):
         self.val_accuracy.update(logits, labels)
         self.val_loss.update(loss, weight=len(labels))
 
-    def on_validation_epoch_end(self) -> None:
-        figures = {certified_accuracy_key(radius): value for radius, value in self.certified_accuracy.named().items()}
-        figures["val/lipschitz_bound"] = self._bounds.lipschitz
-        # The metrics have brought the processes' counts together: what is averaged here are equal numbers.
-        self.log_dict(figures, sync_dist=True)
-        self.log("val/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
-        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
-        self.certified_accuracy.reset()
-        self.val_loss.reset()
-        self.val_accuracy.reset()
+    def on_validation_epoch_end(self, stage: str = "val") -> None:
+        certified = self.certified_accuracy.named()
+        figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
+        shown = next(iter(figures))
+        # The metrics are synchronised already: sync_dist averages equal numbers.
+        self.log(shown, figures.pop(shown), prog_bar=True, sync_dist=True)
+        self.log_dict({**figures, f"{stage}/lipschitz_bound": self._bounds.lipschitz}, sync_dist=True)
+        self.log(f"{stage}/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
+        self.log(f"{stage}/loss", self.val_loss.compute(), sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
+
+    def on_predict_epoch_start(self) -> None:
+        self._bounds = logit_bounds(self.model)
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Prediction:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        with ieee_arithmetic(self.device):
+            return Prediction(*self._bounds.certified_radius(self(images)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self._make_optimizer(self.parameters())
-        make = self._make_scheduler
-        if make is None:
+        make = self._make_optimizer
+        optimizer = SGD(self.parameters(), lr=0.1, momentum=0.9) if make is None else make(self.parameters())
+        schedule = self._make_scheduler
+        if schedule is None:
             return optimizer
-        if isinstance(make, TimedSchedule):
-            return _by_the_step(optimizer, make(optimizer, fraction_of_time(self.trainer)))
-        if isinstance(make, PerStepSchedule):
-            return _by_the_step(optimizer, make(optimizer, self._total_steps(make)))
-        return {"optimizer": optimizer, "lr_scheduler": make(optimizer)}
+        if not isinstance(schedule, PerStepSchedule):
+            return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
+        length = fraction_of_time(self.trainer) if schedule.over == "time" else self._total_steps(schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer, length), "interval": "step"}}
 
     def _total_steps(self, schedule: PerStepSchedule) -> int:
         steps = self.trainer.estimated_stepping_batches
         if not 1 <= steps < inf:
             raise ValueError(
-                f"{type(schedule).__name__} needs the number of steps of the training, which this trainer does not "
-                "know: set trainer.max_epochs or trainer.max_steps, or take scheduler=timed_one_cycle"
+                f"{type(schedule).__name__} needs the number of training steps, got {steps}: set trainer.max_epochs or "
+                "trainer.max_steps, or use scheduler=timed_one_cycle"
             )
         return int(steps)
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue()]
+
+    def on_fit_start(self) -> None:
+        self._check_settings()
+        if self.compile_mode is not None:
+            # Compile the method: a compiled module would be registered as a second copy of all weights.
+            self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
+
+    def on_fit_end(self) -> None:
+        self._compiled = None
+
+    def _check_settings(self) -> None:
+        dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
+        if dtypes:
+            raise ValueError(
+                f"training needs parameters in float32 or float64, got {', '.join(map(str, dtypes))}: "
+                "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
+            )
+        accumulated = self.trainer.accumulate_grad_batches
+        if self.compile_mode in _CUDA_GRAPH_MODES and accumulated > 1:
+            raise ValueError(
+                f"compile={self.compile_mode} overwrites the gradients of the previous batch, which "
+                f"trainer.accumulate_grad_batches={accumulated} needs: set compile=default"
+            )
+        logged = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
+        for keeper in self.trainer.checkpoint_callbacks:
+            monitor = keeper.monitor if isinstance(keeper, ModelCheckpoint) else None
+            if monitor is not None and monitor.startswith("val/certified_") and monitor not in logged:
+                raise ValueError(
+                    f"the checkpoint callback's monitor must be a figure of this run's radii, {', '.join(logged)}, got "
+                    f"{monitor}: add its radius to radii, or set callbacks.best_checkpoint.monitor"
+                )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[DESCRIPTION] = self.description
+        if self.description is not None:
+            checkpoint[DESCRIPTION] = self.description
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        *,
+        model: nn.Module | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Rebuild the module from a checkpoint; nothing from the file is executed.
+
+        Args:
+            checkpoint_path: a checkpoint of a training or of `lipnet.models.save_checkpoint`.
+            map_location: device of the module.
+            model: the network that the weights belong to, where the checkpoint does not describe it.
+            settings: arguments of the class that no checkpoint holds: ``loss``, ``optimizer``, ``trust``, ...
+
+        Raises:
+            FileNotFoundError, CheckpointError: for a checkpoint that is missing, damaged, or does not describe its
+                network if ``model`` is None.
+        """
+        content, _ = read_archive(checkpoint_path)
+        described = content.get(DESCRIPTION)
+        if model is None and described is None:
+            raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
+        module = cls(described["model"] if model is None else model, described and described["dataset"], **settings)
+        try:
+            module.load_state_dict(content["state_dict"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{checkpoint_path}: the weights do not fit the network: {error}") from error
+        return module if map_location is None else module.to(map_location)
 
 
-def _by_the_step(optimizer: Optimizer, schedule: LRScheduler) -> OptimizerLRScheduler:
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def nominal_lipschitz_constant(model: nn.Module) -> float:
+    """Return the Lipschitz constant from pixels to logits if every layer but the normalisation is 1-Lipschitz.
+
+    Losses measure margins by it. It is not a bound, and nothing is certified with it.
+    """
+    return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
+
+
+def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
+    """Return the method ``row_distances`` of the model's last module, or None if it has none."""
+    last = model
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    return getattr(last, "row_distances", None)

@@ -1,4 +1,4 @@
-"""Slurm's signal to requeue a job, answered where a training can go on from."""
+"""Callback that answers signals at points from which a training can be resumed."""
 
 import signal
 from collections.abc import Callable
@@ -13,14 +13,17 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class SafeRequeue(Callback):
-    """Lets Lightning answer the signal to requeue after an optimizer step, instead of in the middle of one.
+    """Delays Lightning's answer to a signal until the training can be resumed exactly from its state.
 
-    Under Slurm Lightning saves a checkpoint and requeues the job in the handler of a signal, SIGUSR1 unless set
-    otherwise, wherever the signal finds the training: between the weights of one layer and the next, too. This keeps
-    the signal until the checkpoint is one from which the training goes on exactly, and then calls Lightning's handler.
-    With several processes, all of them answer after the same step. SIGTERM is left alone.
+    Under Slurm, Lightning saves a checkpoint and requeues the job inside the handler of a signal (SIGUSR1 by default),
+    even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then
+    calls Lightning's handler. With several processes, all of them answer after the same step.
 
-    `CertifiedClassifier` brings one along.
+    With several processes SIGTERM is delayed too: Lightning's handler starts a collective at once, in the middle of
+    whichever one the process is in, and the processes then wait for each other for ever. A single process leaves
+    SIGTERM to Lightning.
+
+    `CertifiedClassifier` adds one to every training.
     """
 
     def __init__(self) -> None:
@@ -31,38 +34,57 @@ class SafeRequeue(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         self._received.clear()
-        self._handlers = {number: handler for number in _requeueing() if (handler := _handler_of(number)) is not None}
+        self._handlers = {number: handler for number in _requeue_signals() if (handler := _handler_of(number))}
+        if trainer.world_size > 1:
+            # A handler of Slurm's environment ignores SIGTERM; the default one ends the training.
+            self._handlers[signal.SIGTERM] = lambda *_: _end_training(trainer)
         for number in self._handlers:
-            signal.signal(number, self._keep)
+            signal.signal(number, lambda received, frame: self._receive(trainer, received))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and hasattr(trainer.train_dataloader, "state_dict") and not something_follows(trainer, batch_idx):
-            self._answer(trainer)
+        if something_follows(trainer, batch_idx):
+            return
+        if signal.SIGTERM in self._handlers:
+            self._answer(trainer, signal.SIGTERM)
+        if stepped and hasattr(trainer.train_dataloader, "state_dict"):
+            self._answer_all(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_last_batch:
-            self._answer(trainer)
+            self._answer_all(trainer)
 
-    def _keep(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, trainer: Trainer, number: int) -> None:
+        launcher = trainer.strategy.launcher
+        if number == signal.SIGTERM and number not in self._received and launcher is not None:
+            # The processes that this one has started are told to end by it.
+            launcher.kill(signal.SIGTERM)
         self._received.add(number)
 
-    def _answer(self, trainer: Trainer) -> None:
-        for number, handler in self._handlers.items():
-            # A process may have received the signal one step later than another.
-            if trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
-                self._received.discard(number)
-                handler(number, None)
+    def _answer_all(self, trainer: Trainer) -> None:
+        for number in sorted(self._handlers):
+            self._answer(trainer, number)
+
+    def _answer(self, trainer: Trainer, number: int) -> None:
+        # Another process may have received the signal one step earlier.
+        if trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
+            self._received.discard(number)
+            self._handlers[number](number, None)
 
 
-def _requeueing() -> set[signal.Signals]:
-    """The signals by which a scheduler may ask for a requeue: not those that end a process."""
+def _end_training(trainer: Trainer) -> None:
+    # The loops look at this after the callbacks, and raise SIGTERMException in every process.
+    trainer._signal_connector.received_sigterm = True
+
+
+def _requeue_signals() -> set[signal.Signals]:
+    """Return the signals by which a scheduler may ask for a requeue, without those that end a process."""
     return signal.valid_signals() - {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
 
 
 def _handler_of(number: signal.Signals) -> Handler | None:
-    """The handler of a signal, if it is one of Lightning's."""
+    """Return the handler of a signal if Lightning installed it."""
     handler = signal.getsignal(number)
     return handler if callable(handler) and type(handler).__module__.startswith("lightning.") else None

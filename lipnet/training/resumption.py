@@ -1,8 +1,10 @@
-"""What a resumed training needs to be the one that was not interrupted, beyond what Lightning restores."""
+"""Callback that restores what Lightning does not, so that a resumed training equals an uninterrupted one."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
@@ -10,28 +12,59 @@ from torchmetrics import Metric
 from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
 
 _COUNTS = "train_accuracy"
+# Settings that schedules add to an optimizer's.
+_SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 
 
 class ExactResumption(Callback):
-    """Resumes in the middle of an epoch exactly, or refuses to.
+    """Resumes a training exactly, also from the middle of an epoch, or refuses to.
 
-    Lightning restores weights, optimizer, schedules and how far each loop was. This restores what else there is:
-    the position of the training loader, if it has the interface of a stateful loader
-    (``state_dict`` and ``load_state_dict``), and what the metric of the training accuracy has counted in the epoch.
+    Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
+    of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
+    training accuracy, and the best score of a run whose folder was moved.
 
-    `CertifiedClassifier` brings one along.
+    `CertifiedClassifier` adds one to every training.
 
     Args:
         train_accuracy: the metric, reset at the start of every epoch.
 
     Raises:
-        ValueError: in resuming, for a checkpoint of the middle of an epoch with a loader that cannot go on from there,
-            and for a checkpoint of averaged weights without `ExponentialMovingAverage`.
+        ValueError: on resuming, for a checkpoint of the middle of an epoch with a loader that cannot continue there,
+            for averaged weights without `ExponentialMovingAverage`, for more epochs than ``max_epochs``, and for
+            another optimizer or other settings of it, which Lightning would replace by those of the checkpoint.
     """
 
     def __init__(self, train_accuracy: Metric) -> None:
         self.train_accuracy = train_accuracy
         self._positions: list[dict[str, Any]] = []
+        self._optimizers: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        averages = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if AVERAGING in checkpoint and not averages:
+            raise ValueError("the checkpoint holds averaged weights: resume with callbacks=[default,ema]")
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        done = loop.get("epoch_progress", {}).get("current", {}).get("processed", 0)
+        if trainer.max_epochs is not None and 0 <= trainer.max_epochs < done:
+            raise ValueError(f"trainer.max_epochs must be at least {done}, the epochs done, got {trainer.max_epochs}")
+        # Lightning drops the positions if it has made its loaders already, as a schedule over the steps makes it do.
+        self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
+        self._optimizers = checkpoint.get("optimizer_states", [])
+        # The counts are those of all processes together.
+        if trainer.is_global_zero:
+            for name, count in checkpoint.get(_COUNTS, {}).items():
+                setattr(self.train_accuracy, name, count.to(self.train_accuracy.device))
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, ModelCheckpoint):
+                _follow_moved_folder(keeper, checkpoint.get("callbacks", {}).get(keeper.state_key, {}))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The optimizers are made, and the checkpoint's states are not loaded yet.
+        for saved, optimizer in zip(self._optimizers, trainer.optimizers, strict=False):
+            _check_optimizer(saved, optimizer.state_dict(), type(optimizer).__name__)
+        self._optimizers = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         positions, self._positions = self._positions, []
@@ -40,12 +73,12 @@ class ExactResumption(Callback):
             loader.load_state_dict(positions[0])
         elif trainer.fit_loop.restarted_mid_epoch and not trainer.is_last_batch:
             raise ValueError(
-                f"the checkpoint is of the middle of an epoch, from which {type(loader).__name__} cannot go on: resume "
+                f"the checkpoint is of the middle of an epoch, where {type(loader).__name__} cannot continue: resume "
                 "from a checkpoint of an epoch's end"
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not called where an epoch goes on.
+        # Lightning does not call this for the rest of an interrupted epoch.
         self.train_accuracy.reset()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -53,17 +86,41 @@ class ExactResumption(Callback):
             counts = self.train_accuracy.metric_state.items()
             checkpoint[_COUNTS] = {name: count.clone() for name, count in counts if isinstance(count, Tensor)}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        averages = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if AVERAGING in checkpoint and not averages:
-            raise ValueError("the checkpoint holds averaged weights: resume with callbacks=[default,ema]")
-        # Lightning would forget the positions where it has made its loaders already, as a schedule that asks for the
-        # number of steps makes it do.
-        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
-        self._positions = loop.pop("combined_loader", [])
-        # The counts are those of all processes together.
-        if trainer.is_global_zero:
-            for name, count in checkpoint.get(_COUNTS, {}).items():
-                setattr(self.train_accuracy, name, count.to(self.train_accuracy.device))
+
+def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> None:
+    """Refuse to resume with another optimizer, or with settings that the checkpoint's would silently replace."""
+    for old, new in zip(saved["param_groups"], made["param_groups"], strict=False):
+        unshared = (old.keys() ^ new.keys()) - _SCHEDULED
+        if unshared or len(old["params"]) != len(new["params"]):
+            raise ValueError(
+                f"a resumed training keeps its optimizer, got {name}, which differs from the checkpoint's in "
+                f"{', '.join(sorted(unshared)) or 'its parameters'}: resume with that one, or start a new run"
+            )
+        # Settings that a schedule moves have another value now; it keeps the first one as initial_lr.
+        moving = {"params"} | ({"lr"} if "initial_lr" in new else set())
+        moving |= {"momentum", "betas"} if "max_momentum" in new else set()
+        differing = [key for key in sorted((old.keys() & new.keys()) - moving) if old[key] != new[key]]
+        if differing:
+            values = "; ".join(f"{key}: {old[key]} in the checkpoint, {new[key]} here" for key in differing)
+            raise ValueError(
+                f"a resumed training keeps its optimizer's settings, got {values}: resume with those of the "
+                "checkpoint, or start a new run"
+            )
+
+
+def _follow_moved_folder(keeper: ModelCheckpoint, state: dict[str, Any]) -> None:
+    """Let the state of a checkpoint callback point to the run's present folder, if its best checkpoint is there.
+
+    Lightning forgets the best score of a folder with another path, and a worse epoch would replace the best one.
+    """
+    old, new = state.get("dirpath"), keeper.dirpath
+    if old is None or new is None or old == new or not Path(new, Path(state["best_model_path"]).name).is_file():
+        return
+
+    def moved(path: str) -> str:
+        return str(Path(new, Path(path).name)) if path else path
+
+    for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
+        state[name] = moved(state.get(name, ""))
+    state["best_k_models"] = {moved(path): score for path, score in state.get("best_k_models", {}).items()}
+    state["dirpath"] = new

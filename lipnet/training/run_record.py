@@ -1,4 +1,4 @@
-"""The record of a run: on what, from which commit and for how long it was trained, over all its starts."""
+"""Callback that records a run: seed, progress, time, commit, versions and hardware, over all its starts."""
 
 import json
 import os
@@ -19,32 +19,39 @@ from lipnet.files import atomic_write
 
 
 class RunRecord(Callback):
-    """Writes a JSON file that says what figures alone do not: seed, progress, wall time, commit, versions, hardware.
+    """Callback that writes run.json: seed, progress, wall time, commit, versions and hardware.
 
-    The file is replaced as a whole at the start, after every validation and epoch, and at the end. A resumed training
-    adds a start to it, so that the time is that of all starts together; what a killed process did after its last
-    writing is not in it. A fast development run writes nothing.
+    The file is replaced atomically at the start, after every validation and epoch, and at the end. A resumed training
+    appends a start, so that the time covers all starts; the work of a killed process after its last update is not
+    counted. A fast development run writes nothing.
 
-    Keys: ``seed``; ``epochs`` and ``steps`` that are done; ``planned_epochs``, None where a time is the plan;
-    ``finished``, whether the training came to its end; ``seconds``, training and validation of all starts; ``starts``,
-    each with ``began``, ``seconds``, ``first_step``, ``commit``, ``versions`` and ``hardware``.
+    Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None if a time limit ends the training;
+    ``finished``; ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
+    ``first_step``, ``commit``, ``versions`` and ``hardware``.
 
     Args:
         path: the file.
-        seed: of the run.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: on resuming, for a damaged file.
     """
 
     def __init__(self, path: str | Path, seed: int | None = None) -> None:
         self.path, self.seed = Path(path), seed
         self._began = monotonic()
         self._starts: list[dict[str, Any]] = []
+        self._earlier: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._began = monotonic()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         earlier = self.path.is_file() and trainer.ckpt_path is not None
-        self._starts = json.loads(self.path.read_text())["starts"] if earlier else []
+        self._earlier = read_starts(self.path) if earlier else []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._starts = self._earlier
         self._starts.append(
             {
                 "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,21 +96,32 @@ class RunRecord(Callback):
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 
 
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Return the starts that a run.json lists; raise ValueError if the file is damaged."""
+    try:
+        starts = json.loads(path.read_text())["starts"]
+        if not all(isinstance(start["began"], str) and start["seconds"] >= 0 for start in starts):
+            raise ValueError(f"a start needs 'began' and 'seconds', got {starts}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}; remove it to resume with a new record") from error
+    return list(starts)
+
+
 def commit() -> str | None:
-    """The commit of the checkout that lipnet is imported from, ``-dirty`` if files differ from it; None without one."""
+    """Return the commit of lipnet's checkout, with ``-dirty`` if files differ from it; None without a checkout."""
     root = Path(lipnet.__file__).parents[1]
     if not (root / ".git").exists():
         return None
     try:
         names = [_git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")]
     except (OSError, subprocess.CalledProcessError):
-        # Without git, or in a checkout of somebody else's, the commit is not known.
+        # Without git, or in a checkout that another user owns, the commit is unknown.
         return None
     return f"{names[0]}-dirty" if names[1] else names[0]
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a process on this device computes with: processor, its usable cores, torch's threads, accelerator."""
+    """Describe the hardware of a process: processor, usable cores, torch's threads, accelerator."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor(),
@@ -114,7 +132,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, which Linux says in a file alone."""
+    """Return the processor's name, which Linux gives in a file only."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

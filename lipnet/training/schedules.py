@@ -1,9 +1,13 @@
 """Learning-rate schedules that are stated as fractions of the training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import cos, pi
+from typing import Any, ClassVar, Literal
 
+from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
@@ -13,16 +17,16 @@ def step_schedule(
 ) -> MultiStepLR:
     """Multiply the learning rate by ``gamma`` at the given fractions of the training; stepped once an epoch.
 
-    The paper's: 200 epochs, by 0.1 at 1/2 and 3/4 (Gorbunov et al., NeurIPS 2024, arXiv 2406.10019).
+    The paper uses 200 epochs, with 0.1 at 1/2 and 3/4 (Gorbunov et al., NeurIPS 2024, arXiv 2406.10019).
 
     Args:
-        optimizer: whose learning rate is scheduled.
+        optimizer: optimizer whose learning rate is scheduled.
         total_epochs: length of the training.
-        at: increasing fractions in (0, 1), rounded to whole epochs, but never to the start.
+        at: increasing fractions in (0, 1), rounded to whole epochs, but at least to the first.
         gamma: the factor.
 
     Raises:
-        ValueError: for fractions outside (0, 1) or not increasing, and for a length that is not known.
+        ValueError: for fractions outside (0, 1) or not increasing, and for an unknown length.
     """
     if total_epochs < 1:
         raise ValueError(f"the schedule needs the number of epochs, got {total_epochs}: set trainer.max_epochs")
@@ -32,15 +36,21 @@ def step_schedule(
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 
-class PerStepSchedule(ABC):
-    """A schedule that is stepped after every optimizer step, over the whole training.
+Length = int | Callable[[], float]
+"""Length of a training: its number of steps, or a function that returns the fraction of its time that is used up."""
 
-    `CertifiedClassifier` asks the trainer for the number of steps, and steps it.
+
+class PerStepSchedule(ABC):
+    """Schedule over the whole training that is stepped after every optimizer step.
+
+    `CertifiedClassifier` gives it the length of the training, in steps or in time as `over` says, and steps it.
     """
 
+    over: Literal["steps", "time"] = "steps"
+
     @abstractmethod
-    def __call__(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """Schedule the optimizer's rates, whose present values are the peaks, over ``total_steps`` >= 1 steps."""
+    def __call__(self, optimizer: Optimizer, length: Any) -> LRScheduler:
+        """Schedule the optimizer's rates, whose present values are the peaks, over a `Length`."""
 
 
 class CosineWithWarmup(PerStepSchedule):
@@ -58,13 +68,13 @@ class CosineWithWarmup(PerStepSchedule):
     Raises:
         ValueError: for a fraction out of range.
 
-    Source: Loshchilov & Hutter, "SGDR", ICLR 2017 (arXiv 1608.03983), without restarts; the warm-up: Goyal et al.,
+    Source: Loshchilov & Hutter, "SGDR", ICLR 2017 (arXiv 1608.03983), without restarts; warm-up: Goyal et al.,
     arXiv 1706.02677.
 
     Example:
         >>> import torch
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-        >>> schedule = CosineWithWarmup(warmup=0.2)(optimizer, total_steps=10)
+        >>> schedule = CosineWithWarmup(warmup=0.2)(optimizer, 10)
         >>> schedule.get_last_lr()
         [0.05]
     """
@@ -76,69 +86,114 @@ class CosineWithWarmup(PerStepSchedule):
             raise ValueError(f"final must be a fraction in [0, 1], got {final}")
         self.warmup, self.final = warmup, final
 
-    def __call__(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
-        warmup_steps = min(round(self.warmup * total_steps), total_steps - 1)
+    def __call__(self, optimizer: Optimizer, length: int) -> LambdaLR:
+        warmup_steps = min(round(self.warmup * length), length - 1)
 
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / warmup_steps
             # The schedule is stepped once more after the last step.
-            progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+            progress = min(1.0, (step - warmup_steps) / (length - warmup_steps))
             return self.final + (1 - self.final) * (1 + cos(pi * progress)) / 2
 
         return LambdaLR(optimizer, factor)
 
 
 class OneCycle(PerStepSchedule):
-    r"""The 1cycle policy: one rise of the rate and one long fall, both half cosines.
+    r"""1cycle policy as in `torch.optim.lr_scheduler.OneCycleLR`: the rate rises, then falls, along half cosines.
 
-    With N steps the rise ends at step :math:`a = \mathrm{rise}\,N - 1`, the fall at step N - 1:
-
-    .. math:: c(u, v, x) = v + \frac{u - v}{2} (1 + \cos \pi x), \qquad
-        \eta_s = c\left(\frac{\eta}{d}, \eta, \frac{s}{a}\right)\ (s \le a), \quad
-        c\left(\eta, \frac{\eta}{d\,e}, \frac{s - a}{N - 1 - a}\right)\ (s > a)
-
-    with the peak :math:`\eta`. If a range of momentum is given, it falls from its larger value to its smaller one while
-    the rate rises, and rises while the rate falls.
+    Over the steps it is torch's schedule itself. Over the time, for trainings that ``Trainer(max_time=...)`` ends, the
+    fraction of the budget that all starts together have used stands for the fraction of the steps. Such rates depend on
+    how fast the machine is, so two of these trainings are not bit for bit the same.
 
     Args:
-        rise: fraction of the training in which the rate rises, in (0, 1).
-        initial_divisor: d, of the peak rate at the start.
-        final_divisor: e, of the starting rate at the end.
-        momentum: smallest and largest momentum (or first beta, of Adam's kind); None leaves the optimizer's.
+        pct_start: fraction of the training in which the rate rises, in (0, 1).
+        div_factor: peak rate divided by the first rate.
+        final_div_factor: first rate divided by the last rate.
+        momentum: smallest and largest momentum (or first beta, for Adam), which falls while the rate rises; None leaves
+            the optimizer's.
+        over: ``"steps"`` or ``"time"``.
 
     Raises:
-        ValueError: for a setting out of range; when made, for an optimizer without momentum, if it is to be scheduled.
+        ValueError: for a setting out of range; when called, for an optimizer without a momentum to schedule.
+        TypeError: for a setting under a name that it does not have any more.
 
-    Source: Smith & Topin, "Super-Convergence", arXiv 1708.07120; the half cosines are torch's.
+    Source: Smith & Topin, "Super-Convergence", arXiv 1708.07120.
     """
+
+    _RENAMED: ClassVar = {"rise": "pct_start", "initial_divisor": "div_factor", "final_divisor": "final_div_factor"}
 
     def __init__(
         self,
-        rise: float = 0.3,
-        initial_divisor: float = 25.0,
-        final_divisor: float = 1e4,
+        pct_start: float = 0.3,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
         momentum: Sequence[float] | None = None,
+        over: Literal["steps", "time"] = "steps",
+        **unknown: Any,
     ) -> None:
-        if not 0 < rise < 1:
-            raise ValueError(f"rise must be a fraction in (0, 1), got {rise}")
-        if not (initial_divisor >= 1 and final_divisor >= 1):
-            raise ValueError(f"the divisors must be at least 1, got {initial_divisor} and {final_divisor}")
+        for name in unknown:
+            hint = f"use {self._RENAMED[name]}" if name in self._RENAMED else "it has no such setting"
+            raise TypeError(f"one cycle got {name}={unknown[name]}: {hint}")
+        if not 0 < pct_start < 1:
+            raise ValueError(f"pct_start must be a fraction in (0, 1), got {pct_start}")
+        for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not divisor >= 1:
+                raise ValueError(f"{name} must be at least 1, got {divisor}")
         if momentum is not None and not (len(momentum) == 2 and 0 <= momentum[0] <= momentum[1] < 1):
             raise ValueError(f"momentum must be a smallest and a largest value in [0, 1), got {momentum}")
-        self.rise, self.initial_divisor, self.final_divisor = rise, initial_divisor, final_divisor
-        self.momentum = None if momentum is None else tuple(momentum)
+        if over not in ("steps", "time"):
+            raise ValueError(f"over must be 'steps' or 'time', got {over!r}")
+        self.over = over
+        smallest, largest = momentum or (0.0, 0.0)
+        self._settings: dict[str, Any] = {
+            "pct_start": pct_start,
+            "div_factor": div_factor,
+            "final_div_factor": final_div_factor,
+            "cycle_momentum": momentum is not None,
+            "base_momentum": smallest,
+            "max_momentum": largest,
+        }
 
-    def __call__(self, optimizer: Optimizer, total_steps: int) -> OneCycleLR:
-        smallest, largest = self.momentum or (0.0, 0.0)
-        return OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=total_steps,
-            pct_start=self.rise,
-            div_factor=self.initial_divisor,
-            final_div_factor=self.final_divisor,
-            cycle_momentum=self.momentum is not None,
-            base_momentum=smallest,
-            max_momentum=largest,
-        )
+    def __call__(self, optimizer: Optimizer, length: Length) -> OneCycleLR:
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        if callable(length):
+            return _OneCycleOverTime(optimizer, length, max_lr=peaks, **self._settings)
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=length, **self._settings)
+
+
+class _OneCycleOverTime(OneCycleLR):
+    """OneCycleLR whose step number is the fraction of the time that is used up, in billionths."""
+
+    _STEPS = 10**9
+
+    def __init__(self, optimizer: Optimizer, fraction: Callable[[], float], **settings: Any) -> None:
+        self.fraction = fraction
+        super().__init__(optimizer, total_steps=self._STEPS, **settings)
+
+    def get_lr(self) -> list[float | Tensor]:
+        self.last_epoch = round(min(1.0, max(0.0, self.fraction())) * (self._STEPS - 1))
+        return super().get_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "fraction"}
+
+
+def fraction_of_time(trainer: Trainer) -> Callable[[], float]:
+    """Return a function that tells how much of the trainer's ``max_time`` is used up, the same in all processes.
+
+    Raises:
+        ValueError: for a trainer without a time budget.
+    """
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    if not timers or timers[0].time_remaining() is None:
+        raise ValueError("a schedule over the time of a training needs its budget: set trainer.max_time=DD:HH:MM:SS")
+
+    def fraction() -> float:
+        elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
+        assert remaining is not None
+        # Clocks differ, and rates that differ would drive the processes' weights apart.
+        used: float = trainer.strategy.broadcast(elapsed / (elapsed + remaining))
+        return used
+
+    return fraction

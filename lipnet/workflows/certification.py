@@ -41,6 +41,7 @@ def certify_checkpoint(
     resume: bool = False,
     attack: CertificateAttack | None = None,
     layers: bool = False,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -60,6 +61,7 @@ def certify_checkpoint(
         resume: continue an interrupted certification in ``output_dir``, if there is one.
         attack: attack on the certificates once they are written; None for no attack.
         layers: print the bounds of the layers, too.
+        trust: packages of your own whose modules the checkpoint may name; never for a stranger's file.
 
     Returns:
         The content of summary.json.
@@ -87,6 +89,7 @@ def certify_checkpoint(
         n_samples=n_samples,
         batch_size=batch_size,
         dtype=dtype,
+        trust=trust,
     )
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
@@ -143,6 +146,7 @@ def prepare_certification(
     n_samples: int | None = None,
     batch_size: int = 250,
     dtype: str = "float64",
+    trust: Sequence[str] = (),
 ) -> Certification:
     """Load model and data, and compute the bounds; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
@@ -150,7 +154,7 @@ def prepare_certification(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     ckpt_path = checkpoint_path(ckpt_path)
-    checkpoint = load_checkpoint(ckpt_path)
+    checkpoint = load_checkpoint(ckpt_path, trust)
     data = _data_of(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
     data.eval_batch_size = batch_size

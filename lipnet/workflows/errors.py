@@ -1,4 +1,4 @@
-"""Errors that a person caused, as one line instead of a traceback."""
+"""Errors of the user, printed as one line instead of a traceback."""
 
 import os
 import sys
@@ -8,21 +8,24 @@ from functools import wraps
 from typing import Any
 
 from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from lipnet.certify import UnsoundCertificatesError
+from lipnet.workflows.folders import is_multirun
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a program end with exit code 1 and one message where its input was wrong, 2 where a certificate is.
+    """Let a program end with one message and exit code 1 for wrong input, or 2 for a wrong certificate.
 
-    Wrong values and types (ValueError, TypeError), files that are missing or in the way (OSError) and settings that
-    Hydra refuses are told by the message that was raised closest to the cause. With HYDRA_FULL_ERROR=1 in the
-    environment the traceback is shown, as everywhere in Hydra. Certificates that are shown to be wrong
-    (UnsoundCertificatesError) end it with exit code 2. Everything else is a defect of the program and keeps its
-    traceback.
+    Wrong values and types (ValueError, TypeError), missing files and files in the way (OSError) and settings that Hydra
+    or Lightning refuse are reported by the message of the original cause. With HYDRA_FULL_ERROR=1 in the environment
+    the traceback is shown, as everywhere in Hydra. Certificates that are shown to be wrong (UnsoundCertificatesError)
+    end the program with exit code 2. Every other exception is a defect of the program and keeps its traceback.
+
+    In a job of a multirun the error is raised again after its message, so that the other jobs run.
     """
 
     @wraps(main)
@@ -34,17 +37,26 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 traceback.print_exc()
             print(f"unsound: {error}", file=sys.stderr)
             sys.exit(2)
-        except (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            HydraException,
+            OmegaConfBaseException,
+            MisconfigurationException,
+        ) as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
-            print(f"error: {_cause(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)
+            print(f"error: {cause_of(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)
+            if is_multirun():
+                raise
             sys.exit(1)
 
     return guarded
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What Hydra's instantiation wrapped, if it did."""
+def cause_of(error: BaseException) -> BaseException:
+    """Return the exception that Hydra's instantiation wrapped, or the exception itself."""
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,52 +1,213 @@
-"""Where a run keeps its files: a new folder, or that of the run which it resumes."""
+"""Run folders: their names, the checkpoint to resume from, and the lock of a running training."""
 
+import atexit
 import os
-from datetime import datetime
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from lipnet.training.run_record import read_starts
 from lipnet.workflows.transfer import starts_from
 
 CHECKPOINTS = "checkpoints"
 LAST = f"{CHECKPOINTS}/last.ckpt"
+LOCK = ".lock"
+# DataLoader workers of a killed run hold its lock until they notice, after at most 5 seconds.
+_PATIENCE = 10.0
 
 
 def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bool = False) -> str:
-    """The folder of a run: log_dir/task_name/DATE_TIME, or the folder of the run that ``ckpt_path`` goes on with.
+    """Return the folder of a run: that of the run to resume, or a new log_dir/task_name/DATE_TIME.
 
     Args:
-        log_dir: where all runs are.
-        task_name: what this run is about.
+        log_dir: folder of all runs.
+        task_name: name of this kind of run.
         ckpt_path: None; ``"last"`` for the newest run of the task that has a last checkpoint; or a checkpoint's path.
         transfer: whether ``ckpt_path`` may be a network that another run starts from, in a folder of its own.
     """
     resumed = None if starts_from(ckpt_path, transfer) else checkpoint_to_resume(log_dir, task_name, ckpt_path)
     if resumed is not None and resumed.parent.name == CHECKPOINTS:
         return str(resumed.parent.parent)
-    return str(Path(log_dir) / task_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return str(_unused(Path(log_dir).expanduser() / task_name / _now()))
+
+
+def sweep_folder(log_dir: str, task_name: str, ckpt_path: str | None) -> str:
+    """Return the folder of a multirun: the newest one of the task for ``ckpt_path=last``, else a new one."""
+    parent = Path(log_dir).expanduser() / task_name
+    earlier = sorted(parent.glob("multirun_*"), key=lambda folder: folder.stat().st_mtime)
+    return str(earlier[-1] if ckpt_path == "last" and earlier else _unused(parent / f"multirun_{_now()}"))
+
+
+def output_folder(log_dir: str) -> str:
+    """Return the folder of the present job: Hydra's, or without Hydra (in a notebook) one per process."""
+    return HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else _notebook_folder(log_dir)
+
+
+@lru_cache
+def _notebook_folder(log_dir: str) -> str:
+    return run_folder(log_dir, "notebook", None)
 
 
 def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) -> Path | None:
-    """The checkpoint that ``ckpt_path`` means, whether it exists or not; None if there is none to be found."""
+    """Return the checkpoint that ``ckpt_path`` names, whether it exists or not, or None if ``"last"`` finds none.
+
+    In a multirun, ``"last"`` is the last checkpoint of the job's own folder.
+    """
     if ckpt_path is None:
         return None
     if ckpt_path != "last":
-        return Path(ckpt_path)
-    checkpoints = sorted(Path(log_dir, task_name).glob(f"*/{LAST}"))
-    return checkpoints[-1] if checkpoints else None
+        return Path(ckpt_path).expanduser()
+    if is_multirun():
+        own = Path(HydraConfig.get().runtime.output_dir, LAST)
+        return own if own.is_file() else None
+    folder = Path(log_dir).expanduser() / task_name
+    checkpoints = [*folder.glob(f"*/{LAST}"), *folder.glob(f"multirun_*/*/{LAST}")]
+    return max(checkpoints, key=_start_of, default=None)
+
+
+def _start_of(checkpoint: Path) -> tuple[datetime, str]:
+    """Return when a run was started, as its record says, or else when its last checkpoint was saved; and its folder.
+
+    Folder names are local times, which summer time and a change of the zone set back.
+    """
+    record = checkpoint.parents[1] / "run.json"
+    if record.is_file():
+        starts = read_starts(record)
+        if starts:
+            return datetime.fromisoformat(starts[0]["began"]), str(checkpoint)
+    return datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC), str(checkpoint)
 
 
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
-    """The subfolder for what each start of a run writes for itself: none for the first, one for every resumption.
-
-    A job that Slurm has requeued is resumed, though its command is that of the first start.
-    """
-    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    """Return the subfolder for the settings of this start of a run: none for the first start, one per resumption."""
     first = ckpt_path is None or starts_from(ckpt_path, transfer)
-    return "" if first and not requeued else f"resumed_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
+    return "" if first and not _is_requeued() else f"resumed_{_now()}"
 
 
-# Cached: the time of day is asked for once in a process, however often the folder is.
+def is_multirun() -> bool:
+    """Return whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+class RunFolder(Callback):
+    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if nothing came.
+
+    The processes that a distributed training starts use the folder of the first one.
+    """
+
+    def __init__(self) -> None:
+        self._unfinished: Path | None = None
+
+    @rank_zero_only
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._claim(config, config.hydra.run, run_folder)
+
+    @rank_zero_only
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._claim(config, config.hydra.sweep, sweep_folder)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self._unfinished = None
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self._unfinished = None
+
+    def _claim(self, config: DictConfig, place: DictConfig, automatic: Callable[..., str]) -> None:
+        folder = Path(place.dir).expanduser()
+        stated = OmegaConf.to_container(place, resolve=False)["dir"]  # type: ignore[index, call-overload]
+        if config.ckpt_path is None and str(stated).startswith(f"${{{automatic.__name__}:"):
+            # Another start of the same second may have taken the name meanwhile.
+            while not _made(folder):
+                folder = _unused(folder)
+            new = True
+        else:
+            new = _made(folder)
+        try:
+            self._lock = FileLock(folder / LOCK)
+            self._lock.acquire(timeout=0 if config.ckpt_path is None else _PATIENCE)
+            if automatic is run_folder:
+                check_unused(folder, config)
+        except Timeout:
+            self._refuse(f"another training is running in {folder}: set another hydra.run.dir, or wait for its end")
+        except FileExistsError as error:
+            self._refuse(str(error))
+        with read_write(config):
+            place.dir = str(folder)
+        if new:
+            self._unfinished = folder
+            atexit.register(self._remove_empty)
+
+    def _refuse(self, message: str) -> None:
+        # Hydra only warns of exceptions in callbacks, but lets SystemExit through.
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+    def _remove_empty(self) -> None:
+        folder = self._unfinished
+        if folder is None or any(map(holds_run, [folder, *folder.glob("*")])) or [*folder.rglob("metrics.csv")]:
+            return
+        if not [*folder.rglob("run.json")]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder, and return whether it was not there before."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint or certificates of a run."""
+    return (folder / "summary.json").exists() or any((folder / CHECKPOINTS).glob("*.ckpt"))
+
+
+def check_unused(folder: Path, config: DictConfig) -> None:
+    """Raise FileExistsError if a folder holds another run than the one that this start resumes."""
+    if not holds_run(folder) or _is_requeued():
+        return
+    transfer = bool(config.get("transfer", False))
+    resumed = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
+    if resumed is not None and not starts_from(resumed, transfer) and folder.resolve() in resumed.resolve().parents:
+        return
+    raise FileExistsError(
+        f"{folder} holds a run already: resume it with ckpt_path={folder / LAST}, or set another hydra.run.dir"
+    )
+
+
+def _is_requeued() -> bool:
+    """Return whether Slurm has requeued this job, which resumes its run with the command of the first start."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _unused(folder: Path) -> Path:
+    """Return a folder that does not exist yet: the given one, or its name with the first free number."""
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}_{number}")
+    return free
+
+
+# Cached, since the name of a new folder depends on the time of day.
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("resumption", resumption, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("output_folder", output_folder, replace=True)

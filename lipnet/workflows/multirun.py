@@ -1,39 +1,63 @@
-"""One table for all the runs of a Hydra multirun."""
+"""Hydra callback that keeps a multirun going after a failed job, and ends it with one table."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lipnet.certify import read_summary, summary_table
+from lipnet.workflows.errors import cause_of
+
+Overrides = tuple[str, ...]
 
 
 class SweepTable(Callback):
-    """Prints what `summary_table` says of the finished runs of a multirun, each named by what sets it apart."""
+    """Prints `summary_table` for the finished runs of a multirun, and one line for each failed one.
+
+    Each run is named by the overrides that distinguish it. A multirun with a failed run ends with exit status 1.
+    """
 
     def __init__(self) -> None:
-        self._folders: dict[tuple[str, ...], Path] = {}
+        self._folders: dict[Overrides, Path] = {}
+        self._errors: dict[Overrides, str] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if job_return.hydra_cfg is not None and job_return.overrides is not None:
-            self._folders[tuple(job_return.overrides)] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        if job_return.hydra_cfg is None or job_return.overrides is None:
+            return
+        overrides = tuple(job_return.overrides)
+        self._folders[overrides] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        if job_return.status == JobStatus.FAILED:
+            error = cause_of(job_return._return_value)
+            self._errors[overrides] = f"{type(error).__name__}: {error}"
+            if str(job_return.hydra_cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
+                # Hydra's own sweeper would raise the error after all jobs, and skip the table. Others count failures.
+                job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        summaries = {overrides: folder / "summary.json" for overrides, folder in self._folders.items()}
-        certified = {overrides: path for overrides, path in summaries.items() if path.is_file()}
-        if certified:
-            rows = dict(zip(distinct_names(list(certified)), map(read_summary, certified.values()), strict=True))
-            Console().print(summary_table(rows))
+        names = dict(zip(self._folders, distinct_names(list(self._folders)), strict=True)) if self._folders else {}
+        summaries = {
+            names[overrides]: read_summary(path)
+            for overrides, folder in self._folders.items()
+            if overrides not in self._errors and (path := folder / "summary.json").is_file()
+        }
+        if summaries:
+            Console().print(summary_table(summaries))
+        for overrides, error in self._errors.items():
+            print(f"failed: {names[overrides]}: {error}", file=sys.stderr)
+        if self._errors:
+            print(f"{len(self._errors)} of {len(names)} runs failed; ckpt_path=last resumes them", file=sys.stderr)
+            sys.exit(1)
 
 
-def distinct_names(runs: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each run: its overrides without those that all share, short where that tells the runs apart.
+def distinct_names(runs: Sequence[Overrides]) -> list[str]:
+    """Return a name for each run: the overrides that not all runs share, shortened if the names stay distinct.
 
-    A run that has no overrides of its own is named by its number.
+    A run without overrides of its own is named by its number.
     """
     shared = set(runs[0]).intersection(*runs)
     own = [[override for override in overrides if override not in shared] for overrides in runs]
@@ -43,6 +67,6 @@ def distinct_names(runs: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _short(override: str) -> str:
-    """model.depth=5 as depth=5."""
+    """Shorten model.depth=5 to depth=5."""
     key, equals, value = override.partition("=")
     return key.rpartition(".")[2] + equals + value

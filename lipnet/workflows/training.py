@@ -1,4 +1,4 @@
-"""The parts of a training, made from its configuration."""
+"""Parts of a training, made from its configuration and checked before it starts."""
 
 import logging
 import warnings
@@ -6,30 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
+import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
-from lipnet.training import CertifiedClassifier
-from lipnet.workflows.folders import LAST, checkpoint_to_resume
+from lipnet.training import CertifiedClassifier, LastCheckpoint, certified_accuracy_key
+from lipnet.workflows.certification import DTYPES
+from lipnet.workflows.devices import device_of
+from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.transfer import starts_from, transferred_config
 
 
 def make_data(config: DictConfig) -> ImageDataModule:
-    """The data module of the group ``data``."""
+    """Return the data module of the group ``data``."""
     data: ImageDataModule = instantiate(config.data)
     return data
 
 
 def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifier:
-    """The LightningModule: the model of the group ``model`` on these data, with loss, optimizer and schedule.
+    """Return the LightningModule: the model for these data, with loss, optimizer and schedule.
 
-    In a transfer it is the network of ``ckpt_path``, with its weights, adapted to these data.
+    In a transfer the model is the network of ``ckpt_path``, with its weights, adapted to these data.
     """
     transfer = _is_transfer(config)
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
@@ -42,6 +47,7 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         scheduler=instantiate(config.scheduler),
         radii=list(config.radii),
         compile_mode=config.get("compile"),
+        trust=config.get("trust", ()),
     )
     if path is not None and starts_from(path, transfer):
         load_base(module.model, load_checkpoint(path).model.state_dict())
@@ -49,30 +55,73 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
 
 
 def make_trainer(config: DictConfig) -> Trainer:
-    """The Trainer of the group ``trainer``, with the callbacks and loggers of their groups that are not null."""
-    _quieten_lightning()
+    """Return the Trainer of the group ``trainer``, with the callbacks and loggers of their groups that are not null.
+
+    A progress bar is left out if ``trainer.enable_progress_bar`` is false, and the learning rate's monitor if there is
+    no logger.
+    """
+    _silence_lightning()
     callbacks: list[Callback] = [instantiate(each) for each in (config.callbacks or {}).values() if each is not None]
-    loggers: list[Logger] = [instantiate(each) for each in (config.logger or {}).values() if each is not None]
+    # `logger=[]` composes to an empty list.
+    loggers: list[Logger] = [instantiate(each) for each in dict(config.logger or {}).values() if each is not None]
+    left_out: tuple[type[Callback], ...] = () if config.trainer.get("enable_progress_bar", True) else (ProgressBar,)
+    left_out += () if loggers else (LearningRateMonitor,)
+    callbacks = [each for each in callbacks if not isinstance(each, left_out)]
+    max_time = config.trainer.get("max_time")
+    if isinstance(max_time, int | float):
+        raise ValueError(
+            f"trainer.max_time must be text, DD:HH:MM:SS, got the number {max_time}: quote it, since YAML reads "
+            "1:00:00:00 as a number"
+        )
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     return trainer
 
 
-def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
-    """The checkpoint to go on from, checked to be one of the same model and data; None for a new training or transfer.
+def check_certification(config: DictConfig) -> None:
+    """Check before the first epoch what the certification after the last one needs.
 
     Raises:
-        FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to go on with.
+        ValueError, FileNotFoundError: for a setting of ``certify`` out of range, missing or empty test data, and a
+            training that will have nothing to certify.
+    """
+    if config.trainer.get("max_epochs") == 0:
+        raise ValueError("trainer.max_epochs must be positive, or -1 for no limit, got 0: nothing would be trained")
+    settings = config.certify
+    if settings is None:
+        return
+    if config.trainer.get("fast_dev_run"):
+        raise ValueError("trainer.fast_dev_run keeps no checkpoint to certify: set certify=null, or use debug=fast")
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"certify.dtype must be one of {', '.join(DTYPES)}, got {settings.dtype!r}")
+    if settings.batch_size < 1:
+        raise ValueError(f"certify.batch_size must be at least 1, got {settings.batch_size}")
+    device_of(settings.device)
+    count = len(make_data(config).evaluation_dataset(settings.split))
+    if not 1 <= (count if settings.n_samples is None else settings.n_samples) <= count:
+        raise ValueError(
+            f"certify.n_samples must be from 1 to {count}, the size of the {settings.split} split, or null, got "
+            f"{settings.n_samples}"
+        )
+
+
+def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
+    """Return the checkpoint to resume, checked to be of the same model and data; None for a new training or transfer.
+
+    Raises:
+        FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to resume.
         ValueError: if it is damaged, or of another model or other data.
     """
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if path is None:
-        if config.ckpt_path is not None:
-            folder = Path(config.paths.log_dir, config.task_name).absolute()
+        # In a resumed sweep, some jobs start only now.
+        if config.ckpt_path is not None and not is_multirun():
+            folder = Path(config.paths.log_dir, config.task_name).expanduser().absolute()
             raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
         return None
     if starts_from(path, _is_transfer(config)):
         return None
     description = read_checkpoint(path)[0][DESCRIPTION]
+    assert module.description is not None
     for part in ("model", "dataset"):
         differing = _differences(description[part], module.description[part])
         if differing:
@@ -81,31 +130,68 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
 
 
 def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
-    """The best checkpoint and its validation score; None if the run kept none, as in a fast development run."""
+    """Return the best checkpoint and its validation score, or None if no validation chose one."""
     keeper = trainer.checkpoint_callback
     if not isinstance(keeper, ModelCheckpoint) or not keeper.best_model_path or keeper.best_model_score is None:
         return None
     return Path(keeper.best_model_path), float(keeper.best_model_score)
 
 
-def _is_transfer(config: DictConfig) -> bool:
-    return bool(config.get("transfer", False))
+def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, float | None]:
+    """Return the best checkpoint and its score, or the last state and None if no validation chose one.
+
+    Without any checkpoint the state is saved, by all processes together.
+    """
+    best = best_checkpoint(trainer)
+    if best is not None:
+        return best
+    paths = [keeper.path for keeper in trainer.checkpoint_callbacks if isinstance(keeper, LastCheckpoint)]
+    path = next((path for path in paths if path.is_file()), Path(folder, LAST))
+    if path not in paths:
+        trainer.save_checkpoint(path)
+    return path, None
 
 
-def _quieten_lightning() -> None:
-    """Keep an advertisement, and a warning about Lightning's own use of torch, out of every run's output."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+def end_distributed() -> None:
+    """Leave the process group of a distributed training, so that the first process can certify alone.
+
+    Metrics wait for all processes of a group, and the others are done.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+@rank_zero_only
+def log_configuration(trainer: Trainer, config: DictConfig) -> None:
+    """Give the resolved configuration to the loggers as hyperparameters."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+@rank_zero_only
+def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) -> None:
+    """Give the figures of the certificates to the loggers, and the picture of the curve to those that take pictures."""
+    names = ("clean_accuracy", "average_certified_radius", "lipschitz_bound")
+    figures = {f"certificates/{name}": summary[name] for name in names if summary[name] is not None}
+    for radius, share in summary["certified_accuracy"].items():
+        figures[certified_accuracy_key(radius, "certificates")] = share
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, trainer.global_step)
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(logger, "log_image"):
+            logger.log_image("certificates/curve", [str(curve)])
+        elif hasattr(experiment, "add_image"):
+            pixels = matplotlib.image.imread(curve)[..., :3]
+            experiment.add_image("certificates/curve", pixels, trainer.global_step, dataformats="HWC")
+        elif hasattr(experiment, "log_artifact"):
+            experiment.log_artifact(logger.run_id, str(curve))  # type: ignore[attr-defined]
+        logger.finalize("success")
 
 
 def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:
-    """The configuration of the model as plain containers, for these data.
+    """Return the model's configuration for these data as plain containers.
 
-    What the data determine (classes, channels, image size, mean, std) goes into it, unless it is stated there.
+    The data determine classes, channels, image size, mean and std, unless the configuration states them.
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(stated, dict)
@@ -119,6 +205,21 @@ def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:
     return {**determined, **{str(key): value for key, value in stated.items()}}
 
 
+def _is_transfer(config: DictConfig) -> bool:
+    return bool(config.get("transfer", False))
+
+
 def _differences(checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     keys = sorted(key for key in {*checkpoint, *run} if checkpoint.get(key) != run.get(key))
     return "; ".join(f"{key}: {checkpoint.get(key)} in the checkpoint, {run.get(key)} here" for key in keys)
+
+
+def _silence_lightning() -> None:
+    """Drop an advertisement, lines on absent hardware, and a warning about Lightning's own use of torch."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_reading)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "litlogger" not in message and not message.startswith(("TPU available: False", "HPU available: False"))

@@ -1,4 +1,4 @@
-"""From the checkpoint of a certified network to an adapted one on other classes."""
+"""Configuration of a transfer: the network of a checkpoint, adapted to other classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 
 _ADAPTED = {"conv": f"lipnet.models.{AdaptedConv.__name__}", "head": f"lipnet.models.{AdaptedHead.__name__}"}
-# What LipConvNet takes where a configuration says nothing.
+# Defaults of LipConvNet.
 _DEFAULTS = {"conv": "lipnet.layers.SOC", "head": "lipnet.layers.SOCLinear"}
 
 
 def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
-    """Whether a run starts from the network of a checkpoint instead of going on with its training.
+    """Return whether a run starts from the network of a checkpoint instead of resuming its training.
 
-    A transfer does, unless the checkpoint is itself one of a transfer, which it then resumes.
+    A transfer does, unless the checkpoint is itself of a transfer, which it then resumes.
     """
     if not transfer or ckpt_path is None or not Path(ckpt_path).is_file():
         return False
@@ -30,16 +30,16 @@ def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
 
 
 def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: DatasetSpec) -> dict[str, Any]:
-    """The configuration of the network of a checkpoint with as many classes as the data, adapted.
+    """Return the configuration of a checkpoint's network, adapted, with as many classes as the data.
 
     Args:
-        config: the run's, with ``model=transferred``.
-        ckpt_path: of the network to start from, or of a transfer to go on with.
-        spec: of the data.
+        config: the run's configuration, with ``model=transferred``.
+        ckpt_path: checkpoint of the network to start from, or of the transfer to resume.
+        spec: description of the data.
 
     Raises:
         FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.
-        ValueError: for none, for one of images of another shape, and for another group ``model``.
+        ValueError: without a checkpoint, for images of another shape, and for another group ``model``.
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen"}:
@@ -59,7 +59,7 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
 
 
 def _layer(network: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    """The configuration of the network's own layers, whether they are adapted or not."""
+    """Return the configuration of the network's own layers, without an adapter."""
     layer = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
     inner: Mapping[str, Any] = layer["layer"] if _is_adapted(network, part) else layer
     return inner

@@ -23,8 +23,8 @@ from lipnet.training import (
     LogitAnnealing,
     MulticlassHinge,
     OffsetCrossEntropy,
+    OneCycle,
     PerStepSchedule,
-    TimedSchedule,
 )
 from lipnet.training.losses import LipschitzLoss
 from lipnet.workflows.folders import LAST
@@ -103,7 +103,8 @@ def test_experiments_in_a_given_time_end_with_it(experiment: str) -> None:
     config = configuration(f"experiment={experiment}")
     assert config.trainer.max_epochs == -1
     assert config.trainer.max_time is not None
-    assert isinstance(instantiate(config.scheduler), TimedSchedule)
+    schedule = instantiate(config.scheduler)
+    assert isinstance(schedule, OneCycle) and schedule.over == "time"
 
 
 def columns_of(model: torch.nn.Module) -> tuple[set[bool], set[type[torch.nn.Module]], int]:
@@ -198,10 +199,10 @@ def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> No
     make = instantiate(configuration(f"scheduler={scheduler}").scheduler)
     assert type(made) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
     done = [0.0]
-    if isinstance(make, TimedSchedule):
+    if isinstance(make, PerStepSchedule) and make.over == "time":
         schedule = make(made, lambda: done[0])
     else:
-        schedule = make(made, total_steps=1000) if isinstance(make, PerStepSchedule) else make(made)
+        schedule = make(made, 1000) if isinstance(make, PerStepSchedule) else make(made)
     rates = []
     for step in range(1000):
         done[0] = (step + 1) / 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import torch
 from lightning import Callback, Trainer
 
 from lipnet.data import DigitsDataModule
-from lipnet.training import CosineWithWarmup, ExponentialMovingAverage, LastCheckpoint, OneCycle, PerStepSchedule
+from lipnet.training import (
+    CosineWithWarmup,
+    ExponentialMovingAverage,
+    LastCheckpoint,
+    OneCycle,
+    PerStepSchedule,
+    step_schedule,
+)
 from tests.training.runs import (
     Interrupted,
     KillAfter,
@@ -121,7 +129,7 @@ def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path,
             return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
 
     path = interrupt(tiny_config, tmp_path, 25, data=make_data())
-    with pytest.raises(ValueError, match="of the middle of an epoch, from which DataLoader cannot go on"):
+    with pytest.raises(ValueError, match="of the middle of an epoch, where DataLoader cannot continue"):
         fit(tiny_config, tmp_path, path, data=PlainDigits(batch_size=64))
 
 
@@ -136,7 +144,7 @@ def test_an_average_is_not_dropped_nor_made_up(tmp_path: Path, tiny_config: dict
 
 def test_a_schedule_needs_to_know_its_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     module = make_module(tiny_config, scheduler=CosineWithWarmup())
-    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of steps .* set trainer\.max_epochs"):
+    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of training steps, .* set trainer\.max_epochs"):
         fit(tiny_config, tmp_path, module=module, max_epochs=-1, max_time="00:00:01:00")
 
 
@@ -165,9 +173,53 @@ def test_a_schedule_by_the_step_spans_the_training(
     module = make_module(tiny_config, scheduler=schedule)
     fit(tiny_config, tmp_path, module=module, callbacks=[Rates(), best_checkpoint(tmp_path)], **settings)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    made, expected = schedule(optimizer, total_steps=steps), []
+    made, expected = schedule(optimizer, steps), []
     for _ in range(steps):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         made.step()
     assert seen == expected
+
+
+def start(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, **settings: Any) -> Trainer:
+    module = make_module(
+        config, **{name: settings.pop(name) for name in ("optimizer", "scheduler") if name in settings}
+    )
+    return fit(config, folder, ckpt_path, module=module, limit_train_batches=2, **settings)
+
+
+@pytest.mark.parametrize("scheduler", [None, OneCycle(), partial(step_schedule, total_epochs=2, at=(0.5,))])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (partial(torch.optim.SGD, lr=0.05, momentum=0.9), r"lr: .* in the checkpoint, .* here"),
+        (
+            partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+            r"weight_decay: 0.* in the checkpoint, 0\.1",
+        ),
+        (partial(torch.optim.AdamW, lr=0.1), r"keeps its optimizer, got AdamW, which differs .* betas"),
+    ],
+    ids=["rate", "decay", "class"],
+)
+def test_another_optimizer_is_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], optimizer: Any, scheduler: Any, message: str
+) -> None:
+    start(tiny_config, tmp_path, scheduler=scheduler, max_epochs=1, max_steps=4)
+    with pytest.raises(ValueError, match=message):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=scheduler, optimizer=optimizer, max_steps=4)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    start(tiny_config, tmp_path, max_epochs=2)
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 2, the epochs done, got 1"):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", max_epochs=1)
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    first = start(tiny_config, tmp_path / "old", max_epochs=1)
+    best = first.checkpoint_callback.best_model_score
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = start(tiny_config, tmp_path / "new", tmp_path / "new" / "last.ckpt", max_epochs=1)
+    assert again.checkpoint_callback.best_model_score == best
+    assert Path(again.checkpoint_callback.best_model_path).parent == tmp_path / "new"
+    assert all(Path(path).parent == tmp_path / "new" for path in again.checkpoint_callback.best_k_models)

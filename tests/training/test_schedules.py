@@ -99,20 +99,20 @@ def half_cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) / 2 * (1 + cos(pi * fraction))
 
 
-@pytest.mark.parametrize(("rise", "initial", "final", "steps"), [(0.3, 25.0, 1e4, 100), (0.5, 10.0, 1.0, 20)])
-def test_one_cycle(rise: float, initial: float, final: float, steps: int) -> None:
-    peak, expected = rise * steps - 1, []
+@pytest.mark.parametrize(("pct_start", "initial", "final", "steps"), [(0.3, 25.0, 1e4, 100), (0.5, 10.0, 1.0, 20)])
+def test_one_cycle(pct_start: float, initial: float, final: float, steps: int) -> None:
+    peak, expected = pct_start * steps - 1, []
     for step in range(steps):
         if step <= peak:
             expected.append(half_cosine(0.1 / initial, 0.1, step / peak))
         else:
             expected.append(half_cosine(0.1, 0.1 / initial / final, (step - peak) / (steps - 1 - peak)))
-    assert rates_of(OneCycle(rise, initial, final), steps) == pytest.approx(expected, rel=1e-9)
+    assert rates_of(OneCycle(pct_start, initial, final), steps) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_cycle_of_the_momentum() -> None:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
-    groups = groups_of(OneCycle(rise=0.5, momentum=[0.85, 0.95]), 20, optimizer)
+    groups = groups_of(OneCycle(pct_start=0.5, momentum=[0.85, 0.95]), 20, optimizer)
     momenta = [group["momentum"] for group in groups]
     assert momenta[0] == pytest.approx(0.95)
     assert momenta[9] == pytest.approx(0.85)
@@ -131,7 +131,7 @@ def test_one_cycle_leaves_the_momentum() -> None:
 
 
 def test_each_group_has_its_own_peak() -> None:
-    for schedule in (OneCycle(rise=0.5), CosineWithWarmup(warmup=0.5)):
+    for schedule in (OneCycle(pct_start=0.5), CosineWithWarmup(warmup=0.5)):
         groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.02)]
         optimizer = SGD(groups, lr=1.0)
         made, seen = schedule(optimizer, 10), []
@@ -149,9 +149,9 @@ def test_each_group_has_its_own_peak() -> None:
         (lambda: CosineWithWarmup(warmup=1.0), r"warmup must be a fraction in \[0, 1\), got 1\.0"),
         (lambda: CosineWithWarmup(warmup=-0.1), r"warmup must be a fraction in \[0, 1\), got -0\.1"),
         (lambda: CosineWithWarmup(final=1.5), r"final must be a fraction in \[0, 1\], got 1\.5"),
-        (lambda: OneCycle(rise=0.0), r"rise must be a fraction in \(0, 1\), got 0\.0"),
-        (lambda: OneCycle(initial_divisor=0.5), r"divisors must be at least 1, got 0\.5 and 10000\.0"),
-        (lambda: OneCycle(final_divisor=float("nan")), r"divisors must be at least 1, got 25\.0 and nan"),
+        (lambda: OneCycle(pct_start=0.0), r"pct_start must be a fraction in \(0, 1\), got 0\.0"),
+        (lambda: OneCycle(div_factor=0.5), r"div_factor must be at least 1, got 0\.5"),
+        (lambda: OneCycle(final_div_factor=float("nan")), r"final_div_factor must be at least 1, got nan"),
         (lambda: OneCycle(momentum=[0.9]), r"momentum must be a smallest and a largest value .*got \[0\.9\]"),
         (lambda: OneCycle(momentum=[0.9, 0.8]), r"in \[0, 1\), got \[0\.9, 0\.8\]"),
     ],
@@ -165,3 +165,17 @@ def test_an_optimizer_without_momentum_has_none_to_schedule() -> None:
     optimizer = Adagrad([nn.Parameter(torch.zeros(1))], lr=0.1)
     with pytest.raises(ValueError, match="must support momentum"):
         OneCycle(momentum=[0.8, 0.9])(optimizer, 10)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("rise", "pct_start"), ("initial_divisor", "div_factor"), ("final_divisor", "final_div_factor")],
+)
+def test_a_former_name_of_a_setting_is_refused_with_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(TypeError, match=f"{old}=0.5: use {new}$"):
+        OneCycle(**{old: 0.5})
+
+
+def test_one_cycle_over_the_steps_is_torchs() -> None:
+    optimizer = make_optimizer()
+    assert type(OneCycle()(optimizer, 10)) is torch.optim.lr_scheduler.OneCycleLR

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from lipnet.workflows import run_folder
-from lipnet.workflows.folders import checkpoint_to_resume, resumption
+from lipnet.workflows import RunFolder, run_folder
+from lipnet.workflows.folders import checkpoint_to_resume, resumption, sweep_folder
 
 
 def make_run(folder: Path, *names: str) -> Path:
@@ -93,3 +95,98 @@ def test_a_configuration_names_the_same_folder_however_often_it_is_asked(
     config = OmegaConf.create({**settings, "other": "${run_folder:${log_dir},digits,null}"})
     assert config.run == config.run == config.other
     assert config.again == config.again
+
+
+def record(run: Path, began: str) -> Path:
+    (run / "run.json").write_text(json.dumps({"starts": [{"began": began, "seconds": 1.0}]}))
+    return run
+
+
+def test_last_goes_by_the_recorded_start(tmp_path: Path) -> None:
+    """The clock was set back between the two starts, so that the folder's name is the older one."""
+    newest = record(make_run(tmp_path / "digits" / "2026-10-25_02-10-00", "last.ckpt"), "2026-10-25T01:10:00+00:00")
+    record(make_run(tmp_path / "digits" / "2026-10-25_02-50-00", "last.ckpt"), "2026-10-25T00:50:00+00:00")
+    assert checkpoint_to_resume(str(tmp_path), "digits", "last") == newest / "checkpoints" / "last.ckpt"
+
+
+def test_last_sees_the_runs_of_a_sweep(tmp_path: Path) -> None:
+    make_run(tmp_path / "digits" / "2026-01-01_00-00-00", "last.ckpt")
+    newest = make_run(tmp_path / "digits" / "multirun_2026-01-02_00-00-00" / "3", "last.ckpt")
+    record(newest, "2030-01-01T00:00:00+00:00")
+    assert checkpoint_to_resume(str(tmp_path), "digits", "last") == newest / "checkpoints" / "last.ckpt"
+    assert sweep_folder(str(tmp_path), "digits", "last") == str(newest.parent)
+    assert sweep_folder(str(tmp_path), "digits", None) != str(newest.parent)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "digits" / "run", "last.ckpt")
+    for content in ("{", "[]", '{"starts": [{}]}'):
+        (run / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run\.json is damaged"):
+            checkpoint_to_resume(str(tmp_path), "digits", "last")
+
+
+def test_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Path(run_folder("~/logs", "digits", None)).parent == tmp_path / "logs" / "digits"
+    assert checkpoint_to_resume("~/logs", "digits", "~/a.ckpt") == tmp_path / "a.ckpt"
+
+
+def configuration(folder: Path, ckpt_path: str | None = None, **run: str) -> DictConfig:
+    settings = {"paths": {"log_dir": str(folder.parent)}, "task_name": "t", "ckpt_path": ckpt_path}
+    return OmegaConf.create({**settings, "hydra": {"run": {"dir": str(folder), **run}}})
+
+
+def claim(config: DictConfig) -> RunFolder:
+    callback = RunFolder()
+    callback.on_run_start(config)
+    return callback
+
+
+def test_a_running_training_keeps_others_out_of_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = claim(configuration(tmp_path / "run"))
+    with pytest.raises(SystemExit) as end:
+        claim(configuration(tmp_path / "run"))
+    assert end.value.code == 1
+    assert "another training is running in" in capsys.readouterr().err
+    first._lock.release()
+    claim(configuration(tmp_path / "run"))
+
+
+def test_two_starts_of_the_same_second_have_two_folders(tmp_path: Path) -> None:
+    name = str(tmp_path / "t" / "2026-01-01_00-00-00")
+    OmegaConf.register_new_resolver("run_folder", lambda *_: name, replace=True)
+    try:
+        configs = [configuration(tmp_path / "t" / "x", dir="${run_folder:a,b,null}") for _ in range(2)]
+        kept = [claim(config) for config in configs]
+        assert [config.hydra.run.dir for config in configs] == [name, f"{name}_2"]
+        assert len(kept) == 2
+    finally:
+        OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+
+
+def test_a_new_training_does_not_overwrite_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", "last.ckpt")
+    with pytest.raises(SystemExit):
+        claim(configuration(run))
+    assert re.search(r"run holds a run already: resume it with ckpt_path=.*last\.ckpt", capsys.readouterr().err)
+    other = make_run(tmp_path / "other", "last.ckpt")
+    with pytest.raises(SystemExit):
+        claim(configuration(run, str(other / "checkpoints" / "last.ckpt")))
+    RunFolder.on_run_end(claim(configuration(run, str(run / "checkpoints" / "last.ckpt"))), OmegaConf.create())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_failed_start_leaves_no_empty_folder(tmp_path: Path, trained: bool) -> None:
+    callback = claim(configuration(tmp_path / "run"))
+    (tmp_path / "run" / ".hydra").mkdir()
+    if trained:
+        (tmp_path / "run" / "run.json").write_text("{}")
+    callback._remove_empty()
+    assert (tmp_path / "run").exists() == trained
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    claim(configuration(tmp_path / "run"))._remove_empty()
+    assert (tmp_path / "run").exists()

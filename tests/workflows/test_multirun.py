@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from lipnet.certify.files import sealed, summary_bytes
@@ -69,3 +69,23 @@ def test_the_run_without_overrides_of_its_own_has_its_number() -> None:
 def test_runs_that_short_names_would_confuse_keep_their_full_ones() -> None:
     runs = [("experiment=x", "data.seed=1"), ("experiment=x", "sampler.seed=1")]
     assert distinct_names(runs) == ["data.seed=1", "sampler.seed=1"]
+
+
+def test_a_failed_run_is_reported_and_the_others_keep_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = SweepTable()
+    good = finish(tmp_path / "0", ["optimizer.lr=0.1"], 0.5)
+    bad = finish(tmp_path / "1", ["optimizer.lr=9"], None)
+    bad.status, bad.return_value = JobStatus.FAILED, ValueError("the loss became nan")
+    bad.hydra_cfg.hydra.sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}
+    for job in (good, bad):
+        table.on_job_end(config=CONFIG, job_return=job)
+    assert bad.return_value is None, "Hydra would raise here, and skip what follows"
+    with pytest.raises(SystemExit) as end:
+        table.on_multirun_end(config=CONFIG)
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert "50.00" in printed.out
+    assert "failed: lr=9: ValueError: the loss became nan" in printed.err
+    assert "1 of 2 runs failed" in printed.err

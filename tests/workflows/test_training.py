@@ -7,16 +7,29 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
 from lipnet.training import CertifiedClassifier, WholeCheckpointIO
-from lipnet.workflows import best_checkpoint, make_data, make_module, make_trainer, resume_path
+from lipnet.workflows import (
+    best_checkpoint,
+    certify_checkpoint,
+    check_certification,
+    checkpoint_to_certify,
+    log_certificates,
+    log_configuration,
+    make_data,
+    make_module,
+    make_trainer,
+    resume_path,
+)
 from lipnet.workflows.training import model_config
 
 
@@ -233,3 +246,102 @@ def test_a_damaged_checkpoint_is_refused(config: DictConfig, tiny_checkpoint: Pa
     config.ckpt_path = str(tiny_checkpoint)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         resume_path(config, seeded_module(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"certify": {"dtype": "float16"}}, r"certify\.dtype must be one of float32, float64, got 'float16'"),
+        ({"certify": {"n_samples": -3}}, r"certify\.n_samples must be from 1 to 359, .*test split, or null, got -3"),
+        ({"certify": {"n_samples": 360}}, r"from 1 to 359, .*got 360"),
+        ({"certify": {"batch_size": 0}}, r"certify\.batch_size must be at least 1, got 0"),
+        ({"certify": {"device": "nowhere"}}, "device must be 'auto' or a device of torch, got 'nowhere'"),
+        ({"trainer": {"max_epochs": 0}}, r"trainer\.max_epochs must be positive, or -1 for no limit, got 0"),
+        ({"trainer": {"fast_dev_run": True}}, "keeps no checkpoint to certify: set certify=null"),
+    ],
+    ids=str,
+)
+def test_what_would_fail_after_the_training_is_refused_before_it(
+    config: DictConfig, changes: dict[str, Any], message: str
+) -> None:
+    settings = {"split": "test", "n_samples": None, "batch_size": 250, "dtype": "float64", "device": "auto"}
+    config.certify = settings
+    check_certification(config)
+    with pytest.raises(ValueError, match=message):
+        check_certification(OmegaConf.merge(config, changes))
+
+
+def test_missing_test_files_are_found_before_the_training(config: DictConfig, tmp_path: Path) -> None:
+    data = {"_target_": "lipnet.data.CIFAR100DataModule", "data_dir": str(tmp_path)}
+    settings = {"split": "test", "n_samples": None, "batch_size": 250, "dtype": "float64", "device": "auto"}
+    config.data, config.certify = data, settings
+    with pytest.raises(FileNotFoundError):
+        check_certification(config)
+
+
+def test_a_monitor_of_another_radius_is_refused_before_the_first_epoch(config: DictConfig) -> None:
+    config.radii = ["0.5"]
+    with pytest.raises(ValueError, match=r"monitor must be .*_0_5, got val/certified_0_01: add its radius"):
+        fit(config)
+
+
+def test_a_time_that_yaml_reads_as_a_number_is_refused(config: DictConfig) -> None:
+    config.trainer.max_time = 216000
+    with pytest.raises(ValueError, match=r"max_time must be text, DD:HH:MM:SS, got the number 216000: quote it"):
+        make_trainer(config)
+
+
+@pytest.mark.parametrize("loggers", [None, [], {}])
+def test_neither_progress_bar_nor_loggers_are_needed(config: DictConfig, loggers: Any) -> None:
+    for name in ("lightning.pytorch.callbacks.LearningRateMonitor", "lipnet.training.ProgressBar"):
+        config.callbacks[name.rpartition(".")[2]] = {"_target_": name}
+    config.logger = loggers
+    trainer = fit(config)
+    assert trainer.loggers == []
+    assert trainer.progress_bar_callback is None
+
+
+def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tmp_path: Path) -> None:
+    config.trainer.check_val_every_n_epoch = 5
+    config.callbacks.last = {"_target_": "lipnet.training.LastCheckpoint", "path": str(tmp_path / "last.ckpt")}
+    trainer = fit(config)
+    assert checkpoint_to_certify(trainer, tmp_path) == (tmp_path / "last.ckpt", None)
+    assert load_checkpoint(tmp_path / "last.ckpt").dataset["name"] == "digits"
+
+
+def test_without_a_checkpoint_the_average_is_saved_and_certified(config: DictConfig, tmp_path: Path) -> None:
+    """As with callbacks=[ema]."""
+    config.callbacks = {"ema": {"_target_": "lipnet.training.ExponentialMovingAverage"}}
+    trainer = fit(config)
+    path, score = checkpoint_to_certify(trainer, tmp_path)
+    assert (path, score) == (tmp_path / "checkpoints" / "last.ckpt", None)
+    weights, trained = load_checkpoint(path).model.state_dict(), trainer.lightning_module.model.state_dict()
+    assert all(weights[name].equal(trained[name]) for name in weights)
+
+
+def test_loggers_get_settings_figures_and_curve(config: DictConfig, tmp_path: Path) -> None:
+    config.logger.tensorboard = {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": str(tmp_path)}
+    config.trainer.max_epochs = 1
+    trainer = fit(config)
+    log_configuration(trainer, config)
+    folder = tmp_path / "certified"
+    path = best_checkpoint(trainer)[0]
+    summary = certify_checkpoint(path, folder, data=make_data(config), n_samples=20, radii=["36/255"])
+    log_certificates(trainer, summary, folder / "curve.png")
+    table = (tmp_path / "digits" / "run" / "csv" / "metrics.csv").read_text()
+    assert "certificates/certified_36_255" in table
+    assert "certificates/clean_accuracy" in table
+    assert "batch_size: 64" in (tmp_path / "digits" / "run" / "csv" / "hparams.yaml").read_text()
+    events = EventAccumulator(trainer.loggers[1].log_dir)
+    events.Reload()
+    assert events.Tags()["images"] == ["certificates/curve"]
+    assert "certificates/clean_accuracy" in events.Tags()["scalars"]
+
+
+def test_a_notebook_composes_and_trains_without_hydras_main(tmp_path: Path) -> None:
+    with initialize_config_module("lipnet.conf", version_base="1.3"):
+        composed = compose("train", overrides=["experiment=quickstart", "debug=fast", f"paths.log_dir={tmp_path}"])
+    trainer = make_trainer(composed)
+    trainer.fit(make_module(composed, make_data(composed)), make_data(composed))
+    assert Path(composed.paths.output_dir).parent == tmp_path / "notebook"
+    assert composed.paths.output_dir == composed.paths.output_dir

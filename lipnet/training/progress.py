@@ -1,0 +1,105 @@
+"""Callbacks that show a training: a line an epoch, a progress bar, a summary of the model; and a resumable CSV log."""
+
+import csv
+import io
+import logging
+import sys
+from pathlib import Path
+from time import monotonic
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+from lipnet.files import atomic_write
+
+log = logging.getLogger("lipnet")
+
+
+@rank_zero_only
+def report(line: str) -> None:
+    """Log a line, and print it where no terminal shows a progress bar."""
+    log.info(line)
+    if not sys.stdout.isatty():
+        print(line, flush=True)
+
+
+class EpochLog(Callback):
+    """Reports loss, accuracy, certified accuracy and time after every epoch.
+
+    In a command of Hydra the lines go to train.log, and to the output unless that is a terminal.
+    """
+
+    def __init__(self) -> None:
+        self._began = monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        figures = trainer.callback_metrics
+        certified = [name for name in figures if name.startswith("val/certified_")][:1]
+        shown = [name for name in ("train/loss", "val/loss", "val/accuracy", *certified) if name in figures]
+        texts = [f"{name} {figures[name].item():.4f}" for name in shown]
+        now = monotonic()
+        report(", ".join([f"epoch {trainer.current_epoch}: {texts[0]}", *texts[1:], f"{now - self._began:.1f} s"]))
+        self._began = now
+
+
+class ModelSummary(Callback):
+    """Reports the network's class, its number of parameters and their dtype at the start of a training."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = list(pl_module.parameters())
+        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        frozen = sum(parameter.numel() for parameter in parameters) - trained
+        dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}))
+        name = type(getattr(pl_module, "model", pl_module)).__name__
+        report(f"{name}: {trained:,} parameters{f' and {frozen:,} frozen ones' if frozen else ''} in {dtypes}")
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, without a last epoch where a time or a number of steps ends the training."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        described = super()._get_train_description(current_epoch)
+        return described.replace("/-2", "")
+
+
+class ResumableCSVLogger(CSVLogger):
+    """Lightning's CSV logger, which continues the metrics.csv of an earlier start instead of deleting it."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            self._experiment = _ContinuingWriter(log_dir=self.log_dir)
+        return self._experiment  # type: ignore[return-value]
+
+
+class _ContinuingWriter(ExperimentWriter):
+    """Writer that keeps the rows before the step from which the training resumes; the others are logged again."""
+
+    _continues = True
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        path = Path(self.metrics_file_path)
+        if self._continues and path.is_file() and step is not None:
+            with path.open(newline="") as file:
+                rows = csv.DictReader(file)
+                kept = [row for row in rows if int(row["step"]) < step]
+                self.metrics_keys = list(rows.fieldnames or [])
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+            with atomic_write(path) as file:
+                file.write(text.getvalue().encode())
+        self._continues = False
+        super().log_metrics(metrics_dict, step)
+
+    def _check_log_dir_exists(self) -> None:
+        """Do nothing, where Lightning warns and deletes the file."""

@@ -1,0 +1,104 @@
+"""The LightningModule under Lightning's whole API, with a configuration and with a network of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from lipnet.certify import certify
+from lipnet.data import DigitsDataModule
+from lipnet.layers import SOCLinear
+from lipnet.models import CheckpointError, save_checkpoint
+from lipnet.training import CertifiedClassifier
+from tests.training.runs import DATASET, figures_of, make_module, make_trainer
+
+
+def test_validating_before_fitting_works(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    module, data = make_module(tiny_config), DigitsDataModule(batch_size=64)
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=2)
+    (before,) = trainer.validate(module, data, verbose=False)
+    trainer.fit(module, data)
+    assert figures_of(trainer)["val/loss"] != before["val/loss"]
+
+
+def test_test_logs_the_certified_figures_of_the_test_images(
+    tmp_path: Path, trained_model: nn.Module, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor]
+) -> None:
+    module = make_module(tiny_config)
+    module.model.load_state_dict(trained_model.state_dict())
+    (figures,) = make_trainer(tmp_path).test(module, DigitsDataModule(), verbose=False)
+    certificates = certify(module.model.eval(), digits[0].float(), digits[1], ignore_rounding=True)
+    certified = certificates.correct & (certificates.radius > 36 / 255)
+    assert figures["test/certified_36_255"] == pytest.approx(certified.double().mean().item(), abs=1 / 359)
+    assert figures["test/accuracy"] == pytest.approx(certificates.correct.double().mean().item(), rel=1e-6)
+    assert not any(name.startswith("val/") for name in figures)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predict_returns_predictions_and_radii(
+    tmp_path: Path, trained_model: nn.Module, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor], labelled: bool
+) -> None:
+    module, images = make_module(tiny_config), digits[0][:20].float()
+    module.model.load_state_dict(trained_model.state_dict())
+    dataset: Any = torch.utils.data.TensorDataset(images, digits[1][:20]) if labelled else images
+    batches = make_trainer(tmp_path).predict(module, torch.utils.data.DataLoader(dataset, batch_size=8))
+    assert [len(batch.radius) for batch in batches] == [8, 8, 4]
+    certificates = certify(module.model.eval(), images, digits[1][:20], ignore_rounding=True)
+    assert torch.cat([batch.prediction for batch in batches]).equal(certificates.prediction)
+    torch.testing.assert_close(
+        torch.cat([batch.radius for batch in batches]), certificates.radius, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_checkpoint_loads_as_a_module(
+    tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor]
+) -> None:
+    module = make_module(tiny_config)
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=2)
+    trainer.fit(module, DigitsDataModule(batch_size=64))
+    loaded = CertifiedClassifier.load_from_checkpoint(trainer.checkpoint_callback.last_model_path, radii=["0.1"])
+    assert loaded.description == module.description
+    images = digits[0][:5].float()
+    assert loaded.eval()(images).equal(module.eval()(images))
+    assert loaded.certified_accuracy.radii == ("0.1",)
+    plain = tmp_path / "plain.ckpt"
+    save_checkpoint(plain, module.model, tiny_config, DATASET)
+    assert CertifiedClassifier.load_from_checkpoint(plain).eval()(images).equal(module.eval()(images))
+
+
+def own_network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), SOCLinear(64, 64), nn.ReLU(), SOCLinear(64, 10))
+
+
+def test_a_network_of_ones_own_trains_and_loads(tmp_path: Path, digits: tuple[Tensor, Tensor]) -> None:
+    module, data = CertifiedClassifier(own_network()), DigitsDataModule(batch_size=64)
+    trainer = make_trainer(tmp_path, max_epochs=2, callbacks=[ModelCheckpoint(dirpath=tmp_path)])
+    trainer.fit(module, data)
+    assert figures_of(trainer)["val/accuracy"] > 0.5
+    assert figures_of(trainer)["val/certified_36_255"] > 0
+    path = trainer.checkpoint_callback.best_model_path
+    images = digits[0][:5].float()
+    loaded = CertifiedClassifier.load_from_checkpoint(path, model=own_network())
+    assert loaded.eval()(images).equal(module.eval()(images))
+    with pytest.raises(CheckpointError, match=r"does not describe its network: pass model="):
+        CertifiedClassifier.load_from_checkpoint(path)
+    with pytest.raises(CheckpointError, match="the weights do not fit the network"):
+        CertifiedClassifier.load_from_checkpoint(path, model=nn.Flatten())
+
+
+def test_a_class_of_ones_own_needs_trust() -> None:
+    config = {"_target_": f"{__name__}.Own"}
+    with pytest.raises(ValueError, match="got _target_"):
+        CertifiedClassifier(config)
+    assert type(CertifiedClassifier(config, trust=[__name__.partition(".")[0]]).model).__name__ == "Own"
+
+
+class Own(nn.Flatten):
+    """A module that is not lipnet's."""
