@@ -1,4 +1,4 @@
-"""The table and the picture of a sweep, from the files of its rows alone."""
+"""Table and picture of a sweep, made from the files of its rows."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ RADIUS = "36/255"
 
 
 def write_report(folder: Path, names: Sequence[str]) -> None:
-    """Write README.md and accuracy.png of the rows in ``folder``/rows, in this order; nothing without the first."""
+    """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order, if the first is there."""
     rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
     if not rows or rows[0]["name"] != names[0]:
         return
@@ -26,7 +26,7 @@ def write_report(folder: Path, names: Sequence[str]) -> None:
 
 
 def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
-    """The README of a sweep: what was done, the table, and what has not been run."""
+    """Return the README of a sweep: method, table, and missing rows."""
     first = rows[0]
     summary, run = first["summary"], first["run"]
     count = f"{summary['n_samples']:,}"
@@ -60,7 +60,7 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Which rows differ from the first by more than the choice of the images explains."""
+    """Name the rows that differ from the first by more than two standard errors."""
     first = rows[0]
     names: dict[str, list[str]] = {"better": [], "worse": []}
     limit = 2 * sqrt(variance_of(first) * 2)
@@ -77,26 +77,16 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def simplest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the rows within two standard errors of the best one, the one that changes least; of several, the best."""
+    """Return the row with the fewest changes, then the best, among those within two standard errors of the best."""
     best = max(rows, key=share_of)
     near = [row for row in rows if share_of(best) - share_of(row) <= 2 * sqrt(variance_of(best) + variance_of(row))]
     return min(near, key=lambda row: (len(row["change"]), -share_of(row)))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The lines of the table, a row for each training, with its difference to the first at the radius."""
+    """Return the lines of the table, with each row's difference from the first at the radius."""
     radii = list(rows[0]["summary"]["certified_accuracy"])
-    headings = [
-        "row",
-        "change",
-        "parameters",
-        "clean",
-        *radii,
-        f"difference at {RADIUS}",
-        "ACR",
-        "epochs",
-        "minutes",
-    ]
+    headings = ["row", "change", "parameters", "clean", *radii, f"difference at {RADIUS}", "ACR", "epochs", "minutes"]
     lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
     for row in rows:
         summary, run = row["summary"], row["run"]
@@ -118,7 +108,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Clean and certified accuracy of each row, from top to bottom, with the first row's as lines."""
+    """Draw clean and certified accuracy of each row, with the first row's as vertical lines."""
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     series = {
@@ -137,15 +127,15 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def share_of(row: dict[str, Any]) -> float:
-    """The certified accuracy of a row at the radius that rows are compared at."""
+    """Return the certified accuracy of a row at the radius of the comparison."""
     return float(row["summary"]["certified_accuracy"][RADIUS])
 
 
 def variance_of(row: dict[str, Any]) -> float:
-    """Of that share, for the choice of the images."""
+    """Return the variance of `share_of` due to the choice of images."""
     return share_of(row) * (1 - share_of(row)) / int(row["summary"]["n_samples"])
 
 
 def quoted(override: str) -> str:
-    """As a shell takes it."""
+    """Quote an override for a shell, if necessary."""
     return f"'{override}'" if set(override) & set("[]{}()") else override

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,28 @@ from lipnet.models import build_model, save_checkpoint
 
 DATASET = {"name": "digits", "seed": 0, "validation_fraction": 0.1}
 CONFIG = digits_network.CONFIG | {"depth": 3, "initial_channels": 8}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark those cases of tests with ``@pytest.mark.cover(n)`` slow that add no combination of n parameter values."""
+    functions: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("cover") is not None:
+            functions[item.nodeid.partition("[")[0]].append(item)
+    for cases in functions.values():
+        marker = cases[0].get_closest_marker("cover")
+        assert marker is not None
+        # In steps of about the golden ratio: neighbours, which differ in one parameter only, would cover less.
+        step = next(n for n in range(int(0.618 * len(cases)) + 1, 0, -1) if gcd(n, len(cases)) == 1)
+        covered: set[tuple[tuple[str, str], ...]] = set()
+        for number in range(len(cases)):
+            case = cases[number * step % len(cases)]
+            values = sorted((name, repr(value)) for name, value in case.callspec.params.items())
+            new = set(combinations(values, min(marker.args[0], len(values)))) - covered
+            covered |= new
+            if not new:
+                case.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""The rows of the attack's figures, on a network that has hardly learned."""
+"""The rows of the attack's figures, for a hardly trained network."""
 
 from __future__ import annotations
 

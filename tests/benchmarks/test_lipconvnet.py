@@ -10,11 +10,11 @@ CPU = torch.device("cpu")
 def test_measures_and_reports() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-)"]
     medians = measure(names, batch=1, rounds=1, setting=Setting(CPU))
-    assert list(medians) == names
-    assert all(medians[name][kind] > 0 for name in names for kind in KINDS)
     table = report({1: medians}, "time")
     assert [column.header for column in table.columns] == ["network", *(f"{kind}, batch 1" for kind in KINDS)]
-    assert table.row_count == len(names)
+    assert list(table.columns[0].cells) == names
+    multiples = [medians[name][KINDS[0]] / medians[PLAIN][KINDS[0]] for name in names]
+    assert list(table.columns[1].cells) == [f"{multiple:.2f}" for multiple in multiples]
 
 
 def test_counts_operations() -> None:
@@ -34,7 +34,6 @@ def test_other_settings_run() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-), circular"]
     medians = measure(names, batch=2, rounds=1, setting=setting)
     floors = of_counts({2: count(names, 2, setting)}, lambda counter: counter.bytes)
-    assert all(medians[name][kind] > 0 and floors[2][name][kind] > 0 for name in names for kind in KINDS)
     table = report(floors, "part", {2: medians})
     assert list(table.columns[1].cells) == [f"{floors[2][n][KINDS[0]] / medians[n][KINDS[0]]:.2f}" for n in names]
 
