@@ -75,7 +75,7 @@ def test_counts_weights_gradients_momentum_and_maps(opaque: bool, monkeypatch: p
 
     monkeypatch.setitem(NETWORKS, "known", lambda: _Known(enter))
     peak = peak_of_step("known", 4, "cpu")
-    # Forward: weight, momentum, the feature maps of the last step, the new ones, and the tensor that they are made from.
+    # Forward: weight, momentum, feature maps of the last step, the new ones, and the tensor that they are made from.
     # The gradient was released before.
     assert 5 * MIB <= peak["live"] <= 5.25 * MIB
     assert sum(peak["holders"].values()) == pytest.approx(peak["live"], rel=0.05)
