@@ -33,15 +33,14 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
         "Each row is one training of a small network that differs from the first row in one choice, or in a head and a "
-        "loss; no setting was "
-        f"searched. The best epoch by certified accuracy at {RADIUS} is certified in {summary['dtype']} on the {count} "
-        f"validation images, which are training images of {summary['dataset']} that no row was trained on. As they "
-        "choose the epoch too, the figures of all rows are a little too good. The test images are not read.",
+        f"loss; no setting was tuned. The best epoch by certified accuracy at {RADIUS} is certified in "
+        f"{summary['dtype']} on {count} validation images, held out from the training images of {summary['dataset']}. "
+        "They also select the epoch, so all figures are slightly optimistic. The test images are not read.",
         "Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the "
         "correct samples.",
         verdict(rows),
-        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`: of the rows within "
-        "two standard errors of the best one, it changes least.",
+        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`, the row with the "
+        "fewest changes among those within two standard errors of the best.",
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
@@ -51,9 +50,9 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs += [
         "The base:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
-        f"Minutes are of training and validation with {machine['threads']} thread on {machine['cores']} cores of "
-        f"{machine['processor']}, shared with other programs: no measure of speed. "
-        f"Versions, commit, seed and time of each row are in `rows/`. Table and picture are written from these files:",
+        f"Minutes of training and validation are with {machine['threads']} thread on {machine['cores']} cores of "
+        f"{machine['processor']}, shared with other programs: not a measure of speed. Versions, commit, seed and time "
+        "of each row are in `rows/`. To make table and picture from these files:",
         "```bash\npython -m benchmarks.sweep --render\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -70,9 +69,9 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
             names["better" if difference > 0 else "worse"].append(f"`{row['name']}`")
     better, worse = (", ".join(each) or "none" for each in names.values())
     return (
-        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS}, for the choice of the "
-        f"images alone and as if each row had its own, are {100 * limit:.2f} points. By more than that better than the "
-        f"first row: {better}; worse: {worse}."
+        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS} are {100 * limit:.2f} "
+        "points, counting the choice of images only, as if each row had its own. Rows that differ from the first by "
+        f"more: better: {better}; worse: {worse}."
     )
 
 

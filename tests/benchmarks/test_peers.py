@@ -31,7 +31,7 @@ def cells(table: peers.Table) -> list[list[str]]:
 
 
 def test_times_are_multiples_of_the_plain_network() -> None:
-    networks = {PLAIN: VARIANTS[PLAIN], POINTWISE: SMALL}
+    networks = {PLAIN: partial(VARIANTS[PLAIN], depth=5, initial_channels=2), POINTWISE: SMALL}
     results = times(networks, batch=1, rounds=1, device=torch.device("cpu"))
     assert list(results) == [PLAIN, POINTWISE]
     assert results[PLAIN]["multiples"] == dict.fromkeys(KINDS, 1.0)
@@ -62,6 +62,7 @@ def test_tables_have_a_row_for_each_network_and_dashes_for_missing_figures() -> 
 
 def test_a_run_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(PEERS, POINTWISE, Peer("torch", SMALL))
+    monkeypatch.setitem(VARIANTS, PLAIN, partial(VARIANTS[PLAIN], depth=5, initial_channels=2))
     path = tmp_path / "peers.json"
     before = {"another": {"times": {"4": {"multiples": {TRAINING: 2.0}}}}, POINTWISE: {"orthogonality": ORTHOGONALITY}}
     path.write_text(json.dumps(before))
