@@ -24,7 +24,7 @@ CONFIG = digits_network.CONFIG | {"depth": 3, "initial_channels": 8}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark those cases of tests with ``@pytest.mark.cover(n)`` slow that add no combination of n parameter values."""
+    """Mark the cases of tests with ``@pytest.mark.cover(n)`` slow that add no combination of n parameter values."""
     functions: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("cover") is not None:
