@@ -41,6 +41,7 @@ def interrupt(config: dict[str, Any], folder: Path, steps: int, ckpt_path: Path 
     return latest.path
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     ("steps", "average", "schedule"),
     [
@@ -76,6 +77,7 @@ def assert_same_files(one: Trainer, other: Trainer) -> None:
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_a_training_killed_three_times(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     whole = fit(tiny_config, tmp_path / "a", data=make_data())
     path = interrupt(tiny_config, tmp_path / "b", 5, data=make_data())
@@ -94,6 +96,7 @@ def test_a_training_with_worker_processes(tmp_path: Path, tiny_config: dict[str,
     assert_same_training(whole, resumed)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Steps follow batches 4, 8, ..., 20 and 21."""
     settings = {"accumulate_grad_batches": 4}
@@ -104,6 +107,7 @@ def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[s
     assert_same_training(whole, resumed)
 
 
+@pytest.mark.slow
 def test_validations_within_an_epoch_are_not_left_out(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Validations follow batches 5, 10, 15 and 20 of 21: killed after the fifth step, the fourth's file is there."""
     whole = fit(tiny_config, tmp_path / "a", data=make_data(), val_check_interval=5)
