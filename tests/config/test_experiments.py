@@ -225,6 +225,7 @@ def test_the_published_schedule() -> None:
     assert config.data.batch_size == 128
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("dataset", sorted(DATAMODULES))
 def test_one_seed_for_a_run(dataset: str) -> None:
     assert configuration(f"data={dataset}", "seed=7").data.seed == 7
