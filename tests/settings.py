@@ -1,4 +1,4 @@
-"""Layer settings shared by many tests."""
+"""Settings of layers that many tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipnet.layers.skew_orthogonal import SkewOrthogonal
 # The layer as published: Singla & Feizi, ICML 2021.
 PUBLISHED: dict[str, Any] = {"series": "taylor", "scaling": "reshaped", "train_terms": 5, "eval_terms": 12}
 SCALINGS = ("jacobian", "reshaped")
-# Every engine that a padding mode allows.
+# Every way to the exponential that a padding mode allows.
 PATHS = [
     ("zeros", "series"),
     ("zeros", "dense"),
@@ -23,9 +23,9 @@ PATHS = [
 
 
 def hold_the_vectors(layer: SkewOrthogonal) -> None:
-    """Fix the singular vectors to those of the current weight.
+    """Let an evaluation of other weights use the vectors of the present ones.
 
-    The layer's gradient treats them as constants; finite differences can only confirm it if they are constant.
+    The gradient is the one with the singular vectors held fixed, which finite differences can only check if they are.
     """
     vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
 
@@ -36,6 +36,6 @@ def hold_the_vectors(layer: SkewOrthogonal) -> None:
 
 
 def converge_the_stored_vectors(layer: SkewOrthogonal) -> None:
-    """Store the singular vectors to which power iteration in training would converge for the current weight."""
+    """Store the vectors that many steps of training with these weights would lead to."""
     vectors = layer.scaling.converged(skew_filter(layer.weight.detach().double(), layer.groups))
     layer.scaling.store([each.to(layer.weight.dtype) for each in vectors])

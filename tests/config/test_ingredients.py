@@ -144,7 +144,6 @@ def test_ingredients_go_together_and_can_be_certified(tmp_path: Path, overrides:
 CIFAR = ["data=cifar10", "model.depth=5", "model.stages=5"]
 
 
-@pytest.mark.cover(0)
 @pytest.mark.parametrize("policy", ["trivial_augment", "rand_augment"])
 def test_a_policy_is_one_override_of_the_workers(
     tmp_path: Path, write_fake_cifar: Callable[[type[datasets.CIFAR10]], Any], policy: str

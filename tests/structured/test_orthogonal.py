@@ -127,7 +127,6 @@ def test_rotation_keeps_the_dtype_and_refuses_other_vectors() -> None:
         matrix.rotate(x.mT)
 
 
-@pytest.mark.cover(0)
 @each_maker
 @pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 1e-2), (torch.float32, 1.0), (torch.float64, 1e-2)])
 def test_orthogonal_after_a_thousand_steps(make: Make, dtype: torch.dtype, rate: float) -> None:
