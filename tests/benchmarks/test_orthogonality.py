@@ -86,6 +86,7 @@ def test_figures_distinguish_orthogonal_layers_from_others() -> None:
         assert largest == pytest.approx(2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_network_figures_stay_below_the_product() -> None:
     figures = network_figures(partial(LipConvNet, **SMALL | {"image_size": 32}), 2, lambda model: model)
     assert figures["product"] == pytest.approx(1, abs=1e-4)

@@ -61,6 +61,7 @@ def test_copied_constants_equal_those_of_lipnet() -> None:
     assert (LAST.as_posix(), UNFINISHED) == (folders.LAST, last_checkpoint.UNFINISHED)
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_a_training_of_a_small_network_without_the_test_images(row: Row) -> None:
     with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):

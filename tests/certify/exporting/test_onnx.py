@@ -42,7 +42,7 @@ def network(padding_mode: str) -> LipConvNet:
     ).eval()
 
 
-@pytest.mark.cover(0)
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_onnxruntime_computes_what_the_model_does_at_every_batch_size(tmp_path: Path, padding_mode: str) -> None:
     model = network(padding_mode)
@@ -125,6 +125,7 @@ def test_a_missing_package_is_named_with_what_to_install(
         export_onnx(tiny_model, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_what_onnx_cannot_hold_is_refused(
     tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
