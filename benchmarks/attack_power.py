@@ -1,8 +1,8 @@
-"""How much an attack finds beyond the certified radius, and so how large an over-claim it would have seen.
+"""Success rate of attacks beyond the certified radius: the size of over-claim that they would reveal.
 
     python -m benchmarks.attack_power [checkpoint]
 
-Without a checkpoint: a network of the quickstart's size, trained on the digits for a minute. Writes
+Without a checkpoint, the attacked network has the quickstart's size and trains on the digits for a minute. Writes
 results/reliability/attack.json.
 """
 
@@ -17,18 +17,19 @@ from lipnet.certify import PGD, AttackResult, AutoAttack, Certificates, attack, 
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.models import load_checkpoint
 
-# The published code's factor 1 / max(std) over-claims by 7.7 % with CIFAR-100's standard deviations.
+# With CIFAR-100's standard deviations, the factor 1 / max(std) of the published code over-claims by 7.7 %.
 FACTORS = (1.05, 1.077, 1.1, 1.2, 1.5, 2.0)
 RADII = ("36/255", "72/255", "108/255", "1")
 
 
 def measured(model: nn.Module, images: Tensor, labels: Tensor, few: int) -> list[tuple[str, str]]:
-    """The rows of the table: PGD on all images, AutoAttack on a few of them, PGD on the same few."""
+    """Return the rows of the table: PGD on all images, AutoAttack on the first few, PGD on the same few."""
     certificates = certify(model, images, labels)
     radius = certificates.radius
+    extremes = ", ".join(f"{float(value):.4f}" for value in (radius.min(), radius.median(), radius.max()))
     rows = [
         ("images, of which correct", f"{len(images)}, {int(certificates.correct.sum())}"),
-        ("certified radius: smallest, median, largest", ", ".join(f"{value:.4f}" for value in _three(radius))),
+        ("certified radius: smallest, median, largest", extremes),
     ]
     result = attack(model, images, labels, certificates, attacker=PGD(), radii=RADII, factors=FACTORS)
     rows += _power("PGD, 20 steps, 3 restarts", result, (1.0, *FACTORS))
@@ -60,10 +61,6 @@ def _power(name: str, result: AttackResult, factors: tuple[float, ...]) -> list[
     ]
 
 
-def _three(radius: Tensor) -> tuple[float, float, float]:
-    return float(radius.min()), float(radius.median()), float(radius.max())
-
-
 def _shares(accuracies: dict[str, float]) -> str:
     return ", ".join(f"{100 * share:.2f} %" for share in accuracies.values())
 
@@ -73,14 +70,11 @@ def _data(name: str, data_dir: str | None) -> ImageDataModule:
 
 
 def main() -> None:
-    """Attack, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "checkpoint", nargs="?", type=Path, help="a checkpoint of lipnet; none: a network on the digits"
-    )
-    parser.add_argument("--data-dir", help="where the checkpoint's images are")
-    parser.add_argument("--images", type=int, help="the first so many test images; all by default")
-    parser.add_argument("--autoattack", type=int, default=8, help="images that AutoAttack takes; it takes long")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a network trained on the digits")
+    parser.add_argument("--data-dir", help="folder of the checkpoint's dataset")
+    parser.add_argument("--images", type=int, help="number of test images; default: all")
+    parser.add_argument("--autoattack", type=int, default=8, help="number of images for AutoAttack, which is slow")
     arguments = parser.parse_args()
     if arguments.checkpoint is None:
         model, name, what = trained_network(), "digits", f"a network of the quickstart's size, {STEPS} steps on digits"

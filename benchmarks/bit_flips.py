@@ -1,10 +1,10 @@
-"""Single flipped bits in a checkpoint and in the files of a certification: how many are read as something else.
+"""Single flipped bits in a checkpoint and in certification files: the share that goes unnoticed.
 
     python -m benchmarks.bit_flips --flips 1000
 
-One random bit of the whole file is flipped at a time, and the file is read by plain torch, csv and json, and by
-lipnet. A reader may notice (an error), or read what was written (the bit means nothing to it), or read something else
-without a word. The files are those of a small network on the digits; with --checkpoint the checkpoint is another.
+Each trial flips one random bit of the file, then reads the file with plain torch, csv or json, and with lipnet. The
+reader raises an error, or reads what was written (the bit has no meaning to it), or silently reads something else. The
+files are those of a small network on the digits; ``--checkpoint`` chooses another checkpoint.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common import identical
 from benchmarks.digits_network import CONFIG
 from benchmarks.reliability import write_figures
 from lipnet.certify import read_certificates, read_summary
@@ -34,10 +35,8 @@ Reader = Callable[[Path], Any]
 
 
 def torch_alone(path: Path) -> dict[str, Tensor]:
-    """The weights, as ``torch.load`` reads them."""
-    state: dict[str, Tensor] = torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)[
-        "state_dict"
-    ]
+    content = torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = content["state_dict"]
     return state
 
 
@@ -47,7 +46,6 @@ def checkpoint_of_lipnet(path: Path) -> dict[str, Tensor]:
 
 
 def csv_alone(path: Path) -> list[list[str]]:
-    """The lines of the table, as the csv module reads them."""
     with path.open(newline="") as file:
         return list(csv.reader((line for line in file if not line.startswith("#")), delimiter="\t"))
 
@@ -56,18 +54,8 @@ def json_alone(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def equal(one: Any, other: Any) -> bool:
-    """Whether two contents are the same, tensors bit for bit."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        same_kind = one.dtype == other.dtype and one.shape == other.shape
-        return same_kind and bytes(one.numpy().tobytes()) == bytes(other.numpy().tobytes())
-    return type(one) is type(other) and bool(one == other)
-
-
 def outcomes(path: Path, readers: dict[str, Reader], flips: int, seed: int) -> dict[str, Counter[str]]:
-    """What each reader made of a file with one flipped bit, as often as ``flips``; the file is restored."""
+    """Count the outcomes of each reader over ``flips`` single flipped bits; the file is restored."""
     data = path.read_bytes()
     written = {name: read(path) for name, read in readers.items()}
     counts: dict[str, Counter[str]] = {name: Counter() for name in readers}
@@ -90,7 +78,7 @@ def _outcome(path: Path, read: Reader, written: Any) -> str:
         content = read(path)
     except NOTICES:
         return NOTICED
-    return SAME if equal(content, written) else OTHER
+    return SAME if identical(content, written) else OTHER
 
 
 def measure(folder: Path, checkpoint: Path | None, flips: int, seed: int) -> dict[str, dict[str, Counter[str]]]:
@@ -123,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path, help="another checkpoint of lipnet")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint to damage instead of a small network's")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), arguments.checkpoint, arguments.flips, arguments.seed)

@@ -1,9 +1,10 @@
-"""Certification of all of CIFAR-100's test images by LipConvNet-15 in float64: time, and memory that stays flat.
+"""Time and peak memory of certifying the CIFAR-100 test images with LipConvNet-15 in float64.
 
     python -m benchmarks.certify_load --data-dir data
 
-``certify.py`` runs as it is, once for each number of images, in a process of its own, whose peak of memory the system
-tells. The network is LipConvNet-15 of GS-SOC (4,-) with random weights, which take as long as trained ones.
+``certify.py`` runs in its own process for each number of images; the system reports the process's peak memory, which
+should not grow with that number. The network is LipConvNet-15 of GS-SOC (4,-) with random weights: they take as long
+as trained ones.
 """
 
 import argparse
@@ -38,14 +39,14 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Load:
-    """What a certification took.
+    """Cost of one certification.
 
     Attributes:
-        images: how many were certified.
-        seconds: of the whole process.
-        certifying: seconds of the certification alone.
-        peak: the process' largest resident memory, in bytes.
-        busy: mean number of processes that wanted a core in the last minute, this one included, as the system says.
+        images: number of certified images.
+        seconds: duration of the process.
+        certifying: duration of the certification alone, in seconds.
+        peak: peak resident memory of the process, in bytes.
+        busy: the system's load average over the last minute.
     """
 
     images: int
@@ -56,7 +57,7 @@ class Load:
 
 
 def certify(checkpoint: Path, output: Path, images: int, threads: int, overrides: Sequence[str]) -> Load:
-    """Run ``certify.py`` on the first so many images.
+    """Run ``certify.py`` on the first images.
 
     Raises:
         RuntimeError: if it fails.
@@ -89,11 +90,11 @@ def rows_of(loads: Sequence[Load], threads: int) -> list[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of CIFAR-100")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of CIFAR-100")
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the figures")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for the figures")
     arguments = parser.parse_args()
     overrides = [f"batch_size={arguments.batch_size}", f"paths.data_dir={arguments.data_dir.absolute()}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +108,7 @@ def main() -> None:
     rows = rows_of(loads, arguments.threads)
     for measured, seen in rows:
         print(f"{measured}: {seen}")
-    # Where the data are is this machine's own.
+    # Leave out the local path of the data.
     command = "python -m benchmarks.certify_load --data-dir DATA"
     write_figures(
         "certify_load", "Certification of a whole test set", 32, rows, command=command, folder=arguments.output

@@ -1,18 +1,17 @@
-"""Images per second that each data path delivers to the device of the training: no network, loading alone.
+"""Images per second that each data path delivers to the training device, without a network.
 
     python -m benchmarks.data_path --output benchmarks/data_path_cpu.json
 
 Images of CIFAR's size are cropped after padding by 4 and flipped, in batches of 128. ``memory`` and ``workers`` are the
-choices of ``data.loader``; ``torchvision`` is a plain DataLoader of single images with torchvision's transforms, as it
-is commonly written. All take turns in every round; the figures are medians.
+choices of ``data.loader``; ``torchvision`` is an ordinary DataLoader of single images with torchvision's transforms.
+All take turns in every round; the figures are medians.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sized
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -21,23 +20,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.lipconvnet import machine, seconds
+from benchmarks.common import machine, seconds, write_json
 from lipnet.data import ImageDataModule, LabelledImages
 from lipnet.data.spec import CIFAR10_SPEC
-from lipnet.files import atomic_write
 
 BATCH_SIZE = 128
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
 
 def noise(count: int) -> LabelledImages:
-    """So many images of noise, of ten classes."""
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return LabelledImages(images, torch.arange(count) % 10, torch.arange(count), maximum=255)
 
 
 class NoiseDataModule(ImageDataModule):
-    """Noise in place of CIFAR-10, with its augmentation; nine tenths of it for training."""
+    """Noise in place of CIFAR-10, with the same augmentation and split."""
 
     spec = CIFAR10_SPEC
     usual_crop_padding = 4
@@ -55,7 +52,7 @@ class NoiseDataModule(ImageDataModule):
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Single images through torchvision's transforms."""
+    """Single images, transformed by torchvision."""
 
     def __init__(self, source: LabelledImages) -> None:
         self.source = source
@@ -76,7 +73,6 @@ def torchvision_loader(count: int, workers: int) -> Batches:
 
 
 def contestants(count: int, workers: list[int], device: torch.device) -> dict[str, Batches]:
-    """The loaders by name."""
     loaders: dict[str, Batches] = {"memory": NoiseDataModule(count, device, loader="memory").train_dataloader()}
     for number in workers:
         module = NoiseDataModule(count, device, loader="workers", num_workers=number)
@@ -95,24 +91,18 @@ def delivery(batches: Batches, device: torch.device) -> Callable[[], None]:
 
 
 def measure(count: int, workers: list[int], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median images per second of each path; the first round of all warms up and does not count."""
+    """Return the median images per second of each path, after one round that warms up."""
     loaders = contestants(count, workers, device)
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds + 1):
         for name, batches in loaders.items():
             times[name].append(seconds(delivery(batches, device), device))
-    return {name: round(samples(loaders[name]) / median(measured[1:]), 1) for name, measured in times.items()}
-
-
-def samples(batches: Batches) -> int:
-    assert isinstance(batches.dataset, Sized)
-    return len(batches.dataset)
+    counts = {name: len(cast(Sized, batches.dataset)) for name, batches in loaders.items()}
+    return {name: round(counts[name] / median(measured[1:]), 1) for name, measured in times.items()}
 
 
 def report(rates: dict[str, float]) -> Table:
-    table = Table(title="images per second")
-    table.add_column("data path")
-    table.add_column("images/s", justify="right")
+    table = Table("data path", "images/s", title="images per second")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}")
     return table
@@ -120,11 +110,11 @@ def report(rates: dict[str, float]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000, help="images held")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="numbers of worker processes")
-    parser.add_argument("--rounds", type=int, default=5, help="measured epochs, after one that warms up")
+    parser.add_argument("--images", type=int, default=20_000, help="size of the dataset")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="numbers of worker processes to compare")
+    parser.add_argument("--rounds", type=int, default=5, help="measured epochs after the warm-up")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
@@ -134,8 +124,7 @@ def main() -> None:
     console.print(report(rates))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.output is not None:
-        with atomic_write(arguments.output) as file:
-            file.write(json.dumps({"machine": about, "images_per_second": rates}, indent=2).encode() + b"\n")
+        write_json(arguments.output, {"machine": about, "images_per_second": rates})
 
 
 if __name__ == "__main__":

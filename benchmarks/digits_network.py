@@ -1,5 +1,6 @@
-"""A network of the quickstart's size that is trained on scikit-learn's digits, for several benchmarks."""
+"""A network of the quickstart's size, trained on scikit-learn's digits."""
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ CONFIG: dict[str, Any] = {
 
 
 def trained_network(steps: int = STEPS, **changes: Any) -> nn.Module:
-    """The network, with changes to its configuration, after steps of SGD; float64, in evaluation mode."""
+    """Train the network, with changes to its configuration, by SGD; return it in float64 and evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(CONFIG | changes)
@@ -41,7 +42,6 @@ def trained_network(steps: int = STEPS, **changes: Any) -> nn.Module:
 
 
 def stacked(dataset: Any, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """The first images and labels of a dataset; all if count is None."""
-    number = len(dataset) if count is None else min(count, len(dataset))
-    images, labels = zip(*(dataset[i] for i in range(number)), strict=True)
+    """Stack the first images and labels of a dataset, or all if count is None."""
+    images, labels = zip(*islice(dataset, count), strict=True)
     return torch.stack(images), torch.tensor(labels)

@@ -1,15 +1,15 @@
-"""Time of one SOC layer by each of its engines, as multiples of a plain convolution, and what ``engine="auto"`` takes.
+"""Time of a SOC layer with each engine, as a multiple of a plain convolution, and the choice of ``engine="auto"``.
 
     python -m benchmarks.engines --output benchmarks/engines_cpu.json --plot docs/images/engines_time.png
 
-A cell is a mode (training: forward and backward; evaluation: what depends on the weights is kept), a number of channels
-and of groups and a size of maps; 3 x 3 kernels, or 1 x 1 with ``--kernel-size 1``. In a cell, the engines and
-``nn.Conv2d`` without groups take turns in every round, and the figures are ratios of the fastest turns: whatever else
-the machine does can only add to a time. An engine that would take far longer than a convolution is left out, and so is
-a cell whose convolution alone takes too long.
+A cell is a mode (training: forward and backward; evaluation: with cached operands), a number of channels, a number of
+groups and a size of feature maps; the kernel is 3 x 3, or 1 x 1 with ``--kernel-size 1``. In a cell, the engines and
+``nn.Conv2d`` without groups take turns in every round. The figures are ratios of the fastest turns, since other load on
+the machine can only add to a time. Engines that would take far longer than a convolution are left out, and so are cells
+whose plain convolution is too slow.
 
-Cells that the output file has already are not measured again. Measuring ends after ``--seconds``; another call goes on.
-What ``"auto"`` takes is asked each time: after a change of that, the same command draws it anew.
+The output file is completed: its cells are not measured again. Measuring ends after ``--seconds``, and the next call
+resumes. The choice of ``"auto"`` is not stored, so that the tables and the picture always show the present one.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.lipconvnet import machine, seconds
+from benchmarks.common import machine, seconds, write_json
 from lipnet.files import atomic_write
 from lipnet.layers import SOC
 
@@ -35,19 +35,19 @@ MODES = ("training", "evaluation")
 CHANNELS = (8, 16, 32, 64, 128, 256)
 SIZES = (2, 4, 8, 16, 32)
 GROUPS = (1, 4)
-# Name: padding mode and engine. A dense matrix costs the same with either padding.
+# Name: (padding mode, engine). A dense matrix costs the same with either padding mode.
 ENGINES = {
     "series": ("zeros", "series"),
     "series, circular": ("circular", "series"),
     "spectral": ("circular", "spectral"),
     "dense": ("zeros", "dense"),
 }
-# By which names the engines of a padding mode go.
+# For each padding mode: engine -> name in ENGINES.
 CANDIDATES = {
     "zeros": {"series": "series", "dense": "dense"},
     "circular": {"series": "series, circular", "spectral": "spectral", "dense": "dense"},
 }
-# Multiplications: of a plain convolution, and of one product of all matrices of an exact engine.
+# Most multiplications of the plain convolution, and of one product of all matrices of the spectral or dense engine.
 _LARGEST_CONVOLUTION = 2**31
 _LARGEST_PRODUCT = {"training": 2**27, "evaluation": 2**32}
 _ROUNDS = (4, 200)
@@ -64,17 +64,17 @@ class Cell(NamedTuple):
 
     @property
     def key(self) -> str:
-        """How it is called in the file."""
+        """Name of the cell in the output file."""
         groups = f"groups {self.groups}, {self.size} x {self.size} maps, kernel {self.kernel_size}, batch {self.batch}"
         return f"{self.mode}, {self.channels} channels, {groups}"
 
     @property
     def convolution(self) -> int:
-        """Multiplications of a plain convolution."""
+        """Number of multiplications of the plain convolution."""
         return self.batch * (self.size * self.channels * self.kernel_size) ** 2
 
     def fits(self, engine: str) -> bool:
-        """Whether the exponential of this engine is worth waiting for."""
+        """Return whether the engine is fast enough here to be measured."""
         per_group = self.channels // self.groups
         if engine == "spectral":
             matrices, length = 4 * self.groups * self.size * (self.size // 2 + 1), per_group
@@ -88,7 +88,7 @@ class Cell(NamedTuple):
 def cells(
     channels: Sequence[int], sizes: Sequence[int], groups: Sequence[int], kernel_size: int, batch: int
 ) -> Iterator[Cell]:
-    """All cells, small maps first, without those whose convolution alone is too long."""
+    """Yield all cells whose plain convolution is fast enough, small feature maps first."""
     for size, count, group, mode in product(sizes, channels, groups, MODES):
         cell = Cell(mode, size, count, group, kernel_size, batch)
         if cell.convolution <= _LARGEST_CONVOLUTION:
@@ -96,7 +96,7 @@ def cells(
 
 
 def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """The cell with the fewest seconds of every engine."""
+    """Return the cell with the fastest time of every engine, in seconds."""
     torch.manual_seed(0)
     training = cell.mode == "training"
     x = torch.rand(cell.batch, cell.channels, cell.size, cell.size, device=device, requires_grad=training)
@@ -114,7 +114,7 @@ def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
 
 
 def with_choices(measured: dict[str, Any]) -> dict[str, Any]:
-    """The cell with the engine that ``"auto"`` takes now, with each padding mode: no matter of the measurement."""
+    """Return the measured cell with the present choice of ``"auto"`` for each padding mode."""
     cell = Cell(**{name: measured[name] for name in Cell._fields})
     layers = {padding_mode: _layer(cell, padding_mode, torch.device("meta")) for padding_mode in CANDIDATES}
     size = (cell.size, cell.size)
@@ -125,7 +125,7 @@ def _turns(cell: Cell, x: Tensor) -> dict[str, Callable[[], None]]:
     run = _training if cell.mode == "training" else _evaluation
     plain = nn.Conv2d(cell.channels, cell.channels, cell.kernel_size, padding=cell.kernel_size // 2, device=x.device)
     turns = {PLAIN: partial(run, plain, x)}
-    # Engines of a padding mode share a layer, so that what evaluation needs of the weights is computed once.
+    # Engines of one padding mode share a layer.
     layers = {padding_mode: _layer(cell, padding_mode, x.device) for padding_mode in CANDIDATES}
     for name, (padding_mode, engine) in ENGINES.items():
         if cell.fits(engine):
@@ -154,25 +154,24 @@ def _evaluation(layer: nn.Module, x: Tensor) -> None:
 
 
 def ratios(cell: dict[str, Any]) -> dict[str, float]:
-    """Each engine's time as a multiple of the plain convolution's."""
+    """Return the time of each engine as a multiple of the plain convolution's."""
     times = cell["seconds"]
     return {name: times[name] / times[PLAIN] for name in ENGINES if name in times}
 
 
 def lost_by_auto(cell: dict[str, Any], padding_mode: str) -> tuple[float, str]:
-    """How many times the fastest engine's time what ``"auto"`` takes needs, and which the fastest is.
+    """Return the time of the engine that ``"auto"`` chooses as a multiple of the fastest engine's, and that engine.
 
-    Infinite if that was too slow to be measured.
+    The multiple is infinite if the chosen engine was too slow to be measured.
     """
     times = cell["seconds"]
-    names = {engine: name for engine, name in CANDIDATES[padding_mode].items() if name in times}
-    fastest = min(names, key=lambda engine: times[names[engine]])
-    taken = names.get(cell["auto"][padding_mode])
-    return (times[taken] / times[names[fastest]] if taken else float("inf")), fastest
+    measured = {engine: times[name] for engine, name in CANDIDATES[padding_mode].items() if name in times}
+    fastest = min(measured, key=measured.__getitem__)
+    return measured.get(cell["auto"][padding_mode], float("inf")) / measured[fastest], fastest
 
 
 def report(measured: Sequence[dict[str, Any]]) -> Table:
-    """Multiples of the plain convolution, a row for each cell; the engines that ``"auto"`` takes in bold."""
+    """Return a table of multiples of the plain convolution, with the choices of ``"auto"`` in bold."""
     table = Table(title="multiples of a plain convolution")
     for heading in ("mode", "maps", "channels", "groups", *ENGINES):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
@@ -189,7 +188,7 @@ def report(measured: Sequence[dict[str, Any]]) -> Table:
 
 
 def report_of_losses(measured: Sequence[dict[str, Any]], tolerated: float) -> Table:
-    """The cells in which another engine than the one that ``"auto"`` takes is faster by more than is tolerated."""
+    """Return a table of the cells in which the choice of ``"auto"`` is slower than ``tolerated`` times the fastest."""
     title = f"cells in which auto takes more than {tolerated} times as long as the fastest engine"
     table = Table("padding", "mode", "maps", "channels", "groups", "auto", "fastest", "times as long", title=title)
     for padding_mode, cell in product(CANDIDATES, measured):
@@ -203,14 +202,14 @@ def report_of_losses(measured: Sequence[dict[str, Any]], tolerated: float) -> Ta
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="height and width of the maps")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="height and width of the feature maps")
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
     parser.add_argument("--kernel-size", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=140.0, help="for measuring in this call; 0: none")
+    parser.add_argument("--seconds", type=float, default=140.0, help="time for measuring in this call; 0: none")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file: read if it exists, and completed")
-    parser.add_argument("--plot", type=Path, help="a PNG file to draw these cells in")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file, completed if it exists")
+    parser.add_argument("--plot", type=Path, help="PNG file for a picture of these cells")
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
@@ -225,8 +224,7 @@ def main() -> None:
         if time.perf_counter() - start < arguments.seconds:
             results["cells"][cell.key] = measure(cell, device)
     if missing:
-        with atomic_write(arguments.output) as file:
-            file.write(json.dumps(results, indent=1).encode() + b"\n")
+        write_json(arguments.output, results, indent=1)
 
     found = [with_choices(results["cells"][cell.key]) for cell in wanted if cell.key in results["cells"]]
     console = Console()

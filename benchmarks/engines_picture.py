@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.engines`: the engines' times over the channels, a panel for each size of maps."""
+"""Picture for `benchmarks.engines`: time against channels, a panel for each size of feature maps."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -24,19 +24,19 @@ _PANEL = (2.05, 1.85)  # inches
 
 
 def plot_engines(cells: Sequence[dict[str, Any]], kernel_size: int = 3) -> Figure:
-    """Draw the measured cells of one kernel size: rows are modes and groups, columns are sizes of maps.
+    """Draw the measured cells of one kernel size: rows are modes and groups, columns are sizes of feature maps.
 
-    A filled dot is where ``engine="auto"`` takes this engine, with zero padding or with circular padding.
+    A filled dot marks the choice of ``engine="auto"``, with zero or with circular padding.
 
     Returns:
-        A figure made without pyplot, to be saved by ``figure.savefig``.
+        A figure made without pyplot; save it with ``figure.savefig``.
 
     Raises:
         ValueError: if there are no such cells.
     """
     drawn = [cell for cell in cells if cell["kernel_size"] == kernel_size]
     if not drawn:
-        raise ValueError(f"no cells of kernel size {kernel_size} to draw among {len(cells)}")
+        raise ValueError(f"cells must include kernel size {kernel_size}, got none among {len(cells)}")
     sizes, groups = (sorted({cell[key] for cell in drawn}) for key in ("size", "groups"))
     rows = [(mode, count) for mode, count in product(MODES, groups)]
     figure = Figure(figsize=(_PANEL[0] * len(sizes) + 0.5, _PANEL[1] * len(rows) + 0.9), layout="constrained")
@@ -84,7 +84,7 @@ def _draw(axis: Axes, cells: Iterable[dict[str, Any]]) -> None:
 
 
 def _taken(cell: dict[str, Any]) -> set[str]:
-    """Which engines ``"auto"`` takes, by their names here."""
+    """Return the names of the engines that ``"auto"`` chooses."""
     return {CANDIDATES[padding_mode][engine] for padding_mode, engine in cell["auto"].items()}
 
 

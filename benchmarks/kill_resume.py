@@ -1,15 +1,14 @@
-"""Trainings killed by SIGKILL at random points and resumed: do they end as the one that was not interrupted?
+"""Kill trainings at random points, resume them, and compare them with an uninterrupted one, bit for bit.
 
     python -m benchmarks.kill_resume --kills 50
 
-Short runs of ``train.py experiment=quickstart`` on the digits, which write their last checkpoint every third of a
-second. Most are killed after a random part of the processor time that a whole one takes, from the first line of
-train.py to the certification; some while they write a checkpoint; every third one again while it is being resumed. Then
-they are resumed to their end, and weights, momenta, logged figures and certificates are compared with those of one run
-that was left alone, bit for bit.
+Short runs of ``train.py experiment=quickstart`` on the digits write their last checkpoint every third of a second. Most
+get SIGKILL after a random part of an uninterrupted run's processor time, anywhere between the first line of train.py
+and the certification; some while they write a checkpoint; every third one again after it is resumed. Then they are
+resumed to the end. Weights, momenta, logged figures and certificates must be those of the uninterrupted run.
 
-What takes the longest is to import torch and Lightning. So this process imports them once, and every run is a fork of
-it, made before torch has computed anything. Needs Linux.
+Importing torch and Lightning takes most of a short run. So this process imports them once, and every run is a fork of
+it, made before torch computes anything. Needs Linux.
 """
 
 import argparse
@@ -28,13 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Read when torch is imported: a fork must not inherit threads, and one of them is enough for this.
+# torch reads this when it is imported. A fork must not inherit threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
-import lipnet.workflows  # noqa: F401  what every run needs is imported before the forks
+import lipnet.workflows  # noqa: F401  imported once, before the forks
+from benchmarks.common import identical
 from benchmarks.reliability import FOLDER, ROOT, write_figures
 from lipnet.certify import read_certificates
 from lipnet.models.checkpoint import read_checkpoint
@@ -56,10 +55,10 @@ MOST_WRITINGS = 8
 
 
 class PhaseMarker(Callback):
-    """Says in a file of one byte what the training is doing; part of the run, so that the killer can look.
+    """Callback of the training that writes its present phase to a file of one byte, for the killing process.
 
     Args:
-        path: the file, which exists.
+        path: an existing file.
     """
 
     def __init__(self, path: str) -> None:
@@ -86,12 +85,12 @@ class PhaseMarker(Callback):
 
 @dataclass
 class Run:
-    """A training in a folder of its own, started as often as it takes.
+    """A training in its own folder that may be killed and resumed.
 
     Attributes:
-        folder: of its logs.
-        epochs: of the training.
-        kills: the phases in which it was killed.
+        folder: folder for its logs.
+        epochs: length of the training.
+        kills: phases in which it was killed.
     """
 
     folder: Path
@@ -99,13 +98,13 @@ class Run:
     kills: list[str]
 
     def start(self, kill_after: float = math.inf, at_writing: float = math.inf) -> bool:
-        """Start or resume it; kill it after so many seconds of processor time, or while it writes its n-th checkpoint.
+        """Start or resume the training; kill it after some processor time, or while it writes its n-th checkpoint.
 
         Returns:
-            Whether it came to its end.
+            Whether it finished.
 
         Raises:
-            RuntimeError: if it failed, with the end of what it printed.
+            RuntimeError: if it failed, with the end of its output.
         """
         phase, log = self.folder / "phase", self.folder / "output.log"
         phase.write_bytes(b"\0")
@@ -113,7 +112,7 @@ class Run:
             *OVERRIDES,
             f"trainer.max_epochs={self.epochs}",
             f"paths.log_dir={self.folder}",
-            # By its full name, under which the fork imports it, and not as part of the program that runs.
+            # By its full name: in the fork, __main__ is train.py.
             f"+callbacks.phase={{_target_: benchmarks.kill_resume.{PhaseMarker.__name__}, path: {phase}}}",
         ]
         if list(self.folder.glob(f"{TASK}/*/checkpoints/last.ckpt")):
@@ -132,17 +131,17 @@ class Run:
         return True
 
     def writing(self) -> list[Path]:
-        """The checkpoints that are being written."""
+        """Return the checkpoints that are being written."""
         return list(self.folder.glob(f"{TASK}/*/checkpoints/*.partial"))
 
     def result(self) -> Path:
-        """The folder of the run that came to its end."""
+        """Return the folder of the finished run."""
         (summary,) = self.folder.glob(f"{TASK}/*/summary.json")
         return summary.parent
 
 
 def train(overrides: list[str], log: Path) -> None:
-    """Be ``train.py`` with these overrides, and end this process."""
+    """Run ``train.py`` in this process, and end the process."""
     status = 1
     try:
         with log.open("a") as file:
@@ -157,12 +156,12 @@ def train(overrides: list[str], log: Path) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Without the clean-up of what belongs to the process that this one is a fork of.
+        # Skip the clean-up of objects that belong to the parent process.
         os._exit(status)
 
 
 def wait(child: int, run: Run, kill_after: float, at_writing: float) -> int:
-    """Wait for the end of a process, or make it; its status as ``os.waitpid`` has it."""
+    """Wait for the end of a process, or kill it when its time has come; return its status as ``os.waitpid`` does."""
     writings, seen = 0, False
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -178,22 +177,22 @@ def wait(child: int, run: Run, kill_after: float, at_writing: float) -> int:
 
 
 def processor_seconds(process: int) -> float:
-    """Processor time of a process so far: on a busy machine, the clock on the wall says little about where it is."""
+    """Return the processor time of a process. On a busy machine, wall-clock time says little about its progress."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def differences(whole: Path, other: Path) -> list[str]:
-    """What of two finished runs is not the same, bit for bit."""
+    """List the differences between two finished runs."""
     found = []
     for name in ("best.ckpt", "last.ckpt"):
         one, two = (read_checkpoint(folder / "checkpoints" / name)[0] for folder in (whole, other))
         parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
-        found += [f"{name}: {part}" for part in parts if not same(one[part], two[part])]
+        found += [f"{name}: {part}" for part in parts if not identical(one[part], two[part])]
     one, two = (read_certificates(folder / "certificates.tsv") for folder in (whole, other))
     if list(one.rows.values()) != list(two.rows.values()):
         found.append("certificates")
-    # The file of the checkpoint names its folder, so that its own SHA-256 is another one.
+    # A checkpoint contains the name of its folder, so its SHA-256 differs.
     found += [
         f"certificates: {key}" for key in one.facts if key != "checkpoint_sha256" and one.facts[key] != two.facts[key]
     ]
@@ -204,43 +203,30 @@ def differences(whole: Path, other: Path) -> list[str]:
     return found
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two parts of checkpoints are equal, tensors bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return (
-            one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
-        )
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
-    return bool(one == other)
-
-
 def figures_of(folder: Path) -> dict[tuple[int, str], str]:
-    """What all starts of a run have logged, as text: by step and name."""
+    """Return the figures logged over all starts of a run, as text, by step and name."""
     figures = {}
     for path in sorted(folder.glob("csv/**/metrics.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                # Of the last line, a kill may have left a part.
+                # A kill may have cut the last line.
                 if row["step"] and None not in row.values():
                     figures.update({(int(row["step"]), name): text for name, text in row.items() if text and name})
     return figures
 
 
 def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run], list[list[str]], float]:
-    """Kill runs at random points until there were so many kills, and resume each to its end.
+    """Kill runs at random points until the number of kills is reached, and resume each to its end.
 
     Returns:
-        The runs, what differs of each from the whole one, and the whole one's processor time in seconds.
+        The runs, the differences of each from the uninterrupted run, and that run's processor time in seconds.
     """
     generator = random.Random(seed)
     whole = Run(folder / "whole", epochs, [])
     whole.folder.mkdir()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not whole.start():
-        raise RuntimeError("the run that was to be left alone was killed")
+        raise RuntimeError("the uninterrupted run was killed by another process")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     runs: list[Run] = []
@@ -256,7 +242,7 @@ def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run]
             elif not ended:
                 ended = run.start(kill_after=generator.uniform(0, seconds))
         if not ended and not run.start():
-            raise RuntimeError("a run that was to be left alone was killed")
+            raise RuntimeError("a run was killed by another process")
         found.append(differences(whole.result(), run.result()))
         print(
             f"{run.folder.name}: killed in {', '.join(run.kills) or 'nothing'}; {found[-1] or 'identical'}", flush=True
@@ -284,7 +270,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the figures")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs, found, seconds = measure(Path(folder), arguments.kills, arguments.epochs, arguments.seed)
@@ -293,7 +279,7 @@ def main() -> None:
         print(f"{measured}: {seen}")
     write_figures("kill_resume", "Killed and resumed", 30, rows, folder=arguments.output)
     if any(found):
-        raise SystemExit("a resumed run is not the uninterrupted one")
+        raise SystemExit("a resumed run differs from the uninterrupted one")
 
 
 if __name__ == "__main__":

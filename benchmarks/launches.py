@@ -1,16 +1,14 @@
-"""What a training step of LipConvNet-15 asks an accelerator for: how many operations, and what is copied to it.
+"""Number of kernel launches and of copies from the CPU in a training step of LipConvNet-15.
 
     python -m benchmarks.launches --output benchmarks/launches.json
 
-A small network waits for the launches of its operations, not for the operations; a copy from the CPU waits for all that
-was launched before it, and cannot be part of a graph of launches. Both are counted on torch's meta device, where every
-operation is dispatched as on an accelerator and none is computed: without a compiler, forward and backward, in the
-second step, after what is made once. Views and allocations launch nothing and do not count. The networks are those of
-`benchmarks.lipconvnet`.
+On an accelerator, the time of a small network is that of its launches. A copy from the CPU waits for all earlier
+launches, and cannot be part of a CUDA graph. Both are counted on torch's meta device, which dispatches every operation
+and computes none: forward and backward of the second step, without a compiler. Views and allocations launch nothing and
+do not count. The networks are those of `benchmarks.lipconvnet`.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,18 +20,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.common import write_json
 from benchmarks.lipconvnet import VARIANTS
-from lipnet.files import atomic_write
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
 class Launches(NamedTuple):
-    """What was asked for.
+    """Counts of one computation.
 
     Attributes:
-        operations: that compute or copy something.
-        copies: among them, those from the CPU to the device.
+        operations: operations that compute or copy something.
+        copies: those of them that copy from the CPU to the device.
     """
 
     operations: int
@@ -41,7 +39,7 @@ class Launches(NamedTuple):
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts the operations within it that have to do with tensors on the meta device.
+    """Context manager that counts the operations on tensors of the meta device.
 
     Example:
         >>> with LaunchCounter() as counter:
@@ -71,7 +69,7 @@ def _are_meta(values: Any) -> bool:
 
 
 def launches_of(make: Callable[[], nn.Module]) -> Launches:
-    """Of the forward and backward pass of a step on images of 3 x 32 x 32."""
+    """Count the launches of the forward and backward pass on images of 3 x 32 x 32."""
     model = make().to("meta")
     images, labels = torch.empty(128, 3, 32, 32, device="meta"), torch.empty(128, dtype=torch.int64, device="meta")
     for _ in range(2):
@@ -83,20 +81,17 @@ def launches_of(make: Callable[[], nn.Module]) -> Launches:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="a JSON file for the counts")
+    parser.add_argument("--output", type=Path, help="JSON file for the counts")
     arguments = parser.parse_args()
 
     counts = {name: launches_of(make) for name, make in VARIANTS.items()}
-    table = Table(title="a training step")
-    for column in ("network", "operations", "copies from the CPU"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    table = Table("network", "operations", "copies from the CPU", title="a training step")
     for name, launches in counts.items():
         table.add_row(name, *map(str, launches))
     Console().print(table)
     if arguments.output is not None:
         content = {"torch": torch.__version__, "networks": {name: each._asdict() for name, each in counts.items()}}
-        with atomic_write(arguments.output) as file:
-            file.write(json.dumps(content, indent=2).encode() + b"\n")
+        write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,33 @@
-"""Training step and evaluation of LipConvNet-15 as multiples of a network of plain convolutions of the same shapes.
+"""Time of a training step and an evaluation of LipConvNet-15, as multiples of a plain convolutional network.
 
     python -m benchmarks.lipconvnet --batch 32 128 --output benchmarks/lipconvnet_cpu.json
 
-All networks take turns in every round, so that whatever else the machine does meets them alike; the figures are ratios
-of medians. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward, backward and SGD with momentum. The
-arithmetic that this takes is counted too: what a network would cost if all arithmetic were equally fast. The floor is
-what its convolutions and matrix products must take at the peak of this machine, by arithmetic or by memory
-(benchmarks/roofline.py); a third table says which part of the measured time that is.
+The plain network has the same shapes: 32 initial channels, images 3 x 32 x 32, 100 classes. A training step is forward,
+backward and SGD with momentum. All networks take turns in every round, so that other load on the machine affects them
+alike; the figures are ratios of medians. A second table has ratios of counted arithmetic. A third has the floor as a
+share of the measured time: the time that the convolutions and matrix products need at the machine's peak, limited by
+arithmetic or by memory (benchmarks/roofline.py).
 
-On an accelerator: --device cuda, and what helps there: --autocast (bfloat16 in training), --channels-last, --compile
-default or reduce-overhead (graphs of launches).
+On an accelerator use --device cuda, and --autocast (bfloat16 in training), --channels-last, or --compile default or
+reduce-overhead (CUDA graphs).
 """
 
 import argparse
-import json
-import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import cast
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.common import machine, seconds, write_json
 from benchmarks.published import PublishedGSSOC, PublishedSOC
 from benchmarks.roofline import ContractionCounter, peaks_of
-from lipnet.files import atomic_write
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -56,13 +53,13 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How all networks of a run are computed.
+    """Device, precision, layout and compilation of all networks of a run.
 
     Attributes:
-        device: where.
-        autocast: bfloat16 in the training's convolutions; parameters and evaluation stay in float32.
-        channels_last: images and weights in that layout.
-        compile: a mode of ``torch.compile`` for the whole model, without a graph break in training; None for none.
+        device: device of the networks.
+        autocast: train the convolutions in bfloat16; parameters and evaluation stay in float32.
+        channels_last: store images and weights in the channels-last layout.
+        compile: mode of ``torch.compile`` for the whole model, without graph breaks in training; None: no compilation.
     """
 
     device: torch.device
@@ -77,12 +74,10 @@ class Setting:
         torch.manual_seed(0)
         return make().to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
 
-    def runner(self, model: nn.Module, training: bool) -> Callable[[Tensor], Tensor]:
-        """What is called with images."""
+    def compiled(self, model: nn.Module, training: bool) -> Callable[[Tensor], Tensor]:
         if self.compile is None:
             return model
-        compiled: Callable[[Tensor], Tensor] = torch.compile(model, mode=self.compile, fullgraph=training)
-        return compiled
+        return cast(Callable[[Tensor], Tensor], torch.compile(model, mode=self.compile, fullgraph=training))
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -90,14 +85,14 @@ class Setting:
 
 
 class Contestant:
-    """A network with what its training step needs."""
+    """A network with its optimizer, to be timed beside others."""
 
     def __init__(self, make: Callable[[], nn.Module], setting: Setting) -> None:
         self.setting = setting
         self.model = setting.model(make)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-        self._training = setting.runner(self.model, training=True)
-        self._evaluation = setting.runner(self.model, training=False)
+        self._training = setting.compiled(self.model, training=True)
+        self._evaluation = setting.compiled(self.model, training=False)
 
     def training_step(self, images: Tensor, labels: Tensor) -> None:
         self.model.train()
@@ -112,21 +107,8 @@ class Contestant:
             self._evaluation(images)
 
 
-def contestant(make: Callable[[], nn.Module], device: torch.device) -> Contestant:
-    """A network in single precision, as it is."""
-    return Contestant(make, Setting(device))
-
-
-def seconds(function: Callable[[], None], device: torch.device) -> float:
-    start = time.perf_counter()
-    function()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - start
-
-
 def measure(names: Sequence[str], batch: int, rounds: int, setting: Setting) -> dict[str, dict[str, float]]:
-    """Median seconds of each kind of each network; the first round of all warms up and does not count."""
+    """Return the median seconds of each kind of each network, after one round that warms up."""
     images = setting.images(batch)
     labels = torch.randint(100, (batch,), device=setting.device)
     contestants = {name: Contestant(VARIANTS[name], setting) for name in names}
@@ -144,7 +126,7 @@ def measure(names: Sequence[str], batch: int, rounds: int, setting: Setting) -> 
 
 
 def count(names: Sequence[str], batch: int, setting: Setting) -> dict[str, dict[str, ContractionCounter]]:
-    """The convolutions and matrix products of each kind of each network, as it runs without a compiler."""
+    """Record the convolutions and matrix products of each kind of each network, without compilation."""
     setting = replace(setting, compile=None)
     images = setting.images(batch)
     labels = torch.randint(100, (batch,), device=setting.device)
@@ -154,7 +136,7 @@ def count(names: Sequence[str], batch: int, setting: Setting) -> dict[str, dict[
         counts[name] = {}
         for kind, method in zip(KINDS, (each.training_step, each.evaluation), strict=True):
             each.model.train(kind == KINDS[0])
-            method(images, labels)  # what is computed once and kept does not count
+            method(images, labels)  # fills the caches, which do not count
             with ContractionCounter() as counter:
                 method(images, labels)
             counts[name][kind] = counter
@@ -162,11 +144,11 @@ def count(names: Sequence[str], batch: int, setting: Setting) -> dict[str, dict[
 
 
 Figures = dict[int, dict[str, dict[str, float]]]
-"""For each batch size, of each network: a number for each kind."""
+"""Batch size -> network -> kind -> number."""
 
 
 def of_counts(counts: dict[int, dict[str, dict[str, ContractionCounter]]], figure: Callable[..., float]) -> Figures:
-    """A number of each count."""
+    """Reduce each count to one number."""
     return {
         batch: {name: {kind: figure(counter) for kind, counter in kinds.items()} for name, kinds in networks.items()}
         for batch, networks in counts.items()
@@ -174,12 +156,8 @@ def of_counts(counts: dict[int, dict[str, dict[str, ContractionCounter]]], figur
 
 
 def report(results: Figures, title: str, others: Figures | None = None) -> Table:
-    """A row for each network: multiples of the plain network, or the quotients by other figures of the same network."""
-    table = Table(title=title)
-    table.add_column("network")
-    for batch in results:
-        for kind in KINDS:
-            table.add_column(f"{kind}, batch {batch}", justify="right")
+    """Return a table of multiples of the plain network, or of ratios to other figures of the same network."""
+    table = Table("network", *(f"{kind}, batch {batch}" for batch in results for kind in KINDS), title=title)
     for name in next(iter(results.values())):
         quotients = [
             figures[name][kind] / (figures[PLAIN] if others is None else others[batch][name])[kind]
@@ -190,30 +168,24 @@ def report(results: Figures, title: str, others: Figures | None = None) -> Table
     return table
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    if device.type != "cpu":
-        name = torch.cuda.get_device_name(device)
-    return {"device": f"{device} ({name})", "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
-    parser.add_argument(
-        "--only", nargs="+", choices=[name for name in VARIANTS if name != PLAIN], help="leave out others"
-    )
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds after the warm-up")
+    others = [name for name in VARIANTS if name != PLAIN]
+    parser.add_argument("--only", nargs="+", choices=others, default=others, help="networks; default: all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--autocast", action="store_true", help="train in bfloat16")
-    parser.add_argument("--channels-last", action="store_true", help="images and weights in that layout")
-    parser.add_argument("--compile", choices=["default", "reduce-overhead", "max-autotune"], help="of torch.compile")
-    parser.add_argument("--output", type=Path, help="a JSON file for medians, counts and floors")
+    parser.add_argument("--channels-last", action="store_true", help="channels-last images and weights")
+    parser.add_argument(
+        "--compile", choices=["default", "reduce-overhead", "max-autotune"], help="mode of torch.compile"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for medians, counts and floors")
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
     setting = Setting(device, arguments.autocast, arguments.channels_last, arguments.compile)
-    names = [PLAIN, *(arguments.only or [name for name in VARIANTS if name != PLAIN])]
+    names = [PLAIN, *arguments.only]
     results: Figures = {batch: measure(names, batch, arguments.rounds, setting) for batch in arguments.batch}
     counts = {batch: count(names, batch, setting) for batch in arguments.batch}
     peaks = peaks_of(device, torch.bfloat16 if setting.autocast else torch.float32)
@@ -236,8 +208,7 @@ def main() -> None:
             "bytes": of_counts(counts, lambda counter: counter.bytes),
             "floor_seconds": floors,
         }
-        with atomic_write(arguments.output) as file:
-            file.write(json.dumps(content, indent=2).encode() + b"\n")
+        write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Peak memory of a training step of LipConvNet-15, beside that of a network of plain convolutions of the same shapes.
+"""Peak memory of a training step of LipConvNet-15, beside a plain convolutional network of the same shapes.
 
     python -m benchmarks.memory --output benchmarks/memory_cpu.json
 
-Each network gets a process of its own. 32 initial channels, images 3 x 32 x 32, 100 classes; a step is forward,
-backward and SGD with momentum, and the second one is measured: the first makes gradients and momentum.
+Each network runs in its own process: 32 initial channels, images 3 x 32 x 32, 100 classes. A step is forward, backward
+and SGD with momentum. The second step is measured, since the first allocates gradients and momentum.
 
-Two figures for each. *Live bytes*: the largest sum, at any moment of the step, of all blocks that torch's allocator has
-handed out and not yet taken back: parameters, buffers, gradients, momentum, images, everything kept for the backward
-pass, and what operators use for a moment, blocked layouts and scratch memory that the convolution library takes from
-this allocator included. On the CPU it is added up from the profiler's memory events, on an accelerator it is the
-allocator's own peak. *Resident bytes* (Linux, CPU): how far the process's peak resident size (VmHWM) grew beyond what
-it was before the network was made; it contains the pages of the code that runs and what the system's allocator keeps to
-itself as well, and varies by a few per cent.
+*Live bytes*: the largest sum, at any moment of the step, of all blocks that torch's allocator has handed out and not
+yet taken back. It includes parameters, buffers, gradients, momentum, images, tensors saved for backward, and the
+temporary memory of operators, also blocked layouts and scratch memory of the convolution library. On the CPU it is the
+sum of the profiler's memory events; on an accelerator it is the allocator's own peak.
 
-The second table says which operators the blocks come from that are live at the peak. ``--only`` and ``--batch`` measure
-a part, which takes its place in the output file.
+*Resident bytes* (Linux, CPU): growth of the process's peak resident size (VmHWM) from before the network exists. It
+includes the pages of executed code and the overhead of the system's allocator, and varies by a few per cent.
+
+The second table names the operators that allocated the blocks live at the peak. ``--only`` and ``--batch`` measure a
+part, which replaces that part of the output file.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine
-from lipnet.files import atomic_write
+from benchmarks.common import machine, write_json
+from benchmarks.lipconvnet import PLAIN, VARIANTS, Contestant, Setting
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -54,7 +54,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
-    """Peaks of one network in bytes: ``live``, where the system tells ``resident``, and ``holders`` on the CPU."""
+    """Measure one network: bytes ``live``, on Linux ``resident``, and on the CPU ``holders``: operator -> bytes."""
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     make = NETWORKS[name]
     if torch.device(device).type != "cpu":
@@ -64,7 +64,7 @@ def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
     after = _status("VmHWM")
     peak = {} if before is None or after is None else {"resident": after - before}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        # In memory of their own, so that they count.
+        # Allocated here, so that the images and labels count, too.
         _two_steps(make, images.clone(), labels.clone())
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -75,10 +75,10 @@ def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
 
 
 def peak_of_trace(events: Iterable[dict[str, Any]]) -> tuple[int, Counter[str]]:
-    """The largest sum of live blocks within the measured step, and how many bytes of it each operator has made.
+    """Return the largest sum of live blocks within the measured step, and the bytes of it that each operator allocated.
 
     Args:
-        events: of a profiler's trace with memory events, in which a range is called ``"measured step"``.
+        events: events of a profiler's trace with memory events, with a range named ``"measured step"``.
     """
     blocks: dict[int, tuple[int, str]] = {}
     live = peak = 0
@@ -98,7 +98,7 @@ def peak_of_trace(events: Iterable[dict[str, Any]]) -> tuple[int, Counter[str]]:
 
 
 def _allocations(events: Iterable[dict[str, Any]]) -> Iterator[tuple[int, int, list[str]]]:
-    """Address, bytes (negative where they are freed) and the operators that are running, outermost first."""
+    """Yield address, bytes (negative where they are freed) and the running operators, outermost first."""
     running: list[tuple[float, str]] = []
     ranges = (event for event in events if event.get("cat") in ("cpu_op", "user_annotation", "cpu_instant_event"))
     for event in sorted(ranges, key=lambda event: (event["ts"], -event.get("dur", 0))):
@@ -112,21 +112,21 @@ def _allocations(events: Iterable[dict[str, Any]]) -> Iterator[tuple[int, int, l
 
 
 def _label(operators: Sequence[str]) -> str:
-    """Where in the step, and in which operator, without those in between."""
+    """Join the two outermost operators and the innermost one."""
     inside = [name.removeprefix("autograd::engine::evaluate_function: ") for name in operators if name != MEASURED]
     return " / ".join(dict.fromkeys([*inside[:2], *inside[-1:]])) or "outside of operators"
 
 
 def _two_steps(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> None:
     with record_function("first step"):
-        each = contestant(make, images.device)
+        each = Contestant(make, Setting(images.device))
         each.training_step(images, labels)
     with record_function(MEASURED):
         each.training_step(images, labels)
 
 
 def _peak_of_accelerator(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> int:
-    each = contestant(make, images.device)
+    each = Contestant(make, Setting(images.device))
     each.training_step(images, labels)
     torch.accelerator.reset_peak_memory_stats()
     each.training_step(images, labels)
@@ -134,7 +134,7 @@ def _peak_of_accelerator(make: Callable[[], nn.Module], images: Tensor, labels: 
 
 
 def _status(field: str) -> int | None:
-    """A size of this process in bytes."""
+    """Return a size of this process in bytes, or None where the system does not tell."""
     if not _STATUS.exists():
         return None
     lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
@@ -142,7 +142,7 @@ def _status(field: str) -> int | None:
 
 
 def measure(names: Sequence[str], batches: Sequence[int], device: str) -> dict[int, dict[str, dict[str, Any]]]:
-    """The peaks of every network for every batch size, each in a fresh process."""
+    """Measure every network for every batch size, each in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         return {
@@ -152,12 +152,9 @@ def measure(names: Sequence[str], batches: Sequence[int], device: str) -> dict[i
 
 
 def report(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
-    """Peaks in MiB and as multiples of the plain network's, a row for each network."""
-    table = Table(title="peak memory of a training step")
-    table.add_column("network")
-    for batch in results:
-        for kind in ("live", "resident"):
-            table.add_column(f"{kind}, batch {batch}", justify="right")
+    """Return a table of peaks in MiB, and as multiples of the plain network's."""
+    headings = (f"{kind}, batch {batch}" for batch in results for kind in ("live", "resident"))
+    table = Table("network", *headings, title="peak memory of a training step")
     for name in next(iter(results.values())):
         row = (_cell(peaks, name, kind) for peaks in results.values() for kind in ("live", "resident"))
         table.add_row(name, *row)
@@ -171,7 +168,7 @@ def _cell(peaks: dict[str, dict[str, Any]], name: str, kind: str) -> str:
 
 
 def report_of_holders(results: dict[int, dict[str, dict[str, Any]]], most: int = 6) -> Table:
-    """What is live at the peak, for the largest batch."""
+    """Return a table of the operators that allocated most of the live memory, for the largest batch."""
     batch = max(results)
     table = Table("network", "MiB", "made by", title=f"live at the peak, batch {batch}")
     for name, peak in results[batch].items():
@@ -181,23 +178,23 @@ def report_of_holders(results: dict[int, dict[str, dict[str, Any]]], most: int =
 
 
 def write(results: dict[int, dict[str, dict[str, Any]]], about: dict[str, Any], output: Path) -> None:
-    """Put the peaks into a JSON file, in place of those of the same networks and batch sizes; others stay."""
+    """Write the peaks to a JSON file; those of other networks and batch sizes stay in it."""
     peaks = json.loads(output.read_text())["peak_bytes"] if output.exists() else {}
     for batch, measured in results.items():
         peaks.setdefault(str(batch), {}).update(measured)
-    with atomic_write(output) as file:
-        file.write(json.dumps({"machine": about, "peak_bytes": peaks}, indent=2).encode() + b"\n")
+    write_json(output, {"machine": about, "peak_bytes": peaks})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--only", nargs="+", choices=[name for name in NETWORKS if name != PLAIN])
+    others = [name for name in NETWORKS if name != PLAIN]
+    parser.add_argument("--only", nargs="+", choices=others, default=others)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for the peaks in bytes, completed if it exists")
+    parser.add_argument("--output", type=Path, help="JSON file for the peaks in bytes, completed if it exists")
     arguments = parser.parse_args()
 
-    names = [PLAIN, *(arguments.only or [name for name in NETWORKS if name != PLAIN])]
+    names = [PLAIN, *arguments.only]
     results = measure(names, arguments.batch, arguments.device)
     about = machine(torch.device(arguments.device))
     console = Console()

@@ -1,7 +1,7 @@
-"""How near to orthogonal the convolutions of a network are, measured after a few optimizer steps.
+"""Singular values of the convolutions of a network after a few optimizer steps.
 
-Speed without orthogonality is worth nothing, and a layer may be orthogonal in one mode alone, or at the start alone. So
-these figures are taken after SGD steps, in training and in evaluation, in the layers' own precision.
+A layer may be orthogonal in one mode only, or only before training. So these figures are measured after SGD steps, in
+training and in evaluation mode, in the layers' own precision.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 MODES = ("training", "evaluation")
 STRIDES = ("stride 1", "stride 2")
-# Layers of four kinds, small enough for dense Jacobians: 16 channels on maps of 8 x 8, then 32 on maps of 4 x 4.
+# Four kinds of layers, small enough for dense Jacobians: 16 channels on 8 x 8 pixels, then 32 on 4 x 4.
 _SMALL: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 16, "in_channels": 16, "image_size": 8}
 _CLASSES = 10
 _BATCH = 16
-# A new direction of no more than this part of its vector is rounding: the directions before it span all that there is.
+# A new Krylov direction shorter than this, relative to its vector, is rounding: the space is invariant.
 _INVARIANT = 1e-5
 
 
 def train(model: nn.Module, input_shape: tuple[int, int, int], steps: int) -> None:
-    """SGD steps with the published learning rate and momentum, on images and labels of noise."""
+    """Take SGD steps with the published learning rate and momentum, on random images and labels."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(steps):
@@ -33,7 +33,7 @@ def train(model: nn.Module, input_shape: tuple[int, int, int], steps: int) -> No
 
 
 def convolutions(model: nn.Sequential, input_shape: tuple[int, int, int]) -> list[tuple[nn.Module, tuple[int, ...]]]:
-    """The convolutions of a LipConvNet, each with the shape (C, H, W) of the maps that it is given."""
+    """Return the convolutions of a LipConvNet, each with the shape (C, H, W) of its input."""
     found = []
     maps = torch.zeros(1, *input_shape)
     with torch.no_grad():
@@ -50,10 +50,10 @@ def convolutions(model: nn.Sequential, input_shape: tuple[int, int, int]) -> lis
 
 @torch.no_grad()
 def singular_values(layer: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """All singular values of an affine layer's Jacobian on maps (C, H, W), in descending order.
+    """Return all singular values of an affine layer's Jacobian for inputs (C, H, W), in descending order.
 
-    A map of n numbers to m has min(n, m) of them: all are 1 if the layer has orthonormal rows or columns. The columns
-    come from one call of the layer, as a layer in training may change at each call.
+    All are 1 if the Jacobian has orthonormal rows or columns. Its columns come from one call of the layer, since a
+    layer in training may change at each call.
     """
     size = prod(input_shape)
     zero_and_basis = torch.cat([torch.zeros(1, size), torch.eye(size)]).view(-1, *input_shape)
@@ -62,9 +62,9 @@ def singular_values(layer: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
 
 
 def largest_singular_value(layer: nn.Module, input_shape: tuple[int, ...], steps: int = 40) -> float:
-    """The largest singular value of an affine layer's Jacobian J, from below: its norm on a Krylov space of J^T J.
+    """Return the largest singular value of an affine layer's Jacobian J on a Krylov space of J^T J: a lower bound.
 
-    Power iteration would need hundreds of steps where many singular values lie close to the largest.
+    Power iteration would need hundreds of steps if many singular values lie close to the largest.
     """
     with torch.no_grad():
         constant = layer(torch.zeros(1, *input_shape)).flatten()
@@ -85,7 +85,7 @@ def largest_singular_value(layer: nn.Module, input_shape: tuple[int, ...], steps
 
 
 def network_norm(model: nn.Module, images: Tensor) -> float:
-    """The largest singular value of the Jacobian from images to logits, over these images (B, C, H, W)."""
+    """Return the largest singular value of the Jacobian from images (B, C, H, W) to logits, over the batch."""
     images = images.clone().requires_grad_()
     logits = model(images)
     rows = [
@@ -96,7 +96,7 @@ def network_norm(model: nn.Module, images: Tensor) -> float:
 
 
 def layer_figures(make: Callable[..., nn.Sequential], steps: int) -> dict[str, dict[str, list[float]]]:
-    """In each mode, the smallest and the largest singular value among the layers with stride 1, and with stride 2."""
+    """Return, for each mode and stride, the smallest and the largest singular value among the layers."""
     torch.manual_seed(0)
     shape = (_SMALL["in_channels"], _SMALL["image_size"], _SMALL["image_size"])
     model = make(num_classes=_CLASSES, **_SMALL)
@@ -115,16 +115,16 @@ def layer_figures(make: Callable[..., nn.Sequential], steps: int) -> dict[str, d
 def network_figures(
     make: Callable[..., nn.Sequential], steps: int, export: Callable[[nn.Sequential], nn.Sequential]
 ) -> dict[str, float]:
-    """The norm of the whole network's Jacobian in each mode, and the product of its convolutions' norms in evaluation.
+    """Return the norm of the network's Jacobian in each mode, and the product of its layers' norms in evaluation.
 
-    The product is what a certificate has to use; the Jacobian's norm at a few images is what can be seen of the truth.
-    The layers of the product are those of ``export(model)``.
+    A certificate has to use the product; the Jacobian's norm at a few images is a lower bound on the truth. The product
+    is over the convolutions of ``export(model)``.
     """
     torch.manual_seed(0)
     shape = (3, 32, 32)
     model = make(num_classes=_CLASSES)
     train(model, shape, steps)
-    model.requires_grad_(False)  # a layer that need not differentiate its weights may compute them once
+    model.requires_grad_(False)  # lets layers cache what they compute from their weights
     images = torch.rand(4, *shape)
     figures = {mode: network_norm(model.train(mode == "training"), images) for mode in MODES}
     layers = convolutions(export(model.eval()), shape)

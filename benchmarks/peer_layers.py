@@ -1,8 +1,8 @@
-"""LipConvNet with the convolutions of other installable packages, and what they are once their weights are kept.
+"""LipConvNet with the convolutions of other packages, and their export to plain convolutions.
 
-Where a layer changes the number of channels or has a stride, the peers differ: each function below says how. The last
-layer of LipConvNet has a 1 x 1 kernel and stride 2, which after space to depth sees a window of 2 x 2 pixels; the peers
-refuse a kernel smaller than the stride, or lose pixels to it, and have a 2 x 2 kernel there.
+The packages differ in strides and in changes of the number of channels: each function below says how. The last layer of
+LipConvNet has a 1 x 1 kernel and stride 2, which after space-to-depth sees a window of 2 x 2 pixels. The other packages
+refuse a kernel smaller than the stride, or lose pixels to it, so their kernel is 2 x 2 there.
 """
 
 import warnings
@@ -27,8 +27,8 @@ Make = Callable[..., nn.Sequential]
 def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
     """Adaptive orthogonal convolution (arXiv 2501.07930): an explicit kernel, orthogonal with circular padding.
 
-    Channels change in the kernel itself; stride 2 is a 2 x 2 convolution followed by a 2 x 2 one with the stride, both
-    merged into one kernel. The 3 channels of an image do not divide into groups: the first layer has none.
+    Channels change in the kernel itself; stride 2 merges a 2 x 2 convolution and a strided 2 x 2 one into one kernel.
+    The first layer has no groups, since the 3 channels of an image cannot be divided.
     """
     from orthogonium.layers import AdaptiveOrthoConv2d
 
@@ -40,8 +40,8 @@ def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, grou
 def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
     """orthogonium's SOC: the Taylor polynomial of degree 3 as one explicit kernel of 7 x 7, or 8 x 8 with stride 2.
 
-    Channels change by cutting that kernel, stride as in `aoc`. Zero padding, since a circular padding of 3 does not fit
-    the network's last maps; the layer is then a contraction at best, not orthogonal, near the border.
+    Channels change by cutting that kernel; stride as in `aoc`. Zero padding, since a circular padding of 3 does not fit
+    the network's last feature maps. So near the border the layer is a contraction at best.
     """
     from orthogonium.layers.conv.adaptiveSOC import AdaptiveSOCConv2d
 
@@ -68,7 +68,7 @@ def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> n
 
 
 def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
-    """The kernel as a matrix (out, in * taps) orthonormalised, then divided by the root of the overlapping taps.
+    """Kernel orthonormalised as a matrix (out, in * taps), then divided by the square root of the overlapping taps.
 
     A contraction, not orthogonal (arXiv 2006.06520). Channels and stride as in ``nn.Conv2d``.
     """
@@ -79,16 +79,16 @@ def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int)
 
 
 class OrthogonalPointwise(nn.Module):
-    """A 1 x 1 convolution in the place of each 3 x 3 one, its matrix orthogonal by ``torch``'s parametrisation.
+    """1 x 1 convolution in place of each 3 x 3 one, its matrix orthogonal by ``torch``'s parametrisation.
 
-    Stride is space-to-depth, so that pixels meet there alone; the matrix is rectangular where the channels change.
+    Stride is space-to-depth: only there do pixels meet. The matrix is rectangular where the channels change.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        # On a filter (out, in, 1, 1) the parametrisation would take each 1 x 1 kernel for a matrix of its own.
-        # Of its maps Cayley's, as the gradient of the default takes half a minute for 2048 to 1024 channels on a CPU.
+        # A linear layer: on a weight (out, in, 1, 1) the parametrisation would treat each 1 x 1 kernel as a matrix.
+        # Cayley, since the gradient of the default takes half a minute for 2048 to 1024 channels on a CPU.
         self.linear = orthogonal(nn.Linear(in_channels * stride**2, out_channels), orthogonal_map="cayley")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,13 +98,13 @@ class OrthogonalPointwise(nn.Module):
 def shuffled(
     conv: Callable[..., nn.Module], in_channels: int, *arguments: int, groups: int, **settings: int
 ) -> nn.Module:
-    """A grouped convolution after the paired channel shuffle of GS-SOC, where that applies."""
+    """Return a grouped convolution after the paired channel shuffle of GS-SOC, where that applies."""
     shuffle = nn.Identity() if in_channels % groups else ChannelShuffle(groups, paired=True)
     return nn.Sequential(shuffle, conv(in_channels, *arguments, groups=groups, **settings))
 
 
 def _window(kernel_size: int, stride: int) -> tuple[int, int]:
-    """Kernel and padding with which a stride divides the height and width, 2 x 2 for a 1 x 1 kernel with stride 2."""
+    """Return kernel size and padding for which a stride divides height and width."""
     kernel_size = max(kernel_size, stride)
     return kernel_size, (kernel_size - stride + 1) // 2
 
@@ -115,7 +115,7 @@ def _groups(in_channels: int, groups: int) -> int:
 
 @dataclass(frozen=True)
 class Peer:
-    """A network, and the package that it needs."""
+    """Network that needs a package."""
 
     package: str
     make: Make
@@ -144,7 +144,7 @@ PEERS: dict[str, Peer] = {
 
 
 def available(names: Sequence[str], say: Callable[[str], None]) -> dict[str, Make]:
-    """The networks of these names whose packages are installed; ``say`` gets a line on each of the others."""
+    """Return the networks whose packages are installed; call ``say`` with a line on each of the others."""
     networks: dict[str, Make] = {}
     for name in names:
         if name in VARIANTS:
@@ -157,7 +157,7 @@ def available(names: Sequence[str], say: Callable[[str], None]) -> dict[str, Mak
 
 
 def versions() -> dict[str, str]:
-    """The version of each package of the peers that is installed."""
+    """Return the versions of the installed packages of `PEERS`."""
     return {peer.package: version(peer.package) for peer in PEERS.values() if not peer.missing()}
 
 
@@ -166,9 +166,9 @@ def exportable(model: nn.Module) -> bool:
 
 
 def exported(model: nn.Sequential) -> nn.Sequential:
-    """The model, changed in place: every parametrised convolution or linear map is a plain one with the same weight.
+    """Replace every parametrised convolution or linear layer, in place, by a plain one with the same weight.
 
-    Left to themselves, the peers compute their weights anew at every call, in evaluation too.
+    Without this, the other packages recompute their weights at every call, in evaluation, too.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -188,7 +188,7 @@ def _plain(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     if isinstance(layer, nn.Linear):
         plain = nn.Linear(layer.in_features, layer.out_features, has_bias)
     else:
-        # The kernel's size is the weight's: a polynomial of a convolution has a larger one than was asked for.
+        # The size of the weight: the kernel of a polynomial of a convolution is larger than requested.
         plain = nn.Conv2d(
             layer.in_channels,
             layer.out_channels,

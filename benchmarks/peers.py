@@ -1,12 +1,11 @@
-"""lipnet beside the convolutions of other installable packages: time, and how orthogonal they are.
+"""Time and orthogonality of lipnet beside the convolutions of other packages.
 
     python -m benchmarks.peers --batch 32 128 --output benchmarks/peers_cpu.json
 
-LipConvNet-15 with 32 initial channels on 32 x 32 images, the convolutions alone exchanged (`benchmarks.peer_layers`):
-the activations are the same, and so is the head, lipnet's, but for the plain network. Times are multiples of the plain
-network, whose steps take turns with the others' in the same run; singular values are those of
-`benchmarks.orthogonality`. A peer that is not installed is left out. One run may measure some networks (``--only``) or
-one part (``--parts``): the output file keeps what it has of others.
+LipConvNet-15 with 32 initial channels on 32 x 32 images; only the convolutions differ (`benchmarks.peer_layers`), and
+the plain network's head. Times are multiples of the plain network's, and all networks take turns in the same run;
+singular values are those of `benchmarks.orthogonality`. Packages that are not installed are left out. ``--only``
+measures some networks and ``--parts`` one part: other entries of the output file stay.
 """
 
 import argparse
@@ -22,22 +21,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lipconvnet import PLAIN, VARIANTS, contestant, machine, seconds
+from benchmarks.common import machine, seconds, write_json
+from benchmarks.lipconvnet import PLAIN, VARIANTS, Contestant, Setting
 from benchmarks.orthogonality import MODES, STRIDES, layer_figures, network_figures
 from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
-from lipnet.files import atomic_write
 
 TRAINING, EVALUATION, EXPORTED = KINDS = ("training step", "evaluation", "evaluation, exported")
 PARTS = ("times", "orthogonality")
 Results = dict[str, dict[str, Any]]
-# The tables are Markdown, to be copied: narrower, their cells would break.
+# Wide enough for the cells of the Markdown tables.
 _WIDTH = 130
 
 
 def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device) -> Results:
-    """Median seconds of each kind of each network, after one round of all that warms up, and multiples of the plain."""
+    """Return median seconds of each kind of each network, after a warm-up round, and multiples of the plain network."""
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
-    contestants = {name: contestant(make, device) for name, make in networks.items()}
+    contestants = {name: Contestant(make, Setting(device)) for name, make in networks.items()}
     medians: dict[str, dict[str, float]] = {name: {} for name in networks}
     for kind in KINDS:
         if kind == EXPORTED:
@@ -60,7 +59,7 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
 
 
 def time_table(results: Results) -> Table:
-    """Multiples of the plain network, a row for each network, columns for each batch."""
+    """Return a table of multiples of the plain network, with columns for each batch size."""
     batches = sorted({batch for entry in results.values() for batch in entry.get("times", {})}, key=int)
     table = Table(box=box.MARKDOWN, title="multiples of the plain network")
     table.add_column("network", no_wrap=True)
@@ -74,7 +73,7 @@ def time_table(results: Results) -> Table:
 
 
 def orthogonality_table(results: Results) -> Table:
-    """A row for each mode of each network: the layers' extreme singular values, and the network's norm."""
+    """Return a table of the layers' extreme singular values and the network's norm, in each mode."""
     columns = (f"{stride}, {end}" for stride in STRIDES for end in ("smallest", "largest"))
     table = Table(box=box.MARKDOWN, title="singular values after optimizer steps")
     table.add_column("network", no_wrap=True)
@@ -84,7 +83,7 @@ def orthogonality_table(results: Results) -> Table:
         for mode in MODES if "orthogonality" in entry else ():
             layers, network = entry["orthogonality"]["layers"][mode], entry["orthogonality"]["network"]
             values = [value for stride in STRIDES for value in layers[stride]] + [network[mode]]
-            # The product is of the layers' norms in evaluation.
+            # The product of the layers' norms is measured in evaluation mode only.
             product = f"{network['product']:.4g}" if mode == MODES[1] else "-"
             table.add_row(name, mode, *(f"{value:.4g}" for value in values), product)
     return table
@@ -93,38 +92,34 @@ def orthogonality_table(results: Results) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     others = [name for name in (*VARIANTS, *PEERS) if name != PLAIN]
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: show the output file's tables")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: only print the tables")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds after the warm-up")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps before singular values are measured")
-    parser.add_argument("--only", nargs="+", choices=others, help="leave out others")
-    parser.add_argument("--device", default="cpu", help="for the times; singular values are measured on the CPU")
-    parser.add_argument("--output", type=Path, help="a JSON file: what it has of other networks and parts is kept")
+    parser.add_argument("--only", nargs="+", choices=others, default=others, help="networks; default: all")
+    parser.add_argument("--device", default="cpu", help="device for the times; singular values are measured on the CPU")
+    parser.add_argument("--output", type=Path, help="JSON file; other networks and parts stay in it")
     arguments = parser.parse_args()
     if min(arguments.rounds, *arguments.batch) < 1:
-        parser.error(f"rounds and batches of at least 1, got {arguments.rounds} rounds of {arguments.batch} images")
+        parser.error(f"rounds and batch must be at least 1, got {arguments.rounds} and {arguments.batch}")
 
     console = Console(width=max(_WIDTH, Console().width))
     device, output = torch.device(arguments.device), arguments.output
-    networks = available([PLAIN, *(arguments.only or others)], console.print)
+    networks = available([PLAIN, *arguments.only], console.print)
     results: Results = json.loads(output.read_text()) if output is not None and output.exists() else {}
     about = machine(device) | {"packages": versions(), "rounds": arguments.rounds}
     for batch in arguments.batch if "times" in arguments.parts else ():
         for name, measured in times(networks, batch, arguments.rounds, device).items():
             results.setdefault(name, {}).setdefault("times", {})[str(batch)] = measured | {"machine": about}
-        write(results, output)
+        if output is not None:
+            write_json(output, results)
     for name, make in networks.items() if "orthogonality" in arguments.parts else ():
         layers, network = layer_figures(make, arguments.steps), network_figures(make, arguments.steps, exported)
         figures = {"steps": arguments.steps, "packages": versions(), "layers": layers, "network": network}
         results.setdefault(name, {})["orthogonality"] = figures
-        write(results, output)
+        if output is not None:
+            write_json(output, results)
     console.print(time_table(results), orthogonality_table(results))
-
-
-def write(results: Results, output: Path | None) -> None:
-    if output is not None:
-        with atomic_write(output) as file:
-            file.write(json.dumps(results, indent=2).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The measured figures of reliability: a file for each command that measures some, and one page of them all.
+"""Figures of the reliability benchmarks: a file for each command, and one page of all of them.
 
     python -m benchmarks.reliability
 
-Each command writes results/reliability/NAME.json by `write_figures`; this one makes results/reliability.md of them.
+The other commands write results/reliability/NAME.json with `write_figures`; this one joins the files into
+results/reliability.md.
 """
 
 import json
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_json
 from lipnet import __version__
 from lipnet.files import atomic_write
 from lipnet.training.run_record import processor
@@ -39,24 +41,21 @@ def write_figures(
     command: str | None = None,
     folder: Path = FOLDER,
 ) -> Path:
-    """Write what was measured to FOLDER/NAME.json, whole or not at all.
+    """Write figures to FOLDER/NAME.json in one step, and return the path.
 
     Args:
-        name: of the file, without its ending.
-        title: of the section on the page.
-        order: sections come in this order: those of the bound from 10, of the checks from 20, of the runs from 30 on.
-        rows: what was measured, and what was seen.
-        command: what measured it; None for the module that runs, with its arguments.
-        folder: where the files are.
-
-    Returns:
-        The file.
+        name: name of the file, without the suffix.
+        title: title of the section on the page.
+        order: sort key of the section: bounds from 10, checks from 20, runs from 30.
+        rows: pairs of what was measured and the result.
+        command: command that measured them; None for the running module with its arguments.
+        folder: folder for the files.
 
     Raises:
-        ValueError: if there are no rows, or one of them is no pair of texts.
+        ValueError: if there are no rows, or a row is not a pair of strings.
     """
     if not rows or not all(len(row) == 2 and all(isinstance(text, str) for text in row) for row in rows):
-        raise ValueError(f"rows must be pairs of texts, at least one, got {list(rows)}")
+        raise ValueError(f"rows must be one or more pairs of strings, got {list(rows)}")
     content = {
         "title": title,
         "command": command or running_command(),
@@ -67,20 +66,19 @@ def write_figures(
         "rows": [list(row) for row in rows],
     }
     path = folder / f"{name}.json"
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_json(path, content)
     return path
 
 
 def render(folder: Path = FOLDER, page: Path = PAGE) -> str:
-    """Write the page of all files of a folder, and return its text.
+    """Write the page of all files in a folder, and return its text.
 
     Raises:
-        ValueError: if there are no files, or one of them has not the keys of `write_figures`.
+        ValueError: if there are no files, or a file lacks a key of `write_figures`.
     """
     sections = [_read(path) for path in sorted(folder.glob("*.json"))]
     if not sections:
-        raise ValueError(f"there are no figures in {folder.absolute()}: run the commands that measure them")
+        raise ValueError(f"no figures in {folder.absolute()}: run the benchmarks first")
     sections.sort(key=lambda section: section["order"])
     text = INTRODUCTION + "".join(map(_section, sections))
     with atomic_write(page) as file:
@@ -89,8 +87,7 @@ def render(folder: Path = FOLDER, page: Path = PAGE) -> str:
 
 
 def running_command() -> str:
-    """The module that was started by ``python -m``, or the script, with its arguments; where files are on this machine
-    concerns nobody."""
+    """Return the running module or script with its arguments, without absolute paths of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = ["-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
     arguments = ["PATH" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
@@ -98,14 +95,14 @@ def running_command() -> str:
 
 
 def machine() -> str:
-    """The processor and how many of its cores there are for this process."""
+    """Return the number of cores available to this process, and the processor's name."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count()
     return f"{cores} cores, {processor()}"
 
 
 def commit() -> str:
-    """The commit of the working tree, marked where the code differs from it; "unknown" outside a repository."""
+    """Return the commit of the working tree, marked if the code differs from it; "unknown" outside a repository."""
     number = _git("rev-parse", "--short=12", "HEAD")
     if number is None:
         return "unknown"

@@ -1,12 +1,10 @@
-"""The floor of a computation: how long its convolutions and matrix products must take on a machine, at the least.
+"""Floor of a computation: a lower bound on the time of its convolutions and matrix products on a machine.
 
-Each of them needs its arithmetic, and must read its operands and write its result once. At the highest speeds that the
-machine reaches in a large matrix product and in a large copy, it takes at least the longer of the two times. What
-stands between them (activations, permutations, transforms, updates of weights) is not counted: the floor is below what
-any implementation of the same convolutions can reach.
+Each of them must do its arithmetic, and read its operands and write its result once. It takes at least the longer of
+the two times, at the machine's speed in a large matrix product and in a large copy. Activations, permutations,
+transforms and weight updates are not counted, so no implementation of the same convolutions can be faster.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.common import seconds
+
 _ROUNDS = 20
 _MATRIX = {"cpu": 2048}
 _LARGE_MATRIX = 8192
@@ -24,21 +24,21 @@ _LARGE_COPY = 2**30
 
 
 class Contraction(NamedTuple):
-    """A convolution or a product of matrices."""
+    """Arithmetic operations and bytes moved by a convolution or a matrix product."""
 
     operations: int
     bytes: int
 
 
 class Peaks(NamedTuple):
-    """What a machine reaches, each second."""
+    """Highest speeds of a machine, per second."""
 
     operations: float
     bytes: float
 
 
 class ContractionCounter(TorchDispatchMode):
-    """Lists every convolution and product of matrices that runs within it, forward and backward.
+    """Context manager that lists every convolution and matrix product, forward and backward.
 
     Example:
         >>> with ContractionCounter() as counter:
@@ -56,7 +56,7 @@ class ContractionCounter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in flop_registry:
-            # In inference mode, operators arrive here that are made of others.
+            # Composite operators arrive here in inference mode.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -78,12 +78,12 @@ class ContractionCounter(TorchDispatchMode):
         return sum(each.bytes for each in self.contractions)
 
     def floor(self, peaks: Peaks) -> float:
-        """Seconds below which these contractions cannot be done, one after the other."""
+        """Return a lower bound on the seconds that these contractions take, one after the other."""
         return sum(max(each.operations / peaks.operations, each.bytes / peaks.bytes) for each in self.contractions)
 
 
 def peaks_of(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
-    """The fastest of a few large matrix products, and of a few large copies (read and written bytes)."""
+    """Measure the fastest of some large matrix products, and of some large copies (bytes read and written)."""
     size = _MATRIX.get(device.type, _LARGE_MATRIX)
     matrix = torch.rand(size, size, device=device).to(dtype)
     product = torch.empty_like(matrix)
@@ -96,11 +96,4 @@ def peaks_of(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
 
 
 def _fastest(function: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        function()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds(function, device) for _ in range(_ROUNDS))

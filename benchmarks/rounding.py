@@ -1,8 +1,8 @@
-"""Rounding of LipConvNet-15: the bound E, what it takes of a radius, how far deployed models are from certified ones.
+"""Rounding errors of LipConvNet-15: the bound E (see docs/notation.md), its cost in radius, and measured deviations.
 
     python -m benchmarks.rounding
 
-Untrained weights, as the bound hardly depends on them; and a small network that is trained on the digits.
+The large networks have random weights, since the bound hardly depends on them. A small one is trained on the digits.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
 
 
 class Case(NamedTuple):
-    """A network and images for it."""
+    """Network with images for it."""
 
     name: str
     make: Callable[[], tuple[nn.Module, Tensor]]
@@ -37,24 +37,22 @@ class Case(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10, help="of each network of CIFAR's size")
-    parser.add_argument(
-        "--repeats", type=int, default=2, help="of each time that is measured, of which the least counts"
-    )
+    parser.add_argument("--images", type=int, default=10, help="number of images for the networks of CIFAR's size")
+    parser.add_argument("--repeats", type=int, default=2, help="repetitions of each timing; the fastest counts")
     options = parser.parse_args(arguments)
-    # The threads of one process that wait for each other take processor time, too.
+    # Threads that wait for each other would count as processor time.
     torch.set_num_threads(1)
     rows: list[tuple[str, str]] = []
     for case in cases(options.images):
         torch.manual_seed(0)
         rows += measure(case, options.repeats)
         print(*(f"{what}: {seen}" for what, seen in rows[-5:]), sep="\n", flush=True)
-        # What is measured so far is not lost with what takes longer.
+        # After each network, so that an interruption loses only the next ones.
         write_figures("rounding", TITLE, 10, rows)
 
 
 def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
-    """The rows of one network: bound, cost, deviations, and the time of certified beside deployed logits."""
+    """Measure one network: bound, cost, deviations, and the time of certified relative to deployed logits."""
     model, images = case.make()
     model = model.double().eval().requires_grad_(False)
     evidence = Evidence(model, tuple(images.shape[1:]))
@@ -80,7 +78,7 @@ def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
 
 
 def _time_ratio(model: nn.Module, images: Tensor, repeats: int) -> float:
-    """Of one batch, the least of several of either in turn, after one that fills the caches."""
+    """Return the ratio of the fastest processor times for one batch, taken in turns after a warm-up."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
         for times, context in zip(seconds, (nullcontext(), explicit_arithmetic(model)), strict=True):
@@ -93,7 +91,7 @@ def _time_ratio(model: nn.Module, images: Tensor, repeats: int) -> float:
 
 
 def cases(images: int) -> list[Case]:
-    """The networks, with so many images of CIFAR's size each."""
+    """Return the networks, with the number of random images for those of CIFAR's size."""
     circular = partial(SOC, padding_mode="circular")
     return [
         Case("LipConvNet-3 GS-SOC (4, -), trained on the digits", _trained),

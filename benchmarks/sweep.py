@@ -1,13 +1,12 @@
-"""Which loss, head, activation, shuffle, schedule and augmentation help: one small training for each choice.
+"""Train a small network for each choice of loss, head, activation, shuffle, schedule and augmentation.
 
     python -m benchmarks.sweep --data-dir data
     python -m benchmarks.sweep --render
 
-A row is one training of LipConvNet-5 with 16 initial channels on CIFAR-100 in a folder of its own, which differs from
-the first row in one choice, or in a head and a loss. Its best epoch is certified on the validation images; the test
-images are not read. Rows are in the order of their importance. What is done stays done: a command that was stopped, or
-killed, goes on with the same command, within the epoch that it was in. Several commands may work on the same folders;
-each row has one of them.
+A row is one training of LipConvNet-5 with 16 initial channels on CIFAR-100, in its own folder. It differs from the
+first row in one choice, or in a head and a loss. Its best epoch is certified on the validation images; the test images
+are not read. Rows come in order of importance. After an interruption, the same command resumes within the epoch.
+Several commands may work on the same folders at once: each row is locked by one of them.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from benchmarks.sweep_report import write_report
 from lipnet.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-# Where a run goes on from, and its status when it was told to stop. Not imported: who only waits needs no torch.
+# Last checkpoint of a run, and the exit status of a stopped one. Not imported from lipnet, to do without torch.
 LAST, UNFINISHED = Path("checkpoints", "last.ckpt"), 75
 BASE = (
     "data=cifar100",
@@ -57,7 +56,7 @@ QUIET = (
 
 @dataclass(frozen=True)
 class Row:
-    """One training: its name, what it tells about, and the overrides that set it apart from the base."""
+    """One training: name, subject, and the overrides that distinguish it from the base."""
 
     name: str
     group: str
@@ -102,20 +101,20 @@ ROWS = tuple(
 
 
 def overrides_of(row: Row, more: Sequence[str] = ()) -> list[str]:
-    """The overrides of a row's training: the base's, without what the row or ``more`` states anew."""
+    """Return the overrides of a row's training: those of the base, the row and ``more``, the later ones winning."""
     stated = [*row.overrides, *more]
     anew = {each.partition("=")[0] for each in stated}
     return [*(each for each in (*BASE, *QUIET) if each.partition("=")[0] not in anew), *stated]
 
 
 class Sweep:
-    """Trains rows one after the other, or ``jobs`` at a time.
+    """Trainings of rows, one after the other or ``jobs`` at a time.
 
     Args:
-        work: holds a folder for each row's run.
-        output: gets rows/NAME.json for each row that is done.
+        work: folder for the runs.
+        output: folder for rows/NAME.json, a file for each finished row.
         more: overrides for all rows.
-        threads: of each training.
+        threads: number of threads of each training.
     """
 
     def __init__(self, work: Path, output: Path, more: Sequence[str] = (), threads: int = 1) -> None:
@@ -125,12 +124,12 @@ class Sweep:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def perform(self, rows: Sequence[Row], jobs: int = 1) -> bool:
-        """Train the rows that are not done; whether all of them are then."""
+        """Train the unfinished rows; return whether all are finished."""
         with ThreadPoolExecutor(jobs) as pool:
             return all(list(pool.map(self._row, rows)))
 
     def stop(self, *_: object) -> None:
-        """Let the trainings write their last checkpoint and end; no further row is begun."""
+        """Let the running trainings write their last checkpoint and end; start no further row."""
         self._stopped.set()
         for process in list(self._running):
             process.terminate()
@@ -145,21 +144,21 @@ class Sweep:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.console.print(f"{row.name}: another process is at it")
+                self.console.print(f"{row.name}: locked by another process")
                 return False
-            # Only now: another process may have finished it in the meantime.
+            # Checked under the lock: another process may have finished it meanwhile.
             if self.file_of(row).is_file():
                 return True
             if self._stopped.is_set():
                 return False
-            self.console.print(f"{row.name}: begins, or goes on")
+            self.console.print(f"{row.name}: started or resumed")
             status = self._train(row, folder, lock.fileno())
             if status != 0:
-                ending = "stopped, to go on" if status == UNFINISHED else f"ended with status {status}"
+                ending = "stopped, can be resumed" if status == UNFINISHED else f"failed with status {status}"
                 self.console.print(f"{row.name}: {ending}, see {folder / 'output.log'}", soft_wrap=True)
                 return False
-            self._keep(row, folder)
-        self.console.print(f"{row.name}: done")
+            self._save(row, folder)
+        self.console.print(f"{row.name}: finished")
         return True
 
     def _train(self, row: Row, folder: Path, lock: int) -> int:
@@ -168,7 +167,7 @@ class Sweep:
         command = [sys.executable, "train.py", *overrides_of(row, self.more), f"hydra.run.dir={folder}", *resumed]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with (folder / "output.log").open("ab") as output:
-            # The training holds the lock too: it keeps it if this process is killed and it is not.
+            # The training inherits the lock, and holds it if only this process is killed.
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, pass_fds=[lock]
             )
@@ -179,11 +178,11 @@ class Sweep:
             self._running.remove(process)
         return status
 
-    def _keep(self, row: Row, folder: Path) -> None:
+    def _save(self, row: Row, folder: Path) -> None:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
         if summary["split"] != "validation":
-            raise ValueError(f"{folder} was certified on the {summary['split']} images; a sweep is about validation")
-        # Without the machine's path, and the checksum that was over it.
+            raise ValueError(f"split of a sweep must be 'validation', got {summary['split']!r} in {folder}")
+        # Leave out the local path, and the checksum over it.
         summary = {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256")}
         shown = [each for each in overrides_of(row, self.more) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
@@ -194,18 +193,17 @@ class Sweep:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data", help="holds the official folder cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/sweep"), help="where the runs are")
+    parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
+    parser.add_argument("--work", type=Path, default=Path("logs/sweep"), help="folder for the runs")
     parser.add_argument("--output", type=Path, default=Path("results/sweep"))
-    parser.add_argument(
-        "--only", nargs="+", choices=[row.name for row in ROWS], metavar="NAME", help="leave out others"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of each training")
-    parser.add_argument("--render", action="store_true", help="train nothing, only write the table")
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
+    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
+    parser.add_argument("--render", action="store_true", help="only write the table")
     arguments = parser.parse_args()
 
-    rows = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
+    rows = [row for row in ROWS if row.name in arguments.only]
     done = True
     if not arguments.render:
         data = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
@@ -213,7 +211,7 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, sweep.stop)
         done = sweep.perform(rows, arguments.jobs)
-    write_report(arguments.output, [row.name for row in ROWS])
+    write_report(arguments.output, names)
     sys.exit(0 if done else 1)
 
 

@@ -1,4 +1,4 @@
-"""The table and the picture of a sweep, from the files of its rows alone."""
+"""Table and picture of a sweep, made from the files of its rows."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ RADIUS = "36/255"
 
 
 def write_report(folder: Path, names: Sequence[str]) -> None:
-    """Write README.md and accuracy.png of the rows in ``folder``/rows, in this order; nothing without the first."""
+    """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order, if the first is there."""
     rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
     if not rows or rows[0]["name"] != names[0]:
         return
@@ -26,22 +26,21 @@ def write_report(folder: Path, names: Sequence[str]) -> None:
 
 
 def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
-    """The README of a sweep: what was done, the table, and what has not been run."""
+    """Return the README of a sweep: method, table, and missing rows."""
     first = rows[0]
     summary, run = first["summary"], first["run"]
     count = f"{summary['n_samples']:,}"
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
         "Each row is one training of a small network that differs from the first row in one choice, or in a head and a "
-        "loss; no setting was "
-        f"searched. The best epoch by certified accuracy at {RADIUS} is certified in {summary['dtype']} on the {count} "
-        f"validation images, which are training images of {summary['dataset']} that no row was trained on. As they "
-        "choose the epoch too, the figures of all rows are a little too good. The test images are not read.",
+        f"loss; no setting was tuned. The best epoch by certified accuracy at {RADIUS} is certified in "
+        f"{summary['dtype']} on {count} validation images, held out from the training images of {summary['dataset']}. "
+        "They also select the epoch, so all figures are slightly optimistic. The test images are not read.",
         "Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the "
         "correct samples.",
         verdict(rows),
-        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`: of the rows within "
-        "two standard errors of the best one, it changes least.",
+        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`, the row with the "
+        "fewest changes among those within two standard errors of the best.",
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
@@ -51,16 +50,16 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs += [
         "The base:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
-        f"Minutes are of training and validation with {machine['threads']} thread on {machine['cores']} cores of "
-        f"{machine['processor']}, shared with other programs: no measure of speed. "
-        f"Versions, commit, seed and time of each row are in `rows/`. Table and picture are written from these files:",
+        f"Minutes of training and validation are with {machine['threads']} thread on {machine['cores']} cores of "
+        f"{machine['processor']}, shared with other programs: not a measure of speed. Versions, commit, seed and time "
+        "of each row are in `rows/`. To make table and picture from these files:",
         "```bash\npython -m benchmarks.sweep --render\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Which rows differ from the first by more than the choice of the images explains."""
+    """Name the rows that differ from the first by more than two standard errors."""
     first = rows[0]
     names: dict[str, list[str]] = {"better": [], "worse": []}
     limit = 2 * sqrt(variance_of(first) * 2)
@@ -70,33 +69,23 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
             names["better" if difference > 0 else "worse"].append(f"`{row['name']}`")
     better, worse = (", ".join(each) or "none" for each in names.values())
     return (
-        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS}, for the choice of the "
-        f"images alone and as if each row had its own, are {100 * limit:.2f} points. By more than that better than the "
-        f"first row: {better}; worse: {worse}."
+        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS} are {100 * limit:.2f} "
+        "points, counting the choice of images only, as if each row had its own. Rows that differ from the first by "
+        f"more: better: {better}; worse: {worse}."
     )
 
 
 def simplest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the rows within two standard errors of the best one, the one that changes least; of several, the best."""
+    """Return the row with the fewest changes, then the best, among those within two standard errors of the best."""
     best = max(rows, key=share_of)
     near = [row for row in rows if share_of(best) - share_of(row) <= 2 * sqrt(variance_of(best) + variance_of(row))]
     return min(near, key=lambda row: (len(row["change"]), -share_of(row)))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The lines of the table, a row for each training, with its difference to the first at the radius."""
+    """Return the lines of the table, with each row's difference from the first at the radius."""
     radii = list(rows[0]["summary"]["certified_accuracy"])
-    headings = [
-        "row",
-        "change",
-        "parameters",
-        "clean",
-        *radii,
-        f"difference at {RADIUS}",
-        "ACR",
-        "epochs",
-        "minutes",
-    ]
+    headings = ["row", "change", "parameters", "clean", *radii, f"difference at {RADIUS}", "ACR", "epochs", "minutes"]
     lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
     for row in rows:
         summary, run = row["summary"], row["run"]
@@ -118,7 +107,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Clean and certified accuracy of each row, from top to bottom, with the first row's as lines."""
+    """Draw clean and certified accuracy of each row, with the first row's as vertical lines."""
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     series = {
@@ -137,15 +126,15 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def share_of(row: dict[str, Any]) -> float:
-    """The certified accuracy of a row at the radius that rows are compared at."""
+    """Return the certified accuracy of a row at the radius of the comparison."""
     return float(row["summary"]["certified_accuracy"][RADIUS])
 
 
 def variance_of(row: dict[str, Any]) -> float:
-    """Of that share, for the choice of the images."""
+    """Return the variance of `share_of` due to the choice of images."""
     return share_of(row) * (1 - share_of(row)) / int(row["summary"]["n_samples"])
 
 
 def quoted(override: str) -> str:
-    """As a shell takes it."""
+    """Quote an override for a shell, if necessary."""
     return f"'{override}'" if set(override) & set("[]{}()") else override

@@ -1,9 +1,12 @@
-"""A LipConvNet small enough for 8 x 8 digits, as configuration, network, file, and after a short training."""
+"""A LipConvNet small enough for 8 x 8 digits: configuration, network, checkpoint, trained weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +22,69 @@ DATASET = {"name": "digits", "seed": 0, "validation_fraction": 0.1}
 CONFIG = digits_network.CONFIG | {"depth": 3, "initial_channels": 8}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark the cases of tests with ``@pytest.mark.cover(n)`` slow that add no combination of n parameter values."""
+    functions: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("cover") is not None:
+            functions[item.nodeid.partition("[")[0]].append(item)
+    for cases in functions.values():
+        marker = cases[0].get_closest_marker("cover")
+        assert marker is not None
+        # In steps of about the golden ratio: neighbours, which differ in one parameter only, would cover less.
+        step = next(n for n in range(int(0.618 * len(cases)) + 1, 0, -1) if gcd(n, len(cases)) == 1)
+        covered: set[tuple[tuple[str, str], ...]] = set()
+        for number in range(len(cases)):
+            case = cases[number * step % len(cases)]
+            values = sorted((name, repr(value)) for name, value in case.callspec.params.items())
+            new = set(combinations(values, min(marker.args[0], len(values)))) - covered
+            covered |= new
+            if not new:
+                case.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the planted defects with the tests that detected them (tests/mutation)."""
+    lines = []
+    for outcome, verdict in (("passed", "detected by"), ("failed", "NOT DETECTED, only by")):
+        for report in terminalreporter.getreports(outcome):
+            properties = getattr(report, "user_properties", [])
+            names = [value for key, value in properties if key == "defect"]
+            catchers = [value.removeprefix("tests/") for key, value in properties if key == "catcher"]
+            if names and report.when == "call":
+                lines.append(f"{names[0]}\n    {verdict} {', '.join(catchers)}")
+    if lines:
+        terminalreporter.section(f"{len(lines)} planted defects")
+        terminalreporter.write_line("\n".join(lines))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """For tensors this small more threads only wait for each other, for ten times as long on a busy machine."""
+    """One thread per process, child processes included: pytest-xdist keeps all cores busy, and tensors are small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def digits_dataset() -> dict[str, Any]:
-    """What a checkpoint says of the digits; not to be changed."""
+    """The description of the digits in a checkpoint; do not modify."""
     return copy.deepcopy(DATASET)
 
 
 @pytest.fixture(scope="session")
 def tiny_config() -> dict[str, Any]:
-    """The plain configuration of a GS-SOC LipConvNet-3 for the digits; not to be changed."""
+    """The plain configuration of a GS-SOC LipConvNet-3 for the digits; do not modify."""
     return copy.deepcopy(CONFIG)
 
 
 @pytest.fixture
 def tiny_model(tiny_config: dict[str, Any]) -> nn.Module:
-    """That network with seeded weights, float32, in evaluation mode."""
+    """The network of `tiny_config` with seeded weights, float32, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_model(tiny_config).eval()
@@ -52,7 +94,7 @@ def tiny_model(tiny_config: dict[str, Any]) -> nn.Module:
 def tiny_checkpoint(
     tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
 ) -> Path:
-    """A file with that network."""
+    """A checkpoint of `tiny_model`."""
     path = tmp_path / "tiny.ckpt"
     save_checkpoint(path, tiny_model, tiny_config, digits_dataset)
     return path
@@ -61,34 +103,18 @@ def tiny_checkpoint(
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor]:
     """The 359 test images (359, 1, 8, 8), float64, and their labels (359,)."""
-    return _images_of(DigitsDataModule().evaluation_dataset("test"))
+    images, labels = digits_network.stacked(DigitsDataModule().evaluation_dataset("test"))
+    return images.double(), labels
 
 
 @pytest.fixture(scope="session")
-def _trained_weights(tiny_config: dict[str, Any]) -> dict[str, Tensor]:
+def _trained_weights() -> dict[str, Tensor]:
     """Weights of the tiny network after 80 steps of SGD: about 90 % of the test images are classified correctly."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(tiny_config)
-        images, labels = _images_of(DigitsDataModule(augment=False).training_dataset())
-        images = images.float()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        for _ in range(80):
-            batch = torch.randint(0, len(images), (64,))
-            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.state_dict()
+    return digits_network.trained_network(steps=80, depth=3, initial_channels=8).state_dict()
 
 
 @pytest.fixture
 def trained_model(_trained_weights: dict[str, Tensor], tiny_model: nn.Module) -> nn.Module:
     """The tiny network after a short training, float64, in evaluation mode."""
-    tiny_model.load_state_dict(_trained_weights)
-    return tiny_model.double()
-
-
-def _images_of(dataset: Any) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*dataset, strict=True)
-    return torch.stack(images).double(), torch.tensor(labels)
+    tiny_model.double().load_state_dict(_trained_weights)
+    return tiny_model

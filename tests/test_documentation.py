@@ -1,4 +1,4 @@
-"""The Python snippets of the README and the guides run, and their links lead somewhere."""
+"""The Python snippets of the README and the guides run, and their links have targets."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,12 @@ SNIPPETS = [
     for page in PAGES
     for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 ]
-# print(expression)  # 1.0, with whatever explanation
+# print(expression)  # 1.0, followed by any explanation
 EXPECTATION = re.compile(r"^print\(.*\)  # ([\d.]+)\b", re.MULTILINE)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet_runs_and_prints_what_it_says(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_snippet_runs_and_prints_the_documented_numbers(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(snippet, "snippet", "exec"), {})
     printed = capsys.readouterr().out.split()
     for expected in EXPECTATION.findall(snippet):
@@ -32,6 +32,14 @@ def test_the_readme_has_a_snippet() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_relative_links_exist(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_relative_links_have_targets(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links to {path}"
+        assert not anchor or anchor in anchors_of(target), f"{page.name} links to {path}#{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The rows of the attack's figures, on a network that has hardly learned."""
+"""The rows of the attack's figures, for a hardly trained network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lipnet.models import build_model
 
 
 def test_every_factor_and_radius_has_a_row() -> None:
-    model = trained_network(steps=3)
+    model = trained_network(steps=3, depth=3, initial_channels=8)
     images, labels = stacked(DigitsDataModule().evaluation_dataset("test"), count=6)
     rows = dict(measured(model, images.double(), labels, few=0))
     assert rows["images, of which correct"].startswith("6, ")

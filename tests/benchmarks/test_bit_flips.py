@@ -1,12 +1,10 @@
-"""The benchmark of flipped bits tells what is noticed from what is not."""
+"""The benchmark of flipped bits counts what each reader notices."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from benchmarks.bit_flips import NOTICED, OTHER, SAME, equal, measure, outcomes, rows_of
+from benchmarks.bit_flips import NOTICED, OTHER, SAME, measure, outcomes, rows_of
 
 
 def test_lipnet_notices_what_torch_reads(tmp_path: Path) -> None:
@@ -18,7 +16,7 @@ def test_lipnet_notices_what_torch_reads(tmp_path: Path) -> None:
     assert len(rows_of(results, 40)) == 6
 
 
-def test_each_outcome_is_told_from_the_others(tmp_path: Path) -> None:
+def test_each_outcome_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
 
@@ -32,11 +30,3 @@ def test_each_outcome_is_told_from_the_others(tmp_path: Path) -> None:
     assert set(counts) == {NOTICED, OTHER, SAME}
     assert counts[NOTICED] > counts[OTHER] > 0
     assert path.read_bytes() == bytes(100)
-
-
-def test_tensors_are_compared_bit_for_bit() -> None:
-    nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
-    assert equal({"a": nan}, {"a": nan.clone()})
-    assert not equal({"a": zero}, {"a": -zero})
-    assert not equal({"a": zero}, {"b": zero})
-    assert not equal({"a": zero}, {"a": zero.double()})

@@ -1,4 +1,4 @@
-"""The benchmark of a whole certification reads what the command and the system say."""
+"""The benchmark of a certification reads time and memory from the command and the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of the suites, from what tests recorded."""
+"""The figures of the suites come from the properties that tests recorded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_cases_are_added_up() -> None:
     assert rows == [("random cases, of which violations", "1,520, 0"), ("`one`", "1,500 cases"), ("`two`", "20 cases")]
 
 
-def test_only_tests_that_passed_are_remembered() -> None:
+def test_only_passed_tests_are_recorded() -> None:
     result = Recorder()
     for when, outcome in (("setup", "passed"), ("call", "passed"), ("call", "failed")):
         report = pytest.TestReport(

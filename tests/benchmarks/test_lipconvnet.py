@@ -1,20 +1,29 @@
 """The benchmark measures every network, and reports multiples of the plain one."""
 
+from functools import partial
+
+import pytest
 import torch
 
 from benchmarks.lipconvnet import KINDS, PLAIN, VARIANTS, Setting, count, measure, of_counts, report
 
 CPU = torch.device("cpu")
+SMALL = {name: partial(make, depth=5, initial_channels=4) for name, make in VARIANTS.items()}
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.lipconvnet.VARIANTS", SMALL)
 
 
 def test_measures_and_reports() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-)"]
     medians = measure(names, batch=1, rounds=1, setting=Setting(CPU))
-    assert list(medians) == names
-    assert all(medians[name][kind] > 0 for name in names for kind in KINDS)
     table = report({1: medians}, "time")
     assert [column.header for column in table.columns] == ["network", *(f"{kind}, batch 1" for kind in KINDS)]
-    assert table.row_count == len(names)
+    assert list(table.columns[0].cells) == names
+    multiples = [medians[name][KINDS[0]] / medians[PLAIN][KINDS[0]] for name in names]
+    assert list(table.columns[1].cells) == [f"{multiple:.2f}" for multiple in multiples]
 
 
 def test_counts_operations() -> None:
@@ -34,7 +43,6 @@ def test_other_settings_run() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-), circular"]
     medians = measure(names, batch=2, rounds=1, setting=setting)
     floors = of_counts({2: count(names, 2, setting)}, lambda counter: counter.bytes)
-    assert all(medians[name][kind] > 0 and floors[2][name][kind] > 0 for name in names for kind in KINDS)
     table = report(floors, "part", {2: medians})
     assert list(table.columns[1].cells) == [f"{floors[2][n][KINDS[0]] / medians[n][KINDS[0]]:.2f}" for n in names]
 
@@ -43,4 +51,4 @@ def test_networks_have_the_shapes_of_the_published_ones() -> None:
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         for name in (PLAIN, "published GS-SOC (4,-)", "lipnet GS-SOC (4,-), circular"):
-            assert VARIANTS[name]().eval()(images).shape == (2, 100), name
+            assert SMALL[name]().eval()(images).shape == (2, 100), name

@@ -1,4 +1,4 @@
-"""The measured singular values against those of matrices that are known."""
+"""The measured singular values agree with those of known matrices."""
 
 from functools import partial
 
@@ -69,7 +69,7 @@ def test_convolutions_and_the_shapes_of_their_maps() -> None:
     assert all(isinstance(layer, SOC) for layer, _ in found)
 
 
-def test_figures_tell_orthogonal_layers_from_others() -> None:
+def test_figures_distinguish_orthogonal_layers_from_others() -> None:
     orthogonal = layer_figures(LipConvNet, steps=3)["evaluation"]
     for smallest, largest in orthogonal.values():
         # Within 1 - 2 eval_tolerance and 1.
@@ -86,6 +86,7 @@ def test_figures_tell_orthogonal_layers_from_others() -> None:
         assert largest == pytest.approx(2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_network_figures_stay_below_the_product() -> None:
     figures = network_figures(partial(LipConvNet, **SMALL | {"image_size": 32}), 2, lambda model: model)
     assert figures["product"] == pytest.approx(1, abs=1e-4)

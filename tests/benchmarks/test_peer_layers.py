@@ -1,4 +1,4 @@
-"""The peers' networks have LipConvNet's shapes; exported, they compute the same; missing packages are left out."""
+"""Networks with other packages' layers have LipConvNet's shapes, and compute the same when exported."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ INSTALLED = [name for name, peer in PEERS.items() if not peer.missing()]
 
 
 def widened(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
-    """A parametrised convolution whose kernel is larger than its arguments say, as that of a polynomial is."""
+    """Return a parametrised convolution with a larger kernel than its arguments say, as that of a polynomial."""
 
     class Widen(nn.Module):
         def forward(self, weight: torch.Tensor) -> torch.Tensor:

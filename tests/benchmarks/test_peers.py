@@ -1,4 +1,4 @@
-"""The tables show what was measured, and a file keeps what other runs put into it."""
+"""The tables show the measured figures, and the file keeps those of other runs."""
 
 import json
 from functools import partial
@@ -31,7 +31,7 @@ def cells(table: peers.Table) -> list[list[str]]:
 
 
 def test_times_are_multiples_of_the_plain_network() -> None:
-    networks = {PLAIN: VARIANTS[PLAIN], POINTWISE: SMALL}
+    networks = {PLAIN: partial(VARIANTS[PLAIN], depth=5, initial_channels=2), POINTWISE: SMALL}
     results = times(networks, batch=1, rounds=1, device=torch.device("cpu"))
     assert list(results) == [PLAIN, POINTWISE]
     assert results[PLAIN]["multiples"] == dict.fromkeys(KINDS, 1.0)
@@ -42,7 +42,7 @@ def test_times_are_multiples_of_the_plain_network() -> None:
         assert results[POINTWISE]["multiples"][kind] == expected
 
 
-def test_tables_have_a_row_for_each_network_and_dashes_for_what_is_missing() -> None:
+def test_tables_have_a_row_for_each_network_and_dashes_for_missing_figures() -> None:
     results = {
         "one": {"times": {"128": {"multiples": {TRAINING: 2.0, EVALUATION: 3.0, EXPORTED: 1.5}}}},
         "two": {"times": {"32": {"multiples": {TRAINING: 4.0, EVALUATION: 5.0}}}, "orthogonality": ORTHOGONALITY},
@@ -62,6 +62,7 @@ def test_tables_have_a_row_for_each_network_and_dashes_for_what_is_missing() -> 
 
 def test_a_run_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(PEERS, POINTWISE, Peer("torch", SMALL))
+    monkeypatch.setitem(VARIANTS, PLAIN, partial(VARIANTS[PLAIN], depth=5, initial_channels=2))
     path = tmp_path / "peers.json"
     before = {"another": {"times": {"4": {"multiples": {TRAINING: 2.0}}}}, POINTWISE: {"orthogonality": ORTHOGONALITY}}
     path.write_text(json.dumps(before))
@@ -72,7 +73,7 @@ def test_a_run_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert list(after) == ["another", POINTWISE, PLAIN]
     assert after["another"] == before["another"]
     assert after[POINTWISE]["orthogonality"] == ORTHOGONALITY
-    assert after[POINTWISE]["times"]["1"]["multiples"][TRAINING] > 0
+    assert after[PLAIN]["times"]["1"]["multiples"][TRAINING] == 1
     assert after[POINTWISE]["times"]["1"]["machine"]["rounds"] == 1
     assert after[POINTWISE]["times"]["1"]["machine"]["packages"]["torch"] == version("torch")
 
@@ -81,4 +82,4 @@ def test_impossible_counts_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("sys.argv", ["peers", "--rounds", "0", "--batch", "8"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert "at least 1, got 0 rounds of [8] images" in capsys.readouterr().err
+    assert "at least 1, got 0 and [8]" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page of the measured figures: from the files alone, in order, whole."""
+"""The page of reliability figures depends on the files alone, and has them in order."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_the_command_is_the_one_that_runs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("rows", [[], [("one",)], [("a", 1)], [("a", "b", "c")]])
-def test_rows_that_are_no_pairs_of_texts_are_refused(tmp_path: Path, rows: Any) -> None:
-    with pytest.raises(ValueError, match="rows must be pairs of texts"):
+def test_rows_other_than_pairs_of_strings_are_refused(tmp_path: Path, rows: Any) -> None:
+    with pytest.raises(ValueError, match="one or more pairs of strings"):
         write_figures("one", "One", 1, rows, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_figures_or_half_ones_make_no_page(tmp_path: Path) -> None:
+def test_missing_or_incomplete_figures_make_no_page(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no figures"):
         render(tmp_path, tmp_path / "page.md")
     (tmp_path / "half.json").write_text('{"title": "Half", "rows": []}')
@@ -46,6 +46,6 @@ def test_no_figures_or_half_ones_make_no_page(tmp_path: Path) -> None:
     assert not (tmp_path / "page.md").exists()
 
 
-def test_the_command_tells_no_paths_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_hides_paths_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.argv", ["measure.py", "--data-dir", str(tmp_path), "--flips", "10"])
     assert running_command().endswith(" --data-dir PATH --flips 10")

@@ -1,5 +1,7 @@
 """Contractions are counted with their operands, and a floor is the longer of two times for each."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,14 @@ def test_the_floor_is_by_arithmetic_or_by_memory(peaks: Peaks, floor: float) -> 
     assert counter.floor(peaks) == pytest.approx(floor)
 
 
-def test_peaks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peaks_are_operations_and_bytes_over_the_fastest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.roofline._MATRIX", {"cpu": 64})
     monkeypatch.setattr("benchmarks.roofline._COPIED", {"cpu": 2**12})
-    assert min(peaks_of(torch.device("cpu"), torch.bfloat16)) > 0
+    times = iter([3.0] * 19 + [2.0] + [5.0] * 19 + [4.0])
+
+    def timed(function: Callable[[], object], device: torch.device) -> float:
+        function()
+        return next(times)
+
+    monkeypatch.setattr("benchmarks.roofline.seconds", timed)
+    assert peaks_of(torch.device("cpu"), torch.bfloat16) == (2 * 64**3 / 2, 2 * 2**12 / 4)

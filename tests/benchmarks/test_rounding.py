@@ -1,12 +1,14 @@
-"""The benchmark of rounding, on a network small enough for a test."""
+"""The rows of the rounding benchmark, for a small network."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
+import pytest
 import torch
 
-from benchmarks.rounding import Case, cases, measure
+from benchmarks.rounding import RADIUS, Case, cases, measure
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -22,8 +24,9 @@ def test_five_rows_for_a_network() -> None:
     assert [what.split(":")[0] for what, _ in rows] == ["small"] * 5
     bound, cost, deployed, single, ratio = (seen for _, seen in rows)
     assert 0 <= float(deployed) < float(bound) < float(single.split(",")[0])
-    assert float(cost.split(",")[0]) > 0
-    assert float(ratio) > 0
+    radius, share = (float(number) for number in cost.split(", "))
+    assert share == pytest.approx(radius / RADIUS, rel=0.1)
+    assert re.fullmatch(r"\d+\.\d\d", ratio)
 
 
 def test_the_trained_network_is_one_of_the_cases() -> None:

@@ -1,4 +1,4 @@
-"""The sweep trains each row once, whatever happens in between, and writes its table from the rows' files."""
+"""The sweep trains each row once, across interruptions, and writes its table from the files of the rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = (
 
 
 def row_file(folder: Path, name: str, change: list[str], certified: float) -> None:
-    """What a sweep leaves of a row."""
+    """Write the file of a finished row."""
     summary = {
         "dataset": "cifar100",
         "split": "validation",
@@ -57,10 +57,11 @@ def test_names_are_distinct_and_the_base_comes_first() -> None:
     assert ROWS[0] == Row("base", "base")
 
 
-def test_what_is_not_imported_is_the_same() -> None:
+def test_copied_constants_equal_those_of_lipnet() -> None:
     assert (LAST.as_posix(), UNFINISHED) == (folders.LAST, last_checkpoint.UNFINISHED)
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_a_training_of_a_small_network_without_the_test_images(row: Row) -> None:
     with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
@@ -72,7 +73,7 @@ def test_a_row_is_a_training_of_a_small_network_without_the_test_images(row: Row
     assert 2e5 < sum(parameter.numel() for parameter in network.parameters()) < 1e7
 
 
-def test_what_a_row_states_anew_is_not_stated_twice() -> None:
+def test_later_overrides_replace_those_of_the_base() -> None:
     overrides = overrides_of(Row("other", "loss", ("loss=logit_annealing", "seed=1")), ["trainer.max_epochs=1"])
     names = [override.partition("=")[0] for override in overrides]
     assert len(set(names)) == len(names)
@@ -80,7 +81,7 @@ def test_what_a_row_states_anew_is_not_stated_twice() -> None:
 
 
 @pytest.mark.slow
-def test_rows_are_trained_once_and_told_in_a_table(tmp_path: Path) -> None:
+def test_rows_are_trained_once_and_listed_in_a_table(tmp_path: Path) -> None:
     sweep, rows = Sweep(tmp_path / "work", tmp_path / "output", TINY), ROWS[:2]
     assert sweep.perform(rows)
     files = [sweep.file_of(row) for row in rows]
@@ -100,7 +101,7 @@ def test_rows_are_trained_once_and_told_in_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_row_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     longer = [*(each for each in TINY if "max_epochs" not in each), "trainer.max_epochs=30"]
     sweep, record = Sweep(tmp_path / "work", tmp_path / "output", longer), tmp_path / "work" / "base" / "run.json"
 
@@ -112,7 +113,7 @@ def test_a_row_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     stopper = threading.Thread(target=stop_when_it_trains, daemon=True)
     stopper.start()
     assert not sweep.perform(ROWS[:2])
-    assert "base: stopped, to go on" in capsys.readouterr().out
+    assert "base: stopped, can be resumed" in capsys.readouterr().out
     assert not (tmp_path / "work" / ROWS[1].name / "output.log").exists()
     assert Sweep(tmp_path / "work", tmp_path / "output", longer).perform(ROWS[:1])
     run = json.loads(sweep.file_of(ROWS[0]).read_text())["run"]
@@ -120,27 +121,27 @@ def test_a_row_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_a_row_that_fails_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_row_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Sweep(tmp_path / "work", tmp_path / "output", TINY)
     last = tmp_path / "work" / "base" / LAST
     last.parent.mkdir(parents=True)
     last.write_bytes(b"damaged")
     assert not sweep.perform(ROWS[:1])
-    assert "base: ended with status 1, see " in capsys.readouterr().out
+    assert "base: failed with status 1, see " in capsys.readouterr().out
     assert "cannot be read as a checkpoint" in (tmp_path / "work" / "base" / "output.log").read_text()
     assert not sweep.file_of(ROWS[0]).exists()
 
 
-def test_a_row_that_another_process_is_at_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_locked_by_another_process_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "work" / "base").mkdir(parents=True)
     with (tmp_path / "work" / "base" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert not Sweep(tmp_path / "work", tmp_path / "output").perform(ROWS[:1])
-    assert "base: another process is at it" in capsys.readouterr().out
+    assert "base: locked by another process" in capsys.readouterr().out
     assert os.listdir(tmp_path / "work" / "base") == ["lock"]
 
 
-def test_after_a_stop_no_row_is_begun(tmp_path: Path) -> None:
+def test_after_a_stop_no_row_is_started(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "work", tmp_path / "output")
     sweep.stop()
     assert not sweep.perform(ROWS[:2])
@@ -157,7 +158,7 @@ def test_the_table_compares_each_row_with_the_first(tmp_path: Path) -> None:
     assert len(draw(rows).axes[0].get_yticks()) == 2
 
 
-def test_the_page_says_what_was_not_run_and_how_sure_the_figures_are(tmp_path: Path) -> None:
+def test_the_page_lists_missing_rows_and_the_standard_error(tmp_path: Path) -> None:
     row_file(tmp_path, "base", [], 0.2)
     text = page([json.loads((tmp_path / "rows" / "base.json").read_text())], ["soc"])
     assert "Not run yet: `soc`." in text
@@ -166,15 +167,15 @@ def test_the_page_says_what_was_not_run_and_how_sure_the_figures_are(tmp_path: P
     assert float(limit.group(1)) == pytest.approx(100 * 2 * (2 * 0.2 * 0.8 / 5000) ** 0.5, abs=0.005)
 
 
-def test_only_differences_beyond_the_choice_of_images_are_named(tmp_path: Path) -> None:
+def test_only_differences_beyond_two_standard_errors_are_named(tmp_path: Path) -> None:
     figures = {"base": 0.2, "soc": 0.21, "head_lln": 0.22, "optimizer_adamw": 0.15}
     for name, certified in figures.items():
         row_file(tmp_path, name, [], certified)
     rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in figures]
-    assert verdict(rows).endswith("better than the first row: `head_lln`; worse: `optimizer_adamw`.")
+    assert verdict(rows).endswith("better: `head_lln`; worse: `optimizer_adamw`.")
 
 
-def test_of_rows_that_are_as_good_the_simplest_is_taken(tmp_path: Path) -> None:
+def test_among_equally_good_rows_the_simplest_is_chosen(tmp_path: Path) -> None:
     rows = {"base": ([], 0.16), "head_lln": (["head=lln"], 0.21), "loss": (["loss=x"], 0.205)}
     rows["both"] = (["head=lln", "loss=x"], 0.215)
     for name, (change, certified) in rows.items():
@@ -192,13 +193,13 @@ def test_the_defaults_follow_from_the_rows_that_were_run() -> None:
         config = compose("train", return_hydra_config=True)
     choices = config.hydra.runtime.choices
     chosen = dict(each.split("=", 1) for each in (*BASE, *simplest(rows)["change"]))
-    # What the base does not state is as in the defaults anyway.
+    # Settings absent from the base keep their defaults.
     compared = {each.partition("=")[0] for row in rows for each in row["change"]} & set(choices) & set(chosen)
     assert compared
     assert {key: choices[key] for key in compared} == {key: chosen[key] for key in compared}
 
 
-def test_nothing_is_written_without_the_row_that_others_are_compared_with(tmp_path: Path) -> None:
+def test_nothing_is_written_without_the_base_row(tmp_path: Path) -> None:
     write_report(tmp_path, ["base"])
     assert not list(tmp_path.iterdir())
     row_file(tmp_path, "soc", [], 0.2)

@@ -113,6 +113,7 @@ def certified(folder: Path, model: nn.Module, batches: Any, count: int = COUNT, 
     return certify_dataset(model, batches, torch.arange(count), folder, facts={"dataset": "made up"}, **settings)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("count", [COUNT, 18])
 @pytest.mark.parametrize("interruptions", [[0], [1], [3], [1, 2, 4]])
 def test_a_resumed_certification_is_the_whole_one(

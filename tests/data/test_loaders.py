@@ -191,6 +191,7 @@ def train(data: ImageDataModule, folder: Path, ckpt_path: Path | None = None, **
     return recorder
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("mixing", [None, CutMix()], ids=["plain", "cutmix"])
 @pytest.mark.parametrize("kind", ["memory", "workers"])
 def test_a_resumed_training_sees_the_epochs_that_are_left(kind: str, mixing: CutMix | None, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def soc1d_matrix(
     return rotation[: out_channels * LENGTH] @ inside.reshape(channels * LENGTH, -1)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("channels", [EQUAL, MORE, FEWER], ids=["equal", "more", "fewer"])
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: "-".join(map(str, structure.values())))
 def test_jacobians_are_a_matrix_exponential_and_its_transpose(

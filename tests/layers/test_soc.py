@@ -43,6 +43,7 @@ def largest_norm(layer: SOC) -> float:
     return 1.4 * (1 + 1e-5) / math.prod(math.cos(math.pi * (k // 2) / 8) for k in layer.kernel_size)
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize(
     ("options", "kernel_size"),
     [({}, 1), ({}, 3), ({}, 5), ({}, (3, 1)), (PUBLISHED, 1), (PUBLISHED, 3)],
@@ -108,6 +109,7 @@ def test_each_mode_has_its_own_number_of_terms(training: bool, terms: int, scali
     np.testing.assert_allclose(jacobian, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("series", ["chebyshev", "taylor"])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("tolerance", [0.2, 1e-2, 1e-4, 1e-8])
@@ -212,6 +214,7 @@ def test_gradients_in_evaluation(settings: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(function, (x, weight, bias), fast_mode=True)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("padding_mode", "engine"), PATHS)
 def test_gradients_in_training(padding_mode: str, engine: str, scaling: str) -> None:

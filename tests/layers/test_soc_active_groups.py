@@ -19,6 +19,7 @@ CASES = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("padding_mode", "engine"), PATHS)
 @pytest.mark.parametrize("training", [False, True])

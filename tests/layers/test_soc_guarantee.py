@@ -120,6 +120,7 @@ def test_each_groups_jacobian_is_scaled_to_its_norm(kernel_size: int | tuple[int
     assert all(1.4 * (1 - 1e-12) <= norm <= 1.4 * 1.05 for norm in norms())
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("fill", [random_weights, rank_one_weights, decoupled_weights, symmetric_weights])
 @pytest.mark.parametrize("scale", [0.0, 1e-15, 1e-3, 1.0, 1e3, 1e15])
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -142,6 +143,7 @@ OPTIMISED: list[tuple[type[SOC] | type[SOCTranspose], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("kind", "settings"), OPTIMISED)
 def test_after_optimisation_steps_with_a_large_learning_rate(
     kind: type[SOC] | type[SOCTranspose], settings: dict[str, Any]
@@ -160,6 +162,7 @@ def test_after_optimisation_steps_with_a_large_learning_rate(
     assert (layer.weight - start).abs().max() > 1
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("garbage", [0.0, 1e-300, 1e300, "random", "one entry", math.inf, math.nan])
 @pytest.mark.parametrize("settings", SETTINGS[:5])
 def test_with_garbage_in_the_buffers_of_the_estimate(settings: dict[str, Any], garbage: float | str) -> None:
@@ -195,6 +198,7 @@ def test_an_estimate_that_is_too_small_raises_the_bound_of_training(scaling: str
     assert layer.eval().lipschitz_bound() == 1.0
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("terms", [1, 3, 4, 5, 6, 8, 12])
 @pytest.mark.parametrize("channels", [4, 40])
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -250,6 +254,7 @@ def test_in_single_precision(settings: dict[str, Any]) -> None:
         assert 1 - 1e-5 <= norms.min() <= norms.max() <= 1
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -147,6 +147,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_evaluation_is_never_stale(layer: SOC, change: Callable[[SOC], SOC]) -> None:
     before = evaluate(layer)
@@ -172,6 +173,7 @@ def test_a_change_of_the_engine(layer: SOC, engine: str) -> None:
     assert torch.equal(evaluate(layer), before)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("size", [(4, 4), (6, 4), (4, 6), (2, 2), (12, 12)])
 def test_maps_of_another_size(layer: SOC, size: tuple[int, int]) -> None:
     before = evaluate(layer)

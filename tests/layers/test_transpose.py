@@ -46,6 +46,7 @@ def evaluated(*channels: int, **settings: Any) -> SOCTranspose:
     return SOCTranspose(*channels, **{**PRECISE, **settings}).eval()
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("kernel_size", [1, (3, 1)])
 @pytest.mark.parametrize("channels", [EQUAL, MORE, FEWER], ids=["equal", "more", "fewer"])
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def test_jacobian_is_the_transposed_matrix_exponential(
     assert spectral_norm(jacobian) <= layer.lipschitz_bound() * (1 + 1e-13)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("scaling", ["jacobian", "reshaped"])
 @pytest.mark.parametrize(

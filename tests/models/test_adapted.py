@@ -48,6 +48,7 @@ def disturb(model: nn.Module, scale: float = 0.5) -> nn.Module:
     return model
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("adapter", STRUCTURES, ids=lambda adapter: adapter["structure"])
 def test_it_starts_with_the_features_of_its_base(
     trained_model: nn.Module, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor], adapter: dict[str, Any]

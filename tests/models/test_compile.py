@@ -60,6 +60,7 @@ def test_training_is_one_graph(options: dict[str, Any]) -> None:
     assert_same_steps("aot_eager", **options)
 
 
+@pytest.mark.slow
 def test_evaluation_is_what_it_is_without_and_never_stale() -> None:
     torch.compiler.reset()
     torch.manual_seed(0)
@@ -74,6 +75,7 @@ def test_evaluation_is_what_it_is_without_and_never_stale() -> None:
             assert not torch.equal(model(images), expected)
 
 
+@pytest.mark.slow
 def test_an_exported_evaluation_is_one_graph() -> None:
     torch.compiler.reset()
     model, images = network().eval(), batch()[0]

@@ -140,6 +140,7 @@ def test_published_depths_and_widths(depth: int, initial_channels: int) -> None:
     assert model.head.in_features == 32 * initial_channels
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("depth", [5, 20, 40])
 def test_depths_run(depth: int) -> None:
     model = LipConvNet(10, depth=depth, initial_channels=4, image_size=32, conv=partial(GSSOC, groups=(2, None)))

@@ -1,4 +1,4 @@
-"""How a defect is planted into lipnet while it runs, and taken out again."""
+"""Plant a defect into the running lipnet, and remove it again."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def lipnet_modules() -> list[Any]:
 
 
 def replace_everywhere(patch: pytest.MonkeyPatch, original: Any, replacement: Any) -> None:
-    """Let every module of lipnet that has a name for an object have the replacement under it."""
+    """Rebind every name for an object in the modules of lipnet to its replacement."""
     places = [(owner, name) for owner in lipnet_modules() for name, value in vars(owner).items() if value is original]
-    assert places, f"no module of lipnet has {original}"
+    assert places, f"no module of lipnet holds {original}"
     for owner, name in places:
         patch.setattr(owner, name, replacement)
 
 
 def edited(function: Callable[..., Any], old: str, new: str) -> FunctionType:
-    """The function as it would be with one piece of its source replaced; the piece must be there exactly once."""
+    """Return the function with one piece of its source, which must occur exactly once, replaced."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {function.__qualname__}"
     scope = dict(function.__globals__)
     exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), scope)
     result: FunctionType = scope[function.__name__]
-    # Names are looked up where they always were, so that other replacements count.
+    # Share the original globals, so that other replacements take effect here, too.
     own = FunctionType(result.__code__, function.__globals__, result.__name__, result.__defaults__, result.__closure__)
     own.__kwdefaults__ = result.__kwdefaults__
     return own
 
 
 def edit(function: Callable[..., Any], old: str, new: str) -> Plant:
-    """Replace a piece of a function's source, wherever lipnet has a name for it."""
+    """Replace a piece of a function's source wherever lipnet refers to the function."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         replace_everywhere(patch, function, edited(function, old, new))
@@ -51,18 +51,18 @@ def edit(function: Callable[..., Any], old: str, new: str) -> Plant:
 
 
 def replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> Plant:
-    """Replace a function, wherever lipnet has a name for it."""
+    """Replace a function wherever lipnet refers to it."""
     return lambda patch: replace_everywhere(patch, original, replacement)
 
 
 def attribute(owner: Any, name: str, value: Any, *, new: bool = False) -> Plant:
-    """Set an attribute of a class or a module; ``new`` for one that it does not have, as that of a builtin."""
+    """Set an attribute of a class or a module; ``new`` allows names it lacks, such as those of builtins."""
     return lambda patch: patch.setattr(owner, name, value, raising=not new)
 
 
 @contextmanager
 def planted(plant: Plant | None) -> Iterator[None]:
-    """Have a defect, or none, and nothing in lipnet's caches from before, or from within afterwards."""
+    """Plant a defect, or none, with lipnet's caches empty before and after."""
     _clear_caches()
     try:
         with pytest.MonkeyPatch.context() as patch:

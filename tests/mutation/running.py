@@ -1,4 +1,4 @@
-"""Tests of the suite, run by a pytest of their own inside this process, with whatever is planted."""
+"""Run selected tests in a nested pytest session of this process, so that they see the planted defect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-# What a test says when it sees something wrong. Any other error would be one of the planting.
+# A test that detects a defect raises one of these. Any other error means that the planting itself broke lipnet.
 VERDICTS = (AssertionError, pytest.fail.Exception)
+# Nothing of these is needed; the last one alone takes half of a nested session, for four garbage collections.
+LEFT_OUT = ("cacheprovider", "faulthandler", "doctest", "unraisableexception")
 
 
 @dataclass(eq=False)
 class Outcome:
-    """What became of the tests: the numbers that passed and failed, and errors that are no verdict."""
+    """Number of tests that passed and failed, and errors that are no verdict of a test."""
 
     passed: int = 0
     failed: int = 0
@@ -42,17 +44,18 @@ class Outcome:
 
 
 def run(tests: Sequence[str], folder: Path, *, stop_at_failure: bool = False) -> Outcome:
-    """Run tests by their names, such as ``tests/layers/test_soc.py::test_groups_do_not_mix``.
+    """Run tests given by node ID, such as ``tests/layers/test_soc.py::test_groups_do_not_mix``.
 
-    Their modules are imported anew, so that they have lipnet's functions as these are now.
+    Test modules are imported afresh, so that they use lipnet's functions as they are now.
     """
     outcome = Outcome()
-    arguments = [str(ROOT / test) for test in tests]
-    arguments += ["-q", "-s", f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}", f"--basetemp={folder}"]
-    arguments += ["-p", "no:cacheprovider", "-p", "no:faulthandler", *(["-x"] if stop_at_failure else [])]
+    # Without the configured options: no worker processes here, and slow tests are not left out.
+    arguments = ["-o", "addopts=--import-mode=importlib", "-q", "-s", *(["-x"] if stop_at_failure else [])]
+    arguments += [f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}", f"--basetemp={folder}"]
+    arguments += [f"-pno:{plugin}" for plugin in LEFT_OUT]
     printed = io.StringIO()
     with _fresh_test_modules(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(printed):
-        code = pytest.main(arguments, plugins=[outcome])
+        code = pytest.main([*arguments, *(str(ROOT / test) for test in tests)], plugins=[outcome])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         outcome.errors.append(f"pytest ended with {code!r}:\n{printed.getvalue()[-2000:]}")
     return outcome

@@ -1,4 +1,4 @@
-"""Random filters of every kind that has ever fooled a norm estimate, as Hypothesis strategies; float64 throughout."""
+"""Hypothesis strategies for random filters of every kind that has fooled a norm estimate, in float64."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, settings
@@ -14,17 +15,20 @@ from torch import Tensor
 
 from lipnet.functional import skew_filter
 
-# Filters a Hypothesis example: as many as are cheap once the settings are there.
+# Filters per Hypothesis example: cheap once the settings are drawn.
 BATCH = 20
 SCALES = (1e-3, 1.0, 1e3)
+
+# By default a twentieth of the examples; the whole suite runs all, too.
+few_and_all = pytest.mark.parametrize("share", [0.05, pytest.param(1, marks=pytest.mark.slow)], ids=["few", "all"])
 
 Fill = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def examples(count: int) -> settings:
-    """So many examples, the same ones in every run."""
+def examples(count: float) -> settings:
+    """Return settings for this number of examples, the same ones in every run."""
     return settings(
-        max_examples=count,
+        max_examples=round(count),
         derandomize=True,
         database=None,
         deadline=None,
@@ -41,14 +45,14 @@ def zero(noise: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rank_one(noise: Tensor, generator: torch.Generator) -> Tensor:
-    """One output pattern for one input pattern, the same at all taps but the first."""
+    """One output pattern for one input pattern, the same at every tap but the first."""
     result = noise[:, :1, :1, :1] * noise[:1, :, :1, :1] + torch.zeros_like(noise)
     result[:, :, 0, 0] *= 2
     return result
 
 
 def decoupled(noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the channels have nothing to do with the others, and are a thousand times larger."""
+    """Half of the channels are independent of the others, and a thousand times larger."""
     result = noise.clone()
     rows, columns = noise.shape[0] // 2, noise.shape[1] // 2
     result[rows:, columns:] *= 1e3
@@ -65,12 +69,12 @@ def one_entry(noise: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def constant(noise: Tensor, generator: torch.Generator) -> Tensor:
-    """All taps and channels alike, and so all in one direction."""
+    """All taps and channels are equal."""
     return torch.ones_like(noise)
 
 
 def one_frequency(noise: Tensor, generator: torch.Generator) -> Tensor:
-    """A wave over the taps: the response is concentrated at a frequency that no grid needs to have."""
+    """A wave over the taps: its frequency need not be on any grid."""
     place = torch.arange(noise.shape[-2] * noise.shape[-1]).double().view(noise.shape[-2:])
     frequency = 3 * torch.rand(1, generator=generator, dtype=torch.float64)
     return noise[:, :, :1, :1] * (frequency * place).cos()
@@ -80,7 +84,7 @@ KINDS: tuple[Fill, ...] = (gaussian, zero, rank_one, decoupled, one_entry, const
 
 
 class Setting(NamedTuple):
-    """Of a skew convolution."""
+    """Setting of a skew convolution."""
 
     seed: int
     kind: Fill
@@ -92,7 +96,7 @@ class Setting(NamedTuple):
     padding_mode: str
 
     def filters(self, count: int = BATCH) -> list[Tensor]:
-        """Skew filters (c, c/groups, kh, kw) of these settings."""
+        """Draw skew filters (c, c/groups, kh, kw) of this setting."""
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.groups * self.per_group, self.per_group, *self.kernel)
         return [skew_filter(self.scale * drawn(self.kind, shape, generator), self.groups) for _ in range(count)]
@@ -121,12 +125,12 @@ skew_settings = st.builds(
 
 
 def norms(matrices: Tensor) -> np.ndarray:
-    """The largest singular values of (..., m, n), by NumPy."""
+    """Return the largest singular values of (..., m, n), computed by NumPy."""
     return np.asarray(np.linalg.svd(matrices.detach().numpy(), compute_uv=False)[..., 0])
 
 
 def same_convolution_matrix(weight: Tensor, setting: Setting) -> Tensor:
-    """The matrix of the 'same' convolution on maps of the setting's size, by the images of unit vectors."""
+    """Return the matrix of the 'same' convolution for the setting's size, from the images of unit vectors."""
     height, width = setting.size
     inputs = weight.shape[1] * setting.groups * height * width
     units = torch.eye(inputs, dtype=weight.dtype).view(inputs, -1, height, width)
@@ -137,7 +141,7 @@ def same_convolution_matrix(weight: Tensor, setting: Setting) -> Tensor:
 
 
 def ascended(shape: tuple[int, ...], ratio: Callable[[Tensor], Tensor], seed: int, steps: int = 40) -> Tensor:
-    """Filters, stacked along the first dimension, that gradient ascent has led to where a ratio (count,) is large."""
+    """Return filters, stacked along the first dimension, for which gradient ascent made a ratio (count,) large."""
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     weights.requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=0.05)

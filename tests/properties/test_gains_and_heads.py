@@ -15,14 +15,14 @@ from lipnet.functional import chebyshev_coefficients, polynomial_gain
 from lipnet.functional.margins import certified_radius
 from lipnet.functional.pairwise import pairwise_certified_radius, row_distances
 from lipnet.layers import NormalizedLinear
-from tests.properties.cases import BATCH, Fill, Record, drawn, examples, kinds, scales, seeds
+from tests.properties.cases import BATCH, Fill, Record, drawn, examples, few_and_all, kinds, scales, seeds
 
 GAIN_EXAMPLES, HEAD_EXAMPLES, RADIUS_EXAMPLES = 1000, 70, 70
 SAMPLES = np.linspace(0, 1, 2001)
 
 
 def largest(coefficients: tuple[float, ...], norm: float) -> float:
-    """max |p(i t)| over samples of [0, norm]."""
+    """Return max |p(i t)| over samples of [0, norm]."""
     values = np.polynomial.polynomial.polyval(1j * norm * SAMPLES, coefficients)
     return float(np.abs(values).max())
 
@@ -32,10 +32,11 @@ chebyshev = st.builds(chebyshev_coefficients, st.integers(1, 9), st.floats(0, 3)
 random = st.lists(st.floats(-10, 10).map(lambda value: round(value, 6)), min_size=2, max_size=7).map(tuple)
 
 
-def test_gains(record_property: Record) -> None:
+@few_and_all
+def test_gains(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(GAIN_EXAMPLES)
+    @examples(share * GAIN_EXAMPLES)
     @given(st.one_of(taylor, chebyshev, random), st.floats(0, 4))
     def check(coefficients: tuple[float, ...], norm: float) -> None:
         nonlocal cases
@@ -45,17 +46,18 @@ def test_gains(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= GAIN_EXAMPLES
+    assert cases >= share * GAIN_EXAMPLES
 
 
 def squared_distance(first: list[float], second: list[float]) -> Fraction:
     return sum(((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(first, second, strict=True)), Fraction(0))
 
 
-def test_distances_of_rows(record_property: Record) -> None:
+@few_and_all
+def test_distances_of_rows(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(HEAD_EXAMPLES)
+    @examples(share * HEAD_EXAMPLES)
     @given(seeds, kinds, scales, st.integers(2, 4), st.integers(1, 6), st.booleans())
     def check(seed: int, kind: Fill, scale: float, classes: int, features: int, normalized: bool) -> None:
         nonlocal cases
@@ -75,14 +77,15 @@ def test_distances_of_rows(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= HEAD_EXAMPLES * BATCH
+    assert cases >= share * HEAD_EXAMPLES * BATCH
 
 
-def test_radii(record_property: Record) -> None:
-    """Of logits and bounds as they are: never above the quotient of the exact numbers."""
+@few_and_all
+def test_radii(share: float, record_property: Record) -> None:
+    """Radii never exceed the exact quotients of the given logits and bounds."""
     cases = 0
 
-    @examples(RADIUS_EXAMPLES)
+    @examples(share * RADIUS_EXAMPLES)
     @given(seeds, scales, st.floats(1e-3, 1e3), st.sampled_from([torch.float32, torch.float64]))
     def check(seed: int, scale: float, lipschitz: float, dtype: torch.dtype) -> None:
         nonlocal cases
@@ -101,4 +104,4 @@ def test_radii(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= RADIUS_EXAMPLES * BATCH
+    assert cases >= share * RADIUS_EXAMPLES * BATCH

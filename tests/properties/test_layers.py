@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,12 +11,10 @@ from torch import Tensor, nn
 
 from lipnet.layers import GSSOC, SOC, SOC1d, SOCLinear, SOCTranspose
 from tests.oracles import dense_jacobian, spectral_norm
-from tests.properties.cases import Fill, Record, drawn, examples, kinds, scales, seeds
-
-pytestmark = pytest.mark.slow
+from tests.properties.cases import Fill, Record, drawn, examples, few_and_all, kinds, scales, seeds
 
 EXAMPLES, WEIGHTS = 100, 5
-# For each layer its settings, with a size of maps that it takes.
+# Each layer with its settings and the size of its input.
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "series": (SOC, {"in_channels": 3, "out_channels": 4, "engine": "series"}, (3, 4, 3)),
     "published with five terms": (
@@ -50,10 +47,11 @@ def jacobian_norm(layer: nn.Module, size: tuple[int, ...]) -> float:
     return spectral_norm(dense_jacobian(layer, point))
 
 
-def test_layers(record_property: Record) -> None:
+@few_and_all
+def test_layers(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(EXAMPLES)
+    @examples(share * EXAMPLES)
     @given(seeds, kinds, scales, st.sampled_from(sorted(LAYERS)), st.booleans())
     def check(seed: int, kind: Fill, scale: float, name: str, training: bool) -> None:
         nonlocal cases
@@ -72,4 +70,4 @@ def test_layers(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= EXAMPLES * WEIGHTS
+    assert cases >= share * EXAMPLES * WEIGHTS

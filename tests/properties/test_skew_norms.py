@@ -15,20 +15,20 @@ from tests.properties.cases import (
     Setting,
     ascended,
     examples,
+    few_and_all,
     norms,
     same_convolution_matrix,
     skew_settings,
 )
 
-pytestmark = pytest.mark.slow
-
 EXAMPLES = 150
 
 
-def test_both_bounds_are_at_least_the_norm(record_property: Record) -> None:
+@few_and_all
+def test_both_bounds_are_at_least_the_norm(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(EXAMPLES)
+    @examples(share * EXAMPLES)
     @given(skew_settings)
     def check(setting: Setting) -> None:
         nonlocal cases
@@ -41,28 +41,29 @@ def test_both_bounds_are_at_least_the_norm(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= EXAMPLES * BATCH
+    assert cases >= share * EXAMPLES * BATCH
 
 
 def responses(weight: Tensor, points: int) -> Tensor:
-    """||A(w)|| of each filter of a stack, at the frequencies of maps of so many points, (count, frequencies)."""
+    """Return ||A(w)|| of each filter of a stack on a grid, (count, frequencies)."""
     each = [frequency_response(skew_filter(filter_), (points, points)).squeeze(2).flatten(0, 1) for filter_ in weight]
     return torch.linalg.matrix_norm(torch.stack(each), ord=2)
 
 
 def above_the_grid(weight: Tensor) -> Tensor:
-    """How far a filter's norm rises between the points of the grid that `symbol_bound` samples: here a coarse one."""
+    """Return the ratio of a filter's norm to that on a coarse grid, as `symbol_bound` samples it."""
     return responses(weight, 25).amax(dim=1) / responses(weight, 6).amax(dim=1)
 
 
 def below_a_reshaped_filter(weight: Tensor) -> Tensor:
-    """How near the norm comes to the bound by reshaped filters."""
+    """Return the ratio of the norm to the bound by reshaped filters."""
     skew = torch.stack([skew_filter(filter_) for filter_ in weight])
     flat = torch.linalg.matrix_norm(skew.flatten(2), ord=2)
     blocked = torch.linalg.matrix_norm(skew.permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2), ord=2)
     return responses(weight, 12).amax(dim=1) / torch.minimum(flat, blocked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize(("ratio", "grid"), [(above_the_grid, 6), (below_a_reshaped_filter, 16)])
 def test_filters_that_gradient_ascent_chose_do_not_exceed_the_bounds(
@@ -76,5 +77,5 @@ def test_filters_that_gradient_ascent_chose_do_not_exceed_the_bounds(
         assert supremum <= reshaped_filter_bound(skew)
     record_property("cases", len(filters))
     if ratio is above_the_grid:
-        # The ascent found what it was after: norms that the samples alone would miss.
+        # The ascent found norms that the samples alone would miss.
         assert ratio(filters).max() > 1.01

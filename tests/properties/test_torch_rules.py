@@ -17,6 +17,7 @@ from tests.properties.cases import (
     ascended,
     drawn,
     examples,
+    few_and_all,
     kinds,
     norms,
     padding_modes,
@@ -28,17 +29,18 @@ LINEAR_EXAMPLES, CONVOLUTION_EXAMPLES = 120, 110
 
 
 def matrix_of(module: nn.Module, size: tuple[int, ...]) -> Tensor:
-    """The matrix of a module that is linear without its bias, by the images of unit vectors."""
+    """Return the matrix of a linear module without bias, from the images of unit vectors."""
     inputs = torch.Size(size).numel()
     with torch.no_grad():
         images: Tensor = module(torch.eye(inputs, dtype=torch.float64).view(inputs, *size))
     return images.flatten(1).T
 
 
-def test_linear(record_property: Record) -> None:
+@few_and_all
+def test_linear(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(LINEAR_EXAMPLES)
+    @examples(share * LINEAR_EXAMPLES)
     @given(seeds, kinds, scales, st.integers(1, 8), st.integers(1, 8))
     def check(seed: int, kind: Fill, scale: float, inputs: int, outputs: int) -> None:
         nonlocal cases
@@ -52,7 +54,7 @@ def test_linear(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= LINEAR_EXAMPLES * BATCH
+    assert cases >= share * LINEAR_EXAMPLES * BATCH
 
 
 convolutions = st.fixed_dictionaries(
@@ -68,17 +70,18 @@ convolutions = st.fixed_dictionaries(
 
 @st.composite
 def padded(draw: st.DrawFn) -> dict[str, Any]:
-    """Settings of a convolution: zeros may be added at will, circular padding must repeat no pixels."""
+    """Draw settings of a convolution. Zero padding is arbitrary; circular padding must not repeat pixels."""
     settings = draw(convolutions)
     reach = [settings["dilation"] * (kernel - 1) for kernel in settings["kernel_size"]]
     most = [2 + r if settings["padding_mode"] == "zeros" else r // 2 for r in reach]
     return {**settings, "padding": tuple(draw(st.integers(0, limit)) for limit in most)}
 
 
-def test_convolution(record_property: Record) -> None:
+@few_and_all
+def test_convolution(share: float, record_property: Record) -> None:
     cases = 0
 
-    @examples(CONVOLUTION_EXAMPLES)
+    @examples(share * CONVOLUTION_EXAMPLES)
     @given(seeds, kinds, scales, st.integers(1, 3), st.integers(1, 3), padded())
     def check(seed: int, kind: Fill, scale: float, inputs: int, outputs: int, settings: dict[str, Any]) -> None:
         nonlocal cases
@@ -96,11 +99,11 @@ def test_convolution(record_property: Record) -> None:
 
     check()
     record_property("cases", cases)
-    assert cases >= CONVOLUTION_EXAMPLES * BATCH
+    assert cases >= share * CONVOLUTION_EXAMPLES * BATCH
 
 
 def nearness(weight: Tensor) -> Tensor:
-    """How near the norm on a torus of 6 x 6 comes to each reshaped filter's."""
+    """Return the ratio of the norm on a torus of 6 x 6 to that of the reshaped filters."""
     spectrum = torch.fft.fft2(weight, s=(6, 6)).permute(0, 3, 4, 1, 2).flatten(1, 2)
     norm = torch.linalg.matrix_norm(spectrum, ord=2).amax(dim=1)
     blocked = weight.permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)

@@ -49,6 +49,7 @@ def plugins(**settings: Any) -> list[Any]:
     return [WholeCheckpointIO(), SLURMEnvironment(**settings)]
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("step", [0, 7, STEPS - 1, STEPS + 4])
 def test_what_is_saved_is_gone_on_from_exactly(
     tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]], step: int

@@ -49,6 +49,7 @@ def interrupt(config: dict[str, Any], folder: Path, steps: int, ckpt_path: Path 
     return latest.path
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     ("steps", "average", "schedule"),
     [
@@ -84,6 +85,7 @@ def assert_same_files(one: Trainer, other: Trainer) -> None:
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_a_training_killed_three_times(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     whole = fit(tiny_config, tmp_path / "a", data=make_data())
     path = interrupt(tiny_config, tmp_path / "b", 5, data=make_data())
@@ -102,6 +104,7 @@ def test_a_training_with_worker_processes(tmp_path: Path, tiny_config: dict[str,
     assert_same_training(whole, resumed)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Steps follow batches 4, 8, ..., 20 and 21."""
     settings = {"accumulate_grad_batches": 4}
@@ -112,6 +115,7 @@ def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[s
     assert_same_training(whole, resumed)
 
 
+@pytest.mark.slow
 def test_validations_within_an_epoch_are_not_left_out(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Validations follow batches 5, 10, 15 and 20 of 21: killed after the fifth step, the fourth's file is there."""
     whole = fit(tiny_config, tmp_path / "a", data=make_data(), val_check_interval=5)
@@ -144,7 +148,8 @@ def test_an_average_is_not_dropped_nor_made_up(tmp_path: Path, tiny_config: dict
 
 def test_a_schedule_needs_to_know_its_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     module = make_module(tiny_config, scheduler=CosineWithWarmup())
-    with pytest.raises(ValueError, match=r"CosineWithWarmup needs the number of training steps, .* set trainer\.max_epochs"):
+    message = r"CosineWithWarmup needs the number of training steps, .* set trainer\.max_epochs"
+    with pytest.raises(ValueError, match=message):
         fit(tiny_config, tmp_path, module=module, max_epochs=-1, max_time="00:00:01:00")
 
 

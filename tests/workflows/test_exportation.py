@@ -22,6 +22,7 @@ from lipnet.workflows import export_checkpoint
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_checkpoint_becomes_a_file(
     tmp_path: Path, tiny_checkpoint: Path, tiny_model: nn.Module, dtype: str, capsys: pytest.CaptureFixture[str]
@@ -40,6 +41,7 @@ def test_a_checkpoint_becomes_a_file(
     assert "inputs are pixels in [0, 1], the Lipschitz bound is 2.66" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> None:
     names = [str(number) for number in range(10)]
     export_checkpoint(tiny_checkpoint, tmp_path / "model.onnx", class_names=names)
@@ -63,6 +65,7 @@ def test_settings_that_are_refused(
     assert list(tmp_path.iterdir()) == [tiny_checkpoint]
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_is_replaced_only_on_request(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = tmp_path / "model.pt2"
     path.write_text("mine")

@@ -176,6 +176,7 @@ def test_the_model_stays_as_it_was(
     assert all(parameter.requires_grad and parameter.grad is None for parameter in trained_model.parameters())
 
 
+@pytest.mark.slow
 def test_the_size_of_batches_changes_little(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
 ) -> None:

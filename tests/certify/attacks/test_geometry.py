@@ -32,6 +32,7 @@ def nearest(image: np.ndarray, offset: np.ndarray, epsilon: float) -> np.ndarray
     return point
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("epsilon", [0.1, 0.5, 1.0, 3.0])
 def test_the_projection_is_the_nearest_point_of_ball_and_box(epsilon: float) -> None:
     images, offsets = pixels(4, 1, 2, 3), noise(4, 1, 2, 3)

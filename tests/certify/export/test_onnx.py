@@ -42,6 +42,7 @@ def network(padding_mode: str) -> LipConvNet:
     ).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_onnxruntime_computes_what_the_model_does_at_every_batch_size(tmp_path: Path, padding_mode: str) -> None:
     model = network(padding_mode)
@@ -57,6 +58,7 @@ def test_onnxruntime_computes_what_the_model_does_at_every_batch_size(tmp_path: 
     assert {each.domain for each in stored.opset_import} == {""}
 
 
+@pytest.mark.slow
 def test_sequences(tmp_path: Path) -> None:
     model = nn.Sequential(SOC1d(2, 8, 5, stride=4), MaxMin(), nn.Flatten(), SOCLinear(128, 3)).eval()
     metadata = export_onnx(model, tmp_path / "model.onnx", input_shape=(2, 64), input_units="volts")
@@ -77,6 +79,7 @@ def written(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     return path, lipschitz_bound(model), export_onnx(model, path, class_names=NAMES, facts=FACTS)
 
 
+@pytest.mark.slow
 def test_the_file_says_what_its_certificates_rest_on(written: tuple[Path, float, Metadata]) -> None:
     path, bound, metadata = written
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -122,6 +125,7 @@ def test_a_missing_package_is_named_with_what_to_install(
         export_onnx(tiny_model, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_what_onnx_cannot_hold_is_refused(
     tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +137,7 @@ def test_what_onnx_cannot_hold_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_file_that_computes_something_else(
     tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +161,7 @@ def test_no_coefficient_of_a_polynomial_is_taken_for_one(tmp_path: Path) -> None
         torch.testing.assert_close(received, model.double()(x.double()), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_circular_layer_by_the_series(tmp_path: Path) -> None:
     conv = SOC(3, 8, padding_mode="circular", engine="series")
     model = nn.Sequential(conv, MaxMin(), nn.Flatten(), SOCLinear(8 * 12 * 9, 4)).eval()

@@ -40,6 +40,7 @@ def head(features: int, classes: int = 4) -> nn.Module:
     return nn.Sequential(nn.Flatten(), SOCLinear(features, classes))
 
 
+@pytest.mark.slow
 def test_it_runs_where_lipnet_cannot_be_imported(tmp_path: Path) -> None:
     model = nn.Sequential(SOC(3, 8), MaxMin(), SOC(8, 8, stride=2, padding_mode="circular"), head(512)).double().eval()
     metadata = export_program(model, tmp_path / "model.pt2", input_shape=(3, 16, 16), class_names=["a", "b", "c", "d"])
@@ -74,6 +75,7 @@ def test_the_bound_is_that_of_torchs_modules_too(tmp_path: Path) -> None:
     assert metadata["lipschitz_bound"] == pytest.approx(torch.linalg.matrix_norm(model[3].weight, ord=2).item(), 1e-6)
 
 
+@pytest.mark.slow
 def test_bounds_of_pairs_are_those_of_the_head(tmp_path: Path) -> None:
     model = nn.Sequential(SOC(3, 4), HouseholderOrder2(4), nn.Flatten(), NormalizedLinear(256, 5)).eval()
     metadata = export_program(model, tmp_path / "model.pt2", input_shape=(3, 8, 8))

@@ -78,6 +78,7 @@ def assert_refused(model: nn.Module, shape: Shape) -> None:
         export(model.eval(), shape)
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(("padding_mode", "engine"), PATHS)
 def test_engines_groups_and_strides(padding_mode: str, engine: str) -> None:
     options: dict[str, Any] = {"padding_mode": padding_mode, "engine": engine}
@@ -125,6 +126,7 @@ def test_a_layer_at_two_sizes_and_its_inverse() -> None:
     check_equal(Pyramid(), (4, 12, 12))
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_a_network(padding_mode: str) -> None:
     conv = partial(GSSOC, groups=(2, 4), padding_mode=padding_mode)
@@ -151,6 +153,7 @@ def test_an_exported_layer_is_orthogonal() -> None:
     assert 1 - 2e-4 < values.min() <= values.max() <= 1 + 1e-13
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("inference", [False, True])
 def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants(inference: bool) -> None:
     model = nn.Sequential(SOC(3, 8), MaxMin(), nn.Flatten(), SOCLinear(512, 4)).double().eval()
@@ -189,6 +192,7 @@ def test_a_parametrized_or_structured_layer_becomes_a_constant() -> None:
     assert len(plain.state_dict()) <= 4
 
 
+@pytest.mark.slow
 def test_the_graph_calls_functions_of_torch_alone(tiny_model: nn.Module) -> None:
     plain = export(tiny_model)
     for node in plain.graph.nodes:
@@ -200,6 +204,7 @@ def test_the_graph_calls_functions_of_torch_alone(tiny_model: nn.Module) -> None
     assert all(type(module).__module__.startswith("torch.") for module in list(plain.modules())[1:])
 
 
+@pytest.mark.slow
 def test_it_runs_where_lipnet_cannot_be_imported(tmp_path: Path) -> None:
     model = nn.Sequential(SOC(3, 8), MaxMin(), SOC(8, 8, stride=2, padding_mode="circular"), nn.Flatten())
     model.append(SOCLinear(8 * 64, 5)).eval()

@@ -325,6 +325,7 @@ def test_the_memory_format_of_a_convolution_stays(network: nn.Module, images: Te
     assert network.get_parameter("stem.weight").is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled(network: nn.Module, images: Tensor) -> None:
     train(attach(network, GSOFTConfig(4), exclude="attention"))
     compiled = torch.compile(network, backend="eager")

@@ -40,6 +40,7 @@ def write(path: Path, tensors: dict[str, Tensor], description: Any) -> None:
     save_file(tensors, path, {"lipnet_adapter": json.dumps(description)})
 
 
+@pytest.mark.cover(0)
 def test_a_saved_adapter_restores_every_bit(
     tmp_path: Path, network: nn.Module, images: Tensor, config: AdapterConfig
 ) -> None:

@@ -47,6 +47,7 @@ def pictures() -> Tensor:
     return torch.randn(IMAGES, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("build", [small_transformer, small_resnet])
 def test_train_save_load_merge_and_detach(
     tmp_path: Path, build: type[nn.Module], pictures: Tensor, config: AdapterConfig

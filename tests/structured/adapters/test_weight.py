@@ -130,6 +130,7 @@ def test_a_forward_pass_of_its_own_stays() -> None:
     assert torch.equal(layer.train()(x), expected)
 
 
+@pytest.mark.slow
 def test_training_can_be_compiled(config: AdapterConfig) -> None:
     layer, x = adapted_layer(config).train(), torch.randn(3, 16, dtype=torch.float64)
     torch.testing.assert_close(torch.compile(layer, backend="eager")(x), layer(x))
