@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = ["experiment=quickstart", "model.initial_channels=4", "logger=[]", "certify.n_samples=20"]
+QUICKSTART = ["experiment=quickstart", "model.initial_channels=8", "logger=[]", "certify.n_samples=20"]
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
