@@ -46,7 +46,10 @@ class ExactResumption(Callback):
         if AVERAGING in checkpoint and not averages:
             raise ValueError("the checkpoint holds averaged weights: resume with callbacks=[default,ema]")
         loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        done = loop.get("epoch_progress", {}).get("current", {}).get("processed", 0)
+        # A checkpoint after the last validation of an epoch belongs to a complete epoch, too.
+        complete = loop.get("epoch_loop.batch_progress", {}).get("is_last_batch", False)
+        epochs = loop.get("epoch_progress", {}).get("current", {})
+        done = epochs.get("started" if complete else "processed", 0)
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs < done:
             raise ValueError(f"trainer.max_epochs must be at least {done}, the epochs done, got {trainer.max_epochs}")
         # Lightning drops the positions if it has made its loaders already, as a schedule over the steps makes it do.

@@ -61,9 +61,13 @@ def make_trainer(config: DictConfig) -> Trainer:
     no logger.
     """
     _silence_lightning()
-    callbacks: list[Callback] = [instantiate(each) for each in (config.callbacks or {}).values() if each is not None]
-    # `logger=[]` composes to an empty list.
-    loggers: list[Logger] = [instantiate(each) for each in dict(config.logger or {}).values() if each is not None]
+    callbacks: list[Callback] = [
+        instantiate(each) for each in (config.get("callbacks") or {}).values() if each is not None
+    ]
+    # `logger=[]` composes to a configuration without the key.
+    loggers: list[Logger] = [
+        instantiate(each) for each in dict(config.get("logger") or {}).values() if each is not None
+    ]
     left_out: tuple[type[Callback], ...] = () if config.trainer.get("enable_progress_bar", True) else (ProgressBar,)
     left_out += () if loggers else (LearningRateMonitor,)
     callbacks = [each for each in callbacks if not isinstance(each, left_out)]

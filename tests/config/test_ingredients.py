@@ -92,7 +92,7 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     "scheduler=cosine_warmup": lambda trainer: type(schedule_of(trainer)) is LambdaLR,
     "scheduler=one_cycle": lambda trainer: type(schedule_of(trainer)) is OneCycleLR,
     "scheduler=timed_one_cycle trainer.max_time=00:00:01:00": lambda trainer: (
-        type(schedule_of(trainer)) is LambdaLR and trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+        issubclass(type(schedule_of(trainer)), OneCycleLR) and trainer.optimizers[0].param_groups[0]["lr"] < 0.1
     ),
     "optimizer=sgd": lambda trainer: type(trainer.optimizers[0]) is torch.optim.SGD,
     "optimizer=adamw": lambda trainer: type(trainer.optimizers[0]) is torch.optim.AdamW,

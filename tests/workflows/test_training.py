@@ -296,6 +296,9 @@ def test_neither_progress_bar_nor_loggers_are_needed(config: DictConfig, loggers
     for name in ("lightning.pytorch.callbacks.LearningRateMonitor", "lipnet.training.ProgressBar"):
         config.callbacks[name.rpartition(".")[2]] = {"_target_": name}
     config.logger = loggers
+    if loggers == []:
+        # Hydra composes `logger=[]` to a configuration without the key.
+        del config.logger
     trainer = fit(config)
     assert trainer.loggers == []
     assert trainer.progress_bar_callback is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -149,7 +150,9 @@ def test_from_the_command_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
     second = train("ckpt_path=last", "trainer.max_epochs=2")
     assert second.returncode == 0, second.stderr
     assert [path.name for path in run.parent.iterdir()] == [run.name]
-    assert len(list((run / "csv").glob("resumed_*"))) == 1
+    assert [path.name for path in (run / "csv").glob("*.csv")] == ["metrics.csv"]
+    with (run / "csv" / "metrics.csv").open(newline="") as file:
+        assert {row["epoch"] for row in csv.DictReader(file) if row["val/loss"]} == {"0", "1"}
     refused = train(f"ckpt_path={tiny_checkpoint}", "adapter.structure=LoRA")
     assert refused.returncode == 1
     assert "error: " in refused.stderr

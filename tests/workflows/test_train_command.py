@@ -1,0 +1,69 @@
+"""train.py as a program: two processes finish and end together, and status 0 means certified."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ["experiment=quickstart", "model.initial_channels=8", "logger=[]", "certify.n_samples=20"]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *QUICKSTART, f"hydra.run.dir={folder}", *overrides]
+    # A group of its own, so that a test that fails leaves no process behind.
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def end_of(process: subprocess.Popen[str], seconds: float) -> str:
+    """The output of a process that ends in time."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eval_batch_size", [256, 71], ids=["equal", "unequal"])
+def test_two_processes_finish_and_certify(tmp_path: Path, eval_batch_size: int) -> None:
+    """143 validation images are 72 and 71: with batches of 71 one process validates two batches, the other one."""
+    settings = ["trainer=ddp_cpu", "trainer.max_epochs=2", f"data.eval_batch_size={eval_batch_size}"]
+    process = start(tmp_path / "run", *settings)
+    output = end_of(process, seconds=400)
+    assert process.returncode == 0, output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_samples"] == 20
+    assert "epoch 1: train/loss" in output
+    assert "epoch 1: train/loss" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_both_processes_with_a_checkpoint(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "trainer=ddp_cpu", "trainer.max_epochs=500")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert last.exists()
+    process.send_signal(signal.SIGTERM)
+    output = end_of(process, seconds=100)
+    assert process.returncode == 75, output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_status_0_means_certified_without_a_validation(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2")
+    output = end_of(process, seconds=200)
+    assert process.returncode == 0, output
+    assert (tmp_path / "run" / "certificates.tsv").exists()
