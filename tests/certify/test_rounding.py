@@ -170,6 +170,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_error_of_a_network_is_covered(name: str) -> None:
     assert_covered(NETWORKS[name](), images(1, 1, 8, 8))

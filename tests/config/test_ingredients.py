@@ -118,6 +118,7 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
 }
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("overrides", INGREDIENTS)
 def test_an_ingredient_is_one_override(tmp_path: Path, overrides: str) -> None:
     trainer = run(tmp_path, *overrides.split())
