@@ -42,6 +42,7 @@ def network(padding_mode: str) -> LipConvNet:
     ).eval()
 
 
+@pytest.mark.cover(0)
 @pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_onnxruntime_computes_what_the_model_does_at_every_batch_size(tmp_path: Path, padding_mode: str) -> None:
