@@ -125,6 +125,8 @@ def bound_of(path: str, module: nn.Module) -> float:
         bound = float(module.lipschitz_bound() if found is None else found.lipschitz(module, *bounds))  # type: ignore[operator]
     except ValueError as error:
         raise ValueError(f"{path or 'the model'}: {error}") from error
+    except NotImplementedError as error:
+        raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() in its class") from error
     if isnan(bound) or bound < 0:
         raise ValueError(f"{name} answers {bound} for its Lipschitz bound; it must be a number of at least 0")
     return bound

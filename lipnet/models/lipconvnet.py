@@ -20,9 +20,10 @@ class LipschitzSequential(nn.Sequential, LipschitzModule):
     """An ``nn.Sequential`` whose Lipschitz bound is the product of its children's bounds."""
 
     def children_in_order(self) -> list[tuple[str, nn.Module]] | None:
-        # A subclass with its own forward runs something else. Not named_children(), which lists a module once even if
-        # it runs twice.
-        return list(self._modules.items()) if type(self).forward is nn.Sequential.forward else None
+        # A subclass may run its children in another way, or something else.
+        plain = all(getattr(type(self), name) is getattr(nn.Sequential, name) for name in ("forward", "__iter__"))
+        # Not named_children(), which lists a module once even if it runs twice.
+        return list(self._modules.items()) if plain else None
 
 
 class LipConvNet(LipschitzSequential):
