@@ -260,8 +260,8 @@ def rows_of(runs: list[Run], found: list[list[str]], epochs: int, seconds: float
             "uninterrupted run, bit for bit",
             f"{identical} of {len(runs)}",
         ),
-        ("Kills, and where they hit", f"{kills.total()}: {spread}"),
-        ("The run", f"quickstart on the digits, {epochs} epochs, {seconds:.1f} s of one core"),
+        ("Kills; their places", f"{kills.total()}: {spread}"),
+        ("The run that is killed", f"quickstart on the digits, {epochs} epochs, {seconds:.1f} s of one core"),
     ]
 
 
