@@ -112,7 +112,7 @@ class Run:
             *OVERRIDES,
             f"trainer.max_epochs={self.epochs}",
             f"paths.log_dir={self.folder}",
-            # By its full name: in the fork, __main__ is train.py.
+            # Import by the full name: in the fork, __main__ is train.py.
             f"+callbacks.phase={{_target_: benchmarks.kill_resume.{PhaseMarker.__name__}, path: {phase}}}",
         ]
         if list(self.folder.glob(f"{TASK}/*/checkpoints/last.ckpt")):

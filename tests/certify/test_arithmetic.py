@@ -36,7 +36,7 @@ def _restore() -> Iterator[None]:
 
 @pytest.fixture(params=["as it is", "tf32", "mixed"])
 def outside(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What the process is set to before."""
+    """Set the switches of the process to some values, and return them."""
     chosen = {
         "as it is": settings(),
         "tf32": dict.fromkeys(SWITCHES, "tf32"),

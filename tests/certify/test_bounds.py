@@ -64,7 +64,7 @@ def exact_radius(rows: np.ndarray, bias: np.ndarray, x: np.ndarray) -> list[floa
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 3.0, 1e3])
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_radius_of_a_linear_classifier_is_the_exact_one(classes: int, factor: float) -> None:
-    """With neither an orthogonal layer nor a projection in between, the certificate loses nothing."""
+    """Nothing is lost without an orthogonal layer or a projection in between."""
     weight, bias, x = noise(classes, 6), factor * noise(classes, seed=1), images(50)
     model = nn.Sequential(nn.Flatten(), Scale(factor), head(weight, bias)).eval()
     certificates = certify(model, x, torch.zeros(50, dtype=torch.int64))

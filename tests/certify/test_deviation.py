@@ -1,4 +1,4 @@
-"""What is measured beside the certificates: how far the model as it is deployed is from what they speak of."""
+"""The measured distance of the deployed model's logits from the certified ones."""
 
 from __future__ import annotations
 

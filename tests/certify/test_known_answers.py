@@ -92,7 +92,7 @@ def test_two_opposite_rows_behind_an_isometry(name: str, scale: float) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("features", [5, 9])
 def test_orthonormal_rows(features: int, seed: int) -> None:
-    """Of orthonormal rows every two are sqrt(2) apart: the general bound is the exact one."""
+    """Two orthonormal rows are sqrt(2) apart, so the general bound is exact."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), SOCLinear(features, CLASSES, **EXACT)).eval()

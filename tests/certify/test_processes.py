@@ -41,7 +41,7 @@ class Failing:
 
 
 def prepare(device: str, *, path: Path, end: str, n_samples: int | None = None) -> Certification:
-    """What makes the second process alone fail."""
+    """Prepare a certification that fails in the second process only."""
     certification = prepare_certification(path, device, n_samples=n_samples, batch_size=BATCH_SIZE)
     if device == OTHER and end == "other settings":
         return Certification(

@@ -1,4 +1,4 @@
-"""How far a certification is, on a terminal and in a log file."""
+"""The progress of a certification, on a terminal and in a log file."""
 
 from __future__ import annotations
 

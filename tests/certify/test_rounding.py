@@ -35,7 +35,7 @@ from lipnet.structured import OrthogonalMap, boft, gsoft
 from tests import exact_arithmetic
 from tests.settings import PATHS, PUBLISHED
 
-# How much more than measured a bound may be: gamma_n grows as n, errors that are met as the root of n at most.
+# Largest ratio of a bound to a measured error: gamma_n grows like n, measured errors at most like the root of n.
 ABSURD = 1e6
 
 
@@ -323,7 +323,7 @@ def test_the_explicit_path_has_the_bound_and_is_the_network_up_to_rounding() -> 
 
 
 def test_operands_are_the_same_at_every_call() -> None:
-    """What is computed anew from the weights at each call, and not kept, must be one function."""
+    """Operands that each call recomputes from the weights must be the same in every call."""
     head, activation, matrix = (
         NormalizedLinear(30, 9),
         with_angles(HouseholderOrder2(8)),

@@ -98,7 +98,7 @@ def test_a_polynomial_of_matrices(degree: int) -> None:
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 4), (9, 8)])
 def test_polynomials_in_place_of_the_exponential(size: tuple[int, int]) -> None:
-    """By matrices and by frequencies: of the convolution's dense matrix."""
+    """Dense and spectral polynomials equal those of the convolution's dense matrix."""
     coefficients = (1.0, 0.9, 0.5, 0.2)
     x, weight = operands((3, 3), size, 2)
     matrix = torch.block_diag(*jacobian_matrices(weight, size, 2, "circular"))

@@ -98,7 +98,7 @@ def test_an_infinite_constant_certifies_nothing() -> None:
 
 
 def test_radius_reaches_the_boundary_of_the_worst_linear_classifier() -> None:
-    """For logits K x of two pixels the distance to the boundary is abs(x_0 - x_1) / sqrt(2), whatever K."""
+    """Logits K x of two pixels have a boundary at distance abs(x_0 - x_1) / sqrt(2), whatever K."""
     lipschitz = 3.0
     images = torch.tensor([[0.9, 0.2], [0.3, 0.7]], dtype=torch.float64)
     _, radius = certified_radius(lipschitz * images, lipschitz)

@@ -158,7 +158,7 @@ def test_horner_of_an_unbounded_operator_has_no_bound() -> None:
 
 
 def test_partial_polynomials_are_what_states_are_bounded_by() -> None:
-    """By the norms of the exact states, not by sums of magnitudes, which would be larger."""
+    """The bound uses the norms of exact states; sums of magnitudes would be larger."""
     settings = {"norm": 3.0, "magnitude": 1e-300, "length": 1, "size": 1.0, "entries": 1}
     coefficients = [1.0, 1.0, 0.5, 1 / 6, 1 / 24]
     bound = horner_error(coefficients, **settings)

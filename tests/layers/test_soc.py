@@ -37,7 +37,7 @@ def evaluated_layer(*channels: int, **settings: Any) -> SOC:
 
 
 def largest_norm(layer: SOC) -> float:
-    """How large ||J|| may be after a scaling: 1.4 at the frequencies of 8 x 8 maps, or 2.1 at all."""
+    """Return the largest ||J|| after scaling: 1.4 at the frequencies of 8 x 8 maps, or 2.1 at all frequencies."""
     if not isinstance(layer.scaling, JacobianScaling):
         return 2.1 * (1 + 1e-12)
     return 1.4 * (1 + 1e-5) / math.prod(math.cos(math.pi * (k // 2) / 8) for k in layer.kernel_size)

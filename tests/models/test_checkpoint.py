@@ -21,7 +21,7 @@ from lipnet.models.checkpoint import _limited_parts
 
 @pytest.fixture
 def content(tiny_checkpoint: Path) -> dict[str, Any]:
-    """What a good file holds."""
+    """Content of a valid checkpoint."""
     return torch.load(tiny_checkpoint, weights_only=True)
 
 

@@ -133,7 +133,7 @@ def _lenient_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def _padded(self: ShardSampler) -> Iterator[int]:
-    """As many for each process, as torch's own sampler has it."""
+    """Yield equally many samples in each process, as torch's own sampler does."""
     count = -(-self.total_size // self.num_replicas)
     return iter([(self.rank + i * self.num_replicas) % self.total_size for i in range(count)])
 
@@ -185,7 +185,7 @@ _adjoint = lipnet.functional.skew._adjoint
 _RULES = lipnet.certify.rules
 _TORCH_RULES = lipnet.certify.torch_rules
 _MODES = lipnet.layers.arguments.PADDING_MODES
-# Of CIFAR-100's standard deviations the smallest and the largest.
+# The smallest and the largest of CIFAR-100's standard deviations.
 _STDS = (0.2565, 0.2762)
 
 NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norm_bounds", "margins", "pairwise"))

@@ -39,7 +39,7 @@ class Steps(Callback):
 
 
 def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """With batches of 8, an epoch has 162: the step is noticed long before its end."""
+    """An epoch has 162 batches of 8: the run ends long before the end of the epoch."""
     steps, module = Steps(), make_module(tiny_config, loss=BreakingAt(call=60))
     with pytest.raises(ValueError, match=r"loss became nan in epoch 0, step 59: .*optimizer\.lr"):
         fit(tiny_config, tmp_path, module=module, data=DigitsDataModule(batch_size=8), callbacks=[steps])

@@ -112,7 +112,7 @@ def test_the_end_of_time_waits_for_the_end_of_an_epoch(
 
 
 class Terminating(Callback):
-    """What a scheduler does to a process."""
+    """Callback that sends SIGTERM to its process, as a scheduler does."""
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == 5:

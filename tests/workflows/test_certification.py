@@ -1,4 +1,4 @@
-"""From a checkpoint to its certificates, and what stands in the way."""
+"""Certification of a checkpoint, and its errors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_model_sees_the_samples_that_were_asked_for_and_no_others(
 
 
 def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """As the command line gives them: radii=[0.01,1]."""
+    """The command line passes numbers: radii=[0.01,1]."""
     summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", radii=[0.01, 1], n_samples=50, device="cpu")
     assert list(summary["certified_accuracy"]) == ["0.01", "1"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
@@ -185,7 +185,7 @@ def test_a_checkpoint_chooses_nothing_of_the_data_but_the_split(
 def test_a_configuration_with_another_target_is_refused_before_anything_runs(
     tmp_path: Path, tiny_checkpoint: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the file is certified or its certificates are checked."""
+    """Both certification and verification refuse it."""
     certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5, device="cpu")
     content = torch.load(tiny_checkpoint, weights_only=True)
     content["lipnet"]["model"]["activation"] = {"_target_": target}

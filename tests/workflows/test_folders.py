@@ -88,7 +88,7 @@ class Clock(datetime):
 def test_a_configuration_names_the_same_folder_however_often_it_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # By its globals: the package's function hides its module, which has the same name.
+    # Patch the function's globals: in the package, the function hides the module of the same name.
     monkeypatch.setitem(run_folder.__globals__, "datetime", Clock)
     assert run_folder(str(tmp_path), "digits", None) != run_folder(str(tmp_path), "digits", None)
     settings = {"log_dir": str(tmp_path), "run": "${run_folder:${log_dir},digits,null}", "again": "${resumption:last}"}

@@ -159,7 +159,7 @@ def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Ten
     model = Rounded().eval()
     images = torch.full((1, 1, 1, 1), 0.5)
     one = torch.tensor([1])
-    # In float32 1e8 + 0.5 is 1e8, and class 0 is predicted; in float64 it is class 1.
+    # float32 rounds 1e8 + 0.5 to 1e8 and predicts class 0; float64 predicts class 1.
     certificates = Certificates(one, torch.tensor([0.25], dtype=torch.float64), torch.tensor([True]))
     result = attack(model, images, one, certificates, attacker=Jump(torch.full((1, 1, 1), 0.4)), radii=["0.2"])
     assert result.unconfirmed > 0

@@ -23,7 +23,7 @@ def classifier(weight: Tensor) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
 
 
-# In the middle of the box, so that it is not in the way.
+# Keep away from the faces of the box, so that they do not limit the attack.
 IMAGES = 0.5 + 0.02 * noise(30, 1, 2, 3)
 
 

@@ -1,4 +1,4 @@
-"""Which engine is chosen, and why: every branch of the decision."""
+"""Every branch of the choice of an engine, with its reason."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_layers_say_what_they_take() -> None:
 
 
 def test_layers_do_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a network of both modes: what is computed is what the choice says."""
+    """Layers compute with the chosen engine, in training and in evaluation."""
     called: list[str] = []
     for name, engine in (("skew_polynomial", "series"), ("apply_spectral", "spectral"), ("apply_dense", "dense")):
         module = importlib.import_module(f"lipnet.layers.engines.{engine}")

@@ -34,7 +34,7 @@ from lipnet.structured import OrthogonalMap, gsoft
 from tests.settings import PATHS, PUBLISHED
 
 Shape = tuple[int, ...]
-# Whether torch can prove that dimensions whose strides depend on the batch may be merged, whatever the batch is.
+# True if torch can prove that dimensions with strides that depend on the batch size may be merged.
 MERGES_ARE_PROVED = torch.__version__ >= (2, 13)
 # Reads a model and inputs from one folder, writes the results there, in a process where lipnet cannot be imported.
 WITHOUT_LIPNET = """

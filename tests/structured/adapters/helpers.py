@@ -39,6 +39,6 @@ def classes(model: nn.Module) -> list[type]:
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """In evaluation, without gradients: attention then takes its fused path."""
+    """Compute logits in evaluation mode without gradients, where attention takes its fused path."""
     result: Tensor = model.eval()(images)
     return result
