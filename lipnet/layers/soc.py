@@ -237,7 +237,7 @@ class SOC(LipschitzModule):
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
     def prepared(self) -> PreparedWeight:
-        """Return what evaluation needs of the weight, computed again whenever the weight has changed."""
+        """Return the values that evaluation computes from the weight, cached until the weight changes."""
         return self._cache.get(self.weight, self._prepare)
 
     def _prepare(self) -> PreparedWeight:
@@ -272,7 +272,7 @@ class SOC(LipschitzModule):
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return what the bound rests on for samples of this shape: engine, degree, bound on ||J||, interval."""
+        """Return the facts behind the bound for samples of this shape: engine, degree, bound on ||J||, interval."""
         return self.engine_for(1, self.inner_size(shape), explicit=True).facts(self.prepared())
 
     def inner_size(self, shape: tuple[int, ...]) -> tuple[int, int]:

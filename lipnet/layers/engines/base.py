@@ -149,7 +149,7 @@ class Engine(ABC):
         """Prepare the operand of a training step from the filter, scaled and multiplied by the series' factor."""
 
     def factor(self, prepared: PreparedWeight) -> float:
-        """Return what to multiply the filter with for `differentiate`."""
+        """Return the factor by which `differentiate` needs the filter multiplied."""
         return 1.0
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Engine(ABC):
         raise NotImplementedError(f"the rounding of engine {self.name!r} has no bound")
 
     def facts(self, prepared: PreparedWeight) -> dict[str, Any]:
-        """Return what the bound rests on: engine, bound on ||J||, degree and interval of the series."""
+        """Return the facts behind the bound: engine, bound on ||J||, degree and interval of the series."""
         return {"engine": self.name, "norm_bound": prepared.norm, "degree": None, "interval": None}
 
     @abstractmethod
