@@ -76,7 +76,7 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
 
 
 def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
-    """p(sign J) or the kept matrix, of maps with all the channels of the active groups, from the layer's operands."""
+    """Apply p(sign J), or the cached matrix, to maps with all channels of the active groups."""
     prepared, size = layer.prepared(), (maps.shape[1], maps.shape[2])
     flat, groups = maps.ravel(), layer.active_groups
     engine = layer.engine_for(1, size, explicit=True)

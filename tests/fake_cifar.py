@@ -26,7 +26,7 @@ class FakeCIFAR:
 
 
 def write_pickle(path: Path, content: dict[str, object]) -> str:
-    """Write a file as the official ones are, and return its MD5 checksum."""
+    """Write a file in the official format, and return its MD5 checksum."""
     path.write_bytes(pickle.dumps(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
 

@@ -78,7 +78,7 @@ def test_autocast_is_off_inside_and_on_again_outside() -> None:
 
 
 class Witness(LipschitzModule):
-    """Flattens, and remembers the settings and the autocast under which it did."""
+    """Flatten layer that records the settings and the autocast of its call."""
 
     def __init__(self) -> None:
         super().__init__()

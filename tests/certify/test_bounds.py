@@ -109,7 +109,7 @@ def test_just_beyond_the_radius_the_prediction_flips() -> None:
 
 
 def test_it_certifies_more_than_one_bound_for_all_logits() -> None:
-    """Rows of nearly one direction: their map has norm sqrt(5), but their differences are short."""
+    """Nearly parallel rows: their matrix has norm sqrt(5), but their differences are short."""
     weight = noise(5, 6)
     weight[:, 0] += 10
     model, x, labels = nn.Sequential(nn.Flatten(), head(weight)).eval(), images(20), torch.zeros(20, dtype=torch.int64)
@@ -183,7 +183,7 @@ def test_features_without_a_bound_certify_nothing() -> None:
 
 
 class Declaring(LipschitzModule, nn.Linear):
-    """A head of one's own."""
+    """A user's own head."""
 
     declared: Tensor = torch.zeros(0)
 

@@ -12,7 +12,7 @@ from lipnet.certify.report import progress
 
 
 class Clock:
-    """Time that goes on when it is told to."""
+    """Clock that a test advances."""
 
     now = 100.0
 

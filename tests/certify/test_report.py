@@ -1,4 +1,4 @@
-"""The report of the layers: what K and E rest on, a row for each module."""
+"""The report of the layers: a row for each module with its share of K and E."""
 
 from __future__ import annotations
 

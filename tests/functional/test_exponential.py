@@ -83,7 +83,7 @@ def test_spectral_exponential(kernel: tuple[int, int], groups: int) -> None:
 
 @pytest.mark.parametrize("degree", range(13))
 def test_a_polynomial_of_matrices(degree: int) -> None:
-    """Against the sum of powers, with as many products as it says."""
+    """Compare with the sum of powers, and count the products."""
     generator = torch.Generator().manual_seed(degree)
     coefficients = torch.randn(degree + 1, generator=generator, dtype=torch.float64).tolist()
     for dtype in (torch.float64, torch.complex128):

@@ -27,7 +27,7 @@ def points(count: int = 2000, seed: int = 0) -> Tensor:
 
 
 def mapped_angle(phi: np.ndarray, theta: tuple[float, float, float]) -> np.ndarray:
-    """The definition in polar coordinates, phi counted from theta_0 / 2."""
+    """Return the mapped angle by the definition, with phi measured from theta_0 / 2."""
     a, b = (float(np.clip(angle, 0, 2 * np.pi)) / 2 for angle in theta[1:])
     phi = phi % (2 * np.pi)
     pieces = [phi < a, phi < a + b, phi < np.pi + b]

@@ -1,4 +1,4 @@
-"""Norm estimates for training: below the norm, close to it, and with a floor whatever the start."""
+"""Norm estimates for training: below the norm, close to it, and bounded below for every start."""
 
 from __future__ import annotations
 

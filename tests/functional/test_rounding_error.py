@@ -1,4 +1,4 @@
-"""Bounds on rounding: against exact rational arithmetic, and against the norms that they stand for."""
+"""Rounding bounds against exact rational arithmetic, and against the norms that they bound."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def exact_dot(a: list[float], b: list[float]) -> Fraction:
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "library"])
 def test_sums_of_products_in_any_order_are_covered(order: str) -> None:
-    """Large terms that cancel, so that the roundings show."""
+    """Large terms cancel, which makes the rounding visible."""
     a, b = noise(257) * 1e8, noise(257, seed=1)
     a[-1] = -float((a[:-1] * b[:-1]).sum() / b[-1])
     terms = (a * b).tolist()

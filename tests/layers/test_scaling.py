@@ -1,4 +1,4 @@
-"""The norms that filters are brought to, and the vectors at which they are evaluated."""
+"""The norms of scaled filters, and the vectors of the estimates."""
 
 from __future__ import annotations
 

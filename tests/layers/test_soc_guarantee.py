@@ -68,7 +68,7 @@ def rank_one_weights(weight: torch.Tensor, scale: float) -> None:
 
 
 def decoupled_weights(weight: torch.Tensor, scale: float) -> None:
-    """The first half of the channels, outputs and inputs, has nothing to do with the second, far larger one."""
+    """Return weights that do not couple the two halves of the channels; the second half is far larger."""
     weight.normal_()
     half = weight.shape[1] // 2
     weight[:, half:] *= 1e3 * scale

@@ -39,7 +39,7 @@ def adapted(base: nn.Module, config: dict[str, Any], *arguments: Any, **options:
 
 
 def disturb(model: nn.Module, scale: float = 0.5) -> nn.Module:
-    """Move everything that is trained away from its start."""
+    """Move all trained parameters away from their initial values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

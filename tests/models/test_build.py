@@ -1,4 +1,4 @@
-"""Models from plain configurations, and what such a configuration may not name."""
+"""Models from plain configurations, and forbidden targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LightningModule on the digits: what it logs, saves and resumes, on one process and on two."""
+"""The LightningModule on the digits: logging, saving and resuming, with one process and with two."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(
 
 
 class Diverging(nn.Module):
-    """A loss that is a number once, and then none."""
+    """Loss that is finite once, then NaN."""
 
     def __init__(self, value: float) -> None:
         super().__init__()

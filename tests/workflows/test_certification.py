@@ -92,7 +92,7 @@ def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
 
 
 def test_the_split_is_the_checkpoints(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
-    """Another seed sets other validation images aside."""
+    """Another seed holds out other validation images."""
     path, dataset = tmp_path / "other.ckpt", {"name": "digits", "seed": 5, "validation_fraction": 0.2}
     save_checkpoint(path, tiny_model, tiny_config, dataset)
     certify_checkpoint(path, tmp_path / "out", split="validation", device="cpu")
@@ -236,7 +236,7 @@ def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, tiny_checkpoint
 def test_the_folder_of_a_run_stands_for_its_best_checkpoint(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And paths may name the home folder and hold brackets, which printing must not take for markup."""
+    """Paths may begin with ~ and contain brackets, which are not markup."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run[1]" / "checkpoints").mkdir(parents=True)
     shutil.move(tiny_checkpoint, tmp_path / "run[1]" / "checkpoints" / "best.ckpt")

@@ -1,4 +1,4 @@
-"""Errors that a person caused become one message; defects keep their traceback."""
+"""Users' errors become one message; defects keep their traceback."""
 
 from __future__ import annotations
 

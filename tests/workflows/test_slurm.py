@@ -1,4 +1,4 @@
-"""A job that Slurm requeues: Lightning's own handlers are in place beside lipnet's, and the job goes on."""
+"""A job that Slurm requeues continues, with Lightning's own signal handlers beside lipnet's."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def start(run: Path, environment: dict[str, str], *overrides: str) -> subprocess
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until a file is there; the process is not to end before."""
+    """Wait until a file exists; fail if the process ends earlier."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)

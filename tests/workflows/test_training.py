@@ -1,4 +1,4 @@
-"""The parts of a training, made from a configuration, and what a training may go on from."""
+"""The parts of a training, made from a configuration, and resuming."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_of_a_pointwise_convolution(changes: dict[str, Any], engine: str, reason
 @pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3)])
 @pytest.mark.parametrize("channels", [4, 64, 512])
 def test_matrices_pay_from_some_batch_on(channels: int, kernel_size: tuple[int, int]) -> None:
-    """They cost the same for every batch, a series does not."""
+    """The cost of matrices does not depend on the batch; that of a series does."""
     size = (1, 1) if kernel_size == (1, 1) else (16, 16)
     settings = {"padding_mode": "circular", "kernel_size": kernel_size, "channels": channels, "size": size}
     engines = [choose(batch=2**power, **settings).engine for power in range(24)]

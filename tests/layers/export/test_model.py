@@ -1,4 +1,4 @@
-"""Plain models compute what the model does, need no lipnet, and exist for evaluation alone."""
+"""Plain models compute the same as the model, need no lipnet, and exist for evaluation only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _seeded() -> None:
 
 
 def check_equal(model: nn.Module, shape: Shape, batches: tuple[int, ...] = (1, 2, 5)) -> nn.Module:
-    """The plain model, after a comparison in float64, where only the order of sums may differ."""
+    """Return the plain model, after comparing it in float64, up to the order of sums."""
     model.double().eval()
     plain = export(model, shape)
     for batch in batches:

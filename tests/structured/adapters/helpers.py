@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def train(model: nn.Module, steps: int = 5, shape: tuple[int, ...] = (6, 8, 8, 8), rate: float = 0.05) -> nn.Module:
-    """Train all that requires a gradient for some steps on random labels; in evaluation mode again."""
+    """Train for some steps on random labels, then return to evaluation mode."""
     generator = torch.Generator().manual_seed(2)
     images, labels = torch.randn(shape, generator=generator), torch.randint(0, 4, shape[:1], generator=generator)
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=rate)
