@@ -22,7 +22,7 @@ CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forwa
 
 
 class Rule:
-    """What certificates know about one class of modules; subclass it and register it with `rule`.
+    """Lipschitz bound and rounding of one class of modules; subclass it and register it with `rule`.
 
     Both methods receive the module. A setting that the rule does not cover raises ValueError. A module that combines
     the results of other modules names them in ``parts``; their bounds and steps are passed on as further arguments.

@@ -77,7 +77,7 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
 
 
 def _start_of(checkpoint: Path) -> tuple[datetime, str]:
-    """Return when a run was started, as its record says, or else when its last checkpoint was saved; and its folder.
+    """Return the start time of a run by its record, or else the time of its last checkpoint; and its folder.
 
     Folder names are local times, which summer time and a change of the zone set back.
     """
@@ -101,7 +101,7 @@ def is_multirun() -> bool:
 
 
 class RunFolder(Callback):
-    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if nothing came.
+    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if it stayed empty.
 
     The processes that a distributed training starts use the folder of the first one.
     """

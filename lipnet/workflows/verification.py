@@ -67,7 +67,7 @@ def verify_certificates(
     data_dir: str | None = None,
     device: str = "auto",
 ) -> Verification:
-    """Certify anew what a file of certificates states, compare sample by sample, and print the differences.
+    """Certify the samples of a certificate file again, compare sample by sample, and print the differences.
 
     The file is only believed about which checkpoint and data it rests on, by their SHA-256, and about its settings
     (split, number of samples, batch size, dtype). Every other statement in it, and in summary.json beside it, is

@@ -189,7 +189,7 @@ def test_radii_that_are_negative_or_not_finite_raise(radius: str | float) -> Non
 
 
 def exact_radius(logits: list[float], lipschitz: float, error: float) -> Fraction:
-    """Return (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K) exactly: it is rational in sqrt(2)."""
+    """Return (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K), with a rational number for sqrt(2)."""
     first, second = sorted(map(Fraction, logits))[::-1][:2]
     root = Fraction(math.isqrt(2 * 10**60), 10**30)  # below the root of 2 by less than 1e-30
     return (first - second - 2 * root * Fraction(error)) / (root * Fraction(lipschitz))

@@ -21,8 +21,7 @@ def train(model: nn.Module, steps: int = 5, shape: tuple[int, ...] = (6, 8, 8, 8
 
 
 def snapshot(model: nn.Module) -> list[tuple[str, int, bool, Tensor]]:
-    """All that a model is: its parameters and buffers in their order, which objects, whether they train, and their
-    bits."""
+    """Return order, identity, requires_grad and values of all parameters and buffers of a model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [(name, id(value), value.requires_grad, value.detach().clone()) for name, value in tensors]
 
