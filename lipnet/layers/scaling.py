@@ -1,6 +1,6 @@
 """The scale s of the filter L = s (M - T(M)) / 2: the norm of the skew filter that is estimated, and its target.
 
-No guarantee rests on the estimate: bounds are computed from the scaled filter afterwards.
+No guarantee uses the estimate: bounds are computed from the scaled filter afterwards.
 """
 
 from abc import ABC, abstractmethod

@@ -53,7 +53,7 @@ class SOC(LipschitzModule):
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
       until they change. No buffer is read or written.
     - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
-      differentiable. No guarantee rests on it: `lipschitz_bound` holds in either mode.
+      differentiable. No guarantee uses it: `lipschitz_bound` holds in both modes.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in

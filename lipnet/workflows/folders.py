@@ -34,7 +34,7 @@ def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bo
         log_dir: folder of all runs.
         task_name: name of this kind of run.
         ckpt_path: None; ``"last"`` for the newest run of the task that has a last checkpoint; or a checkpoint's path.
-        transfer: whether ``ckpt_path`` may be a network that another run starts from, in a folder of its own.
+        transfer: True if ``ckpt_path`` may be a network to start from; the new run then has its own folder.
     """
     resumed = None if starts_from(ckpt_path, transfer) else checkpoint_to_resume(log_dir, task_name, ckpt_path)
     if resumed is not None and resumed.parent.name == CHECKPOINTS:

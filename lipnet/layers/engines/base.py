@@ -37,7 +37,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedWeight:
-    """Everything that evaluation needs of a weight: the scaled filter, its certified bounds, and cached constants.
+    """The values that evaluation computes from a weight: the scaled filter, its certified bounds, and cached constants.
 
     Attributes:
         vectors: where the scaling's norm is attained, float64.
@@ -127,8 +127,8 @@ class Engine(ABC):
         ... with gradients         operand = engine.differentiate(filter, prepared, size)
         result                     engine.apply(maps, operand, channels)
 
-    In training all engines compute the same polynomial of J, so that the choice of an engine does not change what is
-    trained. In evaluation the norm of what any engine applies is at most ``prepared.gain``.
+    In training, all engines compute the same polynomial of J, so the choice of an engine does not change the training.
+    In evaluation, the norm of the operator that an engine applies is at most ``prepared.gain``.
 
     Args:
         groups: active groups of the convolution.
