@@ -28,7 +28,7 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, few: int) -> list
     radius = certificates.radius
     extremes = ", ".join(f"{float(value):.4f}" for value in (radius.min(), radius.median(), radius.max()))
     rows = [
-        ("images, of which correct", f"{len(images)}, {int(certificates.correct.sum())}"),
+        ("images; correct images", f"{len(images)}, {int(certificates.correct.sum())}"),
         ("certified radius: smallest, median, largest", extremes),
     ]
     result = attack(model, images, labels, certificates, attacker=PGD(), radii=RADII, factors=FACTORS)
@@ -37,7 +37,7 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, few: int) -> list
         (f"accuracy at {radius}: certified, under PGD, clean", _shares(result.accuracies(radius))) for radius in RADII
     ]
     nearest = (result.distance / radius)[radius > 0].min()
-    rows.append(("nearest flip that PGD found, in certified radii", f"{float(nearest):.4f}"))
+    rows.append(("nearest flip found by PGD, divided by the certified radius", f"{float(nearest):.4f}"))
     if few:
         part = Certificates(certificates.prediction[:few], radius[:few], certificates.correct[:few])
         beyond = {"radii": ("36/255",), "factors": (1.2,)}
@@ -82,7 +82,7 @@ def main() -> None:
         checkpoint = load_checkpoint(arguments.checkpoint)
         model, name, what = checkpoint.model.double(), checkpoint.dataset["name"], str(arguments.checkpoint.name)
     images, labels = stacked(_data(name, arguments.data_dir).evaluation_dataset("test"), arguments.images)
-    rows = [("what is attacked", what), *measured(model, images, labels, arguments.autoattack)]
+    rows = [("attacked model", what), *measured(model, images, labels, arguments.autoattack)]
     write_figures("attack", "Attacks at and beyond the certified radius", 20, rows)
 
 

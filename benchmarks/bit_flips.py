@@ -29,7 +29,7 @@ from lipnet.models import build_model, save_checkpoint
 from lipnet.models.archive import UNREADABLE, read_archive
 from lipnet.workflows import certify_checkpoint
 
-NOTICED, SAME, OTHER = "noticed", "read as written", "read as something else"
+NOTICED, SAME, OTHER = "refused", "read unchanged", "read with other content"
 NOTICES = (*UNREADABLE, csv.Error, MemoryError)
 Reader = Callable[[Path], Any]
 
@@ -120,7 +120,7 @@ def main() -> None:
         print(f"{measured}: {seen}")
     write_figures("bit_flips", "Flipped bits", 31, rows)
     if any(readers["lipnet"][OTHER] for readers in results.values()):
-        raise SystemExit("a flipped bit was read as something else")
+        raise SystemExit("a flipped bit changed what was read")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def mutation_rows(recorder: Recorder) -> list[tuple[str, str]]:
         names = [str(value) for key, value in properties if key == "defect"]
         catchers = [str(value) for key, value in properties if key == "catcher"]
         if names:
-            rows.append((names[0], "seen by " + ", ".join(f"`{test.removeprefix('tests/')}`" for test in catchers)))
-    return [("planted defects, of which seen", f"{len(rows)}, {len(rows)}"), *rows]
+            rows.append((names[0], "detected by " + ", ".join(f"`{test.removeprefix('tests/')}`" for test in catchers)))
+    return [("planted defects; detected", f"{len(rows)}, {len(rows)}"), *rows]
 
 
 def property_rows(recorder: Recorder) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def property_rows(recorder: Recorder) -> list[tuple[str, str]]:
         if key == "cases"
     }
     return [
-        ("random cases, of which violations", f"{sum(counts.values()):,}, 0"),
+        ("random cases; violations", f"{sum(counts.values()):,}, 0"),
         *((f"`{test}`", f"{count:,} cases") for test, count in counts.items()),
     ]
 

@@ -42,7 +42,7 @@ ENGINES = {
     "spectral": ("circular", "spectral"),
     "dense": ("zeros", "dense"),
 }
-# For each padding mode: engine -> name in ENGINES.
+# Engine and its name in ENGINES, for each padding mode.
 CANDIDATES = {
     "zeros": {"series": "series", "dense": "dense"},
     "circular": {"series": "series, circular", "spectral": "spectral", "dense": "dense"},

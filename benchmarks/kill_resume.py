@@ -112,7 +112,7 @@ class Run:
             *OVERRIDES,
             f"trainer.max_epochs={self.epochs}",
             f"paths.log_dir={self.folder}",
-            # By its full name: in the fork, __main__ is train.py.
+            # Import by the full name: in the fork, __main__ is train.py.
             f"+callbacks.phase={{_target_: benchmarks.kill_resume.{PhaseMarker.__name__}, path: {phase}}}",
         ]
         if list(self.folder.glob(f"{TASK}/*/checkpoints/last.ckpt")):
@@ -260,8 +260,8 @@ def rows_of(runs: list[Run], found: list[list[str]], epochs: int, seconds: float
             "uninterrupted run, bit for bit",
             f"{identical} of {len(runs)}",
         ),
-        ("Kills, and where they hit", f"{kills.total()}: {spread}"),
-        ("The run", f"quickstart on the digits, {epochs} epochs, {seconds:.1f} s of one core"),
+        ("Kills; their places", f"{kills.total()}: {spread}"),
+        ("The run that is killed", f"quickstart on the digits, {epochs} epochs, {seconds:.1f} s of one core"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Figures of the reliability benchmarks: a file for each command, and one page of all of them.
+"""Files and page of the reliability benchmarks: a file for each command, and one page with all of them.
 
     python -m benchmarks.reliability
 
@@ -27,7 +27,9 @@ FOLDER = ROOT / "results" / "reliability"
 PAGE = ROOT / "results" / "reliability.md"
 INTRODUCTION = """# Reliability, as measured
 
-Written by `python -m benchmarks.reliability` from the files in `reliability/`, which the commands named here wrote.
+`python -m benchmarks.reliability` writes this page from the files in `reliability/`. The command below each table
+measured its figures. Tests have the names that they had at the commit below the table. Symbols:
+[notation.md](../docs/notation.md).
 """
 KEYS = ("title", "command", "order", "machine", "versions", "commit", "rows")
 
@@ -102,7 +104,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, marked if the code differs from it; "unknown" outside a repository."""
+    """Return the commit of the working tree, marked if the code differs from it, or "unknown" outside a repository."""
     number = _git("rev-parse", "--short=12", "HEAD")
     if number is None:
         return "unknown"
@@ -126,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _section(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    lines = [f"## {content['title']}", "", "| measured | seen |", "| --- | --- |"]
+    lines = [f"## {content['title']}", "", "| measurement | result |", "| --- | --- |"]
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in content["rows"]]
     lines += ["", f"`{content['command']}`, {content['machine']}; {versions}; commit {content['commit']}.", ""]
     return "\n" + "\n".join(lines)

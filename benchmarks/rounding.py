@@ -22,7 +22,7 @@ from lipnet.data import DigitsDataModule
 from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted
 from lipnet.models import LipConvNet
 
-TITLE = "Rounding: the bound that radii cover, and what is measured"
+TITLE = "Rounding: the proved bound E and measured distances"
 RADIUS = 36 / 255
 _STEPS = 80
 _CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
@@ -60,20 +60,21 @@ def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
     measured = rounding["measured"]
     ratio = _time_ratio(model, images, repeats)
     return [
-        (f"{case.name}: E, bound on the rounding of the logits in float64", f"{rounding['logits']:.1e}"),
+        (f"{case.name}: bound E on the rounding of the logits in float64", f"{rounding['logits']:.1e}"),
         (
-            f"{case.name}: what it takes of a radius, and its share of 36/255",
+            f"{case.name}: cost of E in radius; the same as a fraction of 36/255",
             f"{rounding['radius']:.1e}, {rounding['radius'] / RADIUS:.1e}",
         ),
         (
-            f"{case.name}: deployed in float64, largest distance of logits on {measured['images']} images",
+            f"{case.name}: deployed in float64: largest distance from the certified logits on "
+            f"{measured['images']} images",
             f"{measured['float64']:.1e}",
         ),
         (
-            f"{case.name}: in float32, the same, and predictions that change",
+            f"{case.name}: deployed in float32: largest distance from the certified logits, changed predictions",
             f"{measured['float32']:.1e}, {measured['float32_predictions']}",
         ),
-        (f"{case.name}: processor time of certified logits over that of deployed ones", f"{ratio:.2f}"),
+        (f"{case.name}: processor time of certified logits divided by that of deployed logits", f"{ratio:.2f}"),
     ]
 
 

@@ -241,7 +241,7 @@ def report(rows: Sequence[Row]) -> Iterator[Table]:
     """Yield a table for each size."""
     for size in sorted({row.size for row in rows}):
         table = Table(title=f"{size} x {size}")
-        for heading in ("adapter", "block", "step", "multiple", "kept MB", "trained", "free", "deviation"):
+        for heading in ("adapter", "block", "step", "multiple", "saved MB", "trained", "free", "deviation"):
             table.add_column(heading, justify="left" if heading == "adapter" else "right", no_wrap=True)
         for row in rows:
             if row.size == size:

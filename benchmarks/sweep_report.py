@@ -32,15 +32,15 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     count = f"{summary['n_samples']:,}"
     paragraphs = [
         "# Sweep: which choices help certified accuracy",
-        "Each row is one training of a small network that differs from the first row in one choice, or in a head and a "
-        f"loss; no setting was tuned. The best epoch by certified accuracy at {RADIUS} is certified in "
+        "Each row is one training of a small network. It differs from the first row in one choice, or in a head and a "
+        f"loss. No setting was tuned. The epoch with the best certified accuracy at {RADIUS} is certified in "
         f"{summary['dtype']} on {count} validation images, held out from the training images of {summary['dataset']}. "
-        "They also select the epoch, so all figures are slightly optimistic. The test images are not read.",
-        "Accuracies in %: clean, and certified at L2 radii (pixels in [0, 1]); ACR: average certified radius of the "
-        "correct samples.",
+        "The same images select the epoch, so all figures are slightly optimistic. The test images are not read.",
+        "Accuracies are in %: clean, and certified at L2 radii (pixels in [0, 1]). ACR is the average certified radius "
+        "of the correct samples.",
         verdict(rows),
-        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`, the row with the "
-        "fewest changes among those within two standard errors of the best.",
+        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`: among the rows "
+        "within two standard errors of the best one, it has the fewest changes.",
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
@@ -48,11 +48,11 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
         paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
     machine = run["starts"][0]["hardware"]
     paragraphs += [
-        "The base:",
+        "This command trains the first row:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
-        f"Minutes of training and validation are with {machine['threads']} thread on {machine['cores']} cores of "
-        f"{machine['processor']}, shared with other programs: not a measure of speed. Versions, commit, seed and time "
-        "of each row are in `rows/`. To make table and picture from these files:",
+        f"The minutes of training and validation are from {machine['threads']} thread on {machine['cores']} cores of "
+        f"{machine['processor']}, shared with other programs, and do not measure speed. Versions, commit, seed and "
+        "time of each row are in `rows/`. This command makes table and picture from these files:",
         "```bash\npython -m benchmarks.sweep --render\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -69,9 +69,10 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
             names["better" if difference > 0 else "worse"].append(f"`{row['name']}`")
     better, worse = (", ".join(each) or "none" for each in names.values())
     return (
-        f"A row is one seed. Two standard errors of the difference of two rows at {RADIUS} are {100 * limit:.2f} "
-        "points, counting the choice of images only, as if each row had its own. Rows that differ from the first by "
-        f"more: better: {better}; worse: {worse}."
+        f"Each row has one seed. Two standard errors of the difference of two rows at {RADIUS} are {100 * limit:.2f} "
+        "points. They account for the choice of images only, as if each row had its own images.\n\n"
+        f"- Better than the first row by more than two standard errors: {better}.\n"
+        f"- Worse than the first row by more than two standard errors: {worse}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Printing for people: text is taken literally, and a terminal that cannot show it is no reason to fail."""
+"""Printing for people: text is printed literally, and a terminal that cannot show it causes no error."""
 
 import io
 import sys

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for cases in functions.values():
         marker = cases[0].get_closest_marker("cover")
         assert marker is not None
-        # In steps of about the golden ratio: neighbours, which differ in one parameter only, would cover less.
+        # Step by about the golden ratio: neighbouring cases differ in one parameter only and would cover less.
         step = next(n for n in range(int(0.618 * len(cases)) + 1, 0, -1) if gcd(n, len(cases)) == 1)
         covered: set[tuple[tuple[str, str], ...]] = set()
         for number in range(len(cases)):

@@ -76,7 +76,7 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
 
 
 def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
-    """p(sign J) or the kept matrix, of maps with all the channels of the active groups, from the layer's operands."""
+    """Apply p(sign J), or the cached matrix, to maps with all channels of the active groups."""
     prepared, size = layer.prepared(), (maps.shape[1], maps.shape[2])
     flat, groups = maps.ravel(), layer.active_groups
     engine = layer.engine_for(1, size, explicit=True)
@@ -126,7 +126,7 @@ def _soc_transpose(layer: SOCTranspose, x: Exact) -> Exact:
 
 
 def _conv2d(layer: nn.Conv2d, x: Exact) -> Exact:
-    """By one product for each tap, group and output pixel, straight from the definition; zero padding."""
+    """Convolve by the definition: one product for each tap, group and output pixel; zero padding."""
     (down, across), (high, wide) = layer.padding, layer.kernel_size
     padded = np.pad(x, ((0, 0), (down, down), (across, across)), constant_values=mpmath.mpf(0))
     weight, per_group = exact(layer.weight), len(layer.weight) // layer.groups
@@ -189,7 +189,7 @@ def _householder(layer: Householder, x: Exact) -> Exact:
 
 
 def _householder_order2(layer: HouseholderOrder2, x: Exact) -> Exact:
-    """In polar coordinates, from the angles themselves."""
+    """Apply the activation in polar coordinates, by the definition."""
     first, second = _pairs(x, layer.neighbours)
     result = np.empty((2, *first.shape), dtype=object)
     turn = 2 * mpmath.pi

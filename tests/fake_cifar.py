@@ -15,7 +15,7 @@ from torchvision import datasets
 
 @dataclass(frozen=True)
 class FakeCIFAR:
-    """Where the files lie, and the images (N, 3, 32, 32) and labels (N,) that were written to them."""
+    """Folders of fake CIFAR files, with the images (N, 3, 32, 32) and labels (N,) in them."""
 
     root: Path
     folder: Path
@@ -26,18 +26,18 @@ class FakeCIFAR:
 
 
 def write_pickle(path: Path, content: dict[str, object]) -> str:
-    """Write a file as the official ones are, and return its MD5 checksum."""
+    """Write a file in the official format, and return its MD5 checksum."""
     path.write_bytes(pickle.dumps(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def plain_labels(classes: np.ndarray) -> dict[str, object]:
-    """What a file of CIFAR-10 says of these classes."""
+    """Return the labels in the form of a CIFAR-10 file."""
     return {"labels": classes.tolist()}
 
 
 def fine_and_coarse(classes: np.ndarray) -> dict[str, object]:
-    """What a file of CIFAR-100 says of these classes; here the coarse class is the fine one modulo 20."""
+    """Return the labels in the form of a CIFAR-100 file; the coarse class is the fine class modulo 20."""
     return {"fine_labels": classes.tolist(), "coarse_labels": (classes % 20).tolist()}
 
 

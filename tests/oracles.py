@@ -125,7 +125,7 @@ def channel_matrix(matrix: Matrix, pixels: int) -> Matrix:
 
 
 def fantastic_four(weight: Tensor, groups: int = 1) -> list[list[Matrix]]:
-    """For each group the four reshaped filters, indexed (o; i a b), (o a; i b), (o b; i a) and (i; o a b)."""
+    """Return each group's four reshaped filters, indexed (o; i a b), (o a; i b), (o b; i a) and (i; o a b)."""
     matrices = []
     for filter_ in np.split(to_numpy(weight), groups):
         outputs, inputs, rows, columns = filter_.shape

@@ -1,4 +1,4 @@
-"""The Python snippets of the README and the guides run, and their links have targets."""
+"""The Python snippets of all pages run, and their links have targets."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *(each for folder in ("benchmarks", "docs", "results") for each in sorted((ROOT / folder).rglob("*.md"))),
 ]
 SNIPPETS = [

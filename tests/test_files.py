@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_all_of_them_as_they_were(tmp_path: Path) -> None:
 def test_the_last_one_is_there_only_with_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
 ) -> None:
-    """As if the process were killed after some of the renamings."""
+    """The process is killed after some of the files are renamed."""
     write_three(tmp_path, b"1")
     left, replace = iter(range(renamed)), os.replace
 

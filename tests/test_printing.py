@@ -1,4 +1,4 @@
-"""Printing: literal, and never a reason to fail."""
+"""Printing is literal and never fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic that certificates speak of: IEEE numbers, and in float64 sums of products alone."""
+"""The arithmetic of certificates: IEEE floating point, and in float64 only plain sums of products."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,11 +19,11 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def explicit_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Let a model compute the logits that its certificates speak of, within the context.
+    """Compute logits with the arithmetic of certificates within the context.
 
-    In float64: sums of products alone, whose rounding `rounding_bounds` bounds. In another dtype: the model as it is,
-    in IEEE arithmetic of that dtype. One thread at a time is inside; others wait. The process's settings and the model
-    are restored at the end, also after an exception.
+    In float64, layers use only plain sums of products, whose rounding `rounding_bounds` bounds. In another dtype, the
+    model is unchanged and computes in IEEE arithmetic of that dtype. One thread at a time is inside; others wait. The
+    process's settings and the model are restored at the end, also after an exception.
 
     Raises:
         RuntimeError: if another thread changed torch's settings meanwhile, so that the results are not covered.

@@ -85,7 +85,7 @@ def logit_bounds(model: nn.Module) -> LogitBounds:
 
     A head declares its kind, nothing is guessed: a `LipschitzModule` with ``pairwise_lipschitz()``, such as
     `lipnet.layers.NormalizedLinear`, answers with a bound for each difference of two logits. If it is the last module,
-    the differences are bounded by these numbers times the bound of what comes before.
+    the differences are bounded by these numbers times the bound of the modules before.
 
     Args:
         model: in evaluation mode.

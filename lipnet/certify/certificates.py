@@ -97,13 +97,13 @@ def certify(
 
 @dataclass(frozen=True)
 class Deviation:
-    """Largest distances, in the Euclidean norm, of a batch's deployed logits from the certified ones: measured.
+    """Measured distances of deployed logits from certified ones: the largest Euclidean norms over a batch.
 
     Attributes:
-        images: how many were measured.
-        float64: of the model in float64 as deployed, by the fastest algorithms.
-        float32: of the same model in float32.
-        float32_predictions: how many images have another prediction in float32.
+        images: number of images.
+        float64: distance of the model deployed in float64, by the fastest algorithms.
+        float32: distance of the same model in float32.
+        float32_predictions: number of images with another prediction in float32.
     """
 
     images: int

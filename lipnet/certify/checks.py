@@ -1,7 +1,7 @@
-"""Refuse models that compute something else than the classes of their modules say.
+"""Checks that refuse models whose computation may differ from what their modules' classes declare.
 
-Rules and bounds belong to classes: they are right for the ``forward`` of the class, its weights and its settings. Here
-everything is refused by which a module can compute another function, without a word, than the one that is bounded.
+Rules and bounds belong to classes: they are right for the ``forward`` of the class, its weights and its settings. These
+checks refuse everything that can silently make a module compute another function than the bounded one.
 """
 
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ def _answers_in_use(module: LipschitzModule) -> Iterator[str]:
 def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
     """Return a call that a class overrides below the class that defines the answer, or None.
 
-    A class without a ``forward``, from which the answer is inherited, is abstract: its first ``forward`` is no
+    If the class that defines the answer has no ``forward``, it is abstract, and the first ``forward`` below it is no
     override. lipnet's own classes are covered by lipnet's tests.
     """
     order = cls.__mro__[: cls.__mro__.index(nn.Module) + 1]

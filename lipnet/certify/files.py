@@ -25,7 +25,7 @@ _CHECKSUM = "sha256"
 
 
 class CertificateFileError(ValueError):
-    """A file that is no file of certificates or no summary, or one that was cut, damaged or edited."""
+    """The file is no certificate file or summary, or it was cut, damaged or edited."""
 
 
 class Row(NamedTuple):

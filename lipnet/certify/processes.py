@@ -81,7 +81,7 @@ def _certify_share(
 
 
 def _end_with(parent: int) -> None:
-    """End this process as soon as its parent is gone, which may have been killed without a word."""
+    """End this process as soon as its parent is gone: a killed parent cannot tell it."""
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(1)

@@ -164,7 +164,7 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def rounding_sentence(summary: Mapping[str, Any]) -> str:
-    """Say in words how a summary covers the rounding.
+    """Return a sentence on the rounding that a summary covers.
 
     Example:
         >>> rounding_sentence({"dtype": "float32", "rounding": {"covered": False}})

@@ -54,7 +54,7 @@ class RoundingBounds:
 
 
 class ModuleRun(NamedTuple):
-    """A module that ran on one batch: its path, itself, and the shapes of a sample before and behind it."""
+    """One run of a module: its path, the module, and the shapes of a sample before and after it."""
 
     path: str
     module: nn.Module

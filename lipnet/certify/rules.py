@@ -1,8 +1,8 @@
 """The registry of rules: Lipschitz bound and rounding of modules that do not bound themselves.
 
 A module is bounded iff it is a `lipnet.layers.LipschitzModule` or its exact class has a rule. A class without a rule is
-an error that names the module: nothing is taken for 1-Lipschitz or for exact. `bound_of` and `step_of` are the two
-functions that ask the rules; `lipnet.certify.torch_rules` has those of torch's modules.
+an error that names the module: no module counts as 1-Lipschitz or exact by default. `bound_of` and `step_of` apply the
+rules; `lipnet.certify.torch_rules` has the rules of torch's modules.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forwa
 
 
 class Rule:
-    """What certificates know about one class of modules; subclass it and register it with `rule`.
+    """Lipschitz bound and rounding of one class of modules; subclass it and register it with `rule`.
 
     Both methods receive the module. A setting that the rule does not cover raises ValueError. A module that combines
     the results of other modules names them in ``parts``; their bounds and steps are passed on as further arguments.

@@ -14,6 +14,6 @@ from lipnet.workflows import clear_errors, export_checkpoint
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")
 @clear_errors
 def main(config: DictConfig) -> None:
-    """Rebuild the model from its checkpoint, write it, and check that the file computes what the model does."""
+    """Rebuild the model from its checkpoint, write it, and check that the file computes the same as the model."""
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     export_checkpoint(**settings)

@@ -1,4 +1,4 @@
-"""Random augmentation and mixing of training images, seeded by where an image or batch stands in the training."""
+"""Random augmentation and mixing of training images, seeded by the place of an image or batch in the training."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         make: a function of hashable arguments that returns a tensor on the CPU, in the highest precision needed.
 
     Returns:
-        The same function with the keyword arguments dtype and device, which say what is returned. Its tensors are
-        shared: do not modify them.
+        The same function with keyword arguments for the dtype and device of the result. Its tensors are shared: do not
+        modify them.
 
     Example:
         >>> @constant

@@ -1,6 +1,6 @@
 """Estimates of norms **from below**, by power iteration and Lanczos, for the scale of a filter in training.
 
-They converge to the norm but may fall short of it, so no guarantee may rest on them: `lipnet.functional.norm_bounds`
+They converge to the norm but may fall short of it, so no guarantee may use them: `lipnet.functional.norm_bounds`
 bounds the scaled filter afterwards.
 """
 
@@ -16,7 +16,7 @@ def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Compute ||J v|| for each group, an estimate of ||J|| from below, and J v / ||J v|| for the next step.
 
     J is the circular convolution on feature maps of the vectors' size, computed as one matrix product. The singular
-    values of a skew J come in pairs, so that repeated steps converge in norm whatever the signs.
+    values of a skew J come in pairs, so repeated steps converge in norm; their signs do not matter.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).

@@ -144,7 +144,7 @@ def _product(form: Direct | Products, x: Tensor, setting: _Setting) -> tuple[Ten
 
 
 def _convolved(form: Direct | Products, x: Tensor, saved: Sequence[Tensor], setting: _Setting) -> list[Tensor]:
-    """Return the maps that `_product` convolved, from those that were saved."""
+    """Return the maps that `_product` convolved, recomputed from the saved ones."""
     degree, leading = len(setting.coefficients) - 1, setting.coefficients[-1]
     entered = form.enter(x)
     if not saved and degree > 1:
@@ -196,7 +196,7 @@ def _product_adjoint(
 
 
 def _number_saved(x: Tensor, setting: _Setting) -> int:
-    """Return how many of the maps that are convolved after x are saved for backward."""
+    """Return the number of maps, after x, that are saved for backward."""
     if setting.recompute:
         return 0
     number = len(setting.coefficients) - 2

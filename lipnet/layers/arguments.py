@@ -1,4 +1,4 @@
-"""Arguments that the skew-orthogonal layers share: the options, and checks of those named as in ``torch.nn``."""
+"""Options of the skew-orthogonal layers, and checks of the arguments that they share with ``torch.nn``."""
 
 from collections.abc import Sequence
 from typing import TypedDict

@@ -1,4 +1,4 @@
-"""The interface through which a layer proves its guarantee."""
+"""LipschitzModule, the base class of layers that bound their own Lipschitz constant and rounding."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class LipschitzModule(nn.Module):
         """Bound the rounding error of ``forward`` in float64.
 
         Args:
-            signal: what is known of the input of one sample.
+            signal: bounds on the input of one sample.
             shape: shape of the output of one sample.
 
         See `lipnet.functional.rounding_error` for the building blocks.

@@ -154,7 +154,7 @@ class HouseholderOrder2(_PairActivation):
     def lipschitz_bound(self) -> float:
         """Return the largest norm of the sectors' matrices in use, rounded up: 1 up to their rounding.
 
-        The sectors meet up to rounding only; that belongs to the rounding of the forward pass, as that of sums does.
+        The sectors meet up to rounding only, which `rounding_step` covers like the rounding of sums.
         """
         squared = _largest_squared_norm(*four_sectors(self.theta))
         return inf if squared is None else max(1.0, square_root_up(squared))
@@ -169,7 +169,7 @@ class HouseholderOrder2(_PairActivation):
 
         Raises:
             ValueError: for angles theta_1 and theta_2 in (0, 1e-9), and theta_2 within 1e-9 of 2 pi: there the tests of
-                two rays may contradict each other, and pick a sector whose map does not meet that of the right one.
+                two rays may contradict each other and choose a wrong sector, whose map differs from the right one.
         """
         theta = self.theta.detach().double()
         if not bool(theta.isfinite().all()):

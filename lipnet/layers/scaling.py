@@ -1,6 +1,6 @@
-"""The scale s of the filter L = s (M - T(M)) / 2: which norm of the skew filter is estimated, and its target.
+"""The scale s of the filter L = s (M - T(M)) / 2: the norm of the skew filter that is estimated, and its target.
 
-No guarantee rests on the estimate: bounds are computed from the scaled filter afterwards.
+No guarantee uses the estimate: bounds are computed from the scaled filter afterwards.
 """
 
 from abc import ABC, abstractmethod
@@ -88,7 +88,7 @@ class _ScaledSkewPart(torch.autograd.Function):
 
 
 class Scaling(nn.Module, ABC):
-    """A norm of each group's skew filter, and the target that it is brought to.
+    """A norm of each group's skew filter, and the target value of the norm.
 
     The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by
     one step of power iteration whenever the weight has changed; evaluation computes them from the filter alone.
@@ -142,7 +142,7 @@ class Scaling(nn.Module, ABC):
         return scaled
 
     def current(self, weight: Tensor) -> list[Tensor]:
-        """Return the vectors for this weight: the stored ones, or those of the last step if nothing has changed."""
+        """Return the vectors for this weight: the stored ones, or the last step's if the weight has not changed."""
         stored = self.stored(_groups(weight))
         state = self._state(weight)
         if state is None or self._last is None or self._last[0] != state:
@@ -184,7 +184,7 @@ class Scaling(nn.Module, ABC):
 
 
 class JacobianScaling(Scaling):
-    """Bring ||J||, estimated on small circular maps, to 1.4: about what the published scaling leads to."""
+    """Scaling of ||J||, estimated on small circular maps, to 1.4: about the result of the published scaling."""
 
     target, expected = 1.4, 1.5
     vectors: Tensor
@@ -225,7 +225,7 @@ class JacobianScaling(Scaling):
 
 
 class ReshapedScaling(Scaling):
-    """Bring the smaller norm of two reshaped filters to 0.7 for a 3 x 3 kernel, so that ||J|| <= 2.1, as published.
+    """Scaling of the smaller norm of two reshaped filters to 0.7 (3 x 3 kernel), so that ||J|| <= 2.1, as published.
 
     The target is 2.1 / sqrt(kh kw) in general, and 1 for a 1 x 1 kernel. Source: Singla & Feizi, ICML 2021, code.
     """

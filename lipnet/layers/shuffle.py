@@ -8,7 +8,7 @@ from lipnet.layers.base import LipschitzModule
 
 
 class ChannelShuffle(LipschitzModule):
-    """Permutation of the channels after which the next grouped convolution mixes the groups of the last.
+    """Permutation of the channels that lets the next grouped convolution mix the groups of the previous one.
 
     Channel i goes to place sigma(i). With k groups and n channels, sigma(i) = (i mod k) n/k + floor(i/k). Paired, the
     channels 2j and 2j+1 move together, sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), so that the

@@ -53,7 +53,7 @@ class SOC(LipschitzModule):
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
       until they change. No buffer is read or written.
     - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
-      differentiable. No guarantee rests on it: `lipschitz_bound` holds in either mode.
+      differentiable. No guarantee uses it: `lipschitz_bound` holds in both modes.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
@@ -237,7 +237,7 @@ class SOC(LipschitzModule):
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
     def prepared(self) -> PreparedWeight:
-        """Return what evaluation needs of the weight, computed again whenever the weight has changed."""
+        """Return the values that evaluation computes from the weight, cached until the weight changes."""
         return self._cache.get(self.weight, self._prepare)
 
     def _prepare(self) -> PreparedWeight:
@@ -272,7 +272,7 @@ class SOC(LipschitzModule):
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return what the bound rests on for samples of this shape: engine, degree, bound on ||J||, interval."""
+        """Return the facts behind the bound for samples of this shape: engine, degree, bound on ||J||, interval."""
         return self.engine_for(1, self.inner_size(shape), explicit=True).facts(self.prepared())
 
     def inner_size(self, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class SOCTranspose(SOC):
 
         Args:
             layer: in training or in evaluation mode; the result is in the same.
-            bias: give the transpose a bias of its own on its outputs.
+            bias: add a new bias to the outputs of the transpose.
 
         Raises:
             ValueError: if the layer is not exactly a `SOC`, but for instance a subclass with inputs of another shape.

@@ -12,7 +12,7 @@ from lipnet.structured.adapters import certified_map
 
 
 class Adapted(LipschitzSequential):
-    """A layer, the child ``layer``, with an optional orthogonal map beside it, the child ``adapter``.
+    """A layer (child ``layer``) with an optional orthogonal map (child ``adapter``).
 
     Its Lipschitz bound is that of the layer times that of the map, which is 1 up to rounding.
     """

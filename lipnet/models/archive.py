@@ -115,7 +115,7 @@ def _check_records(archive: ZipFile, size: int) -> None:
 
 
 def _reason(data: bytes, error: BaseException) -> str:
-    """Return one line that says why a file cannot be read; torch's own text has several, with terminal codes."""
+    """Return the reason why a file cannot be read, in one line; torch's text has several, with terminal codes."""
     if isinstance(error, pickle.UnpicklingError):
         try:
             classes = get_unsafe_globals_in_checkpoint(BytesIO(data))

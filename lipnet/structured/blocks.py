@@ -11,7 +11,7 @@ from lipnet.functional import square_root_up
 
 
 class Mixing(NamedTuple):
-    """A permutation Pi that tells which entries of a vector each block of a factor mixes, by strides.
+    """A permutation Pi, given by strides, that selects the entries of a vector that each block of a factor mixes.
 
     A block of size b takes ``parts`` runs of b / parts neighbouring entries; the runs are ``distance`` runs apart. For
     n = b r entries:

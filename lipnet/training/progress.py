@@ -62,7 +62,7 @@ class ModelSummary(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, without a last epoch where a time or a number of steps ends the training."""
+    """Lightning's rich progress bar; hides the last epoch's number if a time or a number of steps ends the training."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         described = super()._get_train_description(current_epoch)

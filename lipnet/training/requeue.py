@@ -1,4 +1,4 @@
-"""Callback that answers signals at points from which a training can be resumed."""
+"""Callback that handles signals at points from which a training can be resumed."""
 
 import signal
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class SafeRequeue(Callback):
-    """Delays Lightning's answer to a signal until the training can be resumed exactly from its state.
+    """Delays Lightning's signal handlers until the training can be resumed exactly from its state.
 
     Under Slurm, Lightning saves a checkpoint and requeues the job inside the handler of a signal (SIGUSR1 by default),
     even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then

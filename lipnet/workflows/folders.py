@@ -34,7 +34,7 @@ def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bo
         log_dir: folder of all runs.
         task_name: name of this kind of run.
         ckpt_path: None; ``"last"`` for the newest run of the task that has a last checkpoint; or a checkpoint's path.
-        transfer: whether ``ckpt_path`` may be a network that another run starts from, in a folder of its own.
+        transfer: True if ``ckpt_path`` may be a network to start from; the new run then has its own folder.
     """
     resumed = None if starts_from(ckpt_path, transfer) else checkpoint_to_resume(log_dir, task_name, ckpt_path)
     if resumed is not None and resumed.parent.name == CHECKPOINTS:
@@ -77,7 +77,7 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
 
 
 def _start_of(checkpoint: Path) -> tuple[datetime, str]:
-    """Return when a run was started, as its record says, or else when its last checkpoint was saved; and its folder.
+    """Return the start time of a run by its record, or else the time of its last checkpoint; and its folder.
 
     Folder names are local times, which summer time and a change of the zone set back.
     """
@@ -101,7 +101,7 @@ def is_multirun() -> bool:
 
 
 class RunFolder(Callback):
-    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if nothing came.
+    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if it stayed empty.
 
     The processes that a distributed training starts use the folder of the first one.
     """

@@ -1,4 +1,4 @@
-"""Compare every entry of a summary.json with its certificates and with what is recomputed."""
+"""Compare every entry of a summary.json with its certificates and with recomputed values."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ _UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256
 
 
 def compare_summary(path: Path, content: CertificateFile, certification: Certification) -> tuple[list[str], list[str]]:
-    """Compare every entry of the summary with the file and with what is found now; nothing if there is no summary."""
+    """Compare every entry of the summary with certificates and recomputed values; nothing if there is no summary."""
     if not path.is_file():
         return [], []
     try:

@@ -174,7 +174,7 @@ def log_configuration(trainer: Trainer, config: DictConfig) -> None:
 
 @rank_zero_only
 def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) -> None:
-    """Give the figures of the certificates to the loggers, and the picture of the curve to those that take pictures."""
+    """Give the figures of the certificates to the loggers, and the plot of the curve to those that accept images."""
     names = ("clean_accuracy", "average_certified_radius", "lipschitz_bound")
     figures = {f"certificates/{name}": summary[name] for name in names if summary[name] is not None}
     for radius, share in summary["certified_accuracy"].items():

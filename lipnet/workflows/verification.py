@@ -67,11 +67,11 @@ def verify_certificates(
     data_dir: str | None = None,
     device: str = "auto",
 ) -> Verification:
-    """Certify anew what a file of certificates states, compare sample by sample, and print the differences.
+    """Certify the samples of a certificate file again, compare sample by sample, and print the differences.
 
-    The file is only believed about which checkpoint and data it rests on, by their SHA-256, and about its settings
-    (split, number of samples, batch size, dtype). Every other statement in it, and in summary.json beside it, is
-    recomputed and compared; unknown, missing and repeated statements are problems. A radius differs if its text does.
+    The file is trusted only for its settings (split, number of samples, batch size, dtype) and for the SHA-256 that
+    identify checkpoint and data. Every other statement in it, and in summary.json beside it, is recomputed and
+    compared; unknown, missing and repeated statements are problems. A radius differs if its text does.
     On another machine radii may differ in the last decimal and still be right; the report says which of the two claims
     more, and by how much.
 

@@ -12,7 +12,7 @@ def test_every_factor_and_radius_has_a_row() -> None:
     model = trained_network(steps=3, depth=3, initial_channels=8)
     images, labels = stacked(DigitsDataModule().evaluation_dataset("test"), count=6)
     rows = dict(measured(model, images.double(), labels, few=0))
-    assert rows["images, of which correct"].startswith("6, ")
+    assert rows["images; correct images"].startswith("6, ")
     counts = [
         int(rows[f"PGD, 20 steps, 3 restarts: flipped within {factor:g} times the certified radius"].split(" of ")[0])
         for factor in (1, *FACTORS)

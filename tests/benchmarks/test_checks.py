@@ -22,15 +22,15 @@ def test_each_defect_has_a_row_with_its_catchers() -> None:
         )
     )
     assert rows == [
-        ("planted defects, of which seen", "2, 2"),
-        ("std", "seen by `a.py::b`, `c.py::d`"),
-        ("sqrt", "seen by `e.py::f`"),
+        ("planted defects; detected", "2, 2"),
+        ("std", "detected by `a.py::b`, `c.py::d`"),
+        ("sqrt", "detected by `e.py::f`"),
     ]
 
 
 def test_cases_are_added_up() -> None:
     rows = property_rows(recorder(one=[("cases", 1500)], two=[("cases", 20)], other=[]))
-    assert rows == [("random cases, of which violations", "1,520, 0"), ("`one`", "1,500 cases"), ("`two`", "20 cases")]
+    assert rows == [("random cases; violations", "1,520, 0"), ("`one`", "1,500 cases"), ("`two`", "20 cases")]
 
 
 def test_only_passed_tests_are_recorded() -> None:

@@ -32,7 +32,7 @@ def test_counts_operations() -> None:
     for counts in (once, twice):
         assert list(counts) == [PLAIN, "lipnet GS-SOC (4,-)"]
     for kind in KINDS:
-        # Of a plain network every operation is done for each image.
+        # A plain network repeats every operation for each image.
         assert twice[PLAIN][kind] == 2 * once[PLAIN][kind] > 0
         # A polynomial of the exponential takes several convolutions.
         assert once["lipnet GS-SOC (4,-)"][kind] > once[PLAIN][kind]

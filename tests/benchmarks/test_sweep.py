@@ -172,7 +172,11 @@ def test_only_differences_beyond_two_standard_errors_are_named(tmp_path: Path) -
     for name, certified in figures.items():
         row_file(tmp_path, name, [], certified)
     rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in figures]
-    assert verdict(rows).endswith("better: `head_lln`; worse: `optimizer_adamw`.")
+    better, worse = verdict(rows).splitlines()[-2:]
+    assert better.startswith("- Better")
+    assert better.endswith(": `head_lln`.")
+    assert worse.startswith("- Worse")
+    assert worse.endswith(": `optimizer_adamw`.")
 
 
 def test_among_equally_good_rows_the_simplest_is_chosen(tmp_path: Path) -> None:

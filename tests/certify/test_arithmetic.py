@@ -36,7 +36,7 @@ def _restore() -> Iterator[None]:
 
 @pytest.fixture(params=["as it is", "tf32", "mixed"])
 def outside(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What the process is set to before."""
+    """Set the switches of the process to some values, and return them."""
     chosen = {
         "as it is": settings(),
         "tf32": dict.fromkeys(SWITCHES, "tf32"),
@@ -78,7 +78,7 @@ def test_autocast_is_off_inside_and_on_again_outside() -> None:
 
 
 class Witness(LipschitzModule):
-    """Flattens, and remembers the settings and the autocast under which it did."""
+    """Flatten layer that records the settings and the autocast of its call."""
 
     def __init__(self) -> None:
         super().__init__()

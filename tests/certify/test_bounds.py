@@ -64,7 +64,7 @@ def exact_radius(rows: np.ndarray, bias: np.ndarray, x: np.ndarray) -> list[floa
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 3.0, 1e3])
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_radius_of_a_linear_classifier_is_the_exact_one(classes: int, factor: float) -> None:
-    """With neither an orthogonal layer nor a projection in between, the certificate loses nothing."""
+    """Nothing is lost without an orthogonal layer or a projection in between."""
     weight, bias, x = noise(classes, 6), factor * noise(classes, seed=1), images(50)
     model = nn.Sequential(nn.Flatten(), Scale(factor), head(weight, bias)).eval()
     certificates = certify(model, x, torch.zeros(50, dtype=torch.int64))
@@ -109,7 +109,7 @@ def test_just_beyond_the_radius_the_prediction_flips() -> None:
 
 
 def test_it_certifies_more_than_one_bound_for_all_logits() -> None:
-    """Rows of nearly one direction: their map has norm sqrt(5), but their differences are short."""
+    """Nearly parallel rows: their matrix has norm sqrt(5), but their differences are short."""
     weight = noise(5, 6)
     weight[:, 0] += 10
     model, x, labels = nn.Sequential(nn.Flatten(), head(weight)).eval(), images(20), torch.zeros(20, dtype=torch.int64)
@@ -183,7 +183,7 @@ def test_features_without_a_bound_certify_nothing() -> None:
 
 
 class Declaring(LipschitzModule, nn.Linear):
-    """A head of one's own."""
+    """A user's own head."""
 
     declared: Tensor = torch.zeros(0)
 

@@ -164,7 +164,7 @@ def unit(directions: Tensor) -> Tensor:
 
 
 def attack(model: nn.Module, x: Tensor, prediction: Tensor, radius: Tensor, *, steps: int = 8) -> Tensor:
-    """Projected gradient descent on the margin, on spheres of these radii; the predictions that it ends with, (B,)."""
+    """Return the predictions (B,) after projected gradient descent on the margin, on spheres of these radii."""
     model.requires_grad_(False)
     place, size = prediction.unsqueeze(1), radius.view(-1, 1, 1, 1)
     offset = size * unit(noise(*x.shape))
@@ -202,7 +202,7 @@ def test_a_linear_classifier_flips_just_beyond_its_radius() -> None:
 
 
 def test_sqrt_two_is_reached_by_the_identity() -> None:
-    """Logits that are the two pixels themselves: the boundary is |x_0 - x_1| / sqrt(2) away."""
+    """The logits are the two pixels, so the boundary is at distance |x_0 - x_1| / sqrt(2)."""
     x = torch.tensor([0.875, 0.125], dtype=torch.float64).view(1, 1, 1, 2)
     certificates = certify(linear_classifier(torch.eye(2, dtype=torch.float64)), x, torch.tensor([0]))
     assert certificates.radius.item() == pytest.approx(0.75 / sqrt(2), rel=1e-9)
@@ -277,7 +277,7 @@ def test_the_radius_is_never_more_than_without_rounding(
 
 @pytest.mark.parametrize(("share", "certified"), [(0.999, False), (1.001, True)])
 def test_a_margin_within_the_rounding_certifies_nothing(share: float, certified: bool) -> None:
-    """A margin of 2 sqrt(2) E is where certificates begin."""
+    """Only margins above 2 sqrt(2) E certify."""
     weight = 1e6 * noise(1, 6).expand(2, 6)
     model = linear_classifier(weight, torch.zeros(2, dtype=torch.float64))
     needed = 2 * sqrt(2) * rounding_bounds(model, (1, 2, 3)).logits
@@ -288,7 +288,7 @@ def test_a_margin_within_the_rounding_certifies_nothing(share: float, certified:
 
 
 def test_logits_that_are_not_numbers_certify_nothing() -> None:
-    """Overflow in the forward pass: the weights are finite, and so is nothing that they compute."""
+    """The forward pass overflows: the weights are finite, the logits are not."""
     weight = torch.full((2, 6), 1e308, dtype=torch.float64)
     weight[1] = -1e308
     x = torch.ones(2, 1, 2, 3, dtype=torch.float64)
@@ -314,7 +314,7 @@ def test_bounds_of_the_rounding_can_be_given() -> None:
 
 
 def test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_certified() -> None:
-    """Two large logits whose difference is small: images that lie on the boundary up to rounding."""
+    """Two large logits differ by little, so images lie on the boundary up to rounding."""
     row = 1e8 * noise(6)
     weight = torch.stack([row, row + 1e-7 * noise(6, seed=1)])
     model, x = linear_classifier(weight), images(2000)

@@ -1,4 +1,4 @@
-"""Models that compute something else than their classes declare: each is refused by name, or bounded rightly."""
+"""Models that compute something else than their classes declare: each is refused by name, or has a correct bound."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_in_place_modules_in_a_chain_are_certified_and_leave_the_images_alone() 
 
 
 class Overwriting(LipschitzModule):
-    """Doubles its input in place, without saying so."""
+    """Module that doubles its input in place, without an attribute that tells."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mul_(2)
@@ -266,7 +266,7 @@ def test_exchanged_parts_are_bounded_by_what_they_are_now() -> None:
 
 
 class Listing(LipschitzModule):
-    """Lists a child that it does not run."""
+    """Module that lists a child without running it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ def test_a_layer_may_check_itself() -> None:
 
 
 class Scaled(Tensor):
-    """A tensor whose products are not those of its numbers."""
+    """Tensor subclass with other products than its entries have."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -357,7 +357,7 @@ def test_settings_that_are_no_numbers_are_refused(make: Callable[[], nn.Module],
 
 
 class Answering(LipschitzModule):
-    """Answers what it is told."""
+    """Module that returns the given bounds."""
 
     def __init__(self, bound: float, error: float = 0.0) -> None:
         super().__init__()
@@ -402,7 +402,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Third(nn.Module):
-    """A module of somebody else, which answers a method of this name."""
+    """Third-party module with a method of this name."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / 3

@@ -1,4 +1,4 @@
-"""What is measured beside the certificates: how far the model as it is deployed is from what they speak of."""
+"""The measured distance of the deployed model's logits from the certified ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_model_stays_in_float64(trained_model: nn.Module, digits: tuple[Tens
 
 
 def test_the_fourier_transforms_of_a_network_are_seen() -> None:
-    """The spectral engine takes the exponential itself, certificates its polynomial: apart by its tolerance."""
+    """The spectral engine computes the exponential, certificates use its polynomial: they differ by its tolerance."""
     torch.manual_seed(0)
     conv = partial(SOC, padding_mode="circular", engine="spectral", eval_tolerance=1e-3)
     model = LipConvNet(3, depth=2, stages=1, initial_channels=4, in_channels=1, image_size=8, conv=conv)

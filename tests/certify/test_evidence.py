@@ -1,4 +1,4 @@
-"""What the certificates of a model rest on, and how a summary says it."""
+"""The bounds behind a model's certificates, and their entries in a summary."""
 
 from __future__ import annotations
 

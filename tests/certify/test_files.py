@@ -1,4 +1,4 @@
-"""The file of certificates: what is written comes back, and nothing that was changed passes."""
+"""Certificate files: reading returns the written content, and refuses any change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks whose exact radius has a closed form: what is certified is below it, and within a millionth of it."""
+"""Networks with closed-form radii: certified radii are at most a millionth below them, and never above."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_normalised_rows_behind_an_isometry(name: str, seed: int) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("name", ["none", "normalisation", "soc", "strided soc"])
 def test_two_opposite_rows_behind_an_isometry(name: str, scale: float) -> None:
-    """One bound for all logits loses nothing where the rows of two classes are opposite."""
+    """One bound for all logits loses nothing if the rows of two classes are opposite."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         features = nn.Sequential(*FEATURES[name](), nn.Flatten())
@@ -92,7 +92,7 @@ def test_two_opposite_rows_behind_an_isometry(name: str, scale: float) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("features", [5, 9])
 def test_orthonormal_rows(features: int, seed: int) -> None:
-    """Of orthonormal rows every two are sqrt(2) apart: the general bound is the exact one."""
+    """Two orthonormal rows are sqrt(2) apart, so the general bound is exact."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), SOCLinear(features, CLASSES, **EXACT)).eval()

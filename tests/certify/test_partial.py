@@ -1,4 +1,4 @@
-"""A certification that was interrupted: what counts as done, and how it is gone on with."""
+"""Interrupted certifications: the batches that count as done, and resuming."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_other_settings_are_not_gone_on_with(partial: PartialCertification, name
 
 
 class Stopping:
-    """Batches that are interrupted after some, and that count how many are asked for."""
+    """Batches that stop with an interruption after some, and count requests."""
 
     def __init__(self, batches: Batches, after: int) -> None:
         self.batches, self.after = batches, after
@@ -176,7 +176,7 @@ def test_another_certification_is_not_gone_on_with(
 
 
 def test_there_may_be_nothing_to_go_on_with(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    """So that one command can be started again and again until it is done."""
+    """One command can be repeated until it succeeds."""
     certified(tmp_path, model, batches, resume=True)
     with pytest.raises(FileExistsError, match=r"already holds certificates\.tsv"):
         certified(tmp_path, model, batches, resume=True)
@@ -202,7 +202,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_files_of_before_and_what_is_certified(
     tmp_path: Path, model: nn.Module, batches: Batches, room: int
 ) -> None:
-    """There is room for no batch, for some of them, and for all of them but not for the files."""
+    """The disk has room for no batch, for some batches, or for all batches but not for the files."""
     certified(tmp_path, model, batches, 10)
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
     with room_for(room), pytest.raises(OSError, match="File too large"):

@@ -1,4 +1,4 @@
-"""Certification by several processes: the same file, and no file at all if one of them does not come back."""
+"""Certification by several processes: the same file, or no file if one of them fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER = "cpu:0"
 
 
 class Failing:
-    """The batches of a loader, of which some are delivered before the process meets its end."""
+    """Batches of a loader that ends the process after some of them."""
 
     def __init__(self, batches: Any, after: int, end: str) -> None:
         self.batches, self.after, self.end, self.batch_size = batches, after, end, batches.batch_size
@@ -41,7 +41,7 @@ class Failing:
 
 
 def prepare(device: str, *, path: Path, end: str, n_samples: int | None = None) -> Certification:
-    """What makes the second process alone fail."""
+    """Prepare a certification that fails in the second process only."""
     certification = prepare_certification(path, device, n_samples=n_samples, batch_size=BATCH_SIZE)
     if device == OTHER and end == "other settings":
         return Certification(

@@ -1,4 +1,4 @@
-"""How far a certification is, on a terminal and in a log file."""
+"""The progress of a certification, on a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipnet.certify.report import progress
 
 
 class Clock:
-    """Time that goes on when it is told to."""
+    """Clock that a test advances."""
 
     now = 100.0
 

@@ -1,4 +1,4 @@
-"""The report of the layers: what K and E rest on, a row for each module."""
+"""The report of the layers: a row for each module with its share of K and E."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_row_for_each_module_in_order(tiny_model: nn.Module) -> None:
 
 
 def test_the_norm_of_each_convolution_is_bounded_and_the_constant_is_up_to_it() -> None:
-    """With five terms of Taylor's series, whose gain exceeds 1."""
+    """Five Taylor terms have a gain above 1."""
     layer = SOC(4, 4, engine="series", series="taylor", eval_terms=5, scaling="reshaped", dtype=torch.float64).eval()
     (row,) = layer_report(layer, (4, 6, 6))
     true = spectral_norm(convolution_matrix(layer.filter(), 24, 24))

@@ -1,4 +1,4 @@
-"""The bound on the rounding of logits: never less than what 300 bits find, not absurdly more, and never silent."""
+"""The bound on the rounding of logits: at least the error found with 300 bits, not absurdly more, and never missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lipnet.structured import OrthogonalMap, boft, gsoft
 from tests import exact_arithmetic
 from tests.settings import PATHS, PUBLISHED
 
-# How much more than measured a bound may be: gamma_n grows as n, errors that are met as the root of n at most.
+# Largest ratio of a bound to a measured error: gamma_n grows like n, measured errors at most like the root of n.
 ABSURD = 1e6
 
 
@@ -63,7 +63,7 @@ def measured(model: nn.Module, images: Tensor) -> float:
 
 
 def images(count: int, *shape: int) -> Tensor:
-    """Random ones, and one of zeros and ones, as the worst of the box are."""
+    """Return random images, and one of zeros and ones, the worst case in the box."""
     random = torch.rand(count, *shape, dtype=torch.float64)
     return torch.cat([random, (random[:1] > 0.5).double()])
 
@@ -204,7 +204,7 @@ def test_the_shares_of_the_modules_are_the_whole() -> None:
 
 
 def test_the_sectors_of_householder_activations_are_covered_at_their_borders() -> None:
-    """Points on the rays, beside them and opposite to them, where one rounding picks the sector, in every direction."""
+    """Points on, beside and opposite to the rays, where one rounding decides the sector."""
     angles = torch.tensor(
         [0.0, 1.1e-9, 0.3, pi / 2, pi, 4.0, 2 * pi - 1e-3, 2 * pi - 1.1e-9, 2 * pi, 7.0], dtype=torch.float64
     )
@@ -242,7 +242,7 @@ def test_sectors_whose_borders_cannot_be_told_apart_are_refused(theta: tuple[flo
 
 
 class Silent(LipschitzModule):
-    """Knows its Lipschitz bound, and nothing of its rounding."""
+    """Layer with a Lipschitz bound but no rounding bound."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / 3
@@ -288,7 +288,7 @@ def test_results_in_other_dtypes_are_refused() -> None:
 
 
 def test_constants_in_float32_are_exact() -> None:
-    """Numbers that meet float64 are converted, which rounds nothing."""
+    """Conversion to float64 does not round."""
     model = nn.Sequential(Normalize([0.3], 0.21), nn.Flatten(), nn.Linear(4, 3).double()).eval()
     assert model[0].mean.dtype == torch.float32
     x = images(2, 1, 2, 2)
@@ -310,7 +310,7 @@ def test_weights_that_are_not_finite_have_no_bound(make: Callable[[], nn.Module]
 
 
 def test_the_explicit_path_has_the_bound_and_is_the_network_up_to_rounding() -> None:
-    """Padding by zeros: the same polynomials and matrices, so that only the order of sums differs."""
+    """With zero padding, polynomials and matrices are the same; only the order of sums differs."""
     model, x = small_network(conv=partial(SOC, engine="series")).double().eval(), images(3, 1, 8, 8)
     with torch.no_grad():
         fast = model(x)
@@ -323,7 +323,7 @@ def test_the_explicit_path_has_the_bound_and_is_the_network_up_to_rounding() -> 
 
 
 def test_operands_are_the_same_at_every_call() -> None:
-    """What is computed anew from the weights at each call, and not kept, must be one function."""
+    """Operands that each call recomputes from the weights must be the same in every call."""
     head, activation, matrix = (
         NormalizedLinear(30, 9),
         with_angles(HouseholderOrder2(8)),

@@ -55,7 +55,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
 def test_convolution_is_bounded_within_the_root_of_its_taps(settings: dict[str, object]) -> None:
-    """The map is large enough for an output that sees a whole patch, so that no reshaped filter exceeds the norm."""
+    """The map is large enough for an output to see a whole patch, so no reshaped filter exceeds the norm."""
     padding = [settings["dilation"] * (size - 1) // 2 for size in settings["kernel_size"]]
     layer = seeded(lambda: nn.Conv2d(4, 6, padding=padding, **settings))
     norm = jacobian_norm(layer, torch.zeros(4, 6, 6, dtype=torch.float64))
@@ -188,7 +188,7 @@ class Halved(layers.LipschitzModule):
 
 
 class Residual(nn.Sequential):
-    """A Sequential in name alone."""
+    """Sequential with another forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
@@ -219,7 +219,7 @@ def test_a_module_without_a_rule_is_named(module: nn.Module) -> None:
 
 
 def test_a_residual_block_is_bounded_by_what_it_holds() -> None:
-    """Against the Jacobian, nested, and with the path of what has no rule inside."""
+    """Compare with the Jacobian, also nested; an error names the path of a module without a rule."""
     body = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), layers.Residual(nn.Conv2d(2, 2, 1), skip=1.0, branch=1.0))
     block = layers.Residual(body, skip=0.25, branch=0.5).double().eval()
     norm = jacobian_norm(block, torch.zeros(2, 4, 4, dtype=torch.float64))

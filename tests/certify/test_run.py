@@ -1,4 +1,4 @@
-"""The files of a certification: what they hold, and that they are there whole or not at all."""
+"""The files of a certification: their content, and that they appear whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel holds what an installed lipnet needs, and the commands compose their configurations from any folder."""
+"""The wheel is complete, and the commands compose their configurations from any folder."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_numbers_are_uniform(bound: int) -> None:
 
 
 def test_neighbours_are_independent() -> None:
-    """Pairs of draws, of neighbouring indices, epochs and seeds hit each of 81 pairs of values alike."""
+    """Draws of neighbouring indices, epochs and seeds hit each of 81 pairs of values equally often."""
     count = 50_000
     same, indices = np.zeros(count, dtype=int), np.arange(count)
     draws = uniform_integers(0, same, indices, (9, 9))

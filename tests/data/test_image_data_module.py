@@ -15,7 +15,7 @@ from lipnet.data import DigitsDataModule
 
 
 def batches_of_epochs(loader: DataLoader[tuple[Tensor, Tensor]], epochs: int) -> list[list[tuple[Tensor, Tensor]]]:
-    """What Lightning does: set the epoch, then iterate."""
+    """Do as Lightning does: set the epoch, then iterate."""
     result = []
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -24,7 +24,7 @@ def batches_of_epochs(loader: DataLoader[tuple[Tensor, Tensor]], epochs: int) ->
 
 
 def are_equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether two epochs have the same batches, bit for bit."""
+    """Return True if two epochs have the same batches, bit for bit."""
     return len(first) == len(second) and all(
         torch.equal(images, other_images) and torch.equal(labels, other_labels)
         for (images, labels), (other_images, other_labels) in zip(first, second, strict=True)

@@ -81,7 +81,7 @@ def test_processes_mix_by_numbers_of_their_own() -> None:
 
 
 def loader_shares(batches: list[Batch]) -> list[float]:
-    """The share that each batch was mixed by, or one minus it."""
+    """Return the mixing weight of each batch, or one minus it."""
     return [round(labels.amax(dim=1).min().item(), 6) for _, labels in batches]
 
 
@@ -148,7 +148,7 @@ def test_an_epoch_does_not_go_on_in_other_batches() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_epoch_is_the_one_that_is_set_before_the_first_batch(kind: str) -> None:
-    """Lightning makes the iterator of a resumed run before it says which epoch it is."""
+    """Lightning makes the iterator of a resumed run before it sets the epoch."""
     loader = DigitsDataModule(batch_size=300, **KINDS[kind]).train_dataloader()
     batches = iter(loader)
     loader.sampler.set_epoch(5)  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ def test_the_epoch_is_the_one_that_is_set_before_the_first_batch(kind: str) -> N
 
 
 class Recorder(LightningModule):
-    """A linear classifier that keeps what it was trained on, by epoch."""
+    """Linear classifier that records its training batches, by epoch."""
 
     def __init__(self) -> None:
         super().__init__()

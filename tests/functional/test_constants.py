@@ -1,4 +1,4 @@
-"""Constants are made once, whatever the circumstances in which they are first asked for."""
+"""Constants are computed once, in whatever context they are first requested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Constant = Callable[..., Tensor]
 
 @pytest.fixture
 def thirds() -> Constant:
-    """n thirds, which no two precisions have alike."""
+    """Return n thirds, which differ between any two precisions."""
 
     @constant
     def thirds(n: int) -> Tensor:

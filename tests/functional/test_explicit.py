@@ -1,4 +1,4 @@
-"""Polynomials by plain products: the same as by anything faster, with taps for entries and nothing else."""
+"""Polynomials by plain products: equal to the faster ones, by matrices whose entries are filter taps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_matrices_hold_taps_and_zeros_alone(size: tuple[int, int]) -> None:
     [((3, 3), (2, 2), "circular", 18), ((3, 3), (2, 3), "zeros", 18), ((1, 1), (2, 2), "zeros", 2)],
 )
 def test_elsewhere_there_is_no_matrix(kernel: tuple[int, int], size: tuple[int, int], mode: str, length: int) -> None:
-    """Wrapped around, several taps would have to be added; larger maps and single taps need none."""
+    """Circular maps would need sums of taps as entries; larger maps and single taps need no matrix."""
     weight = torch.randn(4, 2, *kernel, dtype=torch.float64)
     assert explicit_matrices(weight, size, 2, mode) is None
     assert explicit_length(weight, size, mode) == length

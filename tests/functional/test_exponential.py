@@ -83,7 +83,7 @@ def test_spectral_exponential(kernel: tuple[int, int], groups: int) -> None:
 
 @pytest.mark.parametrize("degree", range(13))
 def test_a_polynomial_of_matrices(degree: int) -> None:
-    """Against the sum of powers, with as many products as it says."""
+    """Compare with the sum of powers, and count the products."""
     generator = torch.Generator().manual_seed(degree)
     coefficients = torch.randn(degree + 1, generator=generator, dtype=torch.float64).tolist()
     for dtype in (torch.float64, torch.complex128):
@@ -98,7 +98,7 @@ def test_a_polynomial_of_matrices(degree: int) -> None:
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 4), (9, 8)])
 def test_polynomials_in_place_of_the_exponential(size: tuple[int, int]) -> None:
-    """By matrices and by frequencies: of the convolution's dense matrix."""
+    """Dense and spectral polynomials equal those of the convolution's dense matrix."""
     coefficients = (1.0, 0.9, 0.5, 0.2)
     x, weight = operands((3, 3), size, 2)
     matrix = torch.block_diag(*jacobian_matrices(weight, size, 2, "circular"))

@@ -42,7 +42,7 @@ def modulus(coefficients: Polynomial, t: np.ndarray) -> np.ndarray:
 
 
 def sampled_maximum(coefficients: Polynomial, norm: float) -> tuple[float, float]:
-    """Where |p(i t)| is largest on [0, norm], and its value: dense samples, then denser ones around the best."""
+    """Return the t in [0, norm] at which |p(i t)| is largest, and the value, by dense samples refined twice."""
     low, high = 0.0, norm
     for _ in range(3):
         t = np.linspace(low, high, 2001)

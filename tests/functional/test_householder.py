@@ -27,7 +27,7 @@ def points(count: int = 2000, seed: int = 0) -> Tensor:
 
 
 def mapped_angle(phi: np.ndarray, theta: tuple[float, float, float]) -> np.ndarray:
-    """The definition in polar coordinates, phi counted from theta_0 / 2."""
+    """Return the mapped angle by the definition, with phi measured from theta_0 / 2."""
     a, b = (float(np.clip(angle, 0, 2 * np.pi)) / 2 for angle in theta[1:])
     phi = phi % (2 * np.pi)
     pieces = [phi < a, phi < a + b, phi < np.pi + b]
@@ -79,7 +79,7 @@ def test_matrices_of_the_sectors() -> None:
 
 @pytest.mark.parametrize("theta", [0.0, 0.4, np.pi / 2, 3.0, -1.0, 7.0])
 def test_order_two_contains_order_one(theta: float) -> None:
-    """With theta_1 = 2 pi the first sector is a half-plane and the rest one reflection."""
+    """theta_1 = 2 pi makes the first sector a half-plane, and the rest one reflection."""
     x, y = points()
     normal = (torch.tensor(np.sin(theta / 2)), torch.tensor(-np.cos(theta / 2)))
     wide = torch.tensor([theta - 2 * np.pi, 2 * np.pi, 1.0], dtype=torch.float64)

@@ -98,7 +98,7 @@ def test_an_infinite_constant_certifies_nothing() -> None:
 
 
 def test_radius_reaches_the_boundary_of_the_worst_linear_classifier() -> None:
-    """For logits K x of two pixels the distance to the boundary is abs(x_0 - x_1) / sqrt(2), whatever K."""
+    """Logits K x of two pixels have a boundary at distance abs(x_0 - x_1) / sqrt(2), whatever K."""
     lipschitz = 3.0
     images = torch.tensor([[0.9, 0.2], [0.3, 0.7]], dtype=torch.float64)
     _, radius = certified_radius(lipschitz * images, lipschitz)
@@ -189,7 +189,7 @@ def test_radii_that_are_negative_or_not_finite_raise(radius: str | float) -> Non
 
 
 def exact_radius(logits: list[float], lipschitz: float, error: float) -> Fraction:
-    """The square of (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K) is rational in sqrt(2): compared by that instead."""
+    """Return (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K), with a rational number for sqrt(2)."""
     first, second = sorted(map(Fraction, logits))[::-1][:2]
     root = Fraction(math.isqrt(2 * 10**60), 10**30)  # below the root of 2 by less than 1e-30
     return (first - second - 2 * root * Fraction(error)) / (root * Fraction(lipschitz))

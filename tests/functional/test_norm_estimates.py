@@ -1,4 +1,4 @@
-"""Norm estimates for training: below the norm, close to it, and with a floor whatever the start."""
+"""Norm estimates for training: below the norm, close to it, and bounded below for every start."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_top_vectors_of_filters_without_any_are_finite_and_of_norm_one(value: fl
     vectors = top_vectors(weight, 2, 4)
     np.testing.assert_allclose(vectors.flatten(1).norm(dim=1).numpy(), 1, rtol=1e-12)
     _, images = jacobian_norm(weight, vectors)
-    # Where there is nothing to go on with, the vectors stay as they are.
+    # Vectors whose images are zero or not finite stay unchanged.
     assert torch.equal(images, vectors)
 
 

@@ -31,7 +31,7 @@ POLYNOMIALS = [
     monic_polynomial(taylor_coefficients(4))[1],
     monic_polynomial(chebyshev_coefficients(5, 1.4))[1],
 ]
-# On both sides of 2 x 2 pixels, up to which the convolution is a few products of channels.
+# Sizes up to 2 x 2 pixels use products of channels, larger ones do not.
 SIZES = [(1, 1), (2, 2), (1, 2), (3, 5), (1, 4)]
 SETTINGS = [
     pytest.param((2, 2, 3, 3), 1, "zeros", id="3x3"),
@@ -272,7 +272,7 @@ def test_the_result_is_not_the_inputs_memory(dtype: torch.dtype, size: tuple[int
     ("groups", "size", "channels"), [(1, (4, 3), None), (2, (2, 2), 3), (2, (4, 3), 3), (1, (1, 2), 3)]
 )
 def test_batched_gradients(dtype: torch.dtype, groups: int, size: tuple[int, int], channels: int | None) -> None:
-    """As ``torch.autograd.grad(..., is_grads_batched=True)`` computes them, which maps over the backward pass."""
+    """``torch.autograd.grad(..., is_grads_batched=True)`` computes such gradients by vmap over the backward pass."""
     both = operands((4, 4 // groups, 3, 3), groups, size, dtype)
 
     def function(x: Tensor, weight: Tensor) -> Tensor:

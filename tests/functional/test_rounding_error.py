@@ -1,4 +1,4 @@
-"""Bounds on rounding: against exact rational arithmetic, and against the norms that they stand for."""
+"""Rounding bounds against exact rational arithmetic, and against the norms that they bound."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def exact_dot(a: list[float], b: list[float]) -> Fraction:
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "library"])
 def test_sums_of_products_in_any_order_are_covered(order: str) -> None:
-    """Large terms that cancel, so that the roundings show."""
+    """Large terms cancel, which makes the rounding visible."""
     a, b = noise(257) * 1e8, noise(257, seed=1)
     a[-1] = -float((a[:-1] * b[:-1]).sum() / b[-1])
     terms = (a * b).tolist()
@@ -158,7 +158,7 @@ def test_horner_of_an_unbounded_operator_has_no_bound() -> None:
 
 
 def test_partial_polynomials_are_what_states_are_bounded_by() -> None:
-    """By the norms of the exact states, not by sums of magnitudes, which would be larger."""
+    """The bound uses the norms of exact states; sums of magnitudes would be larger."""
     settings = {"norm": 3.0, "magnitude": 1e-300, "length": 1, "size": 1.0, "entries": 1}
     coefficients = [1.0, 1.0, 0.5, 1 / 6, 1 / 24]
     bound = horner_error(coefficients, **settings)

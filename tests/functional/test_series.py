@@ -1,4 +1,4 @@
-"""Polynomials that stand for the exponential against Bessel functions, exact values and dense samples."""
+"""Polynomial approximations of the exponential against Bessel functions, exact values and dense samples."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_the_weight_is_not_changed() -> None:
 def test_large_filters_are_turned_in_blocks_to_the_same_bits(
     channels: int, groups: int, kernel: tuple[int, int]
 ) -> None:
-    """Of a size that no block length divides; also where the filter is no contiguous tensor, and in its place."""
+    """The size is no multiple of a block length. Non-contiguous filters and in-place results are tested, too."""
     weight = torch.randn(channels, channels // groups, *kernel, generator=torch.Generator().manual_seed(0))
     assert weight.numel() > 2**20
     expected = weight - transpose_filter(weight, groups)

@@ -41,7 +41,7 @@ def test_function_transforms() -> None:
 
 def test_forward_mode_and_vmap() -> None:
     torch.manual_seed(0)
-    # With a tie, in which either result follows one input.
+    # Add a tie, for which each result follows one of the inputs.
     pairs, tangent = torch.randn(2, 2, 5, dtype=torch.float64)
     pairs[1, 0] = pairs[0, 0]
     result, moved = torch.func.jvp(lambda both: torch.stack(sort_pairs(*both)), (pairs,), (tangent,))

@@ -1,4 +1,4 @@
-"""The checks of convolution arguments: what is refused, and that the message says what was received."""
+"""The checks of convolution arguments: refusals, and the values in their messages."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_the_bound_holds_after_optimisation_steps(training: bool) -> None:
 
 
 def test_the_bound_is_the_product_of_both_convolutions() -> None:
-    """Five terms of Taylor's series are no contraction, in either of them."""
+    """Five Taylor terms are not a contraction in either convolution."""
     layer = GSSOC(4, 4, groups=(2, 2), engine="series", **{**PUBLISHED, "eval_terms": 5}, dtype=torch.float64).eval()
     parts = [layer.spatial.lipschitz_bound(), layer.pointwise.lipschitz_bound()]
     assert min(parts) > 1 + 1e-6

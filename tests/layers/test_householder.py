@@ -26,7 +26,7 @@ def seed() -> None:
 
 
 def activation(kind: type[nn.Module], channels: int, **settings: bool) -> nn.Module:
-    """One in float64 whose angles are all different, some of them beyond a turn."""
+    """Return an activation in float64 with different angles, some beyond a full turn."""
     layer = kind(channels, dtype=torch.float64, **settings)
     nn.init.uniform_(layer.theta, -1.0, 8.0)
     return layer

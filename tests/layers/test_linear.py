@@ -64,7 +64,7 @@ def test_rows_or_columns_are_orthonormal(features: tuple[int, int], engine: str)
 
 @pytest.mark.parametrize(
     ("options", "most"),
-    # In training, the bound of every engine is that of the series.
+    # Every engine has the bound of the series in training.
     [({}, math.inf), ({"engine": "dense"}, math.inf), (PUBLISHED, 2.0)],
     ids=["auto", "dense", "published"],
 )

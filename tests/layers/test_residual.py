@@ -48,7 +48,7 @@ def test_a_network_with_it_is_trained_certified_and_exported() -> None:
 
 
 class Doubling(nn.Module):
-    """A body of the user's own that works in place, which no attribute tells."""
+    """User's body that works in place without an attribute that tells."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mul_(2)

@@ -1,4 +1,4 @@
-"""The norms that filters are brought to, and the vectors at which they are evaluated."""
+"""The norms of scaled filters, and the vectors of the estimates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_skew(kernel_size: tuple[int, int] = (3, 3)) -> Tensor:
 
 
 def norms(name: str, skew: Tensor) -> Tensor:
-    """Of each group: that of the circular convolution on 8 x 8 maps, or the smallest of its reshaped filters."""
+    """Return for each group the norm of the circular convolution on 8 x 8 maps, or the smallest reshaped norm."""
     if name == "jacobian":
         matrices = (convolution_matrix(group, 8, 8, padding_mode="circular") for group in skew.split(CHANNELS))
         return torch.tensor([spectral_norm(matrix) for matrix in matrices])
@@ -84,7 +84,7 @@ def test_stored_vectors_follow_a_filter_that_changes(name: str, kernel_size: tup
         skew = skew + 0.01 * step
         scaled, vectors = scaling.scaled(skew, scaling.stored(GROUPS))
         scaling.store(vectors)
-        # From below is the estimate, and so from above what the norm becomes.
+        # The estimate is at most the norm, so the scaled norm is at least the target.
         assert (norms(name, scaled) >= scaling.target * (1 - 1e-12)).all()
         assert (norms(name, scaled) <= scaling.target * 1.1).all()
 
@@ -103,7 +103,7 @@ def test_garbage_is_forgotten(name: str, garbage: float) -> None:
 
 
 def decoupled() -> Tensor:
-    """In each group, a pair of channels that has nothing to do with the other two, and is a thousand times larger."""
+    """Return a filter with two uncoupled pairs of channels in each group, one a thousand times larger."""
     weight = random_skew().unflatten(0, (GROUPS, CHANNELS)).clone()
     weight[:, :2, 2:] = 0
     weight[:, 2:, :2] = 0

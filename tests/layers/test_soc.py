@@ -37,7 +37,7 @@ def evaluated_layer(*channels: int, **settings: Any) -> SOC:
 
 
 def largest_norm(layer: SOC) -> float:
-    """How large ||J|| may be after a scaling: 1.4 at the frequencies of 8 x 8 maps, or 2.1 at all."""
+    """Return the largest ||J|| after scaling: 1.4 at the frequencies of 8 x 8 maps, or 2.1 at all frequencies."""
     if not isinstance(layer.scaling, JacobianScaling):
         return 2.1 * (1 + 1e-12)
     return 1.4 * (1 + 1e-5) / math.prod(math.cos(math.pi * (k // 2) / 8) for k in layer.kernel_size)
@@ -218,7 +218,7 @@ def test_gradients_in_evaluation(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("padding_mode", "engine"), PATHS)
 def test_gradients_in_training(padding_mode: str, engine: str, scaling: str) -> None:
-    """Against finite differences from one state of the stored vectors, the singular ones of the filter."""
+    """Compare with finite differences, with the stored vectors fixed at the filter's singular vectors."""
     settings = {"padding_mode": padding_mode, "engine": engine, "scaling": scaling, "stride": (1, 2), "groups": 2}
     layer = SOC(2, 4, **settings, dtype=torch.float64)
     converge_the_stored_vectors(layer)

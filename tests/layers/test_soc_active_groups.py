@@ -1,4 +1,4 @@
-"""Groups that cannot matter are left out of the computation, and nothing else changes."""
+"""Groups that cannot affect the output are not computed, and nothing else changes."""
 
 from typing import Any
 

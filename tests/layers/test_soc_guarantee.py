@@ -68,7 +68,7 @@ def rank_one_weights(weight: torch.Tensor, scale: float) -> None:
 
 
 def decoupled_weights(weight: torch.Tensor, scale: float) -> None:
-    """The first half of the channels, outputs and inputs, has nothing to do with the second, far larger one."""
+    """Return weights that do not couple the two halves of the channels; the second half is far larger."""
     weight.normal_()
     half = weight.shape[1] // 2
     weight[:, half:] *= 1e3 * scale
@@ -107,7 +107,7 @@ def test_each_groups_jacobian_is_scaled_to_its_norm(kernel_size: int | tuple[int
     layer.weight.data[4:] *= 1e-3
 
     def norms() -> list[float]:
-        """Of the circular convolutions of each group on the 8 x 8 maps of the estimate."""
+        """Return the norm of each group's circular convolution on the 8 x 8 maps of the estimate."""
         groups = layer.filter().split(2)
         return [spectral_norm(convolution_matrix(group, 8, 8, padding_mode="circular")) for group in groups]
 
@@ -178,7 +178,7 @@ def test_with_garbage_in_the_buffers_of_the_estimate(settings: dict[str, Any], g
             vectors.fill_(garbage)
     assert torch.equal(layer(x), clean)
     assert layer.lipschitz_bound() == 1.0
-    # In training too, and not by an infinite bound alone: the layer must find its way back.
+    # In training, an infinite bound is not enough: the layer must recover.
     for _ in range(3):
         assert_guaranteed(layer)
 
@@ -239,7 +239,7 @@ def test_in_single_precision(settings: dict[str, Any]) -> None:
     layer = SOC(**settings).eval()
     jacobian = dense_jacobian(layer, x := torch.randn(1, layer.in_channels, 6, 4))
     assert spectral_norm(jacobian) <= layer.lipschitz_bound() * (1 + 1e-5)
-    # What is kept in single precision, applied exactly: for it the bound holds without any tolerance for that.
+    # Applied exactly, the cached float32 operands satisfy the bound without a tolerance.
     with torch.no_grad():
         layer(x)
     prepared = layer.prepared()

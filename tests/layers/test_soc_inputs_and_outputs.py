@@ -1,4 +1,4 @@
-"""Which inputs skew-orthogonal layers accept, and what may be done to their outputs."""
+"""Inputs that skew-orthogonal layers accept, and in-place changes of their outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SOC remembers: nothing stale, nothing changed by evaluation."""
+"""The caches and buffers of SOC: never stale, never changed by evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lipnet.layers.scaling import SCALINGS
 from tests.settings import touch
 
 SHAPE: dict[str, Any] = {"in_channels": 2, "out_channels": 4, "stride": 2, "groups": 2}
-# What either scaling, and every engine, keeps.
+# Both scalings and all engines, with what each of them caches.
 KINDS = [("zeros", "series", "jacobian"), ("zeros", "dense", "reshaped"), ("circular", "spectral", "jacobian")]
 # Between a result that keeps no graph and one that does: matrices that are kept are shrunk to a norm of at most 1.
 NEAR = {torch.float32: 3e-6, torch.float64: 1e-11}
@@ -58,7 +58,7 @@ def evaluate(layer: nn.Module) -> Tensor:
 
 
 def evaluate_afresh(layer: SOC) -> Tensor:
-    """What a new layer with the same weights computes; its vectors are random, as they must not matter."""
+    """Evaluate a new layer with the same weights; its vectors are random, because they must not matter."""
     fresh = another(layer)
     fresh.weight.data.copy_(layer.weight)
     fresh.bias.data.copy_(layer.bias)
@@ -260,7 +260,7 @@ def test_a_differentiable_evaluation_after_inference_mode(layer: SOC) -> None:
     x = torch.randn(2, 2, 4, 4, dtype=layer.weight.dtype, requires_grad=True)
     layer(x).square().sum().backward()
     assert layer.weight.grad.abs().max() > 0
-    # With frozen weights it is the cached filter that takes part in the graph.
+    # With frozen weights, the cached filter is part of the graph.
     layer.weight.requires_grad_(False)
     layer(x).square().sum().backward()
     assert x.grad.abs().max() > 0

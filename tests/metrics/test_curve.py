@@ -1,4 +1,4 @@
-"""The step curve of certified accuracy against its definition, and what the picture says."""
+"""The step curve of certified accuracy against its definition, and the texts of its plot."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def adapted(base: nn.Module, config: dict[str, Any], *arguments: Any, **options:
 
 
 def disturb(model: nn.Module, scale: float = 0.5) -> nn.Module:
-    """Move everything that is trained away from its start."""
+    """Move all trained parameters away from their initial values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,7 +92,7 @@ def test_weights_without_a_place_are_refused(tiny_config: dict[str, Any]) -> Non
 def test_training_keeps_the_bound_and_the_frozen_weights(
     trained_model: nn.Module, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor]
 ) -> None:
-    """On other labels, with steps that are far too large."""
+    """Train on other labels with steps that are far too large."""
     model = adapted(trained_model, tiny_config, GSOFT).float()
     images, labels = digits[0].float(), 9 - digits[1]
     before = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("spatial.weight")}

@@ -1,4 +1,4 @@
-"""Files that carry their own SHA-256: no changed bit is read, and no disk that is full costs the last good file."""
+"""Files that carry their own SHA-256: changed bits are refused, and a full disk leaves the last good file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models from plain configurations, and what such a configuration may not name."""
+"""Models from plain configurations, and forbidden targets."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_targets_that_are_no_text_are_refused(target: Any) -> None:
 
 def test_a_module_from_elsewhere_is_refused_under_an_allowed_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Foreign(nn.Module):
-        """What lipnet might import from another library."""
+        """A class that lipnet might import from another library."""
 
     monkeypatch.setattr("lipnet.layers.Foreign", Foreign, raising=False)
     with pytest.raises(ValueError, match=r"modules alone, got _target_ 'lipnet\.layers\.Foreign'"):

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, and what is damaged or foreign is refused with a reason."""
+"""Checkpoints: loading returns the saved content, and refuses damaged and foreign files with a reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lipnet.models.checkpoint import _limited_parts
 
 @pytest.fixture
 def content(tiny_checkpoint: Path) -> dict[str, Any]:
-    """What a good file holds."""
+    """Content of a valid checkpoint."""
     return torch.load(tiny_checkpoint, weights_only=True)
 
 
@@ -242,7 +242,7 @@ def test_descriptions_are_plain(
 
 
 def stranger(path: Path, config: dict[str, Any], state: dict[Any, Any], version: str = "0.1.0") -> Path:
-    """Write the file of somebody who did not use `save_checkpoint`."""
+    """Write a file without `save_checkpoint`, as a stranger might."""
     description = {"format": 1, "version": version, "model": config, "dataset": {"name": "digits"}}
     return write({"state_dict": state, "lipnet": description}, path)
 

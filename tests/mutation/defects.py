@@ -133,7 +133,7 @@ def _lenient_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def _padded(self: ShardSampler) -> Iterator[int]:
-    """As many for each process, as torch's own sampler has it."""
+    """Yield equally many samples in each process, as torch's own sampler does."""
     count = -(-self.total_size // self.num_replicas)
     return iter([(self.rank + i * self.num_replicas) % self.total_size for i in range(count)])
 
@@ -185,7 +185,7 @@ _adjoint = lipnet.functional.skew._adjoint
 _RULES = lipnet.certify.rules
 _TORCH_RULES = lipnet.certify.torch_rules
 _MODES = lipnet.layers.arguments.PADDING_MODES
-# Of CIFAR-100's standard deviations the smallest and the largest.
+# The smallest and the largest of CIFAR-100's standard deviations.
 _STDS = (0.2565, 0.2762)
 
 NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("norm_bounds", "margins", "pairwise"))
@@ -196,7 +196,7 @@ GUARANTEE = "tests/layers/test_soc_guarantee.py::"
 
 DEFECTS = [
     Defect(
-        "std: the factor 1 / std is left out",
+        "std: the factor 1 / std is missing",
         attribute(Normalize, "lipschitz_bound", lambda self: 1.0),
         [
             "tests/layers/test_normalize.py::test_the_bound_is_the_reciprocal_of_the_std_that_is_used",
@@ -204,12 +204,12 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "std: 1 / max(std) for 1 / min(std), with CIFAR-100's",
+        "std: 1 / max(std) instead of 1 / min(std), with CIFAR-100's stds",
         attribute(Normalize, "lipschitz_bound", lambda self: min(_STDS) / max(_STDS) / self.std),
         ["tests/certify/test_known_answers.py::test_two_opposite_rows_behind_an_isometry"],
     ),
     Defect(
-        "radius: sqrt(2) is dropped",
+        "radius: the factor sqrt(2) is missing",
         edit(certified_radius, "math.sqrt(2) * float(lipschitz)", "float(lipschitz)"),
         [
             MARGINS + "test_radius_never_exceeds_the_exact_quotient",
@@ -217,7 +217,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "head: sqrt(2) for rows that are only normalised",
+        "head: sqrt(2) for rows that are normalised but not orthogonal",
         attribute(NormalizedLinear, "pairwise_lipschitz", _every_row_sqrt_two),
         [
             LOGITS + "test_a_class_behind_the_runner_up_may_be_the_nearest",
@@ -225,7 +225,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "radius: the runner-up alone, where each class has a bound of its own",
+        "radius: only the runner-up is compared, although each class has its own bound",
         edit(
             pairwise_certified_radius,
             "quotients.scatter(1, place, math.inf).amin(dim=1)",
@@ -237,12 +237,12 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "radius: computed with every rounding to nearest",
+        "radius: every operation rounds to nearest",
         replace(certified_radius, _to_nearest),
         [MARGINS + "test_radius_never_exceeds_the_exact_quotient"],
     ),
     Defect(
-        "rounding: E is dropped",
+        "rounding: E is ignored",
         replace(less_errors, lambda margins, errors: margins),
         [
             MARGINS + "test_errors_of_the_logits_are_taken_off_and_rounded_down",
@@ -251,27 +251,27 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "rounding: E is taken off once, for the image alone",
+        "rounding: E is subtracted only once, for the image",
         edit(certified_radius, "2 * math.sqrt(2) * error", "math.sqrt(2) * error"),
         [MARGINS + "test_a_margin_within_the_errors_certifies_nothing"],
     ),
     Defect(
-        "rounding: sums of any length round once",
+        "rounding: a sum of any length counts as one rounding",
         replace(accumulated, lambda roundings: 2.0**-53),
         ["tests/functional/test_rounding_error.py::test_accumulated_roundings_are_gamma"],
     ),
     Defect(
-        "rounding: a module without a rule is taken for exact",
+        "rounding: a module without a rule counts as exact",
         edit(step_of, "raise TypeError(", "return Step(signal.norm)\n        raise TypeError("),
         ["tests/certify/test_rounding.py::test_a_module_without_a_rule_is_named"],
     ),
     Defect(
-        "rounding: Fourier transforms are taken, which it does not bound",
+        "rounding: certificates use Fourier transforms, whose rounding has no bound",
         replace(explicit_products, _as_it_is),
         ["tests/certify/test_deviation.py::test_the_fourier_transforms_of_a_network_are_seen"],
     ),
     Defect(
-        "radius: written rounded to nearest",
+        "radius: rounded to nearest when written",
         replace(round_down, _nearest),
         [
             MARGINS + "test_round_down_is_the_greatest_decimal_below",
@@ -279,12 +279,12 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "radius: a margin that is NaN or infinite certifies",
+        "radius: a NaN or infinite margin certifies",
         edit(top_margin, "torch.where(finite, ", "torch.where(finite | True, "),
         [MARGINS + "test_rows_that_are_not_finite_certify_nothing"],
     ),
     Defect(
-        "certified at r: >= for >",
+        "certified at r: >= instead of >",
         edit(_certified_accuracy_update, ".unsqueeze(1) > limits", ".unsqueeze(1) >= limits"),
         ["tests/metrics/test_certified_accuracy.py::test_the_ball_is_open"],
     ),
@@ -294,7 +294,7 @@ DEFECTS = [
         ["tests/metrics/test_certified_accuracy.py::test_matches_counting_over_unequal_batches"],
     ),
     Defect(
-        "norm: kept from before the weights were loaded",
+        "norm: the cached norm survives a loaded checkpoint",
         attribute(WeightCache, "get", _stale),
         [
             "tests/layers/test_cache.py::test_other_values_are_computed_anew",
@@ -302,7 +302,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "norm: three steps of power iteration for a bound",
+        "norm: three steps of power iteration count as a bound",
         replace(symbol_bound, _estimate),
         [
             NORMS + "test_bounds_hold_on_maps_of_several_sizes",
@@ -310,44 +310,44 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "norm: taken for what the scaling aims at",
+        "norm: the target of the scaling counts as a bound",
         attribute(lipnet.layers.engines.base, "norm_bound", lambda weight: 1.0),
         [GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous"],
     ),
     Defect(
-        "norm: the samples of the symbol without what lies between them",
+        "norm: frequencies between the grid points are ignored",
         attribute(lipnet.functional.norm_bounds, "cos", lambda angle: 1.0),
         [
             NORMS + "test_symbol_bound_of_a_shift_whose_peak_falls_between_the_grid_points",
         ],
     ),
     Defect(
-        "norm: a reshaped filter without sqrt(kh kw)",
+        "norm: the factor sqrt(kh kw) of a reshaped filter is missing",
         edit(reshaped_filter_bound, " * sqrt(prod(weight.shape[-2:]))", ""),
         [NORMS + "test_bounds_hold_on_maps_of_several_sizes"],
     ),
     Defect(
-        "norm: torch's convolution without sqrt(kh kw)",
+        "norm: the factor sqrt(kh kw) of torch's convolution is missing",
         attribute(_TORCH_RULES, "sqrt", lambda number: 1.0),
         [BOUND + "test_convolution_is_bounded_within_the_root_of_its_taps"],
     ),
     Defect(
-        "groups: the smallest group's norm for the largest's",
+        "groups: the smallest norm of a group instead of the largest",
         edit(reshaped_filter_bound, ".max())", ".min())"),
         [NORMS + "test_bounds_hold_on_maps_of_several_sizes"],
     ),
     Defect(
-        "groups: the mean over the groups of torch's convolution",
+        "groups: the mean norm over the groups of torch's convolution",
         attribute(_TORCH_RULES, "max", lambda *values: sum(values[0]) / len(values[0]), new=True),
         [BOUND + "test_the_largest_group_of_a_convolution_counts"],
     ),
     Defect(
-        "product: of a layer of two convolutions only the first counts",
+        "product: only the first of a layer's two convolutions counts",
         attribute(GSSOC, "lipschitz_bound", lambda self: self.spatial.lipschitz_bound()),
         ["tests/layers/test_gssoc.py::test_the_bound_is_the_product_of_both_convolutions"],
     ),
     Defect(
-        "residual: the input is read again after a body that works in place",
+        "residual: the input is read again after an in-place body",
         attribute(Residual, "forward", _body_first),
         ["tests/layers/test_residual.py::test_the_bound_holds_for_bodies_that_work_in_place"],
     ),
@@ -367,22 +367,22 @@ DEFECTS = [
         [BOUND + "test_a_module_that_runs_twice_counts_twice"],
     ),
     Defect(
-        "rules: a residual block is taken for the Sequential that it is derived from",
+        "rules: a residual block counts as the Sequential that it inherits from",
         replace(find_rule, _any_sequential),
         [BOUND + "test_a_module_without_a_rule_is_named"],
     ),
     Defect(
-        "weights: those that a checkpoint lacks stay random",
+        "weights: weights that a checkpoint lacks stay random",
         _lenient_weights,
         ["tests/models/test_checkpoint.py::test_weights_that_do_not_fit_the_model"],
     ),
     Defect(
-        "rules: a module without one is taken for 1",
+        "rules: a module without a rule gets the bound 1",
         replace(find_rule, _lenient),
         [BOUND + "test_a_module_without_a_rule_is_named"],
     ),
     Defect(
-        "rules: training mode, hooks and parametrizations are let through",
+        "rules: training mode, hooks and parametrizations are accepted",
         replace(check_computes_as_declared, lambda model: None),
         [
             BOUND + "test_training_mode_is_refused_wherever_it_is",
@@ -401,12 +401,12 @@ DEFECTS = [
         [CHECKS + "test_one_thread_at_a_time_computes_certificates"],
     ),
     Defect(
-        "checks: a forward of an instance's own takes the bound of its class",
+        "checks: a forward replaced on an instance gets the bound of the class",
         replace(_check_calls, lambda name, module: None),
         [CHECKS + "test_a_call_of_an_instance_s_own_is_refused", CHECKS + "test_compiled_modules_are_refused"],
     ),
     Defect(
-        "checks: a forward below the bound's class takes the bound",
+        "checks: a forward overridden in a subclass gets the inherited bound",
         replace(_overridden_below, lambda cls, answer: None),
         [
             CHECKS + "test_a_call_that_is_overridden_below_the_bound_is_refused",
@@ -414,7 +414,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "checks: global hooks are let through",
+        "checks: global hooks are accepted",
         edit(
             check_computes_as_declared,
             "torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks",
@@ -423,22 +423,22 @@ DEFECTS = [
         [CHECKS + "test_global_hooks_are_refused"],
     ),
     Defect(
-        "checks: children are listed that do not run",
+        "checks: listed children need not run",
         edit(run_in_order, "if not same or not", "if False and not"),
         [CHECKS + "test_children_that_are_listed_but_do_not_run_are_noticed"],
     ),
     Defect(
-        "rules: exchanged parts of a layer are skipped",
+        "rules: replaced parts of a layer are ignored",
         edit(bound_of, "for name, child in children)", "for name, child in children if find_rule(child) is None)"),
         [CHECKS + "test_exchanged_parts_are_bounded_by_what_they_are_now"],
     ),
     Defect(
-        "rules: attributes that contradict the weight are let through",
+        "rules: attributes that contradict the weight are accepted",
         replace(_check_shape, lambda module, stated: None),
         [CHECKS + "test_attributes_that_contradict_the_weight_are_refused"],
     ),
     Defect(
-        "checks: complex weights, subclasses of Tensor and settings that are NaN are let through",
+        "checks: complex weights, subclasses of Tensor and NaN settings are accepted",
         replace(_check_numbers, lambda name, module: None),
         [
             CHECKS + "test_weights_that_are_no_plain_real_tensors_are_refused",
@@ -446,7 +446,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "rules: negative bounds and NaN are passed on",
+        "rules: negative and NaN bounds are accepted",
         edit(bound_of, "if isnan(bound) or bound < 0:", "if False:"),
         [CHECKS + "test_bounds_that_are_none_are_refused"],
     ),
@@ -456,12 +456,12 @@ DEFECTS = [
         [CHECKS + "test_modules_that_mix_the_images_of_a_batch_are_refused"],
     ),
     Defect(
-        "padding: reflect is accepted",
+        "padding: 'reflect' is accepted",
         replace(_MODES, (*_MODES, "reflect")),
         ["tests/layers/test_soc.py::test_settings_that_break_the_guarantee_are_refused"],
     ),
     Defect(
-        "filter: the wrong sign of the transpose, so not skew",
+        "filter: the transpose has the wrong sign, so the filter is not skew",
         attribute(lipnet.functional.skew, "_adjoint", lambda grouped: -_adjoint(grouped)),
         [
             "tests/functional/test_skew.py::test_the_skew_filter_has_the_skew_part_of_the_matrix",
@@ -469,29 +469,29 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "filter: transposed without turning the taps around",
+        "filter: the transpose does not flip the taps",
         attribute(lipnet.functional.skew, "_adjoint", lambda grouped: grouped.transpose(1, 2)),
         ["tests/functional/test_skew.py::test_the_skew_filter_has_the_skew_part_of_the_matrix"],
     ),
     Defect(
-        "series: 5 terms in evaluation, with the constant of others",
+        "series: 5 terms in evaluation, with the gain of another number of terms",
         attribute(SOC, "_prepare", _five_terms),
         [GUARANTEE + "test_in_single_precision"],
     ),
     Defect(
-        "series: the tolerance of evaluation is ignored",
+        "series: the evaluation tolerance is ignored",
         attribute(SOC, "_evaluation_series", _in_a_hurry),
         ["tests/layers/test_soc.py::test_each_mode_is_as_near_the_exponential_as_its_tolerance"],
     ),
     Defect(
-        "series: the gain at the ends of the interval alone",
+        "series: the gain is computed at the ends of the interval only",
         replace(polynomial_gain, _at_the_ends),
         [
             "tests/functional/test_gain.py::test_gain_finds_a_maximum_in_the_interior",
         ],
     ),
     Defect(
-        "activation: the larger one counts twice",
+        "activation: the larger entry of a pair is returned twice",
         attribute(lipnet.layers.activations, "sort_pairs", lambda a, b: (torch.maximum(a, b), torch.maximum(a, b))),
         [
             "tests/layers/test_activations.py::test_the_jacobian_is_a_permutation",
@@ -499,36 +499,36 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "head: distances of rows rounded to nearest",
+        "head: distances of rows are rounded to nearest",
         attribute(lipnet.functional.pairwise, "_ROUNDING", 1.0),
         ["tests/functional/test_pairwise.py::test_distances_are_the_exact_ones_rounded_up"],
     ),
     Defect(
-        "samples: the last share is padded with samples of the first, and they count",
+        "samples: the last process repeats samples of the first, and they count",
         attribute(ShardSampler, "__iter__", _padded),
         [
             "tests/data/test_image_data_module.py::test_processes_share_the_evaluation_without_repeats_and_the_training_evenly"
         ],
     ),
     Defect(
-        "samples: evaluated in another order than they are numbered",
+        "samples: the order of evaluation is not that of the indices",
         attribute(
             ShardSampler, "__iter__", lambda self: iter(range(self.rank, self.total_size, self.num_replicas)[::-1])
         ),
         ["tests/data/test_image_data_module.py::test_evaluation_is_in_dataset_order_without_augmentation"],
     ),
     Defect(
-        "samples: certificates that are there twice, or of other samples, make a file",
+        "samples: repeated certificates, or those of other samples, make a file",
         edit(_all_rows, "if [row.idx for row in rows] != expected:", "if len(rows) < len(expected):"),
         ["tests/certify/test_partial.py::test_certificates_of_other_samples_do_not_make_a_file"],
     ),
     Defect(
-        "samples: labels beside the certificates of the next image",
+        "samples: each label stands beside the certificate of the next image",
         edit(rows_of, "columns = (indices, labels,", "columns = (indices, labels.roll(1),"),
         ["tests/certify/test_run.py::test_a_line_for_each_sample_in_order"],
     ),
     Defect(
-        "rounding: it is not taken off the margin",
+        "rounding: E is not subtracted from the margin",
         edit(
             certify,
             "errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)",
@@ -540,7 +540,7 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "arithmetic: TF32 and autocast are left as they are",
+        "arithmetic: TF32 and autocast are not switched off",
         replace(ieee_arithmetic, _as_it_is),
         [
             "tests/certify/test_arithmetic.py::test_certify_runs_the_model_so",
@@ -548,17 +548,17 @@ DEFECTS = [
         ],
     ),
     Defect(
-        "attack: it never looks",
+        "attack: it never searches",
         attribute(PGD, "perturb", lambda self, model, images, prediction, epsilon: images),
         ["tests/certify/attacks/test_pgd.py::test_it_finds_the_nearest_boundary_of_a_linear_classifier"],
     ),
     Defect(
-        "attack: it leaves the pixels' range",
+        "attack: it leaves the pixel box",
         attribute(geometry, "_clip", lambda images, offsets: offsets),
         ["tests/certify/attacks/test_pgd.py::test_it_stays_within_the_box"],
     ),
     Defect(
-        "attack: distances rounded down",
+        "attack: distances are rounded down",
         edit(geometry.distances_up, "1 + (offsets", "1 - (offsets"),
         ["tests/certify/attacks/test_geometry.py::test_distances_are_never_below_the_exact_ones"],
     ),

@@ -21,7 +21,7 @@ LEFT_OUT = ("cacheprovider", "faulthandler", "doctest", "unraisableexception")
 
 @dataclass(eq=False)
 class Outcome:
-    """Number of tests that passed and failed, and errors that are no verdict of a test."""
+    """Number of tests that passed and failed, and errors outside of the tests' assertions."""
 
     passed: int = 0
     failed: int = 0

@@ -19,7 +19,7 @@ from lipnet.functional import skew_filter
 BATCH = 20
 SCALES = (1e-3, 1.0, 1e3)
 
-# By default a twentieth of the examples; the whole suite runs all, too.
+# Run a twentieth of the examples by default; the whole suite also runs all.
 few_and_all = pytest.mark.parametrize("share", [0.05, pytest.param(1, marks=pytest.mark.slow)], ids=["few", "all"])
 
 Fill = Callable[[Tensor, torch.Generator], Tensor]

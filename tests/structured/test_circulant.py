@@ -28,7 +28,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def skew_circulant(column: Matrix) -> Matrix:
-    """As `scipy.linalg.circulant`, negated above the diagonal."""
+    """Return `scipy.linalg.circulant` with the entries above the diagonal negated."""
     matrix = scipy.linalg.circulant(column)
     return np.asarray(np.tril(matrix) - np.triu(matrix, 1), dtype=np.float64)
 

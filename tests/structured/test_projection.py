@@ -43,7 +43,7 @@ def test_members_are_their_own_projections(project: Project, shape: tuple[int, i
 
 @each_case
 def test_no_member_is_nearer(project: Project, shape: tuple[int, int]) -> None:
-    """The residual is orthogonal to the tangent space, and a long descent from elsewhere ends no nearer."""
+    """The residual is orthogonal to the tangent space, and a long descent from elsewhere finds nothing nearer."""
     matrix = random(*shape)
     nearest = project(matrix)
     loss = (nearest.to_dense() - matrix).square().sum()

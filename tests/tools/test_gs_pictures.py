@@ -34,7 +34,7 @@ def labels(figure: Figure) -> list[str]:
 
 
 def coloured(axes: Axes) -> np.ndarray:
-    """Which entries of a panel are not white."""
+    """Return a mask of the entries of a panel that are not white."""
     return (np.asarray(axes.images[0].get_array()) < 1).any(axis=2)
 
 
@@ -149,7 +149,7 @@ def test_the_command_writes_them(
 
 @pytest.mark.parametrize("draw", [structure_figure, density_figure])
 def test_the_pictures_of_the_documentation_show_these_matrices(draw: Callable[[], Figure]) -> None:
-    """At the centre of every entry: edges and letters differ from one version of Matplotlib to the next."""
+    """Compare the centre of every entry: edges and letters depend on the version of Matplotlib."""
     name = draw.__name__.replace("_figure", ".png")
     kept = matplotlib.image.imread(Path(__file__).parent.parent.parent / "docs" / "images" / f"gs_{name}")[:, :, :3]
     figure = draw()

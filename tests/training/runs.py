@@ -102,7 +102,7 @@ def assert_same_tensors(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 class Interrupted(BaseException):
-    """What a killed process would look like from within."""
+    """Stand-in for a kill, raised inside the process."""
 
 
 class KillAfter(Callback):

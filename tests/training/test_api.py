@@ -1,4 +1,4 @@
-"""The LightningModule under Lightning's whole API, with a configuration and with a network of one's own."""
+"""The LightningModule under Lightning's whole API, with a configuration and with a user's network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving average against its recurrence, and what is validated, saved and certified of it."""
+"""The moving average against its recurrence, and its validation, saving and certification."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_is_selected_is_what_can_be_certified(tmp_path: Path, tiny_config: 
 
 
 def test_buffers_are_those_of_the_training_weights(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """Averages change what is validated, and nothing of what is trained."""
+    """Averages change the validation, not the training."""
     last = LastCheckpoint(tmp_path / "latest.ckpt")
     plain = fit(tiny_config, tmp_path, limit_train_batches=4, callbacks=[])
     averaged = fit(tiny_config, tmp_path, limit_train_batches=4, callbacks=[ExponentialMovingAverage(), last])

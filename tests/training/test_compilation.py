@@ -1,4 +1,4 @@
-"""Compiled training steps: one graph for each size of a batch, and the training that there is without."""
+"""Compiled training steps: one graph for each batch size, and the same training as without compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and weights that are not finite end a training before anything of it is kept."""
+"""Non-finite losses and weights end a training before they are saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.training.runs import best_checkpoint, figures_of, fit, make_module
 
 
 class BreakingAt(nn.Module):
-    """Cross-entropy, but for one call."""
+    """Cross-entropy that breaks in one call."""
 
     def __init__(self, call: int, value: float = float("nan")) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Steps(Callback):
 
 
 def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """With batches of 8, an epoch has 162: the step is noticed long before its end."""
+    """An epoch has 162 batches of 8: the run ends long before the end of the epoch."""
     steps, module = Steps(), make_module(tiny_config, loss=BreakingAt(call=60))
     with pytest.raises(ValueError, match=r"loss became nan in epoch 0, step 59: .*optimizer\.lr"):
         fit(tiny_config, tmp_path, module=module, data=DigitsDataModule(batch_size=8), callbacks=[steps])
@@ -48,7 +48,7 @@ def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_
 
 
 def test_the_best_checkpoint_of_before_stays(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """The third epoch's second step breaks, and its validation would be the last to write."""
+    """The second step of the third epoch breaks; the validation of that epoch must not save."""
     callbacks = [best_checkpoint(tmp_path), LastCheckpoint(tmp_path / "latest.ckpt")]
     module = make_module(tiny_config, loss=BreakingAt(call=10))
     with pytest.raises(ValueError, match="loss became nan in epoch 2, step 9"):
@@ -76,7 +76,7 @@ def test_a_checkpoint_within_an_epoch_is_not_overwritten(tmp_path: Path, tiny_co
 
 
 class Spoiling(Callback):
-    """Makes the weights infinite after the last step of the epoch, of which no loss tells."""
+    """Makes the weights infinite after the last step of the epoch, which no loss shows."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: CertifiedClassifier, *_: Any) -> None:
         if trainer.is_last_batch:
@@ -99,7 +99,7 @@ def test_a_finite_training_is_left_alone(tmp_path: Path, tiny_config: dict[str, 
 def test_the_device_is_asked_once_in_many_steps(
     tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two looks, no training step turns a tensor into a number."""
+    """Between two checks, no training step reads a number from the device."""
     asked: list[str] = []
     for name in ("__bool__", "item", "tolist", "__float__"):
         monkeypatch.setattr(Tensor, name, watched(getattr(Tensor, name), name, asked))

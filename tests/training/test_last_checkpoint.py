@@ -1,4 +1,4 @@
-"""The checkpoint by the clock: when it is written, how a run ends in time, and what the program then returns."""
+"""The checkpoint by the clock: its times, the end of a run by the clock, and the exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 class EveryStepTakes(Callback):
-    """Moves the clock with every batch, and notes what the file then holds."""
+    """Callback that advances the clock with every batch, and records the step in the file."""
 
     def __init__(self, clock: Clock, seconds: float, path: Path) -> None:
         self.clock, self.seconds, self.path = clock, seconds, path
@@ -112,7 +112,7 @@ def test_the_end_of_time_waits_for_the_end_of_an_epoch(
 
 
 class Terminating(Callback):
-    """What a scheduler does to a process."""
+    """Callback that sends SIGTERM to its process, as a scheduler does."""
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == 5:
@@ -132,7 +132,7 @@ def test_a_process_that_is_told_to_end_keeps_its_state(tmp_path: Path, tiny_conf
 
 
 def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """Steps follow every second batch: told to end after the eleventh batch, the file of the epoch's end stands."""
+    """A step follows every second batch; a stop after the eleventh batch leaves the file of the epoch's end."""
 
     class TerminatingLate(Callback):
         def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:

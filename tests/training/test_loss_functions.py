@@ -188,7 +188,7 @@ def test_gradients(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["offset", "certificate", "hinge"])
 def test_scaling_images_and_logits_together_changes_no_radius(name: str) -> None:
-    """K logits of a K-Lipschitz network are those of a 1-Lipschitz one: what is in pixels must not move."""
+    """Multiplying logits by K and the constant by K must not change radii in pixels."""
     logits, labels = make_samples()
     functions = {
         "offset": lambda z, K: offset_cross_entropy(z, labels, lipschitz_constant=K, radius=0.1, temperature=0.25),

@@ -1,4 +1,4 @@
-"""The modules of the losses: their functions with their settings, and whose constant they use."""
+"""The modules of the losses: their functions, settings and constants."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_network_makes_another_loss(loss: type[LipschitzLoss]) -> None:
 
 @pytest.mark.parametrize("loss", [CertificateRegularization(gamma=0.3), MulticlassHinge(10.0)])
 def test_radii_are_measured_by_the_distances_of_the_rows_as_they_are(loss: LipschitzLoss) -> None:
-    """Equal distances sqrt(2) are the constant for all logits; half of them make every radius twice as large."""
+    """Distances of sqrt(2) equal the constant for all logits; half of them double every radius."""
     distances = torch.full((5, 5), 2**0.5)
     module = loss.for_network(2.0, lambda: distances)
     before = module(*make_samples()).item()

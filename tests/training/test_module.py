@@ -1,4 +1,4 @@
-"""The LightningModule on the digits: what it logs, saves and resumes, on one process and on two."""
+"""The LightningModule on the digits: logging, saving and resuming, with one process and with two."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(
 
 
 class Diverging(nn.Module):
-    """A loss that is a number once, and then none."""
+    """Loss that is finite once, then NaN."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def test_every_loss_trains(tmp_path: Path, tiny_config: dict[str, Any], loss: nn
 
 
 def test_losses_measure_radii_as_the_head_is_certified(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """What the loss takes for the radius is what `certify` certifies, up to rounding, before and after a training."""
+    """The radius in the loss is the radius of `certify`, up to rounding, before and after a training."""
     loss = CertificateRegularization(gamma=1.0)
     module = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=loss)
     images, labels = validation_images()
@@ -201,7 +201,7 @@ def test_losses_measure_radii_as_the_head_is_certified(tmp_path: Path, tiny_conf
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_a_copy_measures_by_its_own_head(tiny_config: dict[str, Any], duplicate: Callable[[Any], Any]) -> None:
-    """As processes that are spawned, and callbacks that copy a module, need it."""
+    """Spawned processes, and callbacks that copy a module, need this."""
     original = make_module({**tiny_config, **NORMALIZED_HEAD}, loss=MulticlassHinge(radius=10.0))
     other = duplicate(original)
     logits, labels = torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), torch.arange(8)

@@ -29,7 +29,7 @@ def test_it_learns(mixed: Trainer) -> None:
 def test_it_is_another_training_than_that_in_float32(
     mixed: Trainer, tmp_path: Path, tiny_config: dict[str, Any]
 ) -> None:
-    """Were autocast off, both would be the same."""
+    """The two would be equal if autocast were off."""
     weights = fit(tiny_config, tmp_path).lightning_module.state_dict()
     assert not all(value.equal(weights[name]) for name, value in mixed.lightning_module.state_dict().items())
 

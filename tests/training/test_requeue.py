@@ -1,4 +1,4 @@
-"""Slurm's signal to requeue is answered after a step, and what is saved then is gone on from exactly."""
+"""Slurm's requeue signal is handled after a step, and the saved state resumes exactly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SignalAt(Callback):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A job of Slurm's, and what scontrol is asked for."""
+    """A Slurm job, and the recorded arguments of scontrol."""
     for name in ("JOB_ID", "PROCID", "LOCALID", "NODEID"):
         monkeypatch.setenv(f"SLURM_{name}", "0")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")

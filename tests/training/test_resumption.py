@@ -1,4 +1,4 @@
-"""Trainings that are interrupted and resumed, against the same training in one go: bit for bit."""
+"""Interrupted and resumed trainings equal the uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 

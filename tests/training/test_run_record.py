@@ -1,4 +1,4 @@
-"""The record of a run says what was done and for how long, over all its starts."""
+"""The record of a run holds progress and time over all its starts."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.training.runs import best_checkpoint, fit, make_module
 
 
 class Clock(Timer):
-    """A timer that a test sets: every training batch takes as long as it says."""
+    """Timer that a test sets: every training batch takes this long."""
 
     def __init__(self, seconds: float, batch: float, used: float = 0.0) -> None:
         super().__init__(duration={"seconds": seconds})

@@ -47,7 +47,7 @@ def batches(digits: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def over_claim(folder: Path, factor: float) -> None:
-    """Multiply all radii of a file, and let its checksum be that of what it says then."""
+    """Multiply all radii of a file, and update its checksum."""
     path = folder / "certificates.tsv"
     content = read_certificates(path)
     rows = [row._replace(radius=f"{factor * float(row.radius):.9f}") for row in content.rows.values()]
@@ -157,7 +157,7 @@ def test_the_configurations_are_plans(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_program_ends_with_exit_code_2(tmp_path: Path, checkpoint: Path) -> None:
-    """A layer that says it is slower than it is, planted into the program's own process."""
+    """A layer with too small a bound is planted into the program's process."""
     program = tmp_path / "program.py"
     program.write_text(
         "import runpy\n"

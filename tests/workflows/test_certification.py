@@ -1,4 +1,4 @@
-"""From a checkpoint to its certificates, and what stands in the way."""
+"""Certification of a checkpoint, and its errors."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_the_model_sees_the_samples_that_were_asked_for_and_no_others(
 
 
 def test_radii_may_be_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """As the command line gives them: radii=[0.01,1]."""
+    """The command line passes numbers: radii=[0.01,1]."""
     summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", radii=[0.01, 1], n_samples=50, device="cpu")
     assert list(summary["certified_accuracy"]) == ["0.01", "1"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
 def test_the_split_is_the_checkpoints(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
-    """Another seed sets other validation images aside."""
+    """Another seed holds out other validation images."""
     path, dataset = tmp_path / "other.ckpt", {"name": "digits", "seed": 5, "validation_fraction": 0.2}
     save_checkpoint(path, tiny_model, tiny_config, dataset)
     certify_checkpoint(path, tmp_path / "out", split="validation", device="cpu")
@@ -185,7 +185,7 @@ def test_a_checkpoint_chooses_nothing_of_the_data_but_the_split(
 def test_a_configuration_with_another_target_is_refused_before_anything_runs(
     tmp_path: Path, tiny_checkpoint: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the file is certified or its certificates are checked."""
+    """Both certification and verification refuse it."""
     certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5, device="cpu")
     content = torch.load(tiny_checkpoint, weights_only=True)
     content["lipnet"]["model"]["activation"] = {"_target_": target}
@@ -236,7 +236,7 @@ def test_a_device_that_does_not_exist_is_refused(tmp_path: Path, tiny_checkpoint
 def test_the_folder_of_a_run_stands_for_its_best_checkpoint(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And paths may name the home folder and hold brackets, which printing must not take for markup."""
+    """Paths may begin with ~ and contain brackets, which are not markup."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run[1]" / "checkpoints").mkdir(parents=True)
     shutil.move(tiny_checkpoint, tmp_path / "run[1]" / "checkpoints" / "best.ckpt")

@@ -26,7 +26,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], status: int) -> str:
-    """What a process has printed, that must have ended with this status."""
+    """Return the output of a process, which must end with this status."""
     printed = process.communicate(timeout=600)[0]
     assert process.returncode == status, printed
     return printed

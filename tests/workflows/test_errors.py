@@ -1,4 +1,4 @@
-"""Errors that a person caused become one message; defects keep their traceback."""
+"""Users' errors become one message; defects keep their traceback."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def test_everything_else_passes_through(error: BaseException, capsys: pytest.Cap
 def test_what_goes_well_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     @clear_errors
     def main(first: int, *, second: int) -> int:
-        """What it is for."""
+        """Add two numbers."""
         return first + second
 
     assert main(2, second=3) == 5
-    assert (main.__name__, main.__doc__) == ("main", "What it is for.")
+    assert (main.__name__, main.__doc__) == ("main", "Add two numbers.")
     assert capsys.readouterr().err == ""

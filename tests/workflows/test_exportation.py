@@ -1,4 +1,4 @@
-"""From a checkpoint to a file by one command, and what stands in the way."""
+"""Export of a checkpoint to a file, and its errors."""
 
 from __future__ import annotations
 

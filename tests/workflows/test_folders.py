@@ -1,4 +1,4 @@
-"""A run's folder: a new one, or that of the run which is resumed."""
+"""Run folders: new ones, and the folder of a resumed run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_requeued_job_is_a_resumption(monkeypatch: pytest.MonkeyPatch, restart
 
 
 class Clock(datetime):
-    """Goes on by a minute whenever it is looked at."""
+    """Clock that advances by a minute with each reading."""
 
     minutes = 0
 
@@ -88,7 +88,7 @@ class Clock(datetime):
 def test_a_configuration_names_the_same_folder_however_often_it_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # By its globals: the package's function hides its module, which has the same name.
+    # Patch the function's globals: in the package, the function hides the module of the same name.
     monkeypatch.setitem(run_folder.__globals__, "datetime", Clock)
     assert run_folder(str(tmp_path), "digits", None) != run_folder(str(tmp_path), "digits", None)
     settings = {"log_dir": str(tmp_path), "run": "${run_folder:${log_dir},digits,null}", "again": "${resumption:last}"}
@@ -103,7 +103,7 @@ def record(run: Path, began: str) -> Path:
 
 
 def test_last_goes_by_the_recorded_start(tmp_path: Path) -> None:
-    """The clock was set back between the two starts, so that the folder's name is the older one."""
+    """The clock was set back between the starts, so the newer run has the older folder name."""
     newest = record(make_run(tmp_path / "digits" / "2026-10-25_02-10-00", "last.ckpt"), "2026-10-25T01:10:00+00:00")
     record(make_run(tmp_path / "digits" / "2026-10-25_02-50-00", "last.ckpt"), "2026-10-25T00:50:00+00:00")
     assert checkpoint_to_resume(str(tmp_path), "digits", "last") == newest / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""A job that Slurm requeues: Lightning's own handlers are in place beside lipnet's, and the job goes on."""
+"""A job that Slurm requeues continues, with Lightning's own signal handlers beside lipnet's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EPOCHS = 12
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """That of a job, with a scontrol that notes what it is asked for and ends the process, as Slurm does."""
+    """Environment of a job, with a scontrol that records its arguments and ends the process, as Slurm does."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill -TERM $PPID\n')
@@ -43,7 +43,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def start(run: Path, environment: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
-    # In one and the same folder, where Lightning finds what it has saved.
+    # Every start uses the same folder, where Lightning finds its checkpoint.
     settings = ["experiment=quickstart", "logger=csv", f"trainer.max_epochs={EPOCHS}", f"hydra.run.dir={run}", *QUIET]
     command = [sys.executable, str(ROOT / "train.py"), *settings, *overrides]
     return subprocess.Popen(
@@ -52,7 +52,7 @@ def start(run: Path, environment: dict[str, str], *overrides: str) -> subprocess
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until a file is there; the process is not to end before."""
+    """Wait until a file exists; fail if the process ends earlier."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -91,7 +91,7 @@ def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, envi
 
 @pytest.mark.slow
 def test_a_job_that_is_told_to_end_saves_says_so_and_goes_on(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Whether Slurm's plugin is there (it passes SIGTERM on) or not."""
+    """This holds with and without Lightning's Slurm plugin, which passes SIGTERM on."""
     run = tmp_path / "run"
     first = start(run, environment)
     wait_for(run / "checkpoints" / "last.ckpt", first)

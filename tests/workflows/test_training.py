@@ -1,4 +1,4 @@
-"""The parts of a training, made from a configuration, and what a training may go on from."""
+"""The parts of a training, made from a configuration, and resuming."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tm
 
 
 def test_without_a_checkpoint_the_average_is_saved_and_certified(config: DictConfig, tmp_path: Path) -> None:
-    """As with callbacks=[ema]."""
+    """The configuration is callbacks=[ema]."""
     config.callbacks = {"ema": {"_target_": "lipnet.training.ExponentialMovingAverage"}}
     trainer = fit(config)
     path, score = checkpoint_to_certify(trainer, tmp_path)

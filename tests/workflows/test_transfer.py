@@ -124,7 +124,7 @@ def test_an_adapter_that_keeps_no_certificate_is_refused(tiny_checkpoint: Path) 
 
 @pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """One epoch on the digits; then the same run goes on for another one, and is certified again."""
+    """Train one epoch on the digits; resume the run for another epoch, and certify again."""
     common = [
         "experiment=transfer/halves",
         "data=digits",
@@ -163,7 +163,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
 def test_no_other_target_runs_where_a_checkpoint_supplies_the_configuration(
     tmp_path: Path, tiny_checkpoint: Path, target: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither one of the file under overrides that are allowed, nor one of the overrides."""
+    """Neither the file nor the overrides may name another target."""
     called: list[Any] = []
     overrides: dict[str, Any] = {}
     if where == "checkpoint":

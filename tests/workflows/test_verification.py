@@ -1,4 +1,4 @@
-"""A file of certificates that is checked again: what is true is confirmed, and each lie is named."""
+"""Verification of a certificate file: true statements are confirmed, and false ones are named."""
 
 from __future__ import annotations
 

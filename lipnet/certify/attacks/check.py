@@ -52,8 +52,8 @@ def attack(
 
     An image is attacked just inside its certified radius, then at multiples of it, then, if its prediction is right, at
     fixed radii. A changed prediction counts once it is confirmed in float64, in the certified arithmetic; then the
-    distance is lowered by bisection. An attack that finds nothing proves nothing; how much it finds beyond the radius
-    shows how much it would have seen.
+    distance is lowered by bisection. An attack that finds nothing proves nothing; the changes that it finds
+    beyond the radius show its power.
 
     Args:
         model: the certified model, in evaluation mode; its device and dtype are those of the attack.

@@ -50,7 +50,7 @@ def convolution_form(
 
 
 def form_matrices(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> Tensor | None:
-    """Return what `convolution_form` can reuse for feature maps of one size, or None."""
+    """Return matrices that `convolution_form` can reuse for feature maps of one size, or None."""
     takes_products = _takes_products(size, weight, groups, padding_mode)
     return product_matrices(weight, size, groups, padding_mode) if takes_products else None
 

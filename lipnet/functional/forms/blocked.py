@@ -1,4 +1,4 @@
-"""The convolution in oneDNN's blocked layout, to and from which every ``F.conv2d`` on the CPU would convert."""
+"""The convolution in oneDNN's blocked layout, which avoids the conversions of every ``F.conv2d`` on the CPU."""
 
 from torch import Tensor
 

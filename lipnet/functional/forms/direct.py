@@ -26,7 +26,7 @@ class Direct:
         self._total: Tensor | None = None
 
     def enter(self, maps: Tensor) -> Tensor:
-        """Convert (B, c, H, W) to the form's layout; leave maps that are in it alone."""
+        """Convert (B, c, H, W) to the form's layout; maps that already have it are returned unchanged."""
         return maps.to_dense() if maps.is_mkldnn else maps
 
     def leave(self, maps: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Direct:
             self._total = part if sign == 1 else part.neg_()
 
     def filter_gradient(self) -> Tensor:
-        """Return the sum of what was collected."""
+        """Return the sum of the collected gradients."""
         return torch.zeros_like(self.weight) if self._total is None else self._total
 
     def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedWeight:
-    """Everything that evaluation needs of a weight: the scaled filter, its certified bounds, and cached constants.
+    """The values that evaluation computes from a weight: the scaled filter, its certified bounds, and cached constants.
 
     Attributes:
         vectors: where the scaling's norm is attained, float64.
@@ -127,8 +127,8 @@ class Engine(ABC):
         ... with gradients         operand = engine.differentiate(filter, prepared, size)
         result                     engine.apply(maps, operand, channels)
 
-    In training all engines compute the same polynomial of J, so that the choice of an engine does not change what is
-    trained. In evaluation the norm of what any engine applies is at most ``prepared.gain``.
+    In training, all engines compute the same polynomial of J, so the choice of an engine does not change the training.
+    In evaluation, the norm of the operator that an engine applies is at most ``prepared.gain``.
 
     Args:
         groups: active groups of the convolution.
@@ -149,7 +149,7 @@ class Engine(ABC):
         """Prepare the operand of a training step from the filter, scaled and multiplied by the series' factor."""
 
     def factor(self, prepared: PreparedWeight) -> float:
-        """Return what to multiply the filter with for `differentiate`."""
+        """Return the factor by which `differentiate` needs the filter multiplied."""
         return 1.0
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Engine(ABC):
         raise NotImplementedError(f"the rounding of engine {self.name!r} has no bound")
 
     def facts(self, prepared: PreparedWeight) -> dict[str, Any]:
-        """Return what the bound rests on: engine, bound on ||J||, degree and interval of the series."""
+        """Return the facts behind the bound: engine, bound on ||J||, degree and interval of the series."""
         return {"engine": self.name, "norm_bound": prepared.norm, "degree": None, "interval": None}
 
     @abstractmethod

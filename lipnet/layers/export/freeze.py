@@ -10,7 +10,7 @@ from lipnet.layers.soc import SOC, with_channels
 
 
 def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
-    """Copy a model, and freeze what its skew-orthogonal layers compute from their weights.
+    """Copy a model, and freeze the values that its skew-orthogonal layers compute from their weights.
 
     Args:
         model: in evaluation mode.

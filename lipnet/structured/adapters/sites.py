@@ -1,4 +1,4 @@
-"""The weights of a model that adapters can stand on, and their selection by targets."""
+"""The weights of a model that can have adapters, and their selection by targets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Site:
-    """A weight that an adapter can stand on.
+    """A weight that can have an adapter.
 
     Attributes:
         path: name of the module in the model, as in ``named_modules``.
@@ -39,7 +39,7 @@ class Site:
 
     @property
     def transposed(self) -> bool:
-        """Whether the weight is stored as (in, out)."""
+        """True if the weight is stored as (in, out)."""
         return is_conv1d(self.module)
 
     @property

@@ -1,4 +1,4 @@
-"""Attacks on certificates that are right, and on some that claim too much."""
+"""Attacks on sound certificates, and on certificates that claim too much."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_radii_that_claim_too_much_are_found(
 
 
 def test_wrong_predictions_are_attacked_as_well(trained_model: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
-    """Their certificates are as binding: here no label is the prediction."""
+    """Certificates of wrong predictions count, too: here no label is the prediction."""
     images, labels = samples[0], (trained_model(samples[0]).argmax(dim=1) + 1) % 10
     certificates = certify(trained_model, images, labels)
     assert attack(trained_model, images, labels, certificates).power(1.5) > 0.9
@@ -108,7 +108,7 @@ def test_certificates_in_another_order_are_found_out(
 
 @dataclass(frozen=True)
 class Jump:
-    """An attack that knows one image, and claims it whether it flips or not, near or not."""
+    """An attack that returns one known image, whatever its prediction or distance."""
 
     target: Tensor
 
@@ -119,7 +119,7 @@ class Jump:
 def test_what_lies_outside_of_the_radius_is_no_violation(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
 ) -> None:
-    """Whatever an attack claims, its distance is measured: the first image is far from the others."""
+    """The distance is measured, not taken from the attack: the first image is far from the others."""
     result = attack(trained_model, *samples, certificates, attacker=Jump(samples[0][0]))
     other = certificates.prediction != certificates.prediction[0]
     distances = (samples[0] - samples[0][0]).flatten(1).norm(dim=1)
@@ -142,7 +142,7 @@ def test_what_is_no_image_is_no_violation() -> None:
 
 
 def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Tensor]) -> None:
-    """A margin that float32 loses: the prediction of the moved image changes in float32 alone."""
+    """float32 loses the margin: the prediction of the moved image changes in float32 only."""
 
     class Rounded(LipschitzModule):
         def __init__(self) -> None:
@@ -159,7 +159,7 @@ def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Ten
     model = Rounded().eval()
     images = torch.full((1, 1, 1, 1), 0.5)
     one = torch.tensor([1])
-    # In float32 1e8 + 0.5 is 1e8, and class 0 is predicted; in float64 it is class 1.
+    # float32 rounds 1e8 + 0.5 to 1e8 and predicts class 0; float64 predicts class 1.
     certificates = Certificates(one, torch.tensor([0.25], dtype=torch.float64), torch.tensor([True]))
     result = attack(model, images, one, certificates, attacker=Jump(torch.full((1, 1, 1), 0.4)), radii=["0.2"])
     assert result.unconfirmed > 0

@@ -23,7 +23,7 @@ def classifier(weight: Tensor) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
 
 
-# In the middle of the box, so that it is not in the way.
+# Keep away from the faces of the box, so that they do not limit the attack.
 IMAGES = 0.5 + 0.02 * noise(30, 1, 2, 3)
 
 
@@ -46,7 +46,7 @@ def test_it_finds_the_nearest_boundary_of_a_linear_classifier(classes: int, dtyp
 
 
 def test_it_stays_within_the_box() -> None:
-    """A step over the edge would flip all; within the box only some can be flipped."""
+    """Steps out of the box would flip all images; within the box, only some can flip."""
     images = torch.cat([torch.full((1, 1, 1, 2), 0.5), torch.full((1, 1, 1, 2), 0.1)]).double()
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double().eval().requires_grad_(False)
     model[1].weight.data.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

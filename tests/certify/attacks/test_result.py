@@ -19,7 +19,7 @@ def test_accuracies_and_power_by_hand() -> None:
     found = result([0.5, 0.25, 0.125, 0.0, 0.5], [inf, 0.375, 0.125, 0.5, 0.75], [True, True, True, True, False])
     assert found.accuracies("0.25") == {"certified": 0.2, "under_attack": 0.6, "clean": 0.8}
     assert found.accuracies("0.375") == {"certified": 0.2, "under_attack": 0.4, "clean": 0.8}
-    # Of four certified images, the radius of 0 not being one: at 1, 1.5 and 1.5 times the radius, and never.
+    # Four images have a radius above 0: they flip at 1, 1.5 and 1.5 times the radius, and never.
     assert [found.power(factor) for factor in (0.9, 1, 1.4, 1.5, 1e9)] == [0.0, 0.25, 0.25, 0.75, 0.75]
 
 

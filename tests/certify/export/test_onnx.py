@@ -1,4 +1,4 @@
-"""ONNX files: what onnxruntime computes of them, what they say of themselves, and what is refused."""
+"""ONNX files: their results in onnxruntime, their metadata, and refusals."""
 
 from __future__ import annotations
 

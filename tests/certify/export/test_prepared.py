@@ -1,4 +1,4 @@
-"""The comparison of what was written with the model."""
+"""The comparison of a written file with the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of torch.export: they run without lipnet, at every batch size, and say what they are."""
+"""Files of torch.export: they run without lipnet, at every batch size, and hold their metadata."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_applying(case: Case) -> None:
         result = case.form.apply(case.form.enter(case.maps), shift, sign)
         expected = maps @ (sign * case.matrix + shift * np.eye(len(case.matrix))).T
         case.close(case.form.leave(result), expected)
-        # In memory of its own.
+        # The result does not share memory with the feature maps.
         if not result.is_mkldnn:
             result.zero_()
             assert torch.equal(case.maps, before)

@@ -1,4 +1,4 @@
-"""Which engine is chosen, and why: every branch of the decision."""
+"""Every branch of the choice of an engine, with its reason."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_of_a_pointwise_convolution(changes: dict[str, Any], engine: str, reason
 @pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3)])
 @pytest.mark.parametrize("channels", [4, 64, 512])
 def test_matrices_pay_from_some_batch_on(channels: int, kernel_size: tuple[int, int]) -> None:
-    """They cost the same for every batch, a series does not."""
+    """The cost of matrices does not depend on the batch; that of a series does."""
     size = (1, 1) if kernel_size == (1, 1) else (16, 16)
     settings = {"padding_mode": "circular", "kernel_size": kernel_size, "channels": channels, "size": size}
     engines = [choose(batch=2**power, **settings).engine for power in range(24)]
@@ -108,7 +108,7 @@ def test_layers_say_what_they_take() -> None:
 
 
 def test_layers_do_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a network of both modes: what is computed is what the choice says."""
+    """Layers compute with the chosen engine, in training and in evaluation."""
     called: list[str] = []
     for name, engine in (("skew_polynomial", "series"), ("apply_spectral", "spectral"), ("apply_dense", "dense")):
         module = importlib.import_module(f"lipnet.layers.engines.{engine}")

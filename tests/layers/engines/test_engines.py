@@ -24,7 +24,7 @@ def layer_of(padding_mode: str, engine: str, groups: int, channels: int = 4, **o
 
 
 def defined(layer: SOC, x: torch.Tensor) -> torch.Tensor:
-    """exp(J) x, from the weight alone but for the scale, which is a constant here."""
+    """Return exp(J) x by the definition, with the scale as a constant."""
     skew = reference.skew_filter(layer.weight, layer.groups)
     scales = [
         (scaled.norm() / part.norm()).detach()

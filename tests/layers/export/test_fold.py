@@ -1,4 +1,4 @@
-"""What depends on constants alone is computed once; what is random or depends on the input is not."""
+"""Nodes that depend on constants alone are computed once; random nodes and those of the input are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen copies hold what a layer has computed from its weights, and compute none of it again."""
+"""Frozen copies hold the values that a layer computed from its weights, and never recompute them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain models compute what the model does, need no lipnet, and exist for evaluation alone."""
+"""Plain models compute the same as the model, need no lipnet, and exist for evaluation only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lipnet.structured import OrthogonalMap, gsoft
 from tests.settings import PATHS, PUBLISHED
 
 Shape = tuple[int, ...]
-# Whether torch can prove that dimensions whose strides depend on the batch may be merged, whatever the batch is.
+# True if torch can prove that dimensions with strides that depend on the batch size may be merged.
 MERGES_ARE_PROVED = torch.__version__ >= (2, 13)
 # Reads a model and inputs from one folder, writes the results there, in a process where lipnet cannot be imported.
 WITHOUT_LIPNET = """
@@ -63,7 +63,7 @@ def _seeded() -> None:
 
 
 def check_equal(model: nn.Module, shape: Shape, batches: tuple[int, ...] = (1, 2, 5)) -> nn.Module:
-    """The plain model, after a comparison in float64, where only the order of sums may differ."""
+    """Return the plain model, after comparing it in float64, up to the order of sums."""
     model.double().eval()
     plain = export(model, shape)
     for batch in batches:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def train(model: nn.Module, steps: int = 5, shape: tuple[int, ...] = (6, 8, 8, 8), rate: float = 0.05) -> nn.Module:
-    """Train all that requires a gradient for some steps on random labels; in evaluation mode again."""
+    """Train for some steps on random labels, then return to evaluation mode."""
     generator = torch.Generator().manual_seed(2)
     images, labels = torch.randn(shape, generator=generator), torch.randint(0, 4, shape[:1], generator=generator)
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=rate)
@@ -21,8 +21,7 @@ def train(model: nn.Module, steps: int = 5, shape: tuple[int, ...] = (6, 8, 8, 8
 
 
 def snapshot(model: nn.Module) -> list[tuple[str, int, bool, Tensor]]:
-    """All that a model is: its parameters and buffers in their order, which objects, whether they train, and their
-    bits."""
+    """Return order, identity, requires_grad and values of all parameters and buffers of a model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [(name, id(value), value.requires_grad, value.detach().clone()) for name, value in tensors]
 
@@ -39,6 +38,6 @@ def classes(model: nn.Module) -> list[type]:
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """In evaluation, without gradients: attention then takes its fused path."""
+    """Compute logits in evaluation mode without gradients, where attention takes its fused path."""
     result: Tensor = model.eval()(images)
     return result

@@ -148,7 +148,7 @@ def test_saving_needs_an_adapter(tmp_path: Path, network: nn.Module) -> None:
 
 
 class Untouched:
-    """What a model is and computes must be the same after a refusal."""
+    """Check that a model and its outputs are the same after a refusal."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -84,7 +84,7 @@ def test_what_does_not_divide_is_named(pictures: Tensor) -> None:
 @pytest.mark.parametrize(
     ("build", "config", "exclude", "trained"),
     [
-        # Of the input sizes of 768 in 4 weights and an MLP of 3072, and of the output sizes, 12 times.
+        # 12 blocks: 4 weights with inputs of 768 and an MLP of 3072, and the output scales.
         (vit_b_16, GSOFTConfig(8), ("conv_proj", "heads.*"), 12 * (6912 * 16 + 6912)),
         (vit_b_16, LoRAConfig(8), ("conv_proj", "heads.*"), 12 * 8 * (4 * 2 * 768 + 2 * (768 + 3072))),
         (resnet50, GSOFTConfig(8), ("conv1", "fc"), None),

@@ -54,7 +54,7 @@ def adapted_layer(config: AdapterConfig, bias: bool = True) -> nn.Linear:
 
 
 def results(layer: nn.Linear, x: Tensor) -> list[Tensor]:
-    """The outputs, and the gradients of the inputs and of all that is trained."""
+    """Return outputs, and the gradients of inputs and trained parameters."""
     x = x.detach().requires_grad_()
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
     y = layer(x)

@@ -67,7 +67,7 @@ def test_density_of_butterflies_by_brute_force(block_size: int, blocks: int) -> 
 
 @pytest.mark.parametrize(("block_size", "blocks"), [*product((2, 4), COUNTS)])
 def test_joining_half_blocks_in_pairs_attains_the_number_for_any_count(block_size: int, blocks: int) -> None:
-    """Where r is no power of two: half-blocks dealt out to two hands, as in the shuffle of 2r cards."""
+    """For any r, pair half-blocks by the shuffle of 2r cards that deals them out to two hands."""
     half = np.eye(block_size // 2)
     brute = supports(blocks, block_size, np.kron(shuffle_matrix(2 * blocks, blocks), half))
     dense = [bool(support.all()) for support in brute]

@@ -63,7 +63,7 @@ def test_block_ranks_are_those_of_random_members(
 
 
 def test_block_ranks_where_blocks_differ_in_number_and_size() -> None:
-    """The paper prints floors by the numbers of blocks: here those would name blocks that do not exist."""
+    """The paper divides by the numbers of blocks in its floors, which here would name missing blocks."""
     # R: 2 blocks of 6 rows, L: 4 blocks of 3 columns; without a shuffle, R's block 0 feeds L's blocks 0 and 1.
     A = GSMatrix(torch.ones(4, 3, 3), torch.ones(2, 6, 6), None)
     assert A.block_ranks().tolist() == [[3, 0], [3, 0], [0, 3], [0, 3]]

@@ -175,7 +175,7 @@ def test_orthogonal_members_have_orthogonal_factors(left: Shape, right: Shape, s
 
 @pytest.mark.parametrize(("left", "right"), SQUARE)
 def test_members_written_with_factors_that_are_not_orthogonal(left: Shape, right: Shape) -> None:
-    """Each group of paths through the same two blocks takes any change of basis: L C and C^{-1} R, entry by entry."""
+    """Paths through the same two blocks allow any change of basis: L C and C^{-1} R."""
     places = permutations(left, right)
     L, R = random_orthogonal(*left), random_orthogonal(*right, seed=9)
     scales = 0.5 + random_blocks(left[0] * left[2], seed=3).abs()
