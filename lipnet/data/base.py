@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from math import isfinite
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -104,7 +104,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.loader={loader} makes whole batches, but the policy {type(policy).__name__} transforms single "
                 "images: use data.loader=workers"
             )
-        if mixing is not None and not isfinite(mixing.alpha):
+        if mixing is not None and not 0 < mixing.alpha < inf:
             raise ValueError(f"alpha must be positive and finite, got {mixing.alpha}")
         self.batch_size, self.num_workers, self.loader = batch_size, num_workers, loader
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size

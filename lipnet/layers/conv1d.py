@@ -23,6 +23,7 @@ class SOC1d(SOC):
         ValueError: for a setting that breaks the guarantee, and for inputs of the wrong shape.
 
     Example:
+        >>> import torch
         >>> layer = SOC1d(2, 16, kernel_size=5, stride=4).eval()
         >>> layer(torch.zeros(1, 2, 32)).shape
         torch.Size([1, 16, 8])
@@ -52,6 +53,7 @@ class SOCTranspose1d(SOCTranspose):
         ValueError: for a setting that breaks the guarantee, and for inputs of the wrong shape.
 
     Example:
+        >>> import torch
         >>> layer = SOCTranspose1d(16, 2, kernel_size=5, stride=4).eval()
         >>> layer(torch.zeros(1, 16, 8)).shape
         torch.Size([1, 2, 32])

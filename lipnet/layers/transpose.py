@@ -41,6 +41,7 @@ class SOCTranspose(SOC):
         ValueError: for a setting that breaks the guarantee, and for inputs of the wrong shape.
 
     Example:
+        >>> import torch
         >>> layer = SOCTranspose(8, 3, kernel_size=3, stride=2).eval()
         >>> layer(torch.zeros(1, 8, 16, 16)).shape
         torch.Size([1, 3, 32, 32])
@@ -97,6 +98,7 @@ class SOCTranspose(SOC):
             ValueError: if the layer is not exactly a `SOC`, but for instance a subclass with inputs of another shape.
 
         Example:
+            >>> import torch
             >>> encoder = SOC(4, 8, stride=2, bias=False, eval_tolerance=1e-12, dtype=torch.float64).eval()
             >>> decoder = SOCTranspose.of(encoder)
             >>> code = torch.ones(1, 8, 4, 4, dtype=torch.float64)
@@ -138,6 +140,7 @@ class SOCTranspose(SOC):
             ValueError: if in_channels * stride^2 > out_channels, and as in `of`.
 
         Example:
+            >>> import torch
             >>> layer = SOC(2, 8, stride=2, eval_tolerance=1e-12, dtype=torch.float64).eval()
             >>> x = torch.ones(1, 2, 4, 4, dtype=torch.float64)
             >>> torch.allclose(SOCTranspose.inverse_of(layer)(layer(x)), x)

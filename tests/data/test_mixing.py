@@ -109,6 +109,5 @@ def test_a_single_image_is_mixed_with_itself(kind: type[Mixing]) -> None:
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_alpha_out_of_range(kind: type[Mixing], alpha: float) -> None:
-    """torch's Beta distribution refuses invalid values except infinity, for which it would draw NaN."""
-    with pytest.raises(ValueError, match=r"alpha must be positive and finite, got inf|concentration"):
+    with pytest.raises(ValueError, match=r"alpha must be positive and finite, got"):
         DigitsDataModule(mixing=kind(alpha=alpha))

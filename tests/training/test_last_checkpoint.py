@@ -191,5 +191,5 @@ def test_the_last_steps_of_a_training_by_steps_are_kept(tmp_path: Path, tiny_con
 @pytest.mark.parametrize("name", ["every_minutes", "stop_after_minutes"])
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_times_that_make_no_sense_are_refused(name: str, minutes: float) -> None:
-    with pytest.raises(ValueError, match=rf"{name} must be positive, or null, got {minutes}"):
+    with pytest.raises(ValueError, match=rf"{name} must be positive or null, got {minutes}"):
         LastCheckpoint("last.ckpt", **{name: minutes})

@@ -214,9 +214,9 @@ def test_another_optimizer_is_refused(
 
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    start(tiny_config, tmp_path, max_epochs=2)
-    with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 2, the epochs done, got 1"):
-        start(tiny_config, tmp_path, tmp_path / "last.ckpt", max_epochs=1)
+    start(tiny_config, tmp_path, max_epochs=1)
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 1, the epochs done, got 0"):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", max_epochs=0)
 
 
 def test_a_moved_run_keeps_its_best_score(tmp_path: Path, tiny_config: dict[str, Any]) -> None:

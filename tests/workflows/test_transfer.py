@@ -117,7 +117,8 @@ def test_a_transfer_needs_a_network_for_such_images(tmp_path: Path, tiny_checkpo
 def test_an_adapter_that_keeps_no_certificate_is_refused(tiny_checkpoint: Path) -> None:
     config = configuration(tiny_checkpoint, adapter={"structure": "LoRA", "rank": 2})
     with pytest.raises(
-        ValueError, match=r"'LoRA'.* may change the norms of features, so that no certificate would hold"
+        ValueError,
+        match=r"'LoRA'.* may change the norms of features; a certified network takes the structures OFT, BOFT and GSOFT",
     ):
         make_module(config, make_data(config))
 
