@@ -109,5 +109,6 @@ def test_a_single_image_is_mixed_with_itself(kind: type[Mixing]) -> None:
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_alpha_out_of_range(kind: type[Mixing], alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"alpha must be positive and finite, got"):
+    # torch.distributions refuses all but infinity itself, until torch.compile switches its checks off.
+    with pytest.raises(ValueError, match=r"alpha must be positive and finite, got|concentration"):
         DigitsDataModule(mixing=kind(alpha=alpha))
