@@ -10,8 +10,10 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *(each for folder in ("benchmarks", "docs", "results") for each in sorted((ROOT / folder).rglob("*.md"))),
 ]
+# Pages whose snippets compile or write whole models.
+SLOW_PAGES = {"export.md"}
 SNIPPETS = [
-    pytest.param(snippet, id=f"{page.name}-{number}")
+    pytest.param(snippet, id=f"{page.name}-{number}", marks=[pytest.mark.slow] if page.name in SLOW_PAGES else [])
     for page in PAGES
     for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.attack_power import FACTORS, measured
 from benchmarks.digits_network import CONFIG, stacked, trained_network
 from lipnet.data import DigitsDataModule
 from lipnet.models import build_model
 
 
+@pytest.mark.slow
 def test_every_factor_and_radius_has_a_row() -> None:
     model = trained_network(steps=3, depth=3, initial_channels=8)
     images, labels = stacked(DigitsDataModule().evaluation_dataset("test"), count=6)

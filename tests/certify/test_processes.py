@@ -97,6 +97,7 @@ def _start_and_die(connection: Any) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_worker_ends_when_its_parent_is_killed() -> None:
     ours, theirs = get_context("spawn").Pipe()
     parent = get_context("spawn").Process(target=_start_and_die, args=(theirs,))

@@ -203,6 +203,7 @@ def test_the_shares_of_the_modules_are_the_whole() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_sectors_of_householder_activations_are_covered_at_their_borders() -> None:
     """Points on, beside and opposite to the rays, where one rounding decides the sector."""
     angles = torch.tensor(

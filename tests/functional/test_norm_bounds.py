@@ -37,6 +37,7 @@ def shift_filter(channels: int = 4) -> Tensor:
     return skew_filter(weight)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -78,6 +78,7 @@ def test_without_an_interval_it_is_written_at_the_ends_alone(
     assert step_of(path) == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_again_and_again_is_the_whole_one(
     tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
 ) -> None:

@@ -169,6 +169,7 @@ def test_losses_measure_by_the_networks_constant(tiny_config: dict[str, Any], lo
     assert stated.loss.lipschitz_constant == 2.0
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     "loss", [OffsetCrossEntropy(), CertificateRegularization(), LogitAnnealing(), MulticlassHinge(radius="108/255")]
 )

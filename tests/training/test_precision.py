@@ -21,11 +21,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, Any])
     return fit(tiny_config, tmp_path_factory.mktemp("mixed"), precision="bf16-mixed")
 
 
+@pytest.mark.slow
 def test_it_learns(mixed: Trainer) -> None:
     assert figures_of(mixed)["val/accuracy"] > 0.4
     assert figures_of(mixed)["val/certified_36_255"] > 0.1
 
 
+@pytest.mark.slow
 def test_it_is_another_training_than_that_in_float32(
     mixed: Trainer, tmp_path: Path, tiny_config: dict[str, Any]
 ) -> None:

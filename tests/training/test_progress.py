@@ -44,6 +44,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_resumed_training_continues_its_csv_file(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Cut in the second epoch and resumed from the first: the rows are those of the training in one go."""
 

@@ -49,6 +49,7 @@ def plugins(**settings: Any) -> list[Any]:
     return [WholeCheckpointIO(), SLURMEnvironment(**settings)]
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("step", [0, 7, STEPS - 1, STEPS + 4])
 def test_what_is_saved_is_gone_on_from_exactly(
@@ -73,6 +74,7 @@ def test_another_signal_of_the_environment_is_answered(
     assert asked == [["scontrol", "requeue", "0"]]
 
 
+@pytest.mark.slow
 def test_signals_are_left_alone_without_slurm_and_after_the_training(
     tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_validations_within_an_epoch_are_not_left_out(tmp_path: Path, tiny_confi
     assert_same_files(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     class PlainDigits(DigitsDataModule):
         def train_dataloader(self) -> Any:
@@ -152,6 +153,7 @@ def test_a_schedule_needs_to_know_its_end(tmp_path: Path, tiny_config: dict[str,
         fit(tiny_config, tmp_path, module=module, max_epochs=-1, max_time="00:00:01:00")
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [

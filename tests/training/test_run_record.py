@@ -41,6 +41,7 @@ def test_a_run_that_came_to_its_end(tmp_path: Path, tiny_config: dict[str, Any])
     assert start["hardware"] == {**hardware(torch.device("cpu")), "processes": 1}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_says_so_and_adds_its_times(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     with pytest.raises(Interrupted):
         run(tiny_config, tmp_path, None, KillAfter(30))

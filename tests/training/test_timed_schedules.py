@@ -56,6 +56,7 @@ def test_the_rate_follows_the_time_and_the_training_ends_with_it(tmp_path: Path,
     assert seen[-1] < 0.001
 
 
+@pytest.mark.slow
 def test_a_slow_machine_has_the_same_schedule_in_fewer_steps(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     fast = rates_in_time(tiny_config, tmp_path / "fast", Clock(seconds=30, batch=1))
     slow = rates_in_time(tiny_config, tmp_path / "slow", Clock(seconds=30, batch=3))
@@ -91,6 +92,7 @@ def test_a_training_without_a_budget_of_time_is_refused(tmp_path: Path, tiny_con
         fit(tiny_config, tmp_path, module=module)
 
 
+@pytest.mark.slow
 def test_it_is_the_one_cycle_of_many_steps() -> None:
     steps, done = 10_001, [0.0]
     settings = {"pct_start": 0.3, "div_factor": 20.0, "final_div_factor": 50.0}

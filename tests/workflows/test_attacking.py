@@ -54,6 +54,7 @@ def over_claim(folder: Path, factor: float) -> None:
     path.write_bytes(certificate_bytes(content.facts, rows))
 
 
+@pytest.mark.slow
 def test_the_sandwich_and_the_power_join_the_summary(tmp_path: Path, checkpoint: Path) -> None:
     summary = certify_checkpoint(checkpoint, tmp_path / "out", n_samples=40, device="cpu", attack=PLAN)
     assert read_summary(tmp_path / "out" / "summary.json") == summary
@@ -69,6 +70,7 @@ def test_the_sandwich_and_the_power_join_the_summary(tmp_path: Path, checkpoint:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"certificates.tsv", "summary.json", "curve.png"}
 
 
+@pytest.mark.slow
 def test_radii_of_its_own_and_more_samples_than_there_are(
     folder: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_radius_in_the_file_that_claims_too_much_is_found_and_saved(
     assert row.prediction == first
 
 
+@pytest.mark.slow
 def test_a_later_attack_that_finds_nothing_removes_the_image_of_an_earlier_one(
     folder: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:

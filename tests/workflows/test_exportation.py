@@ -22,6 +22,7 @@ from lipnet.workflows import export_checkpoint
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_checkpoint_becomes_a_file(

@@ -108,6 +108,7 @@ def test_the_file_names_no_path_and_no_code_of_lipnet(written: tuple[Path, float
     assert str(Path(torch.__file__).parent).encode() not in content
 
 
+@pytest.mark.slow
 def test_radii_from_the_file_alone(tmp_path: Path, trained_model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = (each[:64] for each in digits)
     exact = certify(trained_model, images, labels)

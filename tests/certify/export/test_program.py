@@ -56,6 +56,7 @@ def test_it_runs_where_lipnet_cannot_be_imported(tmp_path: Path) -> None:
     assert metadata["lipschitz_bound"] == lipschitz_bound(model)
 
 
+@pytest.mark.slow
 def test_metadata_are_in_an_extra_file(tmp_path: Path, tiny_model: nn.Module) -> None:
     metadata = export_program(tiny_model, tmp_path / "model.pt2", facts={"dataset": "digits"})
     extra = {METADATA_FILE: ""}

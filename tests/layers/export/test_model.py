@@ -78,6 +78,7 @@ def assert_refused(model: nn.Module, shape: Shape) -> None:
         export(model.eval(), shape)
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize(("padding_mode", "engine"), PATHS)
 def test_engines_groups_and_strides(padding_mode: str, engine: str) -> None:
@@ -90,6 +91,7 @@ def test_engines_groups_and_strides(padding_mode: str, engine: str) -> None:
         check_equal(model, (2, 6, 8))
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
@@ -112,6 +114,7 @@ def test_layers_and_torch_modules(model: Callable[[], nn.Module], shape: Shape) 
     check_equal(model(), shape)
 
 
+@pytest.mark.slow
 def test_a_layer_at_two_sizes_and_its_inverse() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:
