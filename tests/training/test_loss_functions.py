@@ -235,5 +235,5 @@ def test_inputs_that_do_not_fit_are_refused(name: str, logits: Tensor, labels: T
 
 @pytest.mark.parametrize("name", ["certificate", "annealing", "hinge"])
 def test_losses_of_the_correct_class_refuse_mixed_labels(name: str) -> None:
-    with pytest.raises(ValueError, match=r"one class for each of the 3 samples.*mixed labels go with cross-entropy"):
+    with pytest.raises(ValueError, match=r"one class for each of the 3 samples.*mixed labels need a cross-entropy"):
         LOSSES[name](torch.zeros(3, 2), torch.full((3, 2), 0.5))
