@@ -2,14 +2,11 @@
 
 from lipnet.certify import torch_rules as torch_rules  # registers them
 from lipnet.certify.arithmetic import explicit_arithmetic
-from lipnet.certify.attacks import (
-    PGD,
-    AttackResult,
-    AutoAttack,
-    CertificateViolationError,
-    UnsoundCertificatesError,
-    attack,
-)
+from lipnet.certify.attacks.autoattack import AutoAttack
+from lipnet.certify.attacks.check import attack
+from lipnet.certify.attacks.pgd import PGD
+from lipnet.certify.attacks.result import AttackResult
+from lipnet.certify.attacks.violation import CertificateViolationError, UnsoundCertificatesError
 from lipnet.certify.bounds import LogitBounds, lipschitz_bound, logit_bounds
 from lipnet.certify.certificates import Certificates, Deviation, certify, measured_deviation
 from lipnet.certify.export import export_onnx, export_program
@@ -20,37 +17,10 @@ from lipnet.certify.rules import Rule, rule
 from lipnet.certify.run import Evidence, certify_dataset
 from lipnet.functional.rounding_error import Signal, Step
 
-__all__ = [
-    "PGD",
-    "AttackResult",
-    "AutoAttack",
-    "CertificateFileError",
-    "CertificateViolationError",
-    "Certificates",
-    "Deviation",
-    "Evidence",
-    "Layer",
-    "LogitBounds",
-    "RoundingBounds",
-    "Rule",
-    "Signal",
-    "Step",
-    "UnsoundCertificatesError",
-    "attack",
-    "certify",
-    "certify_dataset",
-    "explicit_arithmetic",
-    "export_onnx",
-    "export_program",
-    "layer_report",
-    "layer_table",
-    "lipschitz_bound",
-    "logit_bounds",
-    "measured_deviation",
-    "read_certificates",
-    "read_summary",
-    "rounding_bounds",
-    "rounding_sentence",
-    "rule",
-    "summary_table",
-]
+__all__ = ["LogitBounds", "Rule", "Signal", "Step", "explicit_arithmetic", "lipschitz_bound", "logit_bounds", "rule"]
+__all__ += ["Deviation", "RoundingBounds", "measured_deviation", "rounding_bounds"]
+__all__ += ["Certificates", "Evidence", "certify", "certify_dataset"]
+__all__ += ["CertificateFileError", "read_certificates", "read_summary"]
+__all__ += ["Layer", "layer_report", "layer_table", "rounding_sentence", "summary_table"]
+__all__ += ["PGD", "AttackResult", "AutoAttack", "CertificateViolationError", "UnsoundCertificatesError", "attack"]
+__all__ += ["export_onnx", "export_program"]

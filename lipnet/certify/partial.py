@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from lipnet.certify.files import Row
 from lipnet.files import atomic_write
@@ -16,17 +15,8 @@ from lipnet.files import atomic_write
 SETTINGS = "settings.json"
 
 
-@dataclass(frozen=True)
-class CertifiedBatch:
-    """The certificates of one batch.
-
-    Attributes:
-        number: number of the batch in the data, from 0.
-        rows: a certificate for each image, in order.
-    """
-
-    number: int
-    rows: tuple[Row, ...]
+Batches = dict[int, tuple[Row, ...]]
+"""Certificates, one for each image in order, by the number of their batch in the data, from 0."""
 
 
 class PartialCertification:
@@ -76,41 +66,33 @@ class PartialCertification:
             values = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differing)
             raise ValueError(f"{self.folder} was begun with other settings, so that it cannot be resumed: {values}")
 
-    def batches(self) -> dict[int, CertifiedBatch]:
-        """Return the certified batches by their numbers."""
-        lines = [line for path in sorted(self.folder.glob("*.batches")) for line in path.read_bytes().split(b"\n")]
-        return {batch.number: batch for batch in map(_parsed, lines) if batch is not None}
+    def batches(self) -> Batches:
+        """Return the certified batches."""
+        certified: Batches = {}
+        for path in sorted(self.folder.glob("*.batches")):
+            for line in path.read_bytes().split(b"\n"):
+                digest, _, content = line.partition(b" ")
+                if hashlib.sha256(content).hexdigest().encode() == digest:
+                    batch = json.loads(content)
+                    certified[batch["number"]] = tuple(Row(*row) for row in batch["rows"])
+        return certified
 
     @contextmanager
-    def writer(self) -> Iterator["BatchWriter"]:
-        """Open a new file of batches."""
+    def writer(self) -> Iterator[Callable[[int, Sequence[Row]], None]]:
+        """Open a new file of batches; yield a function that adds a batch, which is durable when it returns."""
         # Never a file that another process writes, nor one whose last line may be cut.
-        number = len(list(self.folder.glob("*.batches")))
-        with (self.folder / f"{number:04}-{os.getpid()}.batches").open("xb") as file:
-            yield BatchWriter(file)
+        place = len(list(self.folder.glob("*.batches")))
+        with (self.folder / f"{place:04}-{os.getpid()}.batches").open("xb") as file:
+
+            def add(number: int, rows: Sequence[Row]) -> None:
+                content = json.dumps({"number": number, "rows": rows}).encode()
+                file.write(hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+            yield add
 
     def discard(self) -> None:
         """Remove the folder, if it is there."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
-
-
-class BatchWriter:
-    """Adds batches to a file, each durable before the next one begins."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def add(self, batch: CertifiedBatch) -> None:
-        content = json.dumps({"number": batch.number, "rows": batch.rows}).encode()
-        self._file.write(hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def _parsed(line: bytes) -> CertifiedBatch | None:
-    digest, _, content = line.partition(b" ")
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        return None
-    read = json.loads(content)
-    return CertifiedBatch(read["number"], tuple(Row(*row) for row in read["rows"]))

@@ -5,6 +5,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -37,13 +38,14 @@ class CertifyInProcesses:
 
     def __call__(self, certification: Certification, partial: PartialCertification) -> None:
         certified = partial.batches()
-        missing = sorted(set(range(certification.count_batches())) - certified.keys())
+        total = len(certification.indices)
+        size: int = certification.batches.batch_size  # type: ignore[attr-defined]
+        missing = sorted(set(range(ceil(total / size))) - certified.keys())
         shares = [missing[rank :: len(self.devices)] for rank in range(len(self.devices))]
         # Together as many threads as one process would have.
         threads = max(1, torch.get_num_threads() // len(self.devices))
         arguments = (os.getpid(), pickle.dumps(self.prepare), self.devices, partial.folder, shares, threads)
         processes = spawn(_certify_share, arguments, nprocs=len(self.devices), join=False)  # type: ignore[no-untyped-call]
-        total = len(certification.indices)
         with progress(total, count_rows(certified)) as show:
             try:
                 while not processes.join(timeout=POLL_SECONDS):
@@ -75,9 +77,9 @@ def _certify_share(
     certification: Certification = pickle.loads(prepare)(devices[rank])
     partial = PartialCertification(folder)
     partial.check(certification.settings())
-    with partial.writer() as writer:
-        for batch in certification.certify(numbers=set(shares[rank])):
-            writer.add(batch)
+    with partial.writer() as add:
+        for number, rows in certification.certify(numbers=set(shares[rank])):
+            add(number, rows)
 
 
 def _end_with(parent: int) -> None:

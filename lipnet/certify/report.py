@@ -88,28 +88,15 @@ def layer_report(
 def _layer(path: str, module: nn.Module, shape: tuple[int, ...], rounding: float | None) -> Layer:
     facts = getattr(module, "layer_facts", None)
     known = facts(shape) if callable(facts) else {}
-    return Layer(
-        path=path,
-        kind=type(module).__name__,
-        input_shape=shape,
-        constant=bound_of(path, module),
-        engine=known.get("engine"),
-        norm_bound=known.get("norm_bound"),
-        degree=known.get("degree"),
-        interval=known.get("interval"),
-        rounding=rounding,
-    )
+    exponential = {name: known.get(name) for name in ("engine", "norm_bound", "degree", "interval")}
+    return Layer(path, type(module).__name__, shape, bound_of(path, module), **exponential, rounding=rounding)
 
 
 def layer_table(layers: Sequence[Layer]) -> Table:
     """Return a table of the layers, without exact 1-Lipschitz ones such as shuffles and sorts."""
-    table = Table(
-        title="Bounds of the layers",
-        caption="constant: Lipschitz bound; rounding: share of E. Modules of constant 1 without rounding are left out",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    caption = "constant: Lipschitz bound; rounding: share of E. Modules of constant 1 without rounding are left out"
+    spacing: Any = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title="Bounds of the layers", caption=caption, **spacing)
     # Shapes and intervals are left to the summary, so that the table fits 80 columns.
     for name in ("layer", "kind", "engine"):
         table.add_column(name, no_wrap=True)
@@ -215,9 +202,8 @@ def progress(total: int, done: int = 0, console: Console | None = None) -> Itera
             return
         printed, rate = now, rate_at(now, by_now)
         left = f", {(total - by_now) / rate:,.0f} s left" if rate > 0 and by_now < total else ""
-        console.print(
-            f"certified {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}", highlight=False, soft_wrap=True
-        )
+        text = f"certified {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}"
+        console.print(text, highlight=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield line

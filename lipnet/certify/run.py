@@ -1,6 +1,7 @@
 """Certify a data set with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
 
 import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from lipnet.certify.files import (
     sealed,
     summary_bytes,
 )
-from lipnet.certify.partial import CertifiedBatch, PartialCertification
+from lipnet.certify.partial import Batches, PartialCertification
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
@@ -83,10 +84,11 @@ class Evidence:
         layers = [asdict(layer) for layer in layer_report(self.model, self.image_shape, self.rounding)]
         rounding: dict[str, Any] = {"covered": self.rounding is not None}
         if self.rounding is not None:
-            rounding["logits"] = self.rounding.logits
-            rounding["radius"] = self._radius_cost(self.rounding)
+            rounding |= {"logits": self.rounding.logits, "radius": self._radius_cost(self.rounding)}
             rounding["measured"] = asdict(measured_deviation(self.model, images))
-        plain: dict[str, Any] = _plain({"rounding": rounding, "layers": layers})
+        # JSON has no infinities.
+        text = json.dumps({"rounding": rounding, "layers": layers})
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda infinity: None)
         return plain
 
     def _radius_cost(self, rounding: RoundingBounds) -> float:
@@ -97,16 +99,7 @@ class Evidence:
         return float((2 * rounding.pairwise / self.bounds.pairwise.cpu())[apart].max())
 
 
-def _plain(value: Any) -> Any:
-    """Return the value as JSON has it, without infinities."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-@dataclass(frozen=True)
+@dataclass
 class Certification:
     """A data set to certify, and the model to certify it with.
 
@@ -140,9 +133,9 @@ class Certification:
         if first is None:
             raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
         if stream is self.batches:  # an iterator, which gives no batch twice
-            object.__setattr__(self, "batches", chain([first], stream))
-        object.__setattr__(self, "first_images", first[0][: len(self.indices)])
-        object.__setattr__(self, "evidence", Evidence(self.model, tuple(first[0].shape[1:])))
+            self.batches = chain([first], stream)
+        self.first_images = first[0][: len(self.indices)]
+        self.evidence = Evidence(self.model, tuple(first[0].shape[1:]))
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the certificates rest on: the facts of certificates.tsv."""
@@ -163,22 +156,21 @@ class Certification:
             },
         }
 
-    def count_batches(self) -> int:
-        """Return the number of batches that hold the samples; only for batches that know their size."""
-        size: int = self.batches.batch_size  # type: ignore[attr-defined]
-        return -(-len(self.indices) // size)
-
     def certify(
         self, numbers: Collection[int] | None = None, without: Collection[int] = ()
-    ) -> Iterator[CertifiedBatch]:
-        """Certify the batches of these numbers, all if None, except those ``without``; errors as `certify`."""
+    ) -> Iterator[tuple[int, tuple[Row, ...]]]:
+        """Certify the batches of these numbers, all if None, except those ``without``.
+
+        Yields:
+            The number of each batch and its certificates; errors as `certify`.
+        """
         done = 0
         for number, (images, labels) in enumerate(self.batches):
             indices = self.indices[done : done + len(labels)]
             done += len(indices)
             if number not in without and (numbers is None or number in numbers):
                 images, labels = images[: len(indices)], labels[: len(indices)]
-                yield CertifiedBatch(number, rows_of(indices, labels, self.evidence.certify(images, labels)))
+                yield number, rows_of(indices, labels, self.evidence.certify(images, labels))
             if done == len(self.indices):
                 return
         raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only {done}")
@@ -244,10 +236,10 @@ def certify_here(certification: Certification, partial: PartialCertification) ->
     """Certify the missing batches one after another, in this process."""
     certified = partial.batches()
     done = count_rows(certified)
-    with progress(len(certification.indices), done) as show, partial.writer() as writer:
-        for batch in certification.certify(without=certified):
-            writer.add(batch)
-            done += len(batch.rows)
+    with progress(len(certification.indices), done) as show, partial.writer() as add:
+        for number, rows in certification.certify(without=certified):
+            add(number, rows)
+            done += len(rows)
             show(done)
 
 
@@ -263,9 +255,20 @@ def run_certification(
     """Run a prepared certification as `certify_dataset` does; ``execute`` certifies the missing batches."""
     check_free(folder, replace=replace, resume=resume)
     radii = CertifiedAccuracy(radii).radii
-    partial = PartialCertification.begin(folder / PARTIAL, certification.settings(), resume=resume)
+    settings = certification.settings()
+    partial = PartialCertification.begin(folder / PARTIAL, settings, resume=resume)
     execute(certification, partial)
-    summary = _write_files(certification, folder, _all_rows(certification, partial), radii)
+    rows = _all_rows(certification, partial)
+    evidence = certification.evidence.summary(certification.first_images)
+    seconds = round(time.perf_counter() - certification.started, 3)
+    figures = {**figures_of(rows, radii), **evidence, "wall_seconds": seconds}
+    summary = sealed({**certification.remarks, **settings, **figures})
+    title = f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
+    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
+        table.write(certificate_bytes(settings, rows))
+        figure, _ = plot_certified_curve(*radii_of(rows), title=title)
+        figure.savefig(curve, format="png", dpi=150)
+        description.write(summary_bytes(summary))
     partial.discard()
     return summary
 
@@ -287,14 +290,14 @@ def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
         )
 
 
-def count_rows(batches: Mapping[int, CertifiedBatch]) -> int:
-    return sum(len(batch.rows) for batch in batches.values())
+def count_rows(batches: Batches) -> int:
+    return sum(map(len, batches.values()))
 
 
 def _all_rows(certification: Certification, partial: PartialCertification) -> list[Row]:
     """Return the certificates of all samples, in order and each once: anything else is an error."""
     batches = partial.batches()
-    rows = [row for number in sorted(batches) for row in batches[number].rows]
+    rows = [row for number in sorted(batches) for row in batches[number]]
     expected = certification.indices.tolist()
     if [row.idx for row in rows] != expected:
         raise ValueError(
@@ -302,19 +305,3 @@ def _all_rows(certification: Certification, partial: PartialCertification) -> li
             "those of other samples: overwrite=true begins again"
         )
     return rows
-
-
-def _write_files(
-    certification: Certification, folder: Path, rows: Sequence[Row], radii: Sequence[str]
-) -> dict[str, Any]:
-    settings, figures = certification.settings(), figures_of(rows, radii)
-    evidence = certification.evidence.summary(certification.first_images)
-    seconds = round(time.perf_counter() - certification.started, 3)
-    summary = sealed({**certification.remarks, **settings, **figures, **evidence, "wall_seconds": seconds})
-    title = f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
-    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
-        table.write(certificate_bytes(settings, rows))
-        figure, _ = plot_certified_curve(*radii_of(rows), title=title)
-        figure.savefig(curve, format="png", dpi=150)
-        description.write(summary_bytes(summary))
-    return summary

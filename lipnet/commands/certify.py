@@ -11,8 +11,10 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lipnet.workflows import certify_checkpoint, clear_errors, devices_of_command, verify_certificates
+from lipnet.workflows import certify_checkpoint, verify_certificates
 from lipnet.workflows.certification import with_checkpoint_key
+from lipnet.workflows.devices import devices_of_command
+from lipnet.workflows.errors import clear_errors
 from lipnet.workflows.verification import DIFFERENT
 
 
@@ -27,21 +29,16 @@ def _certify(config: DictConfig) -> None:
         sys.exit(0 if found.confirmed else DIFFERENT)
     if config.ckpt_path is None:
         raise ValueError("ckpt_path=... is needed: the checkpoint to certify")
+    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers")
     certify_checkpoint(
         config.ckpt_path,
         config.output_dir,
         data=data,
         data_dir=data_dir,
-        split=config.split,
-        n_samples=config.n_samples,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
         device=devices_of_command(config.device, config.trainer),
         radii=list(config.radii),
-        overwrite=config.overwrite,
-        resume=config.resume,
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
-        layers=config.layers,
+        **{name: config[name] for name in as_stated},
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.workflows import clear_errors, export_checkpoint
+from lipnet.workflows import export_checkpoint
+from lipnet.workflows.errors import clear_errors
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")

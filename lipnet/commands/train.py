@@ -10,20 +10,8 @@ import hydra
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from lipnet.workflows import (
-    best_checkpoint,
-    certify_checkpoint,
-    check_certification,
-    checkpoint_to_certify,
-    clear_errors,
-    end_distributed,
-    log_certificates,
-    log_configuration,
-    make_data,
-    make_module,
-    make_trainer,
-    resume_path,
-)
+from lipnet.workflows import certify_checkpoint, training
+from lipnet.workflows.errors import clear_errors
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="train")
@@ -31,23 +19,23 @@ from lipnet.workflows import (
 def main(config: DictConfig) -> float | None:
     """Fit, choose the best checkpoint by validation and certify it on the test images; return its validation score."""
     seed_everything(config.seed, workers=True, verbose=False)
-    check_certification(config)
-    data = make_data(config)
-    module = make_module(config, data)
-    trainer = make_trainer(config)
-    ckpt_path = resume_path(config, module)
-    log_configuration(trainer, config)
+    training.check_certification(config)
+    data = training.make_data(config)
+    module = training.make_module(config, data)
+    trainer = training.make_trainer(config)
+    ckpt_path = training.resume_path(config, module)
+    training.log_configuration(trainer, config)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
 
     if config.certify is None:
-        best = best_checkpoint(trainer)
+        best = training.best_checkpoint(trainer)
         return None if best is None else best[1]
     folder = Path(config.paths.output_dir)
-    checkpoint, score = checkpoint_to_certify(trainer, folder)
-    end_distributed()
+    checkpoint, score = training.checkpoint_to_certify(trainer, folder)
+    training.end_distributed()
     if trainer.is_global_zero:
         # A new data module, which is not divided among processes; a resumed run replaces its earlier certificates.
         settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
-        summary = certify_checkpoint(checkpoint, folder, data=make_data(config), overwrite=True, **settings)
-        log_certificates(trainer, summary, folder / "curve.png")
+        summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), overwrite=True, **settings)
+        training.log_certificates(trainer, summary, folder / "curve.png")
     return score

@@ -12,28 +12,15 @@ from lipnet.training.resumption import ExactResumption
 from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
 
-__all__ = [
-    "CertificateRegularization",
-    "CertifiedClassifier",
-    "CosineWithWarmup",
+__all__ = ["CertifiedClassifier", "Prediction", "certified_accuracy_key"]
+__all__ += ["CertificateRegularization", "LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
+__all__ += ["CosineWithWarmup", "OneCycle", "PerStepSchedule", "step_schedule"]
+__all__ += [
     "DivergenceGuard",
-    "EpochLog",
     "ExactResumption",
     "ExponentialMovingAverage",
     "LastCheckpoint",
-    "LogitAnnealing",
-    "ModelSummary",
-    "MulticlassHinge",
-    "OffsetCrossEntropy",
-    "OneCycle",
-    "PerStepSchedule",
-    "Prediction",
-    "ProgressBar",
-    "ResumableCSVLogger",
-    "RunRecord",
     "SafeRequeue",
     "TimeIsUp",
-    "WholeCheckpointIO",
-    "certified_accuracy_key",
-    "step_schedule",
 ]
+__all__ += ["EpochLog", "ModelSummary", "ProgressBar", "ResumableCSVLogger", "RunRecord", "WholeCheckpointIO"]

@@ -45,9 +45,8 @@ class ExponentialMovingAverage(Callback):
         self.decay, self.warmup = decay, warmup
         # The average; while the module has the average, the training weights.
         self._stored: dict[str, Tensor] = {}
-        self._swapped = False
+        self._swapped = self._resumed = False
         self._steps = 0
-        self._resumed = False
 
     def decay_at(self, step: int) -> float:
         """Return d_t after ``step`` = t >= 1 optimizer steps."""
@@ -55,8 +54,8 @@ class ExponentialMovingAverage(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed:
-            devices = {name: parameter.device for name, parameter in pl_module.named_parameters()}
-            self._stored = {name: average.to(devices[name]) for name, average in self._stored.items()}
+            parameters = dict(pl_module.named_parameters())
+            self._stored = {name: average.to(parameters[name].device) for name, average in self._stored.items()}
         else:
             self._stored = {name: parameter.detach().clone() for name, parameter in pl_module.named_parameters()}
             self._steps = trainer.global_step
@@ -78,9 +77,7 @@ class ExponentialMovingAverage(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             self._swap(pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._swap(pl_module)
+    on_validation_end = on_validation_start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(pl_module)

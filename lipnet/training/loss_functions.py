@@ -46,8 +46,17 @@ def offset_cross_entropy(
         >>> offset_cross_entropy(logits, torch.tensor([0]), lipschitz_constant=2.0, radius=0.5, temperature=0.25)
         tensor(0.0917)
     """
-    scores, probabilities = _scores(logits), _probabilities(logits, labels)
-    offset = 2 * sqrt(2) * radius
+    _check_logits(logits)
+    scores, offset = _scores(logits), 2 * sqrt(2) * radius
+    if labels.shape == logits.shape and labels.is_floating_point():
+        probabilities = labels.to(scores.dtype)
+    elif labels.shape == logits.shape[:1] and labels.dtype == torch.int64:
+        probabilities = F.one_hot(labels, logits.shape[1]).to(scores.dtype)
+    else:
+        raise ValueError(
+            f"labels must be int64 classes of shape ({len(logits)},) or floating probabilities of shape "
+            f"{tuple(logits.shape)}, got {labels.dtype} {tuple(labels.shape)}"
+        )
     return F.cross_entropy((scores / lipschitz_constant - offset * probabilities) / temperature, probabilities)
 
 
@@ -186,7 +195,12 @@ def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float |
     leads = scores.gather(1, index) - scores
     if not isinstance(lipschitz_constant, Tensor):
         return (leads / (sqrt(2) * lipschitz_constant)).scatter(1, index, inf)
-    _check_pairs(logits, lipschitz_constant)
+    pairs = 2 * logits.shape[1:]
+    if lipschitz_constant.shape != pairs or not lipschitz_constant.is_floating_point():
+        raise ValueError(
+            f"constants of pairs of logits must be floating and of shape {tuple(pairs)}, got "
+            f"{lipschitz_constant.dtype} {tuple(lipschitz_constant.shape)}"
+        )
     # The label's own entry, 0 / 0, would make every gradient NaN, and so would two equal rows.
     constants = lipschitz_constant[labels].scatter(1, index, 1.0).clamp_min(_SMALLEST_CONSTANT)
     return (leads / constants).scatter(1, index, inf)
@@ -211,26 +225,3 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
             f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
             f"got {labels.dtype} {tuple(labels.shape)}; mixed labels need a cross-entropy"
         )
-
-
-def _check_pairs(logits: Tensor, constants: Tensor) -> None:
-    classes = logits.shape[1]
-    if constants.shape != (classes, classes) or not constants.is_floating_point():
-        raise ValueError(
-            f"constants of pairs of logits must be floating and of shape ({classes}, {classes}), got "
-            f"{constants.dtype} {tuple(constants.shape)}"
-        )
-
-
-def _probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the labels as probabilities (B, C) with the dtype of the scores."""
-    _check_logits(logits)
-    dtype = _scores(logits).dtype
-    if labels.shape == logits.shape and labels.is_floating_point():
-        return labels.to(dtype)
-    if labels.shape == logits.shape[:1] and labels.dtype == torch.int64:
-        return F.one_hot(labels, logits.shape[1]).to(dtype)
-    raise ValueError(
-        f"labels must be int64 classes of shape ({len(logits)},) or floating probabilities of shape "
-        f"{tuple(logits.shape)}, got {labels.dtype} {tuple(labels.shape)}"
-    )

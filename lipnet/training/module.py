@@ -160,11 +160,8 @@ class CertifiedClassifier(LightningModule):
         self.log(f"{stage}/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
         self.log(f"{stage}/loss", self.val_loss.compute(), sync_dist=True)
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
@@ -185,17 +182,17 @@ class CertifiedClassifier(LightningModule):
             return optimizer
         if not isinstance(schedule, PerStepSchedule):
             return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
-        length = fraction_of_time(self.trainer) if schedule.over == "time" else self._total_steps(schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer, length), "interval": "step"}}
-
-    def _total_steps(self, schedule: PerStepSchedule) -> int:
-        steps = self.trainer.estimated_stepping_batches
-        if not 1 <= steps < inf:
-            raise ValueError(
-                f"{type(schedule).__name__} needs the number of training steps, got {steps}: set trainer.max_epochs or "
-                "trainer.max_steps, or use scheduler=timed_one_cycle"
-            )
-        return int(steps)
+        if schedule.over == "time":
+            stepped = schedule(optimizer, fraction_of_time(self.trainer))
+        else:
+            steps = self.trainer.estimated_stepping_batches
+            if not 1 <= steps < inf:
+                raise ValueError(
+                    f"{type(schedule).__name__} needs the number of training steps, got {steps}: set "
+                    "trainer.max_epochs or trainer.max_steps, or use scheduler=timed_one_cycle"
+                )
+            stepped = schedule(optimizer, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepped, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
         return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue()]

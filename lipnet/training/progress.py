@@ -65,8 +65,7 @@ class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar; hides the last epoch's number if a time or a number of steps ends the training."""
 
     def _get_train_description(self, current_epoch: int) -> str:
-        described = super()._get_train_description(current_epoch)
-        return described.replace("/-2", "")
+        return super()._get_train_description(current_epoch).replace("/-2", "")
 
 
 class ResumableCSVLogger(CSVLogger):

@@ -34,10 +34,14 @@ class SafeRequeue(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         self._received.clear()
-        self._handlers = {number: handler for number in _requeue_signals() if (handler := _handler_of(number))}
+        # A scheduler may ask for a requeue by any signal that does not end a process.
+        requests = signal.valid_signals() - {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
+        self._handlers = {number: handler for number in requests if (handler := _handler_of(number))}
         if trainer.world_size > 1:
-            # A handler of Slurm's environment ignores SIGTERM; the default one ends the training.
-            self._handlers[signal.SIGTERM] = lambda *_: _end_training(trainer)
+            # A handler of Slurm's environment ignores SIGTERM; the default one ends the training: the loops look at
+            # this attribute after the callbacks, and raise SIGTERMException in every process.
+            connector = trainer._signal_connector
+            self._handlers[signal.SIGTERM] = lambda *_: setattr(connector, "received_sigterm", True)
         for number in self._handlers:
             signal.signal(number, lambda received, frame: self._receive(trainer, received))
 
@@ -72,16 +76,6 @@ class SafeRequeue(Callback):
         if trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
             self._received.discard(number)
             self._handlers[number](number, None)
-
-
-def _end_training(trainer: Trainer) -> None:
-    # The loops look at this after the callbacks, and raise SIGTERMException in every process.
-    trainer._signal_connector.received_sigterm = True
-
-
-def _requeue_signals() -> set[signal.Signals]:
-    """Return the signals by which a scheduler may ask for a requeue, without those that end a process."""
-    return signal.valid_signals() - {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
 
 
 def _handler_of(number: signal.Signals) -> Handler | None:

@@ -58,7 +58,8 @@ class RunRecord(Callback):
                 "seconds": 0.0,
                 "first_step": trainer.global_step,
                 "commit": commit(),
-                "versions": _versions(),
+                "versions": {"python": platform.python_version()}
+                | {package.__name__: package.__version__ for package in (lipnet, torch, lightning)},
                 "hardware": {**hardware(trainer.strategy.root_device), "processes": trainer.world_size},
             }
         )
@@ -112,23 +113,23 @@ def commit() -> str | None:
     root = Path(lipnet.__file__).parents[1]
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
-        names = [_git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         # Without git, or in a checkout that another user owns, the commit is unknown.
         return None
-    return f"{names[0]}-dirty" if names[1] else names[0]
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """Describe the hardware of a process: processor, usable cores, torch's threads, accelerator."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": processor(),
-        "cores": usable,
-        "threads": torch.get_num_threads(),
-        "accelerator": _accelerator(device),
-    }
+    accelerator = None
+    if device.type != "cpu":
+        name = getattr(torch.get_device_module(device), "get_device_name", None)
+        accelerator = device.type if name is None else str(name(device))
+    threads = torch.get_num_threads()
+    return {"processor": processor(), "cores": usable, "threads": threads, "accelerator": accelerator}
 
 
 def processor() -> str:
@@ -137,24 +138,3 @@ def processor() -> str:
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _accelerator(device: torch.device) -> str | None:
-    if device.type == "cpu":
-        return None
-    name = getattr(torch.get_device_module(device), "get_device_name", None)
-    return str(name(device)) if name is not None else device.type
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "lipnet": lipnet.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-    }
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -146,14 +146,9 @@ class OneCycle(PerStepSchedule):
             raise ValueError(f"over must be 'steps' or 'time', got {over!r}")
         self.over = over
         smallest, largest = momentum or (0.0, 0.0)
-        self._settings: dict[str, Any] = {
-            "pct_start": pct_start,
-            "div_factor": div_factor,
-            "final_div_factor": final_div_factor,
-            "cycle_momentum": momentum is not None,
-            "base_momentum": smallest,
-            "max_momentum": largest,
-        }
+        shape = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
+        cycle = {"cycle_momentum": momentum is not None, "base_momentum": smallest, "max_momentum": largest}
+        self._settings: dict[str, Any] = {**shape, **cycle}
 
     def __call__(self, optimizer: Optimizer, length: Length) -> OneCycleLR:
         peaks = [group["lr"] for group in optimizer.param_groups]

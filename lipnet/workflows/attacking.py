@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lipnet.certify import AttackResult, Certificates, CertificateViolationError, attack
-from lipnet.certify.attacks import POWER_FACTORS, Attacker
+from lipnet.certify.attacks.check import POWER_FACTORS, Attacker
 from lipnet.certify.files import (
     CERTIFICATES,
     SUMMARY,
@@ -91,16 +91,20 @@ def attack_certificates(
     start = time.perf_counter()
     rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
     (folder / VIOLATION).unlink(missing_ok=True)
+    radii = [str(radius) for radius in plan.radii or radii]
+    method = plan.method
+    settings: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
+    facts = {"method": type(method).__name__, "settings": settings}
     try:
-        result = _attack_rows(model, batches, rows, plan, [str(radius) for radius in plan.radii or radii])
+        result = _attack_rows(model, batches, rows, plan, radii)
     except CertificateViolationError as violation:
         violation.save(folder / VIOLATION)
-        _add(folder, {**_facts(plan), "violation": str(violation), "file": VIOLATION})
+        _add(folder, {**facts, "violation": str(violation), "file": VIOLATION})
         raise
     found = {
-        **_facts(plan),
+        **facts,
         "n_samples": len(result.distance),
-        "accuracy": {str(radius): result.accuracies(str(radius)) for radius in plan.radii or radii},
+        "accuracy": {radius: result.accuracies(radius) for radius in radii},
         "n_certified": int((result.certificates.radius > 0).sum()),
         "flipped": {str(factor): result.power(factor) for factor in (1, *plan.factors)},
         "unconfirmed": result.unconfirmed,
@@ -136,53 +140,32 @@ def _attack_rows(
     plan: CertificateAttack,
     radii: list[str],
 ) -> AttackResult:
-    results: list[AttackResult] = []
-    done, size = 0, getattr(batches, "batch_size", None)
-    for images, labels in track(batches, "Attacking", total=-(-len(rows) // size) if size else None):
-        part = rows[done : done + len(images)]
-        if not part:
-            break
-        results.append(_attack_batch(model, images[: len(part)], labels[: len(part)], part, plan, radii))
-        done += len(part)
-    if done != len(rows):
-        raise ValueError(f"{len(rows)} certificates were to be attacked, but the data hold only {done} images")
-    parts = [result.certificates for result in results]
-    certificates = Certificates(
-        torch.cat([part.prediction for part in parts]),
-        torch.cat([part.radius for part in parts]),
-        torch.cat([part.correct for part in parts]),
-    )
-    distance = torch.cat([result.distance for result in results])
-    return AttackResult(certificates, distance, sum(result.unconfirmed for result in results))
-
-
-def _attack_batch(
-    model: nn.Module, images: Tensor, labels: Tensor, rows: list[Row], plan: CertificateAttack, radii: list[str]
-) -> AttackResult:
-    if [row.label for row in rows] != labels.tolist():
-        raise ValueError("the labels in certificates.tsv are not those of the data: other samples, or another order")
     certificates = Certificates(
         torch.tensor([row.prediction for row in rows]),
         torch.tensor([float(row.radius) for row in rows], dtype=torch.float64),
         torch.tensor([row.correct == 1 for row in rows]),
     )
-    return attack(
-        model,
-        images,
-        labels,
-        certificates,
-        attacker=plan.method,
-        radii=radii,
-        factors=plan.factors,
-        batch_size=len(images),
-        indices=[row.idx for row in rows],
-    )
-
-
-def _facts(plan: CertificateAttack) -> dict[str, Any]:
-    method = plan.method
-    settings: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
-    return {"method": type(method).__name__, "settings": settings}
+    settings: dict[str, Any] = {"attacker": plan.method, "radii": radii, "factors": plan.factors}
+    results: list[AttackResult] = []
+    done, size = 0, getattr(batches, "batch_size", None)
+    for images, labels in track(batches, "Attacking", total=ceil(len(rows) / size) if size else None):
+        part = rows[done : done + len(images)]
+        if not part:
+            break
+        place = slice(done, done + len(part))
+        images, labels = images[: len(part)], labels[: len(part)]
+        if [row.label for row in part] != labels.tolist():
+            raise ValueError(
+                "the labels in certificates.tsv are not those of the data: other samples, or another order"
+            )
+        own = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
+        indices = [row.idx for row in part]
+        results.append(attack(model, images, labels, own, batch_size=len(part), indices=indices, **settings))
+        done += len(part)
+    if done != len(rows):
+        raise ValueError(f"{len(rows)} certificates were to be attacked, but the data hold only {done} images")
+    distance = torch.cat([result.distance for result in results])
+    return AttackResult(certificates, distance, sum(result.unconfirmed for result in results))
 
 
 def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Certify a checkpoint: model and data, files, tables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,9 @@ def certify_checkpoint(
     check_free(folder, replace=overwrite, resume=resume)
     radii = CertifiedAccuracy(radii).radii
     devices = [device] if isinstance(device, str) else list(device)
-    prepare = partial(
-        prepare_certification,
-        ckpt_path,
-        data=data,
-        data_dir=data_dir,
-        split=split,
-        n_samples=n_samples,
-        batch_size=batch_size,
-        dtype=dtype,
-        trust=trust,
-    )
+    chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
+    chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
+    prepare: Callable[[str], Certification] = partial(prepare_certification, ckpt_path, **chosen)
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
     summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)

@@ -15,6 +15,7 @@ from lipnet.certify import UnsoundCertificatesError
 from lipnet.workflows.folders import is_multirun
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+USER_ERRORS = (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,14 +38,7 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 traceback.print_exc()
             print(f"unsound: {error}", file=sys.stderr)
             sys.exit(2)
-        except (
-            ValueError,
-            TypeError,
-            OSError,
-            HydraException,
-            OmegaConfBaseException,
-            MisconfigurationException,
-        ) as error:
+        except USER_ERRORS as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
             print(f"error: {cause_of(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)

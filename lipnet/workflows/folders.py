@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,9 @@ def _start_of(checkpoint: Path) -> tuple[datetime, str]:
     Folder names are local times, which summer time and a change of the zone set back.
     """
     record = checkpoint.parents[1] / "run.json"
-    if record.is_file():
-        starts = read_starts(record)
-        if starts:
-            return datetime.fromisoformat(starts[0]["began"]), str(checkpoint)
+    starts = read_starts(record) if record.is_file() else []
+    if starts:
+        return datetime.fromisoformat(starts[0]["began"]), str(checkpoint)
     return datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC), str(checkpoint)
 
 
@@ -120,8 +120,7 @@ class RunFolder(Callback):
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         self._unfinished = None
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self._unfinished = None
+    on_multirun_end = on_run_end
 
     def _claim(self, config: DictConfig, place: DictConfig, automatic: Callable[..., str]) -> None:
         folder = Path(place.dir).expanduser()
@@ -199,15 +198,11 @@ def _now() -> str:
 
 def _unused(folder: Path) -> Path:
     """Return a folder that does not exist yet: the given one, or its name with the first free number."""
-    number, free = 1, folder
-    while free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}_{number}")
-    return free
+    names = chain([folder.name], (f"{folder.name}_{number}" for number in count(2)))
+    return next(free for name in names if not (free := folder.with_name(name)).exists())
 
 
 # Cached, since the name of a new folder depends on the time of day.
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("resumption", resumption, replace=True, use_cache=True)
+for resolver in (run_folder, sweep_folder, resumption):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("output_folder", output_folder, replace=True)

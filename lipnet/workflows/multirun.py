@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
 from lipnet.certify import read_summary, summary_table
+from lipnet.printing import say
 from lipnet.workflows.errors import cause_of
 
 Overrides = tuple[str, ...]
@@ -46,11 +46,11 @@ class SweepTable(Callback):
             if overrides not in self._errors and (path := folder / "summary.json").is_file()
         }
         if summaries:
-            Console().print(summary_table(summaries))
+            say(summary_table(summaries))
         for overrides, error in self._errors.items():
-            print(f"failed: {names[overrides]}: {error}", file=sys.stderr)
+            say(f"failed: {names[overrides]}: {error}", file=sys.stderr)
         if self._errors:
-            print(f"{len(self._errors)} of {len(names)} runs failed; ckpt_path=last resumes them", file=sys.stderr)
+            say(f"{len(self._errors)} of {len(names)} runs failed; ckpt_path=last resumes them", file=sys.stderr)
             sys.exit(1)
 
 

@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -60,14 +59,14 @@ def make_trainer(config: DictConfig) -> Trainer:
     A progress bar is left out if ``trainer.enable_progress_bar`` is false, and the learning rate's monitor if there is
     no logger.
     """
-    _silence_lightning()
-    callbacks: list[Callback] = [
-        instantiate(each) for each in (config.get("callbacks") or {}).values() if each is not None
-    ]
+    # Drop an advertisement, lines on absent hardware, and a warning about Lightning's own use of torch.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_reading)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
     # `logger=[]` composes to a configuration without the key.
-    loggers: list[Logger] = [
-        instantiate(each) for each in dict(config.get("logger") or {}).values() if each is not None
-    ]
+    callbacks, loggers = (
+        [instantiate(each) for each in dict(config.get(group) or {}).values() if each is not None]
+        for group in ("callbacks", "logger")
+    )
     left_out: tuple[type[Callback], ...] = () if config.trainer.get("enable_progress_bar", True) else (ProgressBar,)
     left_out += () if loggers else (LearningRateMonitor,)
     callbacks = [each for each in callbacks if not isinstance(each, left_out)]
@@ -127,9 +126,11 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     description = read_checkpoint(path)[0][DESCRIPTION]
     assert module.description is not None
     for part in ("model", "dataset"):
-        differing = _differences(description[part], module.description[part])
+        old, new = description[part], module.description[part]
+        differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if differing:
-            raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {differing}")
+            values = "; ".join(f"{key}: {old.get(key)} in the checkpoint, {new.get(key)} here" for key in differing)
+            raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
     return path
 
 
@@ -199,29 +200,12 @@ def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(stated, dict)
-    determined = {
-        "num_classes": spec.num_classes,
-        "in_channels": spec.in_channels,
-        "image_size": spec.image_size,
-        "mean": list(spec.mean),
-        "std": spec.std,
-    }
-    return {**determined, **{str(key): value for key, value in stated.items()}}
+    determined = {name: getattr(spec, name) for name in ("num_classes", "in_channels", "image_size", "mean", "std")}
+    return {**determined, "mean": list(spec.mean), **{str(key): value for key, value in stated.items()}}
 
 
 def _is_transfer(config: DictConfig) -> bool:
     return bool(config.get("transfer", False))
-
-
-def _differences(checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in {*checkpoint, *run} if checkpoint.get(key) != run.get(key))
-    return "; ".join(f"{key}: {checkpoint.get(key)} in the checkpoint, {run.get(key)} here" for key in keys)
-
-
-def _silence_lightning() -> None:
-    """Drop an advertisement, lines on absent hardware, and a warning about Lightning's own use of torch."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_reading)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:

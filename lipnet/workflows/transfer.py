@@ -60,9 +60,8 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
 
 def _layer(network: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """Return the configuration of the network's own layers, without an adapter."""
-    layer = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
-    inner: Mapping[str, Any] = layer["layer"] if _is_adapted(network, part) else layer
-    return inner
+    layer: Mapping[str, Any] = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
+    return layer["layer"] if _is_adapted(network, part) else layer
 
 
 def _is_adapted(network: Mapping[str, Any], part: str) -> bool:

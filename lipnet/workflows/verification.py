@@ -1,6 +1,6 @@
 """Verify a file of certificates, and the summary beside it, from the checkpoint and the data alone."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,6 @@ from lipnet.certify.files import (
     read_summary,
 )
 from lipnet.certify.report import progress
-from lipnet.certify.run import Certification
 from lipnet.data import ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.models.checkpoint import read_checkpoint
@@ -27,15 +26,9 @@ from lipnet.workflows.summary_check import compare_summary, identical
 DIFFERENT = 2
 """Exit status of a verification that found differences."""
 SHOWN = 10
-_NEEDED: dict[str, type] = {
-    "dataset": str,
-    "split": str,
-    "data_sha256": str,
-    "checkpoint_sha256": str,
-    "batch_size": int,
-    "dtype": str,
-    "n_samples": int,
-}
+_TEXTS = ("dataset", "split", "data_sha256", "checkpoint_sha256", "dtype")
+_NUMBERS = ("batch_size", "n_samples")
+_NEEDED = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 
 
 @dataclass(frozen=True)
@@ -89,28 +82,30 @@ def verify_certificates(
     _check_needed(path, content)
     ckpt_path = checkpoint_path(ckpt_path) if ckpt_path is not None else _checkpoint_of(path)
     _check_same(content, "checkpoint_sha256", read_checkpoint(ckpt_path)[1], f"checkpoint {ckpt_path}", path)
-    certification = prepare_certification(
-        ckpt_path,
-        device,
-        data=data,
-        data_dir=data_dir,
-        split=content.facts["split"],
-        n_samples=content.facts["n_samples"],
-        batch_size=content.facts["batch_size"],
-        dtype=content.facts["dtype"],
-    )
+    settings = {name: content.facts[name] for name in ("split", "dtype", *_NUMBERS)}
+    certification = prepare_certification(ckpt_path, device, data=data, data_dir=data_dir, **settings)
     for name in ("dataset", "data_sha256"):
         _check_same(content, name, certification.facts[name], "data", path)
-    rows = _certified(certification)
+    rows: list[Row] = []
+    with progress(len(certification.indices)) as show:
+        for _, batch in certification.certify():
+            rows += batch
+            show(len(rows))
     problems, notes = _compare_facts(content.facts, certification.settings())
     more_problems, more_notes = compare_summary(path.with_name(SUMMARY), content, certification)
-    verification = Verification(
-        certified=len(rows),
-        problems=(*content.problems, *problems, *more_problems),
-        differences=tuple(_differences(content.rows, rows)),
-        notes=(*notes, *more_notes),
-    )
-    _report(path, verification)
+    problems = [*content.problems, *problems, *more_problems]
+    differences = list(_differences(content.rows, rows))
+    verification = Verification(len(rows), tuple(problems), tuple(differences), (*notes, *more_notes))
+    if len(differences) > SHOWN:
+        differences[SHOWN:] = [f"and {len(differences) - SHOWN:,} more"]
+    say(*(f"  {line}" for line in (*problems, *differences, *verification.notes)))
+    if verification.confirmed:
+        say(f"{path}: all {len(rows):,} certificates are confirmed")
+    else:
+        say(
+            f"{path} is not confirmed: {len(verification.differences):,} differences in {len(rows):,} certificates, "
+            f"{len(problems)} problems of the file as a whole"
+        )
     return verification
 
 
@@ -141,28 +136,17 @@ def _check_same(content: CertificateFile, name: str, here: Any, what: str, path:
         raise ValueError(f"{path} is of other {what}: its {name} is {content.facts[name]}, here it is {here}")
 
 
-def _certified(certification: Certification) -> list[Row]:
-    rows: list[Row] = []
-    with progress(len(certification.indices)) as show:
-        for batch in certification.certify():
-            rows += batch.rows
-            show(len(rows))
-    return rows
-
-
 def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a sentence for each fact that is stated otherwise than found now: problems, and notes."""
-    problems: list[str] = []
-    notes: list[str] = []
-    for name, value in found.items():
-        if not identical(stated.get(name), value):
-            sentence = f"{name}: the file states {stated.get(name)}, now {value}"
-            (notes if name in ("versions", "device") else problems).append(sentence)
-    problems += [
-        f"{name}: the file states {stated[name]}, which is no fact of a certification"
-        for name in stated.keys() - found.keys()
-    ]
-    return problems, notes
+    problems = {
+        name: f"{name}: the file states {stated.get(name)}, now {value}"
+        for name, value in found.items()
+        if not identical(stated.get(name), value)
+    }
+    notes = [problems.pop(name) for name in ("device", "versions") if name in problems]
+    for name in stated.keys() - found.keys():
+        problems[name] = f"{name}: the file states {stated[name]}, which is no fact of a certification"
+    return list(problems.values()), notes
 
 
 def _differences(stated: Mapping[int, Row], found: Sequence[Row]) -> Iterator[str]:
@@ -188,21 +172,3 @@ def _differing(stated: Row, found: Row) -> Iterator[str]:
         excess = Decimal(stated.radius) - Decimal(found.radius)
         claim = "more" if excess > 0 else "less"
         yield f"radius {stated.radius} claims {claim} than {found.radius} by {abs(excess)}"
-
-
-def _report(path: Path, verification: Verification) -> None:
-    lines = [*verification.problems, *_first(verification.differences), *verification.notes]
-    say(*(f"  {line}" for line in lines))
-    if verification.confirmed:
-        say(f"{path}: all {verification.certified:,} certificates are confirmed")
-        return
-    say(
-        f"{path} is not confirmed: {len(verification.differences):,} differences in {verification.certified:,} "
-        f"certificates, {len(verification.problems)} problems of the file as a whole"
-    )
-
-
-def _first(sentences: Sequence[str]) -> Iterable[str]:
-    yield from sentences[:SHOWN]
-    if len(sentences) > SHOWN:
-        yield f"and {len(sentences) - SHOWN:,} more"

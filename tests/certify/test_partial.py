@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lipnet.certify import certify_dataset, run
 from lipnet.certify.files import FILES, Row
-from lipnet.certify.partial import CertifiedBatch, PartialCertification
+from lipnet.certify.partial import PartialCertification
 from lipnet.certify.run import PARTIAL
 from tests.full_disk import room_for
 
 SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
-BATCHES = [CertifiedBatch(number, (Row(number, 1, 1, "0.123456789", 1),) * 3) for number in range(5)]
+BATCHES = {number: (Row(number, 1, 1, "0.123456789", 1),) * 3 for number in range(5)}
 COUNT = 30
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -27,9 +27,9 @@ Batches = list[tuple[Tensor, Tensor]]
 @pytest.fixture
 def partial(tmp_path: Path) -> PartialCertification:
     partial = PartialCertification.begin(tmp_path / "partial", SETTINGS)
-    with partial.writer() as writer:
-        for batch in BATCHES:
-            writer.add(batch)
+    with partial.writer() as add:
+        for number, rows in BATCHES.items():
+            add(number, rows)
     return partial
 
 
@@ -39,16 +39,15 @@ def file_of(partial: PartialCertification) -> Path:
 
 
 def test_what_is_added_comes_back(partial: PartialCertification) -> None:
-    assert partial.batches() == {batch.number: batch for batch in BATCHES}
+    assert partial.batches() == BATCHES
     resumed = PartialCertification.begin(partial.folder, SETTINGS, resume=True)
     assert resumed.batches() == partial.batches()
 
 
 def test_several_writers_at_once(partial: PartialCertification) -> None:
-    more = [CertifiedBatch(number, BATCHES[0].rows) for number in (7, 8)]
-    with partial.writer() as one, partial.writer() as other:
-        one.add(more[0])
-        other.add(more[1])
+    with partial.writer() as add_one, partial.writer() as add_other:
+        add_one(7, BATCHES[0])
+        add_other(8, BATCHES[0])
     assert sorted(partial.batches()) == [0, 1, 2, 3, 4, 7, 8]
 
 
@@ -185,8 +184,8 @@ def test_there_may_be_nothing_to_go_on_with(tmp_path: Path, model: nn.Module, ba
 def test_certificates_of_other_samples_do_not_make_a_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
     interrupted(tmp_path, model, batches)
     partial = PartialCertification(tmp_path / PARTIAL)
-    with partial.writer() as writer:
-        writer.add(CertifiedBatch(1, tuple(Row(3, 0, 0, "0.100000000", 1) for _ in range(4))))
+    with partial.writer() as add:
+        add(1, [Row(3, 0, 0, "0.100000000", 1)] * 4)
     with pytest.raises(ValueError, match=r"30 samples were to be certified, .* or those of other samples"):
         certified(tmp_path, model, batches, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]

@@ -15,8 +15,7 @@ from torchvision import datasets
 
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model, save_checkpoint
-from lipnet.workflows import make_data, make_module, make_trainer
-from lipnet.workflows.training import model_config
+from lipnet.workflows.training import make_data, make_module, make_trainer, model_config
 from tests.training.runs import figures_of
 
 CONF = Path(__file__).parents[2] / "lipnet" / "conf"

@@ -36,7 +36,7 @@ from lipnet.training import (
     MulticlassHinge,
     OffsetCrossEntropy,
 )
-from lipnet.workflows import make_data, make_module, make_trainer
+from lipnet.workflows.training import make_data, make_module, make_trainer
 from tests.training.runs import figures_of
 
 CONF = Path(__file__).parents[2] / "lipnet" / "conf"

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lipnet.workflows import devices_of_command
-from lipnet.workflows.devices import device_of, devices_of_trainer
+from lipnet.workflows.devices import device_of, devices_of_command, devices_of_trainer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from lipnet.certify import CertificateViolationError, UnsoundCertificatesError
 from lipnet.models import CheckpointError
-from lipnet.workflows import clear_errors
+from lipnet.workflows.errors import clear_errors
 
 
 @pytest.fixture(autouse=True)

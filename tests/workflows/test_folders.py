@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.workflows import RunFolder, run_folder
-from lipnet.workflows.folders import checkpoint_to_resume, resumption, sweep_folder
+from lipnet.workflows import RunFolder
+from lipnet.workflows.folders import checkpoint_to_resume, resumption, run_folder, sweep_folder
 
 
 def make_run(folder: Path, *names: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,30 @@ def test_each_certified_run_has_a_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "75.00" in last
     assert "37.50" in last
     assert not any("lr=0.2" in line or "quickstart" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["out[seed]", "q[/b]", ":smile:"])
+def test_a_name_with_markup_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    table = SweepTable()
+    good, bad = (finish(tmp_path / str(number), [f"{name}{number}"], 0.5) for number in range(2))
+    bad.status, bad.return_value = JobStatus.FAILED, ValueError(name)
+    bad.hydra_cfg.hydra.sweeper = {"_target_": "another.Sweeper"}
+    for job in (good, bad):
+        table.on_job_end(config=CONFIG, job_return=job)
+    with pytest.raises(SystemExit):
+        table.on_multirun_end(config=CONFIG)
+    printed = capsys.readouterr()
+    assert f"{name}0" in printed.out
+    assert f"failed: {name}1: ValueError: {name}\n" in printed.err
+
+
+def test_a_closed_output_does_not_fail_a_finished_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = SweepTable()
+    table.on_job_end(config=CONFIG, job_return=finish(tmp_path / "0", ["seed=0"], 0.5))
+    output = io.StringIO()
+    output.close()
+    monkeypatch.setattr(sys, "stdout", output)
+    table.on_multirun_end(config=CONFIG)
 
 
 def test_a_multirun_without_certificates_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ from torch import nn
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
 from lipnet.training import CertifiedClassifier, WholeCheckpointIO
-from lipnet.workflows import (
+from lipnet.workflows import certify_checkpoint
+from lipnet.workflows.training import (
     best_checkpoint,
-    certify_checkpoint,
     check_certification,
     checkpoint_to_certify,
     log_certificates,
@@ -28,9 +28,9 @@ from lipnet.workflows import (
     make_data,
     make_module,
     make_trainer,
+    model_config,
     resume_path,
 )
-from lipnet.workflows.training import model_config
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from lipnet.certify import PGD, CertificateFileError, read_certificates
 from lipnet.certify.files import Row, certificate_bytes, read_summary, sealed, summary_bytes, unsealed
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
-from lipnet.workflows import CertificateAttack, Verification, certify_checkpoint, verify_certificates
+from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
+from lipnet.workflows.verification import Verification
 
 COUNT = 40
 

@@ -66,6 +66,9 @@ class AutoAttack:
         if radius < torch.finfo(torch.float32).eps:
             return images
         classes = model(images[:1]).shape[1]
+        # APGD-T needs four logits, and Square's windows are a fifth of the image.
+        unsuitable = {"apgd-t": classes <= 3, "square": images.shape[-2] < 5}
+        standard = [name for name in ("apgd-ce", "apgd-t", "fab-t", "square") if not unsuitable.get(name)]
 
         def logits(x: Tensor) -> Tensor:
             scores: Tensor = model(x.to(images))
@@ -73,7 +76,7 @@ class AutoAttack:
 
         attack = _package()(
             logits,
-            attacks=list(self.attacks or _standard(classes, images.shape[-2])),
+            attacks=list(self.attacks or standard),
             device=images.device,
             eps=radius * _INSIDE,
             norm="L2",
@@ -87,13 +90,6 @@ class AutoAttack:
         perturbed, _ = attack.run_standard_evaluation(images.float(), prediction, batch_size=len(images))
         offsets = perturbed.to(images) - images
         return images + project(images, offsets, torch.full_like(prediction, radius, dtype=images.dtype))
-
-
-def _standard(classes: int, size: int) -> tuple[str, ...]:
-    """Return the standard version's attacks: APGD-T needs four logits, Square's windows are a fifth of the image."""
-    targeted = ("apgd-t",) if classes > 3 else ()
-    square = ("square",) if size >= 5 else ()
-    return ("apgd-ce", *targeted, "fab-t", *square)
 
 
 def _package() -> Any:

@@ -83,23 +83,8 @@ def attack(
         (0.5657, 1.0)
     """
     images, labels = checked_images(images, labels)
-    _check(model, labels, certificates, factors, batch_size)
-    numbers = range(len(images)) if indices is None else indices
-    search = _Search(model, attacker or PGD(), sorted(factors), sorted(map(parse_radius, radii)))
-    parts: list[Tensor] = []
-    with _frozen(model), ieee_arithmetic(reference_tensor(model).device):
-        for first in range(0, len(images), batch_size):
-            place = slice(first, first + batch_size)
-            part = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
-            parts.append(search.batch(images[place], part, numbers[place]))
-    return AttackResult(certificates, torch.cat(parts), search.unconfirmed)
-
-
-def _check(
-    model: nn.Module, labels: Tensor, certificates: Certificates, factors: Sequence[float], batch_size: int
-) -> None:
     check_computes_as_declared(model)
-    shapes = [tuple(values.shape) for values in (certificates.prediction, certificates.radius, certificates.correct)]
+    shapes = [tuple(each.shape) for each in (certificates.prediction, certificates.radius, certificates.correct)]
     if shapes != [tuple(labels.shape)] * 3:
         raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")
     if not (certificates.prediction == labels.cpu()).equal(certificates.correct):
@@ -108,6 +93,23 @@ def _check(
         raise ValueError(f"factors must be finite and more than 1, got {list(factors)}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    numbers = range(len(images)) if indices is None else indices
+    reference = reference_tensor(model)
+    exact = model if reference.dtype == torch.float64 else copy.deepcopy(model).double().requires_grad_(False)
+    distances: list[Tensor] = []
+    unconfirmed = 0
+    with _frozen(model), ieee_arithmetic(reference.device):
+        for first in range(0, len(images), batch_size):
+            place = slice(first, first + batch_size)
+            part = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
+            search = _Search(model, exact, images[place].to(reference), part, numbers[place])
+            epsilons = [part.radius * factor for factor in (_INSIDE, *sorted(factors))]
+            epsilons += [torch.where(part.correct, r, 0.0).double() for r in sorted(map(parse_radius, radii))]
+            for epsilon in epsilons:
+                search.attack(attacker or PGD(), epsilon)
+            distances.append(search.distance)
+            unconfirmed += search.unconfirmed
+    return AttackResult(certificates, torch.cat(distances), unconfirmed)
 
 
 @contextmanager
@@ -124,57 +126,42 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _Search:
-    """Searches for the smallest distances at which predictions change, batch by batch."""
+    """Search for the smallest distances at which the predictions of a batch change.
 
-    def __init__(self, model: nn.Module, attacker: Attacker, factors: list[float], radii: list[float]) -> None:
-        self.model, self.attacker, self.factors, self.radii = model, attacker, factors, radii
-        own = reference_tensor(model).dtype
-        self.exact = model if own == torch.float64 else copy.deepcopy(model).double().requires_grad_(False)
-        self.unconfirmed = 0
+    Attributes:
+        distance: float64 (B,), on the CPU.
+        unconfirmed: as in `AttackResult`.
+    """
 
-    def batch(self, images: Tensor, certificates: Certificates, numbers: Sequence[int]) -> Tensor:
-        """Return the distances (B,), float64 on the CPU."""
-        images = images.to(reference_tensor(self.model))
-        distance = torch.full((len(images),), inf, dtype=torch.float64)
-        # The images themselves first: each must have the prediction that is certified around it.
-        self._record(images, images, certificates, certificates.radius > 0, distance, numbers)
-        for epsilon in self._radii(certificates):
-            # A nearer flip is already known.
-            wanted = (epsilon > 0) & (distance > epsilon)
-            if bool(wanted.any()):
-                found = images.clone()
-                there = wanted.to(images.device)
-                prediction = certificates.prediction.to(images.device)[there]
-                found[there] = self.attacker.perturb(
-                    self.model, images[there], prediction, epsilon[wanted].to(images)
-                ).detach()
-                self._record(images, found, certificates, wanted, distance, numbers)
-        return distance
-
-    def _radii(self, certificates: Certificates) -> Iterator[Tensor]:
-        yield certificates.radius * _INSIDE
-        for factor in self.factors:
-            yield certificates.radius * factor
-        for radius in self.radii:
-            yield torch.where(certificates.correct, radius, 0.0).double()
-
-    def _record(
-        self,
-        images: Tensor,
-        found: Tensor,
-        certificates: Certificates,
-        which: Tensor,
-        distance: Tensor,
-        numbers: Sequence[int],
+    def __init__(
+        self, model: nn.Module, exact: nn.Module, images: Tensor, certificates: Certificates, numbers: Sequence[int]
     ) -> None:
-        """Lower the distances, in place, for the images whose prediction changed."""
+        self.model, self.exact, self.images, self.numbers = model, exact, images, numbers
+        self.radius, self.prediction = certificates.radius, certificates.prediction.to(images.device)
+        self.distance = torch.full((len(images),), inf, dtype=torch.float64)
+        self.unconfirmed = 0
+        # The images themselves first: each must have the prediction that is certified around it.
+        certified = self.radius > 0
+        self._record(certified, images[certified.to(images.device)])
+
+    def attack(self, attacker: Attacker, epsilon: Tensor) -> None:
+        """Attack at the radii epsilon (B,), unless they are 0 or a nearer flip is already known."""
+        wanted = (epsilon > 0) & (self.distance > epsilon)
+        if bool(wanted.any()):
+            there = wanted.to(self.images.device)
+            images, prediction = self.images[there], self.prediction[there]
+            found = attacker.perturb(self.model, images, prediction, epsilon[wanted].to(images))
+            self._record(wanted, found.detach())
+
+    def _record(self, which: Tensor, end: Tensor) -> None:
+        """Lower the distances of the images whose prediction has changed; ``end`` holds the marked images, moved."""
         place = which.nonzero().squeeze(1)
         if len(place) == 0:
             return
-        there = place.to(images.device)
+        there = which.to(self.images.device)
+        start, prediction = self.images[there], self.prediction[there]
         # Certificates only hold for pixels in [0, 1]; rounding may have left the range.
-        start, end = images[there], found[there].clamp(0, 1)
-        prediction = certificates.prediction.to(images.device)[there]
+        end = end.clamp(0, 1)
         flipped = self._predict(end) != prediction
         if self.exact is not self.model:
             with torch.no_grad():
@@ -183,18 +170,13 @@ class _Search:
             return
         place, start, prediction = place[flipped.cpu()], start[flipped].double(), prediction[flipped]
         end = self._nearer(start, end[flipped].double(), prediction)
-        distance[place] = torch.minimum(distance[place], distances_up(start, end).cpu())
+        self.distance[place] = torch.minimum(self.distance[place], distances_up(start, end).cpu())
         for i, number in enumerate(place.tolist()):
-            if distance[number] < certificates.radius[number]:
-                raise CertificateViolationError(
-                    int(numbers[number]),
-                    start[i].cpu(),
-                    end[i].cpu(),
-                    float(distance[number]),
-                    float(certificates.radius[number]),
-                    int(prediction[i]),
-                    int(self._predict(end[i : i + 1])),
-                )
+            distance, radius = float(self.distance[number]), float(self.radius[number])
+            if distance < radius:
+                index, changed = int(self.numbers[number]), int(self._predict(end[i : i + 1]))
+                original, perturbed, certified = start[i].cpu(), end[i].cpu(), int(prediction[i])
+                raise CertificateViolationError(index, original, perturbed, distance, radius, certified, changed)
 
     def _nearer(self, start: Tensor, end: Tensor, prediction: Tensor) -> Tensor:
         """Return nearer images with another prediction, by bisection towards the start."""

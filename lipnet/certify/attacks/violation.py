@@ -1,5 +1,6 @@
 """Errors that report a wrong certificate."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ class UnsoundCertificatesError(RuntimeError):
     """Certificates that claim more than is true: nothing based on them may be used."""
 
 
+@dataclass(eq=False)
 class CertificateViolationError(UnsoundCertificatesError):
     """An image with another prediction within the certified radius: the certificate is wrong.
 
@@ -24,32 +26,24 @@ class CertificateViolationError(UnsoundCertificatesError):
         path: the file that holds all this; None before it is saved.
     """
 
-    def __init__(
-        self,
-        index: int,
-        original: Tensor,
-        perturbed: Tensor,
-        distance: float,
-        radius: float,
-        prediction: int,
-        perturbed_prediction: int,
-    ) -> None:
-        super().__init__(
-            f"certificate violated: image {index} is certified as class {prediction} within {radius:.9g}, but an image "
-            f"at L2 distance {distance:.9g} is class {perturbed_prediction}"
-        )
-        self.index, self.original, self.perturbed = index, original, perturbed
-        self.distance, self.radius = distance, radius
-        self.prediction, self.perturbed_prediction = prediction, perturbed_prediction
-        self.path: Path | None = None
+    index: int
+    original: Tensor
+    perturbed: Tensor
+    distance: float
+    radius: float
+    prediction: int
+    perturbed_prediction: int
+    path: Path | None = None
 
     def __str__(self) -> str:
-        return super().__str__() + ("" if self.path is None else f"; both images are in {self.path}")
+        return (
+            f"certificate violated: image {self.index} is certified as class {self.prediction} within "
+            f"{self.radius:.9g}, but an image at L2 distance {self.distance:.9g} is class {self.perturbed_prediction}"
+        ) + ("" if self.path is None else f"; both images are in {self.path}")
 
     def save(self, path: Path) -> None:
-        """Write all attributes to an .npz file, whole or not at all."""
-        values = {name: getattr(self, name) for name in ("index", "distance", "radius")}
-        classes = {name: getattr(self, name) for name in ("prediction", "perturbed_prediction")}
+        """Write all attributes but the path to an .npz file, whole or not at all."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "path"}
         with atomic_write(path) as file:
-            np.savez(file, original=self.original.numpy(), perturbed=self.perturbed.numpy(), **values, **classes)
+            np.savez(file, **values)
         self.path = path

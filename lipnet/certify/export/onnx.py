@@ -1,7 +1,7 @@
 """Export a model to an ONNX file."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,23 +48,10 @@ def export_onnx(
         ValueError: for another dtype than float32, a model of 2 GiB or more, and as `export_program`.
         TypeError: as `export_program`.
     """
-    _check_packages()
-    prepared = prepare(model, input_shape, input_units, class_names, facts)
-    _check_limits(prepared)
-    content = _content(prepared)
-    check_result(_runtime(content), prepared, f"the ONNX file {path}")
-    with atomic_write(Path(path)) as file:
-        file.write(content)
-    return prepared.metadata
-
-
-def _check_packages() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise ImportError(f"writing ONNX files needs {', '.join(missing)}: pip install 'lipnet[onnx]'")
-
-
-def _check_limits(prepared: Prepared) -> None:
+    prepared = prepare(model, input_shape, input_units, class_names, facts)
     dtype = prepared.example.dtype
     if dtype != torch.float32:
         raise ValueError(
@@ -74,6 +61,16 @@ def _check_limits(prepared: Prepared) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in prepared.plain.state_dict().values())
     if size >= _LARGEST:
         raise ValueError(f"the constants of this model take {size} bytes, but an ONNX file holds less than 2 GiB")
+    content = _content(prepared)
+    session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
+
+    check_result(run, prepared, f"the ONNX file {path}")
+    with atomic_write(Path(path)) as file:
+        file.write(content)
+    return prepared.metadata
 
 
 def _content(prepared: Prepared) -> bytes:
@@ -96,8 +93,3 @@ def _content(prepared: Prepared) -> bytes:
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     content: bytes = program.model_proto.SerializeToString()
     return content
-
-
-def _runtime(content: bytes) -> Callable[[Tensor], Tensor]:
-    session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])

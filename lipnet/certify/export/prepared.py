@@ -50,7 +50,11 @@ def prepare(
     if example.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"a model in float32 or float64 is needed, got one in {example.dtype}")
     plain = export(model, example.shape[1:])
-    classes = _number_of_classes(plain, example)
+    with torch.no_grad():
+        logits = plain(example)
+    if logits.dim() != 2:
+        raise ValueError(f"a model to logits (B, classes) is needed, got one to {tuple(logits.shape)}")
+    classes = logits.shape[1]
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"class_names must be {classes}, one for each logit, got {len(class_names)}")
     metadata = {
@@ -79,14 +83,6 @@ def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str)
                 f"{what} was not written: for a batch of {batch} it would compute logits that differ from the model's "
                 f"by {_difference(received, expected)}, more than rounding explains ({tolerance:.1e})"
             )
-
-
-def _number_of_classes(plain: nn.Module, example: Tensor) -> int:
-    with torch.no_grad():
-        logits = plain(example)
-    if logits.dim() != 2:
-        raise ValueError(f"a model to logits (B, classes) is needed, got one to {tuple(logits.shape)}")
-    return int(logits.shape[1])
 
 
 def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
