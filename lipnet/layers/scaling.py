@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lipnet.functional import (
+from lipnet.functional import skew_filter
+from lipnet.functional.norm_bounds import reshaped_filters
+from lipnet.functional.norm_estimates import (
+    circular_patches,
     jacobian_norm,
+    next_vectors,
     power_iteration,
-    reshaped_filters,
-    skew_filter,
     start_vectors,
     top_vectors,
 )
-from lipnet.functional.norm_estimates import circular_patches, next_vectors
 from lipnet.functional.skew import minus_adjoint
 
 # Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
