@@ -244,11 +244,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _dataloader(
-        self,
-        dataset: ImageDataset,
-        sampler: EpochSampler | ShardSampler,
-        batch_size: int,
-        mixing: Mixing | None = None,
+        self, dataset: ImageDataset, sampler: EpochSampler | ShardSampler, batch_size: int, mixing: Mixing | None = None
     ) -> DataLoader[tuple[Tensor, Tensor]]:
         kind = LOADERS[self.loader]
         num_workers = self.num_workers if kind.uses_workers else 0
