@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.types import Device
 
 from lipnet.functional import skew_filter
 from lipnet.functional.norm_bounds import reshaped_filters
@@ -191,12 +192,7 @@ class JacobianScaling(Scaling):
     vectors: Tensor
 
     def __init__(
-        self,
-        groups: int,
-        channels: int,
-        kernel_size: tuple[int, int],
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        self, groups: int, channels: int, kernel_size: tuple[int, int], device: Device, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
         self.points = 1 if prod(kernel_size) == 1 else max(_POINTS, *kernel_size)
@@ -235,12 +231,7 @@ class ReshapedScaling(Scaling):
     blocked_vectors: Tensor
 
     def __init__(
-        self,
-        groups: int,
-        channels: int,
-        kernel_size: tuple[int, int],
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        self, groups: int, channels: int, kernel_size: tuple[int, int], device: Device, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
         taps = prod(kernel_size)
