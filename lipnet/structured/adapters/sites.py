@@ -39,7 +39,7 @@ class Site:
 
     @property
     def transposed(self) -> bool:
-        """Whether the weight is stored as (in, out)."""
+        """True for a weight that is stored as (in, out)."""
         return is_conv1d(self.module)
 
     @property
