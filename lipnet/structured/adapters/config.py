@@ -70,9 +70,12 @@ class _OrthogonalConfig(AdapterConfig):
     scale: bool = True
     block_map: str = "cayley"
     transpose: bool = True
+    # Not fields: settings of some of the structures, and their values for the others.
+    side = "both"
+    factors = 1
 
     def __post_init__(self) -> None:
-        _check_counts(block_size=self.block_size)
+        _check_counts(block_size=self.block_size, factors=self.factors)
         if self.blocks is not None:
             _check_counts(blocks=self.blocks)
         check_block_map(self.block_map)
@@ -80,14 +83,9 @@ class _OrthogonalConfig(AdapterConfig):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
-    @property
-    @abstractmethod
-    def sides(self) -> tuple[str, ...]:
-        """The sides of W that a matrix multiplies: "output", "input" or both."""
-
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output = self.matrix(out_features) if "output" in self.sides else None
-        input = self.matrix(in_features) if "input" in self.sides else None
+        output = self.matrix(out_features) if self.side != "input" else None
+        input = self.matrix(in_features) if self.side != "output" else None
         return OrthogonalUpdate(
             out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
         )
@@ -116,10 +114,6 @@ class OneSidedConfig(_OrthogonalConfig):
         if self.side == "output" and not self.transpose:
             raise ValueError("transpose=False needs side='input', got side='output', which multiplies by Q anyway")
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return (self.side,)
-
 
 @dataclass(frozen=True)
 class OFTConfig(OneSidedConfig):
@@ -136,10 +130,6 @@ class BOFTConfig(OneSidedConfig):
     """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; Q W with ``side="output"``."""
 
     factors: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(factors=self.factors)
 
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
         return boft(features, block_size, self.factors, self.block_map)
@@ -163,10 +153,6 @@ class GSOFTConfig(OneSidedConfig):
     _: KW_ONLY
     factors: int = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(factors=self.factors)
-
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
         return gsoft(features, block_size, self.block_map, self.factors)
 
@@ -178,12 +164,10 @@ class DoubleGSOFTConfig(_OrthogonalConfig):
     The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
     """
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return ("output", "input")
+    factors = 2
 
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return gsoft(features, block_size, self.block_map)
+        return gsoft(features, block_size, self.block_map, self.factors)
 
 
 class CirculantConfig(_AdditiveConfig):
