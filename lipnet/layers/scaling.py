@@ -53,8 +53,6 @@ def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: i
         tensor([[ 0.0000,  1.4000],
                 [-1.4000,  0.0000]])
     """
-    scaled: Tensor
-    new: Tensor
     scaled, new = _ScaledSkewPart.apply(weight, vectors, target, groups)
     # The compilers of some torch releases miss that it is marked as not differentiable.
     return scaled, new.detach()

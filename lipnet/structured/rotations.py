@@ -91,8 +91,7 @@ class _Cayley(torch.autograd.Function):
 
 def _derivative(q: Tensor, direction: Tensor) -> Tensor:
     outer = q + _identity_like(q)
-    product: Tensor = outer @ (direction / 2) @ outer
-    return product
+    return outer @ (direction / 2) @ outer
 
 
 def _identity_like(matrices: Tensor) -> Tensor:
