@@ -6,7 +6,8 @@ from math import inf, isfinite, prod, sqrt
 from torch import Tensor, nn
 
 from lipnet.certify.rules import Children, Rule, rule
-from lipnet.functional import product_up, reshaped_filters, round_up, spectral_norm_bound, square_root_up
+from lipnet.functional import product_up, round_up, square_root_up
+from lipnet.functional.norm_bounds import reshaped_filters, spectral_norm_bound
 from lipnet.functional.rounding_error import (
     ELEMENTARY,
     TINY,

@@ -1,6 +1,5 @@
 """LightningDataModules with pixels in [0, 1] and reproducible splits, orders and augmentation."""
 
-from lipnet.data.augmentation import CropAndFlip, SeededAugmentation
 from lipnet.data.base import ImageDataModule
 from lipnet.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from lipnet.data.cifar100_tasks import (
@@ -11,10 +10,7 @@ from lipnet.data.cifar100_tasks import (
 from lipnet.data.digits import DigitsDataModule
 from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
 from lipnet.data.images import ImageDataset, LabelledImages
-from lipnet.data.loaders import MemoryLoader, WorkerLoader
-from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
-from lipnet.data.splits import stratified_split
 
 DATAMODULES: dict[str, type[ImageDataModule]] = {
     module.spec.name: module
@@ -36,20 +32,12 @@ __all__ = [
     "CIFAR100DataModule",
     "CIFAR100FirstHalfDataModule",
     "CIFAR100SecondHalfDataModule",
-    "CropAndFlip",
     "DatasetSpec",
     "DigitsDataModule",
-    "EpochSampler",
     "ExtraImages",
     "FolderImages",
     "ImageDataModule",
     "ImageDataset",
     "LabelledImages",
-    "MemoryLoader",
     "NpzImages",
-    "RatioSampler",
-    "SeededAugmentation",
-    "ShardSampler",
-    "WorkerLoader",
-    "stratified_split",
 ]

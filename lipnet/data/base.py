@@ -176,18 +176,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         source = self._training_source
         positions = torch.cat([self._positions[0], torch.arange(len(self._training_images), len(source))])
-        return ImageDataset(source, positions, self._augmentations(source.maximum) if self.augment else ())
-
-    def _augmentations(self, maximum: int) -> list[Augmentation]:
-        augmentations: list[Augmentation] = [CropAndFlip(self.seed, self.crop_padding, self.flip)]
-        if self.policy is not None:
-            if maximum != 255:
+        augmentations: list[Augmentation] = []
+        if self.augment:
+            augmentations.append(CropAndFlip(self.seed, self.crop_padding, self.flip))
+        if self.augment and self.policy is not None:
+            if source.maximum != 255:
                 raise ValueError(
                     f"the policy {type(self.policy).__name__} is for bytes 0..255, but images of {self.spec.name} are "
-                    f"0..{maximum}"
+                    f"0..{source.maximum}"
                 )
             augmentations.append(SeededAugmentation(self.policy, self.seed))
-        return augmentations
+        return ImageDataset(source, positions, augmentations)
 
     def evaluation_dataset(self, split: str) -> ImageDataset:
         """Return the images of a split, not augmented, in the order of the official file.
@@ -239,21 +238,15 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the number of processes and the rank of this one: (1, 0) without a Trainer."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _device(self) -> torch.device:
-        """Return the training device; the CPU without a Trainer."""
-        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-
     def _dataloader(
-        self,
-        dataset: ImageDataset,
-        sampler: EpochSampler | ShardSampler,
-        batch_size: int,
-        mixing: Mixing | None = None,
+        self, dataset: ImageDataset, sampler: EpochSampler | ShardSampler, batch_size: int, mixing: Mixing | None = None
     ) -> DataLoader[tuple[Tensor, Tensor]]:
         kind = LOADERS[self.loader]
         num_workers = self.num_workers if kind.uses_workers else 0
+        if not kind.uses_workers and self.trainer is not None:
+            dataset = dataset.to(self.trainer.strategy.root_device)
         return kind(
-            dataset if kind.uses_workers else dataset.to(self._device()),
+            dataset,
             num_classes=self.spec.num_classes,
             mixing=mixing,
             seed=self.seed,

@@ -37,7 +37,6 @@ _UNREADABLE = (
 )
 
 Array = npt.NDArray[np.generic]
-Header = tuple[tuple[int, ...], np.dtype[np.generic]]
 
 
 class ExtraImages(ABC):
@@ -96,15 +95,26 @@ class NpzImages(ExtraImages):
     """
 
     def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
+        size = (spec.image_size, spec.image_size, spec.in_channels)
         try:
             with zipfile.ZipFile(self.path) as archive:
                 inflated = sum(entry.file_size for entry in archive.infolist())
                 if inflated > MAXIMUM_COMPRESSION * self.path.stat().st_size:
                     raise ValueError(f"it inflates to {inflated} bytes, more than {MAXIMUM_COMPRESSION} times its size")
-                headers = [_read_header(archive, f"{name}.npy") for name in ("image", "label")]
+                shape, dtype = _read_header(archive, "image.npy")
+                label_shape, label_dtype = _read_header(archive, "label.npy")
         except _UNREADABLE as error:
             raise self._unreadable(error) from error
-        self._check_headers(spec, *headers)
+        if dtype != np.uint8 or len(shape) != 4 or shape[1:] != size or shape[0] == 0:
+            raise ValueError(
+                f"extra images for {spec.name} must be uint8 of shape (N, {', '.join(map(str, size))}), N >= 1, got "
+                f"{dtype} of shape {shape} in {self.path}"
+            )
+        if not np.issubdtype(label_dtype, np.integer) or label_shape != shape[:1]:
+            raise ValueError(
+                f"labels of extra images must be integers of shape ({shape[0]},), got {label_dtype} of shape "
+                f"{label_shape} in {self.path}"
+            )
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 return arrays["image"], arrays["label"]
@@ -117,21 +127,8 @@ class NpzImages(ExtraImages):
             f"{self.path} cannot be read as an archive of the arrays 'image' and 'label': damaged? ({reason})"
         )
 
-    def _check_headers(self, spec: DatasetSpec, image: Header, label: Header) -> None:
-        (shape, dtype), size = image, (spec.image_size, spec.image_size, spec.in_channels)
-        if dtype != np.uint8 or len(shape) != 4 or shape[1:] != size or shape[0] == 0:
-            raise ValueError(
-                f"extra images for {spec.name} must be uint8 of shape (N, {', '.join(map(str, size))}), N >= 1, got "
-                f"{dtype} of shape {shape} in {self.path}"
-            )
-        if not np.issubdtype(label[1], np.integer) or label[0] != shape[:1]:
-            raise ValueError(
-                f"labels of extra images must be integers of shape ({shape[0]},), got {label[1]} of shape "
-                f"{label[0]} in {self.path}"
-            )
 
-
-def _read_header(archive: zipfile.ZipFile, name: str) -> Header:
+def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Return shape and dtype of an array without reading its data."""
     with archive.open(name) as file:
         read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
@@ -156,8 +153,7 @@ class FolderImages(ExtraImages):
             raise ValueError(f"folders in {self.path} must be named by the numbers of classes, got {unknown}")
         size = (spec.image_size, spec.image_size)
         images = [_decode(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
-        labels = np.array([int(path.parent.name) for path in files])
-        return np.stack(images).reshape(len(files), *size, -1), labels
+        return np.stack(images).reshape(len(files), *size, -1), np.array([int(path.parent.name) for path in files])
 
 
 def _decode(path: Path, size: tuple[int, int], mode: str) -> Array:

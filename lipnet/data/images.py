@@ -77,8 +77,8 @@ def to_unit_range(image: Tensor, maximum: int) -> Tensor:
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Selected images of a split, plain or augmented, served one by one or as batches.
 
-    Item (epoch, i), as :class:`lipnet.data.EpochSampler` yields it, is the i-th image and its label: float32 in [0, 1]
-    of shape (C, H, W), and an int. Item i stands for (0, i). The epoch only matters to augmentations.
+    Item (epoch, i), as :class:`lipnet.data.samplers.EpochSampler` yields it, is the i-th image and its label: float32
+    in [0, 1] of shape (C, H, W), and an int. Item i stands for (0, i). The epoch only matters to augmentations.
 
     Args:
         source: the images to select from; shared, not copied.

@@ -122,10 +122,8 @@ def _maps(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     """Invert `_spectrum`."""
     rows, columns, groups, channels, batch = spectrum.shape
     half = spectrum.reshape(rows, columns, groups * channels, batch).permute(3, 2, 0, 1)
-    maps: Tensor
-    pixels = size[0] * size[1]
-    if pixels > _PIXELS_OF_A_TRANSFORM_MATRIX:
-        maps = torch.fft.irfft2(half, s=size)
+    if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
+        maps: Tensor = torch.fft.irfft2(half, s=size)
         return maps
     parts = torch.view_as_real(half.contiguous()).view(batch, groups * channels, rows * columns * 2)
     maps = parts @ _inverse_transform(size, dtype=parts.dtype, device=parts.device)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from lipnet.functional import round_up, square_root_up
 from lipnet.functional.householder import fold, fold_sectors, four_sectors
@@ -25,12 +26,7 @@ class _PairActivation(LipschitzModule, ABC):
     _angles: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        neighbours: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, channels: int, *, neighbours: bool = False, device: Device = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         if not isinstance(channels, int) or channels < 2 or channels % 2:

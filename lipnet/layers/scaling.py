@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.types import Device
 
-from lipnet.functional import (
+from lipnet.functional import skew_filter
+from lipnet.functional.norm_bounds import reshaped_filters
+from lipnet.functional.norm_estimates import (
+    circular_patches,
     jacobian_norm,
+    next_vectors,
     power_iteration,
-    reshaped_filters,
-    skew_filter,
     start_vectors,
     top_vectors,
 )
-from lipnet.functional.norm_estimates import circular_patches, next_vectors
 from lipnet.functional.skew import minus_adjoint
 
 # Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
@@ -51,8 +53,6 @@ def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: i
         tensor([[ 0.0000,  1.4000],
                 [-1.4000,  0.0000]])
     """
-    scaled: Tensor
-    new: Tensor
     scaled, new = _ScaledSkewPart.apply(weight, vectors, target, groups)
     # The compilers of some torch releases miss that it is marked as not differentiable.
     return scaled, new.detach()
@@ -190,12 +190,7 @@ class JacobianScaling(Scaling):
     vectors: Tensor
 
     def __init__(
-        self,
-        groups: int,
-        channels: int,
-        kernel_size: tuple[int, int],
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        self, groups: int, channels: int, kernel_size: tuple[int, int], device: Device, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
         self.points = 1 if prod(kernel_size) == 1 else max(_POINTS, *kernel_size)
@@ -234,12 +229,7 @@ class ReshapedScaling(Scaling):
     blocked_vectors: Tensor
 
     def __init__(
-        self,
-        groups: int,
-        channels: int,
-        kernel_size: tuple[int, int],
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        self, groups: int, channels: int, kernel_size: tuple[int, int], device: Device, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
         taps = prod(kernel_size)

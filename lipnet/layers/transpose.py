@@ -68,16 +68,7 @@ class SOCTranspose(SOC):
     ) -> None:
         check_output_padding(output_padding, self.dimensions)
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            **options,
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **options
         )
         # Subtracted from the input if this layer is the inverse of one with a bias.
         self.input_bias: nn.Parameter | None = None

@@ -11,11 +11,7 @@ from torch import Tensor
 
 from lipnet.metrics.base import RadiusMetric
 from lipnet.metrics.curve import plot_over_evaluations
-from lipnet.metrics.functional import (
-    _average_certified_radius_compute,
-    _average_certified_radius_update,
-    _samples_validation,
-)
+from lipnet.metrics.functional import _proven_radius, _samples_validation
 
 
 class AverageCertifiedRadius(RadiusMetric):
@@ -50,13 +46,12 @@ class AverageCertifiedRadius(RadiusMetric):
     def update(self, radius: Tensor, correct: Tensor) -> None:
         """Add samples; ValueError unless ``radius`` is floating of shape (B,) and ``correct`` bool of shape (B,)."""
         _samples_validation(radius, correct)
-        radius_sum, correct_total = _average_certified_radius_update(radius, correct)
-        self.radius_sum += radius_sum
-        self.correct_total += correct_total
+        self.radius_sum += _proven_radius(radius, correct).sum()
+        self.correct_total += correct.sum()
 
     def compute(self) -> Tensor:
         """Compute the average certified radius, a float64 scalar."""
-        return _average_certified_radius_compute(self.radius_sum, self.correct_total)
+        return self.radius_sum / self.correct_total
 
     def _plot_results(self, results: list[Tensor], ax: Axes | None) -> tuple[Figure, Axes]:
         return plot_over_evaluations(results, "average certified radius (L2, pixels in [0, 1])", ax=ax)

@@ -34,9 +34,13 @@ class RadiusMetric(Metric):
             ValueError: a result has another shape than ``compute`` returns, or there is none.
         """
         results = self.compute() if val is None else val
-        return self._plot_results([results] if isinstance(results, Tensor) else list(results), ax)
+        results = [results] if isinstance(results, Tensor) else list(results)
+        if not results:
+            raise ValueError("a plot needs at least one result, got none")
+        return self._plot_results(results, ax)
 
     def _plot_results(self, results: list[Tensor], ax: Axes | None) -> tuple[Figure, Axes]:
+        """Plot at least one result."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Module:

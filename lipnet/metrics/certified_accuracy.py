@@ -14,12 +14,7 @@ from torchmetrics import Metric
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics.base import RadiusMetric
 from lipnet.metrics.curve import plot_accuracy_at_radii
-from lipnet.metrics.functional import (
-    _certified_accuracy_compute,
-    _certified_accuracy_update,
-    _radii_validation,
-    _samples_validation,
-)
+from lipnet.metrics.functional import _certified_accuracy_update, _radii_validation, _samples_validation
 
 
 class CertifiedAccuracy(RadiusMetric):
@@ -77,7 +72,7 @@ class CertifiedAccuracy(RadiusMetric):
 
     def compute(self) -> Tensor:
         """Compute the certified accuracy at each radius, float64."""
-        return _certified_accuracy_compute(self.certified, self.total)
+        return self.certified.to(torch.float64) / self.total
 
     def named(self) -> dict[str, float]:
         """Return the result of :meth:`compute` by the text of each radius, in the order of ``radii``."""

@@ -91,9 +91,9 @@ def plot_certified_curve(
     percent = [100 * value for value in (clean, *accuracy.tolist(), 0.0)]
     axes.fill_between(corners, percent, step="post", color=_BLUE, alpha=0.12, linewidth=0)
     axes.step(corners, percent, where="post", color=_BLUE, linewidth=1.8)
-    _mark(axes, 0.0, clean, "clean", filled=False)
+    _mark(axes, 0.0, clean, "clean", face="white")
     for mark, value in zip(marks, marked, strict=True):
-        _mark(axes, parse_radius(mark), value, str(mark), filled=True)
+        _mark(axes, parse_radius(mark), value, str(mark))
     if title is not None:
         # A label near 100 % extends above the axes, into the usual place of the title.
         axes.set_title(title, loc="left", fontsize=11, pad=30 if max(clean, *marked) > 0.85 else 12)
@@ -103,13 +103,11 @@ def plot_certified_curve(
 def plot_accuracy_at_radii(
     radii: Sequence[str | float], results: Sequence[Tensor], *, ax: Axes | None = None
 ) -> tuple[Figure, Axes]:
-    """Plot certified accuracies at ``radii``, one line for each of ``results`` of shape (R,).
+    """Plot certified accuracies at ``radii``, one line for each of ``results``, at least one, of shape (R,).
 
     Raises:
-        ValueError: there are no results, or one does not have a value for each radius.
+        ValueError: a result does not have a value for each radius.
     """
-    if len(results) == 0:
-        raise ValueError("a plot needs at least one result, got none")
     for result in results:
         if result.shape != (len(radii),):
             raise ValueError(
@@ -126,20 +124,18 @@ def plot_accuracy_at_radii(
         label = f"evaluation {step}" if len(results) > 1 and step in (0, len(results) - 1) else "_unnamed"
         axes.plot(places, percent, color=_BLUE, alpha=strength, linewidth=1.2, label=label)
     for radius, value in zip(radii, results[-1].tolist(), strict=True):
-        _mark(axes, parse_radius(radius), value, str(radius), filled=True)
+        _mark(axes, parse_radius(radius), value, str(radius))
     if len(results) > 1:
         axes.legend(frameon=False, loc="upper right")
     return _figure_of(axes), axes
 
 
 def plot_over_evaluations(results: Sequence[Tensor], label: str, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Plot the scalars of successive evaluations as a line; ``label`` names the vertical axis.
+    """Plot the scalars of successive evaluations, at least one, as a line; ``label`` names the vertical axis.
 
     Raises:
-        ValueError: there are no results, or one is not a single number.
+        ValueError: a result is not a single number.
     """
-    if len(results) == 0:
-        raise ValueError("a plot needs at least one result, got none")
     for result in results:
         if result.numel() != 1:
             raise ValueError(f"a result must be a single number, got shape {tuple(result.shape)}")
@@ -177,10 +173,9 @@ def _radius_axes(marks: Sequence[str | float], ax: Axes | None) -> Axes:
     return axes
 
 
-def _mark(axes: Axes, radius: float, accuracy: float, name: str, *, filled: bool) -> None:
+def _mark(axes: Axes, radius: float, accuracy: float, name: str, face: str = _BLUE) -> None:
     """Mark a point, with its label to the upper right, where a falling curve leaves room."""
     point = (radius, 100 * accuracy)
-    face = _BLUE if filled else "white"
     axes.plot(*point, marker="o", markersize=5.5, color=_BLUE, markerfacecolor=face, clip_on=False, zorder=3)
     _label(axes, point, f"{name}\n{100 * accuracy:.1f} %")
 

@@ -37,7 +37,8 @@ def certified_accuracy(radius: Tensor, correct: Tensor, radii: Sequence[str | fl
     """
     _, thresholds = _radii_validation(radii)
     _samples_validation(radius, correct)
-    return _certified_accuracy_compute(*_certified_accuracy_update(radius, correct, thresholds))
+    certified, total = _certified_accuracy_update(radius, correct, thresholds)
+    return certified.to(torch.float64) / total
 
 
 def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
         tensor(0.2667, dtype=torch.float64)
     """
     _samples_validation(radius, correct)
-    return _average_certified_radius_compute(*_average_certified_radius_update(radius, correct))
+    return _proven_radius(radius, correct).sum() / correct.sum()
 
 
 def _radii_validation(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -100,16 +101,3 @@ def _certified_accuracy_update(radius: Tensor, correct: Tensor, thresholds: Sequ
     limits = torch.tensor(thresholds, dtype=torch.float64, device=radius.device)
     certified = _proven_radius(radius, correct).unsqueeze(1) > limits
     return certified.sum(dim=0), torch.tensor(radius.numel(), device=radius.device)
-
-
-def _certified_accuracy_compute(certified: Tensor, total: Tensor) -> Tensor:
-    return certified.to(torch.float64) / total.to(torch.float64)
-
-
-def _average_certified_radius_update(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the radii of the correct samples, float64, and count these samples, int64."""
-    return _proven_radius(radius, correct).sum(), correct.sum()
-
-
-def _average_certified_radius_compute(radius_sum: Tensor, correct_total: Tensor) -> Tensor:
-    return radius_sum / correct_total.to(torch.float64)

@@ -1,6 +1,7 @@
 """Layers of a certified network with orthogonal adapters that keep their Lipschitz bounds."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,12 +145,8 @@ def merge_maps(model: nn.Module) -> nn.Module:
         adapter = getattr(module, "adapter", None)
         if isinstance(module, Adapted) and isinstance(adapter, OrthogonalMap):
             matrix = adapter.matrix.to_dense()
-            plain: nn.Linear | nn.Conv2d
-            if isinstance(module, AdaptedHead):
-                plain = nn.Linear(len(matrix), len(matrix), bias=False, device="meta")
-            else:
-                matrix = matrix[:, :, None, None]
-                plain = nn.Conv2d(len(matrix), len(matrix), kernel_size=1, bias=False, device="meta")
-            plain.weight = nn.Parameter(matrix)
+            kind = nn.Linear if isinstance(module, AdaptedHead) else partial(nn.Conv2d, kernel_size=1)
+            plain: nn.Linear | nn.Conv2d = kind(len(matrix), len(matrix), bias=False, device="meta")
+            plain.weight = nn.Parameter(matrix.reshape(plain.weight.shape))
             module.adapter = plain.train(module.training)
     return model

@@ -139,8 +139,7 @@ class Kronecker(AdditiveUpdate):
     def matmul(self, x: Tensor) -> Tensor:
         # (A kron B) vec(X) = vec(A X B^T), with X filled row by row.
         matrices = torch.unflatten(x, -1, (self.left.shape[1], self.right.shape[1]))
-        product: Tensor = self.left @ matrices @ self.right.mT
-        return product.flatten(-2)
+        return (self.left @ matrices @ self.right.mT).flatten(-2)
 
 
 def check_rank(rank: int) -> None:

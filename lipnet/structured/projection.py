@@ -3,15 +3,11 @@
 `lipnet.structured.project_gs` projects onto GS-matrices.
 """
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
-from lipnet.structured.additive import AdditiveUpdate, Kronecker
+from lipnet.structured.additive import Kronecker
 from lipnet.structured.displacement import Circulant, Toeplitz
-
-Update = TypeVar("Update", bound=AdditiveUpdate)
 
 
 def project_circulant(matrix: Tensor) -> Circulant:
@@ -23,7 +19,8 @@ def project_circulant(matrix: Tensor) -> Circulant:
     """
     size = max(_checked(matrix).shape)
     nearest = Circulant(*matrix.shape, device=matrix.device, dtype=matrix.dtype)
-    return _with_parameters(nearest, column=_means(matrix, _differences(matrix) % size, size))
+    nearest.load_state_dict({"column": _means(matrix, _differences(matrix) % size, size)})
+    return nearest
 
 
 def project_toeplitz(matrix: Tensor) -> Toeplitz:
@@ -35,7 +32,8 @@ def project_toeplitz(matrix: Tensor) -> Toeplitz:
     """
     rows, columns = _checked(matrix).shape
     nearest = Toeplitz(rows, columns, device=matrix.device, dtype=matrix.dtype)
-    return _with_parameters(nearest, diagonals=_means(matrix, _differences(matrix) + columns - 1, rows + columns - 1))
+    nearest.load_state_dict({"diagonals": _means(matrix, _differences(matrix) + columns - 1, rows + columns - 1)})
+    return nearest
 
 
 def project_kronecker(matrix: Tensor, left_shape: tuple[int, int] | None = None) -> Kronecker:
@@ -61,7 +59,8 @@ def project_kronecker(matrix: Tensor, left_shape: tuple[int, int] | None = None)
     blocks = matrix.detach().double().view(m, p, n, q).transpose(1, 2).reshape(m * n, p * q)
     u, s, vh = torch.linalg.svd(blocks, full_matrices=False)
     root = s[0].sqrt()
-    return _with_parameters(nearest, left=root * u[:, 0].view(m, n), right=root * vh[0].view(p, q))
+    nearest.load_state_dict({"left": root * u[:, 0].view(m, n), "right": root * vh[0].view(p, q)})
+    return nearest
 
 
 def _checked(matrix: Tensor) -> Tensor:
@@ -83,10 +82,3 @@ def _means(matrix: Tensor, classes: Tensor, count: int) -> Tensor:
     sums = torch.zeros(count, dtype=torch.float64, device=matrix.device)
     sums.index_add_(0, classes.flatten(), matrix.detach().double().flatten())
     return sums / torch.bincount(classes.flatten(), minlength=count)
-
-
-@torch.no_grad()
-def _with_parameters(update: Update, **values: Tensor) -> Update:
-    for name, value in values.items():
-        update.get_parameter(name).copy_(value)
-    return update

@@ -82,18 +82,16 @@ class _Cayley(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _derivative(ctx.saved_tensors[0], gradient, transposed=True)
+        return _derivative(ctx.saved_tensors[0].mT, gradient)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         return _derivative(ctx.saved_tensors[0], tangent)
 
 
-def _derivative(q: Tensor, direction: Tensor, transposed: bool = False) -> Tensor:
+def _derivative(q: Tensor, direction: Tensor) -> Tensor:
     outer = q + _identity_like(q)
-    outer = outer.mT if transposed else outer
-    product: Tensor = outer @ (direction / 2) @ outer
-    return product
+    return outer @ (direction / 2) @ outer
 
 
 def _identity_like(matrices: Tensor) -> Tensor:

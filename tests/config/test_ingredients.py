@@ -18,7 +18,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from lipnet.certify import certify
-from lipnet.data import MemoryLoader, WorkerLoader
+from lipnet.data.loaders import MemoryLoader, WorkerLoader
 from lipnet.layers import (
     Householder,
     HouseholderOrder2,

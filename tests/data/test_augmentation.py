@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lipnet.data import CropAndFlip, SeededAugmentation
-from lipnet.data.augmentation import derive_seed
+from lipnet.data.augmentation import CropAndFlip, SeededAugmentation, derive_seed
 
 CROP_AND_FLIP = v2.Compose([v2.RandomCrop(8, padding=2), v2.RandomHorizontalFlip()])
 

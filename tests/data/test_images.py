@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from lipnet.data import CropAndFlip, ImageDataset, LabelledImages, SeededAugmentation
+from lipnet.data import ImageDataset, LabelledImages
+from lipnet.data.augmentation import CropAndFlip, SeededAugmentation
 from lipnet.data.images import to_unit_range
 
 

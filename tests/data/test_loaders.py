@@ -17,14 +17,8 @@ from torchvision import datasets
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from lipnet.data import (
-    CIFAR10DataModule,
-    DigitsDataModule,
-    ImageDataModule,
-    MemoryLoader,
-    NpzImages,
-    WorkerLoader,
-)
+from lipnet.data import CIFAR10DataModule, DigitsDataModule, ImageDataModule, NpzImages
+from lipnet.data.loaders import MemoryLoader, WorkerLoader
 
 Batch = tuple[Tensor, Tensor]
 KINDS = {"memory": {"loader": "memory"}, "workers": {"num_workers": 2}, "main process": {"num_workers": 0}}

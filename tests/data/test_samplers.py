@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lipnet.data import EpochSampler, RatioSampler, ShardSampler
+from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 10])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipnet.data import stratified_split
+from lipnet.data.splits import stratified_split
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(7), [10, 20, 30, 40, 50, 60, 70]))
 

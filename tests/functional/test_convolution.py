@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional import (
+from lipnet.functional.convolution import (
     PADDING_MODES,
     depth_to_space,
     jacobian_matrices,

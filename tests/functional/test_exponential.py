@@ -10,18 +10,16 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lipnet.functional import (
-    PADDING_MODES,
+from lipnet.functional import skew_filter
+from lipnet.functional.convolution import PADDING_MODES, jacobian_matrices
+from lipnet.functional.exponential import (
     apply_dense,
-    apply_spectral,
     contraction,
     dense_exponential,
-    jacobian_matrices,
     matrix_function,
     products_of_a_polynomial,
-    skew_filter,
-    spectral_exponential,
 )
+from lipnet.functional.spectral import apply_spectral, spectral_exponential
 from tests.oracles import convolution_matrix, exponential, to_numpy
 
 KERNELS = [(1, 1), (3, 3), (3, 1), (1, 3), (3, 5)]

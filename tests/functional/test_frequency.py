@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lipnet.functional import frequency_response, skew_filter
+from lipnet.functional import skew_filter
+from lipnet.functional.frequency import frequency_response
 from tests.oracles import convolution_matrix
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import (
-    PADDING_MODES,
+from lipnet.functional import PADDING_MODES, skew_filter
+from lipnet.functional.norm_bounds import (
     reshaped_filter_bound,
     reshaped_filters,
     reshaped_norm,
-    skew_filter,
     spectral_norm_bound,
     symbol_bound,
 )

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import jacobian_norm, power_iteration, skew_filter, start_vectors, top_vectors
+from lipnet.functional import skew_filter
+from lipnet.functional.norm_estimates import jacobian_norm, power_iteration, start_vectors, top_vectors
 from tests.oracles import convolution_matrix, spectral_norm
 
 

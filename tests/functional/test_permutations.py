@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lipnet.functional import channel_shuffle, channel_unshuffle, check_shuffle, shuffle_permutation
+from lipnet.functional.permutations import channel_shuffle, channel_unshuffle, check_shuffle, shuffle_permutation
 from tests.oracles import shuffle_places
 
 SETTINGS = [

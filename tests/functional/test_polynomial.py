@@ -9,16 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import (
-    PADDING_MODES,
-    chebyshev_coefficients,
-    form_matrices,
-    monic_polynomial,
-    skew_filter,
-    skew_polynomial,
-    taylor_coefficients,
-)
+from lipnet.functional import PADDING_MODES, skew_filter, skew_polynomial
+from lipnet.functional.forms import form_matrices
 from lipnet.functional.reference import polynomial as plain
+from lipnet.functional.series import chebyshev_coefficients, monic_polynomial, taylor_coefficients
 from tests.oracles import convolution_matrix, to_numpy
 
 # Real roots and complex ones, a root of 0, and a leading coefficient of 1.

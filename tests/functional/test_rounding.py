@@ -11,15 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import (
-    product_up,
-    reshaped_filter_bound,
-    reshaped_norm,
-    round_up,
-    spectral_norm_bound,
-    square_root_up,
-    symbol_bound,
-)
+from lipnet.functional import product_up, round_up, square_root_up
+from lipnet.functional.norm_bounds import reshaped_filter_bound, reshaped_norm, spectral_norm_bound, symbol_bound
 from lipnet.functional.pairwise import row_distances
 from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import absolute_filter_norm, absolute_norm, euclidean_norm

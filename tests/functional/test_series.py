@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lipnet.functional import (
+from lipnet.functional import polynomial_gain
+from lipnet.functional.series import (
     chebyshev_coefficients,
     exponential_coefficients,
     monic_polynomial,
-    polynomial_gain,
     taylor_coefficients,
 )
 

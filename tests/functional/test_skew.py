@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lipnet.functional import PADDING_MODES, skew_filter, transpose_filter
-from lipnet.functional.skew import minus_adjoint
+from lipnet.functional import PADDING_MODES
+from lipnet.functional.skew import minus_adjoint, skew_filter, transpose_filter
 from tests.oracles import convolution_matrix
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5), (5, 3)]

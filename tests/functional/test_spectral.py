@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import apply_spectral, skew_filter, spectral_exponential
+from lipnet.functional import skew_filter
+from lipnet.functional.spectral import apply_spectral, spectral_exponential
 from tests.oracles import convolution_matrix, exponential, to_numpy
 
 # Even and odd, a single row and column, and both sides of 64 pixels, up to which transforms are matrix products.

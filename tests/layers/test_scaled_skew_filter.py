@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional import skew_filter, top_vectors
+from lipnet.functional import skew_filter
+from lipnet.functional.norm_estimates import top_vectors
 from lipnet.layers.scaling import SMALLEST_NORM, scaled_skew_filter
 from tests.oracles import convolution_matrix, spectral_norm
 

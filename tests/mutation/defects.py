@@ -44,17 +44,11 @@ from lipnet.certify.rules import bound_of, calls_of, children_in_order, find_rul
 from lipnet.certify.run import _all_rows, rows_of
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.data.samplers import ShardSampler
-from lipnet.functional import (
-    monic_polynomial,
-    polynomial_gain,
-    product_up,
-    reshaped_filter_bound,
-    symbol_bound,
-    taylor_coefficients,
-)
+from lipnet.functional import polynomial_gain, product_up, reshaped_filter_bound, symbol_bound
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import accumulated
+from lipnet.functional.series import monic_polynomial, taylor_coefficients
 from lipnet.layers import GSSOC, LipschitzModule, Normalize, NormalizedLinear, Residual
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import PreparedWeight, Series, make_series

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from lipnet.functional import frequency_response, reshaped_filter_bound, skew_filter, symbol_bound
+from lipnet.functional import reshaped_filter_bound, skew_filter, symbol_bound
+from lipnet.functional.frequency import frequency_response
 from tests.oracles import symbol_supremum
 from tests.properties.cases import (
     BATCH,

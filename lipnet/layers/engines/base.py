@@ -9,18 +9,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lipnet.functional import (
+from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
+from lipnet.functional.autocast import without_autocast
+from lipnet.functional.exponential import contraction
+from lipnet.functional.rounding_error import Signal, Step
+from lipnet.functional.series import (
     chebyshev_coefficients,
-    contraction,
     exponential_coefficients,
     monic_polynomial,
-    polynomial_gain,
-    reshaped_filter_bound,
-    symbol_bound,
     taylor_coefficients,
 )
-from lipnet.functional.autocast import without_autocast
-from lipnet.functional.rounding_error import Signal, Step
 
 # Grid of the symbol bound for groups of up to so many channels; beyond, only the cheaper and looser bound is used.
 _GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))

@@ -15,7 +15,7 @@
 
 from typing import NamedTuple
 
-from lipnet.functional import products_of_a_polynomial
+from lipnet.functional.exponential import products_of_a_polynomial
 
 ENGINES = ("auto", "series", "spectral", "dense")
 

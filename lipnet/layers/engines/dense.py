@@ -6,7 +6,7 @@ from math import inf, isfinite
 import torch
 from torch import Tensor
 
-from lipnet.functional import apply_dense, dense_exponential
+from lipnet.functional.exponential import apply_dense, dense_exponential
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
 from lipnet.layers.engines.base import MatrixEngine, PreparedWeight
 

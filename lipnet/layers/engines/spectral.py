@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lipnet.functional import apply_spectral, spectral_exponential
+from lipnet.functional.spectral import apply_spectral, spectral_exponential
 from lipnet.layers.engines.base import MatrixEngine
 
 

@@ -97,7 +97,7 @@ def use(model: nn.Module, name: str | None) -> nn.Module:
     attachment.active = name
     for _, adapted in adapted_sites(model):
         adapted.active = name if name is not None and name in adapted.updates else None
-        for other, update in adapted.named_updates():
+        for other, update in adapted.updates.items():
             update.requires_grad_(other == name)
     parameters = base_parameters(model)
     for key, owners in attachment.along.items():

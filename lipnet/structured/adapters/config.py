@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
-from lipnet.structured.additive import Kronecker, LowRank
+from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
 from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
 from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
@@ -25,9 +25,24 @@ class AdapterConfig(ABC):
 
 
 @dataclass(frozen=True)
-class LoRAConfig(AdapterConfig):
+class _AdditiveConfig(AdapterConfig):
+    """W' = W + D. The settings are the arguments of D's class.
+
+    Attributes:
+        update: the class of D.
+    """
+
+    update: ClassVar[type[AdditiveUpdate]]
+
+    def build(self, out_features: int, in_features: int) -> WeightUpdate:
+        return self.update(out_features, in_features, **asdict(self))
+
+
+@dataclass(frozen=True)
+class LoRAConfig(_AdditiveConfig):
     """W' = W + (alpha / rank) B A, see `LowRank`."""
 
+    update = LowRank
     rank: int = 8
     alpha: float = 16.0
 
@@ -35,9 +50,6 @@ class LoRAConfig(AdapterConfig):
         _check_counts(rank=self.rank)
         if type(self.alpha) not in (int, float) or not isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(f"alpha must be a finite and positive number, got {self.alpha!r}")
-
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return LowRank(out_features, in_features, self.rank, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,12 @@ class _OrthogonalConfig(AdapterConfig):
     scale: bool = True
     block_map: str = "cayley"
     transpose: bool = True
+    # Not fields: settings of some of the structures, and their values for the others.
+    side = "both"
+    factors = 1
 
     def __post_init__(self) -> None:
-        _check_counts(block_size=self.block_size)
+        _check_counts(block_size=self.block_size, factors=self.factors)
         if self.blocks is not None:
             _check_counts(blocks=self.blocks)
         check_block_map(self.block_map)
@@ -68,25 +83,18 @@ class _OrthogonalConfig(AdapterConfig):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
-    @property
-    @abstractmethod
-    def sides(self) -> tuple[str, ...]:
-        """The sides of W that a matrix multiplies: "output", "input" or both."""
-
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output = self.matrix(out_features) if "output" in self.sides else None
-        input = self.matrix(in_features) if "input" in self.sides else None
+        output = self.matrix(out_features) if self.side != "input" else None
+        input = self.matrix(in_features) if self.side != "output" else None
         return OrthogonalUpdate(
             out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
         )
 
     def matrix(self, features: int) -> StructuredOrthogonal:
         """Return a new Q for vectors of this many features."""
-        if self.blocks is None:
-            return self.matrix_of_blocks(features, self.block_size)
-        if features % self.blocks:
+        if self.blocks is not None and features % self.blocks:
             raise ValueError(f"features must be divisible by {self.blocks}, the number of blocks, got {features}")
-        return self.matrix_of_blocks(features, features // self.blocks)
+        return self.matrix_of_blocks(features, features // self.blocks if self.blocks else self.block_size)
 
     @abstractmethod
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
@@ -106,10 +114,6 @@ class OneSidedConfig(_OrthogonalConfig):
         if self.side == "output" and not self.transpose:
             raise ValueError("transpose=False needs side='input', got side='output', which multiplies by Q anyway")
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return (self.side,)
-
 
 @dataclass(frozen=True)
 class OFTConfig(OneSidedConfig):
@@ -126,10 +130,6 @@ class BOFTConfig(OneSidedConfig):
     """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; Q W with ``side="output"``."""
 
     factors: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(factors=self.factors)
 
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
         return boft(features, block_size, self.factors, self.block_map)
@@ -153,10 +153,6 @@ class GSOFTConfig(OneSidedConfig):
     _: KW_ONLY
     factors: int = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(factors=self.factors)
-
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
         return gsoft(features, block_size, self.block_map, self.factors)
 
@@ -168,46 +164,39 @@ class DoubleGSOFTConfig(_OrthogonalConfig):
     The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
     """
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return ("output", "input")
+    factors = 2
 
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return gsoft(features, block_size, self.block_map)
+        return gsoft(features, block_size, self.block_map, self.factors)
 
 
-@dataclass(frozen=True)
-class CirculantConfig(AdapterConfig):
+class CirculantConfig(_AdditiveConfig):
     """W' = W + D with a circulant D, see `Circulant`."""
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return Circulant(out_features, in_features)
+    update = Circulant
 
 
-@dataclass(frozen=True)
-class SkewCirculantConfig(AdapterConfig):
+class SkewCirculantConfig(_AdditiveConfig):
     """W' = W + D with a skew-circulant D, see `SkewCirculant`."""
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return SkewCirculant(out_features, in_features)
+    update = SkewCirculant
 
 
-@dataclass(frozen=True)
-class ToeplitzConfig(AdapterConfig):
+class ToeplitzConfig(_AdditiveConfig):
     """W' = W + D with D constant along its diagonals, see `Toeplitz`."""
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return Toeplitz(out_features, in_features)
+    update = Toeplitz
 
 
 @dataclass(frozen=True)
-class KroneckerConfig(AdapterConfig):
+class KroneckerConfig(_AdditiveConfig):
     """W' = W + A kron B, see `Kronecker`.
 
     Attributes:
         left_shape: shape of A; None for balanced factors.
     """
 
+    update = Kronecker
     left_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -218,21 +207,16 @@ class KroneckerConfig(AdapterConfig):
         _check_counts(**dict(zip(("left_shape[0]", "left_shape[1]"), self.left_shape, strict=True)))
         object.__setattr__(self, "left_shape", tuple(self.left_shape))  # JSON has lists only
 
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return Kronecker(out_features, in_features, self.left_shape)
-
 
 @dataclass(frozen=True)
-class LowDisplacementRankConfig(AdapterConfig):
+class LowDisplacementRankConfig(_AdditiveConfig):
     """W' = W + sum of ``rank`` products of a circulant and a skew-circulant matrix, see `LowDisplacementRank`."""
 
+    update = LowDisplacementRank
     rank: int = 1
 
     def __post_init__(self) -> None:
         _check_counts(rank=self.rank)
-
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        return LowDisplacementRank(out_features, in_features, self.rank)
 
 
 _CONFIGS = (

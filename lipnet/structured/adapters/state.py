@@ -71,12 +71,7 @@ def adapted_sites(model: nn.Module) -> list[tuple[Site, AdaptedWeight]]:
 
 def updates_of(model: nn.Module, name: str) -> list[tuple[Site, WeightUpdate]]:
     """Return the weights that an adapter updates, with its updates."""
-    return [
-        (site, update)
-        for site, adapted in adapted_sites(model)
-        for other, update in adapted.named_updates()
-        if other == name
-    ]
+    return [(site, adapted.updates[name]) for site, adapted in adapted_sites(model) if name in adapted.updates]
 
 
 def name_or_active(model: nn.Module, name: str | None) -> str:

@@ -1,7 +1,5 @@
 """The parametrization of an adapted weight."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,10 +23,12 @@ class AdaptedWeight(nn.Module):
         transposed: the weight is stored as (in, out).
     """
 
+    updates: dict[str, WeightUpdate]
+
     def __init__(self, order: tuple[str, ...] = (), transposed: bool = False) -> None:
         super().__init__()
         self.order, self.transposed = order, transposed
-        self.updates = nn.ModuleDict()
+        self.updates = nn.ModuleDict()  # type: ignore[assignment] # torch types its values as any modules
         self.active: str | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -49,14 +49,7 @@ class AdaptedWeight(nn.Module):
     @property
     def in_use(self) -> WeightUpdate | None:
         """The update of the adapter in use."""
-        update = None if self.active is None else self.updates[self.active]
-        assert update is None or isinstance(update, WeightUpdate)
-        return update
-
-    def named_updates(self) -> Iterator[tuple[str, WeightUpdate]]:
-        for name, update in self.updates.items():
-            assert isinstance(update, WeightUpdate)
-            yield name, update
+        return None if self.active is None else self.updates[self.active]
 
     def extra_repr(self) -> str:
         return f"active={self.active!r}"

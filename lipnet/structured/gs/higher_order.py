@@ -20,7 +20,7 @@ class HigherOrderGS:
     ``A.T`` to the given blocks, which may be parameters of a module or computed tensors.
 
     Both sequences are in the order of application: ``blocks[0]`` is B_1, ``permutations[0]`` is P_1, and
-    ``permutations[-1]`` is P_{m+1}.
+    ``permutations[-1]`` is P_{m+1}. They are attributes of the same names, to be read only.
 
     Args:
         blocks: the blocks of each factor, floating of shape (k, rows, columns): B_i is block-diagonal with these k
@@ -47,47 +47,37 @@ class HigherOrderGS:
     """
 
     def __init__(self, blocks: Sequence[Tensor], permutations: Sequence[Tensor | None]) -> None:
-        self._blocks = _checked_blocks(blocks)
-        sizes = [_columns(factor) for factor in self._blocks] + [_rows(self._blocks[-1])]
+        self.blocks = _checked_blocks(blocks)
+        sizes = [_columns(factor) for factor in self.blocks] + [_rows(self.blocks[-1])]
         if len(permutations) != len(sizes):
             raise ValueError(
                 f"{len(blocks)} factors need {len(sizes)} permutations, got {len(permutations)} (None is I)"
             )
         # Copies: the inverses below would not follow a later change of the given tensors.
-        self._places = tuple(None if places is None else places.to(self.device, copy=True) for places in permutations)
-        for number, (places, size) in enumerate(zip(self._places, sizes, strict=True)):
+        self.permutations = tuple(each if each is None else each.to(self.device, copy=True) for each in permutations)
+        for number, (places, size) in enumerate(zip(self.permutations, sizes, strict=True)):
             if places is not None:
                 check_permutation(places, size, f"permutations[{number}]")
         # A gather applies a permutation by its inverse: the source of the entry at each place.
-        self._sources = tuple(None if places is None else inverse_permutation(places) for places in self._places)
-
-    @property
-    def blocks(self) -> tuple[Tensor, ...]:
-        """The blocks of B_1, ..., B_m, each (k, rows, columns)."""
-        return self._blocks
-
-    @property
-    def permutations(self) -> tuple[Tensor | None, ...]:
-        """The permutations P_1, ..., P_{m+1}; None is the identity."""
-        return self._places
+        self._sources = tuple(each if each is None else inverse_permutation(each) for each in self.permutations)
 
     @property
     def shape(self) -> torch.Size:
         """(outputs, inputs), as for the dense matrix."""
-        return torch.Size((_rows(self._blocks[-1]), _columns(self._blocks[0])))
+        return torch.Size((_rows(self.blocks[-1]), _columns(self.blocks[0])))
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._blocks[0].dtype
+        return self.blocks[0].dtype
 
     @property
     def device(self) -> torch.device:
-        return self._blocks[0].device
+        return self.blocks[0].device
 
     @property
     def num_parameters(self) -> int:
         """Number of entries in all blocks."""
-        return sum(factor.numel() for factor in self._blocks)
+        return sum(factor.numel() for factor in self.blocks)
 
     @property
     def flops(self) -> int:
@@ -102,7 +92,7 @@ class HigherOrderGS:
         """
         if x.dim() == 0 or x.shape[-1] != self.shape[1]:
             raise ValueError(f"A(x) needs x of shape (..., {self.shape[1]}), got {tuple(x.shape)}")
-        for sources, factor in zip(self._sources, self._blocks, strict=False):
+        for sources, factor in zip(self._sources, self.blocks, strict=False):
             groups = _permuted(x, sources).reshape(*x.shape[:-1], factor.shape[0], factor.shape[2])
             x = torch.einsum("...kj,kij->...ki", groups, factor).flatten(-2)
         return _permuted(x, self._sources[-1])
@@ -134,8 +124,8 @@ class HigherOrderGS:
     def transpose(self) -> Self:
         """Return A^T = P_1^T B_1^T ... P_m^T B_m^T P_{m+1}^T, which shares memory and gradients with A."""
         transposed = copy.copy(self)
-        transposed._blocks = tuple(factor.mT for factor in reversed(self._blocks))
-        transposed._places, transposed._sources = self._sources[::-1], self._places[::-1]
+        transposed.blocks = tuple(factor.mT for factor in reversed(self.blocks))
+        transposed.permutations, transposed._sources = self._sources[::-1], self.permutations[::-1]
         return transposed
 
     @property
@@ -149,19 +139,20 @@ class HigherOrderGS:
         Raises:
             ValueError: unless each factor has blocks of the same shape as before.
         """
-        shapes = [tuple(factor.shape) for factor in self._blocks]
+        shapes = [tuple(factor.shape) for factor in self.blocks]
         if [tuple(factor.shape) for factor in blocks] != shapes:
             raise ValueError(f"blocks must have shapes {shapes}, got {[tuple(factor.shape) for factor in blocks]}")
         changed = copy.copy(self)
-        changed._blocks = _checked_blocks(blocks)
-        device = changed.device
-        changed._places = tuple(None if places is None else places.to(device) for places in self._places)
-        changed._sources = tuple(None if sources is None else sources.to(device) for sources in self._sources)
+        changed.blocks = _checked_blocks(blocks)
+        changed.permutations, changed._sources = (
+            tuple(each if each is None else each.to(changed.device) for each in indices)
+            for indices in (self.permutations, self._sources)
+        )
         return changed
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Return the matrix on another device or in another floating dtype; arguments as for ``Tensor.to``."""
-        return self.with_blocks([factor.to(*args, **kwargs) for factor in self._blocks])
+        return self.with_blocks([factor.to(*args, **kwargs) for factor in self.blocks])
 
     def support(self) -> Tensor:
         """Return which entries of A can be non-zero, for some choice of the blocks, bool of shape (outputs, inputs).
@@ -172,11 +163,11 @@ class HigherOrderGS:
                     [0, 0, 1, 1]], dtype=torch.int32)
         """
         # With blocks of ones an entry counts the paths from its input to its output, and nothing cancels.
-        ones = [torch.ones_like(factor, dtype=torch.float32, requires_grad=False) for factor in self._blocks]
+        ones = [torch.ones_like(factor, dtype=torch.float32, requires_grad=False) for factor in self.blocks]
         return self.with_blocks(ones).to_dense() > 0
 
     def __repr__(self) -> str:
-        factors = ", ".join(f"{k} of {rows} x {columns}" for k, rows, columns in (f.shape for f in self._blocks))
+        factors = ", ".join(f"{k} of {rows} x {columns}" for k, rows, columns in (f.shape for f in self.blocks))
         return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]}: {factors})"
 
 

@@ -1,7 +1,7 @@
 """The paths of inner indices through the blocks of L P R, which determine the ranks of its blocks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,8 +9,7 @@ from torch import Tensor
 from lipnet.structured.gs.permutations import check_permutation
 
 
-@dataclass(frozen=True)
-class InnerPaths:
+class InnerPaths(NamedTuple):
     """The path of each inner index t: a row of R, which P sends to column sigma(t) of L.
 
     Attributes:

@@ -155,10 +155,7 @@ def _factors(
     """Return L and R whose product has the blocks sum_q columns[i, j, :, q] rows[i, j, q, :], with q below the rank."""
     # A pair of blocks may have more paths than its block has singular values; the rest stay zero.
     used = paths.number < min(left[1], right[2])
-    left_block, left_column, right_block, right_row, number = (
-        index[used].to(columns.device)
-        for index in (paths.left_block, paths.left_column, paths.right_block, paths.right_row, paths.number)
-    )
+    left_block, left_column, right_block, right_row, number = (index[used].to(columns.device) for index in paths[:5])
     left_factor, right_factor = columns.new_zeros(tuple(left)), rows.new_zeros(tuple(right))
     left_factor[left_block, :, left_column] = columns[left_block, right_block, :, number]
     right_factor[right_block, right_row] = rows[left_block, right_block, number]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import form_matrices, forms, same_convolution, skew_filter
-from lipnet.functional.forms import Products, convolution_form
+from lipnet.functional import forms, same_convolution, skew_filter
+from lipnet.functional.forms import Products, convolution_form, form_matrices
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
 # Dtype, padding and size decide the form: products of channels, the blocked layout of the CPU's library, or the
