@@ -1,7 +1,5 @@
 """Random augmentation and mixing of training images, seeded by the place of an image or batch in the training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
@@ -15,7 +13,7 @@ from torchvision.transforms import v2
 from lipnet.data.draws import Integers, uniform_integers
 
 Batch = tuple[Tensor, Tensor]
-Mixing: TypeAlias = "v2.MixUp | v2.CutMix"
+Mixing: TypeAlias = v2.MixUp | v2.CutMix
 
 # Separates the random numbers of mixing from those of single images.
 _MIXING = 0x6D6978

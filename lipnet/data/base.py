@@ -1,7 +1,5 @@
 """Base class of the LightningDataModules: splits, augmentation and loaders."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from functools import cached_property
 from math import inf

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100, read by torchvision from their official files."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory

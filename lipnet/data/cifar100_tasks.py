@@ -1,7 +1,5 @@
 """Other tasks on the images of CIFAR-100: the 20 coarse classes, and either half of the 100 classes."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from lipnet.data.cifar import CIFARDataModule, read_cifar
+from lipnet.data.cifar import CIFAR100DataModule, read_cifar
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import CIFAR100_SPEC
 
@@ -23,15 +21,14 @@ def read_coarse_labels(root: Path, train: bool) -> Tensor:
     return torch.tensor(content["coarse_labels"])
 
 
-class CIFAR100CoarseDataModule(CIFARDataModule):
-    """CIFAR-100 with its 20 coarse classes as labels; arguments as for :class:`CIFARDataModule`.
+class CIFAR100CoarseDataModule(CIFAR100DataModule):
+    """CIFAR-100 with its 20 coarse classes as labels; arguments as for :class:`CIFAR100DataModule`.
 
     The validation images are those of CIFAR-100 at the same seed: a network trained on the coarse classes has not seen
     the validation images of the fine ones.
     """
 
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
-    reader = datasets.CIFAR100
 
     def read_images(self, train: bool) -> LabelledImages:
         """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
@@ -42,10 +39,9 @@ class CIFAR100CoarseDataModule(CIFARDataModule):
         return read_cifar(self.reader, self.data_dir, train=True).labels
 
 
-class CIFAR100HalfDataModule(CIFARDataModule):
-    """The images of 50 classes of CIFAR-100, labelled 0..49; arguments as for :class:`CIFARDataModule`."""
+class CIFAR100HalfDataModule(CIFAR100DataModule):
+    """The images of 50 classes of CIFAR-100, labelled 0..49; arguments as for :class:`CIFAR100DataModule`."""
 
-    reader = datasets.CIFAR100
     first_class: ClassVar[int]
 
     def read_images(self, train: bool) -> LabelledImages:

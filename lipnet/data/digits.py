@@ -1,7 +1,5 @@
 """Scikit-learn's 8 x 8 digits: a small real dataset that ships with the package."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from sklearn.datasets import load_digits

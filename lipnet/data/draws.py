@@ -1,7 +1,5 @@
 """Counter-based random integers: a function of (seed, epoch, index) without state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Extra training images read from files, such as those of a generative model."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from abc import ABC, abstractmethod

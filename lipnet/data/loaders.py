@@ -1,7 +1,5 @@
 """Data loaders that mix batches and resume within an epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Sample orders for training and evaluation, for one process or several."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sized
 from fractions import Fraction
 from itertools import islice

@@ -1,7 +1,5 @@
 """Class counts, image sizes and normalisation constants of the datasets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Seeded, stratified split of a labelled set into two parts."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

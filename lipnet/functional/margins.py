@@ -1,7 +1,5 @@
 """Margins of logits and the L2 radii that they certify, with every rounding downwards."""
 
-from __future__ import annotations
-
 import decimal
 import math
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Certified radii from a separate Lipschitz constant for each difference of two logits."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The average certified radius (ACR) as a torchmetrics metric."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

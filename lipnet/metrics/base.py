@@ -1,7 +1,5 @@
 """Base class of the metrics on certified radii."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

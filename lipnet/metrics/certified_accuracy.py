@@ -1,7 +1,5 @@
 """Certified accuracy at chosen radii as a torchmetrics metric."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Certified accuracy against radius: the exact step curve, and its plots."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

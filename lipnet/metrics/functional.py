@@ -4,8 +4,6 @@ A sample is certified at radius r if its prediction is correct and its certified
 open. A NaN or infinite radius is no certificate and counts as 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

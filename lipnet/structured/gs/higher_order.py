@@ -1,7 +1,5 @@
 """Group-and-shuffle (GS) matrices: block-diagonal factors with permutations between them, never formed densely."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from itertools import pairwise

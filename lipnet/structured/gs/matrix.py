@@ -1,7 +1,5 @@
 """GS-matrices of two factors, and the ranks of their blocks."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from lipnet.structured.gs.higher_order import HigherOrderGS
