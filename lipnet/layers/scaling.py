@@ -8,6 +8,7 @@ from math import prod, sqrt
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.types import Device
@@ -32,7 +33,6 @@ _POINTS = 8
 # Share of fixed vectors that is mixed into the stored ones, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
 _START_STEPS = 20
-_CONVERGED_STEPS = 200
 
 
 def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: int = 1) -> tuple[Tensor, Tensor]:
@@ -245,8 +245,7 @@ class ReshapedScaling(Scaling):
         return torch.stack(norms).amin(dim=0), list(new)
 
     def converged(self, skew: Tensor) -> list[Tensor]:
-        matrices = reshaped_filters(skew.detach(), _groups(skew))
-        return [power_iteration(each, torch.ones_like(each[:, 0]), _CONVERGED_STEPS)[1] for each in matrices]
+        return [_top_right_vectors(each) for each in reshaped_filters(skew.detach(), _groups(skew))]
 
 
 SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
@@ -257,3 +256,14 @@ SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
 
 def _groups(skew: Tensor) -> int:
     return len(skew) // skew.shape[1]
+
+
+def _top_right_vectors(matrices: Tensor) -> Tensor:
+    """Return the top right singular vectors (g, n) of matrices (g, m, n), m <= n, by the eigenvectors of A A^T.
+
+    Power iteration would need more steps than any fixed number where two singular values are close.
+    """
+    # The library refuses matrices that are not finite; their norm is not finite whatever the vectors.
+    finite = matrices.nan_to_num(0.0, 0.0, 0.0)
+    left = torch.linalg.eigh(finite @ finite.mT).eigenvectors[..., -1:]
+    return F.normalize((left.mT @ finite).squeeze(-2), dim=-1, eps=torch.finfo(finite.dtype).tiny)

@@ -131,6 +131,9 @@ def _make_activation(activation: LayerFactory, channels: int) -> nn.Module:
 
 
 def _check_shape(depth: int, stages: int, image_size: int) -> None:
+    for name, value in {"depth": depth, "stages": stages, "image_size": image_size}.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
     if stages < 1 or depth < stages or depth % stages:
         raise ValueError(f"depth must be a multiple of the {stages} stages, got depth {depth}")
     if stages > MAXIMUM_STAGES:

@@ -141,6 +141,12 @@ def test_published_depths_and_widths(depth: int, initial_channels: int) -> None:
 
 
 @pytest.mark.cover(0)
+@pytest.mark.parametrize("setting", ["depth", "stages", "image_size"])
+def test_a_setting_that_is_no_integer_is_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{setting} must be an integer, got 'abc'$"):
+        LipConvNet(10, **(TINY | {setting: "abc"}))
+
+
 @pytest.mark.parametrize("depth", [5, 20, 40])
 def test_depths_run(depth: int) -> None:
     model = LipConvNet(10, depth=depth, initial_channels=4, image_size=32, conv=partial(GSSOC, groups=(2, None)))
