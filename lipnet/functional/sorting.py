@@ -19,7 +19,9 @@ def sort_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         max(first, second) and min(first, second).
     """
-    larger, smaller, _ = _SortPairs.apply(first, second)
+    # torch.compile (2.14) cannot trace a function that defines a jvp.
+    function = _SortPairs if torch.compiler.is_compiling() else _SortPairsWithJvp
+    larger, smaller, _ = function.apply(first, second)
     return larger, smaller
 
 
@@ -41,6 +43,10 @@ class _SortPairs(torch.autograd.Function):
     def backward(ctx: Any, larger: Tensor, smaller: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         (in_order,) = ctx.saved_tensors
         return torch.where(in_order, larger, smaller), torch.where(in_order, smaller, larger)
+
+
+class _SortPairsWithJvp(_SortPairs):
+    generate_vmap_rule = True
 
     @staticmethod
     def jvp(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, None]:

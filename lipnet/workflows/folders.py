@@ -52,7 +52,9 @@ def sweep_folder(log_dir: str, task_name: str, ckpt_path: str | None) -> str:
 
 def output_folder(log_dir: str) -> str:
     """Return the folder of the present job: Hydra's, or without Hydra (in a notebook) one per process."""
-    return HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else _notebook_folder(log_dir)
+    # `compose` in a notebook may initialise Hydra's configuration without a job.
+    started = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
+    return HydraConfig.get().runtime.output_dir if started else _notebook_folder(log_dir)
 
 
 @lru_cache

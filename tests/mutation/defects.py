@@ -175,6 +175,12 @@ def _body_first(self: Residual, x: Tensor) -> Tensor:
     return x * self.skip + branch * self.branch
 
 
+def _plant_body_first(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Residual, "forward", _body_first)
+    # As if the rule had been registered for the faulty class.
+    patch.setattr(find_rule(Residual(nn.Identity())), "calls", calls_of(Residual))
+
+
 _adjoint = lipnet.functional.skew._adjoint
 _RULES = lipnet.certify.rules
 _TORCH_RULES = lipnet.certify.torch_rules
@@ -342,7 +348,7 @@ DEFECTS = [
     ),
     Defect(
         "residual: the input is read again after an in-place body",
-        attribute(Residual, "forward", _body_first),
+        _plant_body_first,
         ["tests/layers/test_residual.py::test_the_bound_holds_for_bodies_that_work_in_place"],
     ),
     Defect(

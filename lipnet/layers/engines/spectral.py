@@ -17,7 +17,11 @@ class SpectralEngine(MatrixEngine):
 
     @property
     def matrix_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.dtype, torch.float32).to_complex()
+        return torch.promote_types(self._real_dtype, torch.complex64)
+
+    @property
+    def _real_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
 
     def exponential(
         self, weight: Tensor, size: tuple[int, int], coefficients: tuple[float, ...] | None = None
@@ -26,4 +30,4 @@ class SpectralEngine(MatrixEngine):
         return spectral_exponential(precise, size, self.groups, coefficients=coefficients)
 
     def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
-        return apply_spectral(maps.to(self.matrix_dtype.to_real()), matrices).to(maps.dtype)
+        return apply_spectral(maps.to(self._real_dtype), matrices).to(maps.dtype)
