@@ -5,15 +5,16 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from lipnet.layers.operands import OperandLayer
 from lipnet.layers.soc import SOC
 from lipnet.overrides import override_attributes
 
 
 @contextmanager
 def explicit_products(model: nn.Module) -> Iterator[None]:
-    """Evaluate a model's exponentials by dense matrices or the series, with plain sums of products, in this context.
+    """Evaluate a model's layers by plain sums of products in this context.
 
-    Fourier transforms and forms with fewer products are off. The function is the same up to rounding (up to the
+    Exponentials become dense matrices or series. Fourier transforms and forms with fewer products are off. The function is the same up to rounding (up to the
     tolerance of the series for a layer with the spectral engine) and has the same Lipschitz bound.
     `lipnet.functional.rounding_error` bounds its distance from exact arithmetic.
 
@@ -30,6 +31,6 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
         >>> torch.allclose(explicit, layer(x), atol=1e-4)
         True
     """
-    layers = [module for module in model.modules() if isinstance(module, SOC)]
+    layers = [module for module in model.modules() if isinstance(module, (SOC, OperandLayer))]
     with override_attributes(layers, "explicit", True):
         yield

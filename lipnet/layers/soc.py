@@ -238,7 +238,7 @@ class SOC(LipschitzModule):
 
     def prepared(self) -> PreparedWeight:
         """Return the values that evaluation computes from the weight, cached until the weight changes."""
-        return self._cache.get(self.weight, self._prepare)
+        return self._cache.get([self.weight], self._prepare)
 
     def _prepare(self) -> PreparedWeight:
         skew = skew_filter(self._active_weight.detach().double(), self.active_groups)

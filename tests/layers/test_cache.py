@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ class Square:
             self.calls += 1
             return weight**2
 
-        return self.cache.get(weight, compute)
+        return self.cache.get([weight], compute)
 
 
 def test_the_same_values_are_computed_once() -> None:
@@ -84,7 +83,7 @@ def test_clearing() -> None:
 
 def test_the_value_is_detached() -> None:
     weight = torch.ones(2, requires_grad=True)
-    value = WeightCache().get(weight, lambda: weight**2)
+    value = WeightCache().get([weight], lambda: weight**2)
     assert not value.requires_grad
 
 
@@ -98,13 +97,29 @@ def test_a_value_from_inference_mode_can_be_differentiated_through() -> None:
     assert torch.equal(x.grad, torch.ones(2))
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
-def test_copies_start_empty(duplicate: Callable[[WeightCache], WeightCache]) -> None:
-    cache = WeightCache()
-    square, weight = Square(cache), torch.ones(2)
+def test_a_change_of_any_of_several_weights_is_noticed() -> None:
+    cache, weights = WeightCache(), [torch.ones(2), torch.zeros(3)]
+    assert cache.get(weights, lambda: 1) == 1
+    assert cache.get(weights, lambda: 2) == 1
+    weights[1][2] = 1.0
+    assert cache.get(weights, lambda: 3) == 3
+    assert cache.get(weights[:1], lambda: 4) == 4
+
+
+def test_a_pickle_starts_empty() -> None:
+    square, weight = Square(WeightCache()), torch.ones(2)
     square(weight)
-    other = Square(duplicate(cache))
+    other = Square(pickle.loads(pickle.dumps(square.cache)))
     other(weight)
     assert other.calls == 1
+
+
+def test_a_copy_keeps_the_value_until_its_own_weight_changes() -> None:
+    square, weight = Square(WeightCache()), torch.ones(2)
     square(weight)
-    assert square.calls == 1
+    other = Square(copy.deepcopy(square.cache))
+    other(weight.clone())
+    assert other.calls == 0
+    other(weight + 1)
+    square(weight)
+    assert (other.calls, square.calls) == (1, 1)

@@ -1,0 +1,184 @@
+"""Base class of the layers whose forward multiplies with tensors computed from the parameters."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite, prod, sqrt
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional import space_to_depth
+from lipnet.functional.autocast import without_autocast
+from lipnet.functional.rounding_error import Signal, Step, addition
+from lipnet.layers.arguments import check_input, sizes
+from lipnet.layers.base import LipschitzModule
+from lipnet.layers.cache import WeightCache
+
+Operands = tuple[Tensor, ...]
+
+
+@dataclass
+class _Prepared:
+    """The cached operands of evaluation and their bounds, by map size."""
+
+    operands: dict[Any, Operands] = field(default_factory=dict)
+    bounds: dict[Any, float] = field(default_factory=dict)
+
+
+class OperandLayer(LipschitzModule):
+    """A layer that computes operands from its weights, and multiplies its input with them.
+
+    A layer of this kind implements four functions of tensors:
+
+    - ``compute_operands(*weights, size)``: the operands, differentiable, from the tensors that `weights` lists;
+    - ``apply_operands(maps, operands)``: the layer without its bias;
+    - ``bound_operands(operands)``: an upper bound on the Lipschitz constant of ``apply_operands``, rounded up;
+    - ``round_operands(operands, signal, size)``: the rounding of ``apply_operands``, for certificates.
+
+    Training computes the operands in every forward pass, in the weights' dtype. Evaluation computes them once, in
+    float64, rounds them to the weights' dtype, and caches them until the weights change. The bound is that of the
+    rounded operands.
+
+    Args:
+        in_channels, out_channels: of the input and the output.
+        kernel_size, stride: as in ``nn.Conv2d``; a stride is space-to-depth before the operands, unless the subclass
+            sets ``native_stride``.
+        bias: learn a constant for each output channel.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        device, dtype: of the parameters.
+    """
+
+    # Spatial dimensions of the inputs: 2 for a convolution, 0 for a linear layer.
+    dimensions: ClassVar[int] = 2
+    # Whether apply_operands itself has the stride.
+    native_stride: ClassVar[bool] = False
+    # Whether the operands depend on the size of the feature maps.
+    by_size: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 1,
+        stride: int | Sequence[int] = 1,
+        *,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = self._two(kernel_size)
+        self.stride = self._two(stride)
+        self.padding_mode = padding_mode
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
+        self.explicit = False
+        self._cache: WeightCache[_Prepared] = WeightCache()
+
+    @abstractmethod
+    def weights(self) -> list[Tensor]:
+        """Return the tensors, parameters or buffers, that the operands are computed from."""
+
+    @abstractmethod
+    def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
+        """Compute the operands for maps of this size after a stride, differentiable, in the dtype of the weights."""
+
+    @abstractmethod
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        """Compute the layer without its bias on maps (B, C, H, W), after space-to-depth for a stride."""
+
+    @abstractmethod
+    def bound_operands(self, operands: Operands) -> float:
+        """Bound the Lipschitz constant of `apply_operands` from above, for operands that are finite."""
+
+    @abstractmethod
+    def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
+        """Bound the rounding of `apply_operands` in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        reference = self.weights()[0]
+        check_input(type(self).__name__, x, reference, self.in_channels, self.dimensions, self.stride, reach)
+        batched = x.dim() in (2 if self.dimensions == 0 else 4, self.dimensions + 2)
+        maps = x if batched else x.unsqueeze(0)
+        if self.dimensions == 0 and maps.dim() == 2:
+            maps = maps[:, :, None, None]
+        if not self.native_stride:
+            maps = space_to_depth(maps, self.stride)
+        operands = self.operands((maps.shape[-2], maps.shape[-1]))
+        with without_autocast(maps.device):
+            maps = self.apply_operands(maps.to(reference.dtype), operands)
+        if self.bias is not None:
+            maps = maps + self.bias.to(maps.dtype).view(-1, 1, 1)
+        return maps.flatten(1) if self.dimensions == 0 and x.dim() == 2 else maps if batched else maps.squeeze(0)
+
+    def operands(self, size: tuple[int, int]) -> Operands:
+        """Return the operands for maps of this size in the present mode."""
+        weights = self.weights()
+        with without_autocast(weights[0].device):
+            if self.training:
+                return self.compute_operands(*weights, size=size)
+            differentiated = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+            # A trace must contain the computation: it folds constants itself, and cannot compare values.
+            if torch.compiler.is_compiling() or (differentiated and not self.explicit):
+                return self._evaluated(weights, size)
+            prepared = self._cache.get(weights, _Prepared)
+            key = size if self.by_size else None
+            if key not in prepared.operands:
+                with torch.inference_mode(False), torch.no_grad():
+                    prepared.operands[key] = self._evaluated([weight.detach().clone() for weight in weights], size)
+            return prepared.operands[key]
+
+    def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
+        operands = self.compute_operands(*(weight.double() for weight in weights), size=size)
+        return tuple(each.to(_dtype_like(weights[0].dtype, each)) for each in operands)
+
+    def lipschitz_bound(self) -> float:
+        """Return an upper bound on the Lipschitz constant of the present function, from the operands it multiplies.
+
+        Infinite if they are not finite.
+        """
+        with torch.no_grad():
+            size = (1, 1) if self.by_size else self.kernel_size
+            operands = self.operands(size)
+            if self.training:
+                return self._bound(operands)
+            prepared = self._cache.get(self.weights(), _Prepared)
+            key = size if self.by_size else None
+            if key not in prepared.bounds:
+                prepared.bounds[key] = self._bound(operands)
+            return prepared.bounds[key]
+
+    def _bound(self, operands: Operands) -> float:
+        if not all(bool(each.isfinite().all()) for each in operands):
+            return inf
+        bound = self.bound_operands(operands)
+        return bound if isfinite(bound) else inf
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Bound the rounding of an evaluation within `explicit_products`."""
+        height, width = (1, 1, *signal.shape[1:])[-2:]
+        size = (height, width) if self.native_stride else (height // self.stride[0], width // self.stride[1])
+        with torch.no_grad():
+            step = self.round_operands(self.operands(size), signal, size)
+        pixels = prod(shape[1:]) if self.dimensions else 1
+        return step.then(addition(signal.after(step, shape), self.bias, pixels))
+
+    def reset_bias(self) -> None:
+        """Draw biases uniformly from +-1 / sqrt(out_channels)."""
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
+
+    def _two(self, value: int | Sequence[int]) -> tuple[int, int]:
+        if self.dimensions == 0:
+            return 1, 1
+        first, second = sizes(value, 2)
+        return first, second
+
+
+def _dtype_like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    return dtype.to_complex() if tensor.is_complex() else dtype
