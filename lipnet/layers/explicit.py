@@ -14,9 +14,9 @@ from lipnet.overrides import override_attributes
 def explicit_products(model: nn.Module) -> Iterator[None]:
     """Evaluate a model's layers by plain sums of products in this context.
 
-    Exponentials become dense matrices or series. Fourier transforms and forms with fewer products are off. The function is the same up to rounding (up to the
-    tolerance of the series for a layer with the spectral engine) and has the same Lipschitz bound.
-    `lipnet.functional.rounding_error` bounds its distance from exact arithmetic.
+    Exponentials become dense matrices or series. Fourier transforms and forms with fewer products are off. The function
+    is the same up to rounding (up to the tolerance of the series for a layer with the spectral engine) and has the same
+    Lipschitz bound. `lipnet.functional.rounding_error` bounds its distance from exact arithmetic.
 
     Args:
         model: in evaluation mode; layers in training mode are not affected.
