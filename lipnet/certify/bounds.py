@@ -80,7 +80,7 @@ class LogitBounds:
         return pairwise_certified_radius(logits, self.pairwise, pairwise_errors)
 
 
-def logit_bounds(model: nn.Module) -> LogitBounds:
+def logit_bounds(model: nn.Module, *, estimate: bool = False) -> LogitBounds:
     """Return the bounds of a model from its inputs to its logits (L2 to L2).
 
     A head declares its kind, nothing is guessed: a `LipschitzModule` with ``pairwise_lipschitz()``, such as
@@ -89,6 +89,8 @@ def logit_bounds(model: nn.Module) -> LogitBounds:
 
     Args:
         model: in evaluation mode.
+        estimate: take `LipschitzModule.lipschitz_estimate` in place of bounds whose proof takes long. The result proves
+            nothing; validation during training uses it.
 
     Raises:
         TypeError, ValueError: as `lipnet.certify.lipschitz_bound`; and ValueError if a head's answer is not a float64
@@ -104,16 +106,16 @@ def logit_bounds(model: nn.Module) -> LogitBounds:
         6.0
     """
     check_computes_as_declared(model)
-    return _bounds("", model)
+    return _bounds("", model, estimate)
 
 
-def _bounds(path: str, module: nn.Module) -> LogitBounds:
+def _bounds(path: str, module: nn.Module, estimate: bool) -> LogitBounds:
     children = children_in_order(module)
     if children:
         *features, (name, head) = children
-        before = product_up(bound_of(join(path, each), child) for each, child in features)
-        return _bounds(join(path, name), head).after(before)
-    return LogitBounds(bound_of(path, module), declared_pairwise(path, module))
+        before = product_up(bound_of(join(path, each), child, estimate) for each, child in features)
+        return _bounds(join(path, name), head, estimate).after(before)
+    return LogitBounds(bound_of(path, module, estimate), declared_pairwise(path, module))
 
 
 def declared_pairwise(path: str, module: nn.Module) -> Tensor | None:

@@ -111,18 +111,22 @@ def leaves(path: str, module: nn.Module) -> Children:
     return [leaf for name, child in children for leaf in leaves(join(path, name), child)]
 
 
-def bound_of(path: str, module: nn.Module) -> float:
-    """Bound the Lipschitz constant of a module; errors name it by its path in the model."""
+def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
+    """Bound the Lipschitz constant of a module, or estimate it; errors name the module by its path in the model."""
     children = children_in_order(module)
     if children is not None:
-        return product_up(bound_of(join(path, name), child) for name, child in children)
+        return product_up(bound_of(join(path, name), child, estimate) for name, child in children)
     name, found = describe(path, module), find_rule(module)
     if found is None and not isinstance(module, LipschitzModule):
         raise TypeError(_no_rule(name, module))
     parts = [] if found is None else found.parts(module)
-    bounds = [bound_of(join(path, part), inner) for part, inner in parts]
+    bounds = [bound_of(join(path, part), inner, estimate) for part, inner in parts]
     try:
-        bound = float(module.lipschitz_bound() if found is None else found.lipschitz(module, *bounds))  # type: ignore[operator]
+        if found is not None:
+            bound = float(found.lipschitz(module, *bounds))
+        else:
+            assert isinstance(module, LipschitzModule)
+            bound = float(module.lipschitz_estimate() if estimate else module.lipschitz_bound())
     except ValueError as error:
         raise ValueError(f"{path or 'the model'}: {error}") from error
     except NotImplementedError as error:

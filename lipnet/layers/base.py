@@ -32,6 +32,10 @@ class LipschitzModule(nn.Module):
             raise NotImplementedError(f"{type(self).__name__} does not implement lipschitz_bound()")
         return product_up(own_bound(child) for _, child in children)
 
+    def lipschitz_estimate(self) -> float:
+        """Return about `lipschitz_bound`, without a proof that takes long: for validation during training."""
+        return self.lipschitz_bound()
+
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Bound the rounding error of ``forward`` in float64.
 

@@ -144,13 +144,12 @@ class OperandLayer(LipschitzModule):
         """
         with torch.no_grad():
             size = (1, 1) if self.by_size else self.kernel_size
-            operands = self.operands(size)
             if self.training:
-                return self._bound(operands)
-            prepared = self._cache.get(self.weights(), _Prepared)
+                return self._bound(self.operands(size))
+            prepared = self._cache.get(self.weights(), _Prepared, exact=True)
             key = size if self.by_size else None
             if key not in prepared.bounds:
-                prepared.bounds[key] = self._bound(operands)
+                prepared.bounds[key] = self._bound(self.operands(size))
             return prepared.bounds[key]
 
     def _bound(self, operands: Operands) -> float:

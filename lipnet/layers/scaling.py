@@ -24,6 +24,7 @@ from lipnet.functional.norm_estimates import (
     top_vectors,
 )
 from lipnet.functional.skew import minus_adjoint
+from lipnet.layers.engines.base import expected_norm_bound
 
 # Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
 SMALLEST_NORM = 1e-12
@@ -96,10 +97,12 @@ class Scaling(nn.Module, ABC):
     Attributes:
         target: value that the norm is brought to.
         expected: upper bound that ||J|| is then expected to keep in training.
+        interval: the same in evaluation, where the series is more accurate.
     """
 
     target: float
     expected: float
+    interval: float
     # State of weight and buffers after the last step, and the vectors that it used.
     _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
@@ -194,6 +197,7 @@ class JacobianScaling(Scaling):
     ) -> None:
         super().__init__()
         self.points = 1 if prod(kernel_size) == 1 else max(_POINTS, *kernel_size)
+        self.interval = expected_norm_bound(self.target, channels, kernel_size)
         shape = (groups, channels, self.points, self.points)
         self.register_buffer("vectors", torch.empty(shape, device=device, dtype=dtype))
 
@@ -235,6 +239,8 @@ class ReshapedScaling(Scaling):
         taps = prod(kernel_size)
         self.expected = 1.0 if taps == 1 else 2.1
         self.target = self.expected / sqrt(taps)
+        # The norm of the reshaped filter is exact in evaluation, up to rounding.
+        self.interval = self.expected * (1 + 1e-6)
         # Right singular vectors of the reshaped filters.
         for name, length in (("flat_vectors", channels * taps), ("blocked_vectors", channels * kernel_size[1])):
             self.register_buffer(name, torch.empty(groups, length, device=device, dtype=dtype))

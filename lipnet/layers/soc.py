@@ -24,7 +24,6 @@ from lipnet.layers.engines import (
     Choice,
     Engine,
     PreparedWeight,
-    Series,
     Situation,
     choose_engine,
     make_series,
@@ -149,12 +148,15 @@ class SOC(LipschitzModule):
         # Its buffers are in the state dict, so that an interrupted training continues exactly.
         self.scaling = SCALINGS[scaling](groups, per_group, self.kernel_size, device, dtype)
         self._training_series = make_series(self.scaling.expected, train_terms, train_tolerance, series)
-        # Refuse options that cannot work now, not at the first image.
-        self._evaluation_series(self.scaling.expected)
-        self.choice(1, (1, 1))
+        self._evaluation_series = make_series(self.scaling.interval, eval_terms, eval_tolerance, series)
         self._cache: WeightCache[PreparedWeight] = WeightCache()
+        self._estimate: WeightCache[Tensor] = WeightCache()
         # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
         self.explicit = False
+        # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with the scale of the next training step.
+        self.estimated = False
+        # Refuse an engine that cannot work now, not at the first image.
+        self.choice(1, (1, 1))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
@@ -197,6 +199,9 @@ class SOC(LipschitzModule):
                 series = self._training_series
                 weight = self.scaling.training_step(self._active_weight, sign * series.factor)
                 operand = engine.train(weight, series, size)
+            elif self.estimated:
+                series = self._evaluation_series
+                operand = engine.train(sign * self._estimated_filter() * series.factor, series, size)
             elif not self.explicit and torch.is_grad_enabled() and self.weight.requires_grad:
                 prepared = self.prepared()
                 skew = skew_filter(self._active_weight.double(), self.active_groups)
@@ -215,8 +220,8 @@ class SOC(LipschitzModule):
             channels=self.weight.shape[1],
             size=size,
             batch=batch,
-            terms=len(self._training_series.coefficients) - 1,
-            training=self.training,
+            terms=len((self._evaluation_series if self.estimated else self._training_series).coefficients) - 1,
+            training=self.training or self.estimated,
             groups=self.active_groups,
         )
         return choose_engine(self.engine, situation)
@@ -236,18 +241,26 @@ class SOC(LipschitzModule):
             skew = skew_filter(self.weight.double(), self.groups)
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
-    def prepared(self) -> PreparedWeight:
-        """Return the values that evaluation computes from the weight, cached until the weight changes."""
-        return self._cache.get([self.weight], self._prepare)
+    def prepared(self, *, exact: bool = False) -> PreparedWeight:
+        """Return the values that evaluation computes from the weight, cached until the weight changes.
+
+        ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
+        """
+        return self._cache.get([self.weight], self._prepare, exact=exact)
 
     def _prepare(self) -> PreparedWeight:
         skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
         vectors = self.scaling.converged(skew)
         scaled, _ = self.scaling.scaled(skew, vectors)
-        return prepare_weight(scaled, vectors, self._evaluation_series, self.weight.dtype)
+        return prepare_weight(scaled, vectors, self._evaluation_series, self.scaling.interval, self.weight.dtype)
 
-    def _evaluation_series(self, norm: float) -> Series:
-        return make_series(norm, self.eval_terms, self.eval_tolerance, self.series)
+    def _estimated_filter(self) -> Tensor:
+        """Return the scaled filter of the active groups with the scale of the next training step, cached."""
+
+        def compute() -> Tensor:
+            return self.scaling.scaled_skew(self._active_weight, self.scaling.current(self._active_weight))[0]
+
+        return self._estimate.get([self.weight, *self.scaling.buffers()], compute)
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant of the function that the layer computes in its present mode.
@@ -257,17 +270,26 @@ class SOC(LipschitzModule):
         have norm at most 1. Infinite if the weights are not finite.
         """
         if not self.training:
-            return self.prepared().gain
+            return self.prepared(exact=True).gain
         with torch.no_grad():
             weight = self.filter()[: self.active_groups * self.weight.shape[1]].double()
             series = self._training_series
             return max(polynomial_gain(series.coefficients, norm_bound(weight * series.factor)), 1.0)
 
+    def lipschitz_estimate(self) -> float:
+        """Return the bound for a filter whose norm is as expected, without a proof."""
+        series = self._evaluation_series
+        return max(polynomial_gain(series.coefficients, self.scaling.interval * series.factor), 1.0)
+
+    def check(self) -> None:
+        if self.estimated:
+            raise ValueError("its scale is an estimate; certificates need a model outside of estimated_scales")
+
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Bound the rounding of an evaluation within `explicit_products`."""
         size = self.inner_size(signal.shape)
         with torch.no_grad():
-            step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(), signal, size)
+            step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(exact=True), signal, size)
         pixels = prod(size) * (prod(self.stride) if self.transposed else 1)
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
 
@@ -281,7 +303,10 @@ class SOC(LipschitzModule):
         return (height, width) if self.transposed else (height // self.stride[0], width // self.stride[1])
 
     def train(self, mode: bool = True) -> Self:
-        self._cache.clear()
+        if mode and not self.training:
+            # A training needs the memory.
+            self._cache.clear()
+            self._estimate.clear()
         return super().train(mode)
 
     def extra_repr(self) -> str:

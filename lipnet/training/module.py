@@ -19,6 +19,7 @@ from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers import Normalize
+from lipnet.layers.estimated import estimated_scales
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
@@ -49,10 +50,11 @@ def certified_accuracy_key(radius: str, stage: str = "val") -> str:
 class CertifiedClassifier(LightningModule):
     """LightningModule that trains, validates and tests a 1-Lipschitz classifier.
 
-    Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_bound`` and, for each
-    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]). ``trainer.test`` logs the same figures as
-    ``test/...``, and ``trainer.predict`` returns a `Prediction` for each batch. These radii ignore rounding;
-    ``certify.py`` writes the certificates.
+    Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_estimate`` and, for each
+    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]). Validation takes estimates of the scales and of
+    the Lipschitz constant, because proofs would take longer than many training steps. ``trainer.test`` logs the same
+    figures with proven bounds as ``test/...``, and ``trainer.predict`` returns a `Prediction` for each batch. All these
+    radii ignore rounding; ``certify.py`` writes the certificates.
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
@@ -134,13 +136,17 @@ class CertifiedClassifier(LightningModule):
         # first process has, would enter it alone.
         self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
-    def on_validation_epoch_start(self) -> None:
-        self._bounds = logit_bounds(self.model)
+    def on_validation_epoch_start(self, estimate: bool = True) -> None:
+        self._bounds = logit_bounds(self.model, estimate=estimate)
         # Reset here: states that are reset under the inference mode of `trainer.validate` cannot be updated in `fit`.
         for metric in (self.certified_accuracy, self.val_loss, self.val_accuracy):
             metric.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        with estimated_scales(self.model):
+            self.test_step(batch, batch_idx)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         with ieee_arithmetic(self.device):
             logits = self(images)
@@ -156,12 +162,13 @@ class CertifiedClassifier(LightningModule):
         shown = next(iter(figures))
         # The metrics are synchronised already: sync_dist averages equal numbers.
         self.log(shown, figures.pop(shown), prog_bar=True, sync_dist=True)
-        self.log_dict({**figures, f"{stage}/lipschitz_bound": self._bounds.lipschitz}, sync_dist=True)
+        name = "lipschitz_estimate" if stage == "val" else "lipschitz_bound"
+        self.log_dict({**figures, f"{stage}/{name}": self._bounds.lipschitz}, sync_dist=True)
         self.log(f"{stage}/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
         self.log(f"{stage}/loss", self.val_loss.compute(), sync_dist=True)
 
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start(estimate=False)
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")

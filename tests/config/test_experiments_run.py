@@ -64,7 +64,7 @@ def test_an_experiment_runs(
     module, trainer = make_module(config, data), make_trainer(config)
     trainer.fit(module, data)
     figures = figures_of(trainer)
-    assert {"train/loss", "val/accuracy", "val/certified_36_255", "val/lipschitz_bound"} <= figures.keys()
+    assert {"train/loss", "val/accuracy", "val/certified_36_255", "val/lipschitz_estimate"} <= figures.keys()
     assert all(np.isfinite(value) for value in figures.values())
     assert trainer.global_step == 1
     assert not (tmp_path / "run").exists(), "a fast development run leaves nothing"

@@ -123,3 +123,46 @@ def test_a_copy_keeps_the_value_until_its_own_weight_changes() -> None:
     other(weight + 1)
     square(weight)
     assert (other.calls, square.calls) == (1, 1)
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU count as a device that works asynchronously, and comparisons of values fail."""
+
+    def fail(*arguments: object) -> bool:
+        raise AssertionError("waited for the device")
+
+    monkeypatch.setattr("lipnet.layers.cache.waits_for_comparisons", lambda weight: True)
+    monkeypatch.setattr(torch, "equal", fail)
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_an_accelerator_is_not_waited_for_while_version_and_address_are_the_same() -> None:
+    square, weight = Square(WeightCache()), torch.tensor([1.0, 2.0])
+    square(weight)
+    square(weight)
+    assert square.calls == 1
+    weight.mul_(1)
+    with pytest.raises(AssertionError, match="waited"):
+        square(weight)
+    with pytest.raises(AssertionError, match="waited"):
+        square(weight.clone())
+
+
+def test_bounds_compare_values_on_an_accelerator_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipnet.layers.cache.waits_for_comparisons", lambda weight: True)
+    cache, weight = WeightCache(), torch.tensor([1.0, 2.0])
+    assert cache.get([weight], lambda: 1) == 1
+    weight.data[:] = 5
+    assert cache.get([weight], lambda: 2) == 1
+    assert cache.get([weight], lambda: 3, exact=True) == 3
+    assert cache.get([weight], lambda: 4) == 3
+
+
+def test_a_changed_version_with_the_same_values_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipnet.layers.cache.waits_for_comparisons", lambda weight: True)
+    square, weight = Square(WeightCache()), torch.tensor([1.0, 2.0])
+    square(weight)
+    weight.mul_(1)
+    square(weight)
+    assert square.calls == 1

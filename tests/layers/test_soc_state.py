@@ -307,3 +307,47 @@ def test_the_bound_is_not_stale_either() -> None:
         assert before > 1.1
         layer.weight.data.zero_()
         assert 1.0 <= layer.lipschitz_bound() <= 1 + 1e-12
+
+
+def test_rounding_a_weight_changes_an_evaluation_by_rounding_only() -> None:
+    x = torch.rand(1, 64, 8, 8, dtype=torch.float64)
+    for channels, seed in ((4, 0), (16, 1), (16, 2), (64, 3)):
+        torch.manual_seed(seed)
+        layer = SOC(channels, channels, dtype=torch.float64).eval()
+        with torch.no_grad():
+            before = layer(x[:, :channels])
+            weight = layer.weight[0, 1, 0]
+            weight[seed % 3] = torch.nextafter(weight[seed % 3], torch.tensor(9.0, dtype=torch.float64))
+            changed = layer(x[:, :channels])
+        torch.testing.assert_close(changed, before, rtol=0, atol=1e-13)
+
+
+def reload(layer: SOC) -> SOC:
+    layer.load_state_dict(copy.deepcopy(layer.state_dict()))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "touch_without_change",
+    [
+        lambda layer: layer.eval(),
+        lambda layer: layer.requires_grad_(False),
+        lambda layer: layer.to("cpu"),
+        lambda layer: layer.to(layer.weight.dtype),
+        copy.deepcopy,
+        reload,
+    ],
+    ids=["eval", "requires_grad_", "to device", "to dtype", "deepcopy", "load_state_dict"],
+)
+def test_unchanged_weights_are_not_prepared_again(
+    layer: SOC, touch_without_change: Callable[[SOC], SOC], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, bound = evaluate(layer), layer.lipschitz_bound()
+    after = touch_without_change(layer)
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("prepared again")
+
+    monkeypatch.setattr(SOC, "_prepare", fail)
+    assert torch.equal(evaluate(after), before)
+    assert after.lipschitz_bound() == bound

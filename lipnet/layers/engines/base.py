@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from math import inf, isfinite, prod, sqrt
+from functools import cached_property
+from math import cos, inf, isfinite, pi, prod, sqrt
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,8 +23,6 @@ from lipnet.functional.series import (
 
 # Grid of the symbol bound for groups of up to so many channels; beyond, only the cheaper and looser bound is used.
 _GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
-# More than what `polynomial_gain` rounds a norm up by, divided by a series' factor.
-_ROOM = 2**-15
 
 
 class Series(NamedTuple):
@@ -35,28 +34,44 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedWeight:
-    """The values that evaluation computes from a weight: the scaled filter, its certified bounds, and cached constants.
+    """The values that evaluation computes from a weight: the scaled filter, cached constants, and certified bounds.
+
+    Evaluation needs no bound, so the bounds are proven when they are first asked for.
 
     Attributes:
         vectors: where the scaling's norm is attained, float64.
         filter: scaled skew filter L of the active groups, float64.
         factored: the filter times the series' factor, in the layer's dtype.
         series: polynomial in place of exp.
-        norm: upper bound on ||J|| of the filter.
-        factored_norm: upper bound on the norm of the factored filter's J.
         interval: the series is made for norms up to this.
-        gain: upper bound on the norm of the series, and at least 1; infinite if the weight is not finite.
+        finite: whether all entries of the filter are.
     """
 
     vectors: list[Tensor]
     filter: Tensor
     factored: Tensor
     series: Series
-    norm: float
-    factored_norm: float
     interval: float
-    gain: float
+    finite: bool
     constants: dict[Hashable, Tensor | None] = field(default_factory=dict)
+
+    @cached_property
+    def norm(self) -> float:
+        """An upper bound on ||J|| of the filter."""
+        return norm_bound(self.filter)
+
+    @cached_property
+    def factored_norm(self) -> float:
+        """An upper bound on the norm of the factored filter's J."""
+        # Rounding moves the filter by a Frobenius norm e, and J by at most sqrt(kh kw) e.
+        moved = float((self.factored.double() - self.filter * self.series.factor).norm())
+        return (self.norm * self.series.factor + moved * sqrt(prod(self.filter.shape[-2:]))) * (1 + 1e-12)
+
+    @cached_property
+    def gain(self) -> float:
+        """An upper bound on the norm of the series, and at least 1; infinite if the weight is not finite."""
+        gain = polynomial_gain(self.series.coefficients, self.factored_norm) if self.finite else inf
+        return max(gain, 1.0) if isfinite(gain) else inf
 
     def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
         """Return the cached constant of this key, computed on first use."""
@@ -79,28 +94,19 @@ def make_series(norm: float, terms: int | None, tolerance: float, series: str) -
 
 
 def prepare_weight(
-    scaled: Tensor, vectors: list[Tensor], series_up_to: Callable[[float], Series], dtype: torch.dtype
+    scaled: Tensor, vectors: list[Tensor], series: Series, interval: float, dtype: torch.dtype
 ) -> PreparedWeight:
-    """Bound the norm of a scaled filter, and make the series for that norm.
+    """Round a scaled filter L of the active groups (c, c/groups, kh, kw), float64, to the dtype of a layer's weight.
 
     Args:
-        scaled: L of the active groups (c, c/groups, kh, kw), float64.
+        scaled: the filter.
         vectors: where the scaling's norm is attained.
-        series_up_to: returns the series for norms up to a number.
+        series: for norms up to ``interval``.
+        interval: that ||J|| is expected to keep.
         dtype: of the layer's weight.
     """
-    norm = norm_bound(scaled)
-    # The interval leaves room for the rounding of the filter and of its norm below.
-    interval = norm * (1 + 1e-3 * torch.finfo(dtype).eps ** 0.5) + _ROOM if isfinite(norm) else 1.0
-    series = series_up_to(interval)
-    exactly = scaled * series.factor
-    factored = exactly.to(dtype)
-    # Rounding moves the filter by a Frobenius norm e, and J by at most sqrt(kh kw) e.
-    moved = float((factored.double() - exactly).norm()) * sqrt(prod(scaled.shape[-2:]))
-    factored_norm = (norm * series.factor + moved) * (1 + 1e-12)
-    gain = polynomial_gain(series.coefficients, factored_norm)
-    gain = max(gain, 1.0) if isfinite(gain) else inf
-    return PreparedWeight(vectors, scaled, factored, series, norm, factored_norm, interval, gain)
+    factored = (scaled * series.factor).to(dtype)
+    return PreparedWeight(vectors, scaled, factored, series, interval, bool(scaled.isfinite().all()))
 
 
 def norm_bound(weight: Tensor) -> float:
@@ -112,6 +118,26 @@ def norm_bound(weight: Tensor) -> float:
         if channels <= most and max(weight.shape[-2:]) <= grid // 2:
             return min(symbol_bound(weight, groups, grid), reshaped)
     return reshaped
+
+
+def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
+    """Return about the answer of `norm_bound` for a filter whose norm on small circular maps is the estimate.
+
+    Evaluation makes its series for this norm, so that it need not wait for the proof. No guarantee uses it: a larger
+    norm shows in the bound of the layer.
+
+    Args:
+        estimate: of the norm.
+        channels: in a group.
+        kernel_size: of the filter.
+    """
+    if prod(kernel_size) == 1:
+        return 1.02 * estimate
+    # The supremum over maps of all sizes, typically, and the room that the bound leaves.
+    beyond = 1.035 if max(kernel_size) <= 3 else 1.15
+    grids = [grid for most, grid in _GRIDS if channels <= most and max(kernel_size) <= grid // 2]
+    room = 1 / prod(cos(pi * (k - 1) / 2 / grids[0]) for k in kernel_size) if grids else sqrt(prod(kernel_size)) / 2
+    return estimate * min(beyond * room, sqrt(prod(kernel_size)))
 
 
 @dataclass(frozen=True)
@@ -206,8 +232,7 @@ class MatrixEngine(Engine):
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
         def compute() -> Tensor:
             matrices = self.exponential(prepared.filter, size)
-            finite = isfinite(prepared.gain)
-            return contraction(matrices, self.matrix_dtype) if finite else matrices.to(self.matrix_dtype)
+            return contraction(matrices, self.matrix_dtype) if prepared.finite else matrices.to(self.matrix_dtype)
 
         matrices = prepared.constant(self.key(prepared.filter, size), compute)
         assert matrices is not None
