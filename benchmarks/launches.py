@@ -1,4 +1,4 @@
-"""Number of kernel launches and of copies from the CPU in a training step of LipConvNet-15.
+"""Number of kernel launches, of copies from the CPU, and of waits for the device, of LipConvNet-15.
 
     python -m benchmarks.launches --output benchmarks/launches.json
 
@@ -6,6 +6,10 @@ On an accelerator, the time of a small network is that of its launches. A copy f
 launches, and cannot be part of a CUDA graph. Both are counted on torch's meta device, which dispatches every operation
 and computes none: forward and backward of the second step, without a compiler. Views and allocations launch nothing and
 do not count. The networks are those of `benchmarks.lipconvnet`.
+
+Waits are operations whose result the CPU reads, such as ``torch.equal`` and ``Tensor.item``. They are counted on the
+CPU, which the weight caches take for an accelerator meanwhile: in a training step, in a validation between two training
+steps, and in an evaluation of prepared weights.
 """
 
 import argparse
@@ -20,9 +24,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import lipnet.layers.cache
 from benchmarks.common import write_json
-from benchmarks.lipconvnet import VARIANTS
+from benchmarks.lipconvnet import PLAIN, VARIANTS
+from lipnet.layers.estimated import estimated_scales
+from lipnet.overrides import override_attributes
 
+_READ_BY_THE_CPU = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero"}
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
@@ -79,19 +87,66 @@ def launches_of(make: Callable[[], nn.Module]) -> Launches:
     return counter.launches
 
 
+class WaitCounter(TorchDispatchMode):
+    """Context manager that counts the operations whose result the CPU reads.
+
+    Example:
+        >>> with WaitCounter() as counter:
+        ...     _ = bool((torch.ones(2) + 1).isfinite().all())
+        >>> counter.waits
+        1
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.waits += func.overloadpacket.__name__ in _READ_BY_THE_CPU
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of(make: Callable[[], nn.Module], batch: int = 2) -> dict[str, int]:
+    """Count the waits of a training step, an evaluation of prepared weights, and a batch of validation."""
+    model, images = make(), torch.rand(batch, 3, 32, 32)
+
+    def train() -> None:
+        model.train()(images).square().sum().backward()
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            model.eval()(images)
+
+    def validate() -> None:
+        with estimated_scales(model):
+            evaluate()
+
+    counts = {}
+    with override_attributes([lipnet.layers.cache], "waits_for_comparisons", lambda weight: True):
+        for name, computation in (("training", train), ("validation", validate), ("evaluation", evaluate)):
+            computation()
+            with WaitCounter() as counter:
+                computation()
+            counts[name] = counter.waits
+    return counts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file for the counts")
     arguments = parser.parse_args()
 
     counts = {name: launches_of(make) for name, make in VARIANTS.items()}
-    table = Table("network", "operations", "copies from the CPU", title="a training step")
+    waits = {name: waits_of(make) for name, make in VARIANTS.items()}
+    table = Table("network", "operations", "copies from the CPU", *(f"waits, {name}" for name in waits[PLAIN]))
     for name, launches in counts.items():
-        table.add_row(name, *map(str, launches))
+        table.add_row(name, *map(str, launches), *map(str, waits[name].values()))
     Console().print(table)
     if arguments.output is not None:
-        content = {"torch": torch.__version__, "networks": {name: each._asdict() for name, each in counts.items()}}
-        write_json(arguments.output, content)
+        networks = {name: {**each._asdict(), "waits": waits[name]} for name, each in counts.items()}
+        write_json(arguments.output, {"torch": torch.__version__, "networks": networks})
 
 
 if __name__ == "__main__":

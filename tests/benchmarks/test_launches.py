@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from benchmarks import launches
-from benchmarks.launches import LaunchCounter, Launches, launches_of
+from benchmarks.launches import LaunchCounter, Launches, WaitCounter, launches_of, waits_of
 from benchmarks.lipconvnet import PLAIN, VARIANTS
+from lipnet.layers import GSSOC, MaxMinPermuted
+from lipnet.models import LipConvNet
 
 
 def test_counts_operations_and_copies_but_no_views() -> None:
@@ -30,6 +33,23 @@ def test_a_training_step_copies_nothing_from_the_cpu(name: str) -> None:
     counted = launches_of(VARIANTS[name])
     assert counted.copies == 0
     assert counted.operations > launches_of(VARIANTS[PLAIN]).operations
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_neither_training_nor_prepared_evaluation_nor_validation_waits_for_the_device(padding_mode: str) -> None:
+    def network() -> nn.Module:
+        conv = partial(GSSOC, groups=(2, 2), padding_mode=padding_mode)
+        return LipConvNet(4, depth=4, stages=2, initial_channels=8, conv=conv, activation=MaxMinPermuted)
+
+    assert waits_of(network) == {"training": 0, "validation": 0, "evaluation": 0}
+
+
+def test_waits_are_counted() -> None:
+    with WaitCounter() as counter:
+        torch.equal(torch.ones(2), torch.ones(2))
+        torch.ones(1).item()
+        torch.ones(1) + 1
+    assert counter.waits == 2
 
 
 def test_a_copy_from_the_cpu_is_counted() -> None:
