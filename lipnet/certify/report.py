@@ -176,8 +176,10 @@ def _number(value: float | None) -> str:
 
 
 @contextmanager
-def progress(total: int, done: int = 0, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Show how many images are certified: a bar on a terminal, a line every ten seconds elsewhere.
+def progress(
+    total: int, done: int = 0, console: Console | None = None, verb: str = "certified"
+) -> Iterator[Callable[[int], None]]:
+    """Show how many images are certified, or attacked: a bar on a terminal, a line every ten seconds elsewhere.
 
     The rate is that of this start: images that were certified before count as done, but not for the rate.
 
@@ -185,9 +187,10 @@ def progress(total: int, done: int = 0, console: Console | None = None) -> Itera
         total: number of images.
         done: number of images that are certified already.
         console: None for the standard output.
+        verb: what is done to the images, in the past tense.
 
     Yields:
-        A function to call with the number of images that are certified by now.
+        A function to call with the number of images that are done by now.
     """
     console = console or Console()
     start = printed = time.perf_counter()
@@ -202,13 +205,13 @@ def progress(total: int, done: int = 0, console: Console | None = None) -> Itera
             return
         printed, rate = now, rate_at(now, by_now)
         left = f", {(total - by_now) / rate:,.0f} s left" if rate > 0 and by_now < total else ""
-        text = f"certified {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}"
+        text = f"{verb} {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}"
         console.print(text, highlight=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield line
         return
-    columns = (TextColumn("Certifying"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, *times, console=console) as bar:
         task = bar.add_task("", total=total, completed=done, rate="")

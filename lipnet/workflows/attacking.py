@@ -1,15 +1,14 @@
 """Attack the certificates of a file, and add the results to the summary beside it."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from math import ceil, inf
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from lipnet.certify.files import (
     summary_bytes,
     unsealed,
 )
+from lipnet.certify.report import progress
 from lipnet.files import atomic_write
 from lipnet.functional.margins import parse_radius
 
@@ -147,25 +147,35 @@ def _attack_rows(
     )
     settings: dict[str, Any] = {"attacker": plan.method, "radii": radii, "factors": plan.factors}
     results: list[AttackResult] = []
-    done, size = 0, getattr(batches, "batch_size", None)
-    for images, labels in track(batches, "Attacking", total=ceil(len(rows) / size) if size else None):
-        part = rows[done : done + len(images)]
-        if not part:
-            break
-        place = slice(done, done + len(part))
-        images, labels = images[: len(part)], labels[: len(part)]
-        if [row.label for row in part] != labels.tolist():
-            raise ValueError(
-                "the labels in certificates.tsv are not those of the data: other samples, or another order"
-            )
-        own = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
-        indices = [row.idx for row in part]
-        results.append(attack(model, images, labels, own, batch_size=len(part), indices=indices, **settings))
-        done += len(part)
+    done = 0
+    with progress(len(rows), verb="attacked") as show:
+        for images, labels in _pieces(batches, getattr(plan.method, "images_at_once", None)):
+            part = rows[done : done + len(images)]
+            if not part:
+                break
+            place = slice(done, done + len(part))
+            images, labels = images[: len(part)], labels[: len(part)]
+            if [row.label for row in part] != labels.tolist():
+                raise ValueError(
+                    "the labels in certificates.tsv are not those of the data: other samples, or another order"
+                )
+            own = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
+            indices = [row.idx for row in part]
+            results.append(attack(model, images, labels, own, batch_size=len(part), indices=indices, **settings))
+            done += len(part)
+            show(done)
     if done != len(rows):
         raise ValueError(f"{len(rows)} certificates were to be attacked, but the data hold only {done} images")
     distance = torch.cat([result.distance for result in results])
     return AttackResult(certificates, distance, sum(result.unconfirmed for result in results))
+
+
+def _pieces(batches: Iterable[tuple[Tensor, Tensor]], most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of at most so many images."""
+    for images, labels in batches:
+        size = most or max(1, len(images))
+        for start in range(0, len(images), size):
+            yield images[start : start + size], labels[start : start + size]
 
 
 def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:

@@ -175,3 +175,27 @@ def test_the_program_ends_with_exit_code_2(tmp_path: Path, checkpoint: Path) -> 
     assert "unsound: certificate violated: image" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "violation.npz").is_file()
+
+
+def test_an_attack_of_single_images_shows_its_progress_after_a_few(
+    folder: Path,
+    trained_model: nn.Module,
+    batches: list[tuple[Tensor, Tensor]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    class Slow(PGD):
+        images_at_once = 8
+
+        def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return images
+
+    monkeypatch.setattr("lipnet.certify.report.LINE_SECONDS", 0)
+    plan = CertificateAttack(Slow(steps=1, restarts=1), n_samples=20, factors=[1.5], radii=["0.25"])
+    attack_certificates(trained_model, batches, folder, plan, radii=["1"])
+    assert max(sizes) == 8
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("attacked")]
+    assert [line.split(",")[0] for line in lines] == [f"attacked {done} of 20 images" for done in (8, 16, 20)]

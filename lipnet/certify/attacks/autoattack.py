@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class AutoAttack:
     queries: int = 5000
     steps: int = 100
     seed: int = 0
+    # Images with radii of their own take some seconds each: progress shows after so many.
+    images_at_once: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         _package()
