@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 Value = TypeVar("Value")
 _State = tuple[tuple[int, int, torch.Size, torch.dtype], ...]
@@ -29,6 +30,8 @@ class WeightCache(Generic[Value]):
         self._state: _State | None = None
         self._value: Value | None = None
 
+    # Compiling what runs once per weight would take minutes. torch.compiler.disable imports the compiler at once.
+    @_disable_dynamo
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Value], *, exact: bool = False) -> Value:
         """Return the value for these tensors; call ``compute()``, without gradients, if one has changed."""
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None

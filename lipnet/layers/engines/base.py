@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.autocast import without_autocast
@@ -73,6 +74,7 @@ class PreparedWeight:
         gain = polynomial_gain(self.series.coefficients, self.factored_norm) if self.finite else inf
         return max(gain, 1.0) if isfinite(gain) else inf
 
+    @_disable_dynamo  # as WeightCache.get
     def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
         """Return the cached constant of this key, computed on first use."""
         if key not in self.constants:
