@@ -1,6 +1,5 @@
 """Certify a data set with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
 
-import hashlib
 import json
 import platform
 import time
@@ -31,6 +30,7 @@ from lipnet.certify.partial import Batches, PartialCertification
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
+from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII, round_down
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.metrics.curve import plot_certified_curve
@@ -143,7 +143,7 @@ class Certification:
         return {
             **self.facts,
             "n_samples": len(self.indices),
-            "weights_sha256": _weights_sha256(self.model),
+            "weights_sha256": tensors_sha256(self.model.state_dict()),
             **self.evidence.facts(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "dtype": str(reference.dtype).removeprefix("torch."),
@@ -183,15 +183,6 @@ def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tupl
         Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
         for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
     )
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of the names and values of the model's state, in the dtype of the arithmetic."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def certify_dataset(

@@ -2,15 +2,18 @@
 
 lipnet-certify RUN                                   # the run's checkpoints/best.ckpt
 lipnet-certify ckpt_path=RUN/checkpoints/best.ckpt
+lipnet-certify pretrained=digits-quickstart          # a network that comes with lipnet
 lipnet-certify verify=RUN/certificates.tsv
 """
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lipnet.models.pretrained import pretrained_file
 from lipnet.workflows import certify_checkpoint, verify_certificates
 from lipnet.workflows.certification import with_checkpoint_key
 from lipnet.workflows.devices import devices_of_command
@@ -24,14 +27,15 @@ def _certify(config: DictConfig) -> None:
     """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or verify such a file."""
     data = None if config.data is None else instantiate(config.data)
     data_dir = config.paths.data_dir
+    ckpt_path = _checkpoint_of(config)
     if config.verify is not None:
-        found = verify_certificates(config.verify, config.ckpt_path, data=data, data_dir=data_dir, device=config.device)
+        found = verify_certificates(config.verify, ckpt_path, data=data, data_dir=data_dir, device=config.device)
         sys.exit(0 if found.confirmed else DIFFERENT)
-    if config.ckpt_path is None:
-        raise ValueError("ckpt_path=... is needed: the checkpoint to certify")
+    if ckpt_path is None:
+        raise ValueError("ckpt_path=... is needed: the checkpoint to certify; or pretrained=NAME")
     as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers")
     certify_checkpoint(
-        config.ckpt_path,
+        ckpt_path,
         config.output_dir,
         data=data,
         data_dir=data_dir,
@@ -40,6 +44,19 @@ def _certify(config: DictConfig) -> None:
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
         **{name: config[name] for name in as_stated},
     )
+
+
+def _checkpoint_of(config: DictConfig) -> str | Path | None:
+    """Return the checkpoint that ``ckpt_path`` or ``pretrained`` names; None for neither."""
+    if config.pretrained is None:
+        path: str | None = config.ckpt_path
+        return path
+    if config.ckpt_path is not None:
+        raise ValueError(f"ckpt_path={config.ckpt_path} and pretrained={config.pretrained} exclude each other")
+    try:
+        return pretrained_file(config.pretrained)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def main() -> None:

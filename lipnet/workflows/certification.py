@@ -16,6 +16,7 @@ from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import Checkpoint, load_checkpoint
+from lipnet.models.pretrained import WEIGHTS, pretrained_file
 from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
@@ -97,7 +98,9 @@ def certify_checkpoint(
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """Return the absolute path of a checkpoint; a run's folder stands for its checkpoints/best.ckpt.
+    """Return the absolute path of a checkpoint.
+
+    A run's folder stands for its checkpoints/best.ckpt, and a folder of `save_pretrained` for its model.safetensors.
 
     Raises:
         FileNotFoundError: for a folder without such a checkpoint.
@@ -106,11 +109,13 @@ def checkpoint_path(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     best = path / CHECKPOINTS / "best.ckpt"
-    if not best.is_file():
-        raise FileNotFoundError(
-            f"{path} is a folder without {CHECKPOINTS}/best.ckpt: name a checkpoint or a run's folder"
-        )
-    return best
+    if best.is_file():
+        return best
+    if (path / WEIGHTS).is_file():
+        return pretrained_file(path)
+    raise FileNotFoundError(
+        f"{path} is a folder without {CHECKPOINTS}/best.ckpt and {WEIGHTS}: name a checkpoint or a run's folder"
+    )
 
 
 def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
