@@ -110,6 +110,7 @@ class Certification:
         facts: everything that the certificates depend on and the model does not say, such as ``dataset`` and
             ``checkpoint_sha256``, as JSON values.
         remarks: further entries of the summary, such as a path.
+        class_names: names of the classes for a report; None for their numbers.
         first_images: images of the first batch that are among the n samples.
         evidence: the bounds of the model for images like these.
         started: start time by ``time.perf_counter``.
@@ -123,6 +124,7 @@ class Certification:
     indices: Tensor
     facts: Mapping[str, Any]
     remarks: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
     started: float = field(default_factory=time.perf_counter)
     first_images: Tensor = field(init=False)
     evidence: Evidence = field(init=False)

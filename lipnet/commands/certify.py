@@ -3,6 +3,8 @@
 lipnet-certify RUN                                   # the run's checkpoints/best.ckpt
 lipnet-certify ckpt_path=RUN/checkpoints/best.ckpt
 lipnet-certify pretrained=digits-quickstart          # a network that comes with lipnet
+lipnet-certify RUN report=html                       # and a page to look at
+lipnet-certify compare=RUN1,RUN2                     # a page that overlays certified runs
 lipnet-certify verify=RUN/certificates.tsv
 """
 
@@ -18,13 +20,17 @@ from lipnet.workflows import certify_checkpoint, verify_certificates
 from lipnet.workflows.certification import with_checkpoint_key
 from lipnet.workflows.devices import devices_of_command
 from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.reporting import compare_runs, with_compare_list
 from lipnet.workflows.verification import DIFFERENT
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
 def _certify(config: DictConfig) -> None:
-    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or verify such a file."""
+    """Certify a checkpoint and write its files; or verify a file of certificates; or compare certified runs."""
+    if config.compare is not None:
+        compare_runs(list(config.compare), config.output_dir, overwrite=config.overwrite)
+        return
     data = None if config.data is None else instantiate(config.data)
     data_dir = config.paths.data_dir
     ckpt_path = _checkpoint_of(config)
@@ -33,7 +39,7 @@ def _certify(config: DictConfig) -> None:
         sys.exit(0 if found.confirmed else DIFFERENT)
     if ckpt_path is None:
         raise ValueError("ckpt_path=... is needed: the checkpoint to certify; or pretrained=NAME")
-    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers")
+    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers", "report")
     certify_checkpoint(
         ckpt_path,
         config.output_dir,
@@ -61,5 +67,5 @@ def _checkpoint_of(config: DictConfig) -> str | Path | None:
 
 def main() -> None:
     """Run the command; its first argument may be the path of a checkpoint or of a run's folder."""
-    sys.argv[1:] = with_checkpoint_key(sys.argv[1:])
+    sys.argv[1:] = with_compare_list(with_checkpoint_key(sys.argv[1:]))
     _certify()
