@@ -58,7 +58,7 @@ def _sentence(run: Run) -> str:
     sentence = f"The network classifies {percent(run.clean)} of {images} correctly."
     for text, share in list(run.summary["certified_accuracy"].items())[:1]:
         sentence += (
-            f" For {percent(share)} this is proved to stay so under every change of the image up to an L2 distance of "
+            f" {percent(share)} are proved to stay correct under every change of the image up to an L2 distance of "
             f"{text}, for pixels in [0, 1]."
         )
     return sentence
