@@ -15,14 +15,17 @@ from xml.etree.ElementTree import Element
 from torch import Tensor
 
 from lipnet.certify.html import sections
+from lipnet.certify.html.comparison import comparison
 from lipnet.certify.html.elements import element, html, section
 from lipnet.certify.html.pictures import AttackedImages, Sprites, sprite_sheets
-from lipnet.certify.html.runs import Run, read_run
+from lipnet.certify.html.runs import Run, certified_folder, read_run
 from lipnet.files import atomic_write, resolve_path
 
 REPORT, COMPARISON = "report.html", "compare.html"
-# Together, in base64 and with 10,000 certificates, below 15 MB.
-IMAGE_BYTES, ATTACK_BYTES = 7_500_000, 1_400_000
+GALLERY = 10_000
+"""Largest number of images in the gallery; figures, charts and tables are of all."""
+# In base64 and with as many certificates, below 15 MB.
+IMAGE_BYTES, ATTACK_BYTES = 10_300_000, 1_400_000
 
 
 def write_report(
@@ -51,11 +54,12 @@ def write_report(
     """
     folder = resolve_path(folder)
     run = read_run(folder, class_names=class_names)
-    pictures = {"images": sprite_sheets(_first(images, len(run.rows)), IMAGE_BYTES)}
     data: dict[str, Any] = {"curves": _curves([run]), **_gallery(run)}
+    pictures: dict[str, Sprites] = {}
     if attacked is not None and attacked.distance:
-        data["attack"], more = _attacked(attacked)
-        pictures |= more
+        data["attack"], pictures = _attacked(attacked)
+    budget = IMAGE_BYTES - ATTACK_BYTES * len(pictures)
+    pictures["images"] = sprite_sheets(_first(images, min(GALLERY, len(run.rows))), budget)
     data["pictures"] = {name: sprites.layout() for name, sprites in pictures.items()}
     summary = run.summary
     parts = [sections.headline(run), sections.charts([run]), sections.classes(run), _gallery_section(run, pictures)]
@@ -79,12 +83,11 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, *, command: s
         ValueError: fewer than two runs.
         FileNotFoundError, CertificateFileError: as `read_run`.
     """
-    folders = [resolve_path(run) for run in runs]
+    folders = [certified_folder(run) for run in runs]
     if len(set(folders)) < 2:
         raise ValueError(f"a comparison needs at least two runs, got {', '.join(map(str, runs)) or 'none'}")
     read = [read_run(folder, name) for folder, name in zip(folders, _distinct_names(folders), strict=True)]
-    parts = [sections.comparison(read), sections.charts(read)]
-    parts.append(sections.provenances(read, command))
+    parts = [comparison(read), sections.charts(read), sections.provenances(read, command)]
     path = resolve_path(path)
     _write(path, f"Certified robustness: {len(read)} runs compared", parts, {"curves": _curves(read)}, {})
     return path
@@ -100,6 +103,7 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield the first images of batches; raise ValueError if there are fewer."""
     left = count
     for batch in batches:
         yield batch[:left]
@@ -115,13 +119,14 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _gallery(run: Run) -> dict[str, Any]:
     """Return the certificates by column; radii as written, because rounding could make them larger."""
-    labels = sorted({row.label for row in run.rows} | {row.prediction for row in run.rows})
+    rows = run.rows[:GALLERY]
+    labels = sorted({row.label for row in rows} | {row.prediction for row in rows})
     return {
         "classes": {label: run.class_name(label) for label in labels},
-        "idx": [row.idx for row in run.rows],
-        "label": [row.label for row in run.rows],
-        "prediction": [row.prediction for row in run.rows],
-        "radius": [row.radius for row in run.rows],
+        "idx": [row.idx for row in rows],
+        "label": [row.label for row in rows],
+        "prediction": [row.prediction for row in rows],
+        "radius": [row.radius for row in rows],
     }
 
 
@@ -153,7 +158,7 @@ def _gallery_section(run: Run, pictures: dict[str, Sprites]) -> Element:
     if "perturbed" in pictures:
         orders["flipped"] = "nearest changes found by the attack"
     order = element("select", *(element("option", text, value=name) for name, text in orders.items()), id="order")
-    labels = sorted({row.label for row in run.rows})
+    labels = sorted({row.label for row in run.rows[:GALLERY]})
     options = [element("option", "all classes", value="")]
     options += [element("option", run.class_name(label), value=label) for label in labels]
     controls = element(
@@ -165,6 +170,8 @@ def _gallery_section(run: Run, pictures: dict[str, Sprites]) -> Element:
     )
     note = pictures["images"].note
     hint = "Select an image to enlarge it." + (f" The images here are {note}." if note else "")
+    if len(run.rows) > GALLERY:
+        hint += f" They are the first {GALLERY:,} of {len(run.rows):,}; charts and tables are of all."
     more = element("button", "Show more", type="button", id="more")
     return section("gallery", "Images", element("p", hint), controls, element("div", id="tiles", class_="tiles"), more)
 

@@ -80,7 +80,7 @@ class Sprites:
             yield base64.b64encode(sheet).decode()
 
 
-def sprite_sheets(batches: Iterable[Tensor], budget: int, largest: int = 128) -> Sprites:
+def sprite_sheets(batches: Iterable[Tensor], budget: int, largest: int = 96) -> Sprites:
     """Return images as sheets of at most ``budget`` bytes: lossless if they fit, else as JPEG, else smaller.
 
     Args:

@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether the predictions are correct, bool (n,)."""
+        """The correctness of the predictions, bool (n,)."""
         return radii_of(self.rows)[1]
 
     @cached_property
@@ -64,6 +64,12 @@ class Run:
         return str(names[number]) if number < len(names) else str(number)
 
 
+def certified_folder(path: str | Path) -> Path:
+    """Return the absolute path of a certification's folder, which either of its two files may stand for."""
+    path = resolve_path(path)
+    return path.parent if path.name in (CERTIFICATES, SUMMARY) else path
+
+
 def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[str] | None = None) -> Run:
     """Read certificates.tsv and summary.json of a folder.
 
@@ -76,8 +82,7 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         FileNotFoundError: a file is missing.
         CertificateFileError: a file is not as it was written, or the two do not belong together.
     """
-    folder = resolve_path(folder)
-    folder = folder.parent if folder.name in (CERTIFICATES, SUMMARY) else folder
+    folder = certified_folder(folder)
     for file in (CERTIFICATES, SUMMARY):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} holds no {file}: a report needs the folder of a finished certification")

@@ -14,6 +14,7 @@ import torch
 from lipnet.certify import read_summary
 from lipnet.certify.files import FILES
 from lipnet.certify.html import REPORT, AttackedImages, write_comparison, write_report
+from lipnet.certify.html import page as page_module
 from tests.certify.html.synthetic import make_images, make_run
 from tests.certify.html.test_pictures import result_of
 
@@ -167,10 +168,21 @@ def test_ten_thousand_images_stay_below_15_megabytes(tmp_path: Path) -> None:
     assert write_report(tmp_path, images.split(1000), attacked=attacked).stat().st_size < 15_000_000
 
 
+def test_the_gallery_of_a_large_set_shows_its_first_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "GALLERY", 40)
+    rows = make_run(tmp_path)
+    page = write_report(tmp_path, [make_images(60)]).read_text()
+    data = data_of(page)
+    assert data["idx"] == [row.idx for row in rows[:40]]
+    assert len(data["curves"][0]["radii"]) == sum(row.correct for row in rows)
+    assert "They are the first 40 of 100; charts and tables are of all." in page
+
+
 def test_runs_are_compared_with_names_that_tell_them_apart(tmp_path: Path) -> None:
     for number, place in enumerate(("a/out", "b/out", "c")):
         make_run(tmp_path / place, seed=number)
-    page = write_comparison([tmp_path / place for place in ("a/out", "b/out", "c")], tmp_path / "all.html").read_text()
+    runs = [tmp_path / "a/out", tmp_path / "b/out" / FILES[0], tmp_path / "c"]
+    page = write_comparison(runs, tmp_path / "all.html").read_text()
     data = data_of(page)
     assert [each["name"] for each in data["curves"]] == ["a/out", "b/out", f"{tmp_path.name}/c"]
     assert "The runs" not in page
