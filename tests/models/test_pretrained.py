@@ -66,10 +66,13 @@ def test_a_shipped_network_has_the_figures_of_its_summary(name: str, tmp_path: P
     stated = read_summary(ROOT / "results" / PRETRAINED[name].name / "summary.json")
     found = certify_checkpoint(PRETRAINED[name], tmp_path / "out", data_dir=None)
     assert found["weights_sha256"] == stated["weights_sha256"]
-    assert found["lipschitz_bound"] == pytest.approx(stated["lipschitz_bound"], rel=1e-9)
-    for key in ("clean_accuracy", "certified_accuracy", "average_certified_radius"):
-        # Other processors add in another order: a radius may differ in its last decimal.
-        assert found[key] == pytest.approx(stated[key], abs=1e-6)
+    # Another version may evaluate other polynomials, equally close to the exponential: logits, and with them radii,
+    # then differ by the layers' eval_tolerance (1e-4), and an image at the edge of a radius changes sides.
+    assert found["lipschitz_bound"] == pytest.approx(stated["lipschitz_bound"], rel=1e-3)
+    assert found["average_certified_radius"] == pytest.approx(stated["average_certified_radius"], abs=1e-3)
+    for radius, share in {"0": stated["clean_accuracy"], **stated["certified_accuracy"]}.items():
+        again = found["clean_accuracy"] if radius == "0" else found["certified_accuracy"][radius]
+        assert abs(again - share) * stated["n_samples"] < 2
     assert f"| {100 * stated['clean_accuracy']:.2f} |" in (PRETRAINED[name] / "README.md").read_text()
 
 
