@@ -1,6 +1,5 @@
 """Certify a data set with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
 
-import hashlib
 import json
 import platform
 import time
@@ -31,6 +30,7 @@ from lipnet.certify.partial import Batches, PartialCertification
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
+from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII, round_down
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.metrics.curve import plot_certified_curve
@@ -110,6 +110,7 @@ class Certification:
         facts: everything that the certificates depend on and the model does not say, such as ``dataset`` and
             ``checkpoint_sha256``, as JSON values.
         remarks: further entries of the summary, such as a path.
+        class_names: names of the classes for a report; None for their numbers.
         first_images: images of the first batch that are among the n samples.
         evidence: the bounds of the model for images like these.
         started: start time by ``time.perf_counter``.
@@ -123,6 +124,7 @@ class Certification:
     indices: Tensor
     facts: Mapping[str, Any]
     remarks: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
     started: float = field(default_factory=time.perf_counter)
     first_images: Tensor = field(init=False)
     evidence: Evidence = field(init=False)
@@ -143,7 +145,7 @@ class Certification:
         return {
             **self.facts,
             "n_samples": len(self.indices),
-            "weights_sha256": _weights_sha256(self.model),
+            "weights_sha256": tensors_sha256(self.model.state_dict()),
             **self.evidence.facts(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "dtype": str(reference.dtype).removeprefix("torch."),
@@ -183,15 +185,6 @@ def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tupl
         Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
         for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
     )
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of the names and values of the model's state, in the dtype of the arithmetic."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def certify_dataset(

@@ -2,36 +2,46 @@
 
 lipnet-certify RUN                                   # the run's checkpoints/best.ckpt
 lipnet-certify ckpt_path=RUN/checkpoints/best.ckpt
+lipnet-certify pretrained=digits-quickstart          # a network that comes with lipnet
+lipnet-certify RUN report=html                       # and a page to look at
+lipnet-certify compare=RUN1,RUN2                     # a page that overlays certified runs
 lipnet-certify verify=RUN/certificates.tsv
 """
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lipnet.models.pretrained import pretrained_file
 from lipnet.workflows import certify_checkpoint, verify_certificates
 from lipnet.workflows.certification import with_checkpoint_key
 from lipnet.workflows.devices import devices_of_command
 from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.reporting import compare_runs, with_compare_list
 from lipnet.workflows.verification import DIFFERENT
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
 def _certify(config: DictConfig) -> None:
-    """Certify a checkpoint and write certificates.tsv, summary.json and curve.png; or verify such a file."""
+    """Certify a checkpoint and write its files; or verify a file of certificates; or compare certified runs."""
+    if config.compare is not None:
+        compare_runs(list(config.compare), config.output_dir, overwrite=config.overwrite)
+        return
     data = None if config.data is None else instantiate(config.data)
     data_dir = config.paths.data_dir
+    ckpt_path = _checkpoint_of(config)
     if config.verify is not None:
-        found = verify_certificates(config.verify, config.ckpt_path, data=data, data_dir=data_dir, device=config.device)
+        found = verify_certificates(config.verify, ckpt_path, data=data, data_dir=data_dir, device=config.device)
         sys.exit(0 if found.confirmed else DIFFERENT)
-    if config.ckpt_path is None:
-        raise ValueError("ckpt_path=... is needed: the checkpoint to certify")
-    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers")
+    if ckpt_path is None:
+        raise ValueError("ckpt_path=... is needed: the checkpoint to certify; or pretrained=NAME")
+    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers", "report")
     certify_checkpoint(
-        config.ckpt_path,
+        ckpt_path,
         config.output_dir,
         data=data,
         data_dir=data_dir,
@@ -42,7 +52,20 @@ def _certify(config: DictConfig) -> None:
     )
 
 
+def _checkpoint_of(config: DictConfig) -> str | Path | None:
+    """Return the checkpoint that ``ckpt_path`` or ``pretrained`` names; None for neither."""
+    if config.pretrained is None:
+        path: str | None = config.ckpt_path
+        return path
+    if config.ckpt_path is not None:
+        raise ValueError(f"ckpt_path={config.ckpt_path} and pretrained={config.pretrained} exclude each other")
+    try:
+        return pretrained_file(config.pretrained)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
 def main() -> None:
     """Run the command; its first argument may be the path of a checkpoint or of a run's folder."""
-    sys.argv[1:] = with_checkpoint_key(sys.argv[1:])
+    sys.argv[1:] = with_compare_list(with_checkpoint_key(sys.argv[1:]))
     _certify()

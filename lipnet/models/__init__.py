@@ -4,9 +4,12 @@ from lipnet.models.adapted import AdaptedConv, AdaptedHead, load_base, merge_map
 from lipnet.models.archive import CheckpointError
 from lipnet.models.build import build_model
 from lipnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lipnet.models.hub import push_to_hub
 from lipnet.models.lipconvnet import LipConvNet
+from lipnet.models.pretrained import PRETRAINED, load_pretrained, save_pretrained
 
 __all__ = [
+    "PRETRAINED",
     "AdaptedConv",
     "AdaptedHead",
     "Checkpoint",
@@ -15,6 +18,9 @@ __all__ = [
     "build_model",
     "load_base",
     "load_checkpoint",
+    "load_pretrained",
     "merge_maps",
+    "push_to_hub",
     "save_checkpoint",
+    "save_pretrained",
 ]

@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
 from lipnet import __version__
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
+from lipnet.models.tensor_file import SUFFIX, read_tensor_file, write_tensor_file
 
 DESCRIPTION = "lipnet"
 _FORMAT = 1
@@ -67,7 +68,8 @@ def save_checkpoint(
     """Write a model so that `load_checkpoint` reads it; for training without Lightning.
 
     Args:
-        path: the file; written atomically, with its SHA-256 inside.
+        path: the file; written atomically, with its SHA-256 inside. A name that ends in ``.safetensors`` chooses that
+            format.
         model: the network, built by ``build_model(model_config)``. The wrappers of ``torch.compile``, ``DataParallel``
             and ``DistributedDataParallel`` around it are removed.
         model_config: plain containers with Hydra's ``_target_``.
@@ -78,15 +80,30 @@ def save_checkpoint(
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
         TypeError: a configuration holds other values than plain ones.
     """
+    state, description = checked_content(path, model, model_config, dataset, trust)
+    if Path(path).suffix == SUFFIX:
+        write_tensor_file(path, state, description)
+    else:
+        prefixed = {_PREFIX + name: value for name, value in state.items()}
+        write_archive(path, {"state_dict": prefixed, DESCRIPTION: description})
+
+
+def checked_content(
+    path: str | Path,
+    model: nn.Module,
+    model_config: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    trust: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights and the description to save; arguments and errors as `save_checkpoint`."""
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
     state = model.state_dict()
     description = describe(model_config, dataset)
-    content = {"state_dict": {_PREFIX + name: value for name, value in state.items()}, DESCRIPTION: description}
-    _check_content(path, content)
+    _check_content(path, {"state_dict": state, DESCRIPTION: description})
     with _one_error(f"{path} is not written, as it could not be read again"):
         _check_fit(description["model"], state, trust)
-    write_archive(path, content)
+    return state, description
 
 
 def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
@@ -95,7 +112,7 @@ def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     Names and shapes of the weights are compared with the model before the model is allocated.
 
     Args:
-        path: a file written by lipnet's training or by `save_checkpoint`.
+        path: a file written by lipnet's training, by `save_checkpoint` or by `save_pretrained`.
         trust: packages besides lipnet and torch.nn whose modules may be built; see `build_model`.
 
     Raises:
@@ -116,7 +133,12 @@ def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     """Return the content of a checkpoint file, on the CPU, and its SHA-256; errors as in `load_checkpoint`."""
-    content, sha256 = read_archive(path)
+    if Path(path).suffix == SUFFIX:
+        state, description, sha256 = read_tensor_file(path)
+        prefixed = {_PREFIX + name: value for name, value in state.items()}
+        content: Any = {"state_dict": prefixed, DESCRIPTION: description}
+    else:
+        content, sha256 = read_archive(path)
     _check_content(path, content)
     return content, sha256
 

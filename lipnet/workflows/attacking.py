@@ -1,8 +1,8 @@
 """Attack the certificates of a file, and add the results to the summary beside it."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lipnet.files import atomic_write
 from lipnet.functional.margins import parse_radius
 
 VIOLATION = "violation.npz"
+OnBatch = Callable[[Tensor, AttackResult], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def attack_certificates(
     plan: CertificateAttack,
     *,
     radii: Sequence[str],
+    on_batch: OnBatch | None = None,
 ) -> dict[str, Any]:
     """Attack the certificates of a folder's certificates.tsv, and add the results to its summary.json.
 
@@ -77,6 +79,7 @@ def attack_certificates(
         folder: holds certificates.tsv and summary.json.
         plan: settings of the attack.
         radii: fixed radii, if the plan has none.
+        on_batch: called with the images and the result of each batch.
 
     Returns:
         The content of summary.json, with the results under the key ``attack``.
@@ -96,7 +99,7 @@ def attack_certificates(
     settings: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
     facts = {"method": type(method).__name__, "settings": settings}
     try:
-        result = _attack_rows(model, batches, rows, plan, radii)
+        result = _attack_rows(model, batches, rows, plan, radii, on_batch)
     except CertificateViolationError as violation:
         violation.save(folder / VIOLATION)
         _add(folder, {**facts, "violation": str(violation), "file": VIOLATION})
@@ -139,6 +142,7 @@ def _attack_rows(
     rows: list[Row],
     plan: CertificateAttack,
     radii: list[str],
+    on_batch: OnBatch | None,
 ) -> AttackResult:
     certificates = Certificates(
         torch.tensor([row.prediction for row in rows]),
@@ -161,7 +165,11 @@ def _attack_rows(
                 )
             own = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
             indices = [row.idx for row in part]
-            results.append(attack(model, images, labels, own, batch_size=len(part), indices=indices, **settings))
+            result = attack(model, images, labels, own, batch_size=len(part), indices=indices, **settings)
+            # The perturbed images of all batches together may not fit into memory.
+            results.append(replace(result, nearest=None, nearest_prediction=None))
+            if on_batch is not None:
+                on_batch(images, result)
             done += len(part)
             show(done)
     if done != len(rows):

@@ -1,6 +1,5 @@
 """Certify a checkpoint: model and data, files, tables."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
+from lipnet.certify.html import REPORT
 from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.run import Certification, certify_here, check_free, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
@@ -16,10 +16,12 @@ from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import Checkpoint, load_checkpoint
+from lipnet.models.pretrained import WEIGHTS, pretrained_file
 from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
+from lipnet.workflows.reporting import check_report, quoted, reported
 
 SPLIT_SETTINGS = ("seed", "validation_fraction")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -41,6 +43,7 @@ def certify_checkpoint(
     resume: bool = False,
     attack: CertificateAttack | None = None,
     layers: bool = False,
+    report: str | None = None,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
@@ -61,6 +64,7 @@ def certify_checkpoint(
         resume: continue an interrupted certification in ``output_dir``, if there is one.
         attack: attack on the certificates once they are written; None for no attack.
         layers: print the bounds of the layers, too.
+        report: ``"html"`` also writes report.html, a page to look at.
         trust: packages of your own whose modules the checkpoint may name; never for a stranger's file.
 
     Returns:
@@ -78,6 +82,7 @@ def certify_checkpoint(
     folder, ckpt_path = resolve_path(output_dir), checkpoint_path(ckpt_path)
     # Refuse whatever can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
+    check_report(report, folder, replace=overwrite or resume)
     radii = CertifiedAccuracy(radii).radii
     devices = [device] if isinstance(device, str) else list(device)
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
@@ -89,15 +94,19 @@ def certify_checkpoint(
     say(summary_table({ckpt_path.name: summary}), rounding_sentence(summary))
     if layers:
         say(layer_table([Layer(**layer) for layer in summary["layers"]]))
-    if attack is not None:
-        summary = attack_certificates(certification.model, certification.batches, folder, attack, radii=radii)
-        say(*attack_tables(summary["attack"]))
-    say(f"Certificates, summary and curve are in {folder}")
+    with reported(report, certification, folder) as keep:
+        if attack is not None:
+            settings: dict[str, Any] = {"radii": radii, "on_batch": keep}
+            summary = attack_certificates(certification.model, certification.batches, folder, attack, **settings)
+            say(*attack_tables(summary["attack"]))
+    say(f"Certificates, summary and curve are in {folder}" + (f"; to look at: {REPORT}" if report else ""))
     return summary
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """Return the absolute path of a checkpoint; a run's folder stands for its checkpoints/best.ckpt.
+    """Return the absolute path of a checkpoint.
+
+    A run's folder stands for its checkpoints/best.ckpt, and a folder of `save_pretrained` for its model.safetensors.
 
     Raises:
         FileNotFoundError: for a folder without such a checkpoint.
@@ -106,11 +115,13 @@ def checkpoint_path(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     best = path / CHECKPOINTS / "best.ckpt"
-    if not best.is_file():
-        raise FileNotFoundError(
-            f"{path} is a folder without {CHECKPOINTS}/best.ckpt: name a checkpoint or a run's folder"
-        )
-    return best
+    if best.is_file():
+        return best
+    if (path / WEIGHTS).is_file():
+        return pretrained_file(path)
+    raise FileNotFoundError(
+        f"{path} is a folder without {CHECKPOINTS}/best.ckpt and {WEIGHTS}: name a checkpoint or a run's folder"
+    )
 
 
 def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
@@ -123,9 +134,7 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
     first, *others = arguments or [""]
     if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
         return list(arguments)
-    # In Hydra's quotes only quotes are escaped, and backslashes before a quote.
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), first)
-    return [f"ckpt_path='{quoted}'", *others]
+    return [f"ckpt_path={quoted(first)}", *others]
 
 
 def prepare_certification(
@@ -166,6 +175,7 @@ def prepare_certification(
             "batch_size": batch_size,
         },
         remarks={"checkpoint": str(ckpt_path)},
+        class_names=getattr(data, "class_names", None),
     )
 
 

@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from lipnet.commands import certify, export, train
+from lipnet.models import PRETRAINED
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"lipnet-train": train, "lipnet-certify": certify, "lipnet-export": export}
@@ -38,10 +39,12 @@ def test_the_wheel_holds_the_package_its_configurations_and_the_commands(tmp_pat
         lines = archive.read(entry_points).decode().splitlines()
 
     package = ROOT / "lipnet"
-    sources = [path for path in package.rglob("*") if path.suffix in {".py", ".yaml", ".typed"}]
+    sources = [path for path in package.rglob("*") if path.suffix in {".css", ".html", ".js", ".py", ".typed", ".yaml"}]
     assert len(list((package / "conf").rglob("*.yaml"))) > 50
     missing = {path.relative_to(ROOT).as_posix() for path in sources} - names
     assert not missing
+    weights = [f"lipnet/weights/{folder.name}" for folder in PRETRAINED.values()]
+    assert {f"{folder}/{file}" for folder in weights for file in ("model.safetensors", "config.json")} <= names
     foreign = {name for name in names if not name.startswith("lipnet")}
     assert not foreign
     assert [line for line in lines if line.startswith("lipnet-")] == [

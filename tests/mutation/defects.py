@@ -39,6 +39,7 @@ from lipnet.certify.checks import (
     _overridden_below,
     check_computes_as_declared,
 )
+from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.rounding import _run, run_in_order
 from lipnet.certify.rules import bound_of, calls_of, children_in_order, find_rule, step_of
 from lipnet.certify.run import _all_rows, rows_of
@@ -55,9 +56,9 @@ from lipnet.layers.engines import PreparedWeight, Series, make_series
 from lipnet.layers.explicit import explicit_products
 from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
-from lipnet.models import load_checkpoint
+from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
-from tests.mutation.planting import Plant, attribute, edit, replace
+from tests.mutation.planting import Plant, attribute, edit, edited, replace
 
 
 @dataclass(frozen=True)
@@ -561,5 +562,25 @@ DEFECTS = [
         "attack: distances are rounded down",
         edit(geometry.distances_up, "1 + (offsets", "1 - (offsets"),
         ["tests/certify/attacks/test_geometry.py::test_distances_are_never_below_the_exact_ones"],
+    ),
+    Defect(
+        "pretrained: a model card states the figures of other weights",
+        edit(pretrained._check_summary, "stated != found", "False"),
+        ["tests/models/test_pretrained.py::test_a_summary_of_other_weights_is_refused"],
+    ),
+    Defect(
+        "pretrained: the SHA-256 of the weights is not compared",
+        edit(tensor_file.read_tensor_file, "!= stated", "is None"),
+        ["tests/models/test_tensor_file.py::test_a_flipped_bit_anywhere_is_noticed"],
+    ),
+    Defect(
+        "report: a radius that equals the mark counts as certified",
+        attribute(Run, "certified", edited(Run.certified, "self.steps > radius", "self.steps >= radius")),
+        ["tests/certify/html/test_runs.py::test_a_radius_that_equals_the_mark_is_not_certified"],
+    ),
+    Defect(
+        "report: the files of two certifications are mixed",
+        edit(read_run, "summary.get(key) != value", "False"),
+        ["tests/certify/html/test_runs.py::test_missing_edited_and_foreign_files_are_refused"],
     ),
 ]

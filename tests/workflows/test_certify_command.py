@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lipnet.certify import read_certificates
 from lipnet.certify.files import FILES
 from lipnet.certify.partial import PartialCertification
 from lipnet.certify.run import PARTIAL
+from lipnet.commands.certify import _checkpoint_of
+from lipnet.models import PRETRAINED
 from lipnet.workflows import certify_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +70,33 @@ def test_the_exit_status_of_a_check(tmp_path: Path, tiny_checkpoint: Path) -> No
     assert f"idx {row.idx}: radius 3.000000000 claims more than {row.radius}" in printed
     assert "1 differences in 50 certificates" in printed
     assert "error: ckpt_path=... is needed" in ended(start(tmp_path), 1)
+
+
+@pytest.mark.slow
+def test_a_pretrained_network_is_certified_with_a_report_and_compared(tmp_path: Path) -> None:
+    for name, count in (("one", 5), ("two", 6)):
+        settings = [f"output_dir={tmp_path}/{name}", f"n_samples={count}", "report=html"]
+        printed = ended(start(tmp_path, "pretrained=digits-quickstart", *settings), 0)
+        assert "to look at: report.html" in printed
+    page = (tmp_path / "two" / "report.html").read_text()
+    assert "certify.py paths.log_dir=" in page
+    assert "pretrained=digits-quickstart" in page
+    ended(start(tmp_path, f"compare={tmp_path}/one,{tmp_path}/two", f"output_dir={tmp_path}/both"), 0)
+    assert "2 runs compared" in (tmp_path / "both" / "compare.html").read_text()
+
+
+def test_a_command_names_one_checkpoint_at_most() -> None:
+    config = OmegaConf.create({"ckpt_path": "best.ckpt", "pretrained": "digits-quickstart"})
+    with pytest.raises(ValueError, match=r"ckpt_path=best\.ckpt and pretrained=digits-quickstart exclude each other"):
+        _checkpoint_of(config)
+    config.ckpt_path = None
+    assert _checkpoint_of(config) == PRETRAINED["digits-quickstart"] / "model.safetensors"
+    config.pretrained = None
+    assert _checkpoint_of(config) is None
+
+
+def test_the_hub_without_its_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    config = OmegaConf.create({"ckpt_path": None, "pretrained": "owner/name"})
+    with pytest.raises(ValueError, match=r"pip install 'lipnet\[hub\]'"):
+        _checkpoint_of(config)

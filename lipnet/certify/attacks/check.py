@@ -96,7 +96,7 @@ def attack(
     numbers = range(len(images)) if indices is None else indices
     reference = reference_tensor(model)
     exact = model if reference.dtype == torch.float64 else copy.deepcopy(model).double().requires_grad_(False)
-    distances: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     unconfirmed = 0
     with _frozen(model), ieee_arithmetic(reference.device):
         for first in range(0, len(images), batch_size):
@@ -107,9 +107,10 @@ def attack(
             epsilons += [torch.where(part.correct, r, 0.0).double() for r in sorted(map(parse_radius, radii))]
             for epsilon in epsilons:
                 search.attack(attacker or PGD(), epsilon)
-            distances.append(search.distance)
+            found.append((search.distance, *search.nearest_images()))
             unconfirmed += search.unconfirmed
-    return AttackResult(certificates, torch.cat(distances), unconfirmed)
+    distance, nearest, prediction = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return AttackResult(certificates, distance, unconfirmed, nearest, prediction)
 
 
 @contextmanager
@@ -140,9 +141,14 @@ class _Search:
         self.radius, self.prediction = certificates.radius, certificates.prediction.to(images.device)
         self.distance = torch.full((len(images),), inf, dtype=torch.float64)
         self.unconfirmed = 0
+        self._nearest = images.double().clone()
         # The images themselves first: each must have the prediction that is certified around it.
         certified = self.radius > 0
         self._record(certified, images[certified.to(images.device)])
+
+    def nearest_images(self) -> tuple[Tensor, Tensor]:
+        """Return the images at these distances, float32, and their predictions; both on the CPU."""
+        return self._nearest.float().cpu(), self._predict(self._nearest).cpu()
 
     def attack(self, attacker: Attacker, epsilon: Tensor) -> None:
         """Attack at the radii epsilon (B,), unless they are 0 or a nearer flip is already known."""
@@ -170,7 +176,10 @@ class _Search:
             return
         place, start, prediction = place[flipped.cpu()], start[flipped].double(), prediction[flipped]
         end = self._nearer(start, end[flipped].double(), prediction)
-        self.distance[place] = torch.minimum(self.distance[place], distances_up(start, end).cpu())
+        distances = distances_up(start, end).cpu()
+        closer = distances < self.distance[place]
+        self._nearest[place[closer].to(end.device)] = end[closer.to(end.device)]
+        self.distance[place] = torch.minimum(self.distance[place], distances)
         for i, number in enumerate(place.tolist()):
             distance, radius = float(self.distance[number]), float(self.radius[number])
             if distance < radius:

@@ -18,6 +18,10 @@ class AttackResult:
         distance: float64 (B,), the smallest L2 distance, rounded up, at which another prediction was found, confirmed
             in float64; infinite where none was.
         unconfirmed: how many predictions changed in the model's own precision, but not in float64.
+        nearest: float32 (B, C, H, W), the images at these distances; those of the data where none was found. None if
+            they were not kept.
+        nearest_prediction: int64 (B,), their predictions in float64, before the images were rounded to float32; None if
+            they were not kept.
 
     Example:
         >>> import torch
@@ -32,6 +36,8 @@ class AttackResult:
     certificates: Certificates
     distance: Tensor
     unconfirmed: int
+    nearest: Tensor | None = None
+    nearest_prediction: Tensor | None = None
 
     def accuracies(self, radius: str) -> dict[str, float]:
         """Return the shares of images that are ``certified``, right ``under_attack``, and ``clean`` at a radius.

@@ -229,3 +229,18 @@ def test_a_violation_is_saved_whole(tmp_path: Path) -> None:
     assert values.pop("perturbed") == perturbed.tolist()
     assert values == {"index": 7, "distance": 0.25, "radius": 0.5, "prediction": 3, "perturbed_prediction": 4}
     assert str(violation).endswith(f"both images are in {tmp_path / 'violation.npz'}")
+
+
+def test_the_nearest_images_of_an_attack_are_where_it_says(
+    trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
+) -> None:
+    images, labels = samples
+    result = attack(trained_model, images, labels, certificates, attacker=PGD(steps=10, restarts=1), radii=["1"])
+    assert result.nearest is not None
+    assert result.nearest_prediction is not None
+    distance = (result.nearest.double() - images).flatten(1).norm(dim=1)
+    flipped = result.distance.isfinite()
+    assert flipped.any()
+    torch.testing.assert_close(distance[flipped], result.distance[flipped], rtol=1e-5, atol=1e-6)
+    assert (result.nearest_prediction != certificates.prediction)[flipped].all()
+    assert torch.equal(result.nearest_prediction[~flipped], certificates.prediction[~flipped])

@@ -1,0 +1,145 @@
+"""Charts as inline SVG: certified accuracy against radius, and the histogram of radii."""
+
+from collections.abc import Sequence
+from math import floor, log10
+from xml.etree.ElementTree import Element
+
+import torch
+from torch import Tensor
+
+from lipnet.certify.html.elements import element
+from lipnet.certify.html.runs import Run, axis_end
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 26, 42
+POINTS, BINS = 400, 32
+SERIES = 8
+"""Number of colours for runs; further runs repeat them."""
+
+
+class _Axes:
+    """Coordinates of a chart: x from 0 to ``end``, y from 0 to ``top``."""
+
+    def __init__(self, end: float, top: float) -> None:
+        self.end, self.top = end, top
+
+    def x(self, value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / self.end
+
+    def y(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / self.top
+
+    def chart(self, *marks: Element, label: str, x_label: str, y_label: str, y_step: float) -> Element:
+        """Return the chart with grid, ticks and labels around its marks."""
+        parts = []
+        for tick in _ticks(self.top, y_step):
+            parts.append(_line(LEFT, self.y(tick), WIDTH - RIGHT, self.y(tick), class_="grid"))
+            parts.append(_text(LEFT - 6, self.y(tick) + 4, f"{tick:g}", class_="tick end"))
+        for tick in _ticks(self.end, _nice(self.end / 5)):
+            parts.append(_line(self.x(tick), HEIGHT - BOTTOM, self.x(tick), HEIGHT - BOTTOM + 4, class_="axis"))
+            parts.append(_text(self.x(tick), HEIGHT - BOTTOM + 17, f"{tick:g}", class_="tick middle"))
+        parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, class_="axis"))
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, class_="name middle"))
+        parts.append(_text(4, 13, y_label, class_="name"))
+        box = f"0 0 {WIDTH} {HEIGHT}"
+        return element("svg", *parts, *marks, viewBox=box, role="img", aria_label=label, class_="chart")
+
+
+def curve_chart(runs: Sequence[Run]) -> Element:
+    """Return certified accuracy in per cent against radius, a line for each run, with their clean accuracies dashed."""
+    axes = _Axes(axis_end(runs), 100)
+    marks = []
+    for number, run in enumerate(runs):
+        series = f"s{number % SERIES}"
+        grid = torch.linspace(0, axes.end, POINTS, dtype=torch.float64)
+        above = len(run.steps) - torch.searchsorted(run.steps, grid, right=True)
+        points = zip(grid.tolist(), (100 * above / len(run.rows)).tolist(), strict=True)
+        path = "L".join(f"{axes.x(r):.1f} {axes.y(share):.1f}" for r, share in points)
+        if len(runs) == 1:
+            floor = f"L{axes.x(axes.end):.1f} {axes.y(0):.1f}L{axes.x(0):.1f} {axes.y(0):.1f}Z"
+            marks.append(element("path", d=f"M{path}{floor}", class_=f"area {series}"))
+        clean = axes.y(100 * run.clean)
+        marks.append(_line(LEFT, clean, WIDTH - RIGHT, clean, class_=f"clean {series}"))
+        marks.append(element("path", d=f"M{path}", class_=f"curve {series}"))
+        if len(runs) == 1:
+            marks.append(_text(WIDTH - RIGHT, clean - 6, f"clean {100 * run.clean:.1f} %", class_="value end"))
+            for text, radius in run.marks.items():
+                if radius <= axes.end:
+                    marks += _mark(axes, text, radius, 100 * run.certified(radius))
+    marks.append(_line(LEFT, TOP, LEFT, HEIGHT - BOTTOM, class_="cursor", id="cursor"))
+    label = "Certified accuracy against radius: " + "; ".join(_in_words(run) for run in runs)
+    names = {"x_label": "L2 radius (pixels in [0, 1])", "y_label": "certified accuracy (%)"}
+    chart = axes.chart(*marks, label=label, y_step=20, **names)
+    for name, value in {"end": axes.end, "left": axes.x(0), "right": axes.x(axes.end), "width": WIDTH}.items():
+        chart.set(f"data-{name}", str(value))
+    chart.set("id", "curve")
+    return chart
+
+
+def histogram(run: Run) -> Element:
+    """Return the histogram of the certified radii that are not 0: correct images below, wrong ones above."""
+    end = axis_end([run])
+    correct, wrong = (_counts(run.radius[which & (run.radius > 0)], end) for which in (run.correct, ~run.correct))
+    highest = float((correct + wrong).max())
+    step = _nice(max(1.0, highest / 4))
+    axes = _Axes(end, max(step, highest))
+    bars = []
+    for number, (right, false) in enumerate(zip(correct.tolist(), wrong.tolist(), strict=True)):
+        first, last = end * number / BINS, end * (number + 1) / BINS
+        span = f"{first:.3f} to {last:.3f}" if number < BINS - 1 else f"{first:.3f} or more"
+        title = element("title", f"radius {span}: {int(right)} correct, {int(false)} wrong")
+        parts = [
+            element(
+                "rect",
+                x=f"{axes.x(first) + 0.75:.2f}",
+                width=f"{axes.x(last) - axes.x(first) - 1.5:.2f}",
+                y=f"{axes.y(base + count):.2f}",
+                height=f"{axes.y(base) - axes.y(base + count):.2f}",
+                class_=kind,
+            )
+            for base, count, kind in ((0, right, "bar right"), (right, false, "bar wrong"))
+            if count
+        ]
+        bars.append(element("g", title, *parts))
+    certified = int((run.radius > 0).sum())
+    label = f"Histogram of {certified} certified radii, of which {int(wrong.sum())} are of wrong predictions"
+    return axes.chart(*bars, label=label, x_label="L2 radius (pixels in [0, 1])", y_label="images", y_step=step)
+
+
+def _counts(radii: Tensor, end: float) -> Tensor:
+    # Radii beyond the axis count in the last bin.
+    return torch.histc(radii.clamp(max=end), BINS, 0, end)
+
+
+def _mark(axes: _Axes, text: str, radius: float, share: float) -> list[Element]:
+    x, y = axes.x(radius), axes.y(share)
+    # The labels of the last marks would leave the chart on the right.
+    side = "value end" if x > WIDTH - RIGHT - 70 else "value"
+    return [
+        element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_="mark s0"),
+        _text(x + (-6 if side.endswith("end") else 7), y - 7, f"{text}: {share:.1f} %", class_=side),
+    ]
+
+
+def _in_words(run: Run) -> str:
+    shares = ", ".join(f"{100 * share:.1f} % at {text}" for text, share in run.summary["certified_accuracy"].items())
+    return f"{run.name}: {100 * run.clean:.1f} % clean, {shares}"
+
+
+def _nice(step: float) -> float:
+    """Return the nearest step of the form 1, 2 or 5 times a power of ten that is not smaller."""
+    power = 10.0 ** floor(log10(step))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+
+
+def _ticks(end: float, step: float) -> list[float]:
+    return [round(number * step, 10) for number in range(int(end / step + 1e-9) + 1)]
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> Element:
+    places = {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"}
+    return element("line", **places, **attributes)
+
+
+def _text(x: float, y: float, text: str, **attributes: object) -> Element:
+    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", **attributes)

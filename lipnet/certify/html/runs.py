@@ -1,0 +1,102 @@
+"""Certified runs, read from their files, and the figures that reports show of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipnet.certify.files import CERTIFICATES, SUMMARY, CertificateFileError, Row, read_certificates, read_summary
+from lipnet.certify.report import radii_of
+from lipnet.files import resolve_path
+from lipnet.functional.margins import parse_radius
+
+
+@dataclass(frozen=True)
+class Run:
+    """A certification, as its files state it.
+
+    Attributes:
+        name: to tell several runs apart.
+        rows: the certificates, in the order of the file.
+        summary: the content of summary.json.
+        class_names: names of the classes; None for their numbers.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    summary: dict[str, Any]
+    class_names: Sequence[str] | None = None
+
+    @cached_property
+    def radius(self) -> Tensor:
+        """The radii as written, float64 (n,)."""
+        return radii_of(self.rows)[0]
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """The correctness of the predictions, bool (n,)."""
+        return radii_of(self.rows)[1]
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """The radii of the correct images in ascending order: certified accuracy falls at each of them."""
+        return self.radius[self.correct].sort().values
+
+    def certified(self, radius: float) -> float:
+        """Return the share of images that are correct with a larger certified radius."""
+        return int((self.steps > radius).sum()) / len(self.rows)
+
+    @property
+    def clean(self) -> float:
+        return len(self.steps) / len(self.rows)
+
+    @property
+    def marks(self) -> dict[str, float]:
+        """The radii of the summary's table, by their text."""
+        return {text: parse_radius(text) for text in self.summary["certified_accuracy"]}
+
+    def class_name(self, number: int) -> str:
+        names = self.class_names or ()
+        return str(names[number]) if number < len(names) else str(number)
+
+
+def certified_folder(path: str | Path) -> Path:
+    """Return the absolute path of a certification's folder, which either of its two files may stand for."""
+    path = resolve_path(path)
+    return path.parent if path.name in (CERTIFICATES, SUMMARY) else path
+
+
+def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[str] | None = None) -> Run:
+    """Read certificates.tsv and summary.json of a folder.
+
+    Args:
+        folder: the folder, or either of the two files in it.
+        name: the run's name; by default the folder's.
+        class_names: names of the classes; by default those that the summary states, if it does.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        CertificateFileError: a file is not as it was written, or the two do not belong together.
+    """
+    folder = certified_folder(folder)
+    for file in (CERTIFICATES, SUMMARY):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} holds no {file}: a report needs the folder of a finished certification")
+    content, summary = read_certificates(folder / CERTIFICATES), read_summary(folder / SUMMARY)
+    differing = [key for key, value in content.facts.items() if summary.get(key) != value]
+    if differing or not content.rows:
+        raise CertificateFileError(
+            f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
+        )
+    names = summary.get("class_names") if class_names is None else class_names
+    return Run(name or folder.name, list(content.rows.values()), summary, names)
+
+
+def axis_end(runs: Sequence[Run]) -> float:
+    """Return where the radius axis of charts ends: beyond nearly all certified radii, and never 0."""
+    ends = [float(torch.quantile(run.steps, 0.995)) for run in runs if len(run.steps)]
+    return 1.04 * max(ends, default=0.0) or 1.0

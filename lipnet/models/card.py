@@ -1,0 +1,86 @@
+"""Model cards: the README.md of a pretrained network, with its certified accuracy."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from lipnet.functional.margins import round_down
+
+_CARD = """---
+library_name: lipnet
+pipeline_tag: image-classification
+tags:
+- certified-robustness
+- lipschitz
+---
+
+# {title}
+
+{intro}
+
+```python
+from lipnet.models import load_pretrained
+
+model = load_pretrained({text})  # pixels in [0, 1] in, logits out
+```
+{figures}
+To certify the network yourself:
+
+```bash
+lipnet-certify {argument}
+```
+"""
+
+
+def model_card(name: str, description: Mapping[str, Any], parameters: int, summary: Mapping[str, Any] | None) -> str:
+    """Return the model card of a network as Markdown.
+
+    Args:
+        name: what `load_pretrained` takes: a name, a folder or a repository.
+        description: that of the network's checkpoint.
+        parameters: number of parameters.
+        summary: the content of summary.json; None leaves out the figures.
+    """
+    name = " ".join(name.replace("`", "").split())
+    kind = str(description["model"].get("_target_", "network")).rpartition(".")[2]
+    intro = (
+        f"A {_plain(kind)} with {parameters:,} parameters, trained on {_plain(description['dataset']['name'])} with "
+        f"lipnet {description['version']}. Its Lipschitz bound certifies a radius around each image within which the "
+        "prediction cannot change."
+    )
+    return _CARD.format(
+        title=_plain(name),
+        intro=intro,
+        text=json.dumps(name),
+        argument=shlex.quote(f"pretrained={name}"),
+        figures="" if summary is None else _figures(summary),
+    )
+
+
+def _figures(summary: Mapping[str, Any]) -> str:
+    """Return the section with the certified table."""
+    shares = {"clean": summary["clean_accuracy"], **summary["certified_accuracy"]}
+    average = summary["average_certified_radius"]
+    rows = [
+        f"| {' | '.join(shares)} | average certified radius |",
+        f"|{' ---: |' * (len(shares) + 1)}",
+        f"| {' | '.join(f'{100 * share:.2f}' for share in shares.values())} | "
+        f"{'-' if average is None else round_down(average, 3)} |",
+    ]
+    bounds = f"K = {summary['lipschitz_bound']:.6g}"
+    if summary["rounding_bound"] is None:
+        basis = f"{bounds}; {summary['dtype']}, computed as if arithmetic were exact."
+    else:
+        basis = f"{bounds}; {summary['dtype']}, and the radii cover rounding (E = {summary['rounding_bound']:.2g})."
+    images = f"{summary['n_samples']:,} {summary.get('split', '')} images of {_plain(summary.get('dataset', ''))}"
+    title = (
+        f"\n## Certified accuracy\n\nAccuracy in %, clean and certified at L2 radii (pixels in [0, 1]), {images}:\n\n"
+    )
+    return title + "\n".join(rows) + f"\n\nThe certificates rest on the Lipschitz bound {basis}\n"
+
+
+def _plain(text: Any) -> str:
+    """Return a text in one line, without Markdown or HTML."""
+    line = " ".join(str(text).split())
+    return "".join("\\" + letter if letter in "\\`*_[]<>|#" else letter for letter in line)

@@ -1,0 +1,155 @@
+"""Pretrained networks as folders with the layout of a hub repository: save, find, load."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.files import atomic_writes, resolve_path
+from lipnet.functional.digest import tensors_sha256
+from lipnet.models.archive import CheckpointError
+from lipnet.models.card import model_card
+from lipnet.models.checkpoint import DESCRIPTION, Checkpoint, checked_content, load_checkpoint, read_checkpoint
+from lipnet.models.hub import download, is_repository
+from lipnet.models.tensor_file import tensor_file_bytes
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_PACKAGE = Path(__file__).parents[1]
+# Below lipnet/weights/ in an installed package, below results/ in a checkout.
+_SHIPPED = {"digits-quickstart": "quickstart"}
+
+
+def _shipped_folder(name: str) -> Path:
+    installed = _PACKAGE / "weights" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / "results" / name
+
+
+PRETRAINED: dict[str, Path] = {name: _shipped_folder(folder) for name, folder in _SHIPPED.items()}
+"""The folder of each network that comes with lipnet, by the name that `load_pretrained` takes."""
+
+
+def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), revision: str | None = None) -> nn.Module:
+    """Load a pretrained network, in evaluation mode, on the CPU, in the dtype of its weights.
+
+    Args:
+        name_or_folder: a name in `PRETRAINED`, a folder of `save_pretrained`, or ``owner/name``, a repository of the
+            Hugging Face hub (extra ``hub``).
+        trust: packages besides lipnet and torch.nn whose modules may be built; see `build_model`.
+        revision: branch, tag or commit of the repository; for repositories only.
+
+    Returns:
+        The network, from pixels in [0, 1] to logits. Its certificates are those of the saved network, bit for bit.
+
+    Raises:
+        FileNotFoundError: there is no such name, folder or repository.
+        CheckpointError: as `load_checkpoint`, or if config.json is not the configuration of the weights.
+        ImportError: the name of a repository, without the extra ``hub``.
+
+    Example:
+        >>> model = load_pretrained("digits-quickstart")
+        >>> type(model).__name__, model.training
+        ('LipConvNet', False)
+    """
+    return load_checkpoint(pretrained_file(name_or_folder, revision), trust).model
+
+
+def pretrained_file(name_or_folder: str | Path, revision: str | None = None) -> Path:
+    """Return the checkpoint file of a pretrained network; arguments and errors as `load_pretrained`."""
+    folder = PRETRAINED.get(str(name_or_folder)) or resolve_path(name_or_folder)
+    if not folder.exists() and is_repository(str(name_or_folder)):
+        folder = download(str(name_or_folder), [WEIGHTS, CONFIG, CARD], revision)
+    elif revision is not None:
+        raise ValueError(f"revision is for repositories of the hub, got revision {revision!r} of {name_or_folder}")
+    file = folder / WEIGHTS
+    if not file.is_file():
+        known = ", ".join(PRETRAINED) or "none"
+        raise FileNotFoundError(
+            f"no pretrained network {str(name_or_folder)!r}: it is no shipped name ({known}), and {folder} is no "
+            f"folder with {WEIGHTS}"
+        )
+    _check_config(folder)
+    return file
+
+
+def save_pretrained(
+    model: Checkpoint | nn.Module,
+    folder: str | Path,
+    model_config: Mapping[str, Any] | None = None,
+    dataset: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    summary: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a network as model.safetensors, config.json and README.md: the layout of a hub repository.
+
+    model.safetensors is a complete checkpoint with its own SHA-256: `load_checkpoint`, ``lipnet-certify`` and
+    ``lipnet-export`` read it. The three files appear together or not at all.
+
+    Args:
+        model: a `Checkpoint`, which knows its configuration and data, or a network built by
+            ``build_model(model_config)``.
+        folder: destination; created if it is missing.
+        model_config, dataset: as for `save_checkpoint`; with a plain network only.
+        name: what the model card tells `load_pretrained` to load, such as ``owner/name``; by default the folder's name.
+        summary: the content of a summary.json of exactly this checkpoint, for the card's certified table.
+        trust: as for `save_checkpoint`.
+        overwrite: replace the three files if the folder holds any of them.
+
+    Raises:
+        FileExistsError: the folder holds one of the files already, unless ``overwrite``.
+        TypeError: a plain network without ``model_config`` and ``dataset``, or a `Checkpoint` with them.
+        ValueError: the summary is of another checkpoint.
+        CheckpointError: `load_checkpoint` could not read the file; nothing is written.
+    """
+    folder = resolve_path(folder)
+    if isinstance(model, Checkpoint):
+        if model_config is not None or dataset is not None:
+            raise TypeError("a Checkpoint brings its model_config and dataset with it: leave them out")
+        model_config, dataset = model.model_config, model.dataset
+    if model_config is None or dataset is None:
+        raise TypeError("save_pretrained needs a Checkpoint, or a network with its model_config and dataset")
+    taken = [each for each in (WEIGHTS, CONFIG, CARD) if (folder / each).exists()]
+    if taken and not overwrite:
+        raise FileExistsError(f"{folder} already holds {', '.join(taken)}; choose another folder, or overwrite=True")
+    network = model.model if isinstance(model, Checkpoint) else model
+    state, description = checked_content(folder / WEIGHTS, network, model_config, dataset, trust)
+    if summary is not None:
+        _check_summary(summary, state)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    card = model_card(name or folder.name, description, parameters, summary)
+    contents = {
+        CARD: card.encode(),
+        CONFIG: json.dumps(description, indent=2).encode() + b"\n",
+        WEIGHTS: tensor_file_bytes(state, description),
+    }
+    with atomic_writes(*(folder / each for each in contents)) as files:
+        for file, content in zip(files, contents.values(), strict=True):
+            file.write(content)
+
+
+def _check_summary(summary: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a summary is about these weights: a card must not state another network's figures."""
+    stated, dtype = summary.get("weights_sha256"), getattr(torch, str(summary.get("dtype")), None)
+    found = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
+    if stated != found:
+        raise ValueError(
+            f"the summary is of other weights: its weights_sha256 is {stated}, that of the network is {found}"
+        )
+
+
+def _check_config(folder: Path) -> None:
+    """Raise CheckpointError if config.json is there and does not say what model.safetensors says of itself."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it cannot be read as JSON ({error})") from error
+    if config != read_checkpoint(folder / WEIGHTS)[0][DESCRIPTION]:
+        raise CheckpointError(f"{path} is not the configuration that {WEIGHTS} carries: one of them was changed")

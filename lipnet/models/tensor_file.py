@@ -1,0 +1,73 @@
+"""Checkpoints in the safetensors format: weights, description and SHA-256 in one file, without pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lipnet.files import atomic_write
+from lipnet.models.archive import CheckpointError
+
+SUFFIX = ".safetensors"
+_KEY, _CHECKSUM = "lipnet", "sha256"
+# The SHA-256 is that of the file with zeros in its place.
+_ZEROS = b"0" * 64
+_HEADER_LENGTH = 8
+
+
+def tensor_file_bytes(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
+    """Return the content of a safetensors file with a description and the file's own SHA-256 in its metadata.
+
+    Args:
+        state: the weights; copied to the CPU, so that they may be views or share memory.
+        description: JSON values.
+
+    Raises:
+        TypeError: JSON would not give the description back, such as one with numbers as keys.
+    """
+    if json.loads(json.dumps(description)) != description:
+        raise TypeError("a safetensors file describes its model by JSON values, got keys that are no texts")
+    # Two keys would be written in a random order, and equal checkpoints would not be equal files.
+    metadata = {_KEY: json.dumps({**description, _CHECKSUM: _ZEROS.decode()})}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    data = save(tensors, metadata)
+    return data.replace(_ZEROS, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def write_tensor_file(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write such a file, atomically."""
+    with atomic_write(Path(path)) as file:
+        file.write(tensor_file_bytes(state, description))
+
+
+def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Read an intact file of `write_tensor_file`; nothing in it is executed.
+
+    Returns:
+        The weights on the CPU, the description, and the SHA-256 of the whole file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, or another program wrote it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
+    data = path.read_bytes()
+    try:
+        state = load(data)
+        length = int.from_bytes(data[:_HEADER_LENGTH], "little")
+        metadata = json.loads(data[_HEADER_LENGTH : _HEADER_LENGTH + length]).get("__metadata__", {})
+        description = json.loads(metadata[_KEY])
+        stated = description.pop(_CHECKSUM).encode()
+    except (SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        reason = f"truncated, damaged, or not written by lipnet? ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {reason}") from error
+    if hashlib.sha256(data.replace(stated, _ZEROS, 1)).hexdigest().encode() != stated:
+        raise CheckpointError(f"{path} is damaged: the SHA-256 that it carries is not its own")
+    return state, description, hashlib.sha256(data).hexdigest()

@@ -1,0 +1,111 @@
+"""Reports of the certify command: one page for a certification, or one that compares several."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lipnet.certify import UnsoundCertificatesError
+from lipnet.certify.html import COMPARISON, REPORT, AttackedImages, write_comparison, write_report
+from lipnet.certify.run import Certification
+from lipnet.files import resolve_path
+from lipnet.printing import say
+from lipnet.workflows.attacking import OnBatch
+
+HTML = "html"
+
+
+def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
+    """Check the option ``report`` before anything is computed.
+
+    Raises:
+        ValueError: for another value than ``"html"`` or None.
+        FileExistsError: if the folder holds a report already, unless ``replace``.
+    """
+    if report not in (None, HTML):
+        raise ValueError(f"report must be {HTML!r} or null, got {report!r}")
+    if report is not None and (folder / REPORT).exists() and not replace:
+        raise FileExistsError(f"{folder / REPORT} exists; choose another output_dir, or overwrite=true")
+
+
+@contextmanager
+def reported(report: str | None, certification: Certification, folder: Path) -> Iterator[OnBatch | None]:
+    """Write report.html at the end of the block, also if an attack in it shows that a certificate is wrong.
+
+    An earlier report of the folder is removed: it is not about these certificates.
+
+    Args:
+        report: ``"html"``, or None for no report.
+        certification: has just ended.
+        folder: holds its files.
+
+    Yields:
+        The function that keeps the images of an attack for the report; None without a report.
+
+    Raises:
+        ValueError, OSError: as `lipnet.certify.html.write_report`.
+    """
+    (folder / REPORT).unlink(missing_ok=True)
+    if report is None:
+        yield None
+        return
+    attacked = AttackedImages()
+
+    def write() -> None:
+        images = (batch for batch, _ in certification.batches)
+        write_report(folder, images, class_names=certification.class_names, attacked=attacked, command=_command())
+
+    try:
+        yield attacked.add
+    except UnsoundCertificatesError:
+        write()
+        raise
+    write()
+
+
+def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, *, overwrite: bool = False) -> Path:
+    """Write compare.html, which overlays the curves of several certified runs, and return its path.
+
+    Args:
+        runs: folders that hold certificates.tsv and summary.json.
+        output_dir: destination.
+        overwrite: replace an existing compare.html.
+
+    Raises:
+        FileExistsError: if there is a compare.html already, unless ``overwrite``.
+        FileNotFoundError, CertificateFileError, ValueError: as `lipnet.certify.html.write_comparison`.
+    """
+    path = resolve_path(output_dir) / COMPARISON
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another output_dir, or overwrite=true")
+    write_comparison(runs, path, command=_command())
+    say(f"The comparison of {len(runs)} runs is in {path}")
+    return path
+
+
+def with_compare_list(arguments: Sequence[str]) -> list[str]:
+    """Let ``compare=RUN1,RUN2`` name a list, where Hydra would see a sweep; ``compare=[...]`` is left as it is.
+
+    Example:
+        >>> with_compare_list(["compare=logs/a,it's", "overwrite=true"])
+        ["compare=['logs/a','it\\\\'s']", 'overwrite=true']
+    """
+    return [
+        f"compare=[{','.join(map(quoted, each.removeprefix('compare=').split(',')))}]"
+        if each.startswith("compare=") and not each.startswith("compare=[") and each != "compare=null"
+        else each
+        for each in arguments
+    ]
+
+
+def quoted(text: str) -> str:
+    """Return a text in Hydra's quotes, in which quotes are escaped, and backslashes before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def _command() -> str:
+    """Return the command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

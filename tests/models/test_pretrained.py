@@ -1,0 +1,169 @@
+"""Pretrained networks: the same certificates as the checkpoint, shipped networks, and errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipnet.certify import certify, read_certificates, read_summary
+from lipnet.models import (
+    PRETRAINED,
+    CheckpointError,
+    load_checkpoint,
+    load_pretrained,
+    save_checkpoint,
+    save_pretrained,
+)
+from lipnet.models.card import model_card
+from lipnet.workflows import certify_checkpoint, export_checkpoint, verify_certificates
+
+ROOT = Path(__file__).parents[2]
+FILES = {"README.md", "config.json", "model.safetensors"}
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A folder of `save_pretrained`."""
+    save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_certificates_are_those_of_the_checkpoint_bit_for_bit(
+    saved: Path, tiny_checkpoint: Path, digits: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = digits[0][:50], digits[1][:50]
+    ours, theirs = (
+        certify(model.double(), images, labels)
+        for model in (load_pretrained(saved), load_checkpoint(tiny_checkpoint).model)
+    )
+    assert torch.equal(ours.radius, theirs.radius)
+    assert torch.equal(ours.prediction, theirs.prediction)
+    assert {path.name for path in saved.iterdir()} == FILES
+
+
+def test_a_folder_is_certified_and_verified(tmp_path: Path, saved: Path, tiny_checkpoint: Path) -> None:
+    for name, path in (("ours", saved), ("theirs", tiny_checkpoint)):
+        certify_checkpoint(path, tmp_path / name, n_samples=30)
+    ours, theirs = (read_certificates(tmp_path / name / "certificates.tsv") for name in ("ours", "theirs"))
+    assert ours.rows == theirs.rows
+    differing = {name for name in ours.facts if ours.facts[name] != theirs.facts[name]}
+    assert differing == {"checkpoint_sha256"}
+    assert verify_certificates(tmp_path / "ours" / "certificates.tsv").confirmed
+
+
+@pytest.mark.slow
+def test_a_folder_is_exported(tmp_path: Path, saved: Path) -> None:
+    assert export_checkpoint(saved, tmp_path / "model.pt2")["dataset"] == "digits"
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_shipped_network_has_the_figures_of_its_summary(name: str, tmp_path: Path) -> None:
+    stated = read_summary(ROOT / "results" / PRETRAINED[name].name / "summary.json")
+    found = certify_checkpoint(PRETRAINED[name], tmp_path / "out", data_dir=None)
+    assert found["weights_sha256"] == stated["weights_sha256"]
+    # Another version may evaluate other polynomials, equally close to the exponential: logits, and with them radii,
+    # then differ by the layers' eval_tolerance (1e-4), and an image at the edge of a radius changes sides.
+    assert found["lipschitz_bound"] == pytest.approx(stated["lipschitz_bound"], rel=1e-3)
+    assert found["average_certified_radius"] == pytest.approx(stated["average_certified_radius"], abs=1e-3)
+    for radius, share in {"0": stated["clean_accuracy"], **stated["certified_accuracy"]}.items():
+        again = found["clean_accuracy"] if radius == "0" else found["certified_accuracy"][radius]
+        assert abs(again - share) * stated["n_samples"] < 2
+    assert f"| {100 * stated['clean_accuracy']:.2f} |" in (PRETRAINED[name] / "README.md").read_text()
+
+
+def test_torch_hub_finds_the_shipped_networks() -> None:
+    model = torch.hub.load(str(ROOT), "pretrained", "digits-quickstart", source="local")
+    assert isinstance(model, nn.Module)
+    assert not model.training
+
+
+def test_the_card_states_the_certified_figures(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=40)
+    save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "net", name="owner/net", summary=summary)
+    card = (tmp_path / "net" / "README.md").read_text()
+    assert 'load_pretrained("owner/net")' in card
+    shares = [summary["clean_accuracy"], *summary["certified_accuracy"].values()]
+    assert f"| {' | '.join(f'{100 * share:.2f}' for share in shares)} |" in card
+
+
+def test_a_summary_of_other_weights_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with torch.no_grad():
+        next(checkpoint.model.parameters()).add_(1e-6)
+    with pytest.raises(ValueError, match="the summary is of other weights"):
+        save_pretrained(checkpoint, tmp_path / "net", summary=summary)
+    assert not (tmp_path / "net").exists()
+
+
+def test_text_in_a_card_is_no_markup() -> None:
+    description = {"model": {"_target_": "a.B"}, "dataset": {"name": "<img src=x>"}, "version": "0"}
+    card = model_card("[x](y)\n# `big`", description, 1, None)
+    assert "\\<img" in card
+    assert "# \\[x\\](y) \\# big" in card
+    assert 'load_pretrained("[x](y) # big")' in card
+
+
+def test_a_plain_network_needs_its_configuration(
+    tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    save_pretrained(tiny_model, tmp_path / "net", tiny_config, digits_dataset)
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_pretrained(tmp_path / "net")(x), tiny_model(x))
+    with pytest.raises(TypeError, match="needs a Checkpoint, or a network with its model_config and dataset"):
+        save_pretrained(tiny_model, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="could not be read again"):
+        save_pretrained(tiny_model, tmp_path / "other", tiny_config | {"depth": 6}, digits_dataset)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_brings_its_configuration(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(TypeError, match="brings its model_config and dataset"):
+        save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "net", {"_target_": "lipnet.models.LipConvNet"})
+
+
+def test_a_folder_is_replaced_only_on_request(saved: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with pytest.raises(FileExistsError, match=r"already holds model.safetensors, config.json, README.md"):
+        save_pretrained(checkpoint, saved)
+    before = (saved / "model.safetensors").read_bytes()
+    save_pretrained(checkpoint, saved, overwrite=True)
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["model"]["depth"] = 6
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config.json is not the configuration that model.safetensors carries"):
+        load_pretrained(saved)
+    with pytest.raises(CheckpointError, match=r"config.json is not the configuration"):
+        certify_checkpoint(saved, tmp_path / "out")
+    (saved / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json is damaged"):
+        load_pretrained(saved)
+    (saved / "config.json").unlink()
+    assert isinstance(load_pretrained(saved), nn.Module)
+
+
+def test_a_missing_network_is_named_with_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no pretrained network 'digitz'.*digits-quickstart"):
+        load_pretrained("digitz")
+    with pytest.raises(FileNotFoundError, match=r"no folder with model\.safetensors"):
+        load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="revision is for repositories of the hub, got revision 'main'"):
+        load_pretrained("digits-quickstart", revision="main")
+
+
+def test_nothing_in_a_folder_is_unpickled(tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
+    folder = tmp_path / "net"
+    save_checkpoint(tmp_path / "net.ckpt", tiny_model, tiny_config, {"name": "digits"})
+    folder.mkdir()
+    (tmp_path / "net.ckpt").rename(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_pretrained(folder)
