@@ -30,7 +30,7 @@ from lipnet.layers import (
     Residual,
     SOCTranspose,
 )
-from lipnet.layers.engines import DenseEngine
+from lipnet.layers.engines import DenseEngine, ExplicitSpectralEngine, SpectralEngine
 from lipnet.structured import OrthogonalMap
 from tests.oracles import convolution_matrix, first_channels_matrix, space_to_depth_matrix, to_numpy
 
@@ -89,11 +89,39 @@ def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
             pixels = size[0] * size[1]
             rows = maps.reshape(groups, block, pixels)
         return np.concatenate([exact(m) @ r for m, r in zip(matrices, rows, strict=True)]).reshape(maps.shape)
+    if isinstance(engine, ExplicitSpectralEngine):
+        with torch.no_grad():
+            response = SpectralEngine.evaluate(engine, prepared, size, sign)
+        return circular_filter(maps, response)
     jacobian = exact(sign * convolution_matrix(prepared.factored, *size, groups, layer.padding_mode))
     *lower, state = [mpmath.mpf(c) * flat for c in prepared.series.coefficients]
     for term in reversed(lower):
         state = jacobian @ state + term
     return state.reshape(maps.shape)
+
+
+def circular_filter(maps: Exact, response: Tensor) -> Exact:
+    """Convolve maps (c, H, W) by a frequency response (H, W // 2 + 1, groups, out, in), from the definition.
+
+    The real part of the sum over the half spectrum, where frequencies that are not their own conjugates count twice.
+    """
+    (height, width), (half, groups, out, inner) = maps.shape[1:], response.shape[1:]
+    down, across = _waves(height, height), _waves(width, half)
+    spectrum = np.einsum("hp,cpq,wq->hwc", down, maps, across, optimize=["einsum_path", (0, 1), (0, 1)])
+    real, imaginary = (exact(part.contiguous()) for part in (response.real, response.imag))
+    matrices = real + imaginary * mpmath.mpc(0, 1)
+    product = np.empty((height, half, groups, out), dtype=object)
+    for h, w, g in np.ndindex(product.shape[:3]):
+        product[h, w, g] = matrices[h, w, g] @ spectrum[h, w, g * inner : (g + 1) * inner]
+    shares = [1 if w == 0 or 2 * w == width else 2 for w in range(half)]
+    product = product.reshape(height, half, -1) * np.array(shares).reshape(1, -1, 1)
+    result = np.einsum("hp,hwc,wq->cpq", down.conj(), product, across.conj(), optimize=["einsum_path", (0, 1), (0, 1)])
+    return np.frompyfunc(lambda value: value.real / (height * width), 1, 1)(result)
+
+
+def _waves(length: int, frequencies: int) -> Exact:
+    """e^{-2 pi i j k / length} for the first frequencies j and all k < length."""
+    return np.array([[mpmath.expjpi(mpmath.mpf(-2 * j * k) / length) for k in range(length)] for j in range(frequencies)])
 
 
 def _with_channels(maps: Exact, channels: int) -> Exact:
