@@ -70,14 +70,15 @@ def _swapped(values: Tensor) -> Tensor:
 def spectral_products_step(signal: Signal, response: Tensor, size: tuple[int, int], gain: float) -> Step:
     """Bound the rounding of `spectral_products` with float64 operands.
 
-    The function is y = P^T Q^T R Q P x: P transforms along W, Q along H, and R holds the matrices of the frequencies, all
-    in real arithmetic. P multiplies a column of the half spectrum by the root of its share of the whole one. Then P and
-    Q are isometries, P^T and Q^T have norm 1, and ||y|| <= max_w ||R(w)|| ||x||, whether or not R(-w) is conj(R(w)).
+    The function is y = P^T Q^T R Q P x: P transforms along W, Q along H, and R holds the matrices of the frequencies,
+    all in real arithmetic. P multiplies a column of the half spectrum by the root of its share of the whole one. Then P
+    and Q are isometries, P^T and Q^T have norm 1, and ||y|| <= max_w ||R(w)|| ||x||, whether or not R(-w) is
+    conj(R(w)).
 
     The exact function has the exact cosines and sines. A computed entry of P or Q is a (1 + d) with |d| <= gamma_k, and
-    k = ELEMENTARY + 7 roundings: its angle lies within an eighth of a turn, where sine and cosine do not enlarge relative
-    errors, and 0 is exact. A sum of n products with such entries differs from the exact one by gamma_(n+k) sum |a| |x|, so
-    that each of the five stages is a step of `products` with k more terms.
+    k = ELEMENTARY + 7 roundings: its angle lies within an eighth of a turn, where sine and cosine do not enlarge
+    relative errors, and 0 is exact. A sum of n products with such entries differs from the exact one by gamma_(n+k) sum
+    |a| |x|, so that each of the five stages is a step of `products` with k more terms.
 
     R in real form has rows of 2 c products. The norm of its absolute values is that of |Re R| + |Im R|.
 
@@ -110,7 +111,7 @@ def spectral_products_step(signal: Signal, response: Tensor, size: tuple[int, in
 
 @constant
 def _across(width: int) -> Tensor:
-    """Return P (2 (W // 2 + 1), W), from a row of pixels to real and imaginary parts of its half spectrum, interleaved."""
+    """Return P (2 (W // 2 + 1), W), from a row of pixels to real and imaginary parts, interleaved."""
     half = width // 2 + 1
     # Frequencies 0 and W / 2 are their own conjugates; any other one stands for two.
     alone = [k == 0 or 2 * k == width for k in range(half)]
@@ -121,7 +122,7 @@ def _across(width: int) -> Tensor:
 
 @constant
 def _down(height: int) -> Tensor:
-    """Return Q (2 H, 2 H), the unitary Fourier transform along H; columns are all real parts, then all imaginary ones."""
+    """Return Q (2 H, 2 H), the unitary Fourier transform of all real parts, then all imaginary ones, along H."""
     cosine, sine = _turns(height, height)
     blocks = torch.stack([torch.cat([cosine, sine], dim=1), torch.cat([-sine, cosine], dim=1)], dim=1)
     return blocks.view(2 * height, 2 * height) * sqrt(1 / height)
