@@ -126,7 +126,8 @@ def _accretive_inverse(matrices: Tensor, unit: bool) -> Tensor:
 
 def _skew_inverse(skew: Tensor, identity: Tensor) -> Tensor:
     """Return (I + K)^{-1} for skew-Hermitian K."""
-    return torch.cholesky_solve(identity - skew, _cholesky(identity + skew.mH @ skew))
+    inverse: Tensor = torch.cholesky_solve(identity - skew, _cholesky(identity + skew.mH @ skew))
+    return inverse
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
