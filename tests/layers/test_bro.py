@@ -14,7 +14,7 @@ SIZES = [(4, 4), (3, 5), (1, 2), (2, 2), (6, 3)]
 
 
 def reflector(matrix: Matrix, pixels: int) -> Matrix:
-    """Return I - 2 V (V^T V + E)^{-1} V^T, with the mean of the r diagonal blocks of V^T V in each block of E / 1e-5."""
+    """Return I - 2 V (V^T V + E)^{-1} V^T; each block of E / 1e-5 is the mean of the diagonal blocks of V^T V."""
     gram = matrix.T @ matrix
     rank = len(gram) // pixels
     mean = sum(gram.reshape(rank, pixels, rank, pixels)[j, :, j] for j in range(rank)) / rank
