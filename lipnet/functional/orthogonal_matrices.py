@@ -133,7 +133,8 @@ def _skew_inverse(skew: Tensor, identity: Tensor) -> Tensor:
 def _cholesky(matrices: Tensor) -> Tensor:
     """Return Cholesky factors; NaN, not an exception, for matrices that have none."""
     factors, info = torch.linalg.cholesky_ex(matrices)
-    return torch.where((info == 0)[..., None, None], factors, torch.nan)
+    checked: Tensor = torch.where((info == 0)[..., None, None], factors, torch.nan)
+    return checked
 
 
 def _normalised(matrices: Tensor) -> Tensor:
