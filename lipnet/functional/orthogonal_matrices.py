@@ -140,4 +140,5 @@ def _cholesky(matrices: Tensor) -> Tensor:
 def _normalised(matrices: Tensor) -> Tensor:
     """Divide matrices by their Frobenius norms; matrices of zeros stay zero."""
     norms = torch.linalg.matrix_norm(matrices, keepdim=True)
-    return matrices / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    normalised: Tensor = matrices / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return normalised
