@@ -30,7 +30,8 @@ from lipnet.layers import (
     Residual,
     SOCTranspose,
 )
-from lipnet.layers.engines import DenseEngine
+from lipnet.layers.engines import DenseEngine, ExplicitSpectralEngine, SpectralEngine
+from lipnet.layers.frequency import FrequencyLayer
 from lipnet.structured import OrthogonalMap
 from tests.oracles import convolution_matrix, first_channels_matrix, space_to_depth_matrix, to_numpy
 
@@ -89,11 +90,41 @@ def _exponential(layer: SOC | SOCTranspose, maps: Exact, sign: int) -> Exact:
             pixels = size[0] * size[1]
             rows = maps.reshape(groups, block, pixels)
         return np.concatenate([exact(m) @ r for m, r in zip(matrices, rows, strict=True)]).reshape(maps.shape)
+    if isinstance(engine, ExplicitSpectralEngine):
+        with torch.no_grad():
+            response = SpectralEngine.evaluate(engine, prepared, size, sign)
+        return circular_filter(maps, response)
     jacobian = exact(sign * convolution_matrix(prepared.factored, *size, groups, layer.padding_mode))
     *lower, state = [mpmath.mpf(c) * flat for c in prepared.series.coefficients]
     for term in reversed(lower):
         state = jacobian @ state + term
     return state.reshape(maps.shape)
+
+
+def circular_filter(maps: Exact, response: Tensor) -> Exact:
+    """Convolve maps (c, H, W) by a frequency response (H, W // 2 + 1, groups, out, in), from the definition.
+
+    The real part of the sum over the half spectrum, where frequencies that are not their own conjugates count twice.
+    """
+    (height, width), (half, groups, out, inner) = maps.shape[1:], response.shape[1:]
+    down, across = _waves(height, height), _waves(width, half)
+    spectrum = np.einsum("hp,cpq,wq->hwc", down, maps, across, optimize=["einsum_path", (0, 1), (0, 1)])
+    real, imaginary = (exact(part.contiguous()) for part in (response.real, response.imag))
+    matrices = real + imaginary * mpmath.mpc(0, 1)
+    product = np.empty((height, half, groups, out), dtype=object)
+    for h, w, g in np.ndindex(product.shape[:3]):
+        product[h, w, g] = matrices[h, w, g] @ spectrum[h, w, g * inner : (g + 1) * inner]
+    shares = [1 if w == 0 or 2 * w == width else 2 for w in range(half)]
+    product = product.reshape(height, half, -1) * np.array(shares).reshape(1, -1, 1)
+    result = np.einsum("hp,hwc,wq->cpq", down.conj(), product, across.conj(), optimize=["einsum_path", (0, 1), (0, 1)])
+    return np.frompyfunc(lambda value: value.real / (height * width), 1, 1)(result)
+
+
+def _waves(length: int, frequencies: int) -> Exact:
+    """e^{-2 pi i j k / length} for the first frequencies j and all k < length."""
+    return np.array(
+        [[mpmath.expjpi(mpmath.mpf(-2 * j * k) / length) for k in range(length)] for j in range(frequencies)]
+    )
 
 
 def _with_channels(maps: Exact, channels: int) -> Exact:
@@ -123,6 +154,26 @@ def _soc_transpose(layer: SOCTranspose, x: Exact) -> Exact:
     maps = _with_channels(maps, layer.out_channels * s * t)
     size = (layer.out_channels, maps.shape[1] * s, maps.shape[2] * t)
     return _bias((exact(space_to_depth_matrix(*size, layer.stride).T) @ maps.ravel()).reshape(size), layer.bias)
+
+
+def _frequency(layer: FrequencyLayer, x: Exact) -> Exact:
+    shape, x = x.shape, x.reshape(len(x), *(1, 1, *x.shape[1:])[-2:])
+    s, t = layer.stride
+    moved = exact(space_to_depth_matrix(*x.shape, layer.stride)) @ x.ravel()
+    maps = moved.reshape(len(x) * s * t, x.shape[1] // s, x.shape[2] // t)
+    with torch.no_grad():
+        (matrices,) = layer.operands((maps.shape[1], maps.shape[2]))
+    if matrices.is_complex():
+        frame = [k // 2 if layer.padding_mode == "zeros" else 0 for k in layer.kernel_size]
+        framed = np.pad(maps, ((0, 0), *((each, each) for each in frame)), constant_values=mpmath.mpf(0))
+        down, across = (slice(each, each + n) for each, n in zip(frame, maps.shape[1:], strict=True))
+        result = circular_filter(framed, matrices)[:, down, across]
+    else:
+        grouped = maps.reshape(layer.groups, -1, maps.shape[1] * maps.shape[2])
+        products = [exact(matrix) @ pixels for matrix, pixels in zip(matrices, grouped, strict=True)]
+        result = np.concatenate(products).reshape(-1, *maps.shape[1:])
+    result = _bias(result, layer.bias)
+    return result.ravel() if len(shape) < 3 else result
 
 
 def _conv2d(layer: nn.Conv2d, x: Exact) -> Exact:
@@ -245,6 +296,7 @@ def _means(x: Exact, height: int, width: int) -> Exact:
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     SOC: _soc,
     SOCTranspose: _soc_transpose,
+    FrequencyLayer: _frequency,
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
     NormalizedLinear: _rows,

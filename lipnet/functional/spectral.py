@@ -48,13 +48,14 @@ def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
 
     Args:
         x: real feature maps (B, c, H, W).
-        response: (H, W // 2 + 1, groups, c/groups, c/groups).
+        response: (H, W // 2 + 1, groups, c_out/groups, c/groups).
 
     Returns:
-        Feature maps (B, c, H, W), differentiable.
+        Feature maps (B, c_out, H, W), differentiable.
     """
     if x.shape[0] == 0:  # some torch releases cannot transform an empty batch
-        return x + 0 * response.real.sum()
+        empty = x.new_zeros(0, response.shape[2] * response.shape[3], *_size(x))
+        return empty + 0 * (x.sum() + response.real.sum())
     if torch.is_grad_enabled() and (x.requires_grad or response.requires_grad):
         maps: Tensor = _SpectralConvolution.apply(x, response)[0]
         return maps

@@ -2,12 +2,15 @@
 
 from lipnet.layers.activations import MaxMin, MaxMinPermuted
 from lipnet.layers.base import LipschitzModule
+from lipnet.layers.bro import BRO, BROLinear
+from lipnet.layers.cayley import Cayley, CayleyLinear
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
 from lipnet.layers.export import export
 from lipnet.layers.gssoc import GSSOC
 from lipnet.layers.heads import NormalizedLinear
 from lipnet.layers.householder import Householder, HouseholderOrder2
 from lipnet.layers.linear import SOCLinear
+from lipnet.layers.lot import LOT
 from lipnet.layers.normalize import Normalize
 from lipnet.layers.pooling import NormPool2d
 from lipnet.layers.residual import Residual
@@ -16,8 +19,13 @@ from lipnet.layers.soc import SOC
 from lipnet.layers.transpose import SOCTranspose
 
 __all__ = [
+    "BRO",
     "GSSOC",
+    "LOT",
     "SOC",
+    "BROLinear",
+    "Cayley",
+    "CayleyLinear",
     "ChannelShuffle",
     "Householder",
     "HouseholderOrder2",

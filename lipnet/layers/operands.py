@@ -100,7 +100,9 @@ class OperandLayer(LipschitzModule):
         """Bound the rounding of `apply_operands` in float64."""
 
     def forward(self, x: Tensor) -> Tensor:
-        reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        # Operands for a map size wrap taps as often as needed.
+        wraps = self.padding_mode == "circular" and not self.by_size
+        reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
         reference = self.weights()[0]
         check_input(type(self).__name__, x, reference, self.in_channels, self.dimensions, self.stride, reach)
         batched = x.dim() in (2 if self.dimensions == 0 else 4, self.dimensions + 2)

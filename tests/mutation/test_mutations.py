@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from tests.mutation.defects import DEFECTS, Defect
+from tests.mutation.defects_layers_frequency import DEFECTS as FREQUENCY_DEFECTS
 from tests.mutation.planting import planted
 from tests.mutation.running import run
+
+ALL_DEFECTS = [*DEFECTS, *FREQUENCY_DEFECTS]
 
 pytestmark = [pytest.mark.mutation, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+@pytest.mark.parametrize("defect", ALL_DEFECTS, ids=lambda defect: defect.name)
 def test_a_planted_defect_is_detected(defect: Defect, tmp_path: Path, record_property: Any) -> None:
     with planted(None):
         healthy = run(defect.catchers, tmp_path / "healthy")
@@ -31,4 +34,4 @@ def test_a_planted_defect_is_detected(defect: Defect, tmp_path: Path, record_pro
 
 
 def test_no_defect_is_planted_twice() -> None:
-    assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 15
+    assert len({defect.name for defect in ALL_DEFECTS}) == len(ALL_DEFECTS) >= 15

@@ -4,17 +4,17 @@ from lipnet.layers.engines.base import Engine, PreparedWeight, Series, make_seri
 from lipnet.layers.engines.choose import Choice, Situation, choose_engine
 from lipnet.layers.engines.dense import DenseEngine
 from lipnet.layers.engines.series import ExplicitSeriesEngine, SeriesEngine
-from lipnet.layers.engines.spectral import SpectralEngine
+from lipnet.layers.engines.spectral import ExplicitSpectralEngine, SpectralEngine
 
 ENGINE_CLASSES: dict[str, type[Engine]] = {
     "series": SeriesEngine,
     "spectral": SpectralEngine,
     "dense": DenseEngine,
 }
-# For certificates: Fourier transforms have no rounding bound, so the series replaces them.
+# For certificates: sums of products alone, whose rounding has a bound. Both compute the same function up to rounding.
 EXPLICIT_ENGINE_CLASSES: dict[str, type[Engine]] = {
     "series": ExplicitSeriesEngine,
-    "spectral": ExplicitSeriesEngine,
+    "spectral": ExplicitSpectralEngine,
     "dense": DenseEngine,
 }
 
@@ -25,6 +25,7 @@ __all__ = [
     "DenseEngine",
     "Engine",
     "ExplicitSeriesEngine",
+    "ExplicitSpectralEngine",
     "PreparedWeight",
     "Series",
     "SeriesEngine",

@@ -10,7 +10,7 @@
   with every step. Maps are small for the dense engine if the matrix of a group, channels x height x width, is.
 - ``engine="series"``, ``"spectral"`` or ``"dense"`` overrules the table. Spectral with zero padding is an error, unless
   the kernel is 1 x 1.
-- Certificates need explicit sums of products, so they replace spectral by series.
+- Certificates use the same engines, with explicit sums of products in place of Fourier transforms.
 """
 
 from typing import NamedTuple

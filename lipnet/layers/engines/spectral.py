@@ -1,10 +1,14 @@
 """The engine for circular padding: one matrix per frequency between two Fourier transforms."""
 
+from math import inf, isfinite
+
 import torch
 from torch import Tensor
 
+from lipnet.functional.rounding_error import Signal, Step
 from lipnet.functional.spectral import apply_spectral, spectral_exponential
-from lipnet.layers.engines.base import MatrixEngine
+from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
+from lipnet.layers.engines.base import MatrixEngine, PreparedWeight
 
 
 class SpectralEngine(MatrixEngine):
@@ -31,3 +35,23 @@ class SpectralEngine(MatrixEngine):
 
     def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
         return apply_spectral(maps.to(self._real_dtype), matrices).to(maps.dtype)
+
+
+class ExplicitSpectralEngine(SpectralEngine):
+    """The same matrices between products with constant Fourier matrices, whose rounding has a bound."""
+
+    def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
+        matrices = prepared.constant(
+            ("explicit spectral", size), lambda: real_form(super(ExplicitSpectralEngine, self).evaluate(prepared, size))
+        )
+        assert matrices is not None
+        return matrices if sign > 0 else matrices.mT
+
+    def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
+        return spectral_products(maps.to(self._real_dtype), matrices).to(maps.dtype)
+
+    def rounding_step(self, prepared: PreparedWeight, signal: Signal, size: tuple[int, int]) -> Step:
+        if not isfinite(prepared.gain):
+            return Step(inf, inf, inf)
+        response = super().evaluate(prepared, size)
+        return spectral_products_step(signal, response, size, prepared.gain)

@@ -18,7 +18,18 @@ import lipnet
 from lipnet.certify import certify, export_onnx, lipschitz_bound
 from lipnet.certify.export import onnx as onnx_file
 from lipnet.functional.margins import certified_radius
-from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted, SOC1d, SOCLinear
+from lipnet.layers import (
+    BRO,
+    GSSOC,
+    LOT,
+    SOC,
+    BROLinear,
+    Cayley,
+    MaxMin,
+    MaxMinPermuted,
+    SOC1d,
+    SOCLinear,
+)
 from lipnet.models import LipConvNet, build_model
 
 Metadata = dict[str, Any]
@@ -65,6 +76,16 @@ def test_sequences(tmp_path: Path) -> None:
     metadata = export_onnx(model, tmp_path / "model.onnx", input_shape=(2, 64), input_units="volts")
     assert (metadata["input_shape"], metadata["input_units"]) == ([2, 64], "volts")
     x = torch.randn(3, 2, 64)
+    torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_layers_in_the_frequency_domain(tmp_path: Path) -> None:
+    layers = [Cayley(2, 8, stride=2, padding_mode="zeros"), MaxMin(), LOT(8, 4, groups=2), BRO(4, 4), Cayley(4, 4, 1)]
+    model = nn.Sequential(*layers, nn.Flatten(), BROLinear(4 * 3 * 4, 5)).eval()
+    metadata = export_onnx(model, tmp_path / "model.onnx", input_shape=(2, 6, 8))
+    assert metadata["lipschitz_bound"] == 1.0
+    x = torch.rand(3, 2, 6, 8)
     torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x).detach(), rtol=1e-5, atol=1e-5)
 
 

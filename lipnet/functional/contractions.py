@@ -1,0 +1,86 @@
+"""Matrices of norm at most 1, with a proof: for layers that are contractions in exact arithmetic."""
+
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+_EPS = torch.finfo(torch.float64).eps
+# Room for the rounding of eigenvalues in float64.
+_ROUNDING = 1 + 1e-10
+_ATTEMPTS = 3
+
+
+def norm_of_matrices(matrices: Tensor) -> float:
+    """Bound the largest norm among matrices (..., m, n): exactly 1.0 if that is proved, else by eigenvalues.
+
+    A Cholesky decomposition of (1 - r) I - A^* A that runs to its end proves ||A|| <= 1. r covers the rounding of the
+    product and of the decomposition (Rump, "Verification of positive definiteness", BIT 2006). Infinite if an entry is
+    not finite.
+
+    Example:
+        >>> norm_of_matrices(torch.tensor([[0.6, 0.8], [0.8, -0.6]]) * (1 - 1e-6))
+        1.0
+        >>> round(norm_of_matrices(torch.tensor([[3.0, 4.0]])), 6)
+        5.0
+    """
+    if matrices.numel() == 0:
+        return 1.0
+    precise = matrices.detach().to(torch.promote_types(matrices.dtype, torch.float64))
+    tall = precise if matrices.shape[-2] >= matrices.shape[-1] else precise.mH
+    gram = tall.mH @ tall
+    if not bool(gram.isfinite().all()):
+        return inf
+    rounding = _rounding(tall.shape[-1], tall.shape[-2])
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    if not bool(torch.linalg.cholesky_ex((1 - rounding) * identity - gram).info.any()):
+        return 1.0
+    largest = float(torch.linalg.eigvalsh(gram)[..., -1].max())
+    return sqrt(largest + rounding * max(1.0, largest)) * _ROUNDING
+
+
+def contraction_margin(matrices: Tensor, dtype: torch.dtype) -> float:
+    """Return how far matrices of norm 1, computed in float64, are shrunk before they are rounded to a dtype.
+
+    Rounding moves a matrix (m, n) of norm 1 by a Frobenius norm of at most sqrt(min(m, n)) half units. The rest covers
+    the proof of `norm_of_matrices`, and leaves as much for the computation of the matrices.
+    """
+    m, n = matrices.shape[-2:]
+    return sqrt(min(m, n)) * torch.finfo(dtype).eps / 2 * 1.01 + 2 * _rounding(min(m, n), max(m, n))
+
+
+def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round matrices to a dtype, all shrunk by one factor so that no norm exceeds 1.
+
+    Matrices that are contractions up to the rounding of float64 are shrunk by `contraction_margin`. A compiler gets
+    this factor alone; otherwise the norms are proved, and larger ones are divided out.
+
+    Args:
+        matrices: (..., m, n), in double precision.
+        dtype: real or complex as the matrices are.
+
+    Returns:
+        Differentiable, with the factor as a constant. Matrices that are not finite are only converted.
+
+    Raises:
+        ValueError: if norms cannot be brought to 1.
+    """
+    margin = contraction_margin(matrices, dtype)
+    factor = 1 - margin
+    result = (matrices * factor).to(dtype)
+    if torch.compiler.is_compiling() or not bool(matrices.isfinite().all()):
+        return result
+    for _ in range(_ATTEMPTS):
+        norm = norm_of_matrices(result)
+        if norm <= 1:
+            return result
+        factor /= norm * (1 + margin)
+        result = (matrices * factor).to(dtype)
+    raise ValueError(f"matrices of shape {tuple(matrices.shape)} cannot be scaled to norm 1, got norms up to {norm}")
+
+
+def _rounding(columns: int, rows: int) -> float:
+    """Bound the rounding of A^* A and of its Cholesky decomposition, for A (rows, columns) of norm about 1."""
+    # An entry sums products of 4 real ones each; the errors of the columns^2 entries add up in the Frobenius norm, and
+    # so do those of the decomposition, whose trace is at most the number of columns.
+    return 8 * columns * (rows + columns + 8) * _EPS

@@ -1,0 +1,247 @@
+"""Base class of the convolutions that are a matrix at each frequency, with circular padding."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import inf, isfinite, prod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lipnet.functional.contractions import contractions, norm_of_matrices
+from lipnet.functional.frequency import frequency_response
+from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
+from lipnet.functional.spectral import apply_spectral
+from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
+from lipnet.layers.arguments import sizes
+from lipnet.layers.operands import OperandLayer, Operands, _Prepared
+
+_PADDING_MODES = ("circular", "zeros")
+
+
+class FrequencyLayer(OperandLayer):
+    """A convolution whose frequency response is a map of that of a free filter, one matrix at a time.
+
+    A subclass implements ``matrices(weights, size)``. The operand is the response (H, W // 2 + 1, groups,
+    c_out/groups, c_in/groups) for maps of one size, or the real matrices (groups, c_out/groups, c_in/groups) of a 1 x 1
+    kernel. Evaluation shrinks them by `lipnet.functional.contractions.contractions`, so that the bound is exactly 1.
+
+    Fourier transforms apply the response. Within `lipnet.layers.explicit.explicit_products`, products with constant
+    matrices replace them. Taps beyond a map that is smaller than the kernel wrap around.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value (k - 1) / 2, and dilation 1. A stride
+            is space-to-depth before the convolution. With padding mode ``"zeros"``, the maps are framed by (k - 1) / 2
+            zeros, convolved circularly, and cut to their size.
+        device, dtype: of the parameters.
+
+    Shape:
+        (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
+
+    Raises:
+        ValueError: for a setting that breaks the guarantee, and for inputs of the wrong shape.
+    """
+
+    by_size: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = "same",
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "circular",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if self.dimensions:
+            _check(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        elif min(in_channels, out_channels) < 1:
+            raise ValueError(f"features must be at least 1, got {in_channels} in, {out_channels} out")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.groups = groups
+        # Of the last training forward, whose function the bound in training is about.
+        self._trained_size = self.kernel_size
+
+    @property
+    def group_shape(self) -> tuple[int, int]:
+        """Return the channels of a group's matrices, (c_out/groups, c_in/groups), c_in after a stride."""
+        return self.out_channels // self.groups, self.in_channels * prod(self.stride) // self.groups
+
+    @abstractmethod
+    def matrices(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Compute the operand for maps of this size, differentiable, from `weights` in float32 or float64."""
+
+    def response(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the response of a filter (c, n, kh, kw) to maps of this size; real matrices for a 1 x 1 kernel."""
+        if self.kernel_size == (1, 1):
+            return weight.view(self.groups, -1, weight.shape[1])
+        return frequency_response(weight, size, self.groups)
+
+    def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
+        # Half precision has neither Fourier transforms nor Cholesky decompositions.
+        precise = [weight.to(torch.promote_types(weight.dtype, torch.float32)) for weight in weights]
+        return (self.matrices(precise, size),)
+
+    def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
+        (matrices,) = self.compute_operands(*(weight.double() for weight in weights), size=size)
+        real = torch.promote_types(weights[0].dtype, torch.float32)
+        return (contractions(matrices, real.to_complex() if matrices.is_complex() else real),)
+
+    def operands(self, size: tuple[int, int]) -> Operands:
+        if self.training:
+            self._trained_size = size
+        return super().operands(self._framed(size))
+
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        (matrices,) = operands
+        size, dtype = (maps.shape[-2], maps.shape[-1]), maps.dtype
+        maps = maps.to(matrices.real.dtype)
+        if not matrices.is_complex():
+            return _pointwise(maps, matrices).to(dtype)
+        down, across = self._frame
+        if self.padding_mode == "zeros":
+            maps = F.pad(maps, (across, across, down, down))
+        if self.explicit and not self.training:
+            maps = spectral_products(maps, self._explicit_form(matrices, (maps.shape[-2], maps.shape[-1])))
+        else:
+            maps = apply_spectral(maps, matrices)
+        if self.padding_mode == "zeros":
+            maps = maps[..., down : down + size[0], across : across + size[1]]
+        return maps.to(dtype)
+
+    def bound_operands(self, operands: Operands) -> float:
+        return norm_of_matrices(operands[0])
+
+    def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
+        (matrices,) = operands
+        gain = self._bound(operands)
+        if not isfinite(gain):
+            return Step(inf, inf, inf)
+        if matrices.is_complex():
+            return spectral_products_step(signal, matrices, self._framed(size), gain)
+        return products(
+            signal,
+            length=matrices.shape[-1],
+            magnitude=absolute_norm(matrices),
+            gain=gain,
+            outputs=self.out_channels * prod(size),
+        )
+
+    def lipschitz_bound(self) -> float:
+        """Return an upper bound on the Lipschitz constant of the present function.
+
+        In evaluation 1, for maps of any size. In training the bound of the matrices that the last forward pass
+        multiplied with, about 1e-6 above 1 in float32. Infinite if the weights are not finite.
+        """
+        if not self.training:
+            return super().lipschitz_bound()
+        with torch.no_grad():
+            return self._bound(self.operands(self._trained_size))
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}"]
+        if self.dimensions:
+            parts.append(f"kernel_size={self.kernel_size}, stride={self.stride}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.dimensions and self.padding_mode != "circular":
+            parts.append(f"padding_mode={self.padding_mode!r}")
+        return ", ".join(parts)
+
+    @property
+    def _frame(self) -> tuple[int, int]:
+        """Return the rows and columns of zeros on each side of the maps."""
+        return (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if self.padding_mode == "zeros" else (0, 0)
+
+    def _framed(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of the maps that are convolved, on which the operands depend."""
+        if self.kernel_size == (1, 1):
+            return 1, 1
+        down, across = self._frame
+        return size[0] + 2 * down, size[1] + 2 * across
+
+    def _explicit_form(self, matrices: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the real form of the operand in evaluation, cached with it."""
+        prepared = self._cache.get(self.weights(), _Prepared)
+        key = "real form", size
+        if key not in prepared.operands:
+            with torch.inference_mode(False), torch.no_grad():
+                prepared.operands[key] = (real_form(matrices),)
+        return prepared.operands[key][0]
+
+
+class LinearByFrequency(FrequencyLayer):
+    """A linear layer that is a 1 x 1 convolution of one pixel."""
+
+    dimensions: ClassVar[int] = 0
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
+        super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
+
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
+
+
+def _pointwise(maps: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply each pixel by the matrix of its group."""
+    groups, out, inner = matrices.shape
+    if groups == 1 and maps.shape[-2:] == (1, 1):
+        return F.linear(maps.flatten(1), matrices[0])[:, :, None, None]
+    return F.conv2d(maps, matrices.reshape(groups * out, inner, 1, 1), groups=groups)
+
+
+def _check(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> None:
+    """Raise ValueError for a setting that the layers do not have."""
+    if min(in_channels, out_channels) < 1:
+        raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
+    kernel = sizes(kernel_size, 2)
+    if any(k < 1 or k % 2 == 0 for k in kernel):
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}: padding 'same' needs a tap in the middle")
+    if any(step < 1 for step in sizes(stride, 2)):
+        raise ValueError(f"stride must be positive, got {stride}")
+    same = tuple(k // 2 for k in kernel)
+    if padding != "same" and (isinstance(padding, str) or sizes(padding, 2) != same):
+        raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, got {padding!r}")
+    if any(step != 1 for step in sizes(dilation, 2)):
+        raise ValueError(f"dilation must be 1, got {dilation}")
+    if padding_mode not in _PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, got {padding_mode!r}")
+    inner = in_channels * prod(sizes(stride, 2))
+    if groups < 1 or inner % groups or out_channels % groups:
+        raise ValueError(
+            f"in_channels * stride^2 and out_channels must be divisible by groups, got {groups} groups with "
+            f"{in_channels} channels in, {out_channels} out, stride {stride}"
+        )

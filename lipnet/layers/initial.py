@@ -1,0 +1,21 @@
+"""Initial filters that several layers share."""
+
+from math import prod, sqrt
+
+import torch
+from torch import Tensor, nn
+
+
+def reset_identity(weight: Tensor, groups: int) -> None:
+    """Set a filter (c, n, kh, kw) to the identity of each group: ones in the middle tap, zeros elsewhere."""
+    nn.init.zeros_(weight)
+    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
+    with torch.no_grad():
+        grouped = weight.view(groups, -1, *weight.shape[1:])
+        grouped[..., rows, columns].diagonal(dim1=1, dim2=2).fill_(1)
+
+
+def reset_uniform(weight: Tensor) -> None:
+    """Draw a filter uniformly from +-1 / sqrt(fan in), as ``nn.Conv2d`` does."""
+    bound = 1 / sqrt(prod(weight.shape[1:]))
+    nn.init.uniform_(weight, -bound, bound)
