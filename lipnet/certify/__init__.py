@@ -1,6 +1,9 @@
 """Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
 
 from lipnet.certify import torch_rules as torch_rules  # registers them
+from lipnet.certify import torch_rules_activations as torch_rules_activations
+from lipnet.certify import torch_rules_batchnorm as torch_rules_batchnorm
+from lipnet.certify import torch_rules_resampling as torch_rules_resampling
 from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.certify.attacks.autoattack import AutoAttack
 from lipnet.certify.attacks.check import attack
