@@ -467,7 +467,7 @@ DEFECTS = [
             _BatchNorm,
             "_factors",
             "if mean is None or variance is None:",
-            "if mean is None:\n            return [1.0]\n        if False:",
+            "if mean is None:\n        return [1.0]\n    if False:",
         ),
         [TORCH_RULES + "test_batch_norm_by_the_statistics_of_the_batch_is_refused"],
     ),
