@@ -23,6 +23,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", "
 _MEASURED = 20_000
 _SHOWN = 5
 _CHUNK = 1024
+# Pixels whose squares are summed at once.
+_PIXELS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,7 @@ def measure(images: ImageBytes) -> tuple[tuple[float, ...], float]:
     count = min(len(images), _MEASURED)
     positions = torch.arange(count) * len(images) // count
     sums, squares, pixels = torch.zeros(images.shape[1]).double(), torch.zeros(images.shape[1]).double(), 0
-    for part in torch.split(positions, _CHUNK):
+    for part in torch.split(positions, max(1, _PIXELS // prod(images.shape[1:]))):
         values = images[part].long().transpose(0, 1).flatten(1)
         # Sums of bytes are exact in int64.
         sums += values.sum(dim=1)
