@@ -30,16 +30,21 @@ def check_computes_as_declared(model: nn.Module) -> None:
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
     for path, module in model.named_modules():
-        name = describe(path, module)
-        _check_state(name, module)
-        _check_calls(name, module)
-        _check_numbers(name, module)
-        if isinstance(module, LipschitzModule):
-            try:
-                module.check()
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+        check_module(path, module)
     _check_in_place("", model, shared=False)
+
+
+def check_module(path: str, module: nn.Module) -> None:
+    """Check a module without its children, as `check_computes_as_declared` does for all modules of a model."""
+    name = describe(path, module)
+    _check_state(name, module)
+    _check_calls(name, module)
+    _check_numbers(name, module)
+    if isinstance(module, LipschitzModule):
+        try:
+            module.check()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _check_state(name: str, module: nn.Module) -> None:
