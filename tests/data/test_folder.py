@@ -18,20 +18,9 @@ from lipnet.data import FolderDataModule, NpzImages
 from lipnet.data.decoding import decode_fitted
 from lipnet.data.trees import StreamedImages, measure, scan_tree
 from lipnet.models import LipConvNet
+from tests.fake_images import CLASSES, picture, write_class
 
-CLASSES = ("ant", "bee", "cat")
 COUNTS = {"train": 20, "test": 4}
-
-
-def picture(seed: int, height: int = 12, width: int = 12, channels: int = 3) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return Image.fromarray(pixels.squeeze())
-
-
-def write_class(folder: Path, count: int, seed: int) -> None:
-    folder.mkdir(parents=True)
-    for number in range(count):
-        picture(100 * seed + number).save(folder / f"{number:03}.png")
 
 
 @pytest.fixture
