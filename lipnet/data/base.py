@@ -139,8 +139,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return ("seed", "validation_fraction") if split == "validation" else ()
 
     def facts(self) -> dict[str, Any]:
-        """Return what certificates state about these data besides their name, as JSON values."""
-        return {}
+        """Return what certificates state about these data besides their name, as JSON values: names of the classes."""
+        return {} if self.spec.classes is None else {"classes": list(self.spec.classes)}
 
     @abstractmethod
     def read_images(self, train: bool) -> LabelledImages:

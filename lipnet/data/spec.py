@@ -18,7 +18,7 @@ class DatasetSpec:
         image_size: height and width in pixels.
         mean: one mean per channel.
         std: one standard deviation for all channels.
-        classes: names of the classes, in the order of their labels; None if only the files have them.
+        classes: names of the classes, in the order of their labels; None if only the files have them, or nothing does.
 
     Raises:
         ValueError: the number of means is not the number of channels, the number of names is not that of classes, or
