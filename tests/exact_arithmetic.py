@@ -283,15 +283,75 @@ def _shuffle(layer: ChannelShuffle, x: Exact) -> Exact:
     return x[np.argsort(order)] if layer.inverted else x[order]
 
 
+def _windows(layer: nn.MaxPool2d | nn.AvgPool2d, x: Exact, fill: Any) -> Exact:
+    """Gather the pixels of each window, by its definition: (C, rows, columns, kh kw)."""
+    pairs = [getattr(layer, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
+    kernel, stride, padding, dilation = ((each, each) if isinstance(each, int) else each for each in pairs)
+    padded = np.pad(x, ((0, 0), *((each, each) for each in padding)), constant_values=fill)
+    span = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    rows, columns = ((padded.shape[axis + 1] - span[axis]) // stride[axis] + 1 for axis in (0, 1))
+    result = np.empty((len(x), rows, columns, kernel[0] * kernel[1]), dtype=object)
+    for u, v, a, b in np.ndindex(rows, columns, *kernel):
+        place = (u * stride[0] + a * dilation[0], v * stride[1] + b * dilation[1])
+        result[:, u, v, a * kernel[1] + b] = padded[:, place[0], place[1]]
+    return result
+
+
 def _max_pool(layer: nn.MaxPool2d, x: Exact) -> Exact:
-    size = layer.kernel_size
-    return x.reshape(len(x), x.shape[1] // size, size, x.shape[2] // size, size).max(axis=(2, 4))
+    return _windows(layer, x, mpmath.mpf("-inf")).max(axis=3)
+
+
+def _average_pool(layer: nn.AvgPool2d, x: Exact) -> Exact:
+    windows = _windows(layer, x, mpmath.mpf(0))
+    return windows.sum(axis=3) / mpmath.mpf(windows.shape[3])
+
+
+def _conv_transpose2d(layer: nn.ConvTranspose2d, x: Exact) -> Exact:
+    """Scatter each input pixel, multiplied by the filter, then cut off the padding."""
+    weight, groups = exact(layer.weight), layer.groups
+    into, outof = len(weight) // groups, weight.shape[1]
+    (s, t), (d, e), (high, wide) = layer.stride, layer.dilation, layer.kernel_size
+    size = [(x.shape[1 + a] - 1) * layer.stride[a] + layer.dilation[a] * (layer.kernel_size[a] - 1) + 1 for a in (0, 1)]
+    result = np.full((groups * outof, *(n + extra for n, extra in zip(size, layer.output_padding, strict=True))), _ZERO)
+    for c, o, u, v, a, b in np.ndindex(len(weight), outof, *x.shape[1:], high, wide):
+        result[c // into * outof + o, u * s + a * d, v * t + b * e] += x[c, u, v] * weight[c, o, a, b]
+    (down, across) = layer.padding
+    return _bias(result[:, down : result.shape[1] - down, across : result.shape[2] - across], layer.bias)
+
+
+def _batch_norm(layer: nn.BatchNorm2d, x: Exact) -> Exact:
+    shape = (-1, *[1] * (x.ndim - 1))
+    root = np.frompyfunc(mpmath.sqrt, 1, 1)(exact(layer.running_var) + mpmath.mpf(layer.eps))
+    normalised = (x - exact(layer.running_mean).reshape(shape)) / root.reshape(shape)
+    return normalised if layer.weight is None else _bias(normalised * exact(layer.weight).reshape(shape), layer.bias)
+
+
+def _zero_pad(layer: nn.ZeroPad2d, x: Exact) -> Exact:
+    left, right, top, bottom = layer.padding
+    return np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=_ZERO)
+
+
+def _entrywise(function: Callable[[Any, nn.Module], Any]) -> Callable[[nn.Module, Exact], Exact]:
+    return lambda layer, x: np.frompyfunc(lambda entry: function(entry, layer), 1, 1)(x)
+
+
+def _gelu(x: Any, layer: nn.GELU) -> Any:
+    if layer.approximate == "none":
+        return x * (1 + mpmath.erf(x / mpmath.sqrt(2))) / 2
+    inner = mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf(44715) / 10**6 * x**3)
+    return x * (1 + mpmath.tanh(inner)) / 2
+
+
+def _softplus(x: Any, layer: nn.Softplus) -> Any:
+    return mpmath.log1p(mpmath.exp(layer.beta * x)) / layer.beta
 
 
 def _means(x: Exact, height: int, width: int) -> Exact:
     windows = x.reshape(len(x), x.shape[1] // height, height, x.shape[2] // width, width)
     return windows.sum(axis=(2, 4)) / mpmath.mpf(height * width)
 
+
+_ZERO = mpmath.mpf(0)
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     SOC: _soc,
@@ -309,7 +369,20 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     OrthogonalMap: _orthogonal_map,
     ChannelShuffle: _shuffle,
     nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: lambda layer, x: _means(x, *layer.kernel_size),
+    nn.AvgPool2d: _average_pool,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.ConvTranspose2d: _conv_transpose2d,
+    nn.ZeroPad2d: _zero_pad,
+    nn.Upsample: lambda layer, x: x.repeat(int(layer.scale_factor[0]), axis=1).repeat(
+        int(layer.scale_factor[1]), axis=2
+    ),
+    nn.PReLU: lambda layer, x: np.where(x > 0, x, exact(layer.weight).reshape(-1, *[1] * (x.ndim - 1)) * x),
+    nn.ELU: _entrywise(lambda x, layer: x if x > 0 else layer.alpha * mpmath.expm1(x)),
+    nn.GELU: _entrywise(_gelu),
+    nn.SiLU: _entrywise(lambda x, _: x / (1 + mpmath.exp(-x))),
+    nn.Sigmoid: _entrywise(lambda x, _: 1 / (1 + mpmath.exp(-x))),
+    nn.Softplus: _entrywise(_softplus),
     nn.AdaptiveAvgPool2d: lambda _, x: _means(x, *x.shape[1:]),
     nn.Flatten: lambda _, x: x.ravel(),
     nn.Identity: lambda _, x: x,

@@ -1,6 +1,9 @@
 """Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
 
 from lipnet.certify import torch_rules as torch_rules  # registers them
+from lipnet.certify import torch_rules_activations as torch_rules_activations
+from lipnet.certify import torch_rules_batchnorm as torch_rules_batchnorm
+from lipnet.certify import torch_rules_resampling as torch_rules_resampling
 from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.certify.attacks.autoattack import AutoAttack
 from lipnet.certify.attacks.check import attack
@@ -9,6 +12,7 @@ from lipnet.certify.attacks.result import AttackResult
 from lipnet.certify.attacks.violation import CertificateViolationError, UnsoundCertificatesError
 from lipnet.certify.bounds import LogitBounds, lipschitz_bound, logit_bounds
 from lipnet.certify.certificates import Certificates, Deviation, certify, measured_deviation
+from lipnet.certify.explain import ExplainedModule, Explanation, explain
 from lipnet.certify.export import export_onnx, export_program
 from lipnet.certify.files import CertificateFileError, read_certificates, read_summary
 from lipnet.certify.report import Layer, layer_report, layer_table, rounding_sentence, summary_table
@@ -21,6 +25,7 @@ __all__ = ["LogitBounds", "Rule", "Signal", "Step", "explicit_arithmetic", "lips
 __all__ += ["Deviation", "RoundingBounds", "measured_deviation", "rounding_bounds"]
 __all__ += ["Certificates", "Evidence", "certify", "certify_dataset"]
 __all__ += ["CertificateFileError", "read_certificates", "read_summary"]
+__all__ += ["ExplainedModule", "Explanation", "explain"]
 __all__ += ["Layer", "layer_report", "layer_table", "rounding_sentence", "summary_table"]
 __all__ += ["PGD", "AttackResult", "AutoAttack", "CertificateViolationError", "UnsoundCertificatesError", "attack"]
 __all__ += ["export_onnx", "export_program"]

@@ -1,6 +1,6 @@
 """Certificates of a model on images: prediction, certified L2 radius and correctness of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
@@ -15,6 +16,7 @@ from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+Batches = DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Certificates:
 
 def certify(
     model: nn.Module,
-    images: ArrayLike,
-    labels: ArrayLike,
+    images: ArrayLike | Batches,
+    labels: ArrayLike | None = None,
     *,
     batch_size: int = 256,
     lipschitz: LogitBounds | float | None = None,
@@ -56,9 +58,10 @@ def certify(
 
     Args:
         model: from pixels in [0, 1] to logits, in evaluation mode.
-        images: (B, C, H, W), pixels in [0, 1]; a tensor, an array, or a list.
-        labels: the true classes, integers (B,).
-        batch_size: images per forward pass.
+        images: (B, C, H, W), pixels in [0, 1]: a tensor, an array, or a list; or a ``DataLoader`` of images and labels,
+            whose images must all have one shape.
+        labels: the true classes, integers (B,); None for a ``DataLoader``, which has them.
+        batch_size: images per forward pass; a ``DataLoader`` has its own.
         lipschitz: the `logit_bounds` of exactly these weights, if already computed; a number is K.
         rounding: the `rounding_bounds` of exactly these weights and images of this shape, if already computed.
         ignore_rounding: must be True for a model in another dtype than float64, and False for one in float64.
@@ -72,9 +75,7 @@ def certify(
     Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034); for each pair of
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
-    images, labels = checked_images(images, labels)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batches = _checked_batches(images, labels, batch_size)
     check_computes_as_declared(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
     if not isinstance(bounds, LogitBounds):
@@ -82,17 +83,22 @@ def certify(
     if bounds.lipschitz == 0:
         raise ValueError("the model's Lipschitz bound is 0: its logits do not depend on the image; nothing to certify")
     _check_dtype(model, ignore_rounding)
-    if rounding is None and not ignore_rounding:
-        rounding = rounding_bounds(model, tuple(images.shape[1:]))
-    errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
     parts = []
-    with explicit_arithmetic(model):
-        for batch in torch.split(images, batch_size):
+    shape: tuple[int, ...] | None = None
+    for batch, true in batches:
+        if shape is None:
+            shape = tuple(batch.shape[1:])
+            if rounding is None and not ignore_rounding:
+                rounding = rounding_bounds(model, shape)
+        if shape != tuple(batch.shape[1:]):
+            raise ValueError(f"all images must have one shape, got {shape} and {tuple(batch.shape[1:])}")
+        errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
+        with explicit_arithmetic(model):
             logits = logits_of(model, batch)
-            _check_classes(labels, logits.shape[1])
-            parts.append(bounds.certified_radius(logits, *errors))
-    prediction, radius = (torch.cat(values) for values in zip(*parts, strict=True))
-    return Certificates(prediction, radius, prediction == labels.cpu())
+        _check_classes(true, logits.shape[1])
+        prediction, radius = bounds.certified_radius(logits, *errors)
+        parts.append((prediction, radius, prediction == true.cpu()))
+    return Certificates(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,33 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
         float32=float((single - certified).norm(dim=1).max()),
         float32_predictions=int((single.argmax(dim=1) != certified.argmax(dim=1)).sum()),
     )
+
+
+def _checked_batches(
+    images: ArrayLike | Batches, labels: ArrayLike | None, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return an iterator over batches of images and labels; what needs no iteration is checked at once."""
+    if isinstance(images, DataLoader):
+        if labels is not None:
+            raise ValueError("labels must be None for a DataLoader, which has the labels itself")
+        return _loaded_batches(images)
+    if labels is None:
+        raise ValueError("labels are missing: give an integer for each image, or a DataLoader that has them")
+    images, labels = checked_images(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+
+
+def _loaded_batches(loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    empty = True
+    for batch in loader:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"a DataLoader must yield images and labels, got {type(batch).__name__}")
+        yield checked_images(*batch)
+        empty = False
+    if empty:
+        raise ValueError("the DataLoader has no batches: nothing to certify")
 
 
 def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:

@@ -22,24 +22,29 @@ def check_computes_as_declared(model: nn.Module) -> None:
     """Refuse a model that may compute something else than its modules' classes declare.
 
     Raises:
-        ValueError: names the module and the reason: training mode, hooks, parametrizations, compiled or exchanged
-            calls, a ``forward`` below the class that defines the bound, in-place modules whose input is read again,
-            complex weights or weights of a subclass of Tensor, settings that are NaN, and attributes that contradict
-            the weights.
+        ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
+            compiled or exchanged calls, a ``forward`` below the class that defines the bound, in-place modules whose
+            input is read again, complex weights or weights of a subclass of Tensor, settings that are NaN, and
+            attributes that contradict the weights.
     """
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
     for path, module in model.named_modules():
-        name = describe(path, module)
-        _check_state(name, module)
-        _check_calls(name, module)
-        _check_numbers(name, module)
-        if isinstance(module, LipschitzModule):
-            try:
-                module.check()
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+        check_module(path, module)
     _check_in_place("", model, shared=False)
+
+
+def check_module(path: str, module: nn.Module) -> None:
+    """Check a module without its children, as `check_computes_as_declared` does for all modules of a model."""
+    name = describe(path, module)
+    _check_state(name, module)
+    _check_calls(name, module)
+    _check_numbers(name, module)
+    if isinstance(module, LipschitzModule):
+        try:
+            module.check()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _check_state(name: str, module: nn.Module) -> None:
@@ -52,8 +57,11 @@ def _check_state(name: str, module: nn.Module) -> None:
         raise ValueError(f"{name} is in training mode, which no bound covers; call model.eval() first")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{name} has forward hooks, which may change what it computes; remove them first")
-    if hasattr(module, "parametrizations"):
-        raise ValueError(f"{name} is parametrized, for which there is no rule; remove the parametrization first")
+    if hasattr(module, "parametrizations") and find_rule(module) is None:
+        raise ValueError(
+            f"{name} is parametrized, which is covered for modules of torch that have a rule; bake the weights in with "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+        )
 
 
 def _check_calls(name: str, module: nn.Module) -> None:

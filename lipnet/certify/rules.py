@@ -9,8 +9,11 @@ from collections.abc import Callable
 from math import isnan
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.functional import product_up
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.base import LipschitzModule
@@ -44,6 +47,42 @@ class Rule:
     def children_in_order(self, module: nn.Module) -> Children | None:
         """Return the names and modules that run one after another, if the module does nothing else."""
         return None
+
+
+class ParametrizedRule(Rule):
+    """The rule of a module under torch's parametrizations: that of its class, for the weights that are multiplied with.
+
+    Each call of the module computes its weights anew. They must be the same at every call.
+    """
+
+    def __init__(self, plain: Rule) -> None:
+        self.plain, self.calls = plain, plain.calls
+
+    def lipschitz(self, module: nn.Module) -> float:
+        return self.plain.lipschitz(evaluated(module))
+
+    def rounding(self, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return self.plain.rounding(evaluated(module), signal, shape)
+
+
+def evaluated(module: nn.Module) -> nn.Module:
+    """Return a module without parametrizations that has the weights which a parametrized one multiplies with.
+
+    Raises:
+        ValueError: the parametrization computes other weights at each call, or no plain real ones.
+    """
+    plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
+    plain.__dict__.update(vars(module), _parameters=dict(module._parameters), _modules={})
+    for name, parametrization in module.parametrizations.items():  # type: ignore[operator, union-attr]
+        device = next(parametrization.parameters(), torch.empty(0)).device
+        with torch.no_grad(), ieee_arithmetic(device):
+            weight, again = getattr(module, name), getattr(module, name)
+        if type(weight) not in (Tensor, nn.Parameter) or weight.layout != torch.strided or weight.is_complex():
+            raise ValueError(f"the parametrization of {name} must compute a plain real tensor, got {weight.dtype}")
+        if not torch.equal(weight.nan_to_num(), again.nan_to_num()):
+            raise ValueError(f"the parametrization of {name} computes other values at each call; no bound covers it")
+        plain._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    return plain
 
 
 _RULES: dict[type[nn.Module], Rule] = {}
@@ -86,12 +125,17 @@ def calls_of(cls: type[nn.Module]) -> tuple[Any, ...]:
 def find_rule(module: nn.Module) -> Rule | None:
     """Return the rule of the module's exact class, or None.
 
-    The one exception are subclasses of nn.Sequential that run their children as nn.Sequential does.
+    There are two exceptions: subclasses of nn.Sequential that run their children as nn.Sequential does, and modules
+    whose weights torch's parametrizations compute, which keep the rule of their class.
     """
+    if parametrize.is_parametrized(module):
+        plain = _RULES.get(parametrize.type_before_parametrizations(module))
+        childless = module._modules.keys() == {"parametrizations"}
+        return ParametrizedRule(plain) if plain is not None and childless else None
     found = _RULES.get(type(module))
     if found is None and isinstance(module, nn.Sequential) and not isinstance(module, LipschitzModule):
-        plain = type(module).__iter__ is nn.Sequential.__iter__ and calls_of(type(module)) == calls_of(nn.Sequential)
-        return _RULES[nn.Sequential] if plain else None
+        alike = type(module).__iter__ is nn.Sequential.__iter__ and calls_of(type(module)) == calls_of(nn.Sequential)
+        return _RULES[nn.Sequential] if alike else None
     return found
 
 

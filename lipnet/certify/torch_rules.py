@@ -1,4 +1,8 @@
-"""Rules of torch's modules, of `lipnet.layers.Residual` and of containers: bound and rounding of each side by side."""
+"""Rules of containers, of `lipnet.layers.Residual` and of torch's linear modules: bound and rounding side by side.
+
+`torch_rules_activations.py`, `torch_rules_batchnorm.py` and `torch_rules_resampling.py` have the rules of torch's
+activations, of its batch normalisation, and of pooling, padding and upsampling.
+"""
 
 from fractions import Fraction
 from math import inf, isfinite, prod, sqrt
@@ -6,17 +10,15 @@ from math import inf, isfinite, prod, sqrt
 from torch import Tensor, nn
 
 from lipnet.certify.rules import Children, Rule, rule
-from lipnet.functional import product_up, round_up, square_root_up
+from lipnet.functional import product_up, round_up
 from lipnet.functional.norm_bounds import reshaped_filters, spectral_norm_bound
 from lipnet.functional.rounding_error import (
-    ELEMENTARY,
     TINY,
     Signal,
     Step,
     absolute_filter_norm,
     absolute_norm,
     accumulated,
-    elementwise,
     euclidean_norm,
     exact,
     products,
@@ -105,8 +107,7 @@ class _Conv2d(Rule):
         This holds for every stride and dilation: they only leave rows out or move taps apart.
         """
         self._check(module)
-        norms = [min(map(spectral_norm_bound, matrices)) for matrices in _reshaped(module.weight, module.groups)]
-        return product_up([max(norms), sqrt(prod(module.weight.shape[-2:])) * _ROUNDING])
+        return _filter_bound(module.weight, module.groups)
 
     def rounding(self, module: nn.Conv2d, signal: Signal, shape: tuple[int, ...]) -> Step:
         return products(
@@ -137,15 +138,51 @@ class _Conv2d(Rule):
             )
 
 
-def _check_shape(module: nn.Linear | nn.Conv2d, stated: tuple[int, ...]) -> None:
+@rule(nn.ConvTranspose2d)
+class _ConvTranspose2d(Rule):
+    """The adjoint of a convolution with the same filter and zero padding, from out_channels to in_channels.
+
+    ``output_padding`` adds pixels that this convolution does not read, or whose results it drops.
+    """
+
+    def lipschitz(self, module: nn.ConvTranspose2d) -> float:
+        _check_shape(
+            module,
+            (module.in_channels, module.out_channels // module.groups, *module.kernel_size),
+            outputs=module.out_channels,
+        )
+        return _filter_bound(module.weight, module.groups)
+
+    def rounding(self, module: nn.ConvTranspose2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        per_group, taps = len(module.weight) // module.groups, prod(module.weight.shape[-2:])
+        return products(
+            signal,
+            length=per_group * taps,
+            magnitude=absolute_filter_norm(module.weight, module.groups),
+            gain=self.lipschitz(module),
+            outputs=prod(shape),
+            bias_norm=_bias_norm(module.bias, prod(shape[1:])),
+        )
+
+
+def _check_shape(
+    module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, stated: tuple[int, ...], outputs: int | None = None
+) -> None:
     """Refuse attributes that contradict the weight, which alone decides what is computed."""
     shape = tuple(module.weight.shape)
-    bias = shape[:1] if module.bias is None else tuple(module.bias.shape)
-    if shape != stated or bias != shape[:1]:
+    biased = shape[:1] if outputs is None else (outputs,)
+    bias = biased if module.bias is None else tuple(module.bias.shape)
+    if shape != stated or bias != biased:
         raise ValueError(
             f"{type(module).__name__} has attributes for a weight of shape {stated}, got a weight of shape {shape} and "
             f"a bias of shape {bias}; build the module with the shape of its weight"
         )
+
+
+def _filter_bound(weight: Tensor, groups: int) -> float:
+    """Bound the norm of a convolution by sqrt(kh kw) times the smallest norm of its reshaped filters."""
+    norms = [min(map(spectral_norm_bound, matrices)) for matrices in _reshaped(weight, groups)]
+    return product_up([max(norms), sqrt(prod(weight.shape[-2:])) * _ROUNDING])
 
 
 def _reshaped(weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -158,66 +195,3 @@ def _reshaped(weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor, Tensor]
 
 def _bias_norm(bias: Tensor | None, times: int) -> float:
     return 0.0 if bias is None else up(euclidean_norm(bias) * sqrt(times))
-
-
-@rule(nn.LeakyReLU)
-class _LeakyReLU(Rule):
-    def lipschitz(self, module: nn.LeakyReLU) -> float:
-        return max(1.0, abs(module.negative_slope))
-
-    def rounding(self, module: nn.LeakyReLU, signal: Signal, shape: tuple[int, ...]) -> Step:
-        return elementwise(signal, roundings=1, gain=self.lipschitz(module))
-
-
-@rule(nn.Tanh)
-class _Tanh(Rule):
-    def lipschitz(self, module: nn.Tanh) -> float:
-        return 1.0
-
-    def rounding(self, module: nn.Tanh, signal: Signal, shape: tuple[int, ...]) -> Step:
-        return elementwise(signal, roundings=ELEMENTARY)
-
-
-@rule(nn.AvgPool2d)
-class _AvgPool2d(Rule):
-    def lipschitz(self, module: nn.AvgPool2d) -> float:
-        """Return 1 / sqrt(n) for windows of n pixels that do not overlap."""
-        if module.stride != module.kernel_size or module.padding not in (0, (0, 0)):
-            raise ValueError(f"{module} has windows that overlap, have gaps or are padded, for which there is no rule")
-        if module.ceil_mode or module.divisor_override is not None:
-            raise ValueError(f"{module} has ceil_mode or divisor_override, for which there is no rule")
-        return square_root_up(Fraction(1, _window(module)))
-
-    def rounding(self, module: nn.AvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        return _means(signal, shape, _window(module), self.lipschitz(module))
-
-
-@rule(nn.AdaptiveAvgPool2d)
-class _AdaptiveAvgPool2d(Rule):
-    def lipschitz(self, module: nn.AdaptiveAvgPool2d) -> float:
-        if module.output_size not in (1, (1, 1)):
-            raise ValueError(f"{module} has windows that may overlap; the rule covers an output of 1 x 1")
-        return 1.0
-
-    def rounding(self, module: nn.AdaptiveAvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        return _means(signal, shape, prod(signal.shape[1:]), self.lipschitz(module))
-
-
-def _window(module: nn.AvgPool2d) -> int:
-    size = module.kernel_size
-    return size * size if isinstance(size, int) else prod(size)
-
-
-def _means(signal: Signal, shape: tuple[int, ...], count: int, gain: float) -> Step:
-    return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
-
-
-@rule(nn.MaxPool2d)
-class _MaxPool2d(_Exact):
-    def lipschitz(self, module: nn.Module) -> float:
-        assert isinstance(module, nn.MaxPool2d)
-        if module.stride != module.kernel_size or module.dilation not in (1, (1, 1)):
-            raise ValueError(f"{module} has windows that overlap or have gaps, for which there is no rule")
-        if module.return_indices:
-            raise ValueError(f"{module} returns indices, for which there is no rule")
-        return 1.0

@@ -9,8 +9,11 @@ from lipnet.data.cifar100_tasks import (
 )
 from lipnet.data.digits import DigitsDataModule
 from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
+from lipnet.data.folder import FolderDataModule
 from lipnet.data.images import ImageDataset, LabelledImages
 from lipnet.data.spec import DatasetSpec
+from lipnet.data.tiny_imagenet import TinyImageNetDataModule
+from lipnet.data.torchvision_sets import FashionMNISTDataModule, MNISTDataModule, SVHNDataModule
 
 DATAMODULES: dict[str, type[ImageDataModule]] = {
     module.spec.name: module
@@ -21,8 +24,12 @@ DATAMODULES: dict[str, type[ImageDataModule]] = {
         CIFAR100FirstHalfDataModule,
         CIFAR100SecondHalfDataModule,
         DigitsDataModule,
+        FashionMNISTDataModule,
+        MNISTDataModule,
+        SVHNDataModule,
+        TinyImageNetDataModule,
     )
-}
+} | {"folder": FolderDataModule}
 """The data module of each dataset, by the name in its spec."""
 
 __all__ = [
@@ -35,9 +42,14 @@ __all__ = [
     "DatasetSpec",
     "DigitsDataModule",
     "ExtraImages",
+    "FashionMNISTDataModule",
+    "FolderDataModule",
     "FolderImages",
     "ImageDataModule",
     "ImageDataset",
     "LabelledImages",
+    "MNISTDataModule",
     "NpzImages",
+    "SVHNDataModule",
+    "TinyImageNetDataModule",
 ]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from functools import cached_property
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -58,7 +58,11 @@ class ImageDataModule(LightningDataModule, ABC):
         ValueError: an argument is outside its range.
     """
 
-    spec: ClassVar[DatasetSpec]
+    spec: DatasetSpec
+    checkpoint_settings: ClassVar[tuple[str, ...]] = ("seed", "validation_fraction")
+    """The arguments that a checkpoint may set when its data are made again for a certification."""
+    checkpoint_facts: ClassVar[tuple[str, ...]] = ()
+    """Further attributes that a checkpoint states, to be compared with those of the data."""
     usual_crop_padding: ClassVar[int]
     """The default of ``crop_padding`` for this dataset."""
     usual_flip: ClassVar[bool]
@@ -111,6 +115,32 @@ class ImageDataModule(LightningDataModule, ABC):
         self.flip = self.usual_flip if flip is None else flip
         self.policy, self.mixing, self.extra = policy, mixing, extra
         self.download, self.pin_memory = download, pin_memory
+
+    @property
+    def dataset_name(self) -> str:
+        """The key of the dataset in ``lipnet.data.DATAMODULES``."""
+        return self.spec.name
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; labels are 0..num_classes - 1."""
+        return self.spec.num_classes
+
+    def description(self) -> dict[str, Any]:
+        """Return the description of the data for checkpoints: name, settings and facts, as plain values."""
+        stated = (*self.checkpoint_settings, *self.checkpoint_facts)
+        return {"name": self.dataset_name} | {name: getattr(self, name) for name in stated}
+
+    def settings_behind(self, split: str) -> tuple[str, ...]:
+        """Return the names of the `description`'s entries that determine the images of a split, "validation" or "test".
+
+        A network that was trained with other ones may have been trained on these images.
+        """
+        return ("seed", "validation_fraction") if split == "validation" else ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what certificates state about these data besides their name, as JSON values: names of the classes."""
+        return {} if self.spec.classes is None else {"classes": list(self.spec.classes)}
 
     @abstractmethod
     def read_images(self, train: bool) -> LabelledImages:
@@ -180,8 +210,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.augment and self.policy is not None:
             if source.maximum != 255:
                 raise ValueError(
-                    f"the policy {type(self.policy).__name__} is for bytes 0..255, but images of {self.spec.name} are "
-                    f"0..{source.maximum}"
+                    f"the policy {type(self.policy).__name__} is for bytes 0..255, but images of {self.dataset_name} "
+                    f"are 0..{source.maximum}"
                 )
             augmentations.append(SeededAugmentation(self.policy, self.seed))
         return ImageDataset(source, positions, augmentations)
@@ -245,7 +275,7 @@ class ImageDataModule(LightningDataModule, ABC):
             dataset = dataset.to(self.trainer.strategy.root_device)
         return kind(
             dataset,
-            num_classes=self.spec.num_classes,
+            num_classes=self.num_classes,
             mixing=mixing,
             seed=self.seed,
             batch_size=batch_size,

@@ -10,29 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.lib import format as npy
-from PIL import Image
 
+from lipnet.data.decoding import decode_exact
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
 
 # Offset of the indices of extra images, so that none has the index of an official image.
 FIRST_INDEX = 2**32
-# Other formats are not decoded: Pillow starts an external program for some of them (Ghostscript for EPS).
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 # Images never compress this well. An archive that does would fill the memory from a small file.
 MAXIMUM_COMPRESSION = 100
-# Exceptions of the readers of archives, arrays and images for bytes in another format.
-_UNREADABLE = (
-    EOFError,
-    KeyError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-    MemoryError,
-)
+# Exceptions of the readers of archives and arrays for bytes in another format.
+_UNREADABLE = (EOFError, KeyError, OSError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError)
 
 Array = npt.NDArray[np.generic]
 
@@ -150,29 +138,5 @@ class FolderImages(ExtraImages):
         if unknown:
             raise ValueError(f"folders in {self.path} must be named by the numbers of classes, got {unknown}")
         size = (spec.image_size, spec.image_size)
-        images = [_decode(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
+        images = [decode_exact(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
         return np.stack(images).reshape(len(files), *size, -1), np.array([int(path.parent.name) for path in files])
-
-
-def _decode(path: Path, size: tuple[int, int], mode: str) -> Array:
-    """Return the pixels of an image file as bytes, after checking its width and height."""
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            # Known from the file's header: an image of another size is not decoded.
-            found = image.size
-            if found == size:
-                return np.asarray(_to_eight_bits(image).convert(mode))
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({', '.join(IMAGE_FORMATS)}): damaged? ({error})"
-        ) from error
-    raise ValueError(f"{path} must have {size[0]} x {size[1]} pixels, got {found[0]} x {found[1]}")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +18,33 @@ from lipnet.data.augmentation import Augmentation, Batch
 Item = int | tuple[int, int]
 
 
+# Number of images that are hashed at once.
+_HASHED = 512
+
+
+class ImageBytes(Protocol):
+    """Bytes of images, uint8 (N, C, H, W): a tensor, or files that are decoded when they are indexed."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __getitem__(self, positions: Any) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and labels, such as those of one official split, held in memory once, as bytes.
+    """Images and labels, such as those of one official split: as bytes in memory, or read from files when needed.
 
     Attributes:
         images: uint8, shape (N, C, H, W), values 0..maximum.
@@ -30,7 +56,7 @@ class LabelledImages:
         ValueError: a tensor has another shape or dtype, or the lengths differ.
     """
 
-    images: Tensor
+    images: ImageBytes
     labels: Tensor
     indices: Tensor
     maximum: int
@@ -62,6 +88,8 @@ class LabelledImages:
                 f"images of shape {tuple(self.images.shape[1:])} up to {self.maximum} cannot be joined by images of "
                 f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
             )
+        if not isinstance(self.images, Tensor):
+            raise ValueError("extra images can only join images in memory: use data.loader=memory")
         images, labels, indices = (
             torch.cat([getattr(self, name), getattr(other, name)]) for name in ("images", "labels", "indices")
         )
@@ -97,9 +125,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def sha256(self, count: int) -> str:
         """Return the SHA-256 of the bytes, labels and indices of the first ``count`` images, without augmentation."""
         positions = self.positions[:count]
-        images = self.source.images[positions.to(self.source.images.device)].cpu()
-        digest = hashlib.sha256(f"{tuple(images.shape)} 0..{self.source.maximum}".encode())
-        for values in (images, self.source.labels[positions.to(self.source.labels.device)], self.indices[:count]):
+        shape = (len(positions), *self.source.images.shape[1:])
+        digest = hashlib.sha256(f"{shape} 0..{self.source.maximum}".encode())
+        images = (self.source.images[part.to(self.source.images.device)] for part in torch.split(positions, _HASHED))
+        labels = self.source.labels[positions.to(self.source.labels.device)]
+        for values in chain(images, (labels, self.indices[:count])):
             digest.update(values.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -107,7 +137,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return the dataset with its images and labels on ``device``; indices stay on the CPU."""
         if self.source.images.device == device:
             return self
-        images, labels = (values[self.positions].to(device) for values in (self.source.images, self.source.labels))
+        images, labels = self.source.images[self.positions].to(device), self.source.labels[self.positions].to(device)
         served = LabelledImages(images, labels, self.indices, self.source.maximum)
         return ImageDataset(served, torch.arange(len(self)), self.augmentations)
 

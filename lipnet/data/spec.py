@@ -18,9 +18,11 @@ class DatasetSpec:
         image_size: height and width in pixels.
         mean: one mean per channel.
         std: one standard deviation for all channels.
+        classes: names of the classes, in the order of their labels; None if only the files have them, or nothing does.
 
     Raises:
-        ValueError: the number of means is not the number of channels, or std is not positive.
+        ValueError: the number of means is not the number of channels, the number of names is not that of classes, or
+            std is not positive.
     """
 
     name: str
@@ -29,12 +31,15 @@ class DatasetSpec:
     image_size: int
     mean: tuple[float, ...]
     std: float
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.in_channels:
             raise ValueError(f"mean needs {self.in_channels} values, one a channel, got {self.mean}")
         if not self.std > 0.0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes needs {self.num_classes} names, got {self.classes}")
 
 
 CIFAR100_SPEC = DatasetSpec("cifar100", 100, in_channels=3, image_size=32, mean=(0.5071, 0.4865, 0.4409), std=0.2668)
@@ -46,3 +51,48 @@ deviations (0.2470, 0.2435, 0.2616), which equals ``std`` as defined above."""
 
 DIGITS_SPEC = DatasetSpec("digits", 10, in_channels=1, image_size=8, mean=(0.3053,), std=0.3759)
 """Scikit-learn's digits, measured on the 1438 images outside the test split."""
+
+SVHN_SPEC = DatasetSpec(
+    "svhn",
+    10,
+    in_channels=3,
+    image_size=32,
+    mean=(0.4377, 0.4438, 0.4728),
+    std=0.1987,
+    classes=tuple("0123456789"),
+)
+"""SVHN: the published channel means, and the root mean square of the published channel standard deviations (0.1980,
+0.2010, 0.1970)."""
+
+MNIST_SPEC = DatasetSpec(
+    "mnist", 10, in_channels=1, image_size=28, mean=(0.1307,), std=0.3081, classes=tuple("0123456789")
+)
+"""MNIST, with the published mean and standard deviation."""
+
+FASHION_MNIST_SPEC = DatasetSpec(
+    "fashion_mnist",
+    10,
+    in_channels=1,
+    image_size=28,
+    mean=(0.2860,),
+    std=0.3530,
+    classes=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+)
+"""Fashion-MNIST, with the published mean and standard deviation."""
+
+TINY_IMAGENET_SPEC = DatasetSpec(
+    "tiny_imagenet", 200, in_channels=3, image_size=64, mean=(0.4802, 0.4481, 0.3975), std=0.2761
+)
+"""Tiny ImageNet: the published channel means, and the root mean square of the published channel standard deviations
+(0.2770, 0.2691, 0.2821)."""

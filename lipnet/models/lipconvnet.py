@@ -140,8 +140,18 @@ def _check_shape(depth: int, stages: int, image_size: int) -> None:
         raise ValueError(f"stages must be at most {MAXIMUM_STAGES}, got {stages}")
     if image_size < 1 or image_size % 2**stages:
         raise ValueError(
-            f"image_size must be divisible by 2 ** stages = {2**stages} (every stage halves it), got {image_size}"
+            f"image_size must be divisible by 2 ** stages = {2**stages} (every stage halves it), got {image_size}: "
+            f"{_alternatives(stages, image_size)}"
         )
+
+
+def _alternatives(stages: int, image_size: int) -> str:
+    """Name the sizes around an image size that fit the stages, and the stages that fit the image size."""
+    factor = 2**stages
+    sizes = [size for size in (image_size // factor * factor, -(-image_size // factor) * factor) if size > 0]
+    fitting = [str(count) for count in range(1, stages) if image_size > 0 and image_size % 2**count == 0]
+    others = f"; stages={' or '.join(fitting)} fit {image_size}" if fitting else ""
+    return f"images of {' or '.join(map(str, dict.fromkeys(sizes)))} fit{others}"
 
 
 def _warn_of_large_head(head: LayerFactory, maps: Tensor, num_classes: int) -> None:

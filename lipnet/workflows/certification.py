@@ -23,7 +23,6 @@ from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.reporting import check_report, quoted, reported
 
-SPLIT_SETTINGS = ("seed", "validation_fraction")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -168,14 +167,15 @@ def prepare_certification(
         data.evaluation_dataloader(split),
         images.indices[:count],
         facts={
-            "dataset": data.spec.name,
+            "dataset": data.dataset_name,
+            **data.facts(),
             "split": split,
             "data_sha256": images.sha256(count),
             "checkpoint_sha256": checkpoint.sha256,
             "batch_size": batch_size,
         },
         remarks={"checkpoint": str(ckpt_path)},
-        class_names=getattr(data, "class_names", None),
+        class_names=data.facts().get("classes"),
     )
 
 
@@ -185,24 +185,34 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     if name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
     # A checkpoint may be a stranger's: it chooses neither folders nor downloads.
-    refused = sorted(settings.keys() - set(SPLIT_SETTINGS))
+    allowed, facts = DATAMODULES[name].checkpoint_settings, DATAMODULES[name].checkpoint_facts
+    settings = {key: value for key, value in settings.items() if key not in facts}
+    refused = sorted(settings.keys() - set(allowed))
     if refused:
-        raise ValueError(f"a checkpoint may state {', '.join(SPLIT_SETTINGS)} of its dataset, got {refused}")
+        raise ValueError(f"a checkpoint may state {', '.join(allowed)} of its dataset, got {refused}")
     if data_dir is not None and name != "digits":
         settings["data_dir"] = data_dir
     return DATAMODULES[name](**settings)
 
 
 def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) -> None:
-    trained_on = checkpoint.dataset["name"]
-    if data.spec.name != trained_on:
+    trained_on, name = checkpoint.dataset["name"], data.dataset_name
+    if name != trained_on:
         raise ValueError(
-            f"the checkpoint was trained on {trained_on}, but the data are {data.spec.name}: certify it on {trained_on}"
+            f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}"
         )
-    here = {"seed": data.seed, "validation_fraction": data.validation_fraction}
+    description = data.description()
+    here = {key: description[key] for key in data.settings_behind(split)}
     there = {key: checkpoint.dataset.get(key) for key in here}
-    if split == "validation" and here != there:
+    if here != there:
+        differing = [key for key in here if here[key] != there[key]]
+        here, there = ({key: _shortened(each[key]) for key in differing} for each in (here, there))
         raise ValueError(
-            f"the checkpoint was trained with a validation split of {there}, but the data have {here}: "
+            f"the checkpoint was trained with a {split} split of {there}, but the data have {here}: "
             "images that it was trained on would be certified"
         )
+
+
+def _shortened(value: Any) -> Any:
+    """Return a value of a description for an error: of a long list, such as that of the classes, the first entries."""
+    return [*value[:5], "..."] if isinstance(value, list) and len(value) > 5 else value

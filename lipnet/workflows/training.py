@@ -39,8 +39,8 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     module = CertifiedClassifier(
         model=transferred_config(config, path, data.spec) if transfer else model_config(config, data.spec),
-        dataset={"name": data.spec.name, "seed": data.seed, "validation_fraction": data.validation_fraction},
-        num_classes=data.spec.num_classes,
+        dataset=data.description(),
+        num_classes=data.num_classes,
         loss=instantiate(config.loss),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, nan, sqrt
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lipnet.certify import certify, lipschitz_bound, logit_bounds, rounding_bounds
 from lipnet.functional.rounding_error import Signal, Step, exact
@@ -260,8 +262,8 @@ def test_a_model_in_training_mode_is_refused(tiny_model: nn.Module, lipschitz: f
 
 
 def test_a_module_without_a_rule_is_refused() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()).double().eval()
-    with pytest.raises(TypeError, match=r"0 \(BatchNorm2d\) has no rule for its Lipschitz bound"):
+    model = nn.Sequential(nn.GroupNorm(1, 1), nn.Flatten()).double().eval()
+    with pytest.raises(TypeError, match=r"0 \(GroupNorm\) has no rule for its Lipschitz bound"):
         certify(model, images(2), torch.zeros(2, dtype=torch.int64))
 
 
@@ -348,3 +350,35 @@ def test_what_is_no_array_is_refused(given: object, message: str) -> None:
 def test_labels_that_are_no_classes_of_the_model_are_refused(labels: list[int]) -> None:
     with pytest.raises(ValueError, match=rf"classes 0 to 2 of the model, got {min(labels)} to {max(labels)}"):
         certify(linear_classifier(noise(3, 6)), images(3), labels)
+
+
+def loader_of(*parts: Tensor, batch_size: int = 3) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*parts), batch_size=batch_size)
+
+
+def test_a_loader_gives_the_certificates_of_its_images(trained_model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits[0][:8], digits[1][:8]
+    expected = certify(trained_model, images, labels, batch_size=3)
+    found = certify(trained_model, loader_of(images, labels))
+    for name in ("prediction", "radius", "correct"):
+        assert getattr(found, name).equal(getattr(expected, name))
+
+
+def test_a_loader_without_what_certificates_need_is_refused(trained_model: nn.Module) -> None:
+    images, labels = torch.rand(4, 1, 8, 8).double(), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="labels must be None for a DataLoader"):
+        certify(trained_model, loader_of(images, labels), labels)
+    with pytest.raises(ValueError, match="labels are missing"):
+        certify(trained_model, images)
+    with pytest.raises(ValueError, match="must yield images and labels, got list"):
+        certify(trained_model, loader_of(images))
+    with pytest.raises(ValueError, match="has no batches"):
+        certify(trained_model, DataLoader([], batch_size=2))
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
+        certify(trained_model, loader_of(2 + images, labels))
+
+
+def test_the_images_of_a_loader_must_have_one_shape(trained_model: nn.Module) -> None:
+    batches = [(torch.rand(size, size)[None], 0) for size in (8, 8, 9)]
+    with pytest.raises(ValueError, match=r"one shape, got \(1, 8, 8\) and \(1, 9, 9\)"):
+        certify(trained_model, DataLoader(batches, batch_size=1))

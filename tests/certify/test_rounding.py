@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from lipnet.certify import explicit_arithmetic, lipschitz_bound, logit_bounds, rounding_bounds
 from lipnet.functional.rounding_error import Signal, Step, exact
@@ -75,6 +76,23 @@ def assert_covered(model: nn.Module, x: Tensor) -> None:
     assert bound <= ABSURD * max(error, 1e-17 * float(x.norm()))
 
 
+def with_statistics(layer: nn.BatchNorm2d, variance: float = 1.0) -> nn.Module:
+    nn.init.normal_(layer.running_mean, std=3.0)
+    nn.init.uniform_(layer.running_var, 0.1 * variance, 2 * variance)
+    if layer.affine:
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+def wide_linear(outputs: int) -> nn.Module:
+    """Return a layer whose results are spread over many sizes of both signs, at most about 30."""
+    layer = nn.Linear(4, outputs)
+    with torch.no_grad():
+        layer.weight.mul_(torch.logspace(-6, 1.3, outputs)[:, None])
+    return layer
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{
         f"SOC {engine} {mode}": (partial(SOC, 4, 4, engine=engine, padding_mode=mode), (4, 4, 3))
@@ -126,6 +144,26 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (6,),
     ),
     "MaxPool2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.MaxPool2d(2)), (2, 4, 4)),
+    "MaxPool2d overlapping": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.MaxPool2d(3, 2, 1)), (2, 6, 6)),
+    "AvgPool2d overlapping": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.AvgPool2d((3, 2), (2, 1), 1)), (2, 6, 5)),
+    "BatchNorm2d": (lambda: with_statistics(nn.BatchNorm2d(3)), (3, 4, 4)),
+    "BatchNorm2d plain": (lambda: with_statistics(nn.BatchNorm2d(3, affine=False)), (3, 4, 4)),
+    "BatchNorm1d": (lambda: with_statistics(nn.BatchNorm1d(30)), (30,)),
+    "BatchNorm2d small variance": (lambda: with_statistics(nn.BatchNorm2d(3, eps=0.0), 1e-30), (3, 4, 4)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, stride=2, output_padding=1), (4, 3, 3)),
+    "ConvTranspose2d dilated": (lambda: nn.ConvTranspose2d(2, 3, (3, 2), padding=1, dilation=2), (2, 4, 4)),
+    "ZeroPad2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.ZeroPad2d((1, 0, 2, 1))), (2, 3, 3)),
+    "Upsample": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.Upsample(scale_factor=(2, 4))), (2, 3, 3)),
+    "PReLU": (lambda: nn.Sequential(wide_linear(40), nn.PReLU(40, init=-3.3)), (4,)),
+    "ELU": (lambda: nn.Sequential(wide_linear(40), nn.ELU(1.7)), (4,)),
+    "GELU": (lambda: nn.Sequential(wide_linear(80), nn.GELU()), (4,)),
+    "GELU by tanh": (lambda: nn.Sequential(wide_linear(80), nn.GELU(approximate="tanh")), (4,)),
+    "SiLU": (lambda: nn.Sequential(wide_linear(80), nn.SiLU()), (4,)),
+    "Sigmoid": (lambda: nn.Sequential(wide_linear(80), nn.Sigmoid()), (4,)),
+    "Softplus": (lambda: nn.Sequential(wide_linear(80), nn.Softplus(1.3, threshold=45)), (4,)),
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Conv2d(4, 6, 3, groups=2)), (4, 4, 4)),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(20, 7)), (20,)),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(20, 7)), (20,)),
 }
 
 

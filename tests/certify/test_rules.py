@@ -10,7 +10,6 @@ from math import inf, prod, sqrt
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from lipnet import layers
 from lipnet.certify import lipschitz_bound
@@ -210,7 +209,9 @@ def test_a_module_that_knows_its_bound_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [nn.BatchNorm2d(3), nn.Softmax(dim=1), Residual(nn.ReLU()), SquaredLinear(3, 3), nn.AvgPool1d(2)], ids=str
+    "module",
+    [nn.GroupNorm(3, 3), nn.Softmax(dim=1), Residual(nn.ReLU()), SquaredLinear(3, 3), nn.AvgPool1d(2)],
+    ids=str,
 )
 def test_a_module_without_a_rule_is_named(module: nn.Module) -> None:
     model = nn.Sequential(OrderedDict(features=nn.Sequential(nn.ReLU(), module), head=nn.Flatten())).eval()
@@ -225,8 +226,8 @@ def test_a_residual_block_is_bounded_by_what_it_holds() -> None:
     norm = jacobian_norm(block, torch.zeros(2, 4, 4, dtype=torch.float64))
     inner = lipschitz_bound(body[0]) * (1 + lipschitz_bound(body[1].body))
     assert norm <= lipschitz_bound(block) <= (0.25 + 0.5 * inner) * ROUNDING
-    with pytest.raises(TypeError, match=r"0\.body\.1 \(GELU\) has no rule"):
-        lipschitz_bound(nn.Sequential(layers.Residual(nn.Sequential(nn.ReLU(), nn.GELU()))).eval())
+    with pytest.raises(TypeError, match=r"0\.body\.1 \(Mish\) has no rule"):
+        lipschitz_bound(nn.Sequential(layers.Residual(nn.Sequential(nn.ReLU(), nn.Mish()))).eval())
 
 
 def test_the_mean_of_all_pixels_shrinks() -> None:
@@ -235,17 +236,15 @@ def test_the_mean_of_all_pixels_shrinks() -> None:
 
 
 def test_a_single_module_without_a_rule_is_the_model() -> None:
-    with pytest.raises(TypeError, match=r"the model \(GELU\) has no rule"):
-        lipschitz_bound(nn.GELU().eval())
+    with pytest.raises(TypeError, match=r"the model \(Mish\) has no rule"):
+        lipschitz_bound(nn.Mish().eval())
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.MaxPool2d(3, stride=2), "windows that overlap"),
-        (nn.MaxPool2d(2, dilation=2), "windows that overlap"),
-        (nn.AvgPool2d(3, stride=2), "windows that overlap"),
-        (nn.AvgPool2d(2, padding=1), "are padded"),
+        (nn.MaxPool2d(2, return_indices=True), "returns indices"),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "padding that does not count"),
         (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
         (nn.AvgPool2d(2, divisor_override=1), "divisor_override"),
         (nn.AdaptiveAvgPool2d(2), "covers an output of 1 x 1"),
@@ -277,12 +276,6 @@ def test_hooks_are_refused(kind: str) -> None:
         lipschitz_bound(model)
     handle.remove()
     assert lipschitz_bound(model) > 0
-
-
-def test_parametrizations_are_refused() -> None:
-    model = nn.Sequential(nn.ReLU(), parametrizations.weight_norm(nn.Linear(3, 3))).eval()
-    with pytest.raises(ValueError, match=r"1 \(Parametrized\w*\) is parametrized"):
-        lipschitz_bound(model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), inf, -inf])

@@ -16,6 +16,12 @@ from lipnet.data import (
     CIFAR100SecondHalfDataModule,
     DatasetSpec,
     DigitsDataModule,
+    FashionMNISTDataModule,
+    FolderDataModule,
+    ImageDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    TinyImageNetDataModule,
 )
 
 
@@ -26,9 +32,17 @@ def test_modules_are_found_by_the_name_in_their_spec() -> None:
         "cifar100_first_half": CIFAR100FirstHalfDataModule,
         "cifar100_second_half": CIFAR100SecondHalfDataModule,
     }
+    expected |= {
+        "fashion_mnist": FashionMNISTDataModule,
+        "folder": FolderDataModule,
+        "mnist": MNISTDataModule,
+        "svhn": SVHNDataModule,
+        "tiny_imagenet": TinyImageNetDataModule,
+    }
     assert expected == DATAMODULES
     for name, module in DATAMODULES.items():
-        assert module.spec.name == name
+        # The spec of one's own images is measured.
+        assert name == "folder" or module.spec.name == name
 
 
 def test_spec_cannot_be_changed() -> None:
@@ -39,6 +53,19 @@ def test_spec_cannot_be_changed() -> None:
 def test_cifar10_std_is_the_root_mean_square_of_the_published_ones() -> None:
     published = np.array([0.2470, 0.2435, 0.2616])
     assert CIFAR10DataModule.spec.std == pytest.approx(np.linalg.norm(published) / np.sqrt(3), abs=5e-5)
+
+
+PUBLISHED = {SVHNDataModule: (0.1980, 0.2010, 0.1970), TinyImageNetDataModule: (0.2770, 0.2691, 0.2821)}
+
+
+@pytest.mark.parametrize("module", PUBLISHED, ids=lambda module: module.spec.name)
+def test_stds_are_the_root_mean_squares_of_the_published_ones(module: type[ImageDataModule]) -> None:
+    assert module.spec.std == pytest.approx(np.linalg.norm(PUBLISHED[module]) / np.sqrt(3), abs=5e-5)
+
+
+def test_as_many_names_as_classes() -> None:
+    with pytest.raises(ValueError, match=r"classes needs 10 names, got \('one',\)"):
+        DatasetSpec("some", 10, in_channels=1, image_size=8, mean=(0.5,), std=0.25, classes=("one",))
 
 
 def test_as_many_means_as_channels() -> None:

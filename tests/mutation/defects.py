@@ -41,9 +41,13 @@ from lipnet.certify.checks import (
 )
 from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.rounding import _run, run_in_order
-from lipnet.certify.rules import bound_of, calls_of, children_in_order, find_rule, step_of
+from lipnet.certify.rules import bound_of, calls_of, children_in_order, evaluated, find_rule, step_of
 from lipnet.certify.run import _all_rows, rows_of
 from lipnet.certify.torch_rules import _check_shape
+from lipnet.certify.torch_rules_activations import _GELU, _Softplus
+from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
+from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
+from lipnet.data import FolderDataModule
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import polynomial_gain, product_up, reshaped_filter_bound, symbol_bound
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
@@ -58,7 +62,7 @@ from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
-from tests.mutation.planting import Plant, attribute, edit, edited, replace
+from tests.mutation.planting import Plant, attribute, edit, edit_method, edited, replace
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,7 @@ NORMS, MARGINS, PAIRWISE = (f"tests/functional/test_{name}.py::" for name in ("n
 BOUND, CERTIFICATES, LOGITS, CHECKS = (
     f"tests/certify/test_{name}.py::" for name in ("rules", "certificates", "bounds", "checks")
 )
+TORCH_RULES = "tests/certify/test_torch_rules.py::"
 GUARANTEE = "tests/layers/test_soc_guarantee.py::"
 
 DEFECTS = [
@@ -435,8 +440,53 @@ DEFECTS = [
     ),
     Defect(
         "rules: attributes that contradict the weight are accepted",
-        replace(_check_shape, lambda module, stated: None),
+        replace(_check_shape, lambda module, stated, outputs=None: None),
         [CHECKS + "test_attributes_that_contradict_the_weight_are_refused"],
+    ),
+    Defect(
+        "pooling: windows of maxima that overlap count once",
+        edit_method(
+            _MaxPool2d,
+            "lipschitz",
+            "Fraction(prod(-(-k // p) for k, p in zip(kernel, period, strict=True)))",
+            "Fraction(1)",
+        ),
+        [TORCH_RULES + "test_overlapping_maxima_reach_the_root_of_the_windows_of_a_pixel"],
+    ),
+    Defect(
+        "pooling: windows of means that overlap count once",
+        edit_method(_AvgPool2d, "lipschitz", "max(0, k - abs(j) * s)", "max(0, k - abs(j) * k)"),
+        [TORCH_RULES + "test_overlapping_means_are_bounded_by_their_matrices"],
+    ),
+    Defect(
+        "batch normalisation: the scale of the channels is missing",
+        edit(_quotient_up, "Fraction(weight) ** 2", "1"),
+        [TORCH_RULES + "test_batch_norm_is_bounded_by_its_steepest_channel"],
+    ),
+    Defect(
+        "batch normalisation: the statistics of the batch are accepted",
+        edit_method(
+            _BatchNorm,
+            "_factors",
+            "if mean is None or variance is None:",
+            "if mean is None:\n        return [1.0]\n    if False:",
+        ),
+        [TORCH_RULES + "test_batch_norm_by_the_statistics_of_the_batch_is_refused"],
+    ),
+    Defect(
+        "parametrization: the stored weight is bounded instead of the one that is multiplied with",
+        edit(evaluated, "getattr(module, name), getattr(module, name)", "[parametrization.original] * 2"),
+        [TORCH_RULES + "test_a_parametrized_module_is_bounded_by_the_weight_that_it_multiplies_with[doubled]"],
+    ),
+    Defect(
+        "activations: GELU counts as 1-Lipschitz",
+        attribute(_GELU, "slopes", {"none": 1.0, "tanh": 1.0}),
+        [TORCH_RULES + "test_slopes_that_are_rounded_decimals_are_the_largest"],
+    ),
+    Defect(
+        "rounding: the jump of Softplus at its threshold is ignored",
+        edit_method(_Softplus, "rounding", "log1p(exp(-module.threshold * (1 - 1e-10)))", "0.0"),
+        [TORCH_RULES + "test_the_jump_of_softplus_at_its_threshold_counts_as_rounding"],
     ),
     Defect(
         "checks: complex weights, subclasses of Tensor and NaN settings are accepted",
@@ -527,6 +577,11 @@ DEFECTS = [
         "samples: each label stands beside the certificate of the next image",
         edit(rows_of, "columns = (indices, labels,", "columns = (indices, labels.roll(1),"),
         ["tests/certify/test_run.py::test_a_line_for_each_sample_in_order"],
+    ),
+    Defect(
+        "samples: test images that are chosen anew may be images of the training",
+        attribute(FolderDataModule, "settings_behind", lambda self, split: ()),
+        ["tests/data/test_certified_data.py::test_images_that_the_training_may_have_seen_are_not_certified"],
     ),
     Defect(
         "rounding: E is not subtracted from the margin",

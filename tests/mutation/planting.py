@@ -50,6 +50,11 @@ def edit(function: Callable[..., Any], old: str, new: str) -> Plant:
     return plant
 
 
+def edit_method(owner: type, name: str, old: str, new: str) -> Plant:
+    """Replace a piece of the source of a class's method."""
+    return lambda patch: patch.setattr(owner, name, edited(vars(owner)[name], old, new))
+
+
 def replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> Plant:
     """Replace a function wherever lipnet refers to it."""
     return lambda patch: replace_everywhere(patch, original, replacement)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ def test_a_report_is_written_on_request_only(tmp_path: Path, tiny_checkpoint: Pa
 
 def test_class_names_of_the_data_are_shown(tmp_path: Path, tiny_checkpoint: Path) -> None:
     class NamedDigits(DigitsDataModule):
-        class_names: Sequence[str] = [f"digit {number}" for number in range(10)]
+        def facts(self) -> dict[str, Any]:
+            return {"classes": [f"digit {number}" for number in range(10)]}
 
     certify_checkpoint(tiny_checkpoint, tmp_path, data=NamedDigits(), n_samples=20, report="html")
     assert "digit 3" in data_of(tmp_path / REPORT)["classes"].values()

@@ -92,7 +92,7 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         raise CertificateFileError(
             f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
         )
-    names = summary.get("class_names") if class_names is None else class_names
+    names = summary.get("classes") if class_names is None else class_names
     return Run(name or folder.name, list(content.rows.values()), summary, names)
 
 

@@ -50,9 +50,9 @@ def make_rows(count: int, classes: int, seed: int = 0) -> list[Row]:
     return [Row(7 + i, y, p, f"{r:.9f}", int(y == p)) for i, (y, p, r) in enumerate(columns)]
 
 
-def make_run(folder: Path, count: int = 100, classes: int = 5, seed: int = 0, **entries: Any) -> list[Row]:
+def make_run(folder: Path, count: int = 100, num_classes: int = 5, seed: int = 0, **entries: Any) -> list[Row]:
     """Write the files of such a certification; ``entries`` replace or extend the summary's."""
-    rows = make_rows(count, classes, seed)
+    rows = make_rows(count, num_classes, seed)
     facts = {
         "dataset": "synthetic",
         "split": "test",

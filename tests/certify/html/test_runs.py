@@ -38,7 +38,7 @@ def test_a_class_without_a_name_has_its_number(tmp_path: Path, names: list[str] 
 
 
 def test_names_in_the_summary_are_used(tmp_path: Path) -> None:
-    make_run(tmp_path, class_names=["cat", "dog"])
+    make_run(tmp_path, classes=["cat", "dog"])
     assert read_run(tmp_path).class_name(1) == "dog"
 
 

@@ -1,0 +1,224 @@
+"""Explain what a certificate of a model would rest on, module by module, and what to take instead."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import StringIO
+from math import isfinite
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from lipnet.certify.checks import check_computes_as_declared, check_module
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds
+from lipnet.certify.rules import bound_of, find_rule, join, leaves
+from lipnet.functional import product_up
+from lipnet.layers.base import LipschitzModule
+
+_LOGITS = "leave it out: certificates are about logits, and the loss of the training applies it"
+_NORMALIZATION = "leave it out, or use BatchNorm2d, which is an affine map in evaluation"
+_ACTIVATION = "use lipnet.layers.MaxMin, or ReLU, LeakyReLU, ELU, GELU, SiLU, Softplus, Tanh or Sigmoid"
+_DROPOUT = "use nn.Dropout, which has a rule: it does nothing in evaluation"
+_POOLING = "use MaxPool2d or AvgPool2d with stride = kernel_size, or lipnet.layers.NormPool2d"
+_PADDING = "use ZeroPad2d, or the padding of the convolution"
+_DIMENSIONS = "use the layer for two dimensions, or lipnet.layers.SOC1d"
+_UNBOUNDED = "leave it out: a product of two functions of its input has no bound"
+_SUGGESTIONS = {
+    **dict.fromkeys(("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "LogSigmoid"), _LOGITS),
+    **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), _NORMALIZATION),
+    **dict.fromkeys(("LocalResponseNorm", "RMSNorm", "SyncBatchNorm"), _NORMALIZATION),
+    **dict.fromkeys(("CELU", "SELU", "ReLU6", "Hardtanh", "Hardswish", "Hardsigmoid", "Mish", "RReLU"), _ACTIVATION),
+    **dict.fromkeys(("Softsign", "Softshrink", "Hardshrink", "Tanhshrink", "Threshold", "GLU"), _ACTIVATION),
+    **dict.fromkeys(("Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"), _DROPOUT),
+    **dict.fromkeys(("AdaptiveMaxPool2d", "LPPool2d", "FractionalMaxPool2d"), _POOLING),
+    **dict.fromkeys(("ReflectionPad2d", "ReplicationPad2d", "CircularPad2d", "ConstantPad2d"), _PADDING),
+    **dict.fromkeys(("Conv1d", "Conv3d", "ConvTranspose1d", "ConvTranspose3d", "MaxPool1d", "MaxPool3d"), _DIMENSIONS),
+    **dict.fromkeys(("AvgPool1d", "AvgPool3d", "AdaptiveAvgPool1d", "AdaptiveAvgPool3d"), _DIMENSIONS),
+    **dict.fromkeys(("MultiheadAttention", "Bilinear", "TransformerEncoderLayer"), _UNBOUNDED),
+}
+# Modules that have a rule, but for which lipnet has a better one.
+_BETTER: dict[type[nn.Module], str] = {
+    nn.ReLU: "lipnet.layers.MaxMin keeps norms, which tighter certificates need",
+    nn.Linear: "lipnet.layers.SOCLinear, or NormalizedLinear as the head, has bound 1",
+    nn.Conv2d: "lipnet.layers.SOC has bound 1 and keeps norms",
+    nn.ConvTranspose2d: "lipnet.layers.SOCTranspose has bound 1 and keeps norms",
+    nn.BatchNorm2d: "leave it out of networks that you train: small variances make the bound large",
+    nn.MaxPool2d: "stride = kernel_size has bound 1",
+}
+_OWN = (
+    "write it as nn.Sequential, with lipnet.layers.Residual for a skip connection; or inherit from "
+    "lipnet.layers.LipschitzModule; see docs/own-layer.md"
+)
+
+
+@dataclass(frozen=True)
+class ExplainedModule:
+    """A module of a model, and its part in a certificate.
+
+    Attributes:
+        path: path of the module in the model.
+        kind: name of its class.
+        rule: source of its bounds: "rule", "own" (its ``lipschitz_bound()``), or "none".
+        bound: its Lipschitz bound, rounded up; None if it has none.
+        rounding: its share of E if shapes are known; otherwise whether its rounding has a bound.
+        suggestion: what to change, or why; empty if all is well.
+    """
+
+    path: str
+    kind: str
+    rule: str
+    bound: float | None
+    rounding: float | bool
+    suggestion: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The modules of a model in their order, and what is wrong with the model as a whole. ``print`` shows a table.
+
+    Attributes:
+        modules: a row for each module that runs; below a module without a rule, rows for its children.
+        problems: reasons why the model as a whole cannot be certified as it is.
+        lipschitz: K; None if a module has no bound.
+        rounding: E, if shapes are known and every module has a bound on its rounding; otherwise None.
+    """
+
+    modules: tuple[ExplainedModule, ...]
+    problems: tuple[str, ...]
+    lipschitz: float | None
+    rounding: float | None
+
+    @property
+    def certifiable(self) -> bool:
+        """Whether every module has bounds for its Lipschitz constant and its rounding, and nothing else is wrong."""
+        covered = all(each.bound is not None and each.rounding is not False for each in self.modules)
+        return covered and not self.problems
+
+    def table(self) -> Table:
+        """Return the rows as a table for `rich`."""
+        spacing: Any = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+        total = "no bound" if self.lipschitz is None else f"{self.lipschitz:.6g}"
+        table = Table(title=f"Lipschitz bound from images to logits: {total}", **spacing)
+        for name in ("module", "kind", "rule"):
+            table.add_column(name, no_wrap=True)
+        for name in ("bound", "rounding"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("suggestion", overflow="fold")
+        for each in self.modules:
+            bound = "-" if each.bound is None else f"{each.bound:.4g}"
+            rounding = (
+                ("bounded" if each.rounding else "-") if isinstance(each.rounding, bool) else f"{each.rounding:.1e}"
+            )
+            table.add_row(Text(each.path or "(model)"), each.kind, each.rule, bound, rounding, Text(each.suggestion))
+        return table
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=120)
+        console.print(self.table(), *(Text(f"Problem: {problem}") for problem in self.problems), sep="\n")
+        assert isinstance(console.file, StringIO)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Explanation:
+    """Explain what a certificate of a model rests on; nothing raises because a module has no rule.
+
+    Args:
+        model: in any mode and dtype; it is explained as in evaluation, and left as it was.
+        image_shape: (C, H, W) of one image; with it, a float64 model is run to bound its rounding.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm(6), nn.ReLU(), nn.Flatten())
+        >>> explanation = explain(model)
+        >>> explanation.certifiable
+        False
+        >>> [(each.kind, each.rule) for each in explanation.modules]
+        [('Conv2d', 'rule'), ('LayerNorm', 'none'), ('ReLU', 'rule'), ('Flatten', 'rule')]
+        >>> print(explanation.modules[1].suggestion)
+        leave it out, or use BatchNorm2d, which is an affine map in evaluation
+    """
+    with _in_evaluation(model):
+        rows = list(_rows("", model))
+        lipschitz, problems, shares, rounding = _whole_bound(rows), [], {}, None
+        # The error of a module without a bound is in its row.
+        if lipschitz is not None:
+            try:
+                check_computes_as_declared(model)
+                if image_shape is not None:
+                    found = rounding_bounds(model, image_shape)
+                    rounding, shares = found.logits, _shares(found)
+            except (TypeError, ValueError, RuntimeError) as error:
+                problems.append(str(error))
+    modules = tuple(replace(row, rounding=shares.get(row.path, row.rounding)) for row in rows)
+    return Explanation(modules, tuple(problems), lipschitz, rounding)
+
+
+def _rows(path: str, module: nn.Module) -> Iterator[ExplainedModule]:
+    """Yield the rows of the modules that run one after another, and of the parts of those without a bound."""
+    for name, leaf in leaves(path, module):
+        row = _explained(name, leaf)
+        yield row
+        if row.bound is None:
+            for part, inner in leaf.named_children():
+                if part != "parametrizations":
+                    yield from _rows(join(name, part), inner)
+
+
+def _explained(path: str, module: nn.Module) -> ExplainedModule:
+    found, kind = find_rule(module), type(module).__name__
+    if found is None and not isinstance(module, LipschitzModule):
+        return ExplainedModule(path, kind, "none", None, False, _replacement(module))
+    rule = "own" if found is None else "rule"
+    try:
+        check_module(path, module)
+        bound = bound_of(path, module)
+    except (TypeError, ValueError) as error:
+        return ExplainedModule(path, kind, rule, None, False, str(error))
+    if isinstance(module, LipschitzModule) and found is None:
+        rounds = type(module).rounding_step is not LipschitzModule.rounding_step
+    else:
+        rounds = hasattr(found, "rounding")
+    if not isfinite(bound):
+        suggestion = "its bound is infinite: are its weights finite?"
+    elif not rounds:
+        suggestion = "implement rounding_step(signal, shape), or certify in float32 with ignore_rounding"
+    else:
+        suggestion = _BETTER.get(type(module), "") if bound > 1 or type(module) is nn.ReLU else ""
+    return ExplainedModule(path, kind, rule, bound, rounds, suggestion)
+
+
+def _replacement(module: nn.Module) -> str:
+    """Return what to take instead of a module that has no bound."""
+    known = _SUGGESTIONS.get(type(module).__name__) if type(module).__module__.startswith("torch.nn.") else None
+    if known is None and not any(True for _ in module.children()):
+        return "inherit from lipnet.layers.LipschitzModule, or register a rule; see docs/own-layer.md"
+    return _OWN if known is None else known
+
+
+def _whole_bound(rows: Sequence[ExplainedModule]) -> float | None:
+    """Return the product of the bounds; None if one is missing."""
+    bounds = [row.bound for row in rows if row.bound is not None]
+    return product_up(bounds) if len(bounds) == len(rows) else None
+
+
+def _shares(found: RoundingBounds) -> dict[str, float | bool]:
+    """Return each module's share of E; that of a module that runs several times is the sum."""
+    shares: dict[str, float | bool] = {}
+    for each in found.modules:
+        shares[each.path] = shares.get(each.path, 0.0) + each.contribution
+    return shares
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode within the context, and each module into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,125 @@
+"""Rules of torch's pooling, padding and upsampling: bound and rounding of each side by side. Windows may overlap."""
+
+from fractions import Fraction
+from math import gcd, prod, sqrt
+
+from torch import nn
+
+from lipnet.certify.rules import Rule, rule
+from lipnet.functional import square_root_up
+from lipnet.functional.rounding_error import Signal, Step, exact, products, up
+
+_OneOrMore = int | tuple[int, ...]
+# Factors whose reciprocals are exact.
+_FACTORS = tuple(2**exponent for exponent in range(11))
+
+
+@rule(nn.AvgPool2d)
+class _AvgPool2d(Rule):
+    def lipschitz(self, module: nn.AvgPool2d) -> float:
+        """Return the root of the product over both directions of sum_j max(0, k - |j| s) / k^2.
+
+        In one direction, A A^T has the entries max(0, k - |j| s) / k^2: the shares that windows at distance j have in
+        common. Its norm is at most their sum, and nearly that on long rows. Without overlap the result is 1 / sqrt(n)
+        for windows of n pixels. Zero padding leaves columns of A out.
+        """
+        kernel, stride, padding = (_pair(each) for each in (module.kernel_size, _stride(module), module.padding))
+        if module.ceil_mode or module.divisor_override is not None:
+            raise ValueError(f"{module} has ceil_mode or divisor_override, for which there is no rule")
+        if padding != (0, 0) and not module.count_include_pad:
+            raise ValueError(
+                f"{module} has padding that does not count, for which there is no rule; count_include_pad=True"
+            )
+        shares = prod(
+            sum(max(0, k - abs(j) * s) for j in range(-k, k + 1)) for k, s in zip(kernel, stride, strict=True)
+        )
+        return square_root_up(Fraction(shares, prod(kernel) ** 2))
+
+    def rounding(self, module: nn.AvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        gain = self.lipschitz(module)
+        # No entry of the matrix is negative, so that it is its own matrix of absolute values.
+        return products(signal, length=prod(_pair(module.kernel_size)), magnitude=gain, gain=gain, outputs=prod(shape))
+
+
+@rule(nn.AdaptiveAvgPool2d)
+class _AdaptiveAvgPool2d(Rule):
+    def lipschitz(self, module: nn.AdaptiveAvgPool2d) -> float:
+        if module.output_size not in (1, (1, 1)):
+            raise ValueError(f"{module} has windows that may overlap; the rule covers an output of 1 x 1")
+        return 1.0
+
+    def rounding(self, module: nn.AdaptiveAvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        count = prod(signal.shape[1:])
+        gain = self.lipschitz(module)
+        return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
+
+
+@rule(nn.MaxPool2d)
+class _MaxPool2d(Rule):
+    def lipschitz(self, module: nn.MaxPool2d) -> float:
+        """Return the root of the largest number of windows that read a pixel.
+
+        The maximum of a window moves no further than one of its pixels, and a pixel counts once in each window that
+        reads it. In one direction, the taps a d of a kernel of k, with d = dilation, meet a pixel where a d = x modulo
+        the stride s. Every s / gcd(s, d)-th tap does.
+        """
+        if module.return_indices:
+            raise ValueError(f"{module} returns indices, for which there is no rule")
+        kernel, stride, dilation = (_pair(each) for each in (module.kernel_size, _stride(module), module.dilation))
+        period = [s // gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
+        return square_root_up(Fraction(prod(-(-k // p) for k, p in zip(kernel, period, strict=True))))
+
+    def rounding(self, module: nn.MaxPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal, gain=self.lipschitz(module))
+
+
+@rule(nn.ZeroPad2d)
+class _ZeroPad2d(Rule):
+    """Zeros are added around the maps, or with negative padding rows and columns are dropped."""
+
+    def lipschitz(self, module: nn.ZeroPad2d) -> float:
+        if module.value != 0 or len(module.padding) != 4:
+            raise ValueError(
+                f"ZeroPad2d must pad two dimensions with 0, got padding {module.padding} and value {module.value}"
+            )
+        return 1.0
+
+    def rounding(self, module: nn.ZeroPad2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal)
+
+
+@rule(nn.Upsample, nn.UpsamplingNearest2d)
+class _Upsample(Rule):
+    """Each pixel is repeated s x t times by mode "nearest" with scale_factor=(s, t)."""
+
+    def lipschitz(self, module: nn.Upsample) -> float:
+        """Return sqrt(s t).
+
+        torch multiplies positions by the rounded reciprocal of a factor, which is only exact for powers of two. One
+        factor for all dimensions repeats as often as their number says, which the module does not know.
+        """
+        factors, name = module.scale_factor, type(module).__name__
+        if module.mode != "nearest" or module.size is not None:
+            raise ValueError(
+                f"{name} has mode {module.mode!r} and size {module.size}; the rule covers 'nearest', no size"
+            )
+        if not isinstance(factors, tuple) or any(factor not in _FACTORS for factor in factors):
+            raise ValueError(
+                f"{name} has scale_factor {factors}; the rule covers a power of two for each dimension, such as "
+                "scale_factor=(2, 2)"
+            )
+        return square_root_up(Fraction(prod(map(int, factors))))
+
+    def rounding(self, module: nn.Upsample, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return exact(signal, gain=self.lipschitz(module))
+
+
+def _stride(module: nn.AvgPool2d | nn.MaxPool2d) -> _OneOrMore:
+    """Return the stride that torch uses: the kernel's size, if none is set."""
+    return module.kernel_size if module.stride is None else module.stride
+
+
+def _pair(size: _OneOrMore) -> tuple[int, ...]:
+    """Return the size in both directions; torch takes one number for both."""
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    return sizes * 2 if len(sizes) == 1 else sizes

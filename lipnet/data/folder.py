@@ -1,0 +1,188 @@
+"""Images of your own, from a tree with a folder for each class."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lipnet.data.base import MAXIMUM_SEED, ImageDataModule
+from lipnet.data.images import LabelledImages
+from lipnet.data.loaders import LOADERS
+from lipnet.data.spec import DatasetSpec
+from lipnet.data.splits import stratified_split
+from lipnet.data.trees import ImageTree, few, measure, read_tree, scan_tree
+
+TRAIN, TEST = "train", "test"
+LARGEST_SIZE = 4096
+
+
+class FolderDataModule(ImageDataModule):
+    """Images of your own; see :class:`lipnet.data.ImageDataModule` for other arguments.
+
+    ``data_dir`` holds either the folders ``train`` and ``test``, each with a folder of images for each class, or the
+    folders of the classes themselves, of which a fixed part becomes the test images. Every image is resized and cropped
+    to its centred square. The loader "memory" decodes all images once; "workers" decodes them whenever they are used,
+    in the workers, so that data of any size fit.
+
+    Mean and std are measured on the training images. The index of an image is its position among the files, sorted by
+    class and name: those of its folder ``train`` or ``test``, or those of the whole tree.
+
+    Args:
+        data_dir: the folder.
+        image_size: height and width that images are resized to, at most 4096.
+        in_channels: 3 for RGB, 1 for greyscale.
+        test_fraction: part of each class that becomes the test images, if there is no folder ``test``.
+        test_seed: seed of that choice; a run's ``seed`` does not change the test images.
+        settings: the arguments of :class:`lipnet.data.ImageDataModule`.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Example:
+        >>> data = FolderDataModule(data_dir="photographs", image_size=64, batch_size=32)
+        >>> data.image_size
+        64
+    """
+
+    usual_crop_padding = 4
+    usual_flip = True
+    checkpoint_settings: ClassVar[tuple[str, ...]] = (
+        *ImageDataModule.checkpoint_settings,
+        "image_size",
+        "in_channels",
+        "test_fraction",
+        "test_seed",
+    )
+    checkpoint_facts = ("classes", "files_sha256")
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        image_size: int = 64,
+        in_channels: int = 3,
+        test_fraction: float = 0.2,
+        test_seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if not isinstance(image_size, int) or not 1 <= image_size <= LARGEST_SIZE:
+            raise ValueError(f"image_size must be an integer from 1 to {LARGEST_SIZE}, got {image_size!r}")
+        if in_channels not in (1, 3):
+            raise ValueError(f"in_channels must be 1 (greyscale) or 3 (RGB), got {in_channels!r}")
+        if not 0.0 < test_fraction < 1.0:
+            raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
+        if not isinstance(test_seed, int) or not 0 <= test_seed <= MAXIMUM_SEED:
+            raise ValueError(f"test_seed must be an integer from 0 to {MAXIMUM_SEED}, got {test_seed!r}")
+        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.image_size, self.in_channels = image_size, in_channels
+        self.test_fraction, self.test_seed = float(test_fraction), test_seed
+
+    @property
+    def dataset_name(self) -> str:
+        return "folder"
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their labels: those of the folders, sorted."""
+        return list(self._training_tree.classes)
+
+    @cached_property
+    def files_sha256(self) -> str:
+        """SHA-256 of the names of the files that the validation images are chosen from, and without ``test`` the test
+        images, too: with other files, others are chosen."""
+        return sha256(b"\0".join(self._training_tree.files.tolist())).hexdigest()
+
+    def settings_behind(self, split: str) -> tuple[str, ...]:
+        chosen = () if self._has_test else ("test_fraction", "test_seed", "files_sha256")
+        if split == "validation":
+            chosen = (*chosen, "files_sha256", *super().settings_behind(split))
+        return ("image_size", "in_channels", "classes", *dict.fromkeys(chosen))
+
+    @cached_property
+    def spec(self) -> DatasetSpec:  # type: ignore[override]
+        """Sizes of the data, and mean and std of the training images. Reads the training images."""
+        mean, std = measure(self._training_images.images)
+        if not std > 0:
+            raise ValueError(f"the training images in {self.data_dir} all have one colour: there is nothing to learn")
+        return DatasetSpec(
+            self.dataset_name, self.num_classes, self.in_channels, self.image_size, mean, std, tuple(self.classes)
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return {"classes": self.classes}
+
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the training images or the test images.
+
+        Raises:
+            FileNotFoundError: the folder does not exist, or has no folders of classes.
+            ValueError: a class has no images, ``train`` and ``test`` have other classes, or files cannot be read.
+        """
+        tree = self._training_tree if train else self._test_tree
+        positions = torch.arange(len(tree.labels)) if self._has_test else self._split[0 if train else 1]
+        in_memory = not LOADERS[self.loader].uses_workers
+        return read_tree(tree, positions, self.image_size, self.in_channels, in_memory=in_memory)
+
+    @cached_property
+    def _has_test(self) -> bool:
+        """Whether there are folders train and test, rather than one tree."""
+        found = [name for name in (TRAIN, TEST) if (self.data_dir / name).is_dir()]
+        if len(found) == 1:
+            raise FileNotFoundError(
+                f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or the "
+                "folders of the classes themselves"
+            )
+        return len(found) == 2
+
+    @cached_property
+    def _training_tree(self) -> ImageTree:
+        tree = scan_tree(self.data_dir / TRAIN if self._has_test else self.data_dir)
+        if len(tree.classes) < 2:
+            raise ValueError(f"{tree.root} has the class {tree.classes[0]} alone: at least two are needed")
+        self._check_counts(tree)
+        return tree
+
+    def _check_counts(self, tree: ImageTree) -> None:
+        """Check that each class has images for all splits."""
+        fractions = [self.validation_fraction] if self._has_test else [self.test_fraction, self.validation_fraction]
+        counts = zip(tree.classes, tree.labels.bincount().tolist(), strict=True)
+        small = [f"{name} ({count})" for name, count in counts if not _is_splittable(count, fractions)]
+        if small:
+            raise ValueError(
+                f"classes in {tree.root} with too few images to set aside {' and then '.join(map(str, fractions))} of "
+                f"them: {few(small)}; add images, or change data.validation_fraction or data.test_fraction"
+            )
+
+    @cached_property
+    def _test_tree(self) -> ImageTree:
+        if not self._has_test:
+            return self._training_tree
+        tree = scan_tree(self.data_dir / TEST)
+        if tree.classes != self._training_tree.classes:
+            differing = sorted({*tree.classes} ^ {*self._training_tree.classes})
+            raise ValueError(f"{TRAIN} and {TEST} in {self.data_dir} differ in the classes {few(differing)}")
+        return tree
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor]:
+        training, test = stratified_split(self._training_tree.labels.numpy(), self.test_fraction, self.test_seed)
+        return torch.from_numpy(training), torch.from_numpy(test)
+
+
+def _is_splittable(count: int, fractions: Sequence[float]) -> bool:
+    """Whether `stratified_split` leaves images in both parts of a class at each of the splits in a row."""
+    for fraction in fractions:
+        aside = round(fraction * count)
+        if not 0 < aside < count:
+            return False
+        count -= aside
+    return True

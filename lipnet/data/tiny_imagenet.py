@@ -1,0 +1,103 @@
+"""Tiny ImageNet in its official layout."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets.utils import download_and_extract_archive
+
+from lipnet.data.images import LabelledImages
+from lipnet.data.loaders import LOADERS
+from lipnet.data.spec import TINY_IMAGENET_SPEC
+from lipnet.data.torchvision_sets import OfficialFiles
+from lipnet.data.trees import ImageTree, few, read_tree, scan_tree
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+FOLDER, WNIDS, WORDS, ANNOTATIONS = "tiny-imagenet-200", "wnids.txt", "words.txt", "val/val_annotations.txt"
+
+
+class TinyImageNetDataModule(OfficialFiles):
+    """Tiny ImageNet from the folder ``tiny-imagenet-200``; arguments as for :class:`OfficialFiles`.
+
+    The 10000 official validation images are the test images, because the official test images have no labels. Labels
+    are positions in the sorted WordNet identifiers. Training indices are positions among the files, sorted by class and
+    name; test indices are lines of ``val_annotations.txt``. The loader "workers" decodes images whenever they are used.
+    """
+
+    spec = TINY_IMAGENET_SPEC
+    usual_crop_padding = 8
+    usual_flip = True
+
+    @property
+    def folder(self) -> Path:
+        """The official folder."""
+        return self.data_dir / FOLDER
+
+    def prepare_data(self) -> None:
+        """Fetch the official archive if ``download`` is set and its folder is missing."""
+        if not self.download or not self.missing_files(self.folder, [WNIDS, WORDS, ANNOTATIONS]):
+            return
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.data_dir, prefix=".download-") as unpacked:
+            download_and_extract_archive(URL, unpacked, md5=MD5)
+            os.replace(Path(unpacked, FOLDER), self.folder)
+
+    @cached_property
+    def wnids(self) -> list[str]:
+        """The WordNet identifiers of the classes, sorted.
+
+        Raises:
+            FileNotFoundError: official files are missing.
+            OSError: they do not name 200 classes.
+        """
+        self.check_present(self.folder, [WNIDS, WORDS, ANNOTATIONS])
+        wnids = sorted({*(self.folder / WNIDS).read_text().split()})
+        if len(wnids) != self.num_classes:
+            raise self.damaged(self.folder / WNIDS)
+        return wnids
+
+    def facts(self) -> dict[str, Any]:
+        """Return the names of the classes: the first that ``words.txt`` has for each."""
+        lines = (line.split("\t") for line in (self.folder / WORDS).read_text().splitlines())
+        names = {line[0]: line[-1].split(",")[0] for line in lines}
+        return {"classes": [names.get(wnid, wnid) for wnid in self.wnids]}
+
+    def read_images(self, train: bool) -> LabelledImages:
+        """Read the 100000 training images or the 10000 official validation images.
+
+        Raises:
+            FileNotFoundError: official files are missing.
+            OSError: the folders are not those of the 200 classes, or the annotations cannot be read.
+            ValueError: images cannot be read; the message names them.
+        """
+        tree = self._training_tree() if train else self._test_tree()
+        in_memory = not LOADERS[self.loader].uses_workers
+        return read_tree(
+            tree, torch.arange(len(tree.labels)), self.spec.image_size, self.spec.in_channels, in_memory=in_memory
+        )
+
+    def _training_tree(self) -> ImageTree:
+        wnids = self.wnids
+        # Beside the images, each class has a file of bounding boxes.
+        tree = scan_tree(self.folder / "train", skipped=("_boxes.txt",))
+        if list(tree.classes) != wnids:
+            differing = sorted({*tree.classes} ^ {*wnids})
+            raise OSError(f"{tree.root} does not have the official classes: {few(differing)} differ")
+        return tree
+
+    def _test_tree(self) -> ImageTree:
+        labels = {wnid: label for label, wnid in enumerate(self.wnids)}
+        lines = [line.split("\t") for line in (self.folder / ANNOTATIONS).read_text().splitlines()]
+        if not lines or any(len(line) < 2 or line[1] not in labels or "/" in line[0] for line in lines):
+            raise self.damaged(self.folder / ANNOTATIONS)
+        return ImageTree(
+            self.folder / "val" / "images",
+            tuple(labels),
+            np.array([os.fsencode(line[0]) for line in lines]),
+            torch.tensor([labels[line[1]] for line in lines]),
+        )

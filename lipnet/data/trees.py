@@ -1,0 +1,232 @@
+"""Trees of image files with a folder for each class: find the files, decode them, and measure mean and std."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from lipnet.data.decoding import check_header, decode_fitted
+from lipnet.data.images import ImageBytes, LabelledImages
+
+# Files that file managers leave behind; hidden files, such as .DS_Store, are skipped, too.
+_CLUTTER = ("Thumbs.db", "desktop.ini")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff", ".heic", ".avif")
+# Mean and std come from at most this many images, evenly spaced; their relative error is then below a per cent.
+_MEASURED = 10_000
+_SHOWN = 5
+_CHUNK = 1024
+# Pixels whose squares are summed at once.
+_PIXELS = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTree:
+    """The files of a tree with a folder for each class.
+
+    Attributes:
+        root: the folder that contains the folders of the classes.
+        classes: names of the classes, sorted; a label is a position in them.
+        files: paths relative to ``root``, as bytes in one array, (N,). They are sorted by class, then by name.
+        labels: int64 (N,).
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: npt.NDArray[np.bytes_]
+    labels: Tensor
+
+    def path(self, position: int) -> Path:
+        """Return the absolute path of a file."""
+        return self.root / os.fsdecode(self.files[position])
+
+
+def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
+    """Find the image files of each class; no file is opened.
+
+    Folders within the folder of a class belong to the class. Hidden files and the clutter of file managers are skipped.
+
+    Args:
+        root: the folder that contains the folders of the classes.
+        skipped: ends of the names of further files to skip.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no folder of a class in it.
+        ValueError: a class has no files, or there are images outside the folders of the classes.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"images were looked for in {root}, which is no folder")
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    loose = [entry.name for entry in entries if not entry.is_dir() and entry.suffix.lower() in _SUFFIXES]
+    if not folders:
+        raise FileNotFoundError(f"{root} has no folders: it must have a folder of images for each class")
+    if loose:
+        raise ValueError(f"{root} has images in no class's folder: {few(loose)}; move them into one")
+    found = [sorted(_files_in(folder, root, skipped)) for folder in folders]
+    empty = [folder.name for folder, files in zip(folders, found, strict=True) if not files]
+    if empty:
+        raise ValueError(f"classes without images in {root}: {few(empty)}; add images, or remove their folders")
+    labels = np.repeat(np.arange(len(folders)), [len(files) for files in found])
+    return ImageTree(
+        root,
+        tuple(folder.name for folder in folders),
+        np.array([os.fsencode(name) for files in found for name in files]),
+        torch.from_numpy(labels),
+    )
+
+
+def _files_in(folder: Path, root: Path, skipped: tuple[str, ...]) -> Iterator[str]:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and not name.endswith((*_CLUTTER, *skipped)):
+                yield Path(place, name).relative_to(root).as_posix()
+
+
+class StreamedImages:
+    """Image files of a tree that are decoded each time they are indexed, as uint8 (N, C, S, S).
+
+    Args:
+        tree: the files.
+        positions: positions in ``tree`` of the N images.
+        size: S; images are resized and cropped to a centred square.
+        channels: C, 1 or 3.
+    """
+
+    dtype = torch.uint8
+    ndim = 4
+    device = torch.device("cpu")
+
+    def __init__(self, tree: ImageTree, positions: Tensor, size: int, channels: int) -> None:
+        self.tree, self.positions = tree, positions
+        self.shape = (len(positions), channels, size, size)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        """Return the images at these positions.
+
+        Raises:
+            ValueError: a file cannot be read; the message names it.
+        """
+        images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8)
+
+        def fill(place: int) -> None:
+            images[place] = self._decode(int(positions[place]))
+
+        # Worker processes share the cores already; the main process decodes in threads.
+        if get_worker_info() is not None:
+            for place in range(len(positions)):
+                fill(place)
+        else:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(fill, range(len(positions))))
+        return images
+
+    def check_headers(self) -> None:
+        """Raise ValueError that names the files which do not begin as an image."""
+        _for_each(lambda position: check_header(self._path(position)), len(self), self.tree.root)
+
+    def in_memory(self) -> Tensor:
+        """Decode all images at once, uint8 (N, C, S, S).
+
+        Raises:
+            ValueError: files cannot be read, or the images would take more than half of the machine's memory.
+        """
+        needed, memory = prod(self.shape), physical_memory()
+        if needed > memory // 2:
+            raise ValueError(
+                f"{len(self):,} images of {self.shape[2]} x {self.shape[3]} take {needed / 2**30:.1f} GiB, and the "
+                f"machine has {memory / 2**30:.1f} GiB: read them from the files with data.loader=workers"
+            )
+        images = torch.empty(self.shape, dtype=torch.uint8)
+        _for_each(lambda position: images[position].copy_(self._decode(position)), len(self), self.tree.root)
+        return images
+
+    def _path(self, position: int) -> Path:
+        return self.tree.path(int(self.positions[position]))
+
+    def _decode(self, position: int) -> Tensor:
+        _, channels, size, _ = self.shape
+        return torch.from_numpy(decode_fitted(self._path(position), size, channels).copy())
+
+
+def read_tree(tree: ImageTree, positions: Tensor, size: int, channels: int, *, in_memory: bool) -> LabelledImages:
+    """Read images of a tree; their indices are their positions in it.
+
+    Args:
+        tree: the files.
+        positions: int64 (N,), positions in ``tree``.
+        size: height and width of the results.
+        channels: 1 or 3.
+        in_memory: decode all images now. Otherwise only their headers are read now, and each image when it is needed.
+
+    Raises:
+        ValueError: files cannot be read; the message names them.
+    """
+    streamed = StreamedImages(tree, positions, size, channels)
+    if not in_memory:
+        streamed.check_headers()
+    images = streamed.in_memory() if in_memory else streamed
+    return LabelledImages(images, tree.labels[positions], positions, maximum=255)
+
+
+def measure(images: ImageBytes) -> tuple[tuple[float, ...], float]:
+    """Return the mean of each channel and one std for all, of bytes 0..255 scaled to [0, 1].
+
+    Args:
+        images: uint8 (N, C, H, W), or `StreamedImages`; of more than 10,000, as many evenly spaced ones are taken.
+    """
+    count = min(len(images), _MEASURED)
+    positions = torch.arange(count) * len(images) // count
+    sums, squares, pixels = torch.zeros(images.shape[1]).double(), torch.zeros(images.shape[1]).double(), 0
+    for part in torch.split(positions, max(1, _PIXELS // prod(images.shape[1:]))):
+        values = images[part].long().transpose(0, 1).flatten(1)
+        # Sums of bytes are exact in int64.
+        sums += values.sum(dim=1)
+        squares += (values * values).sum(dim=1)
+        pixels += values.shape[1]
+    mean = sums / pixels
+    variance = (squares / pixels - mean**2).mean()
+    return tuple((mean / 255).tolist()), float(variance.clamp_min(0).sqrt() / 255)
+
+
+def _for_each(function: Callable[[int], object], count: int, root: Path) -> None:
+    """Call a function for each position in threads, and raise one ValueError with those of all positions."""
+    errors: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Chunks bound the number of calls that wait.
+        for start in range(0, count, _CHUNK):
+            found = pool.map(partial(_error_of, function), range(start, min(start + _CHUNK, count)))
+            errors += [error for error in found if error is not None]
+    if errors:
+        raise ValueError(f"{len(errors):,} of {count:,} files in {root} cannot be used: {few(errors, '; ')}")
+
+
+def _error_of(function: Callable[[int], object], position: int) -> str | None:
+    try:
+        function(position)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def physical_memory() -> int:
+    """Return the machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def few(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first few texts, and the number of the others."""
+    more = [f"and {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
+    return separator.join([*names[:_SHOWN], *more])

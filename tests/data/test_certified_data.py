@@ -1,0 +1,158 @@
+"""Certify, verify, resume and attack on one's own images and on torchvision's sets, from the checkpoint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipnet.certify import PGD, Certificates
+from lipnet.certify.run import Evidence
+from lipnet.data import DATAMODULES, FolderDataModule, ImageDataModule
+from lipnet.models import build_model, load_checkpoint, save_checkpoint
+from lipnet.workflows import certify_checkpoint
+from lipnet.workflows.attacking import CertificateAttack
+from lipnet.workflows.verification import verify_certificates
+from tests.fake_images import CLASSES, write_class, write_mnist
+
+ATTACK = CertificateAttack(PGD(steps=3, restarts=1), n_samples=4)
+
+
+def two_trees(root: Path) -> ImageDataModule:
+    for part, count in (("train", 20), ("test", 3)):
+        for seed, name in enumerate(CLASSES):
+            write_class(root / part / name, count, 10 * count + seed)
+    return FolderDataModule(data_dir=root, image_size=8)
+
+
+def one_tree(root: Path) -> ImageDataModule:
+    for seed, name in enumerate(CLASSES):
+        write_class(root / name, 20, seed)
+    return FolderDataModule(data_dir=root, image_size=8, in_channels=1, loader="memory")
+
+
+def mnist(root: Path) -> ImageDataModule:
+    write_mnist(root)
+    return DATAMODULES["mnist"](data_dir=root, validation_fraction=0.25)
+
+
+DATA: dict[str, Callable[[Path], ImageDataModule]] = {"two trees": two_trees, "one tree": one_tree, "mnist": mnist}
+
+
+def config_for(data: ImageDataModule) -> dict[str, Any]:
+    spec = data.spec
+    return {
+        "_target_": "lipnet.models.LipConvNet",
+        "depth": 2,
+        "stages": 2,
+        "initial_channels": 4,
+        **{name: getattr(spec, name) for name in ("num_classes", "in_channels", "image_size", "std")},
+        "mean": list(spec.mean),
+    }
+
+
+def checkpoint_of(data: ImageDataModule, path: Path) -> Path:
+    config = config_for(data)
+    torch.manual_seed(0)
+    save_checkpoint(path, build_model(config), config, data.description())
+    return path
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_certificates_are_written_verified_resumed_and_attacked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    data = DATA[name](root)
+    checkpoint = checkpoint_of(data, tmp_path / "model.ckpt")
+    settings: dict[str, Any] = {"data_dir": str(root), "device": "cpu", "batch_size": 4}
+    summary = certify_checkpoint(checkpoint, tmp_path / "whole", attack=ATTACK, **settings)
+    assert summary["dataset"] == data.dataset_name
+    assert summary.get("classes") == list("0123456789" if name == "mnist" else CLASSES)
+    assert "violation" not in summary["attack"]
+    whole = tmp_path / "whole" / "certificates.tsv"
+    assert verify_certificates(whole, checkpoint, data_dir=str(root), device="cpu").confirmed
+
+    certified = Evidence.certify
+
+    def interrupted(self: Evidence, images: torch.Tensor, labels: torch.Tensor) -> Certificates:
+        monkeypatch.setattr(Evidence, "certify", stop)
+        return certified(self, images, labels)
+
+    def stop(*arguments: Any) -> Certificates:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evidence, "certify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        certify_checkpoint(checkpoint, tmp_path / "resumed", **settings)
+    monkeypatch.setattr(Evidence, "certify", certified)
+    certify_checkpoint(checkpoint, tmp_path / "resumed", resume=True, **settings)
+    assert (tmp_path / "resumed" / "certificates.tsv").read_bytes() == whole.read_bytes()
+
+
+def test_the_checkpoint_keeps_classes_sizes_mean_and_std(tmp_path: Path) -> None:
+    data = two_trees(tmp_path / "data")
+    checkpoint = load_checkpoint(checkpoint_of(data, tmp_path / "model.ckpt"))
+    assert checkpoint.dataset["classes"] == list(CLASSES)
+    assert checkpoint.dataset["image_size"] == 8
+    assert checkpoint.model_config["mean"] == list(data.spec.mean)
+    assert checkpoint.model_config["std"] == data.spec.std
+
+
+def test_images_that_the_training_may_have_seen_are_not_certified(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(one_tree(root), tmp_path / "model.ckpt")
+    write_class(root / "ant" / "more", 5, 9)
+    with pytest.raises(ValueError, match=r"trained with a test split of {'files_sha256'.*it was trained on would be"):
+        certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_new_training_images_beside_a_folder_of_test_images_only_change_the_validation(
+    split: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(two_trees(root), tmp_path / "model.ckpt")
+    write_class(root / "train" / "ant" / "more", 5, 9)
+    settings: dict[str, Any] = {"data_dir": str(root), "device": "cpu", "split": split}
+    if split == "test":
+        assert certify_checkpoint(checkpoint, tmp_path / "out", **settings)["n_samples"] == 9
+    else:
+        with pytest.raises(ValueError, match=r"with a validation split of {'files_sha256'"):
+            certify_checkpoint(checkpoint, tmp_path / "out", **settings)
+
+
+def test_other_classes_or_sizes_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(two_trees(root), tmp_path / "model.ckpt")
+    other = FolderDataModule(data_dir=root, image_size=16)
+    with pytest.raises(ValueError, match=r"{'image_size': 8}, but the data have {'image_size': 16}"):
+        certify_checkpoint(checkpoint, tmp_path / "out", data=other, device="cpu")
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / "cow")
+    with pytest.raises(ValueError, match=r"\['ant', 'bee', 'cat'\].*\['ant', 'bee', 'cow'\]"):
+        certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
+
+
+def test_a_checkpoint_chooses_neither_folders_nor_loaders(tmp_path: Path) -> None:
+    data = two_trees(tmp_path / "data")
+    config = config_for(data)
+    for stated in ({"data_dir": "/etc"}, {"loader": "workers"}, {"download": True}):
+        save_checkpoint(tmp_path / "model.ckpt", build_model(config), config, data.description() | stated)
+        with pytest.raises(ValueError, match=r"a checkpoint may state seed, .* of its dataset, got"):
+            certify_checkpoint(tmp_path / "model.ckpt", tmp_path / "out", data_dir=str(tmp_path / "data"), device="cpu")
+
+
+def test_a_damaged_test_image_ends_the_certification_and_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(two_trees(root), tmp_path / "model.ckpt")
+    (root / "test" / "bee" / "001.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"bee/001\.png cannot be read"):
+        certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
+    Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(root / "test" / "bee" / "001.png")
+    assert certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")["n_samples"] == 9
