@@ -99,12 +99,17 @@ class OrthogonalMixing(LipschitzModule):
         with without_autocast(self.weight.device):
             if self.training:
                 return cayley_transform(self.weight)
-            if torch.is_grad_enabled() and self.weight.requires_grad:
-                return cayley_transform(self.weight.double()).to(self.weight.dtype)
-            return self._cache.get(self.weight, self._prepare)
+            # An export evaluates the layer before it traces it, and a trace cannot compare values.
+            traced = self._cache.latest() if torch.compiler.is_compiling() else None
+            if traced is not None:
+                return traced
+            if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self.weight.requires_grad):
+                return self._evaluated()
+            return self._cache.get([self.weight], self._evaluated)
 
-    def _prepare(self) -> Tensor:
-        return cayley_transform(self.weight.detach().double()).to(self.weight.dtype)
+    def _evaluated(self) -> Tensor:
+        # A solution by columns is stored by columns; an export would mix up the two orders.
+        return cayley_transform(self.weight.double()).to(self.weight.dtype).contiguous()
 
     def rotate(self, x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
         """Return Q x, or Q^T x, at each pixel of x (B, C, ...), for the blocks of `matrices`."""
@@ -112,7 +117,7 @@ class OrthogonalMixing(LipschitzModule):
             raise ValueError(
                 f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), got {tuple(x.shape)}"
             )
-        maps = x.reshape(*x.shape[:2], -1, 1)
+        maps = x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1)
         if self.groups == 1:
             return self._product(maps, matrices[0], transposed).reshape(x.shape)
         first, second = matrices.unbind()

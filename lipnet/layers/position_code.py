@@ -8,7 +8,7 @@ from lipnet.layers.base import LipschitzModule
 
 
 class PositionCode(LipschitzModule):
-    r"""Learned position code: :math:`y_{cuv} = x_{cuv} + r_{cu} + s_{cv}`, one code for the rows and one for the columns.
+    r"""Learned position code: :math:`y_{cuv} = x_{cuv} + r_{cu} + s_{cv}`, one for the rows and one for the columns.
 
     A layer that treats all pixels alike, with circular padding, can then tell them apart. The codes start at zero.
 

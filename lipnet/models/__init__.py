@@ -5,13 +5,17 @@ from lipnet.models.archive import CheckpointError
 from lipnet.models.build import build_model
 from lipnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lipnet.models.lipconvnet import LipConvNet
+from lipnet.models.lipnext import LipNeXt
+from lipnet.models.liresnet import LiResNet
 
 __all__ = [
     "AdaptedConv",
     "AdaptedHead",
     "Checkpoint",
     "CheckpointError",
+    "LiResNet",
     "LipConvNet",
+    "LipNeXt",
     "build_model",
     "load_base",
     "load_checkpoint",

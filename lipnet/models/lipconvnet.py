@@ -120,13 +120,14 @@ def _stage(
 ) -> nn.Sequential:
     stage = nn.Sequential()
     for _ in range(layers - 1):
-        stage.extend([conv(in_channels, width, kernel_size=3, stride=1), _make_activation(activation, width)])
+        stage.extend([conv(in_channels, width, kernel_size=3, stride=1), make_activation(activation, width)])
         in_channels = width
     last = conv(in_channels, 2 * width, kernel_size=last_kernel_size, stride=2)
-    return stage.extend([last, _make_activation(activation, 2 * width)])
+    return stage.extend([last, make_activation(activation, 2 * width)])
 
 
-def _make_activation(activation: LayerFactory, channels: int) -> nn.Module:
+def make_activation(activation: LayerFactory, channels: int) -> nn.Module:
+    """Make an activation, with its number of channels if it takes one."""
     return activation(channels=channels) if "channels" in signature(activation).parameters else activation()
 
 
