@@ -65,7 +65,7 @@ class Centering(LipschitzModule):
     def _update(self, x: Tensor) -> None:
         self.batches += 1
         # On the device, without waiting for it.
-        weight = (1 / self.batches).clamp_min(self.momentum).to(self.mean.dtype)
+        weight = self.batches.to(self.mean.dtype).reciprocal().clamp_min(self.momentum)
         batch_mean = x.to(self.mean.dtype).transpose(0, 1).flatten(1).mean(dim=1)
         # Not in place: autograd may have saved the mean of an earlier call.
         self.mean = self.mean.lerp(batch_mean, weight)
