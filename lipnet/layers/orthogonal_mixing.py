@@ -25,7 +25,7 @@ class OrthogonalMixing(LipschitzModule):
       size C / g, and the shuffle P gives each block of L channels of all blocks of R. Q has 2 C^2 / g parameters. All
       of its entries can be non-zero if g^2 <= C.
 
-    The parameter ``weight`` holds the free matrices of all factors, (factors, g, C / g, C / g). With
+    The parameter ``weight`` holds the free matrices of all blocks below each other: (C, C), or (2 C, C / g). With
     ``parametrization="cayley"``, the blocks are the Cayley transforms of A - A^T for any matrices A. With
     ``"manifold"``, the weight is the blocks themselves: it starts orthogonal, and `lipnet.training` keeps it so by
     Riemannian steps. Other optimizers let it drift. The bound is computed from the matrices in use, so it covers drift.
@@ -51,7 +51,7 @@ class OrthogonalMixing(LipschitzModule):
     Example:
         >>> layer = OrthogonalMixing(16, groups=4, dtype=torch.float64).eval()
         >>> layer.weight.shape
-        torch.Size([2, 4, 4, 4])
+        torch.Size([32, 4])
         >>> 1 <= layer.lipschitz_bound() < 1 + 1e-12
         True
     """
@@ -73,8 +73,8 @@ class OrthogonalMixing(LipschitzModule):
             raise ValueError(f"parametrization must be one of {PARAMETRIZATIONS}, got {parametrization!r}")
         self.channels, self.groups, self.parametrization = channels, groups, parametrization
         size = channels // groups
-        shape = (1 if groups == 1 else 2, groups, size, size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        rows = channels if groups == 1 else 2 * channels
+        self.weight = nn.Parameter(torch.empty(rows, size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         self._cache: WeightCache[Tensor] = WeightCache()
         self.reset_parameters()
@@ -84,7 +84,7 @@ class OrthogonalMixing(LipschitzModule):
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[-1]))
         if self.parametrization == "manifold" and not self.weight.is_meta:
             with torch.no_grad():
-                self.weight.copy_(cayley_transform(self.weight.double()))
+                self.weight.copy_(cayley_transform(self._blocks(self.weight).double()).view_as(self.weight))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -95,10 +95,10 @@ class OrthogonalMixing(LipschitzModule):
     def matrices(self) -> Tensor:
         """Return the orthogonal blocks of all factors in the present mode, (factors, g, C / g, C / g), R first."""
         if self.parametrization == "manifold":
-            return self.weight
+            return self._blocks(self.weight)
         with without_autocast(self.weight.device):
             if self.training:
-                return cayley_transform(self.weight)
+                return cayley_transform(self._blocks(self.weight))
             # An export evaluates the layer before it traces it, and a trace cannot compare values.
             traced = self._cache.latest() if torch.compiler.is_compiling() else None
             if traced is not None:
@@ -107,9 +107,13 @@ class OrthogonalMixing(LipschitzModule):
                 return self._evaluated()
             return self._cache.get([self.weight], self._evaluated)
 
+    def _blocks(self, weight: Tensor) -> Tensor:
+        size = weight.shape[1]
+        return weight.view(-1, self.groups, size, size)
+
     def _evaluated(self) -> Tensor:
         # A solution by columns is stored by columns; an export would mix up the two orders.
-        return cayley_transform(self.weight.double()).to(self.weight.dtype).contiguous()
+        return cayley_transform(self._blocks(self.weight).double()).to(self.weight.dtype).contiguous()
 
     def rotate(self, x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
         """Return Q x, or Q^T x, at each pixel of x (B, C, ...), for the blocks of `matrices`."""

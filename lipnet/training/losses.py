@@ -257,9 +257,7 @@ class AnnealedEMMA(EMMA):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         constant, radius = self.radius_constant(), self.present_radius()
         shifted = emma_shift(logits, labels, lipschitz_constant=constant, radius=radius)
-        return logit_annealing(
-            shifted, labels, offset=self.offset, temperature=self.temperature, beta=self.beta
-        )
+        return logit_annealing(shifted, labels, offset=self.offset, temperature=self.temperature, beta=self.beta)
 
 
 def _check_positive(name: str, value: float) -> None:

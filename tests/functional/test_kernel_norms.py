@@ -52,7 +52,9 @@ def test_the_bound_at_the_frequencies_of_circular_maps_is_exact(
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (4, 4), (1, 2)])
-@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), (1, 1)), ((5, 5), (2, 2)), ((4, 4), (0, 0)), ((2, 3), (1, 0))])
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((3, 3), (1, 1)), ((5, 5), (2, 2)), ((4, 4), (0, 0)), ((2, 3), (1, 0))]
+)
 def test_the_bound_covers_zero_padding_at_a_size_and_its_stride(
     stride: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, int]
 ) -> None:
