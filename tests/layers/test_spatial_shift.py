@@ -62,7 +62,7 @@ def test_settings_out_of_range_are_refused() -> None:
     for share in (0.0, 0.3, -0.1):
         with pytest.raises(ValueError, match=rf"share must be in \(0, 1/4\], got {share}"):
             SpatialShift(share)
-    with pytest.raises(ValueError, match="padding_mode must be one of .*, got 'reflect'"):
+    with pytest.raises(ValueError, match=r"padding_mode must be one of .*, got 'reflect'"):
         SpatialShift(padding_mode="reflect")
     with pytest.raises(ValueError, match=r"needs an input of shape \(B, C, H, W\), got \(3, 4\)"):
         SpatialShift()(torch.zeros(3, 4))

@@ -95,13 +95,13 @@ def test_images_of_both_sizes_are_certified(
     model.double().eval()
     assert bool((certify(model, images, [0, 1, 2, 0]).radius > 0).all())
     assert rounding_bounds(model, (3, image_size, image_size)).logits < 1e-8
-    assert lipschitz_bound(nn.Sequential(*model[:-2]).eval()) < 4 * (1 + 1e-5)
+    assert lipschitz_bound(nn.Sequential(*list(model)[:-2]).eval()) < 4 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("parametrization", ["cayley", "manifold"])
 def test_the_bound_holds_after_steps_of_plain_sgd(parametrization: str) -> None:
     model = tiny_network(image_size=8, depth=1, parametrization=parametrization)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(5):
         optimizer.zero_grad()
         nn.functional.cross_entropy(20 * model(torch.rand(6, 3, 8, 8)), torch.arange(6) % 3).backward()
@@ -111,14 +111,19 @@ def test_the_bound_holds_after_steps_of_plain_sgd(parametrization: str) -> None:
     assert spectral_norm(jacobian) <= lipschitz_bound(model)
 
 
-def test_attack_and_export_find_the_same_predictions() -> None:
+def test_no_attack_within_the_radius_changes_a_prediction() -> None:
     model = tiny_network(image_size=8, groups=4).eval()
     images = torch.rand(4, 3, 8, 8)
-    torch.testing.assert_close(export(model)(images), model(images), rtol=0, atol=1e-5)
     model.double().requires_grad_(False)
     certificates = certify(model, images, [0, 1, 2, 0])
     attacked = PGD(steps=3).perturb(model, images.double(), certificates.prediction, certificates.radius * 0.999)
     assert torch.equal(model(attacked).argmax(1), certificates.prediction)
+
+
+@pytest.mark.slow
+def test_it_is_exported() -> None:
+    model, images = tiny_network(image_size=8, groups=4).eval(), torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(export(model)(images), model(images), rtol=0, atol=1e-5)
 
 
 def test_its_parts() -> None:
