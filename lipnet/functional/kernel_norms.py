@@ -178,4 +178,5 @@ def _circular(maps: Tensor, weight: Tensor, before: list[int], after: list[int],
 def _unit(vector: Tensor) -> Tensor:
     """Return the vector with norm 1, and with zeros in place of numbers that are not finite."""
     finite = vector.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return finite / finite.norm().clamp_min(torch.finfo(finite.dtype).tiny)
+    length: Tensor = finite.norm()
+    return finite / length.clamp_min(torch.finfo(finite.dtype).tiny)

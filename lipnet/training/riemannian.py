@@ -61,7 +61,7 @@ class RiemannianAdam(Optimizer):
                     raise ValueError(f"orthogonal matrices, of shape (m n, n), are needed, got {tuple(matrix.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
