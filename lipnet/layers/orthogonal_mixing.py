@@ -84,7 +84,8 @@ class OrthogonalMixing(LipschitzModule):
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[-1]))
         if self.parametrization == "manifold" and not self.weight.is_meta:
             with torch.no_grad():
-                self.weight.copy_(cayley_transform(self._blocks(self.weight).double()).view_as(self.weight))
+                blocks = self._blocks(self.weight)
+                blocks.copy_(cayley_transform(blocks.double()))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

@@ -180,7 +180,7 @@ class Lookahead(Optimizer):
             slow: Tensor = self.state[parameter]["slow"]
             slow.lerp_(parameter, self.pull)
             if group.get(ORTHOGONAL, False):
-                slow.copy_(polar_retraction(stacked(slow)).view_as(slow))
+                stacked(slow).copy_(polar_retraction(stacked(slow)))
             parameter.copy_(slow)
 
     def state_dict(self) -> dict[str, Any]:
