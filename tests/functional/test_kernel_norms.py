@@ -117,3 +117,19 @@ def test_the_gradient_of_the_estimate_holds_the_vector() -> None:
     weight = noise(3, 3, 3, 3).requires_grad_()
     _, vector = kernel_norm_estimate(weight, torch.zeros(1, 3, 5, 5, dtype=torch.float64), steps=30)
     assert torch.autograd.gradcheck(lambda w: kernel_norm_estimate(w, vector, steps=0)[0], (weight,))
+
+
+def test_a_peak_between_the_frequencies_of_the_grid_is_covered() -> None:
+    # The taps are a wave whose frequency lies in the middle between two of 32: the response peaks there.
+    taps = torch.arange(5, dtype=torch.float64)
+    wave = torch.stack([(taps * math.pi / 32 * 9).cos(), (taps * math.pi / 32 * 9).sin()])
+    # An output for the cosine and one for the sine: the norm is that of the complex wave at its best frequency.
+    weight = wave.view(2, 1, 1, 5)
+    frequencies = np.linspace(0, 2 * np.pi, 20001)
+    responses = np.exp(1j * np.outer(frequencies, taps.numpy())) @ wave.numpy().T
+    supremum = np.linalg.norm(responses, axis=1).max()
+    on_the_grid = np.linalg.norm(
+        np.exp(2j * np.pi * np.outer(np.arange(32) / 32, taps.numpy())) @ wave.numpy().T, axis=1
+    )
+    assert on_the_grid.max() < supremum * (1 - 1e-3), "the test needs a peak off the grid"
+    assert supremum <= kernel_norm_bound(weight)

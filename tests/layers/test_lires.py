@@ -128,6 +128,14 @@ def test_the_guarantee_after_training(name: str) -> None:
     assert norm_of(layer, x) <= lipschitz_bound(layer) <= 1.1
 
 
+def test_zero_padding_may_exceed_the_frequencies_of_its_own_size() -> None:
+    # At the three frequencies of maps of width 3 the response is at most 2; with zero padding the norm is 1 + sqrt(2).
+    layer = ScaledConv2d(1, 1, kernel_size=(1, 3), size=(1, 3), dtype=torch.float64).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([-1.0, 1.0, -1.0]))
+    assert norm_of(layer, torch.ones(1, 1, 1, 3, dtype=torch.float64)) <= lipschitz_bound(layer)
+
+
 def test_calls_on_an_unchanged_weight_compute_one_function() -> None:
     layer, x = make("lires")
     nn.init.normal_(layer.estimate.vector)

@@ -66,7 +66,7 @@ def test_the_radius_of_emma_follows_the_steps(tmp_path: Path) -> None:
 
 
 def test_a_training_without_a_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs its length: set trainer.max_epochs"):
+    with pytest.raises(ValueError, match=r"needs its length: set trainer\.max_epochs"):
         fit(CONFIG, tmp_path, module=make_module(CONFIG, loss=EMMA(), scheduler=None), max_epochs=-1)
 
 
