@@ -67,8 +67,7 @@ class Centering(LipschitzModule):
         # On the device, without waiting for it.
         weight = self.batches.to(self.mean.dtype).reciprocal().clamp_min(self.momentum)
         batch_mean = x.to(self.mean.dtype).transpose(0, 1).flatten(1).mean(dim=1)
-        # Not in place: autograd may have saved the mean of an earlier call.
-        self.mean = self.mean.lerp(batch_mean, weight)
+        self.mean.lerp_(batch_mean, weight)
 
     def lipschitz_bound(self) -> float:
         """Return 1: in evaluation the layer is a shift."""

@@ -101,9 +101,9 @@ class OrthogonalMixing(LipschitzModule):
             if self.training:
                 return cayley_transform(self._blocks(self.weight))
             # An export evaluates the layer before it traces it, and a trace cannot compare values.
-            traced = self._cache.latest() if torch.compiler.is_compiling() else None
-            if traced is not None:
-                return traced
+            cached = self._cache.latest() if torch.compiler.is_exporting() else None
+            if cached is not None:
+                return cached
             if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self.weight.requires_grad):
                 return self._evaluated()
             return self._cache.get([self.weight], self._evaluated)

@@ -109,14 +109,17 @@ class ScaledConv2d(OperandLayer):
         if self.training:
             norm = self.estimate(strided, self.weights())
         else:
-            vector = self._vectors.get(self.weights(), lambda: self.estimate.converged(strided))
+            # A trace cannot compare values.
+            tracing = torch.compiler.is_compiling()
+            converged = self.estimate.converged
+            vector = converged(strided) if tracing else self._vectors.get(self.weights(), lambda: converged(strided))
             norm = kernel_norm_estimate(strided, vector, self.groups, steps=0)[0]
         return (free / norm.clamp_min(_SMALLEST_NORM),)
 
     def operands(self, size: tuple[int, int]) -> Operands:
         # An export evaluates the layer before it traces it. A trace cannot compare values, and would record a hundred
         # operations of the power iteration.
-        prepared = self._cache.latest() if torch.compiler.is_compiling() and not self.training else None
+        prepared = self._cache.latest() if torch.compiler.is_exporting() and not self.training else None
         return prepared.operands[None] if prepared is not None and prepared.operands else super().operands(size)
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:

@@ -25,6 +25,7 @@ from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
+from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.losses import EMMA, LipschitzLoss
 from lipnet.training.optimizers import ModuleOptimizer
@@ -232,10 +233,13 @@ class CertifiedClassifier(LightningModule):
                 "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
             )
         accumulated = self.trainer.accumulate_grad_batches
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BatchWarmup):
+                accumulated = max(callback.growth.values())
         if self.compile_mode in _CUDA_GRAPH_MODES and accumulated > 1:
             raise ValueError(
                 f"compile={self.compile_mode} overwrites the gradients of the previous batch, which "
-                f"trainer.accumulate_grad_batches={accumulated} needs: set compile=default"
+                f"an accumulation over {accumulated} batches needs: set compile=default"
             )
         logged = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
         for keeper in self.trainer.checkpoint_callbacks:

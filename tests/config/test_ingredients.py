@@ -21,6 +21,7 @@ from lipnet.certify import certify
 from lipnet.data.loaders import MemoryLoader, WorkerLoader
 from lipnet.layers import (
     GSSOC,
+    SOC,
     Householder,
     HouseholderOrder2,
     LiRes,
@@ -146,6 +147,9 @@ DIGITS = ["data=digits", "trainer=cpu", "debug=fast", "head=lln", "scheduler=cos
 NETWORKS = {
     "model=liresnet model.stem_stride=1 model.dense_features=16 model.dense_depth=1": lambda trainer: (
         LiRes in parts_of(trainer)
+    ),
+    "model=liresnet conv=soc model/dense=lires model.stem_stride=1 model.dense_features=16 model.dense_depth=1": (
+        lambda trainer: {SOC, LiRes} <= set(parts_of(trainer))
     ),
     "model=liresnet conv=gs_soc model.stem_stride=1 model.dense_features=16 model.dense_depth=1": lambda trainer: (
         GSSOC in parts_of(trainer)
