@@ -4,7 +4,7 @@ A stride turns into channels first (`strided_kernel`), so that both see a convol
 """
 
 from collections.abc import Iterator, Sequence
-from math import cos, inf, ldexp, pi, prod, sqrt
+from math import cos, inf, pi, prod, sqrt
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from lipnet.functional.rounding import to_float64
 _ROUNDING = 1 + 1e-10
 _GRID = 32
 _STEPS = 12
+_SMALLEST_GROWTH = 5e-4
 _MIXED_IN = 1e-3
 
 
@@ -83,16 +84,17 @@ def kernel_norm_bound(
     exact = to_float64(weight.detach())
     if not bool(exact.isfinite().all()):
         return inf
-    if not bool(exact.any()):
+    # The norm is at most the sum of the taps' magnitudes.
+    if start >= float(exact.abs().sum()):
         return start
     kernel = exact.shape[-2:]
     grid = [1 if taps == 1 else max(_GRID, 4 * taps) for taps in kernel] if points is None else list(points)
     if any(number < taps for number, taps in zip(grid, kernel, strict=True)):
         raise ValueError(f"there must be at least as many points as taps {tuple(kernel)}, got {tuple(grid)}")
     # A power of two, so that scaling is exact and no square overflows.
-    exponent = int(torch.frexp(exact.abs().max()).exponent)
-    grouped = torch.ldexp(exact, torch.tensor(-exponent)).view(groups, -1, *exact.shape[1:])
-    bound = ldexp(start, -exponent) ** 2
+    exponent = min(max(int(torch.frexp(exact.abs().max()).exponent), -1000), 1000)
+    grouped = (exact * 2.0**-exponent).view(groups, -1, *exact.shape[1:])
+    bound = (start * 2.0**-exponent) ** 2
     for responses in _responses(grouped, grid):
         gram = responses @ responses.mH if grouped.shape[1] <= grouped.shape[2] else responses.mH @ responses
         bound = _raised(gram, bound)
@@ -103,7 +105,7 @@ def kernel_norm_bound(
     norm = sqrt(bound * (1 + rounding)) * _ROUNDING
     if points is None:
         norm /= prod(cos(pi * (taps - 1) / 2 / number) for taps, number in zip(kernel, grid, strict=True))
-    return max(ldexp(norm, exponent), start)
+    return max(norm * 2.0**exponent, start)
 
 
 def _responses(grouped: Tensor, grid: list[int]) -> Iterator[Tensor]:
@@ -124,14 +126,15 @@ def _raised(gram: Tensor, bound: float) -> float:
     """Return a number >= bound that exceeds all eigenvalues of the matrices (..., n, n), by Cholesky decompositions."""
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     vectors = torch.linspace(1, 2, gram.shape[-1], dtype=torch.float64).to(gram).view(-1, 1).expand(*gram.shape[:-1], 1)
-    first = True
+    growth = 0.0
     while torch.linalg.cholesky_ex(bound * identity - gram).info.any():
-        if first:
+        if growth == 0:
             for _ in range(_STEPS):
                 vectors = F.normalize(gram @ vectors, dim=-2, eps=torch.finfo(torch.float64).tiny)
-            estimate = float((gram @ vectors).norm(dim=-2).max())
-            bound, first = max(bound, estimate), False
-        bound = bound * 1.0005 + 1e-300
+            bound = max(bound, float((gram @ vectors).norm(dim=-2).max()))
+        # Faster and faster, in case the power iteration has missed the largest eigenvalue.
+        growth = 2 * growth or _SMALLEST_GROWTH
+        bound = bound * (1 + growth) + 1e-300
     return bound
 
 

@@ -22,7 +22,7 @@ KERNELS = [((4, 3, 3, 3), 1), ((2, 5, 1, 1), 1), ((6, 2, 3, 1), 3), ((3, 4, 2, 4
 
 
 @pytest.mark.parametrize(("shape", "groups"), KERNELS)
-@pytest.mark.parametrize("scale", [1e-200, 1e-3, 1.0, 1e3, 1e200])
+@pytest.mark.parametrize("scale", [1e-305, 1e-200, 1e-3, 1.0, 1e3, 1e200, 1e305])
 def test_the_bound_for_maps_of_any_size_is_just_above_the_supremum(
     shape: tuple[int, ...], groups: int, scale: float
 ) -> None:
