@@ -89,12 +89,13 @@ class CombinedOptimizer(Optimizer):
     Its groups are the groups of all, so that schedules, clipping and checkpoints see one optimizer.
 
     Args:
-        optimizers: at least one.
+        optimizers: at least one; those of another `CombinedOptimizer` are taken out of it.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self.optimizers = list(optimizers)
-        super().__init__([group for each in optimizers for group in each.param_groups], {})
+        parts = [each.optimizers if isinstance(each, CombinedOptimizer) else [each] for each in optimizers]
+        self.optimizers: list[Optimizer] = [each for part in parts for each in part]
+        super().__init__([group for each in self.optimizers for group in each.param_groups], {})
         self.defaults = self.optimizers[0].defaults
         self._share()
 
