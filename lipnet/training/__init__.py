@@ -4,10 +4,9 @@ from lipnet.training.averaging import ExponentialMovingAverage
 from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.checkpoint_io import WholeCheckpointIO
 from lipnet.training.divergence import DivergenceGuard
+from lipnet.training.emma import EMMA, AnnealedEMMA
 from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import (
-    EMMA,
-    AnnealedEMMA,
     CertificateRegularization,
     LogitAnnealing,
     MulticlassHinge,

@@ -47,7 +47,7 @@ def offset_cross_entropy(
         tensor(0.0917)
     """
     _check_logits(logits)
-    scores, offset = _scores(logits), 2 * sqrt(2) * radius
+    scores, offset = scores_of(logits), 2 * sqrt(2) * radius
     if labels.shape == logits.shape and labels.is_floating_point():
         probabilities = labels.to(scores.dtype)
     elif labels.shape == logits.shape[:1] and labels.dtype == torch.int64:
@@ -89,7 +89,7 @@ def certificate_regularization(
         tensor(0.4352)
     """
     radius = correct_class_radius(logits, labels, lipschitz_constant)
-    return F.cross_entropy(_scores(logits), labels) - gamma * radius.relu().mean()
+    return F.cross_entropy(scores_of(logits), labels) - gamma * radius.relu().mean()
 
 
 def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperature: float, beta: float) -> Tensor:
@@ -118,7 +118,7 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
         tensor(0.0332)
     """
     _check_classes(logits, labels)
-    scores = _scores(logits)
+    scores = scores_of(logits)
     correct = F.one_hot(labels, scores.shape[1]).bool()
     log_p = ((scores - offset * correct) / temperature).log_softmax(dim=1)
     # log(1 - p_y) from the other classes: 1 - p_y would lose all its digits, and its gradient, where p_y is close to 1.
@@ -155,65 +155,8 @@ def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: floa
         >>> multiclass_hinge(logits, torch.tensor([0, 0]), lipschitz_constant=1.0, radius=2.0)
         tensor(2.2929)
     """
-    radii = _radii_to_others(logits, labels, lipschitz_constant)
+    radii = radii_to_others(logits, labels, lipschitz_constant)
     return (radius - radii).relu().sum(dim=1).mean()
-
-
-def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Add to each logit what an attack within a radius can gain for its class: the shift of EMMA.
-
-    .. math:: z'_j = z_j + D_{yj}\,\epsilon_j, \qquad \epsilon_j = \epsilon\,\mathrm{clip}(R_j / \epsilon,\ 0.01,\ 1),
-        \qquad R_j = (z_y - z_j) / D_{yj}
-
-    for the classes :math:`j \ne y`, and :math:`z'_y = z_y`. D is as in `correct_class_radius`: for a head with rows w,
-    :math:`\|w_y - w_j\| K`. No gradient flows through :math:`\epsilon_j`. A class that is nearer than the radius gets
-    its own distance: its margin is closed, and not opened to the other side, which would dominate the loss.
-
-    Args:
-        logits: (B, C), floating, C >= 2.
-        labels: classes (B,).
-        lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
-        radius: :math:`\epsilon > 0`, L2, pixels in [0, 1].
-
-    Returns:
-        The shifted logits (B, C), in at least float32.
-
-    Raises:
-        ValueError: for logits, labels or constants of another shape or dtype.
-
-    Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549).
-
-    Example:
-        >>> logits = torch.tensor([[4.0, 3.0, 0.0]])
-        >>> emma_shift(logits, torch.tensor([0]), lipschitz_constant=2**-0.5, radius=2.0)
-        tensor([[4.0000, 4.0000, 2.0000]])
-    """
-    distances = _radii_to_others(logits, labels, lipschitz_constant).detach()
-    # Infinite for the label's own entry, where no shift is added.
-    allowed = distances.clamp(0.01 * radius, radius)
-    scores, index = _scores(logits), labels.unsqueeze(1)
-    if isinstance(lipschitz_constant, Tensor):
-        shift = lipschitz_constant[labels].to(scores.dtype) * allowed
-    else:
-        shift = sqrt(2) * lipschitz_constant * allowed
-    return scores + shift.scatter(1, index, 0.0)
-
-
-def emma(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Compute the EMMA loss: the cross-entropy of the logits of `emma_shift`.
-
-    .. math:: \mathrm{mean}\ \log \sum_j \exp(z_j - z_y + D_{yj}\,\epsilon_j)
-
-    Args, Returns, Raises: as in `emma_shift`; a scalar.
-
-    Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549).
-
-    Example:
-        >>> emma(torch.tensor([[4.0, 3.0]]), torch.tensor([0]), lipschitz_constant=2**-0.5, radius=2.0)
-        tensor(0.6931)
-    """
-    shifted = emma_shift(logits, labels, lipschitz_constant=lipschitz_constant, radius=radius)
-    return F.cross_entropy(shifted, labels)
 
 
 def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
@@ -242,13 +185,13 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
         >>> correct_class_radius(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0]), lipschitz_constant=1.0)
         tensor([ 1.4142, -1.4142])
     """
-    return _radii_to_others(logits, labels, lipschitz_constant).amin(dim=1)
+    return radii_to_others(logits, labels, lipschitz_constant).amin(dim=1)
 
 
-def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
+def radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
     """Return the signed radii of the correct class to each class (B, C); infinite to itself."""
     _check_classes(logits, labels)
-    scores, index = _scores(logits), labels.unsqueeze(1)
+    scores, index = scores_of(logits), labels.unsqueeze(1)
     leads = scores.gather(1, index) - scores
     if not isinstance(lipschitz_constant, Tensor):
         return (leads / (sqrt(2) * lipschitz_constant)).scatter(1, index, inf)
@@ -263,7 +206,7 @@ def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float |
     return (leads / constants).scatter(1, index, inf)
 
 
-def _scores(logits: Tensor) -> Tensor:
+def scores_of(logits: Tensor) -> Tensor:
     """Return the logits in at least float32: under autocast they may be in half precision."""
     return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -7,7 +7,7 @@
 | `CertificateRegularization` | yes, or for each pair | classes (B,) |
 | `LogitAnnealing` | no | classes (B,) |
 | `MulticlassHinge` | yes, or for each pair | classes (B,) |
-| `EMMA`, `AnnealedEMMA` | yes, or for each pair | classes (B,) |
+| `lipnet.training.emma.EMMA`, `AnnealedEMMA` | yes, or for each pair | classes (B,) |
 
 All but the first two are defined for one correct class and raise an error for mixed labels.
 """
@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from lipnet.functional.margins import parse_radius
 from lipnet.training.loss_functions import (
     certificate_regularization,
-    emma,
-    emma_shift,
     logit_annealing,
     multiclass_hinge,
     offset_cross_entropy,
@@ -46,7 +44,7 @@ class LipschitzLoss(nn.Module):
     def __init__(self, lipschitz_constant: float | None = None) -> None:
         super().__init__()
         if lipschitz_constant is not None:
-            _check_positive("lipschitz_constant", lipschitz_constant)
+            check_positive("lipschitz_constant", lipschitz_constant)
         self.lipschitz_constant = lipschitz_constant
         self._row_distances: Callable[[], Tensor] | None = None
 
@@ -58,7 +56,7 @@ class LipschitzLoss(nn.Module):
             row_distances: returns the present distances (C, C) of the rows of the network's head; None for a head with
                 one constant for all logits.
         """
-        _check_positive("lipschitz_constant", lipschitz_constant)
+        check_positive("lipschitz_constant", lipschitz_constant)
         other = copy(self)
         if other.lipschitz_constant is None:
             other.lipschitz_constant = lipschitz_constant
@@ -94,7 +92,7 @@ class OffsetCrossEntropy(LipschitzLoss):
         self, radius: str | float = "36/255", temperature: float = 0.25, lipschitz_constant: float | None = None
     ) -> None:
         super().__init__(lipschitz_constant)
-        _check_positive("temperature", temperature)
+        check_positive("temperature", temperature)
         self.radius, self.temperature = parse_radius(radius), temperature
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -116,7 +114,7 @@ class CertificateRegularization(LipschitzLoss):
 
     def __init__(self, gamma: float = 0.5, lipschitz_constant: float | None = None) -> None:
         super().__init__(lipschitz_constant)
-        _check_not_negative("gamma", gamma)
+        check_not_negative("gamma", gamma)
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -137,9 +135,9 @@ class LogitAnnealing(nn.Module):
 
     def __init__(self, offset: float = 2.0, temperature: float = 0.75, beta: float = 5.0) -> None:
         super().__init__()
-        _check_not_negative("offset", offset)
-        _check_positive("temperature", temperature)
-        _check_not_negative("beta", beta)
+        check_not_negative("offset", offset)
+        check_positive("temperature", temperature)
+        check_not_negative("beta", beta)
         self.offset, self.temperature, self.beta = offset, temperature, beta
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -165,106 +163,11 @@ class MulticlassHinge(LipschitzLoss):
         return multiclass_hinge(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.radius)
 
 
-class EMMA(LipschitzLoss):
-    r"""Module of the loss `emma`, whose radius grows in training; labels are classes (B,).
-
-    At a fraction t of the training, the radius is
-
-    .. math:: \epsilon(t) = r\,\left(a + (b - a) \min(1, t / h)\right)
-
-    for the target radius r, from a r at the start to b r at the fraction h. `CertifiedClassifier` sets ``progress`` = t
-    before each step; validation uses the radius of the last step.
-
-    Args:
-        radius: r, a number or text such as ``"36/255"``; L2, pixels in [0, 1].
-        first, last: a and b, the factors of the radius; positive.
-        ramp: h, the fraction of the training in which the radius grows, in (0, 1].
-        lipschitz_constant: K, as in `LipschitzLoss`.
-
-    Raises:
-        ValueError: for a setting out of range, and where the function does.
-
-    Source: Hu et al., NeurIPS 2023 (arXiv 2301.12549).
-
-    Example:
-        >>> loss = EMMA(radius=0.1)
-        >>> loss.progress = 0.25
-        >>> round(loss.present_radius(), 9)
-        0.155
-    """
-
-    def __init__(
-        self,
-        radius: str | float = "36/255",
-        first: float = 0.1,
-        last: float = 3.0,
-        ramp: float = 0.5,
-        lipschitz_constant: float | None = None,
-    ) -> None:
-        super().__init__(lipschitz_constant)
-        self.radius = parse_radius(radius)
-        for name, value in {"radius": self.radius, "first": first, "last": last}.items():
-            _check_positive(name, value)
-        if not 0 < ramp <= 1:
-            raise ValueError(f"ramp must be a fraction in (0, 1], got {ramp}")
-        self.first, self.last, self.ramp = first, last, ramp
-        self.progress = 0.0
-
-    def present_radius(self) -> float:
-        """Return epsilon(t) for the present ``progress``."""
-        return self.radius * (self.first + (self.last - self.first) * min(1.0, self.progress / self.ramp))
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return emma(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.present_radius())
-
-
-class AnnealedEMMA(EMMA):
-    r"""Logit annealing of the logits that EMMA shifts; labels are classes (B,).
-
-    .. math:: -T\,(1 - p_y)^\beta \log p_y, \qquad p = \mathrm{softmax}\left(\frac{z' - \xi\,y}{T}\right)
-
-    with z' of `emma_shift` at the radius of `EMMA`, and `logit_annealing` of it.
-
-    Args:
-        radius, first, last, ramp, lipschitz_constant: as in `EMMA`.
-        offset: :math:`\xi`, in logits, at least 0; 0 as EMMA's shift takes its place.
-        temperature: T, of the logits.
-        beta: the exponent, at least 0.
-
-    Raises:
-        ValueError: for a setting out of range, and where the functions do.
-
-    Source: Lai et al., "Block reflector orthogonal layers and logit annealing loss", ICML 2025 (arXiv 2505.15174).
-    """
-
-    def __init__(
-        self,
-        radius: str | float = "36/255",
-        first: float = 0.1,
-        last: float = 3.0,
-        ramp: float = 0.5,
-        offset: float = 0.0,
-        temperature: float = 0.75,
-        beta: float = 5.0,
-        lipschitz_constant: float | None = None,
-    ) -> None:
-        super().__init__(radius, first, last, ramp, lipschitz_constant)
-        _check_not_negative("offset", offset)
-        _check_positive("temperature", temperature)
-        _check_not_negative("beta", beta)
-        self.offset, self.temperature, self.beta = offset, temperature, beta
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        constant, radius = self.radius_constant(), self.present_radius()
-        shifted = emma_shift(logits, labels, lipschitz_constant=constant, radius=radius)
-        return logit_annealing(shifted, labels, offset=self.offset, temperature=self.temperature, beta=self.beta)
-
-
-def _check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float) -> None:
     if not 0 < value < inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def _check_not_negative(name: str, value: float) -> None:
+def check_not_negative(name: str, value: float) -> None:
     if not 0 <= value < inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")

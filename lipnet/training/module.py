@@ -27,7 +27,8 @@ from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
 from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.divergence import DivergenceGuard
-from lipnet.training.losses import EMMA, LipschitzLoss
+from lipnet.training.emma import EMMA
+from lipnet.training.losses import LipschitzLoss
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.requeue import SafeRequeue

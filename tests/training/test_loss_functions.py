@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipnet.training.emma import emma, emma_shift
 from lipnet.training.loss_functions import (
     certificate_regularization,
     correct_class_radius,
-    emma,
-    emma_shift,
     logit_annealing,
     multiclass_hinge,
     offset_cross_entropy,

@@ -14,10 +14,9 @@ from lipnet.training import (
     MulticlassHinge,
     OffsetCrossEntropy,
 )
+from lipnet.training.emma import emma, emma_shift
 from lipnet.training.loss_functions import (
     certificate_regularization,
-    emma,
-    emma_shift,
     logit_annealing,
     multiclass_hinge,
     offset_cross_entropy,
