@@ -48,7 +48,7 @@ class SpatialShift(LipschitzModule):
         if x.dim() != 4:
             raise ValueError(f"SpatialShift needs an input of shape (B, C, H, W), got {tuple(x.shape)}")
         each = int(self.share * x.shape[1])
-        *parts, rest = x.split([each] * 4 + [x.shape[1] - 4 * each], dim=1)
+        *parts, rest = torch.split(x, [each] * 4 + [x.shape[1] - 4 * each], dim=1)
         moved = [self._move(part, dim, step) for part, (dim, step) in zip(parts, _DIRECTIONS, strict=True)]
         return torch.cat([*moved, rest], dim=1)
 

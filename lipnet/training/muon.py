@@ -44,7 +44,7 @@ class FlatMuon(Optimizer):
         self._matrices = torch.optim.Muon(groups)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -56,7 +56,7 @@ class FlatMuon(Optimizer):
                 matrix.data = _flat(weight)
                 matrix.grad = None if weight.grad is None else weight.grad.reshape(matrix.shape)
                 self._matrices.state[matrix] = self.state[weight]
-        self._matrices.step()
+        self._matrices.step()  # type: ignore[no-untyped-call]
         return loss
 
 

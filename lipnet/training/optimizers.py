@@ -1,7 +1,7 @@
 """The optimizer of a module by the kinds of its parameters, and what wraps optimizers: Lookahead, several in one."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class CombinedOptimizer(Optimizer):
             start = end
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Any:
         loss = _evaluate(closure)
         for each in self.optimizers:
             each.step()
@@ -160,7 +160,7 @@ class Lookahead(Optimizer):
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Any:
         loss = _evaluate(closure)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         # After the inner step: optimizers initialise the state of a parameter where it is empty.
@@ -185,7 +185,7 @@ class Lookahead(Optimizer):
             parameter.copy_(slow)
 
     def state_dict(self) -> dict[str, Any]:
-        return cast(dict[str, Any], self.optimizer.state_dict())
+        return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state_dict)

@@ -22,12 +22,12 @@ class FitPatchRotation(Callback):
         ]
         if not waiting:
             return
-        data = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "training_images"):
+        images_of = getattr(getattr(trainer, "datamodule", None), "training_images", None)
+        if images_of is None:
             raise ValueError(
                 f"{waiting[0][0]} has no rotation yet, and there is no data module with training_images(count): call "
                 "its fit(images) first"
             )
         for _, module in waiting:
             # The embedding follows the normalisation, which changes no direction.
-            module.fit(data.training_images(_IMAGES).to(module.components.device))
+            module.fit(images_of(_IMAGES).to(module.components.device))
