@@ -29,7 +29,7 @@ class LiRes(ScaledConv2d):
     2301.12549).
 
     Example:
-        >>> LiRes(8, 8, depth=12, size=16).eval().lipschitz_bound() < 1.01
+        >>> 1 <= LiRes(8, 8, depth=12, size=16).eval().lipschitz_bound() < 1.1
         True
     """
 

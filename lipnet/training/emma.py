@@ -132,7 +132,7 @@ def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Te
     Example:
         >>> logits = torch.tensor([[4.0, 3.0, 0.0]])
         >>> emma_shift(logits, torch.tensor([0]), lipschitz_constant=2**-0.5, radius=2.0)
-        tensor([[4.0000, 4.0000, 2.0000]])
+        tensor([[4., 4., 2.]])
     """
     distances = radii_to_others(logits, labels, lipschitz_constant).detach()
     # Infinite for the label's own entry, where no shift is added.

@@ -23,7 +23,7 @@ def test_the_running_mean_follows_its_formula() -> None:
         weight = max(0.3, 1 / step)
         expected = (1 - weight) * expected + weight * x.mean(dim=(0, 2, 3)).numpy()
         np.testing.assert_allclose(layer.mean, expected, rtol=1e-13)
-        np.testing.assert_allclose(y, x - torch.from_numpy(expected).view(-1, 1, 1), rtol=1e-13)
+        np.testing.assert_allclose(y, x - torch.from_numpy(expected).view(-1, 1, 1), rtol=1e-13, atol=1e-14)
 
 
 def test_evaluation_subtracts_the_frozen_mean() -> None:

@@ -215,7 +215,7 @@ def test_schedules_and_closures_reach_every_part(name: str) -> None:
         return loss
 
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    assert float(optimizer.step(closure)) > 0
+    assert optimizer.step(closure).item() > 0
     assert not any(map(torch.equal, before, module.parameters()))
     schedule.step()
     assert [group["lr"] for group in optimizer.param_groups] == [0.0] * len(rates)
