@@ -130,6 +130,7 @@ def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Te
     Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549).
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[4.0, 3.0, 0.0]])
         >>> emma_shift(logits, torch.tensor([0]), lipschitz_constant=2**-0.5, radius=2.0)
         tensor([[4., 4., 2.]])
@@ -155,6 +156,7 @@ def emma(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, 
     Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549).
 
     Example:
+        >>> import torch
         >>> emma(torch.tensor([[4.0, 3.0]]), torch.tensor([0]), lipschitz_constant=2**-0.5, radius=2.0)
         tensor(0.6931)
     """
