@@ -93,8 +93,11 @@ class OrthogonalMixing(LipschitzModule):
         y = self.rotate(x, self.matrices())
         return y if self.bias is None else y + self.bias.view(-1, *[1] * (x.dim() - 2))
 
-    def matrices(self) -> Tensor:
-        """Return the orthogonal blocks of all factors in the present mode, (factors, g, C / g, C / g), R first."""
+    def matrices(self, *, exact: bool = False) -> Tensor:
+        """Return the orthogonal blocks of all factors in the present mode, (factors, g, C / g, C / g), R first.
+
+        ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
+        """
         if self.parametrization == "manifold":
             return self._blocks(self.weight)
         with without_autocast(self.weight.device):
@@ -106,7 +109,7 @@ class OrthogonalMixing(LipschitzModule):
                 return cached
             if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self.weight.requires_grad):
                 return self._evaluated()
-            return self._cache.get([self.weight], self._evaluated)
+            return self._cache.get([self.weight], self._evaluated, exact=exact)
 
     def _blocks(self, weight: Tensor) -> Tensor:
         size = weight.shape[1]
@@ -149,7 +152,7 @@ class OrthogonalMixing(LipschitzModule):
     def lipschitz_bound(self) -> float:
         """Bound ||Q|| by the factors' norms, from the residual D^T D - I of the matrices in use, rounded up."""
         with torch.no_grad():
-            return product_up(orthogonal_norm_bound(blocks) for blocks in self.matrices())
+            return product_up(orthogonal_norm_bound(blocks) for blocks in self.matrices(exact=True))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Bound the rounding of the products with the factors, and of adding the bias."""
@@ -160,7 +163,7 @@ class OrthogonalMixing(LipschitzModule):
     def rotation_step(self, signal: Signal, *, transposed: bool = False) -> Step:
         """Bound the rounding of `rotate`."""
         step = exact(signal)
-        factors = list(self.matrices())
+        factors = list(self.matrices(exact=True))
         for blocks in reversed(factors) if transposed else factors:
             factor = products(
                 signal.after(step, signal.shape),

@@ -1,7 +1,7 @@
 """Convolutions divided by their norm."""
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import inf, prod, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -150,6 +150,10 @@ class ScaledConv2d(OperandLayer):
             gain=self.lipschitz_bound(),
             outputs=self.out_channels * prod(outputs),
         )
+
+    def lipschitz_estimate(self) -> float:
+        """Return 1, about the norm of a kernel that was divided by its norm; infinite for weights not finite."""
+        return 1.0 if all(bool(weight.isfinite().all()) for weight in self.weights()) else inf
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return the frequencies at which the bound is proved."""

@@ -201,6 +201,14 @@ def test_lires_needs_outputs_of_the_inputs_shape(settings: dict[str, Any]) -> No
         LiRes(4, 4, depth=0)
 
 
+def test_validation_takes_an_estimate_without_a_proof() -> None:
+    layer, _ = make("lires")
+    assert layer.eval().lipschitz_estimate() == 1.0
+    with torch.no_grad():
+        layer.gamma[0] = math.nan
+    assert layer.lipschitz_estimate() == math.inf
+
+
 def test_a_network_of_them_is_certified_and_exported() -> None:
     model = nn.Sequential(ScaledConv2d(2, 4, 4, 4, padding=0), LiRes(4, 4), MaxMin(), nn.Flatten(), nn.Linear(16, 3))
     images = torch.rand(4, 2, 8, 8)
