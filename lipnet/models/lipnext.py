@@ -45,8 +45,10 @@ class LipNeXtBlock(LipschitzSequential):
     ) -> None:
         super().__init__()
         self.add_module("position", PositionCode(channels, size))
-        mixing = {"share": share, "padding_mode": padding_mode}
-        self.add_module("spatial", SpatialMixing(channels, groups, parametrization=parametrization, **mixing))  # type: ignore[arg-type]
+        spatial = SpatialMixing(
+            channels, groups, share=share, padding_mode=padding_mode, parametrization=parametrization
+        )
+        self.add_module("spatial", spatial)
         self.add_module("mixing", OrthogonalMixing(channels, groups, parametrization=parametrization))
         self.add_module("activation", BetaAbs(beta))
 
