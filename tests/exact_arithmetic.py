@@ -19,6 +19,8 @@ from lipnet.functional import channel_shuffle
 from lipnet.layers import (
     GSSOC,
     SOC,
+    BetaAbs,
+    Centering,
     ChannelShuffle,
     Householder,
     HouseholderOrder2,
@@ -27,8 +29,14 @@ from lipnet.layers import (
     Normalize,
     NormalizedLinear,
     NormPool2d,
+    OrthogonalMixing,
+    PatchEmbedding,
+    PositionCode,
     Residual,
+    ScaledConv2d,
     SOCTranspose,
+    SpatialMixing,
+    SpatialShift,
 )
 from lipnet.layers.engines import DenseEngine, ExplicitSpectralEngine, SpectralEngine
 from lipnet.layers.frequency import FrequencyLayer
@@ -278,6 +286,61 @@ def _orthogonal_map(layer: OrthogonalMap, x: Exact) -> Exact:
     return columns.reshape(x.shape)
 
 
+def _scaled_conv(layer: ScaledConv2d, x: Exact) -> Exact:
+    """Convolve with the kernel in use, which has been divided by its norm; circular padding wraps around."""
+    with torch.no_grad():
+        weight = layer.operands((1, 1))[0]
+    plain = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, groups=layer.groups)
+    plain.weight, plain.bias = nn.Parameter(weight), layer.bias
+    rows, columns = layer.padding
+    if layer.padding_mode == "circular":
+        return _conv2d(plain, np.pad(x, ((0, 0), (rows, rows), (columns, columns)), mode="wrap"))
+    plain.padding = layer.padding
+    return _conv2d(plain, x)
+
+
+def _rotation(layer: OrthogonalMixing, x: Exact, transposed: bool = False) -> Exact:
+    """Multiply by the factors as dense matrices, with the shuffle as a permutation of the channels."""
+    with torch.no_grad():
+        factors = layer.matrices()
+    channels, size = layer.channels, layer.channels // layer.groups
+    order = channel_shuffle(torch.arange(channels).view(1, -1), layer.groups)[0].numpy()
+    matrices = []
+    for number, blocks in enumerate(factors):
+        factor = np.zeros((channels, channels))
+        for block in range(layer.groups):
+            places = np.arange(block * size, (block + 1) * size)
+            # The blocks of the second factor mix the channels that the shuffle gathers.
+            places = order[places] if number else places
+            factor[np.ix_(places, places)] = to_numpy(blocks[block])
+        matrices.append(exact(factor))
+    columns = x.reshape(channels, -1)
+    for matrix in reversed(matrices) if transposed else matrices:
+        columns = (matrix.T if transposed else matrix) @ columns
+    return columns.reshape(x.shape)
+
+
+def _shift(layer: SpatialShift, x: Exact) -> Exact:
+    each, result = int(layer.share * len(x)), x.copy()
+    for part, (axis, step) in enumerate([(1, -1), (1, 1), (2, -1), (2, 1)]):
+        place = slice(part * each, (part + 1) * each)
+        result[place] = np.roll(x[place], step, axis)
+    return result
+
+
+def _spatial_mixing(layer: SpatialMixing, x: Exact) -> Exact:
+    return _rotation(layer.rotation, _shift(layer.shift, _rotation(layer.rotation, x)), transposed=True)
+
+
+def _patches(layer: PatchEmbedding, x: Exact) -> Exact:
+    size = layer.patch_size
+    moved = exact(space_to_depth_matrix(*x.shape, size)) @ x.ravel()
+    patches = moved.reshape(len(x) * size**2, -1)
+    if layer.rotation:
+        patches = exact(layer.components) @ patches
+    return _with_channels(patches.reshape(len(patches), x.shape[1] // size, x.shape[2] // size), layer.out_channels)
+
+
 def _shuffle(layer: ChannelShuffle, x: Exact) -> Exact:
     order = channel_shuffle(torch.arange(len(x)).view(1, -1), layer.groups, layer.paired)[0].numpy()
     return x[np.argsort(order)] if layer.inverted else x[order]
@@ -367,6 +430,14 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Exact]] = {
     Householder: _householder,
     HouseholderOrder2: _householder_order2,
     OrthogonalMap: _orthogonal_map,
+    BetaAbs: lambda layer, x: np.concatenate([abs(x[: round(layer.beta * len(x))]), x[round(layer.beta * len(x)) :]]),
+    Centering: lambda layer, x: _bias(x, -layer.mean),
+    OrthogonalMixing: lambda layer, x: _bias(_rotation(layer, x), layer.bias),
+    PatchEmbedding: _patches,
+    PositionCode: lambda layer, x: x + exact((layer.rows + layer.columns).detach()),
+    ScaledConv2d: _scaled_conv,
+    SpatialMixing: _spatial_mixing,
+    SpatialShift: _shift,
     ChannelShuffle: _shuffle,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _average_pool,

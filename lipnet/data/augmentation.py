@@ -15,6 +15,9 @@ from lipnet.data.draws import Integers, uniform_integers
 Batch = tuple[Tensor, Tensor]
 Mixing: TypeAlias = v2.MixUp | v2.CutMix
 
+ALTERNATING = "alternating"
+"""Value of ``flip`` that flips every image in every other epoch."""
+
 # Separates the random numbers of mixing from those of single images.
 _MIXING = 0x6D6978
 
@@ -35,21 +38,28 @@ class CropAndFlip:
     Args:
         seed: non-negative integer.
         padding: zeros added on each side; 0 disables cropping.
-        flip: flip each image, left to right, with probability 1/2.
+        flip: flip each image, left to right, with probability 1/2. ``"alternating"`` flips it in every other epoch:
+            a coin, thrown once for each image, decides whether in the even or in the odd ones, so that two epochs in a
+            row show every image both ways (Jordan, arXiv 2404.00498).
 
     Raises:
-        ValueError: padding is negative.
+        ValueError: padding is negative, or flip is another text.
     """
 
-    def __init__(self, seed: int, padding: int, flip: bool) -> None:
+    def __init__(self, seed: int, padding: int, flip: bool | str) -> None:
         if padding < 0:
             raise ValueError(f"padding must be non-negative, got {padding}")
+        if isinstance(flip, str) and flip != ALTERNATING:
+            raise ValueError(f"flip must be true, false or {ALTERNATING!r}, got {flip!r}")
         self.seed, self.padding, self.flip = seed, padding, flip
 
     def augment(self, images: Tensor, epochs: Integers, indices: Integers) -> Tensor:
         """Return the images (B, C, H, W) as seen in the given epochs (B,)."""
         shifts = 2 * self.padding + 1
-        draws = uniform_integers(self.seed, epochs, indices, (shifts, shifts, 1 + self.flip))
+        draws = uniform_integers(self.seed, epochs, indices, (shifts, shifts, 1 + bool(self.flip)))
+        if self.flip == ALTERNATING:
+            coins = uniform_integers(self.seed, np.zeros_like(epochs), indices, (2,))
+            draws[:, 2] = (coins[:, 0] + epochs) % 2
         row, column, flipped = torch.from_numpy(draws).to(images.device).T.unsqueeze(-1)
         height, width = images.shape[2:]
         across, down = (torch.arange(size, device=images.device) for size in (width, height))

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from lipnet.data.augmentation import Augmentation, CropAndFlip, Mixing, SeededAugmentation
 from lipnet.data.extra import ExtraImages
-from lipnet.data.images import ImageDataset, LabelledImages
+from lipnet.data.images import ImageDataset, LabelledImages, to_unit_range
 from lipnet.data.loaders import LOADERS
 from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
 from lipnet.data.spec import DatasetSpec
@@ -43,7 +43,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: augment the training images; False disables crop, flip, policy and mixing.
         crop_padding: zeros added on each side of a training image before it is cropped at random to its own size; 0
             disables cropping, None takes the dataset's usual value.
-        flip: flip training images at random, left to right; None takes the dataset's usual value.
+        flip: flip training images at random, left to right; ``"alternating"`` flips each in every other epoch; None
+            takes the dataset's usual value.
         policy: a further random transform of single training images, bytes 0..255 of shape (C, H, W), such as
             ``torchvision.transforms.v2.TrivialAugmentWide()``; needs the loader "workers".
         mixing: ``torchvision.transforms.v2.MixUp`` or ``CutMix``, applied to each training batch; labels become
@@ -78,7 +79,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         augment: bool = True,
         crop_padding: int | None = None,
-        flip: bool | None = None,
+        flip: bool | str | None = None,
         policy: v2.Transform | None = None,
         mixing: Mixing | None = None,
         extra: ExtraImages | None = None,
@@ -215,6 +216,12 @@ class ImageDataModule(LightningDataModule, ABC):
                 )
             augmentations.append(SeededAugmentation(self.policy, self.seed))
         return ImageDataset(source, positions, augmentations)
+
+    def training_images(self, count: int) -> Tensor:
+        """Return at most ``count`` own training images, evenly spread, not augmented: (n, C, H, W) in [0, 1]."""
+        positions = self._positions[0]
+        chosen = positions[torch.arange(0, len(positions), max(1, -(-len(positions) // count)))]
+        return to_unit_range(self._training_images.images[chosen], self._training_images.maximum)
 
     def evaluation_dataset(self, split: str) -> ImageDataset:
         """Return the images of a split, not augmented, in the order of the official file.

@@ -1,4 +1,4 @@
-"""Activations that sort pairs of channels, and so keep the norm of the gradient."""
+"""Activations that sort or fold channels, and so keep the norm of the gradient."""
 
 from typing import ClassVar
 
@@ -72,3 +72,49 @@ class MaxMinPermuted(_PairwiseSort):
     """
 
     _neighbours = True
+
+
+class BetaAbs(LipschitzModule):
+    r"""Beta-abs activation: the absolute value on the first share beta of the channels, the identity on the rest.
+
+    :math:`y_c = |x_c|` for :math:`c < \mathrm{round}(\beta C)` and :math:`y_c = x_c` otherwise. With beta = 1/2 and
+    a rotation of each pair (c, c + C/2) by 45 degrees before and after it, it is `MaxMin`.
+
+    Args:
+        beta: the share, in [0, 1].
+
+    Shape:
+        (B, C, ...) to the same shape.
+
+    Raises:
+        ValueError: for a share out of range, and for inputs without channels.
+
+    Source: LipNeXt (arXiv 2601.18513).
+
+    Example:
+        >>> BetaAbs()(torch.tensor([[-1.0, -2.0, -3.0, 4.0]])).tolist()
+        [[1.0, 2.0, -3.0, 4.0]]
+    """
+
+    def __init__(self, beta: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must be in [0, 1], got {beta}")
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2:
+            raise ValueError(f"BetaAbs needs an input of shape (B, C, ...), got {tuple(x.shape)}")
+        count = round(self.beta * x.shape[1])
+        return torch.cat([x[:, :count].abs(), x[:, count:]], dim=1)
+
+    def lipschitz_bound(self) -> float:
+        """Return 1: absolute values never move two numbers apart."""
+        return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Return an exact step: signs change, magnitudes do not."""
+        return exact(signal)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta:g}"

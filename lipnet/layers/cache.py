@@ -44,6 +44,10 @@ class WeightCache(Generic[Value]):
         self._state = state
         return self._value
 
+    def latest(self) -> Value | None:
+        """Return the last value without comparing the weights, or None."""
+        return self._value
+
     def clear(self) -> None:
         self._weights, self._state, self._value = [], None, None
 

@@ -6,6 +6,8 @@ from lipnet.models.build import build_model
 from lipnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lipnet.models.hub import push_to_hub
 from lipnet.models.lipconvnet import LipConvNet
+from lipnet.models.lipnext import LipNeXt
+from lipnet.models.liresnet import LiResNet
 from lipnet.models.pretrained import PRETRAINED, load_pretrained, save_pretrained
 
 __all__ = [
@@ -14,7 +16,9 @@ __all__ = [
     "AdaptedHead",
     "Checkpoint",
     "CheckpointError",
+    "LiResNet",
     "LipConvNet",
+    "LipNeXt",
     "build_model",
     "load_base",
     "load_checkpoint",

@@ -7,7 +7,7 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from lipnet.layers import SOC, MaxMin, Normalize, SOCLinear
+from lipnet.layers import SOC, MaxMin, Normalize, PatchEmbedding, SOCLinear
 from lipnet.layers.base import LipschitzModule
 
 LayerFactory = Callable[..., nn.Module]
@@ -34,6 +34,7 @@ class LipConvNet(LipschitzSequential):
     | child | layers | output |
     | --- | --- | --- |
     | ``normalize`` | (x - mean) / std, from pixels in [0, 1] | S x S |
+    | ``patches`` | optional: p x p pixels as channels, rotated; S becomes S / p | S/p x S/p |
     | ``stage1`` | n - 1 convolutions 3 x 3 of c channels, one 3 x 3 with stride 2 to 2 c | S/2 x S/2 |
     | ``stage2``, ... | the same with twice the channels | half the size |
     | the last stage | the same, but the last convolution is 1 x 1 | S / 2^stages |
@@ -50,6 +51,8 @@ class LipConvNet(LipschitzSequential):
         in_channels: channels of the images.
         image_size: height and width of the images, divisible by 2 ** stages.
         stages: number of stages, at most 16; 3 fit images of 8 x 8.
+        patch_rotation: p, the size of patches whose principal components are the channels of the first convolution, see
+            `lipnet.layers.PatchEmbedding`; None for the pixels themselves.
         conv: makes a convolution: ``conv(in_channels, out_channels, kernel_size=k, stride=s)``.
         activation: makes an activation: ``activation(channels=c)`` if it has an argument ``channels``, as activations
             with parameters do, else ``activation()``.
@@ -88,6 +91,7 @@ class LipConvNet(LipschitzSequential):
         in_channels: int = 3,
         image_size: int = 32,
         stages: int = 5,
+        patch_rotation: int | None = None,
         conv: LayerFactory = SOC,
         activation: LayerFactory = MaxMin,
         pooling: LayerFactory | None = None,
@@ -96,17 +100,21 @@ class LipConvNet(LipschitzSequential):
         std: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_shape(depth, stages, image_size)
+        size = _size_of_patches(image_size, patch_rotation)
+        _check_shape(depth, stages, size)
         mean = [0.0] * in_channels if mean is None else list(mean)
         if len(mean) != in_channels:
             raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
         self.add_module("normalize", Normalize(mean, std, image_size))
         channels, width = in_channels, initial_channels
+        if patch_rotation is not None:
+            self.add_module("patches", PatchEmbedding(in_channels, patch_rotation, rotation=True))
+            channels *= patch_rotation**2
         for stage in range(1, stages + 1):
             kernel_size = 1 if stage == stages else 3
             self.add_module(f"stage{stage}", _stage(channels, width, depth // stages, kernel_size, conv, activation))
             channels, width = 2 * width, 2 * width
-        maps = torch.empty(1, channels, image_size // 2**stages, image_size // 2**stages, device="meta")
+        maps = torch.empty(1, channels, size // 2**stages, size // 2**stages, device="meta")
         if pooling is not None:
             self.add_module("pooling", pooling())
             maps = self[-1](maps)
@@ -120,14 +128,24 @@ def _stage(
 ) -> nn.Sequential:
     stage = nn.Sequential()
     for _ in range(layers - 1):
-        stage.extend([conv(in_channels, width, kernel_size=3, stride=1), _make_activation(activation, width)])
+        stage.extend([conv(in_channels, width, kernel_size=3, stride=1), make_activation(activation, width)])
         in_channels = width
     last = conv(in_channels, 2 * width, kernel_size=last_kernel_size, stride=2)
-    return stage.extend([last, _make_activation(activation, 2 * width)])
+    return stage.extend([last, make_activation(activation, 2 * width)])
 
 
-def _make_activation(activation: LayerFactory, channels: int) -> nn.Module:
+def make_activation(activation: LayerFactory, channels: int) -> nn.Module:
+    """Make an activation, with its number of channels if it takes one."""
     return activation(channels=channels) if "channels" in signature(activation).parameters else activation()
+
+
+def _size_of_patches(image_size: int, patch_rotation: int | None) -> int:
+    """Return height and width in patches."""
+    if patch_rotation is None:
+        return image_size
+    if patch_rotation < 1 or image_size % patch_rotation:
+        raise ValueError(f"patch_rotation must divide image_size = {image_size}, got {patch_rotation}")
+    return image_size // patch_rotation
 
 
 def _check_shape(depth: int, stages: int, image_size: int) -> None:

@@ -1,24 +1,39 @@
 """Training with Lightning: module, losses, schedules and callbacks. Certification does not need it."""
 
 from lipnet.training.averaging import ExponentialMovingAverage
+from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.checkpoint_io import WholeCheckpointIO
 from lipnet.training.divergence import DivergenceGuard
+from lipnet.training.emma import EMMA, AnnealedEMMA
 from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
-from lipnet.training.losses import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
+from lipnet.training.losses import (
+    CertificateRegularization,
+    LogitAnnealing,
+    MulticlassHinge,
+    OffsetCrossEntropy,
+)
 from lipnet.training.module import CertifiedClassifier, Prediction, certified_accuracy_key
+from lipnet.training.muon import FlatMuon, Muon
+from lipnet.training.optimizers import CombinedOptimizer, Lookahead, ModuleOptimizer
+from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.progress import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
+from lipnet.training.riemannian import RiemannianAdam
 from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
 
 __all__ = ["CertifiedClassifier", "Prediction", "certified_accuracy_key"]
-__all__ += ["CertificateRegularization", "LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
+__all__ += ["EMMA", "AnnealedEMMA", "CertificateRegularization"]
+__all__ += ["LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
+__all__ += ["CombinedOptimizer", "FlatMuon", "Lookahead", "ModuleOptimizer", "Muon", "RiemannianAdam"]
 __all__ += ["CosineWithWarmup", "OneCycle", "PerStepSchedule", "step_schedule"]
 __all__ += [
+    "BatchWarmup",
     "DivergenceGuard",
     "ExactResumption",
     "ExponentialMovingAverage",
+    "FitPatchRotation",
     "LastCheckpoint",
     "SafeRequeue",
     "TimeIsUp",

@@ -47,7 +47,7 @@ def offset_cross_entropy(
         tensor(0.0917)
     """
     _check_logits(logits)
-    scores, offset = _scores(logits), 2 * sqrt(2) * radius
+    scores, offset = scores_of(logits), 2 * sqrt(2) * radius
     if labels.shape == logits.shape and labels.is_floating_point():
         probabilities = labels.to(scores.dtype)
     elif labels.shape == logits.shape[:1] and labels.dtype == torch.int64:
@@ -89,7 +89,7 @@ def certificate_regularization(
         tensor(0.4352)
     """
     radius = correct_class_radius(logits, labels, lipschitz_constant)
-    return F.cross_entropy(_scores(logits), labels) - gamma * radius.relu().mean()
+    return F.cross_entropy(scores_of(logits), labels) - gamma * radius.relu().mean()
 
 
 def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperature: float, beta: float) -> Tensor:
@@ -118,7 +118,7 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
         tensor(0.0332)
     """
     _check_classes(logits, labels)
-    scores = _scores(logits)
+    scores = scores_of(logits)
     correct = F.one_hot(labels, scores.shape[1]).bool()
     log_p = ((scores - offset * correct) / temperature).log_softmax(dim=1)
     # log(1 - p_y) from the other classes: 1 - p_y would lose all its digits, and its gradient, where p_y is close to 1.
@@ -155,7 +155,7 @@ def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: floa
         >>> multiclass_hinge(logits, torch.tensor([0, 0]), lipschitz_constant=1.0, radius=2.0)
         tensor(2.2929)
     """
-    radii = _radii_to_others(logits, labels, lipschitz_constant)
+    radii = radii_to_others(logits, labels, lipschitz_constant)
     return (radius - radii).relu().sum(dim=1).mean()
 
 
@@ -185,13 +185,13 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
         >>> correct_class_radius(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0]), lipschitz_constant=1.0)
         tensor([ 1.4142, -1.4142])
     """
-    return _radii_to_others(logits, labels, lipschitz_constant).amin(dim=1)
+    return radii_to_others(logits, labels, lipschitz_constant).amin(dim=1)
 
 
-def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
+def radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
     """Return the signed radii of the correct class to each class (B, C); infinite to itself."""
     _check_classes(logits, labels)
-    scores, index = _scores(logits), labels.unsqueeze(1)
+    scores, index = scores_of(logits), labels.unsqueeze(1)
     leads = scores.gather(1, index) - scores
     if not isinstance(lipschitz_constant, Tensor):
         return (leads / (sqrt(2) * lipschitz_constant)).scatter(1, index, inf)
@@ -206,7 +206,7 @@ def _radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float |
     return (leads / constants).scatter(1, index, inf)
 
 
-def _scores(logits: Tensor) -> Tensor:
+def scores_of(logits: Tensor) -> Tensor:
     """Return the logits in at least float32: under autocast they may be in half precision."""
     return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -7,8 +7,9 @@
 | `CertificateRegularization` | yes, or for each pair | classes (B,) |
 | `LogitAnnealing` | no | classes (B,) |
 | `MulticlassHinge` | yes, or for each pair | classes (B,) |
+| `lipnet.training.emma.EMMA`, `AnnealedEMMA` | yes, or for each pair | classes (B,) |
 
-The last three are defined for one correct class and raise an error for mixed labels.
+All but the first two are defined for one correct class and raise an error for mixed labels.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class LipschitzLoss(nn.Module):
     def __init__(self, lipschitz_constant: float | None = None) -> None:
         super().__init__()
         if lipschitz_constant is not None:
-            _check_positive("lipschitz_constant", lipschitz_constant)
+            check_positive("lipschitz_constant", lipschitz_constant)
         self.lipschitz_constant = lipschitz_constant
         self._row_distances: Callable[[], Tensor] | None = None
 
@@ -55,7 +56,7 @@ class LipschitzLoss(nn.Module):
             row_distances: returns the present distances (C, C) of the rows of the network's head; None for a head with
                 one constant for all logits.
         """
-        _check_positive("lipschitz_constant", lipschitz_constant)
+        check_positive("lipschitz_constant", lipschitz_constant)
         other = copy(self)
         if other.lipschitz_constant is None:
             other.lipschitz_constant = lipschitz_constant
@@ -91,7 +92,7 @@ class OffsetCrossEntropy(LipschitzLoss):
         self, radius: str | float = "36/255", temperature: float = 0.25, lipschitz_constant: float | None = None
     ) -> None:
         super().__init__(lipschitz_constant)
-        _check_positive("temperature", temperature)
+        check_positive("temperature", temperature)
         self.radius, self.temperature = parse_radius(radius), temperature
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class CertificateRegularization(LipschitzLoss):
 
     def __init__(self, gamma: float = 0.5, lipschitz_constant: float | None = None) -> None:
         super().__init__(lipschitz_constant)
-        _check_not_negative("gamma", gamma)
+        check_not_negative("gamma", gamma)
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -134,9 +135,9 @@ class LogitAnnealing(nn.Module):
 
     def __init__(self, offset: float = 2.0, temperature: float = 0.75, beta: float = 5.0) -> None:
         super().__init__()
-        _check_not_negative("offset", offset)
-        _check_positive("temperature", temperature)
-        _check_not_negative("beta", beta)
+        check_not_negative("offset", offset)
+        check_positive("temperature", temperature)
+        check_not_negative("beta", beta)
         self.offset, self.temperature, self.beta = offset, temperature, beta
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -162,11 +163,11 @@ class MulticlassHinge(LipschitzLoss):
         return multiclass_hinge(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.radius)
 
 
-def _check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float) -> None:
     if not 0 < value < inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def _check_not_negative(name: str, value: float) -> None:
+def check_not_negative(name: str, value: float) -> None:
     if not 0 <= value < inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")

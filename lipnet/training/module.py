@@ -1,6 +1,7 @@
 """LightningModule that trains a 1-Lipschitz classifier and certifies it at every validation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import inf, prod
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -24,11 +25,15 @@ from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
+from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.divergence import DivergenceGuard
+from lipnet.training.emma import EMMA
 from lipnet.training.losses import LipschitzLoss
+from lipnet.training.optimizers import ModuleOptimizer
+from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
-from lipnet.training.schedules import PerStepSchedule, fraction_of_time
+from lipnet.training.schedules import PerStepSchedule, fraction_of_time, progress_of, steps_of
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of ``torch.compile``."""
@@ -58,7 +63,7 @@ class CertifiedClassifier(LightningModule):
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
-    an `ExactResumption` and a `SafeRequeue`.
+    an `ExactResumption`, a `SafeRequeue` and a `FitPatchRotation`.
 
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -67,7 +72,8 @@ class CertifiedClassifier(LightningModule):
         num_classes: number of classes.
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
             A `LipschitzLoss` without a constant gets the network's nominal one, and the row distances of its head.
-        optimizer: makes the optimizer from the parameters; default: SGD with rate 0.1 and momentum 0.9.
+        optimizer: makes the optimizer from the parameters, or a `ModuleOptimizer`; default: SGD with rate 0.1 and
+            momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
         scheduler: makes the schedule from the optimizer, stepped once an epoch; or a `PerStepSchedule`, stepped after
             every optimizer step; None for a constant rate.
         radii: radii at which evaluation certifies, as text.
@@ -91,7 +97,7 @@ class CertifiedClassifier(LightningModule):
         *,
         num_classes: int | None = None,
         loss: nn.Module | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | ModuleOptimizer | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
         compile_mode: str | None = None,
@@ -111,7 +117,10 @@ class CertifiedClassifier(LightningModule):
         if isinstance(loss, LipschitzLoss):
             loss = loss.for_network(nominal_lipschitz_constant(self.model), row_distances_of(self.model))
         self.loss = loss
-        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._progress: Callable[[], float] | None = None
+        make = partial(SGD, lr=0.1, momentum=0.9) if optimizer is None else optimizer
+        self._make_optimizer = make if isinstance(make, ModuleOptimizer) else ModuleOptimizer(make)
+        self._make_scheduler = scheduler
         # Validating the arguments' values would wait for the device in every step.
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -125,11 +134,16 @@ class CertifiedClassifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images) if self._compiled is None else self._compiled(images)
+        if isinstance(self.loss, EMMA) and self._progress is not None:
+            self.loss.progress = self._progress()
         loss: Tensor = self.loss(logits, labels)
         # A mixed label counts as the class with the largest share.
         self.train_accuracy.update(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
+
+    def on_train_start(self) -> None:
+        self._progress = progress_of(self.trainer) if isinstance(self.loss, EMMA) else None
 
     def on_train_epoch_end(self) -> None:
         # Logged as a number, not as a metric: computing a metric is a collective, and the progress bar, which only the
@@ -182,8 +196,7 @@ class CertifiedClassifier(LightningModule):
             return Prediction(*self._bounds.certified_radius(self(images)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        make = self._make_optimizer
-        optimizer = SGD(self.parameters(), lr=0.1, momentum=0.9) if make is None else make(self.parameters())
+        optimizer = self._make_optimizer(self)
         schedule = self._make_scheduler
         if schedule is None:
             return optimizer
@@ -192,7 +205,7 @@ class CertifiedClassifier(LightningModule):
         if schedule.over == "time":
             stepped = schedule(optimizer, fraction_of_time(self.trainer))
         else:
-            steps = self.trainer.estimated_stepping_batches
+            steps = steps_of(self.trainer)
             if not 1 <= steps < inf:
                 raise ValueError(
                     f"{type(schedule).__name__} needs the number of training steps, got {steps}: set "
@@ -202,7 +215,7 @@ class CertifiedClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepped, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue()]
+        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue(), FitPatchRotation()]
 
     def on_fit_start(self) -> None:
         self._check_settings()
@@ -211,7 +224,7 @@ class CertifiedClassifier(LightningModule):
             self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def on_fit_end(self) -> None:
-        self._compiled = None
+        self._compiled = self._progress = None
 
     def _check_settings(self) -> None:
         dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
@@ -221,10 +234,13 @@ class CertifiedClassifier(LightningModule):
                 "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
             )
         accumulated = self.trainer.accumulate_grad_batches
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BatchWarmup):
+                accumulated = max(callback.growth.values())
         if self.compile_mode in _CUDA_GRAPH_MODES and accumulated > 1:
             raise ValueError(
                 f"compile={self.compile_mode} overwrites the gradients of the previous batch, which "
-                f"trainer.accumulate_grad_batches={accumulated} needs: set compile=default"
+                f"an accumulation over {accumulated} batches needs: set compile=default"
             )
         logged = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
         for keeper in self.trainer.checkpoint_callbacks:

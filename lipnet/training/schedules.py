@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Any, ClassVar, Literal
 
 from lightning import Trainer
@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from lipnet.training.batch_warmup import BatchWarmup
 
 
 def step_schedule(
@@ -192,3 +194,33 @@ def fraction_of_time(trainer: Trainer) -> Callable[[], float]:
         return used
 
     return fraction
+
+
+def steps_of(trainer: Trainer) -> float:
+    """Return the number of optimizer steps of a training; infinite if only its time is limited."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, BatchWarmup) and trainer.max_epochs not in (None, -1):
+            # Lightning refuses to count steps of a growing batch.
+            trainer.fit_loop.setup_data()
+            steps = callback.steps(int(trainer.num_training_batches), int(trainer.max_epochs or 0))
+            return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    return trainer.estimated_stepping_batches
+
+
+def progress_of(trainer: Trainer) -> Callable[[], float]:
+    """Return a function that tells which fraction of the training is done, in [0, 1], the same in all processes.
+
+    A limit in time and one in steps may both be set: whichever is nearer counts.
+
+    Raises:
+        ValueError: for a training without a limit.
+    """
+    steps = steps_of(trainer)
+    timed = any(isinstance(each, Timer) and each.time_remaining() is not None for each in trainer.callbacks)  # type: ignore[attr-defined]
+    if not timed and steps == inf:
+        raise ValueError(
+            "a loss whose radius grows with the training needs its length: set trainer.max_epochs, trainer.max_steps "
+            "or trainer.max_time"
+        )
+    used = fraction_of_time(trainer) if timed else lambda: 0.0
+    return lambda: min(1.0, max(used(), trainer.global_step / steps))

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
-from lipnet.training import CertifiedClassifier, LastCheckpoint, certified_accuracy_key
+from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
@@ -42,7 +42,7 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         dataset=data.description(),
         num_classes=data.num_classes,
         loss=instantiate(config.loss),
-        optimizer=instantiate(config.optimizer),
+        optimizer=make_optimizer(config),
         scheduler=instantiate(config.scheduler),
         radii=list(config.radii),
         compile_mode=config.get("compile"),
@@ -51,6 +51,16 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
     if path is not None and starts_from(path, transfer):
         load_base(module.model, load_checkpoint(path).model.state_dict())
     return module
+
+
+def make_optimizer(config: DictConfig) -> ModuleOptimizer:
+    """Return what makes the optimizer: the group ``optimizer``, with the rates by kind of parameter and Lookahead."""
+    return ModuleOptimizer(
+        instantiate(config.optimizer),
+        bias_lr_factor=config.get("bias_lr_factor", 1.0),
+        manifold_lr=config.get("manifold_lr", 1e-3),
+        lookahead=instantiate(config.get("lookahead")),
+    )
 
 
 def make_trainer(config: DictConfig) -> Trainer:

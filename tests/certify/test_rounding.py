@@ -17,21 +17,28 @@ from lipnet.functional.rounding_error import Signal, Step, exact
 from lipnet.layers import (
     GSSOC,
     SOC,
+    Centering,
     ChannelShuffle,
     Householder,
     HouseholderOrder2,
     LipschitzModule,
+    LiRes,
     MaxMin,
     MaxMinPermuted,
     Normalize,
     NormalizedLinear,
     NormPool2d,
+    OrthogonalMixing,
+    PatchEmbedding,
     Residual,
+    ScaledConv2d,
     SOC1d,
     SOCLinear,
     SOCTranspose,
+    SpatialMixing,
 )
 from lipnet.models import LipConvNet
+from lipnet.models.lipnext import LipNeXtBlock
 from lipnet.structured import OrthogonalMap, boft, gsoft
 from tests import exact_arithmetic
 from tests.settings import PATHS, PUBLISHED
@@ -93,6 +100,18 @@ def wide_linear(outputs: int) -> nn.Module:
     return layer
 
 
+def _centred() -> Centering:
+    layer = Centering(3)
+    layer(torch.rand(4, 3, 5, 5))
+    return layer
+
+
+def _rotated() -> PatchEmbedding:
+    layer = PatchEmbedding(2, 2, 10, rotation=True)
+    layer.fit(torch.rand(30, 2, 4, 4))
+    return layer
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{
         f"SOC {engine} {mode}": (partial(SOC, 4, 4, engine=engine, padding_mode=mode), (4, 4, 3))
@@ -122,6 +141,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "NormalizedLinear": (lambda: NormalizedLinear(20, 7), (20,)),
     "Normalize": (lambda: Normalize([0.3, 0.5], 0.21), (2, 4, 4)),
     "Normalize twice": (lambda: nn.Sequential(Normalize([0.3], 0.21), Normalize([5.0], 0.1)), (1, 4, 4)),
+    "ScaledConv2d": (lambda: ScaledConv2d(2, 4, 5, 2, groups=2), (2, 6, 6)),
+    "LiRes": (lambda: LiRes(4, 4, padding_mode="circular", size=4), (4, 4, 4)),
+    "OrthogonalMixing": (lambda: OrthogonalMixing(6), (6, 3, 3)),
+    "OrthogonalMixing groups": (lambda: OrthogonalMixing(12, 3, parametrization="manifold"), (12, 2, 2)),
+    "SpatialMixing": (lambda: SpatialMixing(8, 2, share=0.25), (8, 3, 3)),
+    "LipNeXt block": (lambda: LipNeXtBlock(8, 3, share=0.25), (8, 3, 3)),
+    "Centering": (_centred, (3, 4, 4)),
+    "PatchEmbedding": (_rotated, (2, 4, 4)),
     "NormPool2d": (lambda: NormPool2d(2), (3, 4, 4)),
     "MaxMin": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), MaxMin()), (2, 5, 5)),
     "MaxMinPermuted": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), MaxMinPermuted()), (2, 5, 5)),

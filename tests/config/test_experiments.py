@@ -18,6 +18,8 @@ from lipnet.layers import GSSOC, SOC, ChannelShuffle, MaxMin, MaxMinPermuted
 from lipnet.layers.scaling import SCALINGS
 from lipnet.models import build_model
 from lipnet.training import (
+    EMMA,
+    AnnealedEMMA,
     CertificateRegularization,
     ExponentialMovingAverage,
     LogitAnnealing,
@@ -192,13 +194,13 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
     assert config.use_distributed_sampler is False
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "nadam"])
 @pytest.mark.parametrize("scheduler", [path.stem for path in files_of("scheduler")])
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
     settings = configuration(f"optimizer={optimizer}").optimizer
     made = instantiate(settings)([torch.nn.Parameter(torch.zeros(1))])
     make = instantiate(configuration(f"scheduler={scheduler}").scheduler)
-    assert type(made) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
+    assert type(made) is {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam}[optimizer]
     done = [0.0]
     if isinstance(make, PerStepSchedule) and make.over == "time":
         schedule = make(made, lambda: done[0])
@@ -215,8 +217,10 @@ def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> No
 
 # The class of each loss, and a setting of it with another value than its default.
 LOSSES = {
+    "annealed_emma": (AnnealedEMMA, "beta", 3.0),
     "certificate_regularization": (CertificateRegularization, "gamma", 0.25),
     "cross_entropy": (torch.nn.CrossEntropyLoss, "label_smoothing", 0.1),
+    "emma": (EMMA, "first", 0.2),
     "logit_annealing": (LogitAnnealing, "beta", 3.0),
     "multiclass_hinge": (MulticlassHinge, "radius", "1/2"),
     "offset_cross_entropy": (OffsetCrossEntropy, "temperature", 0.5),

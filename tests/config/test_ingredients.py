@@ -20,8 +20,11 @@ from torchvision.transforms import v2
 from lipnet.certify import certify
 from lipnet.data.loaders import MemoryLoader, WorkerLoader
 from lipnet.layers import (
+    GSSOC,
+    SOC,
     Householder,
     HouseholderOrder2,
+    LiRes,
     MaxMin,
     MaxMinPermuted,
     NormalizedLinear,
@@ -29,12 +32,18 @@ from lipnet.layers import (
     SOCLinear,
 )
 from lipnet.training import (
+    EMMA,
+    AnnealedEMMA,
+    BatchWarmup,
     CertificateRegularization,
     ExponentialMovingAverage,
+    FlatMuon,
     LastCheckpoint,
     LogitAnnealing,
+    Lookahead,
     MulticlassHinge,
     OffsetCrossEntropy,
+    RiemannianAdam,
 )
 from lipnet.workflows.training import make_data, make_module, make_trainer
 from tests.training.runs import figures_of
@@ -102,6 +111,14 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     "callbacks.last_checkpoint.stop_after_minutes=9": lambda trainer: (
         last_checkpoint_of(trainer).stop_after_minutes == 9
     ),
+    "loss=emma": lambda trainer: type(loss_of(trainer)) is EMMA,
+    "loss=annealed_emma": lambda trainer: type(loss_of(trainer)) is AnnealedEMMA,
+    "optimizer=nadam": lambda trainer: type(trainer.optimizers[0]) is torch.optim.NAdam,
+    "optimizer=muon": lambda trainer: FlatMuon in [type(each) for each in trainer.optimizers[0].optimizers],
+    "lookahead=default": lambda trainer: type(trainer.optimizers[0]) is Lookahead,
+    "bias_lr_factor=64": lambda trainer: [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.1, 6.4],
+    "callbacks=[default,batch_warmup]": lambda trainer: BatchWarmup in callbacks_of(trainer),
+    "data.flip=alternating": lambda trainer: trainer.datamodule.flip == "alternating",
     "data.loader=memory": lambda trainer: type(trainer.train_dataloader) is MemoryLoader,
     "data.loader=workers": lambda trainer: type(trainer.train_dataloader) is WorkerLoader,
     "data/mixing=mixup": lambda trainer: type(trainer.datamodule.mixing) is v2.MixUp,
@@ -124,6 +141,44 @@ def test_an_ingredient_is_one_override(tmp_path: Path, overrides: str) -> None:
     trainer = run(tmp_path, *overrides.split())
     assert INGREDIENTS[overrides](trainer)
     assert not list(tmp_path.iterdir()), "a fast development run leaves nothing"
+
+
+DIGITS = ["data=digits", "trainer=cpu", "debug=fast", "head=lln", "scheduler=cosine_warmup"]
+NETWORKS = {
+    "model=liresnet model.stem_stride=1 model.dense_features=16 model.dense_depth=1": lambda trainer: (
+        LiRes in parts_of(trainer)
+    ),
+    "model=liresnet conv=soc model/dense=lires model.stem_stride=1 model.dense_features=16 model.dense_depth=1": (
+        lambda trainer: {SOC, LiRes} <= set(parts_of(trainer))
+    ),
+    "model=liresnet conv=gs_soc model.stem_stride=1 model.dense_features=16 model.dense_depth=1": lambda trainer: (
+        GSSOC in parts_of(trainer)
+    ),
+    "model=liresnet model.patch_rotation=true model.stem_stride=2 model.neck_patch_size=2 model.dense_depth=0": (
+        lambda trainer: bool(trainer.lightning_module.model.stem[0].fitted)
+    ),
+    "model=lipnext": lambda trainer: not trainer.lightning_module.model.block1.mixing.groups > 1,
+    "model=gs_lipnext model.groups=4": lambda trainer: trainer.lightning_module.model.block1.mixing.groups == 4,
+    "model=lipnext model.patch_rotation=true": lambda trainer: bool(trainer.lightning_module.model.stem.fitted),
+    "model=lipnext model.parametrization=manifold lookahead=default": lambda trainer: any(
+        isinstance(each, RiemannianAdam) for each in trainer.optimizers[0].optimizer.optimizers
+    ),
+}
+
+
+@pytest.mark.cover(0)
+@pytest.mark.parametrize("overrides", NETWORKS)
+def test_a_network_is_one_choice(tmp_path: Path, overrides: str) -> None:
+    small = ["model.depth=2", "model.channels=16"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = [*DIGITS, *QUIET, *overrides.split(), *small, f"paths.output_dir={tmp_path}"]
+        config = compose("train", overrides=given)
+    torch.manual_seed(0)
+    data = make_data(config)
+    trainer = make_trainer(config)
+    trainer.fit(make_module(config, data), data)
+    assert all(np.isfinite(value) for value in figures_of(trainer).values())
+    assert NETWORKS[overrides](trainer)
 
 
 COMBINATIONS = [

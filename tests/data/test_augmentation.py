@@ -135,3 +135,24 @@ def test_seeds_of_neighbouring_triples_differ() -> None:
     seeds = [derive_seed(*triple) for triple in triples]
     assert len(set(seeds)) == len(triples)
     assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_an_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
+    count = 200
+    images = torch.arange(8, dtype=torch.uint8).view(1, 1, 2, 4).expand(count, -1, -1, -1)
+    augmentation, indices = CropAndFlip(3, 0, flip="alternating"), np.arange(count)
+    flipped = [
+        (augmentation.augment(images, np.full(count, epoch), indices) != images).flatten(1).any(dim=1)
+        for epoch in range(4)
+    ]
+    assert torch.equal(flipped[0], ~flipped[1])
+    assert torch.equal(flipped[0], flipped[2])
+    assert torch.equal(flipped[1], flipped[3])
+    assert 70 < int(flipped[0].sum()) < 130, "each image has a coin of its own"
+    alone = augmentation.augment(images[:1], np.array([1]), np.array([17]))
+    assert torch.equal((alone != images[:1]).any(), flipped[1][17])
+
+
+def test_an_unknown_flip_is_refused() -> None:
+    with pytest.raises(ValueError, match="flip must be true, false or 'alternating', got 'sometimes'"):
+        CropAndFlip(0, 0, flip="sometimes")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lipnet.functional import channel_shuffle
-from lipnet.layers import Householder, HouseholderOrder2, MaxMin, MaxMinPermuted, NormPool2d
+from lipnet.layers import BetaAbs, Householder, HouseholderOrder2, MaxMin, MaxMinPermuted, NormPool2d
 from tests.oracles import dense_jacobian, spectral_norm
 
 SHAPES = [(3, 2), (2, 8), (2, 6, 5), (2, 4, 3, 5), (1, 2, 2, 2, 2)]
@@ -78,7 +78,7 @@ def test_gradients(activation: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [MaxMin, MaxMinPermuted, NormPool2d, lambda: Householder(4), lambda: HouseholderOrder2(4)]
+    "make", [BetaAbs, MaxMin, MaxMinPermuted, NormPool2d, lambda: Householder(4), lambda: HouseholderOrder2(4)]
 )
 def test_forward_mode_and_vmap(make: Callable[[], nn.Module]) -> None:
     layer, x, tangent = make().double(), random_input((2, 4, 2, 2)), random_input((1, 4, 2, 2)).expand(2, -1, -1, -1)
@@ -95,6 +95,32 @@ def test_forward_mode_and_vmap(make: Callable[[], nn.Module]) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_empty_batch_stays_empty(activation: type[nn.Module]) -> None:
     assert activation()(torch.zeros(0, 4, 3, 3)).shape == (0, 4, 3, 3)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.75, 1.0])
+def test_beta_abs_folds_its_share_of_the_channels(beta: float) -> None:
+    layer, x = BetaAbs(beta), random_input((3, 4, 2, 2))
+    expected = np.array(x)
+    expected[:, : round(4 * beta)] = np.abs(expected[:, : round(4 * beta)])
+    assert np.array_equal(layer(x), expected)
+    assert layer.lipschitz_bound() == 1.0
+    x, y = random_input((2000, 4)).chunk(2)
+    assert ((layer(x) - layer(y)).norm(dim=1) <= (x - y).norm(dim=1) * (1 + 1e-15)).all()
+
+
+def test_beta_abs_is_max_min_between_rotations() -> None:
+    x = random_input((5, 4, 2))
+    half = 2**-0.5
+    folded = BetaAbs()(torch.cat([half * (x[:, :2] - x[:, 2:]), half * (x[:, :2] + x[:, 2:])], dim=1))
+    rotated = torch.cat([half * (folded[:, 2:] + folded[:, :2]), half * (folded[:, 2:] - folded[:, :2])], dim=1)
+    torch.testing.assert_close(rotated, MaxMin()(x))
+
+
+def test_beta_abs_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\], got 1.5"):
+        BetaAbs(1.5)
+    with pytest.raises(ValueError, match=r"\(B, C, ...\), got \(4,\)"):
+        BetaAbs()(torch.zeros(4))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (2, 5, 4, 4), (4,)])

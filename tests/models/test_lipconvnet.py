@@ -127,6 +127,16 @@ def test_the_head_is_as_wide_as_the_pooled_maps() -> None:
     np.testing.assert_allclose(pooled.pooling(features).flatten(1), features.flatten(2).norm(dim=2), rtol=1e-6)
 
 
+def test_patches_are_the_channels_of_the_first_convolution() -> None:
+    model = tiny_network(patch_rotation=2, image_size=16).eval()
+    assert [name for name, _ in model.named_children()][:3] == ["normalize", "patches", "stage1"]
+    assert convolutions(model)[0] == (12, 4, (3, 3), 1)
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    assert 1 <= model.lipschitz_bound() < 1 + 1e-6
+    with pytest.raises(ValueError, match="patch_rotation must divide image_size = 16, got 3"):
+        tiny_network(patch_rotation=3, image_size=16)
+
+
 def test_pooling_that_does_not_fit_the_last_maps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"windows of 2 x 2 divide, got \(1, 1024, 1, 1\)"):
         LipConvNet(100, pooling=NormPool2d)

@@ -50,11 +50,22 @@ from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
 from lipnet.data import FolderDataModule
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import polynomial_gain, product_up, reshaped_filter_bound, symbol_bound
+from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
+from lipnet.functional.orthogonal import orthogonal_norm_bound
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import accumulated
 from lipnet.functional.series import monic_polynomial, taylor_coefficients
-from lipnet.layers import GSSOC, LipschitzModule, Normalize, NormalizedLinear, Residual
+from lipnet.layers import (
+    GSSOC,
+    LipschitzModule,
+    Normalize,
+    NormalizedLinear,
+    NormPool2d,
+    Residual,
+    ScaledConv2d,
+    SpatialMixing,
+)
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import PreparedWeight, Series, make_series
 from lipnet.layers.explicit import explicit_products
@@ -72,6 +83,13 @@ class Defect:
     name: str
     plant: Plant
     catchers: Sequence[str]
+
+
+def _bound_without_identity(self: ScaledConv2d, operands: tuple[Tensor, ...]) -> float:
+    """Bound the kernel without its middle tap, in which the residual connection lies."""
+    kernel = operands[0].clone()
+    kernel[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2] = 0
+    return kernel_norm_bound(kernel, self.groups)
 
 
 def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
@@ -594,6 +612,53 @@ DEFECTS = [
             CERTIFICATES + "test_a_margin_within_the_rounding_certifies_nothing",
             CERTIFICATES + "test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_certified",
         ],
+    ),
+    Defect(
+        "orthogonal matrices: the residual of the matrix in use is not measured",
+        replace(orthogonal_norm_bound, lambda matrices: 1.0),
+        [
+            "tests/layers/test_orthogonal_mixing.py::test_the_bound_covers_the_drift_of_an_optimizer_without_retraction",
+            "tests/layers/test_spatial_shift.py::test_drift_of_the_rotation_counts_twice",
+            "tests/layers/test_shifts_of_features.py::test_the_bound_is_that_of_the_rounded_rotation",
+        ],
+    ),
+    Defect(
+        "orthogonal matrices: the rotation of a spatial mixing counts once",
+        attribute(SpatialMixing, "lipschitz_bound", edited(SpatialMixing.lipschitz_bound, "] * 2)", "])")),
+        ["tests/layers/test_spatial_shift.py::test_drift_of_the_rotation_counts_twice"],
+    ),
+    Defect(
+        "LiRes: the estimate that scales counts as the bound",
+        attribute(ScaledConv2d, "bound_operands", lambda self, operands: 1.0),
+        ["tests/layers/test_lires.py::test_the_bound_is_not_the_estimate_that_scales"],
+    ),
+    Defect(
+        "LiRes: the residual connection is left out of the bounded kernel",
+        attribute(ScaledConv2d, "bound_operands", _bound_without_identity),
+        ["tests/layers/test_lires.py::test_the_bound_is_just_above_the_norm"],
+    ),
+    Defect(
+        "LiRes: the gap between the frequencies of the grid is not covered",
+        edit(kernel_norm_bound, "if points is None:\n        norm /=", "if False:\n        norm /="),
+        [
+            "tests/functional/test_kernel_norms.py::test_a_peak_between_the_frequencies_of_the_grid_is_covered",
+        ],
+    ),
+    Defect(
+        "LiRes: zero padding counts as circular at its own size",
+        attribute(
+            ScaledConv2d, "_frequencies", edited(ScaledConv2d._frequencies, 'self.padding_mode == "circular"', "True")
+        ),
+        ["tests/layers/test_lires.py::test_zero_padding_may_exceed_the_frequencies_of_its_own_size"],
+    ),
+    Defect(
+        "pooling: the root of the sum of squares is missing",
+        attribute(
+            NormPool2d,
+            "forward",
+            edited(NormPool2d.forward, "torch.linalg.vector_norm(windows, dim=(3, 5))", "windows.square().sum((3, 5))"),
+        ),
+        ["tests/layers/test_pooling.py::test_the_bound_is_reached_and_kept"],
     ),
     Defect(
         "arithmetic: TF32 and autocast are not switched off",

@@ -74,5 +74,5 @@ def test_gradients_are_not_accumulated_in_graphs_of_launches(
     tiny_config: dict[str, Any], tmp_path: Path, mode: str
 ) -> None:
     module = make_module(tiny_config, compile_mode=mode)
-    with pytest.raises(ValueError, match="accumulate_grad_batches=2 needs: set compile=default"):
+    with pytest.raises(ValueError, match="an accumulation over 2 batches needs: set compile=default"):
         fit(tiny_config, tmp_path, module=module, accumulate_grad_batches=2)

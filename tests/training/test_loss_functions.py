@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipnet.training.emma import emma, emma_shift
 from lipnet.training.loss_functions import (
     certificate_regularization,
     correct_class_radius,
@@ -23,6 +24,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "certificate": lambda z, y: certificate_regularization(z, y, lipschitz_constant=3.7, gamma=0.5),
     "annealing": lambda z, y: logit_annealing(z, y, offset=2.0, temperature=0.75, beta=5.0),
     "hinge": lambda z, y: multiclass_hinge(z, y, lipschitz_constant=3.7, radius=0.3),
+    "emma": lambda z, y: emma(z, y, lipschitz_constant=3.7, radius=0.3),
 }
 
 
@@ -180,7 +182,8 @@ def test_constants_of_pairs_that_do_not_fit_are_refused(constants: Tensor) -> No
         correct_class_radius(torch.zeros(2, 3), torch.tensor([0, 1]), constants)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# EMMA holds its distances, so that finite differences see another function.
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "emma"])
 def test_gradients(name: str) -> None:
     logits, labels = make_samples(classes=4)
     assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, labels), (logits.requires_grad_(),))
@@ -237,3 +240,60 @@ def test_inputs_that_do_not_fit_are_refused(name: str, logits: Tensor, labels: T
 def test_losses_of_the_correct_class_refuse_mixed_labels(name: str) -> None:
     with pytest.raises(ValueError, match=r"one class for each of the 3 samples.*mixed labels need a cross-entropy"):
         LOSSES[name](torch.zeros(3, 2), torch.full((3, 2), 0.5))
+
+
+def _emma_of(row: list[float], label: int, constants: list[float], radius: float) -> list[float]:
+    """The shifted logits of one sample, class by class."""
+    shifted = []
+    for value, constant in zip(row, constants, strict=True):
+        distance = (row[label] - value) / constant if constant else math.inf
+        shifted.append(value + constant * min(max(distance, 0.01 * radius), radius))
+    shifted[label] = row[label]
+    return shifted
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.3, 3.0])
+def test_emma_is_its_formula(radius: float) -> None:
+    logits, labels = make_samples()
+    rows_of_head = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for constant in (3.7, torch.cdist(rows_of_head, rows_of_head) * 3.7):
+        expected = []
+        for row, label in rows(logits, labels):
+            own = [math.sqrt(2) * 3.7] * 7 if isinstance(constant, float) else constant[label].tolist()
+            shifted = _emma_of(row, label, own, radius)
+            expected.append(math.log(sum(math.exp(value - shifted[label]) for value in shifted)))
+        loss = emma(logits, labels, lipschitz_constant=constant, radius=radius)
+        assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-12)
+
+
+def test_the_shift_of_emma_closes_margins_and_does_not_pass_them() -> None:
+    logits, labels = torch.tensor([[4.0, 3.0, 0.0, 9.0]]), torch.tensor([0])
+    shifted = emma_shift(logits, labels, lipschitz_constant=1 / math.sqrt(2), radius=2.0)
+    torch.testing.assert_close(shifted, torch.tensor([[4.0, 4.0, 2.0, 9.02]]))
+
+
+def test_no_gradient_flows_through_the_distances_of_emma() -> None:
+    logits, labels = make_samples()
+    logits.requires_grad_()
+    shifted = emma_shift(logits, labels, lipschitz_constant=2.0, radius=0.5)
+    (gradient,) = torch.autograd.grad(shifted.sum(), logits)
+    assert torch.equal(gradient, torch.ones_like(logits))
+
+
+def test_emma_pulls_the_rows_of_a_head_apart_or_together() -> None:
+    head = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    logits, labels = make_samples()
+    distances = torch.cdist(head, head, compute_mode="donot_use_mm_for_euclid_dist")
+    emma(logits, labels, lipschitz_constant=distances, radius=0.3).backward()
+    assert head.grad is not None
+    assert bool(head.grad.isfinite().all())
+    assert bool((head.grad != 0).any())
+
+
+def test_the_gradient_of_emma_is_that_of_the_cross_entropy_at_the_shifted_logits() -> None:
+    logits, labels = make_samples()
+    logits.requires_grad_()
+    shifted = emma_shift(logits, labels, lipschitz_constant=3.7, radius=0.3).detach()
+    (gradient,) = torch.autograd.grad(emma(logits, labels, lipschitz_constant=3.7, radius=0.3), logits)
+    expected = (shifted.softmax(dim=1) - nn.functional.one_hot(labels, 7)) / len(labels)
+    torch.testing.assert_close(gradient, expected)

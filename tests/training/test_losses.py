@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.training import CertificateRegularization, LogitAnnealing, MulticlassHinge, OffsetCrossEntropy
+from lipnet.training import (
+    EMMA,
+    AnnealedEMMA,
+    CertificateRegularization,
+    LogitAnnealing,
+    MulticlassHinge,
+    OffsetCrossEntropy,
+)
+from lipnet.training.emma import emma, emma_shift
 from lipnet.training.loss_functions import (
     certificate_regularization,
     logit_annealing,
@@ -15,7 +23,7 @@ from lipnet.training.loss_functions import (
 )
 from lipnet.training.losses import LipschitzLoss
 
-LOSSES_WITH_CONSTANT = [OffsetCrossEntropy, CertificateRegularization, MulticlassHinge]
+LOSSES_WITH_CONSTANT = [OffsetCrossEntropy, CertificateRegularization, MulticlassHinge, EMMA, AnnealedEMMA]
 
 
 def make_samples() -> tuple[Tensor, Tensor]:
@@ -111,3 +119,32 @@ def test_constants_that_are_none_are_refused(constant: float) -> None:
 def test_settings_out_of_range_are_refused(make: type[nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0.0, 0.2), (0.1, 0.65), (0.4, 2.0), (0.9, 2.0)])
+def test_the_radius_of_emma_grows_with_the_training(progress: float, factor: float) -> None:
+    loss = EMMA("1/2", first=0.2, last=2.0, ramp=0.4, lipschitz_constant=3.0)
+    loss.progress = progress
+    assert loss.present_radius() == pytest.approx(factor / 2)
+    logits, labels = make_samples()
+    assert loss(logits, labels).item() == pytest.approx(
+        emma(logits, labels, lipschitz_constant=3.0, radius=factor / 2).item()
+    )
+
+
+def test_annealed_emma_is_logit_annealing_of_the_shifted_logits() -> None:
+    logits, labels = make_samples()
+    loss = AnnealedEMMA("1/4", offset=1.0, temperature=0.5, beta=3.0, lipschitz_constant=2.0)
+    shifted = emma_shift(logits, labels, lipschitz_constant=2.0, radius=0.1 / 4)
+    assert loss(logits, labels).equal(logit_annealing(shifted, labels, offset=1.0, temperature=0.5, beta=3.0))
+
+
+def test_the_published_ramp_is_the_default() -> None:
+    loss = EMMA()
+    assert (loss.radius, loss.first, loss.last, loss.ramp) == (36 / 255, 0.1, 3.0, 0.5)
+
+
+@pytest.mark.parametrize("settings", [{"first": 0.0}, {"last": -1.0}, {"ramp": 0.0}, {"ramp": 1.5}, {"radius": 0.0}])
+def test_settings_of_emma_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))} must be"):
+        EMMA(**settings)  # type: ignore[arg-type]

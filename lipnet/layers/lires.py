@@ -1,0 +1,106 @@
+"""The linear residual convolution of LiResNet."""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.layers.scaled_conv import ScaledConv2d, two_paddings, two_sizes
+
+
+class LiRes(ScaledConv2d):
+    r"""Linear residual convolution: :math:`y = (x + \gamma K * x / \sqrt{d})\,/\,\|\cdot\| + b`.
+
+    The residual connection is a part of the kernel, :math:`\delta + \gamma K / \sqrt{d}`, with the unit kernel delta,
+    one learned gamma for each output channel, and d the number of such layers in a row. The layer is affine; the
+    activation follows it. Its norm :math:`\sup_w \|I + \gamma A(w) / \sqrt{d}\|` is that of the whole kernel, estimated
+    in training, and bounded for certificates as in `ScaledConv2d`.
+
+    Args:
+        channels in and out, which must be equal, and the rest: as in `ScaledConv2d`, with stride 1 and an odd kernel.
+        depth: d.
+
+    Raises:
+        ValueError: for settings under which the input cannot be added to the output.
+
+    Source: LiResNet: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv
+    2301.12549).
+
+    Example:
+        >>> 1 <= LiRes(8, 8, depth=12, size=16).eval().lipschitz_bound() < 1.1
+        True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = "same",
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        depth: int = 1,
+        size: int | Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        kernel, steps = two_sizes(kernel_size), two_sizes(stride)
+        same = tuple(taps // 2 for taps in kernel)
+        even = any(taps % 2 == 0 for taps in kernel)
+        if in_channels != out_channels or steps != (1, 1) or even or two_paddings(padding, kernel) != same:
+            raise ValueError(
+                "LiRes adds its input, so it needs equal channels, stride 1, an odd kernel and padding 'same', got "
+                f"{in_channels} channels in, {out_channels} out, kernel_size {kernel_size}, stride {stride}, padding "
+                f"{padding!r}"
+            )
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        # First, because the base class draws the weights and estimates their norm.
+        self.depth = depth
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            size=size,
+            device=device,
+            dtype=dtype,
+        )
+
+    def _add_parameters(self, shape: tuple[int, ...], **options: Any) -> None:
+        super()._add_parameters(shape, **options)
+        self.gamma = nn.Parameter(torch.empty(shape[0], **options))
+
+    def reset_parameters(self) -> None:
+        """Set gamma to 1, and the rest as in `ScaledConv2d`."""
+        nn.init.ones_(self.gamma)
+        super().reset_parameters()
+
+    def weights(self) -> list[Tensor]:
+        return [self.weight, self.gamma]
+
+    def free_kernel(self, *weights: Tensor) -> Tensor:
+        weight, gamma = weights
+        return _unit_kernel(weight) + gamma.view(-1, 1, 1, 1) * weight / sqrt(self.depth)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, depth={self.depth}"
+
+
+def _unit_kernel(weight: Tensor) -> Tensor:
+    """Return the kernel delta of a weight's shape: 1 at the middle tap of each channel's own input, 0 elsewhere."""
+    outputs, inputs, rows, columns = weight.shape
+    taps = torch.arange(inputs * rows * columns, device=weight.device)
+    own = torch.arange(outputs, device=weight.device) % inputs * rows * columns + rows * columns // 2
+    return (taps == own.unsqueeze(1)).to(weight.dtype).view(weight.shape)

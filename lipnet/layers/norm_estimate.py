@@ -1,0 +1,89 @@
+"""The estimated norm of a kernel, by one step of power iteration per training step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional.kernel_norms import kernel_norm_estimate
+
+_START_STEPS = 20
+_EVALUATION_STEPS = 40
+
+
+class NormEstimate(nn.Module):
+    """An estimate of the norm of a circular convolution from below, differentiable in the kernel.
+
+    Training stores a vector, and advances it by one step of power iteration whenever a parameter has changed, so that
+    repeated calls compute one function. Evaluation needs no stored vector. No guarantee uses the estimate.
+
+    Args:
+        channels: of the convolution's input.
+        groups: number of groups.
+        points: height and width of the circular maps.
+        device, dtype: of the vector.
+    """
+
+    vector: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        points: tuple[int, int],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        self.register_buffer("vector", torch.zeros(1, channels, *points, device=device, dtype=dtype))
+        # Versions of the parameters and the vector after the last step, and the vector that it used.
+        self._last: tuple[tuple[int, ...], Tensor] | None = None
+
+    def reset(self, kernel: Tensor) -> None:
+        """Start anew for another kernel."""
+        if not kernel.is_meta:
+            _, new = kernel_norm_estimate(kernel.detach(), torch.zeros_like(self.vector), self.groups, _START_STEPS)
+            self.vector.copy_(new)
+
+    def forward(self, kernel: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+        """Return the estimate of a training step, and advance the vector if a parameter has changed."""
+        parameters = list(parameters)
+        before = self._versions(parameters)
+        repeated = before is not None and self._last is not None and self._last[0] == before
+        used = self._last[1] if repeated and self._last is not None else self.vector
+        norm, new = kernel_norm_estimate(kernel, used, self.groups)
+        if not repeated:
+            kept = used.clone()
+            with torch.no_grad():
+                self.vector.copy_(new)
+            after = self._versions(parameters)
+            self._last = None if after is None else (after, kept)
+        return norm
+
+    def current(self, kernel: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+        """Return the estimate that `forward` would return, and change nothing."""
+        versions = self._versions(list(parameters))
+        repeated = versions is not None and self._last is not None and self._last[0] == versions
+        used = self._last[1] if repeated and self._last is not None else self.vector
+        return kernel_norm_estimate(kernel, used, self.groups)[0]
+
+    def converged(self, kernel: Tensor) -> Tensor:
+        """Return a vector for this kernel that depends on nothing else, float64."""
+        # In float32, at half of the time: the vector only chooses the scale.
+        scaled = (kernel.detach() / kernel.detach().abs().max().clamp_min(1e-300)).float()
+        start = torch.zeros_like(self.vector, dtype=torch.float32)
+        return kernel_norm_estimate(scaled, start, self.groups, _EVALUATION_STEPS)[1].double()
+
+    def _versions(self, parameters: list[Tensor]) -> tuple[int, ...] | None:
+        """Return versions and addresses of the parameters and the vector, or None where tensors have none."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return None
+        tensors = [*parameters, self.vector]
+        if any(each.is_inference() for each in tensors):
+            return None
+        return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # addresses do not hold in a copy

@@ -1,0 +1,54 @@
+"""A learned code of the position, added to the feature maps."""
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional.rounding_error import Signal, Step, addition
+from lipnet.layers.base import LipschitzModule
+
+
+class PositionCode(LipschitzModule):
+    r"""Learned position code: :math:`y_{cuv} = x_{cuv} + r_{cu} + s_{cv}`, one for the rows and one for the columns.
+
+    A layer that treats all pixels alike, with circular padding, can then tell them apart. The codes start at zero.
+
+    Args:
+        channels: C.
+        size: height and width of the maps.
+        device, dtype: of the parameters.
+
+    Shape:
+        (B, C, size, size) to the same shape.
+
+    Raises:
+        ValueError: for inputs of another shape.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(channels, size, 1, device=device, dtype=dtype))
+        self.columns = nn.Parameter(torch.zeros(channels, 1, size, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, size, _ = self.rows.shape
+        if tuple(x.shape[1:]) != (channels, size, size):
+            raise ValueError(f"PositionCode needs an input (B, {channels}, {size}, {size}), got {tuple(x.shape)}")
+        return x + (self.rows + self.columns)
+
+    def lipschitz_bound(self) -> float:
+        """Return 1: the code is a shift."""
+        return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Bound the rounding of an addition; the rounded sum of both codes counts as the exact operand."""
+        return addition(signal, (self.rows + self.columns).flatten(), pixels=1)
+
+    def extra_repr(self) -> str:
+        return f"{self.rows.shape[0]}, size={self.rows.shape[1]}"

@@ -1,0 +1,147 @@
+"""LipNeXt: a 1-Lipschitz network without convolutions, of rotations, shifts and absolute values."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lipnet.layers import (
+    BetaAbs,
+    Normalize,
+    NormalizedLinear,
+    NormPool2d,
+    OrthogonalMixing,
+    PatchEmbedding,
+    PositionCode,
+    SpatialMixing,
+)
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
+
+
+class LipNeXtBlock(LipschitzSequential):
+    r"""Block of LipNeXt: :math:`y = \mathrm{act}(M R^T S(R (x + p)) + b)`.
+
+    R and M are orthogonal C x C matrices on the channels, p is a learned position code, S shifts a share of the
+    channels by a pixel (`SpatialShift`), and act is `BetaAbs`. All parts are isometries with circular padding.
+
+    Args:
+        channels: C.
+        size: height and width of the maps.
+        groups, share, beta, padding_mode, parametrization: as in `LipNeXt`.
+
+    Shape:
+        (B, C, size, size) to the same shape.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        groups: int = 1,
+        share: float = 1 / 16,
+        beta: float = 0.5,
+        padding_mode: str = "circular",
+        parametrization: str = "cayley",
+    ) -> None:
+        super().__init__()
+        self.add_module("position", PositionCode(channels, size))
+        spatial = SpatialMixing(
+            channels, groups, share=share, padding_mode=padding_mode, parametrization=parametrization
+        )
+        self.add_module("spatial", spatial)
+        self.add_module("mixing", OrthogonalMixing(channels, groups, parametrization=parametrization))
+        self.add_module("activation", BetaAbs(beta))
+
+
+class LipNeXt(LipschitzSequential):
+    """LipNeXt: patches as channels, blocks of constant width, L2 pooling, and a linear head.
+
+    For L = ``depth``, C = ``channels`` and images of S x S:
+
+    | child | layers | output |
+    | --- | --- | --- |
+    | ``normalize`` | (x - mean) / std, from pixels in [0, 1] | S x S |
+    | ``stem`` | patches of p x p pixels as channels, then channels of zeros | C, S/p x S/p |
+    | ``block1``, ..., ``blockL`` | `LipNeXtBlock` | the same |
+    | ``pooling`` | L2 norm of each channel over all pixels | C |
+    | ``flatten``, ``head`` | linear layer to the logits | ``num_classes`` |
+
+    A block has 2 C^2 parameters in its matrices; with ``groups=g``, as group-and-shuffle products, 4 C^2 / g. Position
+    codes and biases add C (2 S / p + 1). All time is spent in plain products, without convolutions.
+
+    Args:
+        num_classes: number of logits.
+        depth: L, the number of blocks.
+        channels: C, at least in_channels p^2.
+        in_channels: channels of the images.
+        image_size: height and width of the images, S, divisible by p.
+        patch_size: p.
+        groups: 1 for dense matrices; g makes both of a block group-and-shuffle products, see `OrthogonalMixing`.
+        share: part of the channels that a block shifts in each of four directions.
+        beta: share of the channels whose absolute value an activation takes.
+        padding_mode: of the shifts, ``"circular"`` or ``"zeros"``.
+        parametrization: ``"cayley"``, or ``"manifold"`` for Riemannian steps on the matrices themselves.
+        patch_rotation: rotate the patches to their principal components, see `PatchEmbedding`.
+        head: ``head(in_features, num_classes)`` makes the last layer.
+        mean: mean of the images, one number per channel.
+        std: standard deviation of the images, one number.
+
+    Shape:
+        (B, in_channels, image_size, image_size) to (B, num_classes).
+
+    Raises:
+        ValueError: for sizes that do not fit, and for inputs of another shape.
+
+    Source: LipNeXt (arXiv 2601.18513). The position code is separable in rows and columns, which keeps it small.
+
+    Example:
+        >>> import torch
+        >>> model = LipNeXt(10, depth=2, channels=16, image_size=8, patch_size=2, groups=4, std=0.25).double().eval()
+        >>> model.block1.lipschitz_bound() < 1 + 1e-9, model(torch.zeros(1, 3, 8, 8).double()).shape
+        (True, torch.Size([1, 10]))
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 100,
+        *,
+        depth: int = 32,
+        channels: int = 1024,
+        in_channels: int = 3,
+        image_size: int = 32,
+        patch_size: int = 2,
+        groups: int = 1,
+        share: float = 1 / 16,
+        beta: float = 0.5,
+        padding_mode: str = "circular",
+        parametrization: str = "cayley",
+        patch_rotation: bool = False,
+        head: LayerFactory = NormalizedLinear,
+        mean: Sequence[float] | None = None,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if patch_size < 1 or image_size < 1 or image_size % patch_size:
+            raise ValueError(f"image_size must be divisible by patch_size, got {image_size} and {patch_size}")
+        size = image_size // patch_size
+        mean = [0.0] * in_channels if mean is None else list(mean)
+        if len(mean) != in_channels:
+            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
+        self.add_module("normalize", Normalize(mean, std, image_size))
+        self.add_module("stem", PatchEmbedding(in_channels, patch_size, channels, rotation=patch_rotation))
+        for number in range(1, depth + 1):
+            block = LipNeXtBlock(
+                channels,
+                size,
+                groups=groups,
+                share=share,
+                beta=beta,
+                padding_mode=padding_mode,
+                parametrization=parametrization,
+            )
+            self.add_module(f"block{number}", block)
+        self.add_module("pooling", NormPool2d(size))
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("head", head(channels, num_classes))

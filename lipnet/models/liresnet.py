@@ -1,0 +1,145 @@
+"""LiResNet: a stem, blocks of constant width, a neck, a dense part and a head. BRONet is the same with BRO blocks."""
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from lipnet.layers import Centering, LiRes, MaxMin, Normalize, NormalizedLinear, PatchEmbedding, ScaledConv2d
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, make_activation
+
+
+class LiResNet(LipschitzSequential):
+    """LiResNet, and with other blocks BRONet and its relatives.
+
+    For C = ``channels``, W = ``dense_features`` and images of S x S; s is the stride of the stem, p the patch size of
+    the neck:
+
+    | child | layers | output |
+    | --- | --- | --- |
+    | ``normalize`` | (x - mean) / std, from pixels in [0, 1] | S x S |
+    | ``stem`` | convolution of stride s, activation | C, S/s x S/s |
+    | ``block1``, ... | convolution 3 x 3, centring, activation; ``depth`` times | the same |
+    | ``neck`` | patches p x p to C channels, then all pixels to W features, activation | W, 1 x 1 |
+    | ``dense1``, ... | layer of W features, activation; ``dense_depth`` times | the same |
+    | ``flatten``, ``head`` | linear layer to the logits | ``num_classes`` |
+
+    The published network has 12 blocks of 512 channels and 8 dense layers of 2048 features.
+
+    Args:
+        num_classes: number of logits.
+        depth: number of blocks.
+        channels: C.
+        in_channels: channels of the images.
+        image_size: height and width of the images, S, divisible by s p.
+        stem_kernel_size, stem_stride: of the stem; 5 and s = 2 as published, for images of 32 x 32.
+        neck_patch_size: p, 4 as published.
+        dense_features, dense_depth: W, and the number of dense layers; 0 for none.
+        block: makes a block's layer: ``block(channels, channels, kernel_size=3)``, such as `LiRes`, `SOC` or `GSSOC`.
+            It also gets ``depth`` and ``size``, the height and width of its maps, if it takes them.
+        dense: makes a dense layer in the same way, with ``kernel_size=1``; None takes ``block``.
+        transition: makes the layers that change the shape, in the stem and the neck:
+            ``transition(in_channels, out_channels, kernel_size, stride, padding=padding)``.
+        activation: makes an activation, as in `LipConvNet`.
+        centering: subtract a running mean after each block, see `Centering`.
+        patch_rotation: rotate patches of s x s pixels to their principal components before the stem, which then has
+            stride 1 and a kernel of 3 x 3, see `PatchEmbedding`.
+        head: ``head(in_features, num_classes)`` makes the last layer.
+        mean: mean of the images, one number per channel.
+        std: standard deviation of the images, one number.
+
+    Shape:
+        (B, in_channels, image_size, image_size) to (B, num_classes).
+
+    Raises:
+        ValueError: for sizes that do not fit, and for inputs of another shape.
+
+    Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549);
+    BRONet: Lai et al., ICML 2025 (arXiv 2505.15174).
+
+    Example:
+        >>> model = LiResNet(10, depth=2, channels=8, dense_features=16, dense_depth=1, image_size=16, std=0.25).eval()
+        >>> 4.0 <= model.lipschitz_bound() < 16.0
+        True
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 100,
+        *,
+        depth: int = 12,
+        channels: int = 512,
+        in_channels: int = 3,
+        image_size: int = 32,
+        stem_kernel_size: int = 5,
+        stem_stride: int = 2,
+        neck_patch_size: int = 4,
+        dense_features: int = 2048,
+        dense_depth: int = 8,
+        block: LayerFactory = LiRes,
+        dense: LayerFactory | None = None,
+        transition: LayerFactory = ScaledConv2d,
+        activation: LayerFactory = MaxMin,
+        centering: bool = True,
+        patch_rotation: bool = False,
+        head: LayerFactory = NormalizedLinear,
+        mean: Sequence[float] | None = None,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(image_size, stem_stride, neck_patch_size, depth, dense_depth)
+        mean = [0.0] * in_channels if mean is None else list(mean)
+        if len(mean) != in_channels:
+            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
+        self.add_module("normalize", Normalize(mean, std, image_size))
+        size = image_size // stem_stride
+        stem = nn.Sequential()
+        inputs, kernel, stride = in_channels, stem_kernel_size, stem_stride
+        if patch_rotation:
+            stem.append(PatchEmbedding(in_channels, stem_stride, rotation=True))
+            inputs, kernel, stride = in_channels * stem_stride**2, 3, 1
+        padding = (kernel - 1) // 2
+        stem.append(_make(transition, inputs, channels, kernel, stride, padding, size=size * stride))
+        self.add_module("stem", stem.append(make_activation(activation, channels)))
+        for number in range(1, depth + 1):
+            layers = [_make(block, channels, channels, kernel_size=3, depth=depth, size=size)]
+            layers += [Centering(channels)] if centering else []
+            self.add_module(f"block{number}", nn.Sequential(*layers, make_activation(activation, channels)))
+        left = size // neck_patch_size
+        patches = _make(transition, channels, channels, neck_patch_size, neck_patch_size, 0, size=size)
+        features = _make(transition, channels, dense_features, left, left, 0, size=left)
+        self.add_module("neck", nn.Sequential(patches, features, make_activation(activation, dense_features)))
+        for number in range(1, dense_depth + 1):
+            layer = _make(dense or block, dense_features, dense_features, kernel_size=1, depth=dense_depth, size=1)
+            self.add_module(f"dense{number}", nn.Sequential(layer, make_activation(activation, dense_features)))
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("head", head(dense_features, num_classes))
+
+
+def _make(
+    factory: LayerFactory,
+    inputs: int,
+    outputs: int,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int | None = None,
+    **optional: Any,
+) -> nn.Module:
+    """Make a layer, and give it the optional arguments that it takes."""
+    taken = signature(factory).parameters
+    stated = getattr(factory, "keywords", {})
+    given = {name: value for name, value in optional.items() if name in taken and name not in stated}
+    if stride is not None:
+        given |= {"stride": stride, "padding": padding}
+    return factory(inputs, outputs, kernel_size=kernel_size, **given)
+
+
+def _check_sizes(image_size: int, stem_stride: int, neck_patch_size: int, depth: int, dense_depth: int) -> None:
+    if depth < 1 or dense_depth < 0:
+        raise ValueError(f"depth must be at least 1 and dense_depth at least 0, got {depth} and {dense_depth}")
+    if min(image_size, stem_stride, neck_patch_size) < 1 or image_size % (stem_stride * neck_patch_size):
+        raise ValueError(
+            f"image_size must be divisible by stem_stride * neck_patch_size = {stem_stride} * {neck_patch_size}, "
+            f"got {image_size}"
+        )

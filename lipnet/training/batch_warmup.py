@@ -1,0 +1,41 @@
+"""Callback that lets the batch grow in training."""
+
+from collections.abc import Mapping
+
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+
+class BatchWarmup(GradientAccumulationScheduler):
+    """Batch-size warm-up: from given epochs on, an optimizer step takes several batches of the loader.
+
+    A step in epoch e has :math:`B_e = k_e B` samples, for the loader's batch size B and the factor k_e of the last
+    entry that is not after e. Gradients are accumulated, and are those of the mean loss over all B_e samples. Schedules
+    over the steps count the fewer steps of later epochs.
+
+    Args:
+        growth: epoch to factor, increasing from epoch 0, such as ``{0: 1, 5: 2, 10: 4}``.
+
+    Raises:
+        ValueError: for epochs that do not start with 0 and increase, and for factors below 1.
+
+    Source: Smith et al., "Don't decay the learning rate, increase the batch size", ICLR 2018 (arXiv 1711.00489).
+
+    Example:
+        >>> BatchWarmup({0: 1, 2: 4}).steps(batches=10, epochs=3)
+        23
+    """
+
+    def __init__(self, growth: Mapping[int, int]) -> None:
+        epochs, factors = list(growth), list(growth.values())
+        if not epochs or epochs[0] != 0 or epochs != sorted(set(epochs)) or any(factor < 1 for factor in factors):
+            raise ValueError(f"growth must map epochs, increasing from 0, to factors of at least 1, got {dict(growth)}")
+        super().__init__(dict(growth))
+        self.growth = dict(growth)
+
+    def factor(self, epoch: int) -> int:
+        """Return k_e."""
+        return [factor for first, factor in self.growth.items() if first <= epoch][-1]
+
+    def steps(self, batches: int, epochs: int) -> int:
+        """Return the number of optimizer steps in so many epochs of so many batches of the loader."""
+        return sum(-(-batches // self.factor(epoch)) for epoch in range(epochs))
