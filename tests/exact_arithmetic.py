@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from lipnet.functional import channel_shuffle
 from lipnet.layers import (
-    GSSOC,
     SOC,
     ChannelShuffle,
+    GroupAndShuffle,
     Householder,
     HouseholderOrder2,
     MaxMin,
@@ -68,7 +68,7 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
         return x
     if isinstance(module, Residual):
         return mpmath.mpf(module.skip) * x + mpmath.mpf(module.branch) * _evaluate(module.body, x)
-    if isinstance(module, GSSOC):
+    if isinstance(module, GroupAndShuffle):
         for child in (module.shuffle, module.spatial, module.second_shuffle, module.pointwise):
             x = _evaluate(child, x)
         return x

@@ -4,6 +4,7 @@ from lipnet.layers.activations import MaxMin, MaxMinPermuted
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
 from lipnet.layers.export import export
+from lipnet.layers.group_and_shuffle import GroupAndShuffle
 from lipnet.layers.gssoc import GSSOC
 from lipnet.layers.heads import NormalizedLinear
 from lipnet.layers.householder import Householder, HouseholderOrder2
@@ -19,6 +20,7 @@ __all__ = [
     "GSSOC",
     "SOC",
     "ChannelShuffle",
+    "GroupAndShuffle",
     "Householder",
     "HouseholderOrder2",
     "LipschitzModule",
