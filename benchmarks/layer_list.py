@@ -4,7 +4,7 @@ A layer is in the benchmarks and in the tests of all layers once `lipnet/conf/co
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -25,6 +25,7 @@ def layer_names() -> list[str]:
     return [name for name in names if not name.startswith("gs") and not name.endswith("_published")]
 
 
+@cache
 def layer_factory(name: str) -> Factory:
     """Return the factory of a layer, with the options of its file: ``layer_factory("soc")(16, 32, kernel_size=3)``."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -32,6 +33,7 @@ def layer_factory(name: str) -> Factory:
     return factory
 
 
+@cache
 def layer_class(name: str) -> type[nn.Module]:
     """Return the class of a layer."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
