@@ -15,7 +15,7 @@ installed have no peer. Other layers, networks and batch sizes stay in the outpu
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -114,33 +114,44 @@ def contestants_of(layer: str, groups: int | None = None) -> dict[str, Factory]:
 
 
 def measure(
-    networks: dict[str, nn.Module], batch: int, budget: float, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Return median seconds of both kinds for each network, after a round that warms up.
+    networks: dict[str, nn.Module], batches: Sequence[int], budget: float, device: torch.device
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Return median seconds of both kinds for each batch size and network, after a round that warms up.
+
+    All training steps come first: an evaluation prepares its operands once for all batch sizes.
 
     Args:
         networks: of images (3, 32, 32), by name; they take turns.
-        batch: number of images.
-        budget: seconds for each kind, after which no further round begins; two rounds are always measured.
+        batches: numbers of images.
+        budget: seconds for each kind and batch size, after which no further round begins; two rounds are always
+            measured.
         device: of the networks.
     """
-    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     running = {name: Contestant(lambda made=made: made, Setting(device)) for name, made in networks.items()}  # type: ignore[misc]
-    result: dict[str, dict[str, float]] = {name: {} for name in networks}
-    for kind, method in zip(KINDS, ("training_step", "evaluation"), strict=True):
+    result: dict[int, dict[str, dict[str, float]]] = {batch: {name: {} for name in networks} for batch in batches}
+    for kind in KINDS:
         for each in running.values():
             each.model.train(kind == KINDS[0])
             if kind == KINDS[1] and exportable(each.model):
                 assert isinstance(each.model, nn.Sequential)
                 exported(each.model)
-        times: dict[str, list[float]] = {name: [] for name in running}
-        end = perf_counter() + budget
-        while perf_counter() < end or len(times[PLAIN]) < 3:
-            for name, each in running.items():
-                times[name].append(seconds(partial(getattr(each, method), images, labels), device))
-        for name, measured in times.items():
-            result[name][kind] = median(measured[1:])
+        for batch in batches:
+            for name, value in _medians(running, kind, batch, budget, device).items():
+                result[batch][name][kind] = value
     return result
+
+
+def _medians(
+    running: dict[str, Contestant], kind: str, batch: int, budget: float, device: torch.device
+) -> dict[str, float]:
+    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
+    times: dict[str, list[float]] = {name: [] for name in running}
+    end = perf_counter() + budget
+    while perf_counter() < end or len(times[PLAIN]) < 3:
+        for name, each in running.items():
+            method = each.training_step if kind == KINDS[0] else each.evaluation
+            times[name].append(seconds(partial(method, images, labels), device))
+    return {name: median(measured[1:]) for name, measured in times.items()}
 
 
 def report(results: Results) -> Table:
@@ -183,13 +194,13 @@ def main() -> None:
     content: dict[str, Any] = json.loads(output.read_text()) if output is not None and output.exists() else {}
     results: Results = content.setdefault("median_seconds", {})
     about = machine(device) | {"packages": versions(), "seconds": arguments.seconds}
-    for layer, network, batch in product(arguments.only, arguments.networks, arguments.batch):
+    for layer, network in product(arguments.only, arguments.networks):
         torch.manual_seed(0)
         contestants = contestants_of(layer, arguments.groups)
         made = {name: NETWORKS[network](conv) for name, conv in contestants.items()}
         name = layer if arguments.groups is None else f"gs_{layer}"
-        own = results.setdefault(network, {}).setdefault(str(batch), {})
-        own[name] = measure(made, batch, arguments.seconds, device)
+        for batch, times in measure(made, arguments.batch, arguments.seconds, device).items():
+            results.setdefault(network, {}).setdefault(str(batch), {})[name] = times
         if output is not None:
             write_json(output, content | {"machine": about})
     console.print(report(results))

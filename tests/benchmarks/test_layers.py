@@ -70,8 +70,8 @@ def test_networks_classify_images(network: str) -> None:
 
 def test_times_are_positive_and_reported_as_ratios() -> None:
     made = {name: nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100)) for name in (LIPNET, PLAIN)}
-    times = measure(made, 2, 0.0, torch.device("cpu"))
-    assert all(times[name][kind] > 0 for name in made for kind in KINDS)
+    times = measure(made, [1, 2], 0.0, torch.device("cpu"))
+    assert all(times[batch][name][kind] > 0 for batch in (1, 2) for name in made for kind in KINDS)
     seconds = {LIPNET: dict.fromkeys(KINDS, 3.0), PLAIN: dict.fromkeys(KINDS, 2.0), PEER: dict.fromkeys(KINDS, 6.0)}
     rows = {"soc": seconds, "aol": {name: seconds[name] for name in (LIPNET, PLAIN)}}
     table = report({"XS": {"32": rows}})
