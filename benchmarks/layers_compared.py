@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of each training; default: 6")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--threads", type=int, default=2, help="number of threads of each training")
-    parser.add_argument("--page", type=Path, default=Path("docs/layers.md"), help="page that gets the table")
+    parser.add_argument("--page", type=Path, default=Path("docs/convolutions.md"), help="page that gets the table")
     parser.add_argument("--render", action="store_true", help="only write the table and the plot")
     arguments = parser.parse_args()
 

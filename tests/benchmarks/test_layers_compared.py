@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from benchmarks.layer_list import CONF, layer_class, layer_factory, layer_names, over_groups
 from benchmarks.layers_compared import GROUPS, RATES, Comparison, Entry, curve_of, duration, entries
 from benchmarks.layers_report import MARK, draw, readme, table, write_report
-from benchmarks.sweep import Row, overrides_of
+from benchmarks.sweep import ROOT, Row, overrides_of
 from lipnet.data import DATAMODULES
 from lipnet.layers import SOC, GroupAndShuffle
 from lipnet.models import build_model
@@ -149,6 +150,19 @@ def test_a_report_replaces_the_table_of_the_page(tmp_path: Path) -> None:
     assert "| `aol` | 40.00 |" in page.read_text()
     assert "Not run yet: `bro`." in (tmp_path / "README.md").read_text()
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_has_a_row_for_each_layer_and_the_table_of_the_files(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "convolutions.md"
+    text = page.read_text()
+    assert all(f"| `{name}` |" in text for name in (*layer_names(), "gs"))
+    copied = tmp_path / page.name
+    copied.write_text(text)
+    results = tmp_path / "results"
+    if (ROOT / "results" / MARK).is_dir():
+        shutil.copytree(ROOT / "results" / MARK, results)
+    write_report(results, NAMES, copied)
+    assert copied.read_text() == text, "stale: python -m benchmarks.layers_compared --render"
 
 
 @pytest.mark.slow
