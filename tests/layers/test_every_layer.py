@@ -28,6 +28,8 @@ NAMES = layer_names()
 # Singular values with circular padding: all are 1, up to this tolerance in float64.
 ORTHOGONAL = {"soc": 2e-4, "cayley": 1e-6, "lot": 1e-4, "bcop": 1e-6, "aoc": 1e-6, "bro": 1e-3}
 CIRCULAR_ONLY = {"cayley", "lot", "bro"}
+# How far the bound of an evaluation may exceed 1. The series of SOC is made for the expected norm, not the proven one.
+SLACK = dict.fromkeys(NAMES, 1e-6) | {"soc": 1e-4}
 POWER_ITERATION = {"soc", "cpl"}
 # Layers of max(in, out) channels.
 PADDED = {"soc", "cpl", "sll"}
@@ -109,7 +111,7 @@ def test_shapes_and_bounds(
     assert matrix.shape == (channels[1] * math.prod(SIZE), channels[0] * math.prod(size))
     bound = layer.lipschitz_bound()
     assert spectral_norm(matrix) <= bound * (1 + 1e-12) < 2
-    assert training or bound <= 1 + 1e-6
+    assert training or bound <= 1 + SLACK[name]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in ORTHOGONAL])
@@ -124,7 +126,7 @@ def test_orthogonal_layers_keep_every_norm(name: str, kernel_size: int) -> None:
 def test_the_bound_in_float32_is_one_up_to_rounding(name: str) -> None:
     layer = layer_factory(name)(8, 8).eval()
     assert spectral_norm(dense_jacobian(layer, point(8, SIZE, torch.float32))) <= layer.lipschitz_bound() * (1 + 1e-6)
-    assert layer.lipschitz_bound() <= 1 + 1e-6
+    assert layer.lipschitz_bound() <= 1 + SLACK[name]
 
 
 @pytest.mark.cover(2)
@@ -192,7 +194,7 @@ def test_the_guarantee_holds_after_optimizer_steps(name: str, groups: int) -> No
         layer.train(training)
         matrix = jacobian(layer, 4)
         assert spectral_norm(matrix) <= layer.lipschitz_bound() * (1 + 1e-12)
-    assert layer.lipschitz_bound() <= 1 + 1e-6
+    assert layer.lipschitz_bound() <= 1 + SLACK[name]
 
 
 @pytest.mark.parametrize(
@@ -353,5 +355,5 @@ def test_group_and_shuffle_over_a_layer_is_bounded(name: str, training: bool, gr
     layer = GroupAndShuffle(4, 8, 3, 2, groups=groups, layer=make, dtype=torch.float64).train(training)
     matrix = jacobian(layer, 4, (4, 4))
     assert spectral_norm(matrix) <= layer.lipschitz_bound() * (1 + 1e-12) < 2
-    assert training or layer.lipschitz_bound() <= 1 + 2e-6
+    assert training or layer.lipschitz_bound() <= (1 + SLACK[name]) ** 2
     assert GroupAndShuffle(3, 8, groups=(4, 4), layer=make)(torch.zeros(1, 3, 4, 4)).shape == (1, 8, 4, 4)
