@@ -54,10 +54,14 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
-    """Measure one network: bytes ``live``, on Linux ``resident``, and on the CPU ``holders``: operator -> bytes."""
+    """Measure one network of `NETWORKS`, see `peak_of`."""
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
-    make = NETWORKS[name]
-    if torch.device(device).type != "cpu":
+    return peak_of(NETWORKS[name], images, labels)
+
+
+def peak_of(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Measure one network: bytes ``live``, on Linux ``resident``, and on the CPU ``holders``: operator -> bytes."""
+    if images.device.type != "cpu":
         return {"live": _peak_of_accelerator(make, images, labels)}
     before = _status("VmRSS")
     _two_steps(make, images, labels)

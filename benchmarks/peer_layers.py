@@ -37,6 +37,17 @@ def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, grou
     return AdaptiveOrthoConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
 
 
+def bcop(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
+    """Block-convolution orthogonal kernel (arXiv 1911.00937), by orthogonium's parallel products; circular padding.
+
+    A stride is space-to-depth, as published; with kernel 1 only the orthogonal matrix is left.
+    """
+    from orthogonium.layers import AdaptiveOrthoConv2d
+
+    conv = AdaptiveOrthoConv2d(in_channels * stride**2, out_channels, kernel_size, 1, kernel_size // 2)
+    return conv if stride == 1 else nn.Sequential(nn.PixelUnshuffle(stride), conv)
+
+
 def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
     """orthogonium's SOC: the Taylor polynomial of degree 3 as one explicit kernel of 7 x 7, or 8 x 8 with stride 2.
 

@@ -100,11 +100,11 @@ ROWS = tuple(
 )
 
 
-def overrides_of(row: Row, more: Sequence[str] = ()) -> list[str]:
+def overrides_of(row: Row, more: Sequence[str] = (), base: Sequence[str] = BASE) -> list[str]:
     """Return the overrides of a row's training: those of the base, the row and ``more``, the later ones winning."""
     stated = [*row.overrides, *more]
     anew = {each.partition("=")[0] for each in stated}
-    return [*(each for each in (*BASE, *QUIET) if each.partition("=")[0] not in anew), *stated]
+    return [*(each for each in (*base, *QUIET) if each.partition("=")[0] not in anew), *stated]
 
 
 class Sweep:
@@ -115,10 +115,14 @@ class Sweep:
         output: folder for rows/NAME.json, a file for each finished row.
         more: overrides for all rows.
         threads: number of threads of each training.
+        base: overrides of all rows that a row may replace.
     """
 
-    def __init__(self, work: Path, output: Path, more: Sequence[str] = (), threads: int = 1) -> None:
+    def __init__(
+        self, work: Path, output: Path, more: Sequence[str] = (), threads: int = 1, base: Sequence[str] = BASE
+    ) -> None:
         self.work, self.output, self.more, self.threads = work.absolute(), output.absolute(), tuple(more), threads
+        self.base = tuple(base)
         self.console = Console()
         self._stopped = threading.Event()
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -133,6 +137,13 @@ class Sweep:
         self._stopped.set()
         for process in list(self._running):
             process.terminate()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def overrides_of(self, row: Row) -> list[str]:
+        return overrides_of(row, self.more, self.base)
 
     def file_of(self, row: Row) -> Path:
         return self.output / "rows" / f"{row.name}.json"
@@ -164,7 +175,7 @@ class Sweep:
     def _train(self, row: Row, folder: Path, lock: int) -> int:
         last = folder / LAST
         resumed = [f"ckpt_path={last}"] if last.is_file() else []
-        command = [sys.executable, "train.py", *overrides_of(row, self.more), f"hydra.run.dir={folder}", *resumed]
+        command = [sys.executable, "train.py", *self.overrides_of(row), f"hydra.run.dir={folder}", *resumed]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with (folder / "output.log").open("ab") as output:
             # The training inherits the lock, and holds it if only this process is killed.
@@ -184,7 +195,7 @@ class Sweep:
             raise ValueError(f"split of a sweep must be 'validation', got {summary['split']!r} in {folder}")
         # Leave out the local path, and the checksum over it.
         summary = {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256")}
-        shown = [each for each in overrides_of(row, self.more) if not each.startswith("paths.") and each not in QUIET]
+        shown = [each for each in self.overrides_of(row) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
         content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}
         with atomic_write(self.file_of(row)) as file:

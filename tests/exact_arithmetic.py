@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from lipnet.functional import channel_shuffle
 from lipnet.layers import (
-    GSSOC,
     SOC,
     BetaAbs,
     Centering,
     ChannelShuffle,
+    GroupAndShuffle,
     Householder,
     HouseholderOrder2,
     MaxMin,
@@ -77,7 +77,7 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
         return x
     if isinstance(module, Residual):
         return mpmath.mpf(module.skip) * x + mpmath.mpf(module.branch) * _evaluate(module.body, x)
-    if isinstance(module, GSSOC):
+    if isinstance(module, GroupAndShuffle):
         for child in (module.shuffle, module.spatial, module.second_shuffle, module.pointwise):
             x = _evaluate(child, x)
         return x

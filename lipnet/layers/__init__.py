@@ -7,6 +7,7 @@ from lipnet.layers.cayley import Cayley, CayleyLinear
 from lipnet.layers.centering import Centering
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
 from lipnet.layers.export import export
+from lipnet.layers.group_and_shuffle import GroupAndShuffle
 from lipnet.layers.gssoc import GSSOC
 from lipnet.layers.heads import NormalizedLinear
 from lipnet.layers.householder import Householder, HouseholderOrder2
@@ -36,6 +37,7 @@ __all__ = [
     "CayleyLinear",
     "Centering",
     "ChannelShuffle",
+    "GroupAndShuffle",
     "Householder",
     "HouseholderOrder2",
     "LiRes",

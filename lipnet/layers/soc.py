@@ -83,6 +83,8 @@ class SOC(LipschitzModule):
     # Spatial dimensions of the inputs: 2, or less in subclasses. The convolution itself always has 2.
     dimensions: ClassVar[int] = 2
     transposed: ClassVar[bool] = False
+    # `groups` divides the padded channels, not in_channels: see `lipnet.layers.group_and_shuffle`.
+    pads_channels: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -17,11 +17,13 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, Mu
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from benchmarks.layer_list import layer_class, layer_names
 from lipnet.certify import certify
 from lipnet.data.loaders import MemoryLoader, WorkerLoader
 from lipnet.layers import (
     GSSOC,
     SOC,
+    GroupAndShuffle,
     Householder,
     HouseholderOrder2,
     LiRes,
@@ -89,7 +91,13 @@ def last_checkpoint_of(trainer: Trainer) -> LastCheckpoint:
     return last
 
 
+def has_convolution(name: str, *more: type[nn.Module]) -> Callable[[Trainer], bool]:
+    return lambda trainer: {layer_class(name), *more} <= set(parts_of(trainer))
+
+
 INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
+    **{f"conv={name}": has_convolution(name) for name in layer_names()},
+    **{f"conv=gs conv@conv.layer={name}": has_convolution(name, GroupAndShuffle) for name in layer_names()},
     "loss=cross_entropy": lambda trainer: type(loss_of(trainer)) is nn.CrossEntropyLoss,
     "loss=offset_cross_entropy": lambda trainer: type(loss_of(trainer)) is OffsetCrossEntropy,
     "loss=certificate_regularization": lambda trainer: type(loss_of(trainer)) is CertificateRegularization,

@@ -11,11 +11,13 @@ import os
 import sys
 from pathlib import Path
 
+from tools.marks import replace_between
 from tools.results.folders import add_result, read_results
 from tools.results.published import published_rows
 from tools.results.table import results_tables
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+# Its marks are <!-- results:begin --> and <!-- results:end -->.
+MARK = "results"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,23 +52,11 @@ def _run(arguments: argparse.Namespace) -> None:
         print(table)
         return
     content = page.read_text()
-    expected = replace_table(content, table, page)
+    expected = replace_between(content, table, page, MARK)
     if arguments.write is not None:
         page.write_text(expected)
     elif content != expected:
         raise ValueError(f"{page} is stale: update it with python -m tools.results --write {page}")
-
-
-def replace_table(content: str, table: str, page: Path) -> str:
-    """Return a page's content with this table between its marks.
-
-    Raises:
-        ValueError: unless the page has each mark once, in their order.
-    """
-    if content.count(BEGIN) != 1 or content.count(END) != 1 or content.index(BEGIN) > content.index(END):
-        raise ValueError(f"{page} needs {BEGIN} and after it {END}, each once")
-    before, _, rest = content.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

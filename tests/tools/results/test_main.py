@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.tools.results.conftest import Make
-from tools.results.__main__ import BEGIN, END, main, replace_table
+from tools.marks import replace_between
+from tools.results.__main__ import MARK, main
 
 ROOT = Path(__file__).parents[3]
+BEGIN, END = f"<!-- {MARK}:begin -->", f"<!-- {MARK}:end -->"
 
 
 def test_the_readme_has_the_table_of_the_files() -> None:
@@ -42,7 +44,7 @@ def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_rest_of_the_page_stays() -> None:
     content = f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n"
     expected = f"# Title\n\n{BEGIN}\n| new |\n{END}\n\nThe rest.\n"
-    assert replace_table(content, "| new |", Path("README.md")) == expected
+    assert replace_between(content, "| new |", Path("README.md"), MARK) == expected
 
 
 @pytest.mark.parametrize("content", ["", BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
@@ -53,7 +55,7 @@ def test_a_page_without_its_marks_is_refused_and_stays(tmp_path: Path, content: 
         main(["--results", str(tmp_path / "results"), "--write", str(page)])
     assert page.read_text() == content
     with pytest.raises(ValueError, match=r"README\.md needs .* each once"):
-        replace_table(content, "| new |", page)
+        replace_between(content, "| new |", page, MARK)
 
 
 def test_a_page_with_another_table_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
