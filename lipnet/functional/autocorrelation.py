@@ -58,14 +58,10 @@ def absolute_gram(weight: Tensor, groups: int = 1) -> Tensor:
 
     Source: Prach & Lampert, "Almost-orthogonal layers", ECCV 2022 (arXiv 2208.03160).
     """
-    middle, *others = autocorrelation(weight, groups).abs().split([1, _others(weight)])
-    half = others[0].sum(dim=0)
-    return middle[0] + half + half.mT
-
-
-def _others(weight: Tensor) -> int:
-    """Return the number of offsets in the half plane, without 0."""
-    return len(_half_plane(*weight.shape[-2:])) - 1
+    taps = autocorrelation(weight, groups).abs()
+    half = taps[1:].sum(dim=0)
+    result: Tensor = taps[0] + half + half.mT
+    return result
 
 
 def dominance_bound(weight: Tensor, groups: int = 1) -> float:

@@ -155,7 +155,8 @@ def convolution_norm_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> f
     scale = float(odd.abs().max())
     if scale == 0:
         return 0.0
-    response = frequency_response(odd / scale, tuple(1 if k == 1 else grid for k in kernel), groups)
+    points = (1 if kernel[0] == 1 else grid, 1 if kernel[1] == 1 else grid)
+    response = frequency_response(odd / scale, points, groups)
     size = min(response.shape[-2:])
     # Row by row of the grid: all Gram matrices together would need several times the memory of the response.
     largest = 0.0
@@ -168,7 +169,7 @@ def convolution_norm_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> f
 
 
 def _definite_bound(gram: Tensor, bound: float) -> float:
-    """Return a number >= bound above all eigenvalues of positive semidefinite matrices (N, n, n), proven by Cholesky."""
+    """Return a number >= bound above all eigenvalues of positive semidefinite matrices (N, n, n), with a proof."""
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     remaining = gram
     while True:

@@ -132,8 +132,8 @@ class AOC(KernelLayer):
         self.reset_bias()
 
     def weights(self) -> list[Tensor]:
-        block = [] if self.block is None else [self.block.matrix, self.block.bases]
-        return block if self.reduction is None else [self.reduction, *block]
+        weights: list[Tensor] = [] if self.reduction is None else [self.reduction]
+        return weights if self.block is None else [*weights, self.block.matrix, self.block.bases]
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
         if self.reduction is None:

@@ -72,7 +72,7 @@ class CPL(GradientStep):
 
     vector: Tensor
     # The version of the weight at the last step of power iteration.
-    _version: int | None = None
+    _stepped_at: int | None = None
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class CPL(GradientStep):
         if self.training:
             # Not again for the same weight: recomputation and gradient accumulation must see one function.
             version = None if torch.compiler.is_compiling() else self.weight._version
-            if version is None or version != self._version:
+            if version is None or version != self._stepped_at:
                 self._advance()
-                self._version = version
+                self._stepped_at = version
         return super().forward(x)
 
     def scales(self, weight: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -126,7 +126,8 @@ class CPL(GradientStep):
         else:
             norms = _norm_bounds(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
             norms = norms * (estimates / estimates.detach())
-        return (2**0.5 / (_ROOM * norms)).repeat_interleave(self.hidden_channels // self.groups)
+        factors: Tensor = 2**0.5 / (_ROOM * norms)
+        return factors.repeat_interleave(self.hidden_channels // self.groups)
 
     def bound_kernel(self, kernel: Tensor) -> float:
         return convolution_norm_bound(kernel, self.groups, _GRID)
