@@ -86,7 +86,7 @@ def test_circular_padding_makes_it_orthogonal(
 def test_zero_padding_makes_it_a_contraction() -> None:
     layer = BCOP(4, 4, dtype=torch.float64).eval()
     singular_values = np.linalg.svd(dense_jacobian(layer, torch.zeros(1, 4, 5, 5).double()), compute_uv=False)
-    assert 0.1 < singular_values.min() < 0.99
+    assert singular_values.min() < 0.9
     assert singular_values.max() <= layer.lipschitz_bound() <= 1 + 1e-11
 
 

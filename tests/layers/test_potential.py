@@ -69,7 +69,7 @@ def test_cpl_is_its_formula(channels: tuple[int, int], settings: dict[str, Any])
     norms = []
     for group, weight in enumerate(layer.weight.chunk(layer.groups)):
         scale = layer.scales(layer.weight, [layer.vector])[group * len(weight)]
-        norms += [2**0.5 / float(scale)] * len(weight)
+        norms += [2**0.5 / float(scale.detach())] * len(weight)
         supremum = symbol_supremum(weight)
         assert supremum <= norms[-1] <= 1.041 * supremum
     x = torch.randn(channels[0], *SIZE, dtype=torch.float64)

@@ -88,9 +88,9 @@ def test_weights_that_are_not_finite_have_an_infinite_bound(kind: type[OperandLa
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_bound_holds_after_optimisation_steps(kind: type[OperandLayer], training: bool) -> None:
     layer = make(kind, dtype=torch.float64)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.3)
     x = torch.randn(2, *shape(kind), dtype=torch.float64)
-    target = 10 * torch.randn_like(layer(x))
+    target = 3 * torch.randn_like(layer(x))
     for step in range(50):
         optimizer.zero_grad()
         (layer(x) - target).square().mean().backward()
@@ -98,12 +98,15 @@ def test_the_bound_holds_after_optimisation_steps(kind: type[OperandLayer], trai
         if step % 10 == 9:
             bound = layer.train(training).lipschitz_bound()
             assert jacobian_norm(layer) <= bound * (1 + 1e-12)
-            assert bound <= 1 + 1e-6 if not training else bound < 2
+            # One step of power iteration may lag behind steps as large as these.
+            assert bound <= (1 + 1e-6 if kind is not CPL or not training else 5)
             layer.train()
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", LAYERS)
+# The gradient of CPL's proven norm in evaluation is that of an estimate.
+@pytest.mark.parametrize(
+    ("kind", "training"), [(kind, mode) for kind in LAYERS for mode in (True, False) if mode or kind is not CPL]
+)
 def test_gradients_of_the_operands(kind: type[OperandLayer], training: bool) -> None:
     settings: dict[str, Any] = {} if kind in LINEAR else {"groups": 2}
     layer = make(kind, dtype=torch.float64, **settings).train(training)
@@ -112,13 +115,11 @@ def test_gradients_of_the_operands(kind: type[OperandLayer], training: bool) -> 
             parameter.add_(0.1 * torch.randn_like(parameter))
     weights = [weight.detach().clone() for weight in layer.weights()]
     if isinstance(layer, CPL):
-        # Evaluation divides by the largest singular value: its gradient needs the top singular vector.
+        # The gradient is exact for any fixed vector; a top one is the case that occurs.
         with torch.no_grad():
-            for _ in range(300):
+            for _ in range(30):
                 layer._advance()
         weights[-1] = layer.vector.clone()
-        if not training:
-            pytest.skip("the gradient of the proven norm is that of an estimate; test_potential.py covers its value")
     inputs = [weight.requires_grad_(weight.is_floating_point()) for weight in weights[: len(list(layer.parameters()))]]
     rest = weights[len(inputs) :]
 
@@ -203,7 +204,7 @@ def test_batches(kind: type[OperandLayer]) -> None:
 def test_an_exported_layer_computes_the_same(kind: type[OperandLayer]) -> None:
     layer = make(kind).eval()
     x = torch.randn(3, *shape(kind))
-    plain = export(nn.Sequential(layer), shape(kind))
+    plain = export(nn.Sequential(layer).eval(), shape(kind))
     torch.testing.assert_close(plain(x), layer(x), rtol=0, atol=1e-6)
     targets = {str(node.target) for node in plain.graph.nodes if node.op == "call_function"}
     assert not any("cholesky" in target or "lipnet" in target for target in targets)
@@ -233,12 +234,11 @@ def exactly(layer: OperandLayer, x: Exact) -> Exact:
     return image + exact(layer.bias).repeat(len(image) // layer.out_channels)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_the_rounding_bound_covers_the_error(kind: type[OperandLayer], stride: int) -> None:
-    if stride == 2 and kind is not AOC:
-        pytest.skip("a stride of the others is space-to-depth, which rounds nothing")
-    layer = make(kind, dtype=torch.float64, **({"stride": stride} if kind is AOC else {})).eval()
+# A stride of the other layers is space-to-depth, which rounds nothing.
+@pytest.mark.parametrize(("kind", "settings"), [*((kind, {}) for kind in LAYERS), (AOC, {"stride": 2})])
+def test_the_rounding_bound_covers_the_error(kind: type[OperandLayer], settings: dict[str, Any]) -> None:
+    layer = make(kind, dtype=torch.float64, **settings).eval()
+    fill(layer, "normal", 1.0)
     x = torch.rand(1, *shape(kind), dtype=torch.float64)
     with torch.no_grad(), explicit_arithmetic(layer):
         computed = layer(x)[0]
