@@ -10,27 +10,58 @@ from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.autocorrelation import adjoint_filter
+from lipnet.functional.frequency import frequency_response
 from lipnet.functional.norm_bounds import convolution_norm_bound
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
-# Frequencies of the bound of evaluation in each direction, and of the estimate of training.
+# Frequencies in each direction, of bounds and evaluation, and of the estimate of training.
 _GRID, _POINTS = 16, 8
+# Frequencies at which an estimate converges.
+_CANDIDATES = 4
 # Share of a fixed vector in the stored one, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
-# Room for the rounding of V to float32, so that its bound stays below sqrt(2).
-_ROOM = 1 + 1e-6
+# Room for estimates that have not converged, so that the bound of V stays below sqrt(2).
+_ROOM = 1.01
 
 
-@torch.library.custom_op("lipnet::convolution_norm_bounds", mutates_args=())
-def _norm_bounds(weight: Tensor, groups: int) -> Tensor:
-    """Bound the norm of each group's convolution: `convolution_norm_bound` as a single node of a traced graph."""
-    bounds = [convolution_norm_bound(block, grid=_GRID) for block in weight.chunk(groups)]
-    return torch.tensor(bounds, dtype=weight.dtype, device=weight.device)
+@torch.library.custom_op("lipnet::convolution_norm_estimates", mutates_args=())
+def norm_estimates(weight: Tensor, groups: int) -> Tensor:
+    """Estimate the norm of each group's convolution, from the weight alone, as a single node of a traced graph.
+
+    Power iteration starts at all frequencies of a grid in float32, and goes on in float64 at the most promising ones.
+
+    Args:
+        weight: filter (c_out, c_in/groups, kh, kw).
+        groups: number of groups.
+
+    Returns:
+        (groups,), from below within the convergence of the iteration; not differentiable.
+    """
+    return torch.stack([_norm_estimate(block) for block in weight.chunk(groups)])
 
 
-@_norm_bounds.register_fake
+@norm_estimates.register_fake
 def _(weight: Tensor, groups: int) -> Tensor:
     return weight.new_empty(groups)
+
+
+def _norm_estimate(weight: Tensor) -> Tensor:
+    size = (1 if weight.shape[-2] == 1 else _GRID, 1 if weight.shape[-1] == 1 else _GRID)
+    single = frequency_response(weight.float(), size).flatten(0, 2)
+    entries = torch.arange(weight.shape[1], dtype=torch.float64, device=weight.device)
+    vectors = (entries * 0.6180339887498949 % 1 - 0.4).to(single).expand(len(single), -1).unsqueeze(-1)
+    vectors = _iterated(single, vectors, steps=10)
+    best = (single @ vectors).norm(dim=1).squeeze(1).topk(min(_CANDIDATES, len(single))).indices
+    double = frequency_response(weight.double(), size).flatten(0, 2)[best]
+    vectors = _iterated(double, vectors[best].to(double), steps=200)
+    return (double @ vectors).norm(dim=1).max().to(weight.dtype)
+
+
+def _iterated(matrices: Tensor, vectors: Tensor, steps: int) -> Tensor:
+    """Return the vectors (N, n, 1) after some steps of power iteration with A^* A."""
+    for _ in range(steps):
+        vectors = F.normalize(matrices.mH @ (matrices @ vectors), dim=1, eps=torch.finfo(torch.float32).tiny)
+    return vectors
 
 
 class CPL(GradientStep):
@@ -39,10 +70,12 @@ class CPL(GradientStep):
     W is a convolution, the parameter ``weight``, and b is ``hidden_bias``. The layer is a gradient step on a convex
     function, short enough not to overshoot.
 
-    - Evaluation: n is `convolution_norm_bound`, which is proven and depends on the weight alone. It is at most 4 % too
-      large for a 3 x 3 kernel. Gradients treat it as ||W v|| with the stored vector v.
-    - Training: n comes from one step of power iteration on the stored vector per change of the weight, enlarged by the
-      same 4 %. No guarantee uses it: `lipschitz_bound` holds in both modes, and exceeds 1 where n is below ||W||.
+    - Evaluation: n is an estimate from the weight alone, at 16 x 16 frequencies, enlarged by what the norm can exceed
+      those by (4 % for a 3 x 3 kernel) and by 1 %. Gradients treat it as ||W v|| with the stored vector v.
+    - Training: n comes from one step of power iteration on the stored vector per change of the weight, enlarged as in
+      evaluation.
+    - No guarantee uses an estimate: `lipschitz_bound` is proven from the scaled kernel in both modes. It is exactly 1
+      unless n is below ||W||, and then max(1, 2 ||W||^2 / n^2 - 1).
     - Groups have norms of their own.
 
     Args:
@@ -121,12 +154,12 @@ class CPL(GradientStep):
         vector = others[0]
         images = same_convolution(vector[None], weight, self.groups, "circular")
         estimates = images.view(self.groups, -1).norm(dim=1).clamp_min(SMALLEST_NORM)
-        if self.training:
-            norms = estimates / prod(cos(pi * (k // 2) / _GRID) for k in self.kernel_size)
-        else:
-            norms = _norm_bounds(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
+        norms = estimates
+        if not self.training:
+            norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
             norms = norms * (estimates / estimates.detach())
-        factors: Tensor = 2**0.5 / (_ROOM * norms)
+        beyond_the_grid = prod(cos(pi * (k // 2) / _GRID) for k in self.kernel_size)
+        factors: Tensor = 2**0.5 * beyond_the_grid / (_ROOM * norms)
         return factors.repeat_interleave(self.hidden_channels // self.groups)
 
     def bound_kernel(self, kernel: Tensor) -> float:
