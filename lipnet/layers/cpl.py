@@ -54,7 +54,8 @@ def _norm_estimate(weight: Tensor) -> Tensor:
     best = (single @ vectors).norm(dim=1).squeeze(1).topk(min(_CANDIDATES, len(single))).indices
     double = frequency_response(weight.double(), size).flatten(0, 2)[best]
     vectors = _iterated(double, vectors[best].to(double), steps=200)
-    return (double @ vectors).norm(dim=1).max().to(weight.dtype)
+    estimate: Tensor = (double @ vectors).norm(dim=1).max()
+    return estimate.to(weight.dtype)
 
 
 def _iterated(matrices: Tensor, vectors: Tensor, steps: int) -> Tensor:
@@ -143,7 +144,8 @@ class CPL(GradientStep):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             # Not again for the same weight: recomputation and gradient accumulation must see one function.
-            version = None if torch.compiler.is_compiling() else self.weight._version
+            untracked = torch.compiler.is_compiling() or self.weight.is_inference()
+            version = None if untracked else self.weight._version
             if version is None or version != self._stepped_at:
                 self._advance()
                 self._stepped_at = version

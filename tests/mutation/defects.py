@@ -57,6 +57,7 @@ from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint
 from lipnet.models.checkpoint import _check_fit
+from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
 from tests.mutation.planting import Plant, attribute, edit, replace
 
 
@@ -562,4 +563,5 @@ DEFECTS = [
         edit(geometry.distances_up, "1 + (offsets", "1 - (offsets"),
         ["tests/certify/attacks/test_geometry.py::test_distances_are_never_below_the_exact_ones"],
     ),
+    *(Defect(*row) for row in SPATIAL_LAYERS),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+import lipnet.functional.norm_bounds
 import lipnet.layers.cpl
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound, orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel, with_stride, without_stride
