@@ -7,7 +7,9 @@ from torch import Tensor
 PADDING_MODES = ("zeros", "circular")
 
 
-def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros") -> Tensor:
+def same_convolution(
+    x: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros", bias: Tensor | None = None
+) -> Tensor:
     """Convolve without changing height and width.
 
     Args:
@@ -15,6 +17,7 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
         weight: filter (c, c/groups, kh, kw) with odd kh and kw.
         groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``, the two whose adjoint is again such a convolution.
+        bias: added to each pixel, (c,).
 
     Returns:
         Feature maps (B, c, H, W).
@@ -23,7 +26,7 @@ def same_convolution(x: Tensor, weight: Tensor, groups: int = 1, padding_mode: s
         ValueError: for another padding mode, and for a kernel that wraps around circular maps more than once.
     """
     padded, padding = _padded(x, weight, padding_mode)
-    return F.conv2d(padded, weight, padding=padding, groups=groups)
+    return F.conv2d(padded, weight, bias, padding=padding, groups=groups)
 
 
 def same_convolution_weight_gradient(
@@ -88,12 +91,16 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
     if padding_mode == "zeros":
         return x, (rows, columns)
     if padding_mode == "circular":
-        return _periodic(x, rows, columns), (0, 0)
+        return pad_circularly(x, rows, columns), (0, 0)
     raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
 
 
-def _periodic(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Pad maps circularly on each side, as ``F.pad`` does, but with two copies instead of nine."""
+def pad_circularly(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Pad maps circularly on each side, as ``F.pad`` does, but with two copies instead of nine.
+
+    Raises:
+        ValueError: for maps that are smaller than the padding.
+    """
     height, width = x.shape[-2:]
     if rows > height or columns > width:
         raise ValueError(f"maps of {height} x {width} pixels cannot be wrapped by {rows} rows and {columns} columns")

@@ -1,4 +1,4 @@
-"""Guaranteed upper bounds on the norms of matrices and of skew convolutions.
+"""Guaranteed upper bounds on the norms of matrices and of convolutions.
 
 Every bound holds for the 'same' convolution on feature maps of any size, with zero or circular padding.
 `lipnet.functional.norm_estimates` has the cheap estimates for training, which converge from below and prove nothing.
@@ -27,6 +27,22 @@ def spectral_norm_bound(matrix: Tensor) -> float:
     if not bool(exact.isfinite().all()):
         return inf
     return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING
+
+
+def gram_norm_bound(matrices: Tensor) -> float:
+    """Bound the largest norm of finite matrices (..., m, n) by the eigenvalues of their smaller Gram matrices.
+
+    It is faster than `spectral_norm_bound` for long matrices, and less than 1e-8 above the norm.
+    """
+    scale = float(matrices.abs().max())
+    if scale == 0:
+        return 0.0
+    scaled = to_float64(matrices.detach()) / scale
+    wide = scaled if scaled.shape[-2] <= scaled.shape[-1] else scaled.mT
+    largest = float(torch.linalg.eigvalsh(wide @ wide.mT).max())
+    # The rounding of the Gram matrix is at most m n units of its norm.
+    rounding = 1e-10 + 4 * prod(wide.shape[-2:]) * torch.finfo(torch.float64).eps
+    return scale * sqrt(max(largest, 0.0) * (1 + rounding)) * _ROUNDING
 
 
 def reshaped_filters(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
@@ -110,6 +126,61 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     if max(kernel) > 1:
         largest /= prod(cos(pi * (k - 1) / 2 / grid) for k in kernel)
     return largest * _ROUNDING
+
+
+def convolution_norm_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
+    """Bound the norm of any convolution by its frequency response A(w) on a grid of frequencies w.
+
+    The grid and the step from it to all frequencies are those of `symbol_bound`. A(w) A(w)^* is positive semidefinite,
+    and a Cholesky decomposition of b I - A(w) A(w)^* proves that its norm is less than b. Where there is none, b grows
+    to the largest eigenvalue of such a matrix, so that the result is as sharp as the grid.
+
+    Args:
+        weight: filter (c_out, c_in/groups, kh, kw).
+        groups: number of groups.
+        grid: number of frequencies in each direction, more than kh and kw.
+
+    Raises:
+        ValueError: if the grid is too coarse for the kernel.
+
+    Source: as for `symbol_bound`.
+    """
+    kernel = weight.shape[-2:]
+    if grid <= max(kernel):
+        raise ValueError(f"grid must exceed {max(kernel)} for a kernel {tuple(kernel)}, got {grid}")
+    if not bool(weight.isfinite().all()):
+        return inf
+    # An even kernel gets a tap of zeros, so that it has a middle.
+    odd = torch.nn.functional.pad(to_float64(weight.detach()), (0, 1 - kernel[1] % 2, 0, 1 - kernel[0] % 2))
+    scale = float(odd.abs().max())
+    if scale == 0:
+        return 0.0
+    points = (1 if kernel[0] == 1 else grid, 1 if kernel[1] == 1 else grid)
+    response = frequency_response(odd / scale, points, groups)
+    size = min(response.shape[-2:])
+    # Row by row of the grid: all Gram matrices together would need several times the memory of the response.
+    largest = 0.0
+    for row in response:
+        short = row.flatten(0, -3) if row.shape[-2] <= row.shape[-1] else row.flatten(0, -3).mH
+        largest = _definite_bound(short @ short.mH, largest)
+    rounding = 16 * (size + 1) * (max(response.shape[-2:]) + 4) * torch.finfo(torch.float64).eps
+    beyond_the_grid = prod(cos(pi * (k - 1) / 2 / grid) for k in odd.shape[-2:])
+    return scale * sqrt(largest * (1 + rounding)) / beyond_the_grid * _ROUNDING
+
+
+def _definite_bound(gram: Tensor, bound: float) -> float:
+    """Return a number >= bound above all eigenvalues of positive semidefinite matrices (N, n, n), with a proof."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    remaining = gram
+    while True:
+        unproven = torch.linalg.cholesky_ex(bound * identity - remaining).info > 0
+        if not bool(unproven.any()):
+            return bound
+        remaining = remaining[unproven]
+        # The one with the largest trace of the square is likely to have the largest eigenvalue.
+        worst = remaining[remaining.abs().square().sum(dim=(1, 2)).argmax()]
+        tiny = torch.finfo(torch.float64).tiny
+        bound = max(bound, float(torch.linalg.eigvalsh(worst)[-1])) * (1 + 1e-9) + tiny
 
 
 def _eigenvalue_bound(hermitian: Tensor) -> float:

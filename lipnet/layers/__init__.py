@@ -1,11 +1,16 @@
 """Orthogonal layers and 1-Lipschitz activations, used like those of ``torch.nn``."""
 
 from lipnet.layers.activations import BetaAbs, MaxMin, MaxMinPermuted
+from lipnet.layers.aoc import AOC
+from lipnet.layers.aol import AOL, AOLLinear
 from lipnet.layers.base import LipschitzModule
+from lipnet.layers.bcop import BCOP
 from lipnet.layers.bro import BRO, BROLinear
 from lipnet.layers.cayley import Cayley, CayleyLinear
 from lipnet.layers.centering import Centering
+from lipnet.layers.cholesky import Cholesky
 from lipnet.layers.conv1d import SOC1d, SOCTranspose1d
+from lipnet.layers.cpl import CPL
 from lipnet.layers.export import export
 from lipnet.layers.group_and_shuffle import GroupAndShuffle
 from lipnet.layers.gssoc import GSSOC
@@ -20,23 +25,32 @@ from lipnet.layers.patch_rotation import PatchEmbedding
 from lipnet.layers.pooling import NormPool2d
 from lipnet.layers.position_code import PositionCode
 from lipnet.layers.residual import Residual
+from lipnet.layers.sandwich import Sandwich
 from lipnet.layers.scaled_conv import ScaledConv2d
 from lipnet.layers.shuffle import ChannelShuffle
+from lipnet.layers.sll import SLL
 from lipnet.layers.soc import SOC
 from lipnet.layers.spatial_shift import SpatialMixing, SpatialShift
 from lipnet.layers.transpose import SOCTranspose
 
 __all__ = [
+    "AOC",
+    "AOL",
+    "BCOP",
     "BRO",
+    "CPL",
     "GSSOC",
     "LOT",
+    "SLL",
     "SOC",
+    "AOLLinear",
     "BROLinear",
     "BetaAbs",
     "Cayley",
     "CayleyLinear",
     "Centering",
     "ChannelShuffle",
+    "Cholesky",
     "GroupAndShuffle",
     "Householder",
     "HouseholderOrder2",
@@ -55,6 +69,7 @@ __all__ = [
     "SOCLinear",
     "SOCTranspose",
     "SOCTranspose1d",
+    "Sandwich",
     "ScaledConv2d",
     "SpatialMixing",
     "SpatialShift",

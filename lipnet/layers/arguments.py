@@ -95,6 +95,46 @@ def check_convolution(
         )
 
 
+def check_same_convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    padding_mode: str,
+    *,
+    padding_modes: Sequence[str] = PADDING_MODES,
+    dilated: bool = False,
+) -> None:
+    """Raise ValueError for a setting that a 'same' convolution with a guarantee does not have.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the user gave them.
+        padding_modes: those that the layer has.
+        dilated: whether the layer has dilations other than 1.
+    """
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
+    kernel, spacing = sizes(kernel_size, 2), sizes(dilation, 2)
+    if any(k < 1 or k % 2 == 0 for k in kernel):
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle for padding 'same'")
+    if any(step < 1 for step in sizes(stride, 2)):
+        raise ValueError(f"stride must be positive, got {stride}")
+    if any(step < 1 for step in spacing) or (not dilated and spacing != (1, 1)):
+        raise ValueError(f"dilation must be {'positive' if dilated else '1'}, got {dilation}")
+    same = tuple(step * (k // 2) for k, step in zip(kernel, spacing, strict=True))
+    if padding != "same" and (isinstance(padding, str) or sizes(padding, 2) != same):
+        raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, got {padding!r}")
+    if padding_mode not in padding_modes:
+        raise ValueError(f"padding_mode must be one of {tuple(padding_modes)}, got {padding_mode!r}")
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups must divide the channels, got {groups} groups with {in_channels} channels in, {out_channels} out"
+        )
+
+
 def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 2) -> None:
     """Raise ValueError unless the output padding of a transposed convolution is 0."""
     if any(sizes(output_padding, dimensions)):

@@ -89,7 +89,7 @@ class OperandLayer(LipschitzModule):
 
     @abstractmethod
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
-        """Compute the layer without its bias on maps (B, C, H, W), after space-to-depth for a stride."""
+        """Compute the layer without its bias on maps (B, C, H, W), after space-to-depth for a stride, as new maps."""
 
     @abstractmethod
     def bound_operands(self, operands: Operands) -> float:
@@ -115,7 +115,8 @@ class OperandLayer(LipschitzModule):
         with without_autocast(maps.device):
             maps = self.apply_operands(maps.to(reference.dtype), operands)
         if self.bias is not None:
-            maps = maps + self.bias.to(maps.dtype).view(-1, 1, 1)
+            bias = self.bias.to(maps.dtype).view(-1, 1, 1)
+            maps = maps + bias if torch.is_grad_enabled() else maps.add_(bias)
         return maps.flatten(1) if self.dimensions == 0 and x.dim() == 2 else maps if batched else maps.squeeze(0)
 
     def operands(self, size: tuple[int, int]) -> Operands:

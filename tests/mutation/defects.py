@@ -74,6 +74,7 @@ from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
+from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
 from tests.mutation.planting import Plant, attribute, edit, edit_method, edited, replace
 
 
@@ -705,4 +706,5 @@ DEFECTS = [
         ["tests/certify/html/test_runs.py::test_missing_edited_and_foreign_files_are_refused"],
     ),
     *(Defect(*row) for row in GROUP_AND_SHUFFLE),
+    *(Defect(*row) for row in SPATIAL_LAYERS),
 ]

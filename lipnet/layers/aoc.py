@@ -1,0 +1,155 @@
+"""Adaptive orthogonal convolution (AOC): BCOP with a stride and a dilation of its own."""
+
+from collections.abc import Sequence
+from math import gcd, prod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipnet.functional.autocorrelation import orthogonality_bound
+from lipnet.functional.block_convolution import with_stride, without_stride
+from lipnet.functional.convolution import pad_circularly
+from lipnet.functional.polar import polar_factor
+from lipnet.layers.arguments import check_same_convolution, sizes
+from lipnet.layers.bcop import BlockKernel
+from lipnet.layers.kernel import KernelLayer
+from lipnet.layers.operands import Operands
+
+
+class AOC(KernelLayer):
+    r"""Adaptive orthogonal convolution: one explicit orthogonal kernel with stride, groups and dilation.
+
+    The kernel is the product of a `BCOP` kernel of size k - s + 1 and a kernel of the stride's size s, whose reshaped
+    matrix (c_out, c s^2) is orthogonal, so that it is an orthogonal map of disjoint patches. The product is orthogonal
+    if both have orthonormal columns, or both have orthonormal rows: the channels c between them are
+    max(in_channels, out_channels // s^2). Without a stride, the layer is a `BCOP`.
+
+    A kernel smaller than the stride would skip pixels. It is enlarged to the stride, so that a 1 x 1 convolution of
+    stride 2 maps disjoint patches of 2 x 2 pixels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, and the padding mode ``"zeros"``
+            (a contraction) or ``"circular"`` (orthogonal). Dilation and stride must have no common divisor, or the
+            kernel would skip pixels.
+        device, dtype: of the parameters.
+
+    Shape:
+        (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
+
+    Raises:
+        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+
+    Source: Boissin et al., "An adaptive orthogonal convolution scheme for efficient and flexible CNN architectures",
+    ICML 2025 (arXiv 2501.07930).
+
+    Example:
+        >>> layer = AOC(3, 8, stride=2).eval()
+        >>> layer(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 8, 16, 16])
+        >>> round(layer.lipschitz_bound(), 6)
+        1.0
+    """
+
+    native_stride: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = "same",
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_same_convolution(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+            dilated=True,
+        )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.groups = groups
+        # A single tap has no distance to others.
+        spacing = [1 if k == 1 else d for k, d in zip(self.kernel_size, sizes(dilation, 2), strict=True)]
+        self.dilation = (spacing[0], spacing[1])
+        self._check_dilation()
+        block_size = [max(k - step + 1, 1) for k, step in zip(self.kernel_size, self.stride, strict=True)]
+        middle = groups * max(in_channels // groups, out_channels // groups // prod(self.stride))
+        self.block: BlockKernel | None = None
+        self.reduction: nn.Parameter | None = None
+        if self.stride == (1, 1):
+            self.block = BlockKernel(in_channels, out_channels, self.kernel_size, groups, device, dtype)
+        else:
+            if block_size == [1, 1]:
+                # A 1 x 1 kernel before the reduction would add nothing to it.
+                middle = in_channels
+            else:
+                size = (block_size[0], block_size[1])
+                self.block = BlockKernel(in_channels, middle, size, groups, device, dtype)
+            shape = (groups, out_channels // groups, middle // groups * prod(self.stride))
+            self.reduction = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def _check_dilation(self) -> None:
+        for kernel, step, spacing in zip(self.kernel_size, self.stride, self.dilation, strict=True):
+            if gcd(step, spacing) > 1 or (spacing > 1 and kernel < step):
+                raise ValueError(
+                    "dilation must have no common divisor with the stride, and be 1 for a kernel smaller than the "
+                    f"stride, got dilation {self.dilation}, stride {self.stride}, kernel_size {self.kernel_size}"
+                )
+
+    def reset_parameters(self) -> None:
+        """Draw orthogonal matrices, and biases as ``nn.Conv2d`` does."""
+        if self.block is not None:
+            self.block.reset_parameters()
+        if self.reduction is not None:
+            with torch.no_grad():
+                for matrix in self.reduction:
+                    nn.init.orthogonal_(matrix)
+        self.reset_bias()
+
+    def weights(self) -> list[Tensor]:
+        weights: list[Tensor] = [] if self.reduction is None else [self.reduction]
+        return weights if self.block is None else [*weights, self.block.matrix, self.block.bases]
+
+    def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
+        if self.reduction is None:
+            assert self.block is not None
+            return (self.block.kernel(*weights),)
+        matrix, *block = weights
+        reduction = polar_factor(matrix).reshape(self.out_channels, -1, *self.stride)
+        return (reduction if self.block is None else with_stride(reduction, self.block.kernel(*block), self.groups),)
+
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        (kernel,) = operands
+        # A kernel as large as the stride needs no padding.
+        padding = [d * (k // 2) if k % 2 else 0 for k, d in zip(kernel.shape[-2:], self.dilation, strict=True)]
+        if self.padding_mode == "circular" and any(padding):
+            maps, padding = pad_circularly(maps, *padding), [0, 0]
+        return F.conv2d(maps, kernel, None, self.stride, (padding[0], padding[1]), self.dilation, self.groups)
+
+    def bound_operands(self, operands: Operands) -> float:
+        return orthogonality_bound(without_stride(operands[0], self.stride, self.dilation), self.groups)

@@ -1,0 +1,81 @@
+"""Linear layer with rows made orthonormal by a Cholesky decomposition (CHORD)."""
+
+import torch
+from torch import Tensor, nn
+
+from lipnet.functional.norm_bounds import gram_norm_bound
+from lipnet.layers.kernel import MatrixLayer
+from lipnet.layers.operands import Operands
+
+# Share of the Gram matrix's norm that is added to its diagonal, far above the rounding of float32.
+_DAMPING = 1e-6
+
+
+class Cholesky(MatrixLayer):
+    r"""Cholesky-orthogonalised linear layer (CHORD): x -> L^(-1) W x + b with L L^T = W W^T + eps I.
+
+    W is any matrix with at most as many rows as columns; a taller one is transposed first. As W W^T <= L L^T, the layer
+    is a contraction, and orthogonal but for singular values of W that are not large beside sqrt(eps). eps is 1e-6 times
+    the Frobenius norm of W W^T, so that the scale of W does not matter.
+
+    Args:
+        in_features, out_features, bias: as in ``nn.Linear``.
+        device, dtype: of the parameters.
+
+    Shape:
+        (B, in_features) to (B, out_features).
+
+    Raises:
+        ValueError: for an input of another shape.
+
+    Source: Hu et al., "A recipe for improved certifiable robustness", ICLR 2024 (arXiv 2310.02513).
+
+    Example:
+        >>> layer = Cholesky(64, 10).eval()
+        >>> layer(torch.zeros(1, 64)).shape
+        torch.Size([1, 10])
+        >>> round(layer.lipschitz_bound(), 6)
+        1.0
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start orthogonal, with biases as ``nn.Linear`` draws them for so many outputs."""
+        nn.init.orthogonal_(self.weight)
+        self.reset_bias()
+
+    def weights(self) -> list[Tensor]:
+        return [self.weight]
+
+    def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
+        (weight,) = weights
+        wide = weight if weight.shape[0] <= weight.shape[1] else weight.mT
+        rows = orthonormal_rows(wide)
+        return ((rows if wide is weight else rows.mT)[..., None, None],)
+
+    def bound_operands(self, operands: Operands) -> float:
+        return gram_norm_bound(operands[0].flatten(1))
+
+
+def orthonormal_rows(weight: Tensor) -> Tensor:
+    """Return L^(-1) W with L L^T = W W^T + eps I, NaN where rounding leaves no such L; differentiable."""
+    # The norm must not overflow or vanish in float32.
+    scaled = weight / weight.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
+    gram = scaled @ scaled.mT
+    damping = _DAMPING * gram.norm() + torch.finfo(weight.dtype).tiny
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor, info = torch.linalg.cholesky_ex(gram + damping * identity)
+    rows: Tensor = torch.linalg.solve_triangular(factor, scaled, upper=False)
+    return torch.where(info == 0, rows, torch.nan)

@@ -1,0 +1,63 @@
+"""Base classes of layers whose evaluation is one plain convolution, or one plain product with a matrix."""
+
+from math import prod
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lipnet.functional import same_convolution
+from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
+from lipnet.layers.operands import OperandLayer, Operands
+
+
+class KernelLayer(OperandLayer):
+    """A layer that convolves with a kernel (c_out, c_in/groups, kh, kw), its only operand.
+
+    A subclass implements `weights`, `compute_operands` and `bound_operands`.
+    """
+
+    groups: int = 1
+
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        return same_convolution(maps, operands[0], self.groups, self.padding_mode)
+
+    def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
+        (kernel,) = operands
+        return products(
+            signal,
+            length=prod(kernel.shape[1:]),
+            magnitude=absolute_filter_norm(kernel, self.groups),
+            gain=self.lipschitz_bound(),
+            outputs=len(kernel) * prod(size),
+        )
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
+        return ", ".join(parts)
+
+
+class MatrixLayer(KernelLayer):
+    """A linear layer whose only operand is a matrix (out_features, in_features).
+
+    A subclass implements `weights`, `compute_operands`, and `bound_operands` for the matrix as a 1 x 1 kernel.
+    """
+
+    dimensions: ClassVar[int] = 0
+
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        return F.linear(maps.flatten(1), operands[0].flatten(1))[..., None, None]
+
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,144 @@
+"""The sandwich layer, a linear layer, a relu and another linear layer with a joint Lipschitz bound."""
+
+from math import sqrt
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipnet.functional.norm_bounds import gram_norm_bound
+from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products, up
+from lipnet.layers.operands import OperandLayer, Operands
+
+
+class Sandwich(OperandLayer):
+    r"""Sandwich layer: x -> sqrt(2) A^T Psi relu(sqrt(2) Psi^(-1) B x + b) with A A^T + B B^T = I.
+
+    Psi is diagonal and positive, exp of the parameter ``log_psi``. relu commutes with it, so that the layer computes
+    sqrt(2) A^T relu(sqrt(2) B x + Psi b). [A B] is the Cayley transform of ``weight``, scaled to the learned norm
+    ``scale``.
+
+    For entries d of relu's derivative, 2 (A y)_i d_i (B x)_i <= ((A y)_i + (B x)_i)^2 / 2. Summed over i, this is at
+    most ||[A B]||^2 (||y||^2 + ||x||^2) / 2. So ||[A B]||^2 is a Lipschitz bound.
+
+    Args:
+        in_features, out_features, bias: as in ``nn.Linear``; the bias has out_features entries.
+        device, dtype: of the parameters.
+
+    Shape:
+        (B, in_features) to (B, out_features).
+
+    Raises:
+        ValueError: for an input of another shape.
+
+    Source: Wang & Manchester, "Direct parameterization of Lipschitz-bounded deep networks", ICML 2023
+    (arXiv 2301.11526). As there, Psi starts at I and the scale at the norm of the weight.
+
+    Example:
+        >>> layer = Sandwich(64, 32).eval()
+        >>> layer(torch.zeros(1, 64)).shape
+        torch.Size([1, 32])
+        >>> round(layer.lipschitz_bound(), 6)
+        1.0
+    """
+
+    dimensions: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+        self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features, device=device, dtype=dtype))
+        self.scale = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.log_psi = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        # The bias is within the layer, before the relu: `OperandLayer.bias` would be added to the result.
+        self.hidden_bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw normal weights as in Xavier's initialisation, and biases as ``nn.Linear`` does."""
+        nn.init.xavier_normal_(self.weight)
+        with torch.no_grad():
+            self.scale.copy_(self.weight.norm())
+        if self.hidden_bias is not None and self.log_psi is not None:
+            nn.init.zeros_(self.log_psi)
+            bound = 1 / sqrt(self.in_features)
+            nn.init.uniform_(self.hidden_bias, -bound, bound)
+
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
+
+    def weights(self) -> list[Tensor]:
+        biases = [] if self.hidden_bias is None or self.log_psi is None else [self.hidden_bias, self.log_psi]
+        return [self.weight, self.scale, *biases]
+
+    def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
+        """Compute sqrt(2) A, sqrt(2) B, and Psi b."""
+        weight, scale, *biases = weights
+        norm = weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+        both = sqrt(2) * orthonormal_columns(scale * (weight / norm)).mT
+        bias = () if not biases else (biases[0] * biases[1].exp(),)
+        return both[:, : self.out_features], both[:, self.out_features :], *bias
+
+    def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
+        after, before, *biases = operands
+        hidden = F.linear(maps.flatten(1), before, *biases)
+        hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
+        return (hidden @ after)[..., None, None]
+
+    def bound_operands(self, operands: Operands) -> float:
+        norm = gram_norm_bound(torch.cat((operands[0], operands[1]), dim=1))
+        return up(norm * norm / 2)
+
+    def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
+        """Bound the rounding of two products with matrices."""
+        after, before, *biases = operands
+        # ||sqrt(2) A|| and ||sqrt(2) B||, as ||[A B]||^2 is the bound.
+        norm = up(sqrt(2 * self.lipschitz_bound()))
+        bias_norm = euclidean_norm(biases[0]) if biases else 0.0
+        first = products(
+            signal,
+            length=before.shape[1],
+            magnitude=absolute_norm(before),
+            gain=norm,
+            outputs=len(before),
+            bias_norm=bias_norm,
+        )
+        hidden = signal.after(first, (len(before),))
+        second = products(hidden, length=len(after), magnitude=absolute_norm(after), gain=norm, outputs=after.shape[1])
+        gain = self.lipschitz_bound()
+        return Step(up(gain * signal.norm + norm * bias_norm), gain, up(norm * first.error + second.error))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.hidden_bias is not None}"
+
+
+def orthonormal_columns(matrix: Tensor) -> Tensor:
+    """Return the Cayley transform of a matrix (n + m, n) with at least as many rows as columns, differentiable.
+
+    With U and V the first n rows and the others, Z = U - U^T + V^T V and M = I + Z, it is [2 M^(-1) - I; -2 V M^(-1)].
+    The inverse is M^(-1) = (M^T M)^(-1) M^T by a Cholesky decomposition: M^T M >= I, because Z + Z^T >= 0.
+
+    Source: Trockman & Kolter, "Orthogonalizing convolutional layers with the Cayley transform", ICLR 2021
+    (arXiv 2104.07167).
+    """
+    size = matrix.shape[1]
+    upper, lower = matrix[:size], matrix[size:]
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    shifted = identity + upper - upper.mT + lower.mT @ lower
+    factor, info = torch.linalg.cholesky_ex(shifted.mT @ shifted)
+    inverse = torch.cholesky_solve(shifted.mT, factor)
+    columns = torch.cat((2 * inverse - identity, -2 * lower @ inverse))
+    return torch.where(info == 0, columns, torch.nan)

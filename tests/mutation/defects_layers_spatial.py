@@ -1,0 +1,176 @@
+"""Defects of AOL, SLL, CPL, BCOP, AOC, CHORD and the sandwich layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+import lipnet.functional.norm_bounds
+import lipnet.layers.cpl
+from lipnet.functional.autocorrelation import absolute_gram, dominance_bound, orthogonality_bound
+from lipnet.functional.block_convolution import orthogonal_kernel, with_stride, without_stride
+from lipnet.functional.norm_bounds import convolution_norm_bound, gram_norm_bound
+from lipnet.functional.polar import polar_factor
+from lipnet.layers.aol import rescaled_columns
+from lipnet.layers.cholesky import orthonormal_rows
+from lipnet.layers.cpl import CPL
+from lipnet.layers.potential import GradientStep
+from lipnet.layers.sandwich import Sandwich, orthonormal_columns
+from lipnet.layers.sll import SLL
+from tests.mutation.planting import Plant, attribute, edit, edited
+
+# Name, plant and catchers: `tests.mutation.defects` makes its Defect of them.
+Row = tuple[str, Plant, list[str]]
+
+GRAM = "tests/functional/test_autocorrelation.py::"
+COMMON = "tests/layers/test_spatial_common.py::"
+AOL_TESTS, AOC_TESTS = "tests/layers/test_aol.py::", "tests/layers/test_aoc.py::"
+BCOP_TESTS, POTENTIAL = "tests/layers/test_bcop.py::", "tests/layers/test_potential.py::"
+LINEAR = "tests/layers/test_orthogonal_linear.py::"
+
+
+def method(owner: type[nn.Module], name: str, old: str, new: str) -> Plant:
+    """Replace a piece of a method's source."""
+    return attribute(owner, name, edited(getattr(owner, name), old, new))
+
+
+def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
+    """The norm of the reshaped filter without the factor of its taps."""
+    return float(weight.double().flatten(1).norm())
+
+
+ROWS: list[Row] = [
+    (
+        "autocorrelation: half of the offsets is left out",
+        edit(absolute_gram, "taps[0] + half + half.mT", "taps[0] + half"),
+        [GRAM + "test_the_absolute_gram_sums_the_dense_one", AOL_TESTS + "test_jacobian_is_the_rescaled_matrix"],
+    ),
+    (
+        "AOL: row sums without absolute values",
+        edit(absolute_gram, "autocorrelation(weight, groups).abs()", "autocorrelation(weight, groups)"),
+        [GRAM + "test_the_absolute_gram_sums_the_dense_one", AOL_TESTS + "test_linear_is_the_rescaled_matrix"],
+    ),
+    (
+        "AOL: the scales are divided by twice",
+        edit(rescaled_columns, "(grouped * scales", "(grouped / scales"),
+        [AOL_TESTS + "test_jacobian_is_the_rescaled_matrix", COMMON + "test_the_bound_in_float32_is_tight"],
+    ),
+    (
+        "AOL: the bound lacks the square root",
+        edit(dominance_bound, "sqrt(_spectral_radius_bound", "(_spectral_radius_bound"),
+        [GRAM + "test_the_dominance_bound_is_the_spectral_radius_of_the_absolute_gram"],
+    ),
+    (
+        "orthogonality: the bound is a blind 1",
+        edit(orthogonality_bound, "sqrt(1 + residual + rounding)", "sqrt(1 + rounding)"),
+        [GRAM + "test_the_orthogonality_bound_counts_every_offset", GRAM + "test_bounds_are_not_below_the_norm"],
+    ),
+    (
+        "orthogonality: offsets other than 0 count once",
+        edit(orthogonality_bound, "2 * sqrt(len(taps) - 1)", "0 * sqrt(len(taps) - 1)"),
+        [GRAM + "test_the_orthogonality_bound_counts_every_offset"],
+    ),
+    (
+        "polar factor: too few steps",
+        edit(polar_factor, "range(steps)", "range(steps // 4)"),
+        [GRAM + "test_the_polar_factor_is_the_nearest_orthogonal_matrix"],
+    ),
+    (
+        "BCOP: a factor without its second projector",
+        edit(orthogonal_kernel, "outside = kernel - inside", "outside = kernel"),
+        [
+            GRAM + "test_a_kernel_of_orthogonal_factors_is_orthogonal",
+            BCOP_TESTS + "test_the_kernel_is_the_product_of_its_factors",
+        ],
+    ),
+    (
+        "BCOP: shifts in one direction only",
+        edit(orthogonal_kernel, "if step % 2 == 0 else", "if True else"),
+        [BCOP_TESTS + "test_the_kernel_is_the_product_of_its_factors"],
+    ),
+    (
+        "AOC: the taps of the reduction are not shifted",
+        edit(with_stride, "(b, t - 1 - b, a, s - 1 - a)", "(0, t - 1, 0, s - 1)"),
+        [
+            GRAM + "test_with_stride_is_one_convolution_after_another",
+            AOC_TESTS + "test_it_is_a_block_convolution_and_a_reduction",
+        ],
+    ),
+    (
+        "AOC: the bound ignores the dilation",
+        edit(without_stride, "d * (k - 1) + 1", "1 * (k - 1) + 1"),
+        [GRAM + "test_without_stride_is_the_same_map_after_space_to_depth"],
+    ),
+    (
+        "norm bound: no room between the frequencies of the grid",
+        edit(convolution_norm_bound, "cos(pi * (k - 1) / 2 / grid)", "1.0"),
+        [GRAM + "test_the_norm_bound_of_special_filters", POTENTIAL + "test_cpl_is_its_formula"],
+    ),
+    (
+        "norm bound: Cholesky decompositions that fail are ignored",
+        edit(lipnet.functional.norm_bounds._definite_bound, "bool(unproven.any())", "bool(unproven.all())"),
+        [GRAM + "test_bounds_are_not_below_the_norm"],
+    ),
+    (
+        "norm bound: of the Gram matrix, without the square root",
+        edit(gram_norm_bound, "sqrt(max(largest, 0.0) * (1 + rounding))", "(max(largest, 0.0) * (1 + rounding))"),
+        [GRAM + "test_the_gram_norm_bound_is_the_norm"],
+    ),
+    (
+        "CPL: the norm is a stale one",
+        method(CPL, "scales", "norm_estimates(weight.detach(), self.groups)", "self.vector.norm()"),
+        [POTENTIAL + "test_cpl_is_its_formula", POTENTIAL + "test_evaluation_does_not_depend_on_the_vector"],
+    ),
+    (
+        "CPL: the bound is that of an estimate",
+        attribute(lipnet.layers.cpl, "convolution_norm_bound", _estimate),
+        [COMMON + "test_the_bound_covers_hostile_weights"],
+    ),
+    (
+        "residual layers: steps that are too long are not noticed",
+        method(GradientStep, "bound_operands", "max(1.0, up(norm * norm - 1))", "1.0"),
+        [
+            POTENTIAL + "test_a_step_that_is_too_long_has_a_bound_above_one",
+            POTENTIAL + "test_the_bound_in_training_covers_a_vector_of_other_weights",
+        ],
+    ),
+    (
+        "residual layers: the kernels need not be transposes",
+        method(GradientStep, "_whole_kernel", "raise ValueError", "ValueError"),
+        [POTENTIAL + "test_both_kernels_are_checked_to_be_transposes"],
+    ),
+    (
+        "residual layers: the rounding of the second convolution is left out",
+        method(GradientStep, "round_operands", "norm * first.error + second.error + difference", "0 * norm"),
+        [COMMON + "test_the_rounding_bound_covers_the_error"],
+    ),
+    (
+        "SLL: the weights q are left out on one side",
+        method(SLL, "scales", "@ q / q", "@ q"),
+        [POTENTIAL + "test_sll_is_its_formula"],
+    ),
+    (
+        "SLL: T lacks its factor 2",
+        method(SLL, "scales", "/ 2).rsqrt()", "/ 4).rsqrt()"),
+        [POTENTIAL + "test_sll_is_its_formula", COMMON + "test_the_bound_in_float32_is_tight"],
+    ),
+    (
+        "CHORD: the factor of another matrix",
+        edit(orthonormal_rows, "factor, scaled, upper=False", "factor.mT.contiguous().mT, 2 * scaled, upper=False"),
+        [LINEAR + "test_cholesky_is_its_formula", COMMON + "test_the_bound_in_float32_is_tight"],
+    ),
+    (
+        "CHORD: damping in proportion to nothing",
+        edit(orthonormal_rows, "_DAMPING * gram.norm()", "0.1"),
+        [LINEAR + "test_cholesky_is_its_formula"],
+    ),
+    (
+        "sandwich: a Cayley transform without V^T V",
+        edit(orthonormal_columns, "upper - upper.mT + lower.mT @ lower", "upper - upper.mT"),
+        [LINEAR + "test_sandwich_is_its_formula", COMMON + "test_the_bound_in_float32_is_tight"],
+    ),
+    (
+        "sandwich: the bound is that of one matrix alone",
+        method(Sandwich, "bound_operands", "torch.cat((operands[0], operands[1]), dim=1)", "operands[0]"),
+        [LINEAR + "test_sandwich_reaches_its_bound"],
+    ),
+]
