@@ -1,6 +1,5 @@
 """Certify a checkpoint: model and data, files, tables."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from lipnet.certify.run import Certification, certify_here, check_free, run_cert
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
-from lipnet.metrics import CertifiedAccuracy
+from lipnet.metrics.functional import check_radii
 from lipnet.models import Checkpoint, load_checkpoint
 from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
@@ -78,7 +77,7 @@ def certify_checkpoint(
     folder, ckpt_path = resolve_path(output_dir), checkpoint_path(ckpt_path)
     # Refuse whatever can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
-    radii = CertifiedAccuracy(radii).radii
+    radii, _ = check_radii(radii)
     devices = [device] if isinstance(device, str) else list(device)
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
     chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
@@ -111,21 +110,6 @@ def checkpoint_path(path: str | Path) -> Path:
             f"{path} is a folder without {CHECKPOINTS}/best.ckpt: name a checkpoint or a run's folder"
         )
     return best
-
-
-def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
-    """Let the first argument of a command be the path of a checkpoint or run: put ``ckpt_path=`` before it.
-
-    Example:
-        >>> with_checkpoint_key(["runs/it's.ckpt", "n_samples=5"])
-        ["ckpt_path='runs/it\\\\'s.ckpt'", 'n_samples=5']
-    """
-    first, *others = arguments or [""]
-    if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
-        return list(arguments)
-    # In Hydra's quotes only quotes are escaped, and backslashes before a quote.
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), first)
-    return [f"ckpt_path='{quoted}'", *others]
 
 
 def prepare_certification(
