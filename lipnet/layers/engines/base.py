@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.autocast import without_autocast
-from lipnet.functional.exponential import contraction
+from lipnet.functional.exponential import contraction, exact_coefficients
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.functional.series import (
     chebyshev_coefficients,
@@ -107,11 +107,12 @@ def norm_bound(weight: Tensor) -> float:
     """Bound ||J|| of a scaled filter from above: the smaller of two bounds, one of them tight where that is cheap."""
     channels = weight.shape[1]
     groups = len(weight) // channels
-    reshaped = reshaped_filter_bound(weight, groups)
+    if weight.shape[-2:] == (1, 1):
+        return symbol_bound(weight, groups)
     for most, grid in _GRIDS:
         if channels <= most and max(weight.shape[-2:]) <= grid // 2:
-            return min(symbol_bound(weight, groups, grid), reshaped)
-    return reshaped
+            return reshaped_filter_bound(weight, groups, at_most=symbol_bound(weight, groups, grid))
+    return reshaped_filter_bound(weight, groups)
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class MatrixEngine(Engine):
 
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
         def compute() -> Tensor:
-            matrices = self.exponential(prepared.filter, size)
+            matrices = self.exponential(prepared.filter, size, exact_coefficients(prepared.norm))
             finite = isfinite(prepared.gain)
             return contraction(matrices, self.matrix_dtype) if finite else matrices.to(self.matrix_dtype)
 
