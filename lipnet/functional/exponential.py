@@ -12,7 +12,7 @@ from lipnet.functional.series import exponential_coefficients
 
 # ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
 _LARGEST_DEFECT = 1e-6
-# Distance of a polynomial from the exponential that is no more than rounding, and the largest norm for which it is used.
+# Distance of a polynomial from the exponential that is no more than rounding, and the largest norm it is used for.
 _ROUNDING = 2e-15
 _LARGEST_NORM = 2.5
 

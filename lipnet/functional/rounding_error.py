@@ -42,7 +42,7 @@ TINY = 2.0**-1022
 # Roundings of an elementary function (sin, exp, ...): taken to be within 4 units in the last place, of two u each.
 ELEMENTARY = 4 * 2
 _STEPS_OF_A_GUESS = 13
-_CLOSE_ENOUGH = 1.0005
+_CLOSE_ENOUGH = 1 + 1e-6
 
 
 class Signal(NamedTuple):

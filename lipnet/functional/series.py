@@ -138,7 +138,7 @@ def _jacobi_anger(degree: int, norm: float) -> tuple[tuple[float, ...], float]:
 
 
 def _bessel(n: int, s: Fraction) -> Fraction:
-    """Compute the Bessel function J_n(s) = (s/2)^n / n! sum_m (-s^2/4)^m n! / (m! (m + n)!) from a sum of 256 binary places.
+    """Compute the Bessel function J_n(s) = (s/2)^n / n! sum_m (-s^2/4)^m n! / (m! (m + n)!).
 
     The sum is a fixed-point number, an integer times 2^-256: fractions would be 30 times slower.
     """

@@ -94,7 +94,8 @@ class _Cayley(torch.autograd.Function):
 def _by_lu(skew: Tensor) -> Tensor:
     identity = _identity_like(skew)
     # The two factors commute. linalg.solve would raise for non-finite K, and synchronise with the device to do so.
-    return torch.linalg.solve_ex(identity - skew, identity + skew)[0]
+    rotation: Tensor = torch.linalg.solve_ex(identity - skew, identity + skew)[0]
+    return rotation
 
 
 def _by_cholesky(skew: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def _by_cholesky(skew: Tensor) -> Tensor:
     other = identity + skew
     root = torch.linalg.cholesky_ex(other @ other.mT)[0]
     inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
-    inverse = other @ (inverse_root.mT @ inverse_root)
+    inverse: Tensor = other @ (inverse_root.mT @ inverse_root)
     inverse = inverse + inverse @ (identity - inverse + skew @ inverse)
     return 2 * inverse - identity
 

@@ -56,7 +56,7 @@ def test_the_sources_name_no_lu_but_that_of_small_blocks() -> None:
         for line in path.read_text().splitlines()
         if lu.search(line)
     ]
-    assert found == [("rotations.py", "return torch.linalg.solve_ex(identity - skew, identity + skew)[0]")]
+    assert found == [("rotations.py", "rotation: Tensor = torch.linalg.solve_ex(identity - skew, identity + skew)[0]")]
 
 
 def orthogonal(block_map: str, factors: int) -> nn.Module:
