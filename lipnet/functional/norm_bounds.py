@@ -5,6 +5,7 @@ Every bound holds for the 'same' convolution on feature maps of any size, with z
 """
 
 from math import cos, frexp, inf, pi, prod, sqrt
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -93,7 +94,14 @@ def reshaped_filter_bound(weight: Tensor, groups: int = 1, at_most: float = inf)
     estimates = [power_iteration(each, start, 4)[0] for each, start in zip(matrices, starts, strict=True)]
     if float(torch.stack(estimates).amin(dim=0).max()) * factor >= at_most:
         return at_most
-    bounds = (min(_gram_bound(each[group]) for each in matrices) for group in range(groups))
+    bounds = []
+    for group in range(groups):
+        bound = inf
+        # An estimate is from below: the other matrix is left out where it cannot give a smaller bound.
+        pairs = [(float(values[group]), each) for values, each in zip(estimates, matrices, strict=True)]
+        for estimate, each in sorted(pairs, key=itemgetter(0)):
+            bound = bound if estimate >= bound else min(bound, _gram_bound(each[group]))
+        bounds.append(bound)
     return min(max(bounds) * factor, at_most)
 
 
