@@ -1,7 +1,6 @@
 """Timing, description of the machine, JSON output and exact comparison, shared by the benchmarks."""
 
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,10 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return the name of the device, the number of threads and the version of torch."""
-    name = platform.processor() or platform.machine()
+    # Imported here, because Lightning takes seconds to import.
+    from lipnet.training.run_record import processor
+
+    name = processor()
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device)
     return {"device": f"{device} ({name})", "threads": torch.get_num_threads(), "torch": torch.__version__}

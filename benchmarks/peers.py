@@ -1,6 +1,7 @@
 """Time and orthogonality of lipnet beside the convolutions of other packages.
 
     python -m benchmarks.peers --batch 32 128 --output benchmarks/peers_cpu.json
+    python -m benchmarks.peers --parts times --minutes 10 --output benchmarks/peers_cpu.json
 
 LipConvNet-15 with 32 initial channels on 32 x 32 images; only the convolutions differ (`benchmarks.peer_layers`), and
 the plain network's head. Times are multiples of the plain network's, and all networks take turns in the same run;
@@ -10,8 +11,10 @@ measures some networks and ``--parts`` one part: other entries of the output fil
 
 import argparse
 import json
+import time
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,8 +36,11 @@ Results = dict[str, dict[str, Any]]
 _WIDTH = 130
 
 
-def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device) -> Results:
-    """Return median seconds of each kind of each network, after a warm-up round, and multiples of the plain network."""
+def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device, budget: float = inf) -> Results:
+    """Return median seconds of each kind of each network, after a warm-up round, and multiples of the plain network.
+
+    Once a kind has used its share of ``budget`` seconds, it starts no further round than the first measured one.
+    """
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     contestants = {name: Contestant(make, Setting(device)) for name, make in networks.items()}
     medians: dict[str, dict[str, float]] = {name: {} for name in networks}
@@ -46,14 +52,20 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
             each.model.train(kind == TRAINING)
             if kind == EXPORTED:
                 exported(each.model)
-        for _ in range(rounds + 1):
+        start = time.perf_counter()
+        for number in range(rounds + 1):
+            if number > 1 and time.perf_counter() - start > budget / len(KINDS):
+                break
             for name, each in contestants.items():
                 method = each.training_step if kind == TRAINING else each.evaluation
                 measured[name].append(seconds(partial(method, images, labels), device))
         for name, values in measured.items():
             medians[name][kind] = median(values[1:])
     return {
-        name: {"median_seconds": own, "multiples": {kind: value / medians[PLAIN][kind] for kind, value in own.items()}}
+        name: {
+            "median_seconds": own,
+            "multiples": {kind: value / medians[PLAIN][kind] for kind, value in own.items()},
+        }
         for name, own in medians.items()
     }
 
@@ -95,6 +107,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: only print the tables")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds after the warm-up")
+    parser.add_argument("--minutes", type=float, default=inf, help="for the times of all batches; fewer rounds then")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps before singular values are measured")
     parser.add_argument("--only", nargs="+", choices=others, default=others, help="networks; default: all")
     parser.add_argument("--device", default="cpu", help="device for the times; singular values are measured on the CPU")
@@ -108,8 +121,9 @@ def main() -> None:
     networks = available([PLAIN, *arguments.only], console.print)
     results: Results = json.loads(output.read_text()) if output is not None and output.exists() else {}
     about = machine(device) | {"packages": versions(), "rounds": arguments.rounds}
+    budget = 60 * arguments.minutes / len(arguments.batch)
     for batch in arguments.batch if "times" in arguments.parts else ():
-        for name, measured in times(networks, batch, arguments.rounds, device).items():
+        for name, measured in times(networks, batch, arguments.rounds, device, budget).items():
             results.setdefault(name, {}).setdefault("times", {})[str(batch)] = measured | {"machine": about}
         if output is not None:
             write_json(output, results)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from lipnet import __version__
@@ -32,8 +31,8 @@ from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII, round_down
-from lipnet.metrics import CertifiedAccuracy
 from lipnet.metrics.curve import plot_certified_curve
+from lipnet.metrics.functional import check_radii
 
 PARTIAL = "certificates.partial"
 
@@ -141,6 +140,9 @@ class Certification:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the certificates rest on: the facts of certificates.tsv."""
+        # Imported here, because it takes seconds, and most uses of `lipnet.certify` do not need it.
+        import torchvision
+
         reference = reference_tensor(self.model)
         return {
             **self.facts,
@@ -220,7 +222,7 @@ def certify_dataset(
         ValueError: as `certify`; if there are fewer samples than indices; and when resuming, for other settings.
     """
     check_free(folder, replace=replace, resume=resume)
-    radii = CertifiedAccuracy(radii).radii
+    radii, _ = check_radii(radii)
     certification = Certification(model, batches, indices, facts, remarks or {})
     return run_certification(certification, folder, radii=radii, replace=replace, resume=resume)
 
@@ -247,7 +249,7 @@ def run_certification(
 ) -> dict[str, Any]:
     """Run a prepared certification as `certify_dataset` does; ``execute`` certifies the missing batches."""
     check_free(folder, replace=replace, resume=resume)
-    radii = CertifiedAccuracy(radii).radii
+    radii, _ = check_radii(radii)
     settings = certification.settings()
     partial = PartialCertification.begin(folder / PARTIAL, settings, resume=resume)
     execute(certification, partial)

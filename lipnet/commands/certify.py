@@ -15,19 +15,21 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lipnet.models.pretrained import pretrained_file
-from lipnet.workflows import certify_checkpoint, verify_certificates
-from lipnet.workflows.certification import with_checkpoint_key
-from lipnet.workflows.devices import devices_of_command
+from lipnet.commands.arguments import with_checkpoint_key, with_compare_list
+from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
-from lipnet.workflows.reporting import compare_runs, with_compare_list
-from lipnet.workflows.verification import DIFFERENT
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
 def _certify(config: DictConfig) -> None:
     """Certify a checkpoint and write its files; or verify a file of certificates; or compare certified runs."""
+    # Imported here, because --help ends before and Lightning takes seconds to import.
+    from lipnet.workflows import certify_checkpoint, verify_certificates
+    from lipnet.workflows.devices import devices_of_command
+    from lipnet.workflows.reporting import compare_runs
+    from lipnet.workflows.verification import DIFFERENT
+
     if config.compare is not None:
         compare_runs(list(config.compare), config.output_dir, overwrite=config.overwrite)
         return
@@ -54,6 +56,8 @@ def _certify(config: DictConfig) -> None:
 
 def _checkpoint_of(config: DictConfig) -> str | Path | None:
     """Return the checkpoint that ``ckpt_path`` or ``pretrained`` names; None for neither."""
+    from lipnet.models.pretrained import pretrained_file
+
     if config.pretrained is None:
         path: str | None = config.ckpt_path
         return path

@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.workflows import export_checkpoint
+from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
 
 
@@ -16,5 +16,8 @@ from lipnet.workflows.errors import clear_errors
 @clear_errors
 def main(config: DictConfig) -> None:
     """Rebuild the model from its checkpoint, write it, and check that the file computes the same as the model."""
+    # Imported here, because --help ends before and Lightning takes seconds to import.
+    from lipnet.workflows import export_checkpoint
+
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     export_checkpoint(**settings)

@@ -7,10 +7,9 @@ lipnet-train experiment=table3/gs_soc_4 paths.data_dir=/path/to/data
 from pathlib import Path
 
 import hydra
-from lightning import seed_everything
 from omegaconf import DictConfig
 
-from lipnet.workflows import certify_checkpoint, training
+from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
 
 
@@ -18,6 +17,11 @@ from lipnet.workflows.errors import clear_errors
 @clear_errors
 def main(config: DictConfig) -> float | None:
     """Fit, choose the best checkpoint by validation and certify it on the test images; return its validation score."""
+    # Imported here, because --help ends before and Lightning takes seconds to import.
+    from lightning import seed_everything
+
+    from lipnet.workflows import certify_checkpoint, training
+
     seed_everything(config.seed, workers=True, verbose=False)
     training.check_certification(config)
     data = training.make_data(config)

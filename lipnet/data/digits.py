@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from lipnet.data.base import ImageDataModule
 from lipnet.data.images import LabelledImages
@@ -30,6 +29,9 @@ class DigitsDataModule(ImageDataModule):
         The split has its own seed, so the test images do not depend on a run's seed. Images are bytes 0..16 of shape
         (N, 1, 8, 8).
         """
+        # Imported here, because scikit-learn takes long to import and other datasets do not need it.
+        from sklearn.datasets import load_digits
+
         digits = load_digits()
         indices = stratified_split(digits.target, TEST_FRACTION, TEST_SEED)[0 if train else 1]
         return LabelledImages(

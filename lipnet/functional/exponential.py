@@ -8,9 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import jacobian_matrices
+from lipnet.functional.series import exponential_coefficients
 
 # ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
 _LARGEST_DEFECT = 1e-6
+# Distance of a polynomial from the exponential that is no more than rounding, and the largest norm it is used for.
+_ROUNDING = 2e-15
+_LARGEST_NORM = 2.5
 
 
 def dense_exponential(
@@ -75,6 +79,15 @@ def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = Non
     return result
 
 
+def exact_coefficients(norm: float) -> tuple[float, ...] | None:
+    """Return the polynomial for `matrix_function` that equals exp(A) up to rounding, for skew A of at most this norm.
+
+    It needs 6 products for a norm of 1.5. ``torch.linalg.matrix_exp`` needs about 10, because it only knows the sum of
+    the entries in a column. None for larger norms, where terms of the polynomial would cancel.
+    """
+    return exponential_coefficients(norm, _ROUNDING) if norm <= _LARGEST_NORM else None
+
+
 def products_of_a_polynomial(degree: int) -> int:
     """Return the number of matrix products that `matrix_function` needs."""
     length = _piece_length(degree)
@@ -132,6 +145,9 @@ def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
             break
         if norm <= 1:
             return result
+        if dtype == matrices.dtype:
+            # Rounding the shrunk entries moves the matrix by at most sqrt(n) units, which need no second product.
+            return matrices / (norm * (1 + (sqrt(matrices.shape[-1]) + 4) * torch.finfo(dtype).eps))
         shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
         result = (matrices * shrunk).to(dtype)
     raise ValueError(

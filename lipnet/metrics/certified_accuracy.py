@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics.base import RadiusMetric
 from lipnet.metrics.curve import plot_accuracy_at_radii
-from lipnet.metrics.functional import _certified_accuracy_update, _radii_validation, _samples_validation
+from lipnet.metrics.functional import _certified_accuracy_update, _samples_validation, check_radii
 
 
 class CertifiedAccuracy(RadiusMetric):
@@ -53,7 +53,7 @@ class CertifiedAccuracy(RadiusMetric):
 
     def __init__(self, radii: Sequence[str | float] = STANDARD_RADII, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.radii, self.thresholds = _radii_validation(radii)
+        self.radii, self.thresholds = check_radii(radii)
         certified = torch.zeros(len(self.radii), dtype=torch.int64)
         self.add_state("certified", default=certified, dist_reduce_fx="sum")
         self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")

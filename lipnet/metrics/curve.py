@@ -1,19 +1,23 @@
-"""Certified accuracy against radius: the exact step curve, and its plots."""
+"""Certified accuracy against radius: the exact step curve, and its plots.
+
+matplotlib is imported at the first plot, since certificates are also computed where nothing is plotted.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from lipnet.functional.margins import STANDARD_RADII, parse_radius, round_down
 from lipnet.metrics.functional import _proven_radius, _samples_validation, certified_accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BLUE = "#1f5a96"
 _GREY = "#555555"
@@ -151,6 +155,10 @@ def plot_over_evaluations(results: Sequence[Tensor], label: str, *, ax: Axes | N
 def _clean_axes(ax: Axes | None) -> Axes:
     """Style ``ax``, or the axes of a new figure: a light grid, no frame at the top and right."""
     if ax is None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
         figure = Figure(figsize=(6.4, 4.0), dpi=150, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
         FigureCanvasAgg(figure)
         ax = figure.add_subplot()
@@ -179,6 +187,8 @@ def _mark(axes: Axes, radius: float, accuracy: float, name: str, face: str = _BL
 
 
 def _label(axes: Axes, point: tuple[float, float], text: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     style: dict[str, Any] = {"fontsize": 8.5, "color": "#222222", "linespacing": 1.15, "annotation_clip": False}
     halo = [withStroke(linewidth=2.5, foreground="white")]
     axes.annotate(text, point, xytext=(4, 5), textcoords="offset points", path_effects=halo, **style)

@@ -33,7 +33,7 @@ def certified_accuracy(radius: Tensor, correct: Tensor, radii: Sequence[str | fl
         >>> certified_accuracy(radius, correct, ["36/255", "72/255"])
         tensor([0.5000, 0.2500], dtype=torch.float64)
     """
-    _, thresholds = _radii_validation(radii)
+    _, thresholds = check_radii(radii)
     _samples_validation(radius, correct)
     certified, total = _certified_accuracy_update(radius, correct, thresholds)
     return certified.to(torch.float64) / total
@@ -66,8 +66,8 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
     return _proven_radius(radius, correct).sum() / correct.sum()
 
 
-def _radii_validation(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Check radii, and return their names and values."""
+def check_radii(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Check radii, and return their names and values; ValueError as in `certified_accuracy`."""
     if isinstance(radii, str) or len(radii) == 0:
         raise ValueError(f"radii must be a sequence of at least one radius, got {radii!r}")
     names = tuple(str(radius) for radius in radii)

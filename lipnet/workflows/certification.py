@@ -14,14 +14,14 @@ from lipnet.certify.run import Certification, certify_here, check_free, run_cert
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
-from lipnet.metrics import CertifiedAccuracy
+from lipnet.metrics.functional import check_radii
 from lipnet.models import Checkpoint, load_checkpoint
 from lipnet.models.pretrained import WEIGHTS, pretrained_file
 from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
-from lipnet.workflows.reporting import check_report, quoted, reported
+from lipnet.workflows.reporting import check_report, reported
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -82,7 +82,7 @@ def certify_checkpoint(
     # Refuse whatever can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
     check_report(report, folder, replace=overwrite or resume)
-    radii = CertifiedAccuracy(radii).radii
+    radii, _ = check_radii(radii)
     devices = [device] if isinstance(device, str) else list(device)
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
     chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
@@ -121,19 +121,6 @@ def checkpoint_path(path: str | Path) -> Path:
     raise FileNotFoundError(
         f"{path} is a folder without {CHECKPOINTS}/best.ckpt and {WEIGHTS}: name a checkpoint or a run's folder"
     )
-
-
-def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
-    """Let the first argument of a command be the path of a checkpoint or run: put ``ckpt_path=`` before it.
-
-    Example:
-        >>> with_checkpoint_key(["runs/it's.ckpt", "n_samples=5"])
-        ["ckpt_path='runs/it\\\\'s.ckpt'", 'n_samples=5']
-    """
-    first, *others = arguments or [""]
-    if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
-        return list(arguments)
-    return [f"ckpt_path={quoted(first)}", *others]
 
 
 def prepare_certification(

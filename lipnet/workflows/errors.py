@@ -8,14 +8,9 @@ from functools import wraps
 from typing import Any
 
 from hydra.errors import HydraException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from lipnet.certify import UnsoundCertificatesError
-from lipnet.workflows.folders import is_multirun
-
 FULL_ERROR = "HYDRA_FULL_ERROR"
-USER_ERRORS = (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +26,12 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        # Imported here, because --help ends before and Lightning takes seconds to import.
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        from lipnet.certify import UnsoundCertificatesError
+        from lipnet.workflows.folders import is_multirun
+
         try:
             return main(*args, **kwargs)
         except UnsoundCertificatesError as error:
@@ -38,7 +39,10 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 traceback.print_exc()
             print(f"unsound: {error}", file=sys.stderr)
             sys.exit(2)
-        except USER_ERRORS as error:
+        except (
+            *(ValueError, TypeError, OSError),
+            *(HydraException, OmegaConfBaseException, MisconfigurationException),
+        ) as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
             print(f"error: {cause_of(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)

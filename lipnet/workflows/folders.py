@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from lipnet.training.run_record import read_starts
+from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.transfer import starts_from
 
 CHECKPOINTS = "checkpoints"
@@ -202,9 +203,3 @@ def _unused(folder: Path) -> Path:
     """Return a folder that does not exist yet: the given one, or its name with the first free number."""
     names = chain([folder.name], (f"{folder.name}_{number}" for number in count(2)))
     return next(free for name in names if not (free := folder.with_name(name)).exists())
-
-
-# Cached, since the name of a new folder depends on the time of day.
-for resolver in (run_folder, sweep_folder, resumption):
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("output_folder", output_folder, replace=True)

@@ -1,6 +1,5 @@
 """Reports of the certify command: one page for a certification, or one that compares several."""
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -83,27 +82,6 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, *, overwrit
     write_comparison(runs, path, command=_command())
     say(f"The comparison of {len(runs)} runs is in {path}")
     return path
-
-
-def with_compare_list(arguments: Sequence[str]) -> list[str]:
-    """Let ``compare=RUN1,RUN2`` name a list, where Hydra would see a sweep; ``compare=[...]`` is left as it is.
-
-    Example:
-        >>> with_compare_list(["compare=logs/a,it's", "overwrite=true"])
-        ["compare=['logs/a','it\\\\'s']", 'overwrite=true']
-    """
-    return [
-        f"compare=[{','.join(map(quoted, each.removeprefix('compare=').split(',')))}]"
-        if each.startswith("compare=") and not each.startswith("compare=[") and each != "compare=null"
-        else each
-        for each in arguments
-    ]
-
-
-def quoted(text: str) -> str:
-    """Return a text in Hydra's quotes, in which quotes are escaped, and backslashes before a quote."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from lipnet.certify.files import CertificateFile, CertificateFileError, Row, rea
 from lipnet.certify.report import figures_of, radii_of
 from lipnet.certify.run import Certification
 from lipnet.functional.margins import parse_radius
-from lipnet.metrics import CertifiedAccuracy
+from lipnet.metrics.functional import check_radii
 
 # Entries that no recomputation yields: where the checkpoint was, how long it took, the attack.
 _UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256": str}
@@ -22,7 +22,7 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
         return [], []
     try:
         summary = read_summary(path)
-        radii = CertifiedAccuracy(list(summary["certified_accuracy"])).radii
+        radii, _ = check_radii(list(summary["certified_accuracy"]))
     except CertificateFileError as error:
         return [str(error)], []
     except (KeyError, TypeError, ValueError) as error:

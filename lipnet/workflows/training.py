@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
@@ -196,7 +195,9 @@ def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) 
         if hasattr(logger, "log_image"):
             logger.log_image("certificates/curve", [str(curve)])
         elif hasattr(experiment, "add_image"):
-            pixels = matplotlib.image.imread(curve)[..., :3]
+            from matplotlib import image
+
+            pixels = image.imread(curve)[..., :3]
             experiment.add_image("certificates/curve", pixels, trainer.global_step, dataformats="HWC")
         elif hasattr(experiment, "log_artifact"):
             experiment.log_artifact(logger.run_id, str(curve))  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from lipnet.functional.exponential import (
     apply_dense,
     contraction,
     dense_exponential,
+    exact_coefficients,
     matrix_function,
     products_of_a_polynomial,
 )
@@ -260,3 +261,22 @@ def test_matrices_that_are_not_orthogonal_are_refused(matrix: Tensor, dtype: tor
     matrices = torch.stack([torch.eye(len(matrix)), matrix]).double()
     with pytest.raises(ValueError, match=r"matrices of shape \(2, \d, \d\) are not orthogonal"):
         contraction(matrices, dtype)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1e-6, 0.3, 1.5, 2.1, 2.5])
+def test_the_polynomial_of_exact_coefficients_is_the_exponential(norm: float) -> None:
+    matrices = torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    skew = matrices - matrices.mT
+    skew = skew / torch.linalg.matrix_norm(skew, ord=2)[:, None, None] * norm
+    result = matrix_function(skew, exact_coefficients(norm))
+    for each, matrix in zip(result, skew, strict=True):
+        np.testing.assert_allclose(each.numpy(), scipy.linalg.expm(matrix.numpy()), rtol=0, atol=1e-14)
+    # Shrinking to norm 1 needs no second product in double precision, and moves nothing but the last digits.
+    shrunk = contraction(result, torch.float64)
+    assert float(torch.linalg.matrix_norm(shrunk, ord=2).max()) <= 1 + 1e-15
+    np.testing.assert_allclose(shrunk.numpy(), result.numpy(), rtol=0, atol=1e-12)
+
+
+def test_large_norms_have_no_exact_coefficients() -> None:
+    assert exact_coefficients(2.6) is None
+    assert exact_coefficients(math.inf) is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import PADDING_MODES, skew_filter
+from lipnet.functional import PADDING_MODES, norm_bounds, skew_filter
 from lipnet.functional.norm_bounds import (
     reshaped_filter_bound,
     reshaped_filters,
@@ -142,6 +142,42 @@ def test_filters_that_are_not_finite_have_infinite_bounds(value: float) -> None:
     weight[1, 2, 0, 0] = value
     assert reshaped_filter_bound(weight) == math.inf
     assert symbol_bound(weight) == math.inf
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_bounds_hold_where_the_estimate_is_too_low(kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = random_filter(kernel, groups=2, channels=8)
+    bounds = symbol_bound(weight, 2), reshaped_filter_bound(weight, 2)
+    estimate = norm_bounds._estimate
+    monkeypatch.setattr(norm_bounds, "_estimate", lambda matrices: 0.7 * estimate(matrices))
+    again = symbol_bound(weight, 2), reshaped_filter_bound(weight, 2)
+    np.testing.assert_allclose(again, bounds, rtol=2e-3)
+    assert symbol_supremum(weight, 2) <= again[0]
+    largest = spectral_norm(convolution_matrix(weight, 8, 8, 2))
+    assert largest <= again[1]
+
+
+@pytest.mark.parametrize("size", [2, 16, 64])
+def test_single_precision_proves_no_bound_below_the_norm(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    parts = torch.rand(40, size, size, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    matrices = torch.view_as_complex(parts)
+    hermitian = (matrices + matrices.mH) / 2
+    low = hermitian.to(torch.complex64)
+    for each, rounded in zip(hermitian, low, strict=True):
+        norm = float(np.abs(np.linalg.eigvalsh(each.numpy())).max())
+        for dtype_matrix, below in ((rounded, 1e-8), (rounded, 0.0), (each, 1e-16)):
+            assert not bool(norm_bounds._decomposes(dtype_matrix[None], norm * (1 - below), (1, -1)))
+        # Bounds that are never proven would be of no use.
+        assert bool(norm_bounds._decomposes(rounded[None], norm * 1.002, (1, -1)))
+        assert bool(norm_bounds._decomposes(each[None], norm * (1 + 1e-9), (1, -1)))
+
+
+def test_an_estimate_spares_the_reshaped_bound_where_another_one_is_smaller() -> None:
+    weight = random_filter((3, 3), channels=8)
+    bound = reshaped_filter_bound(weight)
+    assert reshaped_filter_bound(weight, at_most=bound / 2) == bound / 2
+    assert reshaped_filter_bound(weight, at_most=bound * 2) == bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lipnet.structured import rotations
 from lipnet.structured.rotations import (
     BLOCK_MAPS,
     cayley,
@@ -44,7 +46,7 @@ def test_against_the_inverse_and_the_exponential_of_dense_matrices(size: int, sc
 @pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("size", [2, 8, 32])
+@pytest.mark.parametrize("size", [2, 8, 32, 65])
 def test_orthogonal_to_ten_n_eps_at_every_scale(
     size: int, rank: int | None, dtype: torch.dtype, block_map: Callable[[Tensor], Tensor]
 ) -> None:
@@ -59,7 +61,7 @@ def test_orthogonal_to_ten_n_eps_at_every_scale(
 
 @pytest.mark.parametrize("block_map", BLOCK_MAPS.values(), ids=BLOCK_MAPS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [2, 8, 64])
+@pytest.mark.parametrize("size", [2, 8, 64, 96])
 def test_norms_of_a_million(size: int, dtype: torch.dtype, block_map: Callable[[Tensor], Tensor]) -> None:
     for rank in (None, 2):
         skew = random_skew(size, rank=rank)
@@ -81,6 +83,43 @@ def test_zero_gives_exactly_the_identity(dtype: torch.dtype, block_map: Callable
 def test_gradient(scale: float, block_map: Callable[[Tensor], Tensor]) -> None:
     a = scale * torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a: block_map(skew_symmetric(a)), (a.requires_grad_(),))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e2])
+def test_gradient_of_large_blocks(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotations, "_LARGEST_LU", 0)
+    a = random_skew(4, scale).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: cayley(skew_symmetric(a)), (a,))
+    assert torch.autograd.gradgradcheck(lambda a: cayley(skew_symmetric(a)), (a,), atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_large_blocks_are_as_accurate_as_small_ones(
+    norm: float, rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against 60 digits: squaring the condition number costs no accuracy beyond that of the condition itself."""
+    size = 8
+    skew = random_skew(size, rank=rank, blocks=1)
+    skew = skew_symmetric(skew / torch.linalg.matrix_norm(skew, ord=2) * norm / 2)
+    with mpmath.workdps(60):
+        exact, identity = mpmath.matrix(skew[0].tolist()), mpmath.eye(size)
+        expected = np.array(((identity + exact) * (identity - exact) ** -1).tolist(), dtype=float)
+    monkeypatch.setattr(rotations, "_LARGEST_LU", 0)
+    by_cholesky = cayley(skew)[0].numpy()
+    # One Newton step leaves about cond(I - K)^4 eps^2.
+    allowed = 100 * size * max(norm, 1.0) * np.finfo(float).eps
+    np.testing.assert_allclose(by_cholesky, expected, rtol=0, atol=allowed)
+    np.testing.assert_allclose(by_cholesky.T @ by_cholesky, np.eye(size), rtol=0, atol=10 * size * 2.3e-16)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_non_finite_entries_of_large_blocks_give_nan(value: float) -> None:
+    skew = torch.zeros(2, 65, 65)
+    skew[1, 0, 1], skew[1, 1, 0] = value, -value
+    q = cayley(skew)
+    assert torch.equal(q[0], torch.eye(65))
+    assert not q[1].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [1, 3, 6])

@@ -15,11 +15,11 @@ from torch import nn
 
 from lipnet.certify import certificates, certify, read_certificates
 from lipnet.certify.files import certificate_bytes
+from lipnet.commands.arguments import with_checkpoint_key
 from lipnet.data import CIFAR10DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, save_checkpoint
 from lipnet.models.archive import write_archive
 from lipnet.workflows import certify_checkpoint, verify_certificates
-from lipnet.workflows.certification import with_checkpoint_key
 
 NAMES = {"certificates.tsv", "summary.json", "curve.png"}
 

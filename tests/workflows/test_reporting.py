@@ -14,9 +14,10 @@ from torch import Tensor
 from lipnet.certify import PGD, UnsoundCertificatesError
 from lipnet.certify.bounds import LogitBounds
 from lipnet.certify.html import COMPARISON, REPORT
+from lipnet.commands.arguments import with_compare_list
 from lipnet.data import DigitsDataModule
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
-from lipnet.workflows.reporting import compare_runs, with_compare_list
+from lipnet.workflows.reporting import compare_runs
 
 
 def data_of(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, Prepared, check_result, prepare
+from lipnet.certify.export.prepared import INPUT_UNITS, Prepared, check_result, free_batch, prepare
 from lipnet.files import atomic_write
 
 # Imported by name where they are needed: they may be missing, and have no type annotations.
@@ -78,7 +78,7 @@ def _content(prepared: Prepared) -> bytes:
         prepared.plain,
         (prepared.example,),
         dynamo=True,
-        dynamic_shapes=FREE_BATCH,
+        dynamic_shapes=free_batch(),
         input_names=["input"],
         output_names=["logits"],
         verbose=False,

@@ -15,8 +15,6 @@ from lipnet.certify.bounds import logit_bounds
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
-# The first dimension of the one input is free.
-FREE_BATCH = ({0: torch.export.Dim("batch")},)
 # Batch sizes on which a file is checked before it appears; the model is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 # Another order of summation changes some tens of units in the last place; another function changes far more.
@@ -30,6 +28,11 @@ class Prepared(NamedTuple):
     plain: fx.GraphModule
     example: Tensor  # a batch of 2
     metadata: dict[str, Any]
+
+
+def free_batch() -> tuple[dict[int, Any]]:
+    """Return the dynamic shapes of an export whose one input has a free first dimension."""
+    return ({0: torch.export.Dim("batch")},)
 
 
 def prepare(

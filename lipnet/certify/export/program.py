@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipnet.certify.export.prepared import FREE_BATCH, INPUT_UNITS, check_result, prepare
+from lipnet.certify.export.prepared import INPUT_UNITS, check_result, free_batch, prepare
 from lipnet.files import atomic_write
 
 METADATA_FILE = "lipnet.json"
@@ -51,7 +51,7 @@ def export_program(
     """
     prepared = prepare(model, input_shape, input_units, class_names, facts)
     with torch.no_grad():
-        program = torch.export.export(prepared.plain, (prepared.example,), dynamic_shapes=FREE_BATCH, strict=False)
+        program = torch.export.export(prepared.plain, (prepared.example,), dynamic_shapes=free_batch(), strict=False)
     buffer = BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(prepared.metadata)})
     buffer.seek(0)

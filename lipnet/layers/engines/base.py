@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo
 
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.autocast import without_autocast
-from lipnet.functional.exponential import contraction
+from lipnet.functional.exponential import contraction, exact_coefficients
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.functional.series import (
     chebyshev_coefficients,
@@ -115,11 +115,12 @@ def norm_bound(weight: Tensor) -> float:
     """Bound ||J|| of a scaled filter from above: the smaller of two bounds, one of them tight where that is cheap."""
     channels = weight.shape[1]
     groups = len(weight) // channels
-    reshaped = reshaped_filter_bound(weight, groups)
+    if weight.shape[-2:] == (1, 1):
+        return symbol_bound(weight, groups)
     for most, grid in _GRIDS:
         if channels <= most and max(weight.shape[-2:]) <= grid // 2:
-            return min(symbol_bound(weight, groups, grid), reshaped)
-    return reshaped
+            return reshaped_filter_bound(weight, groups, at_most=symbol_bound(weight, groups, grid))
+    return reshaped_filter_bound(weight, groups)
 
 
 def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
@@ -233,8 +234,15 @@ class MatrixEngine(Engine):
 
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
         def compute() -> Tensor:
-            matrices = self.exponential(prepared.filter, size)
-            return contraction(matrices, self.matrix_dtype) if prepared.finite else matrices.to(self.matrix_dtype)
+            # Exact up to rounding for norms that exceed the expected one by up to a fifth.
+            exactly = exact_coefficients(1.2 * prepared.interval)
+            matrices = self.exponential(prepared.filter, size, exactly)
+            if not prepared.finite:
+                return matrices.to(self.matrix_dtype)
+            try:
+                return contraction(matrices, self.matrix_dtype)
+            except ValueError:
+                return contraction(self.exponential(prepared.filter, size), self.matrix_dtype)
 
         matrices = prepared.constant(self.key(prepared.filter, size), compute)
         assert matrices is not None

@@ -1,0 +1,176 @@
+"""Time that users wait beside training steps, as multiples of a training step of the same network, in one run.
+
+    python -m benchmarks.overheads --output benchmarks/overheads_cpu.json
+    python -m benchmarks.overheads --quickstart        (also trains the quickstart: a minute more)
+
+LipConvNet-15 with 32 initial channels on 32 x 32 images, and LipConvNet-5 with 16:
+
+- evaluation of a batch: steady; the first one after the weights changed; after another ``model.eval()``;
+- proof: the Lipschitz bound K and the rounding bound E of the network in float64, computed anew;
+- certification: a batch in float64 with explicit products, and its images per second.
+
+A second table has the seconds of start-up: imports, ``train.py --help``, and with ``--quickstart`` the time that the
+quickstart spends outside training and certification.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks.common import machine, seconds, write_json
+from benchmarks.lipconvnet import Contestant, Setting
+from lipnet.certify import explicit_arithmetic, lipschitz_bound, rounding_bounds
+from lipnet.layers import GSSOC, SOC, MaxMinPermuted
+from lipnet.models import LipConvNet
+
+ROOT = Path(__file__).parents[1]
+STEP = "training step"
+Figures = dict[str, float]
+
+
+def network(depth: int, channels: int, conv: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+    return partial(LipConvNet, depth=depth, initial_channels=channels, conv=conv, activation=MaxMinPermuted)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "LipConvNet-15, (4,-)": network(15, 32, partial(GSSOC, groups=(4, None))),
+    "LipConvNet-15, SOC": network(15, 32, SOC),
+    "LipConvNet-5, 16 channels, (4,1)": network(5, 16, partial(GSSOC, groups=(4, 1))),
+}
+
+
+def measure(make: Callable[[], nn.Module], batch: int, rounds: int, device: torch.device) -> Figures:
+    """Return median seconds of each figure; the first round warms up and does not count."""
+    each = Contestant(make, Setting(device))
+    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
+    evaluation = partial(each.evaluation, images, labels)
+    measured: dict[str, list[float]] = {}
+
+    def note(name: str, function: Callable[[], object]) -> None:
+        measured.setdefault(name, []).append(seconds(function, device))
+
+    for _ in range(rounds + 1):
+        each.model.train()
+        note(STEP, partial(each.training_step, images, labels))
+        each.model.eval()
+        note("first evaluation after a step", evaluation)
+        note("evaluation", evaluation)
+        each.model.eval()
+        note("evaluation after another eval()", evaluation)
+    return {name: median(values[1:]) for name, values in measured.items()}
+
+
+def measure_certification(make: Callable[[], nn.Module], batch: int, rounds: int, device: torch.device) -> Figures:
+    """Return the seconds of the proofs and of a batch with explicit products, and images per second, in float64."""
+    model = Setting(device).model(make).double().eval()
+    images = torch.rand(batch, 3, 32, 32, device=device, dtype=torch.float64)
+    figures = {
+        "proof of K": seconds(partial(lipschitz_bound, model), device),
+        "proof of E": seconds(partial(rounding_bounds, model, (3, 32, 32)), device),
+    }
+    with torch.no_grad(), explicit_arithmetic(model):
+        times = [seconds(partial(model, images), device) for _ in range(rounds + 1)]
+    figures["certification of a batch"] = median(times[1:])
+    return figures | {"certified images per second": batch / median(times[1:])}
+
+
+def start_up() -> Figures:
+    """Return the seconds of imports and of ``train.py --help``, each in a new interpreter, the second time."""
+    commands = {
+        "import torch": ["-c", "import torch"],
+        "import lipnet.layers": ["-c", "import lipnet.layers"],
+        "import lipnet.certify": ["-c", "import lipnet.certify"],
+        "import lightning": ["-c", "import lightning"],
+        "train.py --help": ["train.py", "--help"],
+        "certify.py --help": ["certify.py", "--help"],
+    }
+    return {name: min(_run_seconds(command) for _ in range(2)) for name, command in commands.items()}
+
+
+def quickstart(overrides: Sequence[str] = ()) -> Figures:
+    """Train and certify the quickstart; return its seconds, and those outside training and certification."""
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        command = ["train.py", "experiment=quickstart", f"hydra.run.dir={run}", *overrides]
+        total = _run_seconds(command)
+        training = json.loads((run / "run.json").read_text())["seconds"]
+        certification = json.loads((run / "summary.json").read_text())["wall_seconds"]
+    return {
+        "quickstart": total,
+        "quickstart, training": training,
+        "quickstart, certification": certification,
+        "quickstart, outside both": total - training - certification,
+    }
+
+
+def _run_seconds(arguments: Sequence[str]) -> float:
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    start = time.perf_counter()
+    command = [sys.executable, *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": paths})
+    return time.perf_counter() - start
+
+
+def ratio_table(results: dict[str, Figures]) -> Table:
+    """Return a table of multiples of each network's training step; images per second stay as they are."""
+    table = Table("", *results, title="multiples of a training step")
+    for name in dict.fromkeys(name for figures in results.values() for name in figures):
+        cells = [
+            "-"
+            if name not in figures
+            else f"{figures[name]:.1f}"
+            if name.endswith("per second")
+            else f"{figures[name] / figures[STEP]:.2f}"
+            for figures in results.values()
+        ]
+        table.add_row(name, *cells)
+    table.add_row("seconds of a training step", *(f"{figures[STEP]:.3f}" for figures in results.values()))
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds after the warm-up")
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks; default: all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quickstart", action="store_true", help="also run the quickstart")
+    parser.add_argument("--output", type=Path, help="JSON file for the seconds of each figure")
+    chosen = parser.parse_args(arguments)
+    if min(chosen.rounds, chosen.batch) < 1:
+        parser.error(f"rounds and batch must be at least 1, got {chosen.rounds} and {chosen.batch}")
+
+    device = torch.device(chosen.device)
+    results = {
+        name: measure(NETWORKS[name], chosen.batch, chosen.rounds, device)
+        | measure_certification(NETWORKS[name], chosen.batch, chosen.rounds, device)
+        for name in chosen.only
+    }
+    waiting = start_up() | (quickstart() if chosen.quickstart else {})
+    about = machine(device) | {"batch": chosen.batch, "rounds": chosen.rounds}
+    console = Console()
+    console.print(ratio_table(results))
+    table = Table("start-up", "seconds")
+    for name, value in waiting.items():
+        table.add_row(name, f"{value:.1f}")
+    console.print(table)
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()))
+    if chosen.output is not None:
+        write_json(chosen.output, {"machine": about, "seconds": results, "start_up": waiting})
+
+
+if __name__ == "__main__":
+    main()
