@@ -26,6 +26,7 @@ from lipnet.layers.engines import (
     PreparedWeight,
     Situation,
     choose_engine,
+    expected_norm,
     make_series,
     norm_bound,
     prepare_weight,
@@ -254,7 +255,9 @@ class SOC(LipschitzModule):
         skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
         vectors = self.scaling.converged(skew)
         scaled, _ = self.scaling.scaled(skew, vectors)
-        return prepare_weight(scaled, vectors, self._evaluation_series, self.scaling.interval, self.weight.dtype)
+        interval = expected_norm(scaled, otherwise=self.scaling.interval)
+        series = make_series(interval, self.eval_terms, self.eval_tolerance, self.series)
+        return prepare_weight(scaled, vectors, series, interval, self.weight.dtype)
 
     def _estimated_filter(self) -> Tensor:
         """Return the scaled filter of the active groups with the scale of the next training step, cached."""

@@ -244,7 +244,7 @@ def test_the_guarantee_holds_after_optimisation_steps() -> None:
         bound = layer.lipschitz_bound()
         assert spectral_norm(dense_jacobian(layer, x[:1])) <= bound * (1 + 1e-13) < inf
         bound = layer.eval().lipschitz_bound()
-        assert spectral_norm(dense_jacobian(layer, x[:1])) <= bound * (1 + 1e-13) <= 1 + 1e-4
+        assert spectral_norm(dense_jacobian(layer, x[:1])) <= bound * (1 + 1e-13) <= 1 + 1e-12
         layer.train()
     assert (layer.weight - start).abs().max() > 1
 
@@ -253,7 +253,7 @@ def test_a_network_with_it_is_certified() -> None:
     parts = [SOC(1, 4, stride=2), MaxMin(), SOCTranspose(4, 2, stride=2), MaxMin(), SOCTranspose(2, 1)]
     network = nn.Sequential(*parts).double().eval()
     bound = lipschitz_bound(network)
-    assert spectral_norm(dense_jacobian(network, noise(1, 1, 6, 4))) <= bound * (1 + 1e-13) <= 1 + 1e-4
+    assert spectral_norm(dense_jacobian(network, noise(1, 1, 6, 4))) <= bound * (1 + 1e-13) <= 1 + 1e-12
     tied = nn.Sequential(network[0], SOCTranspose.inverse_of(network[0])).eval()
     assert lipschitz_bound(tied) == pytest.approx(1.0, abs=1e-12)
 

@@ -1,6 +1,14 @@
 """Ways to compute exp(J) x, and the choice between them."""
 
-from lipnet.layers.engines.base import Engine, PreparedWeight, Series, make_series, norm_bound, prepare_weight
+from lipnet.layers.engines.base import (
+    Engine,
+    PreparedWeight,
+    Series,
+    expected_norm,
+    make_series,
+    norm_bound,
+    prepare_weight,
+)
 from lipnet.layers.engines.choose import Choice, Situation, choose_engine
 from lipnet.layers.engines.dense import DenseEngine
 from lipnet.layers.engines.series import ExplicitSeriesEngine, SeriesEngine
@@ -32,6 +40,7 @@ __all__ = [
     "Situation",
     "SpectralEngine",
     "choose_engine",
+    "expected_norm",
     "make_series",
     "norm_bound",
     "prepare_weight",
