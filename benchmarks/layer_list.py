@@ -20,9 +20,12 @@ Factory = Callable[..., nn.Module]
 
 
 def layer_names() -> list[str]:
-    """Return the names of the layers, without the published variants of SOC and without group-and-shuffle."""
+    """Return the names of the layers, without the published variants of SOC and without group-and-shuffle.
+
+    LiRes is not among them: it keeps channels and size, so that only LiResNet can be made of it.
+    """
     names = sorted(file.stem for file in (CONF / "conv").glob("*.yaml"))
-    return [name for name in names if not name.startswith("gs") and not name.endswith("_published")]
+    return [name for name in names if not name.startswith("gs") and not name.endswith("_published") and name != "lires"]
 
 
 @cache

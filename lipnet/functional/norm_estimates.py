@@ -105,6 +105,19 @@ def top_vectors(weight: Tensor, groups: int, points: int) -> Tensor:
     return vectors
 
 
+def refined_vectors(weight: Tensor, groups: int, vectors: Tensor) -> Tensor:
+    """Bring vectors closer to those that maximise `jacobian_norm`, at a third of the cost of `top_vectors`.
+
+    Args:
+        weight, groups: as for `top_vectors`.
+        vectors: (groups, c/groups, N, N) of norm 1. Groups of few channels do not need them: theirs are exact.
+    """
+    weight = weight.detach()
+    if weight.shape[1] <= _EXACT_CHANNELS:
+        return _top_eigenvectors(weight, groups, vectors)
+    return _chebyshev_filter(weight, vectors)
+
+
 def _chebyshev_filter(weight: Tensor, vectors: Tensor) -> Tensor:
     """Return T_n(2 J^T J / s^2 - 1) v, scaled to norm 1, with s = ||J v||.
 

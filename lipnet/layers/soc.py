@@ -156,7 +156,7 @@ class SOC(LipschitzModule):
         self._estimate: WeightCache[Tensor] = WeightCache()
         # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
         self.explicit = False
-        # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with the scale of the next training step.
+        # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with an estimated scale.
         self.estimated = False
         # Refuse an engine that cannot work now, not at the first image.
         self.choice(1, (1, 1))
@@ -260,10 +260,11 @@ class SOC(LipschitzModule):
         return prepare_weight(scaled, vectors, series, interval, self.weight.dtype)
 
     def _estimated_filter(self) -> Tensor:
-        """Return the scaled filter of the active groups with the scale of the next training step, cached."""
+        """Return the filter of the active groups, with a scale that starts from the vectors of training, cached."""
 
         def compute() -> Tensor:
-            return self.scaling.scaled_skew(self._active_weight, self.scaling.current(self._active_weight))[0]
+            skew = skew_filter(self._active_weight, self.active_groups)
+            return self.scaling.scaled(skew, self.scaling.refined(skew, self.scaling.current(self._active_weight)))[0]
 
         return self._estimate.get([self.weight, *self.scaling.buffers()], compute)
 

@@ -62,7 +62,7 @@ def test_certification_is_in_float64(mixed: Trainer) -> None:
     score = mixed.checkpoint_callback.best_model_score
     certified = (within.correct & (within.radius > 36 / 255)).double().mean().item()
     # One image of 143 may lie on the border of both arithmetics.
-    assert certified == pytest.approx(score.item(), abs=1 / 143)
+    assert certified == pytest.approx(score.item(), abs=1.01 / 143)
 
 
 def test_parameters_in_half_precision_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
