@@ -58,7 +58,7 @@ def test_the_norm_is_that_of_the_present_filter() -> None:
         layer.weight.copy_(torch.randn_like(layer.weight))
     (row,), matrix = layer_report(layer, (4, 2, 2)), layer.filter()[:, :, 0, 0].detach().numpy()
     assert before[0].norm_bound != row.norm_bound
-    assert row.norm_bound == pytest.approx(spectral_norm(matrix), rel=1e-9), "of a matrix the norm itself"
+    assert 1 <= row.norm_bound / spectral_norm(matrix) < 1.001
 
 
 @pytest.mark.parametrize(
