@@ -60,7 +60,8 @@ def _check_state(name: str, module: nn.Module) -> None:
     if hasattr(module, "parametrizations") and find_rule(module) is None:
         raise ValueError(
             f"{name} is parametrized in a way that no rule covers; merge adapters with "
-            "lipnet.structured.adapters.merge(model), or bake the weights in with torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+            "lipnet.structured.adapters.merge(model), or bake the weights in with "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         )
 
 
