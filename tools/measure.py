@@ -8,6 +8,7 @@ python -m tools.measure --check      exit with status 1 if a limit is exceeded
 import argparse
 import ast
 import io
+import re
 import sys
 import tokenize
 from collections import Counter, defaultdict
@@ -18,6 +19,7 @@ from itertools import combinations
 from pathlib import Path
 
 WINDOW = 6
+_NAME_ALONE = re.compile(r"[\w.]+,")
 LONG_FUNCTION, LONG_FILE = 40, 250
 OPENINGS = {"What", "How", "Of", "Where", "That", "Which", "Whether"}
 
@@ -54,6 +56,10 @@ class Source:
         """Yield all functions and methods."""
         return (node for node in self.documented() if isinstance(node, Function))
 
+    def signature_lines(self) -> set[int]:
+        """Return the numbers of the lines of all functions' signatures."""
+        return {line for function in self.functions() for line in range(function.lineno, function.body[0].lineno)}
+
     def place(self, line: int) -> str:
         """Return ``path:line``."""
         return f"{self.path}:{line}"
@@ -84,7 +90,8 @@ def measure(root: Path) -> list[Measure]:
         Measure(
             "lines of code, without docstrings, comments and blank lines",
             sum(len(source.code_lines) for source in sources),
-            8500,
+            None,
+            lines_by_room(sources, root),
         ),
         Measure(f"private functions with a single caller, of {private}", len(once), None, once),
         Measure(f"pairs of places that share {WINDOW} or more lines", len(clones), 15, clones),
@@ -92,6 +99,15 @@ def measure(root: Path) -> list[Measure]:
         Measure(f"functions of more than {LONG_FUNCTION} lines of code", len(functions), None, functions),
         Measure(f"files of more than {LONG_FILE} lines", len(files), None, files),
     ]
+
+
+def lines_by_room(sources: Sequence[Source], root: Path) -> list[str]:
+    """List the lines of code of each folder below the root, and of the files beside them."""
+    rooms: Counter[str] = Counter()
+    for source in sources:
+        room, *inner = source.path.relative_to(root).parts
+        rooms[room if inner else "."] += len(source.code_lines)
+    return [f"{room}: {lines:,}" for room, lines in sorted(rooms.items())]
 
 
 def called_once(sources: Sequence[Source]) -> tuple[list[str], int]:
@@ -112,11 +128,22 @@ def called_once(sources: Sequence[Source]) -> tuple[list[str], int]:
 
 
 def shared_lines(sources: Sequence[Source]) -> list[str]:
-    """List pairs of places with at least `WINDOW` equal consecutive code lines, each maximal run once."""
-    code = []
+    """List pairs of places with at least `WINDOW` equal consecutive code lines, each maximal run once.
+
+    Signatures, and lines that only pass an argument on or import a name, are left out: every convolution repeats the
+    arguments of ``nn.Conv2d`` on purpose.
+    """
+    code, numbers = [], []
     for source in sources:
-        lines = source.text.splitlines()
-        code.append([lines[number - 1].strip() for number in source.code_lines])
+        lines, signatures = source.text.splitlines(), source.signature_lines()
+        numbers.append(
+            [
+                number
+                for number in source.code_lines
+                if number not in signatures and not _NAME_ALONE.fullmatch(lines[number - 1].strip())
+            ]
+        )
+        code.append([lines[number - 1].strip() for number in numbers[-1]])
     windows: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
     for index, lines in enumerate(code):
         for start in range(len(lines) - WINDOW + 1):
@@ -127,8 +154,8 @@ def shared_lines(sources: Sequence[Source]) -> list[str]:
             overlap = first == second and j - i < WINDOW
             continues = min(i, j) > 0 and code[first][i - 1] == code[second][j - 1]
             if not overlap and not continues:
-                starts = ((sources[index], line) for index, line in ((first, i), (second, j)))
-                found.append(" ".join(source.place(source.code_lines[line]) for source, line in starts))
+                starts = ((first, i), (second, j))
+                found.append(" ".join(sources[index].place(numbers[index][line]) for index, line in starts))
     return sorted(found)
 
 

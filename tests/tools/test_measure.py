@@ -96,3 +96,16 @@ def test_check_fails_and_names_the_place(root: Path, capsys: pytest.CaptureFixtu
     assert "first.py: Which is awkward." in printed
     (root / "first.py").write_text(FIRST.replace("Which is awkward", "Return the separator"))
     main([str(root), "--check"])
+
+
+def test_a_signature_that_functions_have_in_common_is_not_shared_code(tmp_path: Path) -> None:
+    signature = ["def {}(", *(f"    argument_{number}: int," for number in range(9)), ") -> int:", "    return 1"]
+    first, second = ([line.format(name) for line in signature] for name in ("f", "g"))
+    assert shared_lines([source(tmp_path, "a.py", first), source(tmp_path, "b.py", second)]) == []
+    assert len(shared_lines([source(tmp_path, name, ["def f():", *SHARED]) for name in ("a.py", "b.py")])) == 1
+
+
+def test_lines_are_listed_by_folder(root: Path) -> None:
+    (root / "room").mkdir()
+    (root / "room" / "third.py").write_text("x = 1\n")
+    assert measure(root)[0].found == [".: 13", "room: 1"]
