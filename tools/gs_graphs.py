@@ -53,7 +53,7 @@ def draw_graph(axis: Axes, A: HigherOrderGS) -> None:
         for block in range(len(factor)):
             colour = _COLOURS[block % len(_COLOURS)]
             axis.fill(
-                [level - 0.14, level + 0.14] + [level + 0.14, level - 0.14],
+                [level - 0.14, level + 0.14, level + 0.14, level - 0.14],
                 [block + 0.06] * 2 + [block + 0.94] * 2,
                 color=colour,
             )
@@ -69,7 +69,7 @@ def ranks_figure() -> Figure:
         "3 blocks 4 x 4, 3 of 4 x 4": ((3, 4, 4), (3, 4, 4), 3),
         "3 blocks 4 x 8, 3 of 8 x 4": ((3, 4, 8), (3, 8, 4), 3),
     }
-    figure = _figure(8.4, 3.1)
+    figure = _figure(8.4, 3.6)
     for axis, (name, (left, right, groups)) in zip(figure.subplots(1, 3), shapes.items(), strict=True):
         inner = shuffle_permutation(left[0] * left[2], groups)
         ranks = GSMatrix(torch.ones(left), torch.ones(right), inner).block_ranks()
