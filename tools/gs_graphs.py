@@ -69,7 +69,7 @@ def ranks_figure() -> Figure:
         "3 blocks 4 x 4, 3 of 4 x 4": ((3, 4, 4), (3, 4, 4), 3),
         "3 blocks 4 x 8, 3 of 8 x 4": ((3, 4, 8), (3, 8, 4), 3),
     }
-    figure = _figure(8.4, 3.6)
+    figure = _figure(8.4, 3.3)
     for axis, (name, (left, right, groups)) in zip(figure.subplots(1, 3), shapes.items(), strict=True):
         inner = shuffle_permutation(left[0] * left[2], groups)
         ranks = GSMatrix(torch.ones(left), torch.ones(right), inner).block_ranks()
