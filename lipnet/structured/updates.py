@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ class WeightUpdate(nn.Module, ABC):
     Attributes:
         shape: (out_features, in_features).
         strength: t, which an adapter applies the update with; see `interpolated`.
+        merges: the updated weight computes all that the update does. False for a change of the layer's output.
     """
+
+    merges: ClassVar[bool] = True
 
     def __init__(self, out_features: int, in_features: int) -> None:
         super().__init__()

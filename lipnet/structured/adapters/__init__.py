@@ -5,6 +5,7 @@ from lipnet.structured.adapters.certified import certified_map
 from lipnet.structured.adapters.config import (
     AdapterConfig,
     BOFTConfig,
+    BottleneckConfig,
     CirculantConfig,
     DoubleGSOFTConfig,
     GSOFTConfig,
@@ -22,6 +23,7 @@ from lipnet.structured.adapters.table import describe
 __all__ = [
     "AdapterConfig",
     "BOFTConfig",
+    "BottleneckConfig",
     "CirculantConfig",
     "DoubleGSOFTConfig",
     "GSOFTConfig",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lipnet.structured.adapters.config import AdapterConfig, with_settings
-from lipnet.structured.adapters.sites import Site, Target, find_sites, matches, refuse
+from lipnet.structured.adapters.sites import Site, Target, find_sites, matches, names_in_words, refuse
 from lipnet.structured.adapters.state import (
     ATTRIBUTE,
     Attachment,
@@ -22,7 +22,7 @@ from lipnet.structured.adapters.state import (
     restore,
     updates_of,
 )
-from lipnet.structured.adapters.weight import put_on, take_off
+from lipnet.structured.adapters.weight import put_on, sync_output_hook, take_off
 from lipnet.structured.updates import StackedUpdate, WeightUpdate
 
 
@@ -154,9 +154,10 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         del attachment.configs[removed], attachment.special[removed], attachment.tensors[removed]
         for owners in attachment.along.values():
             owners.discard(removed)
-        for _, adapted in adapted_sites(model):
+        for site, adapted in adapted_sites(model):
             if removed in adapted.updates:
                 del adapted.updates[removed]
+                sync_output_hook(site.module, adapted)
     for site, adapted in reversed(adapted_sites(model)):
         if not adapted.updates:
             take_off(site.module, site.parameter, adapted)
@@ -179,11 +180,18 @@ def merge(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: if no adapter is in use, or another parametrization stands on top of one.
+        ValueError: if no adapter is in use, if it changes outputs (`BottleneckConfig`) so that no weight computes it,
+            or another parametrization stands on top of one.
     """
     attachment = attachment_of(model)
     if attachment.active is None:
         raise ValueError(f"nothing to merge: no adapter is in use; call use() with one of {attachment.names()}")
+    unmergeable = [site.name for site, update in updates_of(model, attachment.active) if not update.merges]
+    if unmergeable:
+        raise ValueError(
+            f"a bottleneck is nonlinear, so that no weight computes it: cannot merge {attachment.active!r} into "
+            f"{names_in_words(unmergeable)}; keep it attached, and save it with save_adapter()"
+        )
     _check_nothing_on_top(model)
     with torch.no_grad():
         merged = {
@@ -210,6 +218,9 @@ def build_updates(configs: Mapping[Site, AdapterConfig]) -> dict[Site, WeightUpd
     misfits: dict[Site, str | None] = dict.fromkeys(configs)
     for site, config in configs.items():
         weight = site.original.mT if site.transposed else site.original.flatten(1)
+        if not config.merges and (reason := site.output_obstacle()) is not None:
+            misfits[site] = f"{config}: {reason}"
+            continue
         try:
             with torch.device(weight.device):
                 parts = [config.build(weight.shape[0] // site.parts, weight.shape[1]) for _ in range(site.parts)]
@@ -238,6 +249,7 @@ def install(
     for site, update in updates.items():
         adapted = site.adapted or put_on(site.module, site.parameter, site.transposed)
         adapted.updates[name] = update.train(site.module.training)
+        sync_output_hook(site.module, adapted)
     base = own_tensors(model, None)
     attachment.configs[name] = config
     attachment.special[name] = {site.name: other for site, other in configs.items() if other != config}

@@ -2,18 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, ClassVar
 
 from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
+from lipnet.structured.bottleneck import ACTIVATIONS, Bottleneck, Dense
 from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
 from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
 
 
 class AdapterConfig(ABC):
-    """The structure of an adapter and its settings. Subclasses are frozen dataclasses of plain values."""
+    """The structure of an adapter and its settings. Subclasses are frozen dataclasses of plain values.
+
+    Attributes:
+        merges: as in `WeightUpdate`.
+    """
+
+    merges: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
@@ -219,9 +226,51 @@ class LowDisplacementRankConfig(_AdditiveConfig):
         _check_counts(rank=self.rank)
 
 
+@dataclass(frozen=True)
+class BottleneckConfig(AdapterConfig):
+    """y + U act(D y) after a linear layer with outputs y, see `Bottleneck`. It cannot be merged into a weight.
+
+    Attributes:
+        width: rows of D and columns of U.
+        projection: structure of D and U, an additive configuration such as ``KroneckerConfig()``; None for dense.
+        activation: ``"gelu"``, ``"relu"``, ``"silu"`` or ``"tanh"``.
+        bias: learn biases of both projections.
+    """
+
+    merges = False
+    width: int = 64
+    _: KW_ONLY
+    projection: AdapterConfig | None = None
+    activation: str = "gelu"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _check_counts(width=self.width)
+        if isinstance(self.projection, Mapping):  # from JSON
+            object.__setattr__(self, "projection", config_from_plain(self.projection))
+        if self.projection is not None and not isinstance(self.projection, _AdditiveConfig):
+            raise ValueError(f"projection must be an additive configuration or None, got {self.projection!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if type(self.bias) is not bool:
+            raise ValueError(f"bias must be True or False, got {self.bias!r}")
+
+    def build(self, out_features: int, in_features: int) -> Bottleneck:
+        down, up = self._projection(self.width, out_features), self._projection(out_features, self.width)
+        return Bottleneck(out_features, in_features, down, up, self.activation, self.bias)
+
+    def _projection(self, rows: int, columns: int) -> AdditiveUpdate:
+        if self.projection is None:
+            return Dense(rows, columns)
+        built = self.projection.build(rows, columns)
+        assert isinstance(built, AdditiveUpdate)
+        return built
+
+
 _CONFIGS = (
     *(LoRAConfig, OFTConfig, BOFTConfig, GSOFTConfig, DoubleGSOFTConfig),
     *(CirculantConfig, SkewCirculantConfig, ToeplitzConfig, KroneckerConfig, LowDisplacementRankConfig),
+    BottleneckConfig,
 )
 _STRUCTURES: dict[str, type[AdapterConfig]] = {kind.__name__.removesuffix("Config"): kind for kind in _CONFIGS}
 
@@ -239,7 +288,11 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     names = [name for name, kind in _STRUCTURES.items() if kind is type(config)]
     if not names:
         raise ValueError(f"a file holds the structures {', '.join(_STRUCTURES)}, got {config!r}")
-    return {"structure": names[0], **asdict(config)}  # type: ignore[call-overload]
+    settings = {setting.name: getattr(config, setting.name) for setting in fields(config)}  # type: ignore[arg-type]
+    return {
+        "structure": names[0],
+        **{name: config_to_plain(v) if isinstance(v, AdapterConfig) else v for name, v in settings.items()},
+    }
 
 
 def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -82,6 +83,14 @@ class Site:
         if self.transposed and (weight.dim() != 2 or weight.shape[1] != self.module.nf):
             return f"a Conv1D needs a weight (in, {self.module.nf}), got {tuple(weight.shape)}"
         return None
+
+    def output_obstacle(self) -> str | None:
+        """Return the reason why an adapter cannot change this module's output, or None."""
+        if isinstance(self.module, NonDynamicallyQuantizableLinear):
+            return "attention reads the weight of its output projection and never calls it"
+        if isinstance(self.module, nn.Linear) or self.transposed:
+            return None
+        return f"it stands after a Linear or a Conv1D, got {type(self.module).__name__}"
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from lipnet.functional.autocast import without_autocast
+from lipnet.structured.bottleneck import Bottleneck
 from lipnet.structured.updates import WeightUpdate
 
 
@@ -33,7 +34,7 @@ class AdaptedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         update = self.in_use
-        if update is None or update.strength == 0:
+        if update is None or update.strength == 0 or not update.merges:
             return weight
         matrix = weight.mT if self.transposed else weight.flatten(1)
         with without_autocast(weight.device):
@@ -53,6 +54,28 @@ class AdaptedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"active={self.active!r}"
+
+
+def sync_output_hook(module: nn.Module, adapted: AdaptedWeight) -> None:
+    """Give the module the forward hook that its bottlenecks need, and remove it when there is none left.
+
+    A hook, because torch's fused transformer layers and `lipnet.certify` look for hooks: the former then call the
+    module, and the latter refuses it.
+    """
+    present = [key for key, hook in module._forward_hooks.items() if hook is _change_output]
+    needed = any(not update.merges for update in adapted.updates.values())
+    if needed and not present:
+        module.register_forward_hook(_change_output)
+    if not needed:
+        for key in present:
+            del module._forward_hooks[key]
+
+
+def _change_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Apply the bottleneck in use, if any, to the output of a linear layer."""
+    adapted = module.get_submodule("parametrizations.weight")[0]  # type: ignore[index]
+    update = adapted.in_use
+    return update.output(output) if isinstance(update, Bottleneck) else output
 
 
 def put_on(module: nn.Module, parameter: str, transposed: bool = False) -> AdaptedWeight:
