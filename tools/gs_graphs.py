@@ -27,7 +27,7 @@ def graph_figure(blocks: int = 4, block_size: int = 4) -> Figure:
         "Group and shuffle: 2 factors": group_and_shuffle([factor] * 2),
         "Butterfly: 3 factors": butterfly([factor] * 3),
     }
-    figure = _figure(8.4, 3.4)
+    figure = _figure(8.4, 3.6)
     for axis, (name, A) in zip(figure.subplots(1, 2, width_ratios=[1.4, 2]), matrices.items(), strict=True):
         draw_graph(axis, A)
         axis.set_title(name, fontsize=10, color=_TEXT)
@@ -69,7 +69,7 @@ def ranks_figure() -> Figure:
         "3 blocks 4 x 4, 3 of 4 x 4": ((3, 4, 4), (3, 4, 4), 3),
         "3 blocks 4 x 8, 3 of 8 x 4": ((3, 4, 8), (3, 8, 4), 3),
     }
-    figure = _figure(8.4, 3.3)
+    figure = _figure(8.4, 3.6)
     for axis, (name, (left, right, groups)) in zip(figure.subplots(1, 3), shapes.items(), strict=True):
         inner = shuffle_permutation(left[0] * left[2], groups)
         ranks = GSMatrix(torch.ones(left), torch.ones(right), inner).block_ranks()
@@ -90,7 +90,7 @@ def ranks_figure() -> Figure:
 
 def shuffles_figure(size: int = 12, groups: tuple[int, ...] = (2, 3, 4, 6)) -> Figure:
     """Draw P_(k, n) for several k: a line from every entry to its place, in the colour of its residue mod k."""
-    figure = _figure(8.4, 3.2)
+    figure = _figure(8.4, 3.6)
     for axis, count in zip(figure.subplots(1, len(groups)), groups, strict=True):
         for entry, place in enumerate(shuffle_permutation(size, count).tolist()):
             colour = colormaps["viridis"]((entry % count) / count)
