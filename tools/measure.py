@@ -84,7 +84,6 @@ def measure(root: Path) -> list[Measure]:
         Measure(
             "lines of code, without docstrings, comments and blank lines",
             sum(len(source.code_lines) for source in sources),
-            8500,
         ),
         Measure(f"private functions with a single caller, of {private}", len(once), None, once),
         Measure(f"pairs of places that share {WINDOW} or more lines", len(clones), 15, clones),

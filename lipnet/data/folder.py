@@ -134,7 +134,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def _has_test(self) -> bool:
-        """Whether there are folders train and test, rather than one tree."""
+        """Tell whether there are folders train and test, rather than one tree."""
         found = [name for name in (TRAIN, TEST) if (self.data_dir / name).is_dir()]
         if len(found) == 1:
             raise FileNotFoundError(
@@ -179,7 +179,7 @@ class FolderDataModule(ImageDataModule):
 
 
 def _is_splittable(count: int, fractions: Sequence[float]) -> bool:
-    """Whether `stratified_split` leaves images in both parts of a class at each of the splits in a row."""
+    """Tell whether `stratified_split` leaves images in both parts of a class at each of the splits in a row."""
     for fraction in fractions:
         aside = round(fraction * count)
         if not 0 < aside < count:
