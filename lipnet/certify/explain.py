@@ -94,7 +94,7 @@ class Explanation:
 
     @property
     def certifiable(self) -> bool:
-        """Tell whether every module has bounds for its Lipschitz constant and its rounding, and nothing else is wrong."""
+        """Tell whether every module has bounds for its Lipschitz constant and its rounding, and all else is right."""
         covered = all(each.bound is not None and each.rounding is not False for each in self.modules)
         return covered and not self.problems
 
