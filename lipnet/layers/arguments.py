@@ -1,6 +1,7 @@
 """Options of the skew-orthogonal layers, and checks of the arguments that they share with ``torch.nn``."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import TypedDict
 
 import torch
@@ -107,6 +108,7 @@ def check_same_convolution(
     *,
     padding_modes: Sequence[str] = PADDING_MODES,
     dilated: bool = False,
+    space_to_depth: bool = False,
 ) -> None:
     """Raise ValueError for a setting that a 'same' convolution with a guarantee does not have.
 
@@ -114,6 +116,7 @@ def check_same_convolution(
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the user gave them.
         padding_modes: those that the layer has.
         dilated: whether the layer has dilations other than 1.
+        space_to_depth: whether groups divide the channels after space-to-depth for the stride.
     """
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
@@ -129,9 +132,12 @@ def check_same_convolution(
         raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, got {padding!r}")
     if padding_mode not in padding_modes:
         raise ValueError(f"padding_mode must be one of {tuple(padding_modes)}, got {padding_mode!r}")
-    if groups < 1 or in_channels % groups or out_channels % groups:
+    inner = in_channels * prod(sizes(stride, 2)) if space_to_depth else in_channels
+    if groups < 1 or inner % groups or out_channels % groups:
+        after = f", stride {stride}" if space_to_depth else ""
         raise ValueError(
-            f"groups must divide the channels, got {groups} groups with {in_channels} channels in, {out_channels} out"
+            f"groups must divide {'in_channels * stride^2 and out_channels' if space_to_depth else 'the channels'}, "
+            f"got {groups} groups with {in_channels} channels in, {out_channels} out{after}"
         )
 
 

@@ -14,10 +14,8 @@ from lipnet.functional.frequency import frequency_response
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
-from lipnet.layers.arguments import sizes
+from lipnet.layers.arguments import check_same_convolution
 from lipnet.layers.operands import OperandLayer, Operands, _Prepared
-
-_PADDING_MODES = ("circular", "zeros")
 
 
 class FrequencyLayer(OperandLayer):
@@ -62,7 +60,17 @@ class FrequencyLayer(OperandLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         if self.dimensions:
-            _check(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+            check_same_convolution(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                groups,
+                padding_mode,
+                space_to_depth=True,
+            )
         elif min(in_channels, out_channels) < 1:
             raise ValueError(f"features must be at least 1, got {in_channels} in, {out_channels} out")
         super().__init__(
@@ -212,36 +220,3 @@ def _pointwise(maps: Tensor, matrices: Tensor) -> Tensor:
     if groups == 1 and maps.shape[-2:] == (1, 1):
         return F.linear(maps.flatten(1), matrices[0])[:, :, None, None]
     return F.conv2d(maps, matrices.reshape(groups * out, inner, 1, 1), groups=groups)
-
-
-def _check(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: str | int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    padding_mode: str,
-) -> None:
-    """Raise ValueError for a setting that the layers do not have."""
-    if min(in_channels, out_channels) < 1:
-        raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
-    kernel = sizes(kernel_size, 2)
-    if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}: padding 'same' needs a tap in the middle")
-    if any(step < 1 for step in sizes(stride, 2)):
-        raise ValueError(f"stride must be positive, got {stride}")
-    same = tuple(k // 2 for k in kernel)
-    if padding != "same" and (isinstance(padding, str) or sizes(padding, 2) != same):
-        raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, got {padding!r}")
-    if any(step != 1 for step in sizes(dilation, 2)):
-        raise ValueError(f"dilation must be 1, got {dilation}")
-    if padding_mode not in _PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, got {padding_mode!r}")
-    inner = in_channels * prod(sizes(stride, 2))
-    if groups < 1 or inner % groups or out_channels % groups:
-        raise ValueError(
-            f"in_channels * stride^2 and out_channels must be divisible by groups, got {groups} groups with "
-            f"{in_channels} channels in, {out_channels} out, stride {stride}"
-        )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from lipnet.functional import space_to_depth
 from lipnet.functional.autocast import without_autocast
@@ -122,19 +123,23 @@ class OperandLayer(LipschitzModule):
     def operands(self, size: tuple[int, int]) -> Operands:
         """Return the operands for maps of this size in the present mode."""
         weights = self.weights()
+        differentiated = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        # An exported program has no cache; `lipnet.layers.export` gives it the prepared operands.
+        if not self.training and not torch.compiler.is_exporting() and (self.explicit or not differentiated):
+            return self.prepared_operands(size)
         with without_autocast(weights[0].device):
-            if self.training:
-                return self.compute_operands(*weights, size=size)
-            differentiated = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-            # A trace must contain the computation: it folds constants itself, and cannot compare values.
-            if torch.compiler.is_compiling() or (differentiated and not self.explicit):
-                return self._evaluated(weights, size)
-            prepared = self._cache.get(weights, _Prepared)
-            key = size if self.by_size else None
-            if key not in prepared.operands:
-                with torch.inference_mode(False), torch.no_grad():
-                    prepared.operands[key] = self._evaluated([weight.detach().clone() for weight in weights], size)
-            return prepared.operands[key]
+            return self.compute_operands(*weights, size=size) if self.training else self._evaluated(weights, size)
+
+    @_disable_dynamo  # as WeightCache.get: compiled evaluations take the operands from the cache
+    def prepared_operands(self, size: tuple[int, int]) -> Operands:
+        """Return the operands of evaluation for maps of this size, computed once for the present weights."""
+        weights = self.weights()
+        prepared = self._cache.get(weights, _Prepared)
+        key = size if self.by_size else None
+        if key not in prepared.operands:
+            with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
+                prepared.operands[key] = self._evaluated([weight.detach().clone() for weight in weights], size)
+        return prepared.operands[key]
 
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
         operands = self.compute_operands(*(weight.double() for weight in weights), size=size)

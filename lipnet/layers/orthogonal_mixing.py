@@ -107,7 +107,7 @@ class OrthogonalMixing(LipschitzModule):
             cached = self._cache.latest() if torch.compiler.is_exporting() else None
             if cached is not None:
                 return cached
-            if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self.weight.requires_grad):
+            if torch.compiler.is_exporting() or (torch.is_grad_enabled() and self.weight.requires_grad):
                 return self._evaluated()
             return self._cache.get([self.weight], self._evaluated, exact=exact)
 

@@ -10,7 +10,18 @@ import torch
 from torch import nn
 
 from lipnet.certify import PGD, certify, lipschitz_bound, rounding_bounds
-from lipnet.layers import GSSOC, SOC, BetaAbs, Centering, LiRes, MaxMinPermuted, PatchEmbedding, ScaledConv2d, export
+from lipnet.layers import (
+    BRO,
+    GSSOC,
+    SOC,
+    BetaAbs,
+    Centering,
+    LiRes,
+    MaxMinPermuted,
+    PatchEmbedding,
+    ScaledConv2d,
+    export,
+)
 from lipnet.models import LiResNet
 from tests.oracles import dense_jacobian, spectral_norm
 
@@ -49,19 +60,10 @@ def test_parameters_of_the_published_network() -> None:
     assert parts["head"] == 2048 * 100 + 100
 
 
-class _HalfRank(nn.Module):
-    """The parameters of a block reflector of rank c / 2, and nothing else."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_channels, out_channels // 2, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-
-
 def test_parameters_of_the_published_network_with_block_reflectors() -> None:
     with torch.device("meta"):
-        model = LiResNet(100, block=_HalfRank, dense=LiRes)
-    # BRONet-L: 68 M in the paper, whose dense layers are dense.
+        model = LiResNet(100, block=BRO, dense=LiRes)
+    # BRONet-L: 68 M in the paper, with reflectors of rank c / 2, and dense layers.
     assert int(count(model) / 1e6) == 68
 
 

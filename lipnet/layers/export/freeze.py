@@ -1,4 +1,4 @@
-"""A copy of a model in which every exponential is applied as a constant."""
+"""A copy of a model in which exponentials and operands are constants."""
 
 from copy import deepcopy
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.layers.engines import Engine
+from lipnet.layers.operands import OperandLayer, Operands
 from lipnet.layers.soc import SOC, with_channels
 
 
 def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
-    """Copy a model, and freeze the values that its skew-orthogonal layers compute from their weights.
+    """Copy a model, and freeze the exponentials and operands that its layers compute from their weights.
 
     Args:
         model: in evaluation mode.
@@ -27,6 +28,8 @@ def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
         if isinstance(original, SOC):
             # On the instance, so that everything around the exponential stays as the class has it.
             vars(layer)["exponential"] = _FrozenExponential(original, layer)
+        elif isinstance(original, OperandLayer):
+            vars(layer)["operands"] = _FrozenOperands(original, layer)
     with torch.no_grad():
         result = copy(example)
     if not isinstance(result, Tensor):
@@ -61,3 +64,29 @@ class _FrozenExponential:
         return with_channels(
             engine.apply_constant(maps, getattr(self.copy, name), layer.prepared(), channels), channels
         )
+
+
+class _FrozenOperands:
+    """A layer's ``operands`` with the very tensors of its evaluation, stored on the first call for each map size.
+
+    Args:
+        original: the layer, whose cached operands are taken if it has been evaluated.
+        copy: the layer of the copy, which stores the operands.
+    """
+
+    def __init__(self, original: OperandLayer, copy: nn.Module) -> None:
+        self.original, self.copy = original, copy
+        # Names of the operands, by map size.
+        self.frozen: dict[tuple[int, int] | None, list[str]] = {}
+
+    def __call__(self, size: tuple[int, int]) -> Operands:
+        key = size if self.original.by_size else None
+        if key not in self.frozen:
+            with torch.no_grad():
+                operands = self.original.operands(size)
+            names = [f"operand_{len(self.frozen)}_{index}" for index in range(len(operands))]
+            for name, operand in zip(names, operands, strict=True):
+                constant = operand.resolve_conj().clone(memory_format=torch.contiguous_format)
+                self.copy.register_parameter(name, nn.Parameter(constant, requires_grad=False))
+            self.frozen[key] = names
+        return tuple(getattr(self.copy, name) for name in self.frozen[key])
