@@ -15,6 +15,7 @@ from lipnet.workflows.launch import Launch, device_of_launch, launch_of_process
 ROOT = Path(__file__).parents[2]
 SLURM = {
     "SLURM_NTASKS": "4",
+    "SLURM_NTASKS_PER_NODE": "2",
     "SLURM_JOB_NAME": "job",
     "SLURM_JOB_ID": "7",
     "SLURM_PROCID": "3",
