@@ -7,9 +7,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from lipnet.certify.files import Row
 from lipnet.certify.partial import PartialCertification
 from lipnet.certify.report import progress
-from lipnet.certify.run import Certification, Row, count_rows
+from lipnet.certify.run import Certification, count_rows
 
 
 @contextmanager
