@@ -26,7 +26,9 @@ def _certify(config: DictConfig) -> None:
     """Certify a checkpoint and write its files; or verify a file of certificates; or compare certified runs."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import certify_checkpoint, verify_certificates
+    from lipnet.workflows.certification import assist_certification
     from lipnet.workflows.devices import devices_of_command
+    from lipnet.workflows.launch import device_of_launch, launch_of_process
     from lipnet.workflows.reporting import compare_runs
     from lipnet.workflows.verification import DIFFERENT
 
@@ -41,13 +43,24 @@ def _certify(config: DictConfig) -> None:
         sys.exit(0 if found.confirmed else DIFFERENT)
     if ckpt_path is None:
         raise ValueError("ckpt_path=... is needed: the checkpoint to certify; or pretrained=NAME")
+    launch = launch_of_process()
+    if launch is not None and launch.rank > 0:
+        device = device_of_launch(launch, config.device, config.trainer)
+        shared = {name: config[name] for name in ("split", "n_samples", "batch_size", "dtype")}
+        assist_certification(ckpt_path, device=device, data=data, data_dir=data_dir, **shared)
+        return
     as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers", "report")
     certify_checkpoint(
         ckpt_path,
         config.output_dir,
         data=data,
         data_dir=data_dir,
-        device=devices_of_command(config.device, config.trainer),
+        device=(
+            devices_of_command(config.device, config.trainer)
+            if launch is None
+            else device_of_launch(launch, config.device, config.trainer)
+        ),
+        launched=launch is not None,
         radii=list(config.radii),
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
         **{name: config[name] for name in as_stated},

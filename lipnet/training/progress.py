@@ -3,13 +3,16 @@
 import csv
 import io
 import logging
+import math
 import sys
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
@@ -62,7 +65,48 @@ class ModelSummary(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar; hides the last epoch's number if a time or a number of steps ends the training."""
+    """Lightning's rich progress bar, with loss, accuracy, certified accuracy and the time left of the whole training.
+
+    Shown on a terminal only: elsewhere `EpochLog` prints lines. The time left is that of ``max_time`` or, from the
+    steps so far, of the last epoch, whichever ends first; it is left out while neither is known.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._began, self._first_step = monotonic(), 0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the standard output is a terminal, and the bar was not disabled."""
+        return super().is_enabled and sys.stdout.isatty()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the time left."""
+        self._began, self._first_step = monotonic(), trainer.global_step
+        super().on_train_start(trainer, pl_module)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the figures behind the bar as short texts."""
+        figures = super().get_metrics(trainer, pl_module)
+        shown: dict[str, Any] = {}
+        for name, value in figures.items():
+            short = name.split("/", 1)[-1]
+            if name == "train/loss":
+                shown["loss"] = f"{value:.3f}"
+            elif name == "val/accuracy":
+                shown["accuracy"] = f"{value:.1%}"
+            elif short.startswith("certified_"):
+                shown[short.removeprefix("certified_").replace("_", "/")] = f"{value:.1%}"
+        left = self._seconds_left(trainer)
+        return shown if left is None else {**shown, "left": str(timedelta(seconds=round(left)))}
+
+    def _seconds_left(self, trainer: Trainer) -> float | None:
+        timers = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+        ends = [float(each) for each in timers if each is not None]
+        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        if done > 0 and math.isfinite(steps):
+            ends.append((steps - trainer.global_step) * (monotonic() - self._began) / done)
+        return max(0.0, min(ends)) if ends else None
 
     def _get_train_description(self, current_epoch: int) -> str:
         return super()._get_train_description(current_epoch).replace("/-2", "")

@@ -10,6 +10,7 @@ import torch
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
 from lipnet.certify.html import REPORT
 from lipnet.certify.processes import CertifyInProcesses
+from lipnet.certify.ranks import certify_in_ranks, process_group
 from lipnet.certify.run import Certification, certify_here, check_free, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import resolve_path
@@ -44,6 +45,7 @@ def certify_checkpoint(
     layers: bool = False,
     report: str | None = None,
     trust: Sequence[str] = (),
+    launched: bool = False,
 ) -> dict[str, Any]:
     """Certify a checkpoint on the data that it was trained for; write the files and print the table.
 
@@ -65,6 +67,8 @@ def certify_checkpoint(
         layers: print the bounds of the layers, too.
         report: ``"html"`` also writes report.html, a page to look at.
         trust: packages of your own whose modules the checkpoint may name; never for a stranger's file.
+        launched: torchrun started this process as the first of several, and the others call `assist_certification`
+            with the same settings.
 
     Returns:
         The content of summary.json.
@@ -89,7 +93,12 @@ def certify_checkpoint(
     prepare: Callable[[str], Certification] = partial(prepare_certification, ckpt_path, **chosen)
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
-    summary = run_certification(certification, folder, radii=radii, replace=overwrite, resume=resume, execute=execute)
+    write = partial(run_certification, certification, folder, radii=radii, replace=overwrite, resume=resume)
+    if launched:
+        with process_group():
+            summary = write(execute=certify_in_ranks)
+    else:
+        summary = write(execute=execute)
     say(summary_table({ckpt_path.name: summary}), rounding_sentence(summary))
     if layers:
         say(layer_table([Layer(**layer) for layer in summary["layers"]]))
@@ -100,6 +109,18 @@ def certify_checkpoint(
             say(*attack_tables(summary["attack"]))
     say(f"Certificates, summary and curve are in {folder}" + (f"; to look at: {REPORT}" if report else ""))
     return summary
+
+
+def assist_certification(ckpt_path: str | Path, **settings: Any) -> None:
+    """Certify a share of the batches for the first of several processes, which writes the files.
+
+    Args:
+        ckpt_path: as in `certify_checkpoint`.
+        settings: those of `prepare_certification`.
+    """
+    certification = prepare_certification(ckpt_path, **settings)
+    with process_group():
+        certify_in_ranks(certification, None)
 
 
 def checkpoint_path(path: str | Path) -> Path:

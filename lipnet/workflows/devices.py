@@ -53,7 +53,10 @@ def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
             does not have, and for several machines.
     """
     if trainer.get("num_nodes", 1) != 1:
-        raise ValueError(f"certification runs on one machine, got trainer.num_nodes={trainer['num_nodes']}")
+        raise ValueError(
+            "this process certifies on one machine, got "
+            f"trainer.num_nodes={trainer['num_nodes']}: start it on each machine through torchrun or srun"
+        )
     accelerator, devices = trainer.get("accelerator", AUTO), trainer.get("devices", AUTO)
     name = {AUTO: _accelerator().type, "gpu": _accelerator().type}.get(accelerator, accelerator)
     if name not in AcceleratorRegistry or (accelerator == "gpu" and name == _CPU.type):

@@ -219,6 +219,9 @@ def _is_transfer(config: DictConfig) -> bool:
     return bool(config.get("transfer", False))
 
 
+_NOISE = ("GPU available: False", "TPU available: False", "HPU available: False", "`Trainer.fit` stopped: `max_epochs=")
+
+
 def _is_worth_reading(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return "litlogger" not in message and not message.startswith(("TPU available: False", "HPU available: False"))
+    return "litlogger" not in message and not message.startswith(_NOISE)

@@ -38,7 +38,7 @@ def test_devices_are_as_many_as_the_trainers(trainer: dict[str, Any], devices: l
         ({"accelerator": "cpu", "devices": -1}, r"trainer\.devices=-1 of cpu are not there"),
         ({"accelerator": "gpu", "devices": 2}, r"trainer\.accelerator=gpu is not available on this machine"),
         ({"accelerator": "abacus"}, r"trainer\.accelerator=abacus is not available"),
-        ({"accelerator": "cpu", "num_nodes": 2}, r"one machine, got trainer\.num_nodes=2"),
+        ({"accelerator": "cpu", "num_nodes": 2}, r"one machine, got trainer\.num_nodes=2: start it"),
     ],
     ids=str,
 )

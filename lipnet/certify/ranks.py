@@ -1,0 +1,91 @@
+"""Certify with processes that torchrun or Slurm started, on one machine or several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+from typing import Any
+
+import torch.distributed as dist
+
+from lipnet.certify.files import Row
+from lipnet.certify.partial import PartialCertification
+from lipnet.certify.report import progress
+from lipnet.certify.run import Certification, count_rows
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that the environment names (MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE), and leave them."""
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def certify_in_ranks(certification: Certification, partial: PartialCertification | None) -> None:
+    """Certify the missing batches together with the other processes of the group.
+
+    The batches are those of a single process, so that a certificate does not depend on the number of processes. Each
+    process certifies a batch, then the first one saves them all: no other process needs its folder.
+
+    Args:
+        certification: made by each process for itself.
+        partial: the unfinished certification, in the first process; None in the others.
+
+    Raises:
+        ValueError: in a process whose settings differ from those of the first one.
+        ChildProcessError: if another process fails or is killed.
+    """
+    try:
+        if partial is None:
+            _check_settings(certification, _broadcast(None))
+            missing = _broadcast(None)
+            for _ in _rounds(certification, missing):
+                pass
+            return
+        certified, total = partial.batches(), len(certification.indices)
+        size: int = certification.batches.batch_size  # type: ignore[attr-defined]
+        _broadcast(certification.settings())
+        missing = _broadcast(sorted(set(range(ceil(total / size))) - certified.keys()))
+        done = count_rows(certified)
+        with progress(total, done) as show, partial.writer() as add:
+            for batches in _rounds(certification, missing):
+                for number, rows in batches:
+                    add(number, rows)
+                    done += len(rows)
+                show(done)
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
+            raise
+        raise ChildProcessError(
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost another one, which failed or was ended; "
+            "resume=true continues with the images that are not certified"
+        ) from error
+
+
+def _rounds(certification: Certification, missing: list[int]) -> Iterator[list[tuple[int, tuple[Row, ...]]]]:
+    """Certify a batch in each process, round by round; yield a round's batches in the first process."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    # None for a number of batches that is no multiple of the number of processes.
+    share = certification.certify(numbers=set(missing[rank::size]))
+    for start in range(0, len(missing), size):
+        batch = next(share) if start + rank < len(missing) else None
+        gathered: list[Any] | None = [None] * size if rank == 0 else None
+        dist.gather_object(batch, gathered, dst=0)
+        yield [each for each in gathered or [] if each is not None]
+
+
+def _broadcast(value: Any) -> Any:
+    """Return the first process's value in all of them."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _check_settings(certification: Certification, first: dict[str, Any]) -> None:
+    here = certification.settings()
+    differing = sorted(name for name in {*here, *first} if here.get(name) != first.get(name))
+    if differing:
+        values = "; ".join(f"{name}: {first.get(name)} in the first, {here.get(name)} here" for name in differing)
+        raise ValueError(f"the processes have different settings: {values}")
