@@ -170,6 +170,11 @@ class FolderDataModule(ImageDataModule):
         if tree.classes != self._training_tree.classes:
             differing = sorted({*tree.classes} ^ {*self._training_tree.classes})
             raise ValueError(f"{TRAIN} and {TEST} in {self.data_dir} differ in the classes {few(differing)}")
+        if tree.folders & self._training_tree.folders:
+            raise ValueError(
+                f"{TRAIN} and {TEST} in {self.data_dir} share a folder, by a link: the network would be tested on "
+                "images of its training"
+            )
         return tree
 
     @cached_property
