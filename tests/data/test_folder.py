@@ -304,6 +304,11 @@ def linked_test(root: Path) -> None:
     (root / "test").symlink_to(root / "train")
 
 
+def capitals(root: Path) -> None:
+    for part in COUNTS:
+        (root / part).rename(root / part.capitalize())
+
+
 def pipe(root: Path) -> None:
     os.mkfifo(root / "train" / "ant" / "pipe.png")
 
@@ -318,6 +323,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "loop of links": (loop, ValueError, r"again is the folder .*ant again, by a link"),
     "class linked twice": (linked_class, ValueError, r"fly is the folder .*ant again, by a link"),
     "test is train": (linked_test, ValueError, "train and test in .* share a folder, by a link"),
+    "capitals": (capitals, ValueError, "has Test, Train, to be spelt train and test"),
     "pipe": (pipe, ValueError, r"pipe\.png cannot be read as an image .*it is no regular file"),
     "no classes": (no_classes, FileNotFoundError, "must have a folder of images for each class"),
 }
