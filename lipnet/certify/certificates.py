@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.checks import check_computes_as_declared
-from lipnet.certify.rounding import RoundingBounds, rounding_bounds
+from lipnet.certify.rounding import RoundingBounds, check_images_apart, rounding_bounds
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Batches = DataLoader[Any]
@@ -88,7 +88,9 @@ def certify(
     for batch, true in batches:
         if shape is None:
             shape = tuple(batch.shape[1:])
-            if rounding is None and not ignore_rounding:
+            if ignore_rounding:
+                check_images_apart(model, shape)
+            elif rounding is None:
                 rounding = rounding_bounds(model, shape)
         if shape != tuple(batch.shape[1:]):
             raise ValueError(f"all images must have one shape, got {shape} and {tuple(batch.shape[1:])}")

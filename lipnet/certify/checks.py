@@ -15,6 +15,16 @@ from torch.nn.modules import module as torch_modules
 from lipnet.certify.rules import CALLS, calls_of, children_in_order, describe, find_rule, join
 from lipnet.layers.base import LipschitzModule
 
+# Methods that a subclass may override: no output depends on them.
+_COMPUTES_NOTHING = (
+    "check",
+    "extra_repr",
+    "layer_facts",
+    "lipschitz_estimate",
+    "reset_bias",
+    "reset_parameters",
+    "train",
+)
 _ANSWERS = ("lipschitz_bound", "children_in_order", "rounding_step", "pairwise_lipschitz")
 
 
@@ -67,7 +77,11 @@ def _check_state(name: str, module: nn.Module) -> None:
 
 def _check_calls(name: str, module: nn.Module) -> None:
     """Refuse a call or an answer that is not the class's, or is overridden below the class that defines the bound."""
-    own = [each for each in (*CALLS, *_ANSWERS) if vars(module).get(each) is not None]
+    own = [
+        key
+        for key, value in vars(module).items()
+        if value is not None and (key in CALLS or callable(getattr(type(module), key, None)))
+    ]
     if own:
         raise ValueError(
             f"{name} has a {own[0]} of its own instead of its class's, as module.compile() or an assignment leaves it; "
@@ -103,6 +117,9 @@ def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
     """
     order = cls.__mro__[: cls.__mro__.index(nn.Module) + 1]
     defining = next(place for place, each in enumerate(order) if answer in vars(each))
+    helper = _overridden_helper(order, defining)
+    if helper is not None:
+        return helper
     for call in CALLS:
         places = [place for place, each in enumerate(order) if call in vars(each)]
         if call == "forward":
@@ -112,8 +129,32 @@ def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
     return None
 
 
+def _overridden_helper(order: tuple[type, ...], defining: int) -> str | None:
+    """Return what a user's class changes of lipnet's class above it, and the bound may rest on, or None.
+
+    Abstract methods are there to be defined.
+    """
+    for place, each in enumerate(order[:defining]):
+        for name in () if each.__module__.startswith("lipnet.") else vars(each):
+            if name in _COMPUTES_NOTHING or name.startswith("__") or name in (*CALLS, *_ANSWERS):
+                continue
+            above = [
+                vars(base)[name]
+                for base in order[place + 1 :]
+                if name in vars(base) and base.__module__.startswith("lipnet.")
+            ]
+            if above and not getattr(above[0], "__isabstractmethod__", False):
+                return name
+    return None
+
+
 def _check_numbers(name: str, module: nn.Module) -> None:
-    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    attributes = [(key, each) for key, value in vars(module).items() for each in _flat(value)]
+    tensors = [
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+        *((key, each) for key, each in attributes if isinstance(each, Tensor)),
+    ]
     for key, tensor in tensors:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
             raise ValueError(
@@ -121,9 +162,9 @@ def _check_numbers(name: str, module: nn.Module) -> None:
             )
         if tensor.is_complex():
             raise ValueError(f"{name} has {key} of dtype {tensor.dtype}; real numbers are needed")
-    for key, value in vars(module).items():
-        if any(isinstance(each, float) and isnan(each) for each in _flat(value)):
-            raise ValueError(f"{name} has the setting {key}={value}; numbers are needed")
+    for key, each in attributes:
+        if isinstance(each, float) and isnan(each):
+            raise ValueError(f"{name} has the setting {key}={vars(module)[key]}; numbers are needed")
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -119,7 +119,35 @@ def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> list[ModuleR
     same = together.shape == results.shape
     if not same or not torch.allclose(together, results, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
         raise ValueError("the model computes something else than its modules do one after another in their order")
+    check_images_apart(model, image_shape)
     return runs
+
+
+def check_images_apart(model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """Refuse a model that computes two images together in another way than one by one.
+
+    torch's convolutions, and lipnet's, take an input without a batch: a batch of two that a module before has brought
+    to three dimensions then counts as one image of two channels.
+
+    Raises:
+        ValueError: if a batch of one image fails, or has other results than in a batch of two.
+    """
+    reference = reference_tensor(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((_BATCH, *image_shape), generator=generator, dtype=torch.float64).to(reference)
+    with torch.no_grad(), explicit_arithmetic(model):
+        together = model(images.clone())
+        try:
+            alone = torch.cat([model(image.clone()) for image in torch.split(images, 1)])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the model does not compute each image by itself; a batch of one fails: {error}"
+            ) from error
+    scale = float(together.abs().nan_to_num(nan=0.0, posinf=0.0).max()) if together.numel() else 0.0
+    tolerance = torch.finfo(reference.dtype).eps ** 0.5
+    same = alone.shape == together.shape
+    if not same or not torch.allclose(alone, together, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+        raise ValueError("the model does not compute each image by itself; in a batch of two, the results are others")
 
 
 def _run(path: str, module: nn.Module, values: Tensor) -> tuple[list[ModuleRun], Tensor]:

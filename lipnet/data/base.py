@@ -94,10 +94,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"eval_batch_size must be at least 1 or None, got {eval_batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be non-negative, got {num_workers}")
-        if not 0.0 < validation_fraction < 1.0:
+        if not isinstance(validation_fraction, (int, float)) or not 0.0 < validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must lie strictly between 0 and 1, got {validation_fraction}")
-        if not 0 <= seed <= MAXIMUM_SEED:
-            raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed}")
+        if not isinstance(seed, int) or not 0 <= seed <= MAXIMUM_SEED:
+            raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed!r}")
         if crop_padding is not None and crop_padding < 0:
             raise ValueError(f"crop_padding must be non-negative, got {crop_padding}")
         if loader not in LOADERS:

@@ -61,6 +61,7 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
         ValueError: the file cannot be read; the message names it.
     """
     try:
+        _check_regular(path)
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             # A JPEG file can be decoded at a fraction of its size, which saves most of the time for a photograph.
             image.draft(None, (2 * size, 2 * size))
@@ -75,10 +76,17 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
 def check_header(path: Path) -> None:
     """Raise ValueError unless a file begins as an image, without decoding it."""
     try:
+        _check_regular(path)
         with Image.open(path, formats=IMAGE_FORMATS):
             pass
     except UNREADABLE as error:
         raise unreadable(path, error) from error
+
+
+def _check_regular(path: Path) -> None:
+    """Raise ValueError for a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:

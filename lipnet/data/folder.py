@@ -141,6 +141,10 @@ class FolderDataModule(ImageDataModule):
                 f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or the "
                 "folders of the classes themselves"
             )
+        names = [entry.name for entry in self.data_dir.iterdir()] if self.data_dir.is_dir() else []
+        misspelt = sorted(name for name in names if name.lower() in (TRAIN, TEST) and name not in (TRAIN, TEST))
+        if misspelt:
+            raise ValueError(f"{self.data_dir} has {few(misspelt)}, to be spelt {TRAIN} and {TEST}, or no class's name")
         return len(found) == 2
 
     @cached_property
@@ -170,6 +174,11 @@ class FolderDataModule(ImageDataModule):
         if tree.classes != self._training_tree.classes:
             differing = sorted({*tree.classes} ^ {*self._training_tree.classes})
             raise ValueError(f"{TRAIN} and {TEST} in {self.data_dir} differ in the classes {few(differing)}")
+        if tree.folders & self._training_tree.folders:
+            raise ValueError(
+                f"{TRAIN} and {TEST} in {self.data_dir} share a folder, by a link: the network would be tested on "
+                "images of its training"
+            )
         return tree
 
     @cached_property

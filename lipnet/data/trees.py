@@ -37,12 +37,14 @@ class ImageTree:
         classes: names of the classes, sorted; a label is a position in them.
         files: paths relative to ``root``, as bytes in one array, (N,). They are sorted by class, then by name.
         labels: int64 (N,).
+        folders: device and inode of every folder in the tree, whatever the links that lead to it.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: npt.NDArray[np.bytes_]
     labels: Tensor
+    folders: frozenset[tuple[int, int]] = frozenset()
 
     def path(self, position: int) -> Path:
         """Return the absolute path of a file."""
@@ -60,7 +62,8 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
 
     Raises:
         FileNotFoundError: there is no such folder, or no folder of a class in it.
-        ValueError: a class has no files, or there are images outside the folders of the classes.
+        ValueError: a class has no files, there are images outside the folders of the classes, or links lead to one
+            folder twice, whose images would count as several.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"images were looked for in {root}, which is no folder")
@@ -71,7 +74,8 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
         raise FileNotFoundError(f"{root} has no folders: it must have a folder of images for each class")
     if loose:
         raise ValueError(f"{root} has images in no class's folder: {few(loose)}; move them into one")
-    found = [sorted(_files_in(folder, root, skipped)) for folder in folders]
+    seen = {_identity(root): root}
+    found = [sorted(_files_in(folder, root, skipped, seen)) for folder in folders]
     empty = [folder.name for folder, files in zip(folders, found, strict=True) if not files]
     if empty:
         raise ValueError(f"classes without images in {root}: {few(empty)}; add images, or remove their folders")
@@ -81,11 +85,20 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
         tuple(folder.name for folder in folders),
         np.array([os.fsencode(name) for files in found for name in files]),
         torch.from_numpy(labels),
+        frozenset(seen),
     )
 
 
-def _files_in(folder: Path, root: Path, skipped: tuple[str, ...]) -> Iterator[str]:
+def _identity(folder: str | Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _files_in(folder: Path, root: Path, skipped: tuple[str, ...], seen: dict[tuple[int, int], Path]) -> Iterator[str]:
     for place, folders, names in os.walk(folder, followlinks=True):
+        before = seen.setdefault(_identity(place), Path(place))
+        if before != Path(place):
+            raise ValueError(f"{place} is the folder {before} again, by a link: its images would count twice")
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and not name.endswith((*_CLUTTER, *skipped)):

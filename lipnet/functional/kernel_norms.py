@@ -4,6 +4,7 @@ A stride turns into channels first (`strided_kernel`), so that both see a convol
 """
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from math import cos, inf, pi, prod, sqrt
 from typing import NamedTuple
 
@@ -84,8 +85,9 @@ def kernel_norm_bound(
     exact = to_float64(weight.detach())
     if not bool(exact.isfinite().all()):
         return inf
-    # The norm is at most the sum of the taps' magnitudes.
-    if start >= float(exact.abs().sum()):
+    # The norm is at most the sum of the taps' magnitudes. A rounded sum alone could lie below the exact one.
+    magnitudes = exact.abs()
+    if start >= float(magnitudes.sum()) and start >= sum(map(Fraction, magnitudes.flatten().tolist())):
         return start
     kernel = exact.shape[-2:]
     grid = [1 if taps == 1 else max(_GRID, 4 * taps) for taps in kernel] if points is None else list(points)

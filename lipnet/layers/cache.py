@@ -29,6 +29,7 @@ class WeightCache(Generic[Value]):
         self._weights: list[Tensor] = []
         self._state: _State | None = None
         self._value: Value | None = None
+        self._frozen = False
 
     # Compiling what runs once per weight would take minutes. torch.compiler.disable imports the compiler at once.
     @_disable_dynamo
@@ -44,12 +45,16 @@ class WeightCache(Generic[Value]):
         self._state = state
         return self._value
 
-    def latest(self) -> Value | None:
-        """Return the last value without comparing the weights, or None."""
-        return self._value
+    def freeze(self) -> None:
+        """Let `frozen` return the present value, for an export whose trace cannot compare weights."""
+        self._frozen = True
+
+    def frozen(self) -> Value | None:
+        """Return the value after `freeze`, without comparing the weights; None before it."""
+        return self._value if self._frozen else None
 
     def clear(self) -> None:
-        self._weights, self._state, self._value = [], None, None
+        self._weights, self._state, self._value, self._frozen = [], None, None, False
 
     def _same_values(self, weights: Sequence[Tensor]) -> bool:
         return len(weights) == len(self._weights) and all(

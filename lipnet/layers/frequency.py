@@ -15,7 +15,7 @@ from lipnet.functional.rounding_error import Signal, Step, absolute_norm, produc
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
 from lipnet.layers.arguments import check_same_convolution
-from lipnet.layers.operands import OperandLayer, Operands, _Prepared
+from lipnet.layers.operands import OperandLayer, Operands
 
 
 class FrequencyLayer(OperandLayer):
@@ -189,11 +189,11 @@ class FrequencyLayer(OperandLayer):
 
     def _explicit_form(self, matrices: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the real form of the operand in evaluation, cached with it."""
-        prepared = self._cache.get(self.weights(), _Prepared)
+        prepared = self._prepared()
         key = "real form", size
         if key not in prepared.operands:
             with torch.inference_mode(False), torch.no_grad():
-                prepared.operands[key] = (real_form(matrices),)
+                prepared.store(key, (real_form(matrices),))
         return prepared.operands[key][0]
 
 

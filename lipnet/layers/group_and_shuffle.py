@@ -92,7 +92,8 @@ class GroupAndShuffle(LipschitzModule):
 
     def children_in_order(self) -> list[tuple[str, nn.Module]]:
         """Return the names and modules that ``forward`` runs one after another."""
-        return list(self.named_children())
+        # Not named_children(), which lists a module once even if it runs twice.
+        return [(name, getattr(self, name)) for name in ("shuffle", "spatial", "second_shuffle", "pointwise")]
 
 
 def _two_groups(groups: Sequence[int | None]) -> tuple[int, int | None]:

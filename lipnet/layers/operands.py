@@ -22,10 +22,24 @@ Operands = tuple[Tensor, ...]
 
 @dataclass
 class _Prepared:
-    """The cached operands of evaluation and their bounds, by map size."""
+    """The cached operands of evaluation and their bounds, by map size, for one choice of the layer's settings."""
 
+    settings: dict[str, Any]
     operands: dict[Any, Operands] = field(default_factory=dict)
     bounds: dict[Any, float] = field(default_factory=dict)
+    versions: dict[Any, list[int]] = field(default_factory=dict)
+
+    def store(self, key: Any, operands: Operands) -> Operands:
+        self.operands[key], self.versions[key] = operands, [each._version for each in operands]
+        return operands
+
+    def unchanged(self) -> bool:
+        """Return whether nobody has written into an operand, which callers receive without a copy."""
+        return all(
+            version == each._version
+            for key, operands in self.operands.items()
+            for version, each in zip(self.versions[key], operands, strict=True)
+        )
 
 
 class OperandLayer(LipschitzModule):
@@ -133,13 +147,26 @@ class OperandLayer(LipschitzModule):
     @_disable_dynamo  # as WeightCache.get: compiled evaluations take the operands from the cache
     def prepared_operands(self, size: tuple[int, int]) -> Operands:
         """Return the operands of evaluation for maps of this size, computed once for the present weights."""
-        weights = self.weights()
-        prepared = self._cache.get(weights, _Prepared)
+        weights, prepared = self.weights(), self._prepared()
         key = size if self.by_size else None
-        if key not in prepared.operands:
-            with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
-                prepared.operands[key] = self._evaluated([weight.detach().clone() for weight in weights], size)
-        return prepared.operands[key]
+        if key in prepared.operands:
+            return prepared.operands[key]
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
+            return prepared.store(key, self._evaluated([weight.detach().clone() for weight in weights], size))
+
+    def _prepared(self, *, exact: bool = False) -> _Prepared:
+        """Return what was computed from the present weights and settings; anew if an operand was written into."""
+        weights, settings = self.weights(), self._settings()
+        prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
+        if prepared.settings != settings or not prepared.unchanged():
+            self._cache.clear()
+            prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
+        return prepared
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all plain attributes, on which operands and bounds may depend; both hold in either arithmetic."""
+        plain = (int, float, str, tuple, type(None))
+        return {key: value for key, value in vars(self).items() if isinstance(value, plain) and key != "explicit"}
 
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
         operands = self.compute_operands(*(weight.double() for weight in weights), size=size)
@@ -154,7 +181,7 @@ class OperandLayer(LipschitzModule):
             size = (1, 1) if self.by_size else self.kernel_size
             if self.training:
                 return self._bound(self.operands(size))
-            prepared = self._cache.get(self.weights(), _Prepared, exact=True)
+            prepared = self._prepared(exact=True)
             key = size if self.by_size else None
             if key not in prepared.bounds:
                 prepared.bounds[key] = self._bound(self.operands(size))

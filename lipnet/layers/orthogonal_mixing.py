@@ -103,8 +103,8 @@ class OrthogonalMixing(LipschitzModule):
         with without_autocast(self.weight.device):
             if self.training:
                 return cayley_transform(self._blocks(self.weight))
-            # An export evaluates the layer before it traces it, and a trace cannot compare values.
-            cached = self._cache.latest() if torch.compiler.is_exporting() else None
+            # A trace cannot compare values.
+            cached = self._cache.frozen() if torch.compiler.is_exporting() else None
             if cached is not None:
                 return cached
             if torch.compiler.is_exporting() or (torch.is_grad_enabled() and self.weight.requires_grad):

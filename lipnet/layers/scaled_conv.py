@@ -117,9 +117,8 @@ class ScaledConv2d(OperandLayer):
         return (free / norm.clamp_min(_SMALLEST_NORM),)
 
     def operands(self, size: tuple[int, int]) -> Operands:
-        # An export evaluates the layer before it traces it. A trace cannot compare values, and would record a hundred
-        # operations of the power iteration.
-        prepared = self._cache.latest() if torch.compiler.is_exporting() and not self.training else None
+        # A trace cannot compare values, and would record a hundred operations of the power iteration.
+        prepared = self._cache.frozen() if torch.compiler.is_exporting() and not self.training else None
         return prepared.operands[None] if prepared is not None and prepared.operands else super().operands(size)
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:

@@ -190,7 +190,7 @@ def prepare_certification(
 def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     settings = dict(checkpoint.dataset)
     name = settings.pop("name")
-    if name not in DATAMODULES:
+    if not isinstance(name, str) or name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
     # A checkpoint may be a stranger's: it chooses neither folders nor downloads.
     allowed, facts = DATAMODULES[name].checkpoint_settings, DATAMODULES[name].checkpoint_facts

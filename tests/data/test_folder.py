@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,28 @@ def no_classes(root: Path) -> None:
         shutil.rmtree(root / part)
 
 
+def loop(root: Path) -> None:
+    (root / "train" / "ant" / "again").symlink_to(root / "train" / "ant")
+
+
+def linked_class(root: Path) -> None:
+    (root / "train" / "fly").symlink_to(root / "train" / "ant")
+
+
+def linked_test(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    (root / "test").symlink_to(root / "train")
+
+
+def capitals(root: Path) -> None:
+    for part in COUNTS:
+        (root / part).rename(root / part.capitalize())
+
+
+def pipe(root: Path) -> None:
+    os.mkfifo(root / "train" / "ant" / "pipe.png")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "empty class": (empty_class, ValueError, r"classes without images in .*train: dog"),
     "loose image": (loose_image, ValueError, r"images in no class's folder: stray\.PNG"),
@@ -297,6 +320,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "other classes": (other_classes, ValueError, "train and test in .* differ in the classes cat, cow"),
     "one class": (one_class, ValueError, "has the class ant alone"),
     "small class": (small_class, ValueError, r"too few images to set aside 0\.1 of them: bee \(1\); add images"),
+    "loop of links": (loop, ValueError, r"again is the folder .*ant again, by a link"),
+    "class linked twice": (linked_class, ValueError, r"fly is the folder .*ant again, by a link"),
+    "test is train": (linked_test, ValueError, "train and test in .* share a folder, by a link"),
+    "capitals": (capitals, ValueError, "has Test, Train, to be spelt train and test"),
+    "pipe": (pipe, ValueError, r"pipe\.png cannot be read as an image .*it is no regular file"),
     "no classes": (no_classes, FileNotFoundError, "must have a folder of images for each class"),
 }
 
@@ -306,7 +334,7 @@ def test_a_tree_that_does_not_fit_is_refused(trees: Path, fault: str) -> None:
     plant, kind, message = FAULTS[fault]
     plant(trees)
     with pytest.raises(kind, match=message):
-        module(trees).setup("test" if fault == "other classes" else "fit")
+        module(trees).setup("test" if fault in ("other classes", "test is train") else "fit")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

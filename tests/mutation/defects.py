@@ -37,10 +37,11 @@ from lipnet.certify.checks import (
     _check_in_place,
     _check_numbers,
     _overridden_below,
+    _overridden_helper,
     check_computes_as_declared,
 )
 from lipnet.certify.html.runs import Run, read_run
-from lipnet.certify.rounding import _run, run_in_order
+from lipnet.certify.rounding import _run, check_images_apart, run_in_order
 from lipnet.certify.rules import bound_of, calls_of, children_in_order, evaluated, find_rule, step_of
 from lipnet.certify.run import _all_rows, rows_of
 from lipnet.certify.torch_rules import _check_shape
@@ -68,8 +69,9 @@ from lipnet.layers import (
     SpatialMixing,
 )
 from lipnet.layers.cache import WeightCache
-from lipnet.layers.engines import PreparedWeight, Series, make_series
+from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.explicit import explicit_products
+from lipnet.layers.operands import OperandLayer, _Prepared
 from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
@@ -105,10 +107,12 @@ def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     return float(norms.max())
 
 
-def _stale(self: WeightCache[Any], weight: Tensor, compute: Callable[[], Any]) -> Any:
+def _stale(
+    self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], *, exact: bool = False
+) -> Any:
     if self._value is None:
         with torch.no_grad():
-            self._value, self._weight = compute(), weight.detach().clone()
+            self._value, self._weights = compute(), [weight.detach().clone() for weight in weights]
     return self._value
 
 
@@ -119,11 +123,9 @@ def _five_terms(self: SOC) -> PreparedWeight:
     """Prepare the weight with its own gain, but with Taylor's polynomial of degree 5."""
     right = _prepare(self)
     series = Series(*monic_polynomial(taylor_coefficients(5)))
-    return dataclasses.replace(right, series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
-
-
-def _in_a_hurry(self: SOC, norm: float) -> Series:
-    return make_series(norm, self.eval_terms, 0.05, self.series)
+    prepared = dataclasses.replace(right, series=series, factored=(right.filter * series.factor).to(self.weight.dtype))
+    vars(prepared)["gain"] = right.gain
+    return prepared
 
 
 def _at_the_ends(coefficients: Sequence[Fraction | float], norm: float) -> float:
@@ -219,6 +221,7 @@ BOUND, CERTIFICATES, LOGITS, CHECKS = (
     f"tests/certify/test_{name}.py::" for name in ("rules", "certificates", "bounds", "checks")
 )
 TORCH_RULES = "tests/certify/test_torch_rules.py::"
+TAMPERING = "tests/certify/test_tampering.py::"
 GUARANTEE = "tests/layers/test_soc_guarantee.py::"
 
 DEFECTS = [
@@ -451,6 +454,26 @@ DEFECTS = [
         ],
     ),
     Defect(
+        "checks: a helper overridden in a subclass gets the inherited bound",
+        replace(_overridden_helper, lambda order, defining: None),
+        [TAMPERING + "test_a_subclass_that_overrides_what_its_bound_rests_on_is_refused"],
+    ),
+    Defect(
+        "rounding: images that a model mixes are certified one by one",
+        replace(check_images_apart, lambda model, image_shape: None),
+        [TAMPERING + "test_a_batch_that_counts_as_channels_is_refused"],
+    ),
+    Defect(
+        "operands: a setting changes and the bound stays",
+        attribute(OperandLayer, "_settings", lambda self: {}),
+        [TAMPERING + "test_a_setting_that_changes_after_the_bound_is_in_the_next_bound[BCOP groups]"],
+    ),
+    Defect(
+        "operands: a caller writes into cached operands and the bound stays",
+        attribute(_Prepared, "unchanged", lambda self: True),
+        [TAMPERING + "test_operands_that_a_caller_writes_into_are_computed_anew"],
+    ),
+    Defect(
         "checks: global hooks are accepted",
         edit(
             check_computes_as_declared,
@@ -562,7 +585,7 @@ DEFECTS = [
     ),
     Defect(
         "series: the evaluation tolerance is ignored",
-        attribute(SOC, "_evaluation_series", _in_a_hurry),
+        edit_method(SOC, "_prepare", "self.eval_tolerance", "0.05"),
         ["tests/layers/test_soc.py::test_each_mode_is_as_near_the_exponential_as_its_tolerance"],
     ),
     Defect(

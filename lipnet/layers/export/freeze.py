@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lipnet.layers.engines import Engine
 from lipnet.layers.operands import OperandLayer, Operands
+from lipnet.layers.orthogonal_mixing import OrthogonalMixing
 from lipnet.layers.soc import SOC, with_channels
 
 
@@ -34,6 +35,10 @@ def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
         result = copy(example)
     if not isinstance(result, Tensor):
         raise TypeError(f"a model that returns one tensor is needed, got one that returns {type(result).__name__}")
+    for layer in copy.modules():
+        if isinstance(layer, OrthogonalMixing):
+            # Filled just now, from the weights that are exported.
+            layer._cache.freeze()
     return copy
 
 
