@@ -227,7 +227,7 @@ def test_several_runs_are_overlaid(tmp_path: Path, open_page: Any) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_images_are_painted_within_two_seconds(tmp_path: Path, open_page: Any) -> None:
-    make_run(tmp_path, count=10_000, classes=100)
+    make_run(tmp_path, count=10_000, num_classes=100)
     path = write_report(tmp_path, make_images(10_000, side=32).split(1000))
     page = open_page(path)
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")

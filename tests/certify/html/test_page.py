@@ -160,7 +160,7 @@ def test_more_images_than_certificates_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_images_stay_below_15_megabytes(tmp_path: Path) -> None:
-    make_run(tmp_path, count=10_000, classes=100)
+    make_run(tmp_path, count=10_000, num_classes=100)
     # Noise: nothing compresses worse.
     images = torch.rand(10_000, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     attacked = AttackedImages()
