@@ -25,7 +25,7 @@ _SMALLEST_VARIANCE = Fraction(1, 2**900)
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class _BatchNorm(Rule):
-    """In evaluation, y = (x - mean) weight / sqrt(var + eps) + bias with the statistics of the training."""
+    """Affine map of evaluation: y = (x - mean) weight / sqrt(var + eps) + bias with the statistics of the training."""
 
     def lipschitz(self, module: nn.BatchNorm2d) -> float:
         """Return the largest |weight| / sqrt(var + eps) of a channel."""

@@ -1,13 +1,10 @@
 """Almost-orthogonal layers (AOL): kernels rescaled column by column."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
-from lipnet.layers.arguments import check_same_convolution, sizes
-from lipnet.layers.kernel import KernelLayer, MatrixLayer
+from lipnet.layers.kernel import ConvolutionLayer, MatrixLayer
 from lipnet.layers.operands import Operands
 
 
@@ -27,7 +24,7 @@ def rescaled_columns(weight: Tensor, groups: int = 1) -> Tensor:
     return (grouped * scales[:, None, :, None, None]).view(weight.shape)
 
 
-class AOL(KernelLayer):
+class AOL(ConvolutionLayer):
     """Almost-orthogonal convolution: x -> W D x + b with a diagonal D that makes ||W D|| <= 1.
 
     W is any filter, the parameter ``weight``. D scales its input channels (see `rescaled_columns`). The layer is cheap
@@ -58,35 +55,10 @@ class AOL(KernelLayer):
         1.0
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = "same",
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+    def make_parameters(
+        self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        check_same_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            bias=bias,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        self.groups = groups
-        down, across = sizes(stride, 2)
-        shape = (out_channels, in_channels // groups * down * across, *self.kernel_size)
+        shape = (self.out_channels, in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 

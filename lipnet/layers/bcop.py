@@ -1,16 +1,12 @@
 """Block convolution orthogonal parameterisation (BCOP): a convolution with an explicit orthogonal kernel."""
 
-from collections.abc import Sequence
-from math import prod
-
 import torch
 from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import adjoint_filter, orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel
 from lipnet.functional.polar import polar_factor
-from lipnet.layers.arguments import check_same_convolution, sizes
-from lipnet.layers.kernel import KernelLayer
+from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 
 
@@ -55,7 +51,7 @@ class BlockKernel(nn.Module):
         return adjoint_filter(kernel, self.groups) if self.reduces else kernel
 
 
-class BCOP(KernelLayer):
+class BCOP(ConvolutionLayer):
     r"""Orthogonal convolution by block convolution (BCOP): a product of an orthogonal matrix and 2 x 2 kernels.
 
     Each 2 x 2 kernel is (P + (I - P) z_1) (Q + (I - Q) z_2) with shifts z by one pixel and orthogonal projectors P and
@@ -90,35 +86,10 @@ class BCOP(KernelLayer):
         1.0
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = "same",
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+    def make_parameters(
+        self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        check_same_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            bias=bias,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        self.groups = groups
-        channels = in_channels * prod(sizes(stride, 2))
-        self.block = BlockKernel(channels, out_channels, self.kernel_size, groups, device, dtype)
+        self.block = BlockKernel(in_channels, self.out_channels, self.kernel_size, self.groups, device, dtype)
         self.reset_bias()
 
     def reset_parameters(self) -> None:

@@ -1,13 +1,17 @@
 """Base classes of layers whose evaluation is one plain convolution, or one plain product with a matrix."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from math import prod
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
+from lipnet.layers.arguments import check_same_convolution
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -38,6 +42,57 @@ class KernelLayer(OperandLayer):
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
         return ", ".join(parts)
+
+
+class ConvolutionLayer(KernelLayer):
+    """A `KernelLayer` with the arguments of ``nn.Conv2d``, of which a stride is space-to-depth.
+
+    A subclass also implements `make_parameters`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, dilation 1, and the padding mode
+            ``"zeros"`` or ``"circular"``.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: for a setting that the layer does not have.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = "same",
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_same_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.groups = groups
+        self.make_parameters(in_channels * prod(self.stride), device=device, dtype=dtype)
+
+    @abstractmethod
+    def make_parameters(
+        self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        """Create the parameters of the kernel and draw all parameters, for so many channels after space-to-depth."""
 
 
 class MatrixLayer(KernelLayer):

@@ -116,11 +116,6 @@ class ScaledConv2d(OperandLayer):
             norm = kernel_norm_estimate(strided, vector, self.groups, steps=0)[0]
         return (free / norm.clamp_min(_SMALLEST_NORM),)
 
-    def operands(self, size: tuple[int, int]) -> Operands:
-        # A trace cannot compare values, and would record a hundred operations of the power iteration.
-        prepared = self._cache.frozen() if torch.compiler.is_exporting() and not self.training else None
-        return prepared.operands[None] if prepared is not None and prepared.operands else super().operands(size)
-
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         self._check_size((maps.shape[2], maps.shape[3]))
         if self.padding_mode == "zeros":

@@ -77,7 +77,7 @@ class ProgressBar(RichProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the standard output is a terminal, and the bar was not disabled."""
+        """Tell whether the standard output is a terminal, and the bar was not disabled."""
         return super().is_enabled and sys.stdout.isatty()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

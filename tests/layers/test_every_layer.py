@@ -1,4 +1,4 @@
-"""What every convolution of lipnet promises, tested alike: all layers of the configuration group ``conv``.
+"""Promises of every convolution of lipnet, tested alike: all layers of the configuration group ``conv``.
 
 What is particular to a layer, above all its formula against dense matrices, is in the layer's own file.
 """

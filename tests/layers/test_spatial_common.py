@@ -1,4 +1,4 @@
-"""What AOL, SLL, CPL, BCOP, AOC, CHORD and the sandwich layer have in common: guarantee, state, export, refusals."""
+"""Guarantee, state, export and refusals of AOL, SLL, CPL, BCOP, AOC, CHORD and the sandwich layer."""
 
 from __future__ import annotations
 
