@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -10,6 +11,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,14 @@ def _one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Let every test draw the same numbers, whichever tests run before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,6 @@ ORTHOGONAL = [PublishedCayley, PublishedLOT, PublishedBRO]
 CONTRACTIONS = [PublishedCPL, PublishedSLL]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def singular_values(layer: nn.Module, channels: int, size: tuple[int, int]) -> np.ndarray:
     x = torch.randn(1, channels, *size, dtype=torch.float64)
     return np.linalg.svd(dense_jacobian(layer.double().eval(), x), compute_uv=False)

@@ -17,11 +17,6 @@ from lipnet.layers import GSSOC, SOC, MaxMin, SOC1d, SOCTranspose
 from tests.oracles import convolution_matrix, spectral_norm
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def test_a_row_for_each_module_in_order(tiny_model: nn.Module) -> None:
     layers = layer_report(tiny_model.double(), (1, 8, 8))
     assert [layer.path for layer in layers[:4]] == [

@@ -47,11 +47,6 @@ from tests.settings import PATHS, PUBLISHED
 ABSURD = 1e6
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def rotation(make: Callable[..., Any], features: int, **settings: int) -> OrthogonalMap:
     matrix = make(features, **settings, dtype=torch.float64)
     nn.init.normal_(matrix.generators)

@@ -22,11 +22,6 @@ from tests.oracles import dense_jacobian, spectral_norm
 ROUNDING = 1 + 1e-9
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def jacobian_norm(module: nn.Module, point: Tensor) -> float:
     return spectral_norm(dense_jacobian(module, point.unsqueeze(0)))
 

@@ -26,11 +26,6 @@ SHAPES = [(6, 4, 2, (3, 3)), (3, 5, 1, (3, 5)), (4, 4, 1, (1, 1)), (2, 6, 2, (1,
 SIZE = (9, 10)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def random_filter(outputs: int, inputs: int, groups: int, kernel: tuple[int, int]) -> Tensor:
     return torch.randn(outputs, inputs // groups, *kernel, dtype=torch.float64)
 

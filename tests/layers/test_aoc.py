@@ -16,11 +16,6 @@ from tests.oracles import dense_jacobian
 SIZE = (6, 12)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize(
     ("channels", "settings"),
     [

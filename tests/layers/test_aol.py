@@ -15,11 +15,6 @@ from tests.oracles import Matrix, convolution_matrix, dense_jacobian, space_to_d
 SIZE = (4, 6)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def scales(layer: AOL) -> Matrix:
     """d_i = (sum_j |W^T W|_ij)^(-1/2), from W on circular maps on which no offsets coincide."""
     matrix = convolution_matrix(layer.weight, 7, 8, layer.groups, "circular")

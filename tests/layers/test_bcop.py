@@ -17,11 +17,6 @@ from tests.oracles import Matrix, convolution_matrix, dense_jacobian, to_numpy
 SIZE = (4, 5)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def shift(axis: int, pixels: int) -> Matrix:
     """The matrix of (Z x)[u] = x[u + pixels] on circular maps of SIZE, along rows or columns."""
     turns = [np.eye(length) for length in SIZE]

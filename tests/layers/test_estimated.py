@@ -20,11 +20,6 @@ from lipnet.models import LipConvNet
 from tests.settings import touch
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def network(head: type[nn.Module] = SOCLinear) -> LipConvNet:
     return LipConvNet(
         4,

@@ -41,11 +41,6 @@ every_layer = pytest.mark.parametrize("name", NAMES)
 both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def point(channels: int, size: tuple[int, int] = SIZE, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(1), dtype=dtype)
 

@@ -27,11 +27,6 @@ CONVOLUTIONS: dict[str, Make] = {"Cayley": Cayley, "LOT": LOT, "BRO": BRO, "BRO 
 SIZES = [(4, 4), (4, 5), (3, 2), (1, 1), (1, 3)]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def make(request: pytest.FixtureRequest) -> Make:
     kind: Make = request.param

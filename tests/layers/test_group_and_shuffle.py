@@ -73,11 +73,6 @@ def _largest_sum(weight: Tensor, groups: int) -> Tensor:
     return torch.maximum(taps.sum(-1).amax(), taps.sum(1).amax())
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("groups", [(4, None), (4, 2)])
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_gs_soc_is_the_instance_over_soc(groups: tuple[int, int | None], padding_mode: str) -> None:

@@ -27,11 +27,6 @@ from tests.settings import PUBLISHED, hold_the_vectors
 SIZE = (4, 6)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def shuffle_matrix(channels: int, groups: int, paired: bool, pixels: int) -> Matrix:
     return channel_matrix(permutation_matrix(shuffle_places(channels, groups, paired)), pixels)
 

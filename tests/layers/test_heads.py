@@ -14,11 +14,6 @@ from lipnet.layers import NormalizedLinear
 from tests.oracles import dense_jacobian, spectral_norm, to_numpy
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("features", [(5, 3), (3, 7), (1, 4), (6, 1)])
 def test_rows_have_length_one(features: tuple[int, int], scale: float) -> None:

@@ -20,11 +20,6 @@ ACTIVATIONS = [Householder, HouseholderOrder2]
 SHAPES = [(3, 2), (2, 8), (2, 6, 5), (5, 4, 3, 5)]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def activation(kind: type[nn.Module], channels: int, **settings: bool) -> nn.Module:
     """Return an activation in float64 with different angles, some beyond a full turn."""
     layer = kind(channels, dtype=torch.float64, **settings)

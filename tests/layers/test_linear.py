@@ -16,11 +16,6 @@ from tests.settings import PUBLISHED
 FEATURES = [(5, 5), (8, 3), (3, 8), (1, 4), (4, 1)]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("features", FEATURES)
 def test_features_are_named_as_in_torch(features: tuple[int, int]) -> None:
     layer = SOCLinear(*features)

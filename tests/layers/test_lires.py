@@ -29,11 +29,6 @@ LAYERS: dict[str, tuple[Callable[..., ScaledConv2d], int]] = {
 each_layer = pytest.mark.parametrize("name", LAYERS)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def make(name: str, exact_size: bool = True) -> tuple[ScaledConv2d, torch.Tensor]:
     """Return a layer in float64 with its settings, and an input for it."""
     factory, size = LAYERS[name]

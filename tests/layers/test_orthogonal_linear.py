@@ -15,11 +15,6 @@ from tests.oracles import Matrix, dense_jacobian, spectral_norm, to_numpy
 SHAPES = [(6, 4), (4, 6), (5, 5)]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cholesky_is_its_formula(shape: tuple[int, int]) -> None:
     layer = Cholesky(*shape, dtype=torch.float64).eval()

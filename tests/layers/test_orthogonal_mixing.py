@@ -18,11 +18,6 @@ SETTINGS = [(6, 1), (12, 3), (8, 8)]
 PARAMETRIZATIONS = ("cayley", "manifold")
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def make(channels: int, groups: int, **settings: Any) -> OrthogonalMixing:
     layer = OrthogonalMixing(channels, groups, dtype=torch.float64, **settings)
     if layer.bias is not None:

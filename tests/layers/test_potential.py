@@ -33,11 +33,6 @@ SETTINGS: list[tuple[tuple[int, int], dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def residual(layer: GradientStep, diagonal: Matrix, x: Matrix) -> Matrix:
     """E_out (x - 2 W^T T^-1 relu(W x + b)) with x after space-to-depth, in all channels."""
     down, across = layer.stride

@@ -19,11 +19,6 @@ GROUPS, CHANNELS = 2, 4
 KERNELS = [(1, 1), (3, 3), (5, 1)]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def scaling_of(name: str, kernel_size: tuple[int, int] = (3, 3)) -> Scaling:
     return SCALINGS[name](GROUPS, CHANNELS, kernel_size, None, torch.float64)
 

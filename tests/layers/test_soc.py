@@ -27,11 +27,6 @@ EQUAL, MORE, FEWER = {1: (4, 4), 2: (1, 4)}, {1: (2, 6), 2: (1, 6)}, {1: (6, 4),
 SIZE = {1: (4, 3), 2: (8, 6)}
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def evaluated_layer(*channels: int, **settings: Any) -> SOC:
     return SOC(*channels, dtype=torch.float64, **settings).eval()
 

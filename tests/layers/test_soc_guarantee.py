@@ -34,11 +34,6 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def gain(layer: SOC | SOCTranspose) -> float:
     """The norm of the dense Jacobian."""
     size = (4,) if isinstance(layer, SOC1d) else (6, 4)

@@ -24,11 +24,6 @@ KINDS = [("zeros", "series", "jacobian"), ("zeros", "dense", "reshaped"), ("circ
 NEAR = {torch.float32: 3e-6, torch.float64: 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -25,11 +25,6 @@ LAYERS = [*CONVOLUTIONS, *LINEAR]
 RESIDUAL = (SLL, CPL)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def make(kind: type[OperandLayer], **settings: Any) -> OperandLayer:
     return kind(4, 6, **settings)
 

@@ -33,11 +33,6 @@ INJECTIVE: list[tuple[int, int, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 

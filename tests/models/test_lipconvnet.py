@@ -32,11 +32,6 @@ from tests.settings import PUBLISHED
 TINY: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 4, "image_size": 8}
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def tiny_network(num_classes: int = 3, **settings: Any) -> LipConvNet:
     return LipConvNet(num_classes, **{**TINY, **settings})
 

@@ -18,11 +18,6 @@ from tests.oracles import dense_jacobian, spectral_norm
 TINY: dict[str, Any] = {"depth": 2, "channels": 16, "mean": (0.5, 0.4, 0.3), "std": 0.25}
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def tiny_network(**settings: Any) -> LipNeXt:
     model = LipNeXt(3, **{**TINY, **settings})
     for name, parameter in model.named_parameters():

@@ -35,11 +35,6 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def tiny_network(**settings: Any) -> LiResNet:
     return LiResNet(3, **{**TINY, **settings})
 

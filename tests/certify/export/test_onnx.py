@@ -35,11 +35,6 @@ from lipnet.models import LipConvNet, build_model
 Metadata = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def run(path: Path, x: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {"input": x.numpy()})[0])

@@ -31,11 +31,6 @@ torch.save(([model(x) for x in inputs], json.loads(extra["lipnet.json"])), sys.a
 """
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def head(features: int, classes: int = 4) -> nn.Module:
     return nn.Sequential(nn.Flatten(), SOCLinear(features, classes))
 

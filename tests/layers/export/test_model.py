@@ -57,11 +57,6 @@ assert not any(name.partition(".")[0] == "lipnet" for name in sys.modules)
 """
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def check_equal(model: nn.Module, shape: Shape, batches: tuple[int, ...] = (1, 2, 5)) -> nn.Module:
     """Return the plain model, after comparing it in float64, up to the order of sums."""
     model.double().eval()

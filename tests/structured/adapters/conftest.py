@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,13 +53,6 @@ class Network(nn.Module):
         attended, _ = self.attention(pixels, pixels, pixels, need_weights=False)
         logits: Tensor = self.head((pixels + attended).mean(dim=1))
         return logits
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture(params=CONFIGS, ids=str)
