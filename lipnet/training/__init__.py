@@ -13,7 +13,7 @@ from lipnet.training.losses import (
     OffsetCrossEntropy,
 )
 from lipnet.training.module import CertifiedClassifier, Prediction, certified_accuracy_key
-from lipnet.training.muon import FlatMuon, Muon
+from lipnet.training.muon import KernelMuon, Muon
 from lipnet.training.optimizers import CombinedOptimizer, Lookahead, ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.progress import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
@@ -26,7 +26,7 @@ from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedul
 __all__ = ["CertifiedClassifier", "Prediction", "certified_accuracy_key"]
 __all__ += ["EMMA", "AnnealedEMMA", "CertificateRegularization"]
 __all__ += ["LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
-__all__ += ["CombinedOptimizer", "FlatMuon", "Lookahead", "ModuleOptimizer", "Muon", "RiemannianAdam"]
+__all__ += ["CombinedOptimizer", "KernelMuon", "Lookahead", "ModuleOptimizer", "Muon", "RiemannianAdam"]
 __all__ += ["CosineWithWarmup", "OneCycle", "PerStepSchedule", "step_schedule"]
 __all__ += [
     "BatchWarmup",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lipnet.layers import SOC, Householder, OrthogonalMixing
-from lipnet.training import CombinedOptimizer, FlatMuon, Lookahead, ModuleOptimizer, Muon, RiemannianAdam
+from lipnet.training import CombinedOptimizer, KernelMuon, Lookahead, ModuleOptimizer, Muon, RiemannianAdam
+from lipnet.training.muon import nearly_orthogonal
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -132,34 +134,66 @@ def test_lookahead_on_the_manifold_stops_in_the_middle_of_the_geodesic() -> None
     np.testing.assert_allclose(weight.detach(), start.numpy() @ scipy.linalg.expm(travelled / 2), atol=1e-10)
 
 
-def test_muon_is_torchs_on_flattened_kernels() -> None:
-    kernel, matrix, bias = (nn.Parameter(noise(*shape).float()) for shape in ((4, 2, 3, 3), (3, 5), (4,)))
-    flat = nn.Parameter(kernel.detach().clone().view(4, 18))
-    other = nn.Parameter(matrix.detach().clone())
+def test_muon_is_torchs_on_matrices() -> None:
+    matrices = [nn.Parameter(noise(*shape).float()) for shape in ((3, 5), (6, 4))]
+    bias = nn.Parameter(noise(4).float())
+    twins = [nn.Parameter(each.detach().clone()) for each in matrices]
     vector = nn.Parameter(bias.detach().clone())
-    optimizer = Muon([kernel, matrix, bias], lr=0.05, momentum=0.9, weight_decay=0.1, rest_lr=0.01)
-    torchs = torch.optim.Muon([flat, other], lr=0.05, momentum=0.9, weight_decay=0.1)
-    adam = torch.optim.AdamW([vector], lr=0.01, weight_decay=0.1)
-    for step in range(4):
-        gradients = [noise(*each.shape, seed=step).float() for each in (kernel, matrix, bias)]
-        for parameter, gradient in zip((kernel, matrix, bias), gradients, strict=True):
-            parameter.grad = gradient.clone()
-        for parameter, gradient in zip((flat, other, vector), gradients, strict=True):
-            parameter.grad = gradient.clone().view(parameter.shape)
-        optimizer.step()
-        torchs.step()
-        adam.step()
-    torch.testing.assert_close(kernel.view(4, 18), flat)
-    torch.testing.assert_close(matrix, other)
+    optimizer = Muon([*matrices, bias], lr=0.05, momentum=0.9, weight_decay=0.1, rest_lr=0.01)
+    take(optimizer, [*matrices, bias], 4)
+    take(torch.optim.Muon(twins, lr=0.05, momentum=0.9, weight_decay=0.1), twins, 4)
+    take(
+        torch.optim.AdamW([vector], lr=0.01, weight_decay=0.1),
+        [nn.Parameter(noise(1)), nn.Parameter(noise(1)), vector],
+        4,
+    )
+    for ours, theirs in zip(matrices, twins, strict=True):
+        # torch multiplies in bfloat16, whose epsilon is 0.008.
+        torch.testing.assert_close(ours, theirs, atol=0.05 * 4 * 0.02, rtol=0)
     torch.testing.assert_close(bias, vector)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((8, 4, 3, 3), 4), ((6, 4, 3, 3), 6), ((4, 8, 1, 1), 4), ((6, 2), 6)], ids=str
+)
+def test_the_steps_of_muon_are_orthogonal_in_each_group(shape: tuple[int, ...], size: int) -> None:
+    kernel = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    take(KernelMuon([kernel], lr=0.5, momentum=0), [kernel], 1)
+    for block in kernel.detach().flatten(1).split(size):
+        values = torch.linalg.svdvals(block) / (0.5 * sqrt(max(1, size / block.shape[1])))
+        assert values.min() > 0.6
+        assert values.max() < 1.25
+
+
+def test_the_iteration_of_muon_is_its_polynomial() -> None:
+    matrix = noise(3, 5)
+    u, s, v = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
+    for _ in range(2):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(nearly_orthogonal(matrix, steps=2), u * s @ v)
+    torch.testing.assert_close(nearly_orthogonal(matrix.mT, steps=2), (u * s @ v).mT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"lr": -1}, "lr must not be negative, got -1"),
+        ({"momentum": 1.0}, r"in \[0, 1\), got 1"),
+        ({"steps": 0}, "steps"),
+    ],
+    ids=str,
+)
+def test_muon_refuses_settings_out_of_range(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        KernelMuon([nn.Parameter(torch.zeros(2, 2))], **settings)
 
 
 def test_muon_skips_parameters_without_a_gradient_and_refuses_vectors() -> None:
     kernel = nn.Parameter(torch.ones(2, 2, 1, 1))
-    FlatMuon([kernel]).step()
+    KernelMuon([kernel]).step()
     assert torch.equal(kernel, torch.ones(2, 2, 1, 1))
     with pytest.raises(ValueError, match=r"at least two dimensions, got shape \(3,\)"):
-        FlatMuon([nn.Parameter(torch.zeros(3))])
+        KernelMuon([nn.Parameter(torch.zeros(3))])
 
 
 def test_muon_with_rates_of_biases_has_few_groups() -> None:

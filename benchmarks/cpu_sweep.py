@@ -1,0 +1,161 @@
+"""Search the recipe of experiment=cpu/cifar100 with trainings of five minutes.
+
+    python -m benchmarks.cpu_sweep --data-dir data
+    python -m benchmarks.cpu_sweep --render
+
+A row differs from the recipe of the first row in what its overrides state. Its number of steps is what five minutes of
+two cores allow: the steps of all rows are timed first, one after the other in several rounds, and the times are kept in
+``step_times.json``. What else the machine does meanwhile therefore changes no result. The last weights are certified on
+the validation images; the test images are not read. The same command resumes after an interruption.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks.common import machine, write_json
+from benchmarks.sweep import ROOT, Row, Sweep, overrides_of
+from lipnet.workflows.training import make_data, make_module, make_optimizer
+
+SECONDS, EPOCHS = 300, 4
+BASE = (
+    "experiment=cpu/cifar100",
+    "scheduler=one_cycle",
+    "scheduler.pct_start=0.2",
+    "trainer.max_time=null",
+    f"trainer.max_epochs={EPOCHS}",
+    f"trainer.check_val_every_n_epoch={EPOCHS}",
+    "certify.split=validation",
+    "seed=0",
+)
+LIRESNET = "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=4 model.stem_stride=2 model.dense_features=512 model.dense_depth=2"
+LIPNEXT = "~model.initial_channels model=lipnext model.patch_size=4 model.depth=6 model.channels=192 optimizer=nadam optimizer.lr=0.01"
+ROWS = tuple(
+    Row(name, group, tuple(overrides.split()))
+    for name, group, overrides in (
+        ("base", "base", ""),
+        ("lr_0.2", "rate", "optimizer.lr=0.2"),
+        ("lr_0.05", "rate", "optimizer.lr=0.05"),
+        ("muon_0.02", "optimizer", "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"),
+        ("muon_0.005", "optimizer", "optimizer=muon optimizer.lr=0.005 optimizer.weight_decay=0"),
+        ("no_weight_decay", "rate", "optimizer.weight_decay=0"),
+        ("batch_64", "batch", "data.batch_size=64"),
+        ("batch_256", "batch", "data.batch_size=256"),
+        ("emma", "loss", "loss=emma"),
+        ("annealed_emma", "loss", "loss=annealed_emma"),
+        ("logit_annealing", "loss", "loss=logit_annealing"),
+        ("offset_72", "loss", "loss.radius=72/255"),
+        ("temperature_0.125", "loss", "loss.temperature=0.125"),
+        ("temperature_0.5", "loss", "loss.temperature=0.5"),
+        ("no_crop", "augmentation", "data.crop_padding=0"),
+        ("alternating_flip", "augmentation", "data.flip=alternating"),
+        ("bias_lr_16", "rate", "bias_lr_factor=16"),
+        ("lookahead", "optimizer", "lookahead=default"),
+        ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
+        ("patches", "network", "model.patch_rotation=4 model.stages=3 model.depth=3 model.initial_channels=64"),
+        ("depth_10", "network", "model.depth=10"),
+        ("channels_24", "network", "model.initial_channels=24"),
+        ("soc", "network", "conv=soc ~conv.paired conv.groups=1"),
+        ("bro", "network", "conv=bro ~conv.paired conv.groups=1"),
+        ("aol", "network", "conv=aol ~conv.paired conv.groups=1 optimizer.lr=0.01"),
+        ("liresnet", "network", f"{LIRESNET} model.channels=64 optimizer=nadam optimizer.lr=0.002"),
+        ("lipnext", "network", LIPNEXT),
+    )
+)
+
+
+class CPUSweep(Sweep):
+    """A sweep whose rows have the steps that fit into the same time.
+
+    Args:
+        seconds: time of a step of each row.
+        work, output, more, threads: as for `Sweep`.
+    """
+
+    def __init__(
+        self, seconds: dict[str, float], work: Path, output: Path, more: Sequence[str] = (), threads: int = 1
+    ) -> None:
+        super().__init__(work, output, more, threads, BASE)
+        self.seconds = seconds
+
+    def overrides_of(self, row: Row) -> list[str]:
+        batches = round(SECONDS / self.seconds[row.name] / EPOCHS)
+        return [*super().overrides_of(row), f"trainer.limit_train_batches={batches}"]
+
+
+def read_step_times(path: Path, rows: Sequence[Row], more: Sequence[str], threads: int) -> dict[str, float]:
+    """Return the step time of each row from a file, which is written first if a row is missing."""
+    if path.is_file():
+        times: dict[str, float] = json.loads(path.read_text())["seconds"]
+        if all(row.name in times for row in rows):
+            return times
+    torch.set_num_threads(threads)
+    times = step_times(rows, more)
+    write_json(path, {**machine(torch.device("cpu")), "seconds": times})
+    return times
+
+
+def step_times(rows: Sequence[Row], more: Sequence[str], rounds: int = 5) -> dict[str, float]:
+    """Return the median time of a training step of each row in seconds, all rows in turn."""
+    steps = {row.name: training_step(overrides_of(row, more, BASE)) for row in rows}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return {name: median(each) for name, each in times.items()}
+
+
+def training_step(overrides: Sequence[str]) -> Callable[[], None]:
+    """Return a function that makes a step of the training with these overrides, on random images."""
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+        config = compose("train", list(overrides))
+    config.paths.output_dir = config.paths.log_dir = "unused"
+    data = make_data(config)
+    module = make_module(config, data)
+    optimizer = make_optimizer(config)(module)
+    size = config.data.batch_size
+    x, y = torch.rand(size, 3, 32, 32), torch.randint(data.num_classes, (size,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module.model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
+    parser.add_argument("--work", type=Path, default=Path("logs/cpu_sweep"), help="folder for the runs")
+    parser.add_argument("--output", type=Path, default=Path("results/cpu_sweep"))
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
+    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time, of one thread each")
+    parser.add_argument("--render", action="store_true", help="only write the table")
+    arguments = parser.parse_args()
+
+    done = True
+    if not arguments.render:
+        more = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
+        seconds = read_step_times(arguments.output / "step_times.json", ROWS, more, threads=2)
+        sweep = CPUSweep(seconds, arguments.work, arguments.output, more)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, sweep.stop)
+        done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)
+    sys.exit(0 if done else 1)
+
+
+if __name__ == "__main__":
+    main()
