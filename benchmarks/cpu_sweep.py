@@ -36,8 +36,14 @@ BASE = (
     "certify.split=validation",
     "seed=0",
 )
-LIRESNET = "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=4 model.stem_stride=2 model.dense_features=512 model.dense_depth=2"
-LIPNEXT = "~model.initial_channels model=lipnext model.patch_size=4 model.depth=6 model.channels=192 optimizer=nadam optimizer.lr=0.01"
+LIRESNET = (
+    "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=4 model.channels=64 "
+    "model.stem_stride=2 model.dense_features=512 model.dense_depth=2 optimizer=nadam optimizer.lr=0.002"
+)
+LIPNEXT = (
+    "~model.initial_channels model=lipnext model.patch_size=4 model.depth=6 model.channels=192 "
+    "optimizer=nadam optimizer.lr=0.01"
+)
 ROWS = tuple(
     Row(name, group, tuple(overrides.split()))
     for name, group, overrides in (
@@ -66,7 +72,7 @@ ROWS = tuple(
         ("soc", "network", "conv=soc ~conv.paired conv.groups=1"),
         ("bro", "network", "conv=bro ~conv.paired conv.groups=1"),
         ("aol", "network", "conv=aol ~conv.paired conv.groups=1 optimizer.lr=0.01"),
-        ("liresnet", "network", f"{LIRESNET} model.channels=64 optimizer=nadam optimizer.lr=0.002"),
+        ("liresnet", "network", LIRESNET),
         ("lipnext", "network", LIPNEXT),
     )
 )

@@ -9,7 +9,8 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from lipnet.functional.norm_bounds import convolution_norm_bound, gram_norm_bound
+from lipnet.functional.kernel_norms import kernel_norm_bound
+from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import UNIT, absolute_filter_norm, accumulated, up
 
@@ -119,7 +120,7 @@ def orthogonality_bound(weight: Tensor, groups: int = 1) -> float:
         residual += 2 * sqrt(len(taps) - 1) * gram_norm_bound(taps[1:].transpose(0, 1).flatten(1, 2))
     rounding = accumulated(_length(narrow, groups)) * absolute_filter_norm(narrow, groups) ** 2
     bound = up(sqrt(1 + residual + rounding))
-    return min(bound, convolution_norm_bound(exact, groups)) if residual > _LARGE_RESIDUAL else bound
+    return min(bound, kernel_norm_bound(exact, groups, grid=16)) if residual > _LARGE_RESIDUAL else bound
 
 
 def adjoint_filter(weight: Tensor, groups: int = 1) -> Tensor:

@@ -1,6 +1,7 @@
 """The frequency response of a convolution: its matrices at the frequencies of a circular feature map."""
 
-from math import pi
+from collections.abc import Iterable
+from math import cos, pi, prod
 
 import torch
 from torch import Tensor
@@ -28,6 +29,21 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
     columns = _waves(kw, width, width // 2 + 1, dtype=dtype, device=weight.device)
     grouped = weight.reshape(groups, -1, *weight.shape[1:]).to(dtype)
     return torch.einsum("goiab,pa,qb->pqgoi", grouped, rows, columns).contiguous()
+
+
+def room_beyond_grid(kernel_size: Iterable[int], points: int) -> float:
+    """Bound how many times sup ||A(w)|| over all frequencies can exceed the maximum over a grid: a factor above 1.
+
+    In each variable, u* A(w) v has exponential type r = (k - 1) / 2 around its phase. It is at least cos(r d) times its
+    maximum at a distance d from it, and some point of the grid is within pi / N.
+
+    Args:
+        kernel_size: numbers k of taps in each direction.
+        points: N > k - 1, the number of equidistant frequencies in each direction.
+
+    Source: theory of functions of exponential type (M. Riesz, Duffin & Schaeffer); Pfister & Bresler, arXiv 1802.09588.
+    """
+    return 1 / prod(cos(pi * (taps - 1) / 2 / points) for taps in kernel_size)
 
 
 @constant

@@ -5,7 +5,7 @@ A stride turns into channels first (`strided_kernel`), so that both see a convol
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from math import cos, inf, pi, prod, sqrt
+from math import inf, pi, sqrt
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.constants import constant
+from lipnet.functional.frequency import room_beyond_grid
 from lipnet.functional.rounding import to_float64
 
 # Room for the rounding of frequency responses and norms.
 _ROUNDING = 1 + 1e-10
-_GRID = 32
 _STEPS = 12
 _SMALLEST_GROWTH = 5e-4
 _MIXED_IN = 1e-3
@@ -57,7 +57,7 @@ def strided_kernel(weight: Tensor, stride: tuple[int, int], padding: tuple[int, 
 
 
 def kernel_norm_bound(
-    weight: Tensor, groups: int = 1, points: Sequence[int] | None = None, start: float = 0.0
+    weight: Tensor, groups: int = 1, points: Sequence[int] | None = None, start: float = 0.0, grid: int = 32
 ) -> float:
     """Bound the norm of a convolution of stride 1 by its frequency response A(w) = sum_k L_k e^{i w k}.
 
@@ -65,22 +65,21 @@ def kernel_norm_bound(
     for such maps with circular padding, and for maps with zero padding that are smaller by the kernel's reach: they are
     a part of the circular ones without wrapping around.
 
-    Without ``points``, it holds for maps of every size and both paddings. In each variable, the supremum is at most the
-    maximum over a grid of N points, divided by cos(pi r / N) with r = (k - 1) / 2: u* A(w) v has exponential type r
-    around its phase, and is at least cos(r d) times its maximum at distance d from it.
+    Without ``points``, it holds for maps of every size and both paddings: the supremum is at most
+    `lipnet.functional.frequency.room_beyond_grid` times the maximum over a grid.
 
     Cholesky decompositions of b^2 I - A(w) A(w)* prove that ||A(w)|| < b; b grows in small steps until all exist.
 
     Args:
         weight: kernel (c_out, c_in / groups, kh, kw) of any size.
         groups: number of groups.
-        points: numbers of frequencies for rows and columns; None for a grid of 32.
+        points: numbers of frequencies for rows and columns.
         start: a value near the norm, if one is known; the bound is at least this.
+        grid: number of frequencies in each direction without ``points``, or four times the kernel's size if that is
+            more. The bound is within 1 % of the supremum for a 3 x 3 kernel and 32 of them, and within 4 % for 16.
 
     Raises:
         ValueError: if there are fewer points than taps.
-
-    Source: theory of functions of exponential type (M. Riesz, Duffin & Schaeffer); Pfister & Bresler, arXiv 1802.09588.
     """
     exact = to_float64(weight.detach())
     if not bool(exact.isfinite().all()):
@@ -90,14 +89,15 @@ def kernel_norm_bound(
     if start >= float(magnitudes.sum()) and start >= sum(map(Fraction, magnitudes.flatten().tolist())):
         return start
     kernel = exact.shape[-2:]
-    grid = [1 if taps == 1 else max(_GRID, 4 * taps) for taps in kernel] if points is None else list(points)
-    if any(number < taps for number, taps in zip(grid, kernel, strict=True)):
-        raise ValueError(f"there must be at least as many points as taps {tuple(kernel)}, got {tuple(grid)}")
+    grid = max(grid, 4 * max(kernel))
+    numbers = [1 if taps == 1 else grid for taps in kernel] if points is None else list(points)
+    if any(number < taps for number, taps in zip(numbers, kernel, strict=True)):
+        raise ValueError(f"there must be at least as many points as taps {tuple(kernel)}, got {tuple(numbers)}")
     # A power of two, so that scaling is exact and no square overflows.
     exponent = min(max(int(torch.frexp(exact.abs().max()).exponent), -1000), 1000)
     grouped = (exact * 2.0**-exponent).view(groups, -1, *exact.shape[1:])
     bound = (start * 2.0**-exponent) ** 2
-    for responses in _responses(grouped, grid):
+    for responses in _responses(grouped, numbers):
         gram = responses @ responses.mH if grouped.shape[1] <= grouped.shape[2] else responses.mH @ responses
         bound = _raised(gram, bound)
     # A decomposition that exists proves eigenvalues above minus its rounding (Higham, Theorem 10.3); the other term is
@@ -106,7 +106,7 @@ def kernel_norm_bound(
     rounding = (16 * smaller * (smaller + 1) + 16 * smaller * larger) * torch.finfo(torch.float64).eps
     norm = sqrt(bound * (1 + rounding)) * _ROUNDING
     if points is None:
-        norm /= prod(cos(pi * (taps - 1) / 2 / number) for taps, number in zip(kernel, grid, strict=True))
+        norm *= room_beyond_grid(kernel, grid)
     return max(norm * 2.0**exponent, start)
 
 

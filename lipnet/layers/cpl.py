@@ -1,7 +1,6 @@
 """The convex potential layer (CPL), a residual convolution."""
 
 from collections.abc import Sequence
-from math import cos, pi, prod
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.autocorrelation import adjoint_filter
-from lipnet.functional.frequency import frequency_response
-from lipnet.functional.norm_bounds import convolution_norm_bound
+from lipnet.functional.frequency import frequency_response, room_beyond_grid
+from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
 # Frequencies in each direction, of bounds and evaluation, and of the estimate of training.
@@ -160,12 +159,11 @@ class CPL(GradientStep):
         if not self.training:
             norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
             norms = norms * (estimates / estimates.detach())
-        beyond_the_grid = prod(cos(pi * (k // 2) / _GRID) for k in self.kernel_size)
-        factors: Tensor = 2**0.5 * beyond_the_grid / (_ROOM * norms)
+        factors: Tensor = 2**0.5 / (_ROOM * room_beyond_grid(self.kernel_size, _GRID) * norms)
         return factors.repeat_interleave(self.hidden_channels // self.groups)
 
     def bound_kernel(self, kernel: Tensor) -> float:
-        return convolution_norm_bound(kernel, self.groups, _GRID)
+        return kernel_norm_bound(kernel, self.groups, grid=_GRID)
 
     @torch.no_grad()
     def _advance(self) -> None:

@@ -19,19 +19,35 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 KERNELS = [((4, 3, 3, 3), 1), ((2, 5, 1, 1), 1), ((6, 2, 3, 1), 3), ((3, 4, 2, 4), 1), ((4, 2, 5, 5), 2)]
+# Also: a kernel with a middle between pixels in one direction alone, many rows, many columns.
+MORE_KERNELS = [*KERNELS, ((3, 2, 4, 3), 1), ((9, 2, 3, 3), 1), ((2, 9, 1, 2), 1)]
 
 
-@pytest.mark.parametrize(("shape", "groups"), KERNELS)
+@pytest.mark.parametrize(("shape", "groups"), MORE_KERNELS)
 @pytest.mark.parametrize("scale", [1e-305, 1e-200, 1e-3, 1.0, 1e3, 1e200, 1e305])
+@pytest.mark.parametrize("grid", [16, 32])
 def test_the_bound_for_maps_of_any_size_is_just_above_the_supremum(
-    shape: tuple[int, ...], groups: int, scale: float
+    shape: tuple[int, ...], groups: int, scale: float, grid: int
 ) -> None:
     weight = noise(*shape)
     supremum = symbol_supremum(weight, groups)
-    bound = kernel_norm_bound(weight * scale, groups) / scale
+    bound = kernel_norm_bound(weight * scale, groups, grid=grid) / scale
     assert supremum * (1 - 1e-3) <= bound
-    looseness = math.prod(1 / math.cos(math.pi * (taps - 1) / 64) for taps in shape[2:])
+    points = max(grid, 4 * max(shape[2:]))
+    looseness = math.prod(1 / math.cos(math.pi * (taps - 1) / 2 / points) for taps in shape[2:])
     assert bound <= supremum * looseness * 1.002
+
+
+def test_the_bound_adds_the_room_between_the_frequencies() -> None:
+    bounds = [kernel_norm_bound(torch.ones(1, 1, 3, 3), grid=grid) for grid in (16, 32)]
+    assert bounds == pytest.approx([9 / math.cos(math.pi / grid) ** 2 for grid in (16, 32)], rel=1e-3)
+
+
+def test_the_bound_is_sharp_on_a_decoupled_block() -> None:
+    weight = noise(4, 4, 3, 3)
+    weight[2:, 2:] *= 1e4
+    weight[:2, 2:] = weight[2:, :2] = 0
+    assert symbol_supremum(weight) <= kernel_norm_bound(weight) <= 1.02 * symbol_supremum(weight)
 
 
 @pytest.mark.parametrize(("shape", "groups"), KERNELS)

@@ -87,10 +87,10 @@ def test_a_step_that_is_too_long_has_a_bound_above_one() -> None:
     layer = CPL(2, 2, kernel_size=1, dtype=torch.float64).eval()
     kernel = 1.5 * 2**0.5 * torch.eye(2, dtype=torch.float64)[..., None, None]
     bound = layer.bound_operands((kernel, kernel.transpose(0, 1)))
-    assert bound == pytest.approx(2 * 1.5**2 - 1)
+    assert 2 * 1.5**2 - 1 <= bound <= (2 * 1.5**2 - 1) * (1 + 2e-3)
     maps = torch.ones(1, 2, 1, 1, dtype=torch.float64)
     jacobian = dense_jacobian(lambda x: layer.apply_operands(x, (kernel, kernel)), maps)
-    assert spectral_norm(jacobian) == pytest.approx(bound)
+    assert spectral_norm(jacobian) == pytest.approx(2 * 1.5**2 - 1)
 
 
 def test_the_bound_in_training_covers_a_vector_of_other_weights() -> None:

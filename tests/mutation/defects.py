@@ -675,7 +675,7 @@ DEFECTS = [
     ),
     Defect(
         "LiRes: the gap between the frequencies of the grid is not covered",
-        edit(kernel_norm_bound, "if points is None:\n        norm /=", "if False:\n        norm /="),
+        edit(kernel_norm_bound, "if points is None:\n        norm *=", "if False:\n        norm *="),
         [
             "tests/functional/test_kernel_norms.py::test_a_peak_between_the_frequencies_of_the_grid_is_covered",
         ],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-import lipnet.functional.norm_bounds
+import lipnet.functional.kernel_norms
 import lipnet.layers.cpl
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound, orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel, with_stride, without_stride
-from lipnet.functional.norm_bounds import convolution_norm_bound, gram_norm_bound
+from lipnet.functional.frequency import room_beyond_grid
+from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.functional.polar import polar_factor
 from lipnet.layers.aol import rescaled_columns
 from lipnet.layers.cholesky import orthonormal_rows
@@ -21,7 +22,7 @@ from tests.mutation.planting import Plant, attribute, edit, edited
 # Name, plant and catchers: `tests.mutation.defects` makes its Defect of them.
 Row = tuple[str, Plant, list[str]]
 
-GRAM = "tests/functional/test_autocorrelation.py::"
+GRAM, KERNEL_NORMS = "tests/functional/test_autocorrelation.py::", "tests/functional/test_kernel_norms.py::"
 COMMON = "tests/layers/test_spatial_common.py::"
 AOL_TESTS, AOC_TESTS = "tests/layers/test_aol.py::", "tests/layers/test_aoc.py::"
 BCOP_TESTS, POTENTIAL = "tests/layers/test_bcop.py::", "tests/layers/test_potential.py::"
@@ -102,13 +103,13 @@ ROWS: list[Row] = [
     ),
     (
         "norm bound: no room between the frequencies of the grid",
-        edit(convolution_norm_bound, "cos(pi * (k - 1) / 2 / grid)", "1.0"),
-        [GRAM + "test_the_norm_bound_of_special_filters"],
+        edit(room_beyond_grid, "cos(pi * (taps - 1) / 2 / points)", "1.0"),
+        [KERNEL_NORMS + "test_the_bound_adds_the_room_between_the_frequencies"],
     ),
     (
         "norm bound: Cholesky decompositions that fail are ignored",
-        edit(lipnet.functional.norm_bounds._definite_bound, "bool(unproven.any())", "bool(unproven.all())"),
-        [GRAM + "test_bounds_are_not_below_the_norm"],
+        edit(lipnet.functional.kernel_norms._raised, "info.any()", "info.all()"),
+        [KERNEL_NORMS + "test_the_bound_is_sharp_on_a_decoupled_block"],
     ),
     (
         "norm bound: of the Gram matrix, without the square root",
@@ -122,7 +123,7 @@ ROWS: list[Row] = [
     ),
     (
         "CPL: the bound is that of an estimate",
-        attribute(lipnet.layers.cpl, "convolution_norm_bound", _estimate),
+        attribute(lipnet.layers.cpl, "kernel_norm_bound", _estimate),
         [COMMON + "test_the_bound_covers_hostile_weights"],
     ),
     (

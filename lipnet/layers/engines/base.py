@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import cos, inf, isfinite, pi, prod, sqrt
+from math import inf, isfinite, prod, sqrt
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch._compile import _disable_dynamo
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.exponential import contraction, exact_coefficients
-from lipnet.functional.frequency import frequency_response
+from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.functional.series import (
     chebyshev_coefficients,
@@ -138,7 +138,7 @@ def expected_norm(weight: Tensor, otherwise: float) -> float:
     response = frequency_response(weight, (grid, grid), len(weight) // channels)
     largest = float(torch.linalg.eigvalsh(response.mul_(1j)).abs().max())
     # The proof adds up to a few thousandths.
-    return 1.004 * largest / prod(cos(pi * (k - 1) / 2 / grid) for k in kernel)
+    return 1.004 * largest * room_beyond_grid(kernel, grid)
 
 
 def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
@@ -157,7 +157,7 @@ def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, 
     # The supremum over maps of all sizes, typically, and the room that the bound leaves.
     beyond = 1.035 if max(kernel_size) <= 3 else 1.15
     grids = [grid for most, grid in _GRIDS if channels <= most and max(kernel_size) <= grid // 2]
-    room = 1 / prod(cos(pi * (k - 1) / 2 / grids[0]) for k in kernel_size) if grids else sqrt(prod(kernel_size)) / 2
+    room = room_beyond_grid(kernel_size, grids[0]) if grids else sqrt(prod(kernel_size)) / 2
     return estimate * min(beyond * room, sqrt(prod(kernel_size)))
 
 
