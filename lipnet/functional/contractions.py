@@ -1,14 +1,22 @@
-"""Matrices of norm at most 1, with a proof: for layers that are contractions in exact arithmetic."""
+"""Matrices of norm at most 1, or nearly, with a proof: for layers that are contractions in exact arithmetic."""
 
-from math import inf, sqrt
+from fractions import Fraction
+from math import inf, isfinite, sqrt
 
 import torch
 from torch import Tensor
+
+from lipnet.functional.norm_bounds import spectral_norm_bound
+from lipnet.functional.rounding import square_root_up, to_float64
 
 _EPS = torch.finfo(torch.float64).eps
 # Room for the rounding of eigenvalues in float64.
 _ROUNDING = 1 + 1e-10
 _ATTEMPTS = 3
+# Above this deviation of Q^T Q from I, singular values are worth their time: an average of orthogonal matrices is a
+# contraction, for which the deviation says little.
+_LARGE_DEVIATION = 1e-4
+_SQUARINGS = 3
 
 
 def norm_of_matrices(matrices: Tensor) -> float:
@@ -77,6 +85,35 @@ def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         factor /= norm * (1 + margin)
         result = (matrices * factor).to(dtype)
     raise ValueError(f"matrices of shape {tuple(matrices.shape)} cannot be scaled to norm 1, got norms up to {norm}")
+
+
+def orthogonal_norm_bound(matrices: Tensor) -> float:
+    """Bound the spectral norm of the largest of matrices Q (..., n, n) that are nearly orthogonal.
+
+    ||Q||^2 = ||Q^T Q|| <= 1 + ||E|| with E = Q^T Q - I. E is symmetric, so ||E||^8 <= ||E^8||_F. Everything is computed
+    in float64; the roundings of the products are added, and the result is rounded up. Where E is large, the singular
+    values may give a better bound. Entries that are not finite give infinity.
+    """
+    exact = to_float64(matrices.detach()).reshape(-1, *matrices.shape[-2:])
+    size, eps = exact.shape[-1], torch.finfo(torch.float64).eps
+    power = exact.mT @ exact - torch.eye(size, dtype=exact.dtype, device=exact.device)
+    deviation = torch.linalg.matrix_norm(power)
+    for squaring in range(1, _SQUARINGS + 1):
+        power = power @ power
+        # A product's rounding, at most n eps ||E||_F^2, is at most 2 n^2 eps of the norm of E^2.
+        norms = torch.linalg.matrix_norm(power) ** (0.5**squaring) * (1 + 16 * size**2 * eps)
+        # Small powers underflow, and large ones overflow.
+        usable = (norms > 1e-30) & norms.isfinite()
+        deviation = torch.where(usable, torch.minimum(deviation, norms), deviation)
+    # The rounding of Q^T Q and of the subtraction: gamma_n || |Q|^T |Q| ||.
+    rounding = 2 * (size + 2) * eps * (exact.square().sum(dim=(-2, -1)) + 1)
+    largest = float((deviation * (1 + 4 * size**2 * eps) + rounding).max())
+    if not isfinite(largest):
+        return inf
+    bound = square_root_up(1 + Fraction(largest))
+    if largest > _LARGE_DEVIATION:
+        bound = min(bound, max(spectral_norm_bound(matrix) for matrix in exact))
+    return bound
 
 
 def _rounding(columns: int, rows: int) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import with_stride, without_stride
 from lipnet.functional.convolution import pad_circularly
-from lipnet.functional.polar import polar_factor
+from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.layers.arguments import check_same_convolution, sizes
 from lipnet.layers.bcop import BlockKernel
 from lipnet.layers.kernel import KernelLayer

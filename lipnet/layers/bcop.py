@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import adjoint_filter, orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel
-from lipnet.functional.polar import polar_factor
+from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lipnet.functional import channel_shuffle, channel_unshuffle, product_up
 from lipnet.functional.autocast import without_autocast
-from lipnet.functional.orthogonal import cayley_transform, orthogonal_norm_bound
+from lipnet.functional.contractions import orthogonal_norm_bound
+from lipnet.functional.orthogonal_matrices import orthogonal_cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, addition, exact, products
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
@@ -85,7 +86,7 @@ class OrthogonalMixing(LipschitzModule):
         if self.parametrization == "manifold" and not self.weight.is_meta:
             with torch.no_grad():
                 blocks = self._blocks(self.weight)
-                blocks.copy_(cayley_transform(blocks.double()))
+                blocks.copy_(orthogonal_cayley(blocks.double()))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -102,7 +103,7 @@ class OrthogonalMixing(LipschitzModule):
             return self._blocks(self.weight)
         with without_autocast(self.weight.device):
             if self.training:
-                return cayley_transform(self._blocks(self.weight))
+                return orthogonal_cayley(self._blocks(self.weight))
             # A trace cannot compare values.
             cached = self._cache.frozen() if torch.compiler.is_exporting() else None
             if cached is not None:
@@ -117,7 +118,7 @@ class OrthogonalMixing(LipschitzModule):
 
     def _evaluated(self) -> Tensor:
         # A solution by columns is stored by columns; an export would mix up the two orders.
-        return cayley_transform(self._blocks(self.weight).double()).to(self.weight.dtype).contiguous()
+        return orthogonal_cayley(self._blocks(self.weight).double()).to(self.weight.dtype).contiguous()
 
     def rotate(self, x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
         """Return Q x, or Q^T x, at each pixel of x (B, C, ...), for the blocks of `matrices`."""

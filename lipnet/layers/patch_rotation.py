@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional import space_to_depth
-from lipnet.functional.orthogonal import orthogonal_norm_bound
+from lipnet.functional.contractions import orthogonal_norm_bound
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
 from lipnet.layers.base import LipschitzModule
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipnet.functional.orthogonal_matrices import newton_schulz_step
+
 # Blocks up to this size are inverted by LU, in half the time. Beyond, LU of a batch hangs in some builds of torch:
 # 2.14.1 on an Intel processor with AMX, four matrices of 192 x 192 after torch.set_num_threads(2).
 _LARGEST_LU = 64
@@ -59,7 +61,7 @@ def exponential(skew: Tensor) -> Tensor:
         >>> half_turn.round(decimals=4).abs().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    return _newton_schulz(torch.linalg.matrix_exp(skew.double())).to(skew.dtype)
+    return newton_schulz_step(torch.linalg.matrix_exp(skew.double())).to(skew.dtype)
 
 
 BLOCK_MAPS: dict[str, Callable[[Tensor], Tensor]] = {"cayley": cayley, "exponential": exponential}
@@ -75,7 +77,7 @@ class _Cayley(torch.autograd.Function):
 
     @staticmethod
     def forward(skew: Tensor) -> Tensor:
-        return _newton_schulz(_by_lu(skew) if skew.shape[-1] <= _LARGEST_LU else _by_cholesky(skew))
+        return newton_schulz_step(_by_lu(skew) if skew.shape[-1] <= _LARGEST_LU else _by_cholesky(skew))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -120,8 +122,3 @@ def _derivative(q: Tensor, direction: Tensor) -> Tensor:
 
 def _identity_like(matrices: Tensor) -> Tensor:
     return torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-
-
-def _newton_schulz(q: Tensor) -> Tensor:
-    """Return Q + Q (I - Q^T Q) / 2: a deviation d of Q^T Q from I becomes about 3 d^2 / 4."""
-    return q + q @ (_identity_like(q) - q.mT @ q) / 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lipnet.functional.orthogonal import polar_retraction
+from lipnet.functional.orthogonal_matrices import polar_retraction
 from lipnet.layers import OrthogonalMixing
 from lipnet.training.riemannian import ORTHOGONAL, RiemannianAdam, stacked
 

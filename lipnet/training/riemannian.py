@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lipnet.functional.orthogonal import polar_retraction
+from lipnet.functional.orthogonal_matrices import polar_retraction
 
 ORTHOGONAL = "orthogonal"
 """Key of the parameter groups whose matrices are orthogonal."""

@@ -16,7 +16,7 @@ from lipnet.functional.autocorrelation import (
 )
 from lipnet.functional.block_convolution import orthogonal_kernel, with_stride, without_stride
 from lipnet.functional.norm_bounds import gram_norm_bound
-from lipnet.functional.polar import polar_factor
+from lipnet.functional.orthogonal_matrices import polar_factor
 from tests.oracles import convolution_matrix, spectral_norm, symbol_supremum, to_numpy
 
 # Output channels, input channels, groups, kernel.

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional.contractions import contraction_margin, contractions, norm_of_matrices
+from lipnet.functional.contractions import (
+    contraction_margin,
+    contractions,
+    norm_of_matrices,
+    orthogonal_norm_bound,
+)
+from lipnet.functional.orthogonal_matrices import orthogonal_cayley
 
 DTYPES = [torch.float64, torch.complex128]
 
@@ -81,3 +87,25 @@ def test_the_gradient_takes_the_factor_as_a_constant() -> None:
     matrices = orthogonal(torch.float64).requires_grad_()
     (gradient,) = torch.autograd.grad(contractions(matrices, torch.float64).sum(), matrices)
     torch.testing.assert_close(gradient, torch.ones_like(gradient), rtol=0, atol=1e-9)
+
+
+def test_orthogonal_matrices_that_are_not_finite_have_no_bound() -> None:
+    assert orthogonal_norm_bound(orthogonal_cayley(torch.full((4, 4), nan))) == inf
+    assert orthogonal_norm_bound(torch.full((4, 4), inf)) == inf
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+@pytest.mark.parametrize("drift", [0.0, 1e-16, 1e-12, 1e-8, 1e-4, 1e-2, 1.0])
+def test_the_bound_of_orthogonal_matrices_covers_drift_and_is_tight(size: int, drift: float) -> None:
+    free, noise = torch.randn(2, 3, size, size, dtype=torch.float64)
+    matrices = orthogonal_cayley(free) + drift * noise
+    norm = max(np.linalg.norm(each, 2) for each in matrices.numpy())
+    bound = orthogonal_norm_bound(matrices)
+    assert norm <= bound
+    assert bound - 1 <= 1.5 * (norm - 1) + 2 * size * drift + 1e-9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_contraction_is_bounded_by_its_norm(share: float) -> None:
+    matrix = share * orthogonal_cayley(torch.randn(6, 6, dtype=torch.float64))
+    assert share <= orthogonal_norm_bound(matrix) <= share + 1e-9

@@ -11,7 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipnet.functional.orthogonal_matrices import accretive_inverse, block_reflector, cayley, polar
+from lipnet.functional.orthogonal_matrices import (
+    accretive_inverse,
+    block_reflector,
+    cayley,
+    orthogonal_cayley,
+    polar,
+    polar_factor,
+    polar_retraction,
+)
 
 Array = NDArray[np.complex128]
 DTYPES = [torch.float64, torch.complex128]
@@ -60,6 +68,8 @@ def test_polar_is_the_polar_factor(dtype: torch.dtype, shape: tuple[int, int], s
     matrices = scale * noise(dtype, 2, *shape)
     expected = [scipy.linalg.polar(matrix)[0] for matrix in matrices.numpy()]
     np.testing.assert_allclose(polar(matrices, 30).resolve_conj().numpy(), expected, rtol=0, atol=1e-12)
+    if not dtype.is_complex:
+        np.testing.assert_allclose(polar_factor(matrices, 15).numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 30])
@@ -140,3 +150,21 @@ def test_batched_gradients() -> None:
     for jacobian, matrix in zip(jacobians, matrices, strict=True):
         expected = torch.autograd.functional.jacobian(cayley, matrix)
         torch.testing.assert_close(jacobian, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
+def test_the_transform_is_that_of_the_skew_part(scale: float) -> None:
+    free = scale * noise(torch.float64, 2, 5, 5)
+    skew = (free - free.mT).numpy()
+    expected = (np.eye(5) - skew) @ np.linalg.inv(np.eye(5) + skew)
+    np.testing.assert_allclose(orthogonal_cayley(free), expected, atol=1e-7)
+
+
+def test_gradients_of_the_transform() -> None:
+    assert torch.autograd.gradcheck(orthogonal_cayley, (noise(torch.float64, 2, 3, 3).requires_grad_(),))
+
+
+def test_the_retraction_finds_the_polar_factor() -> None:
+    near = orthogonal_cayley(noise(torch.float64, 6, 6)) + 0.01 * torch.randn(6, 6, dtype=torch.float64)
+    polar, _ = scipy.linalg.polar(near.numpy())
+    np.testing.assert_allclose(polar_retraction(near), polar, atol=1e-12)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lipnet.functional.polar import polar_factor
+from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.layers import AOC, BCOP
 from tests.oracles import dense_jacobian
 

@@ -76,6 +76,6 @@ def test_sandwich_reaches_its_bound() -> None:
     assert layer.bound_operands((2 * operands[0], operands[1])) == pytest.approx(2.5)
 
 
-def test_the_cayley_transform_is_differentiable() -> None:
+def test_the_orthogonal_cayley_is_differentiable() -> None:
     matrix = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(orthonormal_columns, (matrix,))

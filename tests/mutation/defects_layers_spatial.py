@@ -10,7 +10,7 @@ from lipnet.functional.autocorrelation import absolute_gram, dominance_bound, or
 from lipnet.functional.block_convolution import orthogonal_kernel, with_stride, without_stride
 from lipnet.functional.frequency import room_beyond_grid
 from lipnet.functional.norm_bounds import gram_norm_bound
-from lipnet.functional.polar import polar_factor
+from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.layers.aol import rescaled_columns
 from lipnet.layers.cholesky import orthonormal_rows
 from lipnet.layers.cpl import CPL

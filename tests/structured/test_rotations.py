@@ -124,7 +124,7 @@ def test_non_finite_entries_of_large_blocks_give_nan(value: float) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 6])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
-def test_derivatives_of_the_cayley_transform_in_closed_form(size: int, scale: float) -> None:
+def test_derivatives_of_the_orthogonal_cayley_in_closed_form(size: int, scale: float) -> None:
     skew = random_skew(size, scale).requires_grad_()
     identity = torch.eye(size, dtype=torch.float64)
 
