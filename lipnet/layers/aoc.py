@@ -12,7 +12,7 @@ from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import with_stride, without_stride
 from lipnet.functional.convolution import pad_circularly
 from lipnet.functional.orthogonal_matrices import polar_factor
-from lipnet.layers.arguments import check_same_convolution, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.bcop import BlockKernel
 from lipnet.layers.kernel import KernelLayer
 from lipnet.layers.operands import Operands
@@ -70,17 +70,8 @@ class AOC(KernelLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_same_convolution(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-            dilated=True,
-        )
+        check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dilated=True)
+        check_groups(groups, {"in_channels": in_channels, "out_channels": out_channels})
         super().__init__(
             in_channels,
             out_channels,

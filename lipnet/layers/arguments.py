@@ -1,7 +1,6 @@
 """Options of the skew-orthogonal layers, and checks of the arguments that they share with ``torch.nn``."""
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import torch
@@ -57,88 +56,43 @@ def check_convolution(
     stride: int | Sequence[int],
     padding: str | int | Sequence[int],
     dilation: int | Sequence[int],
-    groups: int,
     padding_mode: str,
-    channels: int,
     *,
     dimensions: int = 2,
-    formula: str = "max(in_channels * stride^2, out_channels)",
-) -> None:
-    """Raise ValueError for a setting under which exp(J) would not be orthogonal.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the user gave them.
-        channels: of the skew filter.
-        dimensions: of the feature maps, which kernel_size, stride, padding and dilation must match.
-        formula: of ``channels``, for the message.
-    """
-    if in_channels < 1 or out_channels < 1:
-        raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
-    kernel = sizes(kernel_size, dimensions)
-    if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no skew-symmetric form")
-    if any(step < 1 for step in sizes(stride, dimensions)):
-        raise ValueError(f"stride must be positive, got {stride}")
-    same = tuple(k // 2 for k in kernel)
-    if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions) != same):
-        value = same if dimensions > 1 else same[0]
-        raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, got {padding!r}")
-    if any(step != 1 for step in sizes(dilation, dimensions)):
-        raise ValueError(f"dilation must be 1, got {dilation}")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(
-            f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}: others break the skew symmetry"
-        )
-    if groups < 1 or channels % groups:
-        raise ValueError(
-            f"the {channels} channels of the skew filter, {formula}, must be divisible by groups, "
-            f"got {groups} groups with {in_channels} channels in, {out_channels} out, stride {stride}"
-        )
-
-
-def check_same_convolution(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: str | int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    padding_mode: str,
-    *,
-    padding_modes: Sequence[str] = PADDING_MODES,
     dilated: bool = False,
-    space_to_depth: bool = False,
 ) -> None:
     """Raise ValueError for a setting that a 'same' convolution with a guarantee does not have.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as the user gave them.
-        padding_modes: those that the layer has.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode: as the user gave them.
+        dimensions: of the feature maps, which kernel_size, stride, padding and dilation must match.
         dilated: whether the layer has dilations other than 1.
-        space_to_depth: whether groups divide the channels after space-to-depth for the stride.
     """
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
-    kernel, spacing = sizes(kernel_size, 2), sizes(dilation, 2)
+    kernel, spacing = sizes(kernel_size, dimensions), sizes(dilation, dimensions)
     if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle for padding 'same'")
-    if any(step < 1 for step in sizes(stride, 2)):
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle")
+    if any(step < 1 for step in sizes(stride, dimensions)):
         raise ValueError(f"stride must be positive, got {stride}")
-    if any(step < 1 for step in spacing) or (not dilated and spacing != (1, 1)):
+    if any(step < 1 for step in spacing) or (not dilated and any(step > 1 for step in spacing)):
         raise ValueError(f"dilation must be {'positive' if dilated else '1'}, got {dilation}")
     same = tuple(step * (k // 2) for k, step in zip(kernel, spacing, strict=True))
-    if padding != "same" and (isinstance(padding, str) or sizes(padding, 2) != same):
-        raise ValueError(f"padding must be 'same', that is {same} for kernel_size {kernel_size}, got {padding!r}")
-    if padding_mode not in padding_modes:
-        raise ValueError(f"padding_mode must be one of {tuple(padding_modes)}, got {padding_mode!r}")
-    inner = in_channels * prod(sizes(stride, 2)) if space_to_depth else in_channels
-    if groups < 1 or inner % groups or out_channels % groups:
-        after = f", stride {stride}" if space_to_depth else ""
-        raise ValueError(
-            f"groups must divide {'in_channels * stride^2 and out_channels' if space_to_depth else 'the channels'}, "
-            f"got {groups} groups with {in_channels} channels in, {out_channels} out{after}"
-        )
+    if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions) != same):
+        value = same if dimensions > 1 else same[0]
+        raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, got {padding!r}")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+
+
+def check_groups(groups: int, channels: Mapping[str, int]) -> None:
+    """Raise ValueError unless groups divide all of these numbers of channels, named by their formulas."""
+    for formula, count in channels.items():
+        if count < 1:
+            raise ValueError(f"{formula} must be positive, got {count}")
+    if groups < 1 or any(count % groups for count in channels.values()):
+        needed = " and ".join(f"{formula} = {count}" for formula, count in channels.items())
+        raise ValueError(f"groups must divide {needed}, got {groups}")
 
 
 def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 2) -> None:

@@ -14,7 +14,7 @@ from lipnet.functional.frequency import frequency_response
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
-from lipnet.layers.arguments import check_same_convolution
+from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -60,17 +60,9 @@ class FrequencyLayer(OperandLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         if self.dimensions:
-            check_same_convolution(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                padding_mode,
-                space_to_depth=True,
-            )
+            check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode)
+            inner = in_channels * prod(sizes(stride, 2))
+            check_groups(groups, {"in_channels * stride^2": inner, "out_channels": out_channels})
         elif min(in_channels, out_channels) < 1:
             raise ValueError(f"features must be at least 1, got {in_channels} in, {out_channels} out")
         super().__init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import check_same_convolution
+from lipnet.layers.arguments import check_convolution, check_groups
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -74,7 +74,8 @@ class ConvolutionLayer(KernelLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_same_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode)
+        check_groups(groups, {"in_channels": in_channels, "out_channels": out_channels})
         super().__init__(
             in_channels,
             out_channels,

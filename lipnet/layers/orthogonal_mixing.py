@@ -12,6 +12,7 @@ from lipnet.functional.autocast import without_autocast
 from lipnet.functional.contractions import orthogonal_norm_bound
 from lipnet.functional.orthogonal_matrices import orthogonal_cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, addition, exact, products
+from lipnet.layers.arguments import check_groups
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 
@@ -68,8 +69,7 @@ class OrthogonalMixing(LipschitzModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or groups < 1 or channels % groups:
-            raise ValueError(f"groups must divide the channels, got {groups} groups of {channels} channels")
+        check_groups(groups, {"channels": channels})
         if parametrization not in PARAMETRIZATIONS:
             raise ValueError(f"parametrization must be one of {PARAMETRIZATIONS}, got {parametrization!r}")
         self.channels, self.groups, self.parametrization = channels, groups, parametrization

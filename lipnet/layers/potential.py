@@ -19,7 +19,7 @@ from lipnet.functional.rounding_error import (
     products,
     up,
 )
-from lipnet.layers.arguments import check_same_convolution, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 from lipnet.layers.soc import with_channels
 
@@ -59,7 +59,8 @@ class GradientStep(OperandLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_same_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode)
+        check_groups(groups, {"in_channels": in_channels, "out_channels": out_channels})
         super().__init__(
             in_channels,
             out_channels,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipnet.functional import PADDING_MODES
 from lipnet.functional.kernel_norms import StridedKernel, kernel_norm_bound, kernel_norm_estimate, strided_kernel
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import sizes
+from lipnet.layers.arguments import check_groups, sizes
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.norm_estimate import NormEstimate
 from lipnet.layers.operands import OperandLayer, Operands
@@ -168,9 +168,7 @@ class ScaledConv2d(OperandLayer):
         return rows, columns
 
     def _check_settings(self, dilation: int | Sequence[int]) -> None:
-        channels = (self.in_channels, self.out_channels)
-        if min(*channels, self.groups) < 1 or any(number % self.groups for number in channels):
-            raise ValueError(f"groups must divide the channels, got {self.groups} groups with channels {channels}")
+        check_groups(self.groups, {"in_channels": self.in_channels, "out_channels": self.out_channels})
         if min(*self.kernel_size, *self.stride) < 1:
             raise ValueError(f"kernel_size and stride must be positive, got {self.kernel_size} and {self.stride}")
         if self._two(dilation) != (1, 1):

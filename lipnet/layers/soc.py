@@ -15,7 +15,7 @@ from lipnet.functional import (
 )
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, check_input, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import (
@@ -111,6 +111,18 @@ class SOC(LipschitzModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_convolution(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            padding_mode,
+            dimensions=self.dimensions,
+        )
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride = self._two(stride)
         # A stride moves pixels into channels.
@@ -122,24 +134,7 @@ class SOC(LipschitzModule):
             self.channels_in, self.channels_out = in_channels * pixels, out_channels
             formula = f"max(in_channels * {power}, out_channels)"
         self.channels = max(self.channels_in, self.channels_out)
-        check_convolution(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-            self.channels,
-            dimensions=self.dimensions,
-            formula=formula,
-        )
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
-        for terms in (train_terms, eval_terms):
-            if terms is not None and terms < 1:
-                raise ValueError(f"terms must be at least 1, got {train_terms} (training), {eval_terms} (evaluation)")
+        check_groups(groups, {formula: self.channels})
         self.kernel_size, self.groups, self.padding_mode = self._two(kernel_size), groups, padding_mode
         self.engine, self.series, self.recompute = engine, series, recompute
         self.train_terms, self.eval_terms = train_terms, eval_terms

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lipnet.layers.arguments import check_convolution, check_output_padding, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_output_padding, sizes
 
 VALID: dict[str, Any] = {
     "in_channels": 4,
@@ -15,9 +15,7 @@ VALID: dict[str, Any] = {
     "stride": 1,
     "padding": "same",
     "dilation": 1,
-    "groups": 2,
     "padding_mode": "zeros",
-    "channels": 8,
 }
 
 
@@ -29,10 +27,9 @@ VALID: dict[str, Any] = {
         {"kernel_size": 5, "padding": 2},
         {"kernel_size": (3, 1), "padding": (1, 0)},
         {"kernel_size": [1, 7], "padding": [0, 3]},
-        {"stride": (2, 2), "channels": 16},
-        {"stride": (2, 1), "channels": 8},
+        {"stride": (2, 1)},
         {"dilation": (1, 1)},
-        {"groups": 8},
+        {"dilation": (2, 3), "dilated": True, "padding": (2, 3)},
         {"padding_mode": "circular"},
     ],
 )
@@ -57,16 +54,34 @@ def test_valid_settings_pass(changes: dict[str, Any]) -> None:
         ({"kernel_size": (1, 3), "padding": 1}, r"that is \(0, 1\) for kernel_size \(1, 3\), got 1"),
         ({"dilation": 2}, r"dilation must be 1, got 2"),
         ({"dilation": (1, 2)}, r"dilation must be 1, got \(1, 2\)"),
-        ({"padding_mode": "reflect"}, r"'zeros', 'circular'.*got 'reflect': .*skew"),
-        ({"padding_mode": "replicate"}, r"'zeros', 'circular'.*got 'replicate': .*skew"),
-        ({"groups": 3}, r"the 8 channels .* divisible by groups, got 3 groups with 4 channels in, 8 out"),
-        ({"groups": 0}, r"divisible by groups, got 0 groups"),
-        ({"groups": -2}, r"divisible by groups, got -2 groups"),
+        ({"dilation": 0, "dilated": True}, r"dilation must be positive, got 0"),
+        ({"dilation": 2, "dilated": True, "padding": 1}, r"that is \(2, 2\) for kernel_size 3, got 1"),
+        ({"padding_mode": "reflect"}, r"'zeros', 'circular'.*got 'reflect'"),
+        ({"padding_mode": "replicate"}, r"'zeros', 'circular'.*got 'replicate'"),
     ],
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_convolution(**{**VALID, **changes})
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(1, 3), (4, 8), (2, 6)])
+def test_groups_divide_channels(groups: int, channels: int) -> None:
+    check_groups(groups, {"channels": channels, "twice": 2 * channels})
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "message"),
+    [
+        (3, {"a": 6, "2 a + b": 8}, r"groups must divide a = 6 and 2 a \+ b = 8, got 3"),
+        (0, {"a": 6}, "groups must divide a = 6, got 0"),
+        (-2, {"a": 6}, "groups must divide a = 6, got -2"),
+        (1, {"a": 6, "b": 0}, "b must be positive, got 0"),
+    ],
+)
+def test_groups_that_do_not_divide_channels_are_refused(groups: int, channels: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_groups(groups, channels)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +109,7 @@ def test_sizes_of_another_form_are_refused(value: Any, dimensions: int, message:
 
 
 def test_one_dimension_has_one_number_of_each() -> None:
-    settings = {**VALID, "dimensions": 1, "formula": "in_channels"}
+    settings = {**VALID, "dimensions": 1}
     check_convolution(**settings)
     check_convolution(**{**settings, "kernel_size": (5,), "padding": (2,), "stride": (2,), "dilation": (1,)})
     for changes in ({"kernel_size": (1, 3)}, {"stride": (1, 2)}, {"padding": (0, 1)}, {"dilation": (1, 1)}):
@@ -102,8 +117,6 @@ def test_one_dimension_has_one_number_of_each() -> None:
             check_convolution(**{**settings, **changes})
     with pytest.raises(ValueError, match="padding must be 'same', that is 1 for kernel_size 3, got 0"):
         check_convolution(**{**settings, "padding": 0})
-    with pytest.raises(ValueError, match="the 8 channels of the skew filter, in_channels, must be divisible"):
-        check_convolution(**{**settings, "groups": 3})
 
 
 @pytest.mark.parametrize(("value", "dimensions"), [(1, 1), ((0, 1), 2), (-1, 2)])

@@ -319,8 +319,8 @@ def test_explicit_products_are_near_and_their_rounding_is_bounded(name: str) -> 
         ({"padding": 0}, "padding must be 'same', .* got 0"),
         ({"padding": "valid"}, "padding must be 'same', .* got 'valid'"),
         ({"padding_mode": "reflect"}, "padding_mode must be .*, got 'reflect'"),
-        ({"groups": 3}, "got 3 groups"),
-        ({"groups": 0}, "got 0 groups"),
+        ({"groups": 3}, "groups must divide .*, got 3"),
+        ({"groups": 0}, "groups must divide .*, got 0"),
         ({"dilation": 0}, "dilation must be .*, got 0"),
     ],
 )

@@ -182,8 +182,8 @@ def test_channels_that_a_shuffle_cannot_pair_are_refused() -> None:
     [
         ({"kernel_size": 2}, "kernel_size must be odd, got 2"),
         ({"padding_mode": "replicate"}, "padding_mode must be one of .*, got 'replicate'"),
-        ({"groups": (3, None), "paired": False}, "divisible by groups, got 3 groups"),
-        ({"groups": (2, 3), "paired": False}, "divisible by groups, got 3 groups"),
+        ({"groups": (3, None), "paired": False}, "groups must divide .*, got 3"),
+        ({"groups": (2, 3), "paired": False}, "groups must divide .*, got 3"),
         ({"dilation": 3}, "dilation must be 1, got 3"),
     ],
 )

@@ -131,8 +131,8 @@ def test_it_is_exported(parametrization: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 6, "groups": 4}, "groups must divide the channels, got 4 groups of 6 channels"),
-        ({"channels": 6, "groups": 0}, "groups must divide the channels, got 0 groups"),
+        ({"channels": 6, "groups": 4}, "groups must divide channels = 6, got 4"),
+        ({"channels": 6, "groups": 0}, "groups must divide channels = 6, got 0"),
         ({"channels": 6, "parametrization": "qr"}, "parametrization must be one of .*, got 'qr'"),
     ],
 )

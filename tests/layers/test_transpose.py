@@ -325,8 +325,7 @@ def test_representation() -> None:
         ({"output_padding": (0, 1)}, r"output_padding must be 0, .* got \(0, 1\)"),
         (
             {"groups": 3, "stride": 2},
-            r"the 8 channels of the skew filter, max\(in_channels, out_channels \* stride\^2\), must be divisible by "
-            "groups, got 3 groups with 8 channels in, 2 out, stride 2",
+            r"groups must divide max\(in_channels, out_channels \* stride\^2\) = 8, got 3",
         ),
         ({"in_channels": 0}, "channels must be at least 1, got 0 in, 2 out"),
         ({"engine": "spectral"}, "needs padding_mode='circular'"),

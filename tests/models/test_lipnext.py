@@ -135,7 +135,7 @@ def test_its_parts() -> None:
         ({"image_size": 9}, "image_size must be divisible by patch_size, got 9 and 2"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"channels": 8}, r"out_channels must be at least in_channels \* patch_size\^2 = 12"),
-        ({"groups": 3}, "groups must divide the channels, got 3 groups of 16 channels"),
+        ({"groups": 3}, "groups must divide channels = 16, got 3"),
         ({"mean": (0.5,)}, "mean needs one number for each of 3 channels"),
         ({"beta": 2.0}, r"beta must be in \[0, 1\], got 2.0"),
     ],

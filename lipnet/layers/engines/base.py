@@ -89,6 +89,8 @@ class PreparedWeight:
 
 def make_series(norm: float, terms: int | None, tolerance: float, series: str) -> Series:
     """Return the polynomial for norms up to a number, of a given degree or of the lowest that keeps the tolerance."""
+    if terms is not None and terms < 1:
+        raise ValueError(f"terms must be at least 1, got {terms}")
     if terms is None:
         coefficients = exponential_coefficients(norm, tolerance, series)
     elif series == "taylor":
