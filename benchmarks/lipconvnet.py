@@ -13,12 +13,12 @@ reduce-overhead (CUDA graphs).
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -67,8 +67,8 @@ class Setting:
     channels_last: bool = False
     compile: str | None = None
 
-    def images(self, batch: int) -> Tensor:
-        return torch.rand(batch, 3, 32, 32, device=self.device).to(memory_format=self._layout)
+    def images(self, batch: int, size: int = 32) -> Tensor:
+        return torch.rand(batch, 3, size, size, device=self.device).to(memory_format=self._layout)
 
     def model(self, make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
@@ -79,9 +79,29 @@ class Setting:
             return model
         return cast(Callable[[Tensor], Tensor], torch.compile(model, mode=self.compile, fullgraph=training))
 
+    def facts(self) -> dict[str, Any]:
+        """Return the machine, and what differs from the defaults."""
+        ran = {"autocast": self.autocast, "channels_last": self.channels_last, "compile": self.compile}
+        return machine(self.device) | {name: value for name, value in ran.items() if value}
+
     @property
     def _layout(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.preserve_format
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a `Setting`."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--autocast", action="store_true", help="train in bfloat16")
+    parser.add_argument("--channels-last", action="store_true", help="channels-last images and weights")
+    parser.add_argument(
+        "--compile", choices=["default", "reduce-overhead", "max-autotune"], help="mode of torch.compile"
+    )
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
+    device = torch.device(arguments.device)
+    return Setting(device, arguments.autocast, arguments.channels_last, arguments.compile)
 
 
 class Contestant:
@@ -107,16 +127,18 @@ class Contestant:
             self._evaluation(images)
 
 
-def measure(names: Sequence[str], batch: int, rounds: int, setting: Setting) -> dict[str, dict[str, float]]:
+def measure(
+    variants: Mapping[str, Callable[[], nn.Module]], batch: int, rounds: int, setting: Setting, size: int = 32
+) -> dict[str, dict[str, float]]:
     """Return the median seconds of each kind of each network, after one round that warms up."""
-    images = setting.images(batch)
+    images = setting.images(batch, size)
     labels = torch.randint(100, (batch,), device=setting.device)
-    contestants = {name: Contestant(VARIANTS[name], setting) for name in names}
-    medians: dict[str, dict[str, float]] = {name: {} for name in names}
+    contestants = {name: Contestant(make, setting) for name, make in variants.items()}
+    medians: dict[str, dict[str, float]] = {name: {} for name in variants}
     for kind, method in zip(KINDS, ("training_step", "evaluation"), strict=True):
         for each in contestants.values():
             each.model.train(kind == KINDS[0])
-        times: dict[str, list[float]] = {name: [] for name in names}
+        times: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(rounds + 1):
             for name, each in contestants.items():
                 times[name].append(seconds(partial(getattr(each, method), images, labels), setting.device))
@@ -174,25 +196,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds after the warm-up")
     others = [name for name in VARIANTS if name != PLAIN]
     parser.add_argument("--only", nargs="+", choices=others, default=others, help="networks; default: all")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--autocast", action="store_true", help="train in bfloat16")
-    parser.add_argument("--channels-last", action="store_true", help="channels-last images and weights")
-    parser.add_argument(
-        "--compile", choices=["default", "reduce-overhead", "max-autotune"], help="mode of torch.compile"
-    )
+    add_setting(parser)
     parser.add_argument("--output", type=Path, help="JSON file for medians, counts and floors")
     arguments = parser.parse_args()
 
-    device = torch.device(arguments.device)
-    setting = Setting(device, arguments.autocast, arguments.channels_last, arguments.compile)
+    setting = setting_of(arguments)
+    device = setting.device
     names = [PLAIN, *arguments.only]
-    results: Figures = {batch: measure(names, batch, arguments.rounds, setting) for batch in arguments.batch}
+    variants = {name: VARIANTS[name] for name in names}
+    results: Figures = {batch: measure(variants, batch, arguments.rounds, setting) for batch in arguments.batch}
     counts = {batch: count(names, batch, setting) for batch in arguments.batch}
     peaks = peaks_of(device, torch.bfloat16 if setting.autocast else torch.float32)
     operations = of_counts(counts, lambda counter: counter.operations)
     floors = of_counts(counts, lambda counter: counter.floor(peaks))
-    ran = {"autocast": setting.autocast, "channels_last": setting.channels_last, "compile": setting.compile}
-    about = machine(device) | {"rounds": arguments.rounds} | {name: value for name, value in ran.items() if value}
+    about = setting.facts() | {"rounds": arguments.rounds}
     console = Console()
     console.print(report(results, "time, multiples of the plain network"))
     console.print(report(operations, "arithmetic, multiples of the plain network"))
