@@ -34,7 +34,7 @@ _AROUND_SPEEDRUN = 60
 _LEAST_TRAINING = 20
 _LINES_KEPT = 15
 KEPT = (".hydra/config.yaml", "run.json", "summary.json", "curve.png")
-TINY = ("model.depth=5", "model.initial_channels=8", "conv.groups=[2,null]", "data.batch_size=32")
+TINY = ("data=digits", "model.stages=3", "model.depth=3", "model.initial_channels=8", "conv.groups=[2,null]")
 MODES = {
     "plain": (),
     "bfloat16_channels_last": ("--autocast", "--channels-last"),
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("results/gpu"))
     parser.add_argument("--work", type=Path, default=Path("logs/accelerator"), help="folder for the runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tiny", action="store_true", help="one measurement and small networks, to try the command")
+    parser.add_argument("--tiny", action="store_true", help="small networks on the digits, to try the command")
     chosen = parser.parse_args(arguments)
     if not chosen.minutes > 0:
         parser.error(f"minutes must be positive, got {chosen.minutes}")

@@ -67,8 +67,8 @@ class Setting:
     channels_last: bool = False
     compile: str | None = None
 
-    def images(self, batch: int, size: int = 32) -> Tensor:
-        return torch.rand(batch, 3, size, size, device=self.device).to(memory_format=self._layout)
+    def images(self, batch: int) -> Tensor:
+        return torch.rand(batch, 3, 32, 32, device=self.device).to(memory_format=self._layout)
 
     def model(self, make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
@@ -128,10 +128,10 @@ class Contestant:
 
 
 def measure(
-    variants: Mapping[str, Callable[[], nn.Module]], batch: int, rounds: int, setting: Setting, size: int = 32
+    variants: Mapping[str, Callable[[], nn.Module]], batch: int, rounds: int, setting: Setting
 ) -> dict[str, dict[str, float]]:
     """Return the median seconds of each kind of each network, after one round that warms up."""
-    images = setting.images(batch, size)
+    images = setting.images(batch)
     labels = torch.randint(100, (batch,), device=setting.device)
     contestants = {name: Contestant(make, setting) for name, make in variants.items()}
     medians: dict[str, dict[str, float]] = {name: {} for name in variants}

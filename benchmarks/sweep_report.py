@@ -1,10 +1,10 @@
 """Table and picture of a sweep, made from the files of its rows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,24 @@ from lipnet.files import atomic_write
 RADIUS = "36/255"
 
 
-def write_report(folder: Path, names: Sequence[str]) -> None:
+class Description(NamedTuple):
+    """Texts of a report.
+
+    Attributes:
+        title, method: heading and paragraphs before the table.
+        choice: sentence on the row that is chosen.
+        module: whose ``--render`` writes the report.
+    """
+
+    title: str
+    method: Sequence[str]
+    choice: str
+    module: str
+
+
+def write_report(
+    folder: Path, names: Sequence[str], describe: Callable[[Sequence[dict[str, Any]]], Description]
+) -> None:
     """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order, if the first is there."""
     rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
     if not rows or rows[0]["name"] != names[0]:
@@ -22,38 +39,32 @@ def write_report(folder: Path, names: Sequence[str]) -> None:
     with atomic_write(folder / "accuracy.png") as file:
         draw(rows).savefig(file, format="png", dpi=150)
     with atomic_write(folder / "README.md") as file:
-        file.write(page(rows, missing).encode())
+        file.write(page(rows, missing, describe(rows)).encode())
 
 
-def page(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+def page(rows: Sequence[dict[str, Any]], missing: Sequence[str], description: Description) -> str:
     """Return the README of a sweep: method, table, and missing rows."""
     first = rows[0]
-    summary, run = first["summary"], first["run"]
-    count = f"{summary['n_samples']:,}"
     paragraphs = [
-        "# Sweep: which choices help certified accuracy",
-        "Each row is one training of a small network. It differs from the first row in one choice, or in a head and a "
-        f"loss. No setting was tuned. The epoch with the best certified accuracy at {RADIUS} is certified in "
-        f"{summary['dtype']} on {count} validation images, held out from the training images of {summary['dataset']}. "
-        "The same images select the epoch, so all figures are slightly optimistic. The test images are not read.",
+        f"# {description.title}",
+        *description.method,
         "Accuracies are in %: clean, and certified at L2 radii (pixels in [0, 1]). ACR is the average certified radius "
         "of the correct samples.",
         verdict(rows),
-        f"The defaults of `lipnet/conf/train.yaml` are the choices of `{simplest(rows)['name']}`: among the rows "
-        "within two standard errors of the best one, it has the fewest changes.",
+        description.choice,
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
     if missing:
         paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
-    machine = run["starts"][0]["hardware"]
+    machine = first["run"]["starts"][0]["hardware"]
     paragraphs += [
         "This command trains the first row:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
         f"The minutes of training and validation are from {machine['threads']} thread on {machine['cores']} cores of "
         f"{machine['processor']}, shared with other programs, and do not measure speed. Versions, commit, seed and "
         "time of each row are in `rows/`. This command makes table and picture from these files:",
-        "```bash\npython -m benchmarks.sweep --render\n```",
+        f"```bash\npython -m {description.module} --render\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -86,7 +97,7 @@ def simplest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the lines of the table, with each row's difference from the first at the radius."""
     radii = list(rows[0]["summary"]["certified_accuracy"])
-    headings = ["row", "change", "parameters", "clean", *radii, f"difference at {RADIUS}", "ACR", "epochs", "minutes"]
+    headings = ["row", "change", "parameters", "clean", *radii, f"difference at {RADIUS}", "ACR", "steps", "minutes"]
     lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
     for row in rows:
         summary, run = row["summary"], row["run"]
@@ -100,7 +111,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             *(f"{100 * share:.2f}" for share in shares),
             "-" if row is rows[0] else f"{difference:+.2f}",
             "-" if average is None else f"{average:.3f}",
-            f"{run['epochs']} of {run['planned_epochs']}",
+            f"{run['steps']:,}",
             f"{run['seconds'] / 60:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -18,7 +18,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_measures_and_reports() -> None:
     names = [PLAIN, "lipnet GS-SOC (4,-)"]
-    medians = measure(names, batch=1, rounds=1, setting=Setting(CPU))
+    medians = measure({name: SMALL[name] for name in names}, batch=1, rounds=1, setting=Setting(CPU))
     table = report({1: medians}, "time")
     assert [column.header for column in table.columns] == ["network", *(f"{kind}, batch 1" for kind in KINDS)]
     assert list(table.columns[0].cells) == names
@@ -41,7 +41,7 @@ def test_counts_operations() -> None:
 def test_other_settings_run() -> None:
     setting = Setting(CPU, autocast=True, channels_last=True)
     names = [PLAIN, "lipnet GS-SOC (4,-), circular"]
-    medians = measure(names, batch=2, rounds=1, setting=setting)
+    medians = measure({name: SMALL[name] for name in names}, batch=2, rounds=1, setting=setting)
     floors = of_counts({2: count(names, 2, setting)}, lambda counter: counter.bytes)
     table = report(floors, "part", {2: medians})
     assert list(table.columns[1].cells) == [f"{floors[2][n][KINDS[0]] / medians[n][KINDS[0]]:.2f}" for n in names]

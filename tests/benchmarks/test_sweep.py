@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.sweep import BASE, LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, overrides_of
+from benchmarks.sweep import BASE, LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, describe, overrides_of
 from benchmarks.sweep_report import draw, page, simplest, table, verdict, write_report
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
@@ -46,7 +46,7 @@ def row_file(folder: Path, name: str, change: list[str], certified: float) -> No
         "dtype": "float64",
     }
     machine = {"processor": "P", "cores": 2, "threads": 1}
-    run = {"epochs": 10, "planned_epochs": 10, "seconds": 600.0, "starts": [{"hardware": machine}]}
+    run = {"epochs": 10, "planned_epochs": 10, "steps": 3510, "seconds": 600.0, "starts": [{"hardware": machine}]}
     content = {"name": name, "group": "loss", "change": change, "overrides": ["data=cifar100", *change]}
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     (folder / "rows" / f"{name}.json").write_text(json.dumps({**content, "summary": summary, "run": run}))
@@ -94,7 +94,7 @@ def test_rows_are_trained_once_and_listed_in_a_table(tmp_path: Path) -> None:
         assert str(tmp_path) not in file.read_text(), "paths of the machine are no result"
     assert Sweep(tmp_path / "work", tmp_path / "output", TINY).perform(rows)
     assert [file.stat().st_mtime_ns for file in files] == written
-    write_report(tmp_path / "output", [row.name for row in ROWS])
+    write_report(tmp_path / "output", [row.name for row in ROWS], describe)
     text = (tmp_path / "output" / "README.md").read_text()
     assert "| `loss_certificate_regularization` | `loss=certificate_regularization` |" in text
     assert (tmp_path / "output" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
@@ -153,14 +153,15 @@ def test_the_table_compares_each_row_with_the_first(tmp_path: Path) -> None:
     row_file(tmp_path, "head_lln", ["head=lln"], 0.235)
     rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in ("base", "head_lln")]
     first, second = table(rows)[2:]
-    assert first == "| `base` | - | 1,000 | 40.00 | 20.00 | 10.00 | - | 0.250 | 10 of 10 | 10 |"
-    assert second == "| `head_lln` | `head=lln` | 1,000 | 40.00 | 23.50 | 10.00 | +3.50 | 0.250 | 10 of 10 | 10 |"
+    assert first == "| `base` | - | 1,000 | 40.00 | 20.00 | 10.00 | - | 0.250 | 3,510 | 10 |"
+    assert second == "| `head_lln` | `head=lln` | 1,000 | 40.00 | 23.50 | 10.00 | +3.50 | 0.250 | 3,510 | 10 |"
     assert len(draw(rows).axes[0].get_yticks()) == 2
 
 
 def test_the_page_lists_missing_rows_and_the_standard_error(tmp_path: Path) -> None:
     row_file(tmp_path, "base", [], 0.2)
-    text = page([json.loads((tmp_path / "rows" / "base.json").read_text())], ["soc"])
+    rows = [json.loads((tmp_path / "rows" / "base.json").read_text())]
+    text = page(rows, ["soc"], describe(rows))
     assert "Not run yet: `soc`." in text
     limit = re.search(r"are ([\d.]+) points", text)
     assert limit is not None
@@ -204,8 +205,8 @@ def test_the_defaults_follow_from_the_rows_that_were_run() -> None:
 
 
 def test_nothing_is_written_without_the_base_row(tmp_path: Path) -> None:
-    write_report(tmp_path, ["base"])
+    write_report(tmp_path, ["base"], describe)
     assert not list(tmp_path.iterdir())
     row_file(tmp_path, "soc", [], 0.2)
-    write_report(tmp_path, ["base", "soc"])
+    write_report(tmp_path, ["base", "soc"], describe)
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]

@@ -1,0 +1,79 @@
+"""The rows of the recipe's sweep are trainings of equal cost, and a new row is timed beside the first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks import cpu_sweep
+from benchmarks.cpu_sweep import BASE, EPOCHS, ROWS, SECONDS, CPUSweep, describe, read_step_times, step_times
+from benchmarks.sweep import ROOT, Row, overrides_of
+from lipnet.data import DATAMODULES
+from lipnet.models import build_model
+from lipnet.workflows.training import model_config
+from tests.benchmarks.test_sweep import row_file
+
+
+def test_names_are_distinct_and_the_recipe_comes_first() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert ROWS[0] == Row("base", "base")
+
+
+@pytest.mark.cover(0)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_a_training_without_the_test_images(row: Row) -> None:
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+        config = compose("train", overrides_of(row, base=BASE))
+    assert config.certify.split == "validation"
+    assert (config.trainer.max_epochs, config.trainer.max_time) == (EPOCHS, None)
+    assert config.trainer.check_val_every_n_epoch == EPOCHS, "the last weights are certified"
+    with torch.device("meta"):
+        network = build_model(model_config(config, DATAMODULES["cifar100"].spec))
+    assert 2e5 < sum(parameter.numel() for parameter in network.parameters()) < 1e7
+
+
+def test_the_steps_of_a_row_fill_the_time(tmp_path: Path) -> None:
+    sweep = CPUSweep({"base": 0.25, "soc": 0.5}, tmp_path, tmp_path)
+    for row in (each for each in ROWS if each.name in ("base", "soc")):
+        (batches,) = (each for each in sweep.overrides_of(row) if each.startswith("trainer.limit_train_batches="))
+        steps = EPOCHS * int(batches.partition("=")[2])
+        assert steps * sweep.seconds[row.name] == pytest.approx(SECONDS, rel=0.01)
+
+
+def test_missing_rows_get_their_multiple_of_the_first_rows_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "step_times.json"
+    file.write_text(json.dumps({"device": "the first machine", "seconds": {"base": 0.2}}))
+    timed: list[list[str]] = []
+
+    def twice_as_slow(rows: list[Row], more: list[str]) -> dict[str, float]:
+        timed.append([row.name for row in rows])
+        return {"base": 0.4, "soc": 1.2}
+
+    monkeypatch.setattr(cpu_sweep, "step_times", twice_as_slow)
+    rows = [row for row in ROWS if row.name in ("base", "soc")]
+    threads = torch.get_num_threads()
+    for _ in range(2):
+        assert read_step_times(file, rows, [], threads) == {"base": 0.2, "soc": pytest.approx(0.6)}
+    assert timed == [["base", "soc"]]
+    assert json.loads(file.read_text())["device"] == "the first machine"
+
+
+@pytest.mark.slow
+def test_steps_are_timed() -> None:
+    rows = [row for row in ROWS if row.name in ("base", "depth_10", "muon_0.02")]
+    times = step_times(rows, ["data.batch_size=4", "model.initial_channels=8"], rounds=1)
+    assert set(times) == {row.name for row in rows}
+    assert times["depth_10"] > times["base"] > 0
+
+
+def test_the_report_names_the_simplest_of_the_best(tmp_path: Path) -> None:
+    row_file(tmp_path, "base", [], 0.2)
+    row_file(tmp_path, "lr_0.2", ["optimizer.lr=0.2"], 0.25)
+    rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in ("base", "lr_0.2")]
+    assert describe(rows).choice.startswith("`lr_0.2` has the fewest changes")
