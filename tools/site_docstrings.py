@@ -1,14 +1,37 @@
-"""Let the site show the examples of docstrings as code."""
+"""Let the site show the examples of docstrings as code, and their formulas as formulas."""
 
+import re
+from textwrap import dedent
 from typing import Any
 
 import griffe
+from latex2mathml.converter import convert
+
+_INLINE = re.compile(r":math:`([^`]+)`")
+# A formula of its own, up to the next empty line or the end.
+_BLOCK = re.compile(r"^( *)\.\. math::[ \n]+(.+?)(?=\n *\n|\Z)", re.MULTILINE | re.DOTALL)
+# Markdown would read these as its own marks.
+_MARKS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "*_`[]\\"})
 
 
-class ExamplesAsCode(griffe.Extension):
-    """Reads a section ``Example:`` like griffe's ``Examples:``, the only name under which it recognises doctests."""
+class ReadableDocstrings(griffe.Extension):
+    """Rewrites docstrings for the site.
+
+    - A section ``Example:`` becomes griffe's ``Examples:``, the only name under which it recognises doctests.
+    - Formulas in Sphinx's notation become MathML, which browsers show without scripts or fonts from elsewhere.
+    """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rename the sections of an object's docstring."""
+        """Rewrite an object's docstring."""
         if obj.docstring is not None and not obj.is_alias:
-            obj.docstring.value = obj.docstring.value.replace("Example:\n", "Examples:\n")
+            obj.docstring.value = with_formulas(obj.docstring.value.replace("Example:\n", "Examples:\n"))
+
+
+def with_formulas(text: str) -> str:
+    """Replace formulas in Sphinx's notation by MathML in a Markdown text."""
+    text = _BLOCK.sub(lambda block: f"{block[1]}{_mathml(dedent(block[2]), 'block')}", text)
+    return _INLINE.sub(lambda inline: _mathml(inline[1], "inline"), text)
+
+
+def _mathml(formula: str, display: str) -> str:
+    return str(convert(" ".join(formula.split()), display=display)).translate(_MARKS)
