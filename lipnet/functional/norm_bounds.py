@@ -19,7 +19,7 @@ _ROUNDING = 1 + 1e-10
 # The Lanczos process precedes the proof of an eigenvalue bound: a better guess saves Cholesky decompositions. After a
 # few steps with all matrices, only those with the largest estimates continue.
 _STEPS_OF_ALL = 8
-_STEPS_OF_CANDIDATES = 40
+_STEPS_OF_CANDIDATES = 60
 _CANDIDATES = 16
 # A bound to be proven is larger than the estimate by this factor, and grows by at least the second one.
 _MARGIN = 1.0005
