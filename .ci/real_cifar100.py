@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision import datasets
 
+from lipnet.data import CIFAR100DataModule
 from lipnet.layers import SOC
 from lipnet.models import load_checkpoint
 
@@ -30,6 +32,12 @@ def summary_of(folder: Path) -> dict[str, object]:
     content = json.loads((folder / "summary.json").read_text())
     own = ("wall_seconds", "checkpoint", "sha256")
     return {key: value for key, value in content.items() if key not in own}
+
+
+def check_names(data_dir: Path) -> None:
+    """Compare the names of the classes with those of the official file."""
+    names = datasets.CIFAR100(data_dir, train=False).classes
+    assert [name.replace("_", " ") for name in names] == list(CIFAR100DataModule.spec.classes or ()), names
 
 
 def check_figures(folder: Path) -> None:
@@ -69,6 +77,7 @@ def largest_singular_value(layer: SOC, size: int) -> float:
 
 def main() -> None:
     data_dir, run_dir = (Path(argument).absolute() for argument in sys.argv[1:3])
+    check_names(data_dir)
     run(
         "train.py",
         "experiment=table3/gs_soc_4",

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from lipnet.data.cifar import CIFAR100DataModule, read_cifar
 from lipnet.data.images import LabelledImages
-from lipnet.data.spec import CIFAR100_SPEC
+from lipnet.data.spec import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CIFAR100_SPEC
 
 
 def read_coarse_labels(root: Path, train: bool) -> Tensor:
@@ -28,7 +28,7 @@ class CIFAR100CoarseDataModule(CIFAR100DataModule):
     the validation images of the fine ones.
     """
 
-    spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20)
+    spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20, classes=CIFAR100_COARSE_CLASSES)
 
     def read_images(self, train: bool) -> LabelledImages:
         """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
@@ -55,12 +55,12 @@ class CIFAR100HalfDataModule(CIFAR100DataModule):
 class CIFAR100FirstHalfDataModule(CIFAR100HalfDataModule):
     """The classes 0..49 of CIFAR-100, in the alphabetical order of its labels."""
 
-    spec = replace(CIFAR100_SPEC, name="cifar100_first_half", num_classes=50)
+    spec = replace(CIFAR100_SPEC, name="cifar100_first_half", num_classes=50, classes=CIFAR100_CLASSES[:50])
     first_class = 0
 
 
 class CIFAR100SecondHalfDataModule(CIFAR100HalfDataModule):
     """The classes 50..99 of CIFAR-100, in the alphabetical order of its labels."""
 
-    spec = replace(CIFAR100_SPEC, name="cifar100_second_half", num_classes=50)
+    spec = replace(CIFAR100_SPEC, name="cifar100_second_half", num_classes=50, classes=CIFAR100_CLASSES[50:])
     first_class = 50

@@ -42,10 +42,47 @@ class DatasetSpec:
             raise ValueError(f"classes needs {self.num_classes} names, got {self.classes}")
 
 
-CIFAR100_SPEC = DatasetSpec("cifar100", 100, in_channels=3, image_size=32, mean=(0.5071, 0.4865, 0.4409), std=0.2668)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.replace("\n", " ").split(","))
+
+
+CIFAR100_CLASSES = _names("""
+apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus, butterfly,
+camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab, crocodile, cup,
+dinosaur, dolphin, elephant, flatfish, forest, fox, girl, hamster, house, kangaroo, keyboard, lamp, lawn mower,
+leopard, lion, lizard, lobster, man, maple tree, motorcycle, mountain, mouse, mushroom, oak tree, orange, orchid,
+otter, palm tree, pear, pickup truck, pine tree, plain, plate, poppy, porcupine, possum, rabbit, raccoon, ray, road,
+rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider, squirrel, streetcar, sunflower,
+sweet pepper, table, tank, telephone, television, tiger, tractor, train, trout, tulip, turtle, wardrobe, whale,
+willow tree, wolf, woman, worm
+""")
+CIFAR100_COARSE_CLASSES = _names("""
+aquatic mammals, fish, flowers, food containers, fruit and vegetables, household electrical devices, household
+furniture, insects, large carnivores, large man-made outdoor things, large natural outdoor scenes, large omnivores
+and herbivores, medium mammals, non-insect invertebrates, people, reptiles, small mammals, trees, vehicles 1,
+vehicles 2
+""")
+
+CIFAR100_SPEC = DatasetSpec(
+    "cifar100",
+    100,
+    in_channels=3,
+    image_size=32,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=0.2668,
+    classes=CIFAR100_CLASSES,
+)
 """CIFAR-100, measured on its 50000 training images."""
 
-CIFAR10_SPEC = DatasetSpec("cifar10", 10, in_channels=3, image_size=32, mean=(0.4914, 0.4822, 0.4465), std=0.2508)
+CIFAR10_SPEC = DatasetSpec(
+    "cifar10",
+    10,
+    in_channels=3,
+    image_size=32,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=0.2508,
+    classes=_names("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"),
+)
 """CIFAR-10: the commonly published channel means, and the root mean square of the published channel standard
 deviations (0.2470, 0.2435, 0.2616), which equals ``std`` as defined above."""
 

@@ -50,6 +50,18 @@ def test_spec_cannot_be_changed() -> None:
         DigitsDataModule.spec.std = 1.0  # type: ignore[misc]
 
 
+def test_names_of_classes_are_in_the_order_of_the_official_labels() -> None:
+    # The official files sort them, with underscores in place of spaces; .ci/real_cifar100.py compares with the files.
+    for module in (CIFAR100DataModule, CIFAR100CoarseDataModule):
+        names = module.spec.classes
+        assert names is not None
+        assert len(set(names)) == module.spec.num_classes
+        assert [name.replace(" ", "_") for name in names] == sorted(name.replace(" ", "_") for name in names)
+    assert CIFAR100FirstHalfDataModule.spec.classes + CIFAR100SecondHalfDataModule.spec.classes == (  # type: ignore[operator]
+        CIFAR100DataModule.spec.classes
+    )
+
+
 def test_cifar10_std_is_the_root_mean_square_of_the_published_ones() -> None:
     published = np.array([0.2470, 0.2435, 0.2616])
     assert CIFAR10DataModule.spec.std == pytest.approx(np.linalg.norm(published) / np.sqrt(3), abs=5e-5)
