@@ -1,5 +1,6 @@
 """Images of your own, from a tree with a folder for each class."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lipnet.data.base import MAXIMUM_SEED, ImageDataModule
+from lipnet.data.copies import copies
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
 from lipnet.data.spec import DatasetSpec
@@ -18,6 +20,8 @@ from lipnet.data.trees import ImageTree, few, measure, read_tree, scan_tree
 
 TRAIN, TEST = "train", "test"
 LARGEST_SIZE = 4096
+MOST_COMPARED = 50_000
+"""Largest number of files that are searched for copies; in larger trees it would take minutes."""
 
 
 class FolderDataModule(ImageDataModule):
@@ -29,7 +33,8 @@ class FolderDataModule(ImageDataModule):
     in the workers, so that data of any size fit.
 
     Mean and std are measured on the training images. The index of an image is its position among the files, sorted by
-    class and name: those of its folder ``train`` or ``test``, or those of the whole tree.
+    class and name: those of its folder ``train`` or ``test``, or those of the whole tree. In up to 50,000 files, test
+    images that are copies of training images, byte for byte, are warned of.
 
     Args:
         data_dir: the folder.
@@ -130,7 +135,25 @@ class FolderDataModule(ImageDataModule):
         tree = self._training_tree if train else self._test_tree
         positions = torch.arange(len(tree.labels)) if self._has_test else self._split[0 if train else 1]
         in_memory = not LOADERS[self.loader].uses_workers
-        return read_tree(tree, positions, self.image_size, self.in_channels, in_memory=in_memory)
+        images = read_tree(tree, positions, self.image_size, self.in_channels, in_memory=in_memory)
+        # Afterwards, because reading refuses what is no regular file.
+        if not train:
+            self._warn_of_copies(positions)
+        return images
+
+    def _warn_of_copies(self, test: Tensor) -> None:
+        """Warn if test images are copies of training images: radii hold, but accuracies are too high."""
+        training = torch.arange(len(self._training_tree.labels)) if self._has_test else self._split[0]
+        if len(training) + len(test) > MOST_COMPARED:
+            return
+        found = copies(map(self._training_tree.path, training.tolist()), map(self._test_tree.path, test.tolist()))
+        if found:
+            original, copy = found[0]
+            warnings.warn(
+                f"{len(found)} of {len(test)} test images are copies of training images, such as {copy} of {original}: "
+                "accuracies on them say little about new images",
+                stacklevel=2,
+            )
 
     @cached_property
     def _has_test(self) -> bool:

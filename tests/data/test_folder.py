@@ -404,6 +404,24 @@ def test_a_network_names_the_sizes_that_fit_its_stages() -> None:
         LipConvNet(3, image_size=7)
 
 
+def test_test_images_that_are_copies_of_training_images_are_warned_of(trees: Path, recwarn: Any) -> None:
+    module(trees).evaluation_dataset("test")
+    assert not recwarn.list
+    original, copy = (next((trees / part).glob("*/*")) for part in ("train", "test"))
+    shutil.copy(original, copy)
+    with pytest.warns(UserWarning, match=f"1 of .* are copies of training images, such as {copy} of {original}: accur"):
+        module(trees).evaluation_dataset("test")
+
+
+def test_copies_within_one_tree_are_warned_of_where_the_split_separates_them(single: Path) -> None:
+    for folder in single.iterdir():
+        first, *others = folder.iterdir()
+        for other in others:
+            shutil.copy(first, other.with_suffix(first.suffix))
+    with pytest.warns(UserWarning, match="test images are copies of training images"):
+        module(single).evaluation_dataset("test")
+
+
 @pytest.mark.slow
 def test_ten_thousand_images_load_in_seconds(tmp_path: Path) -> None:
     for label in range(10):
