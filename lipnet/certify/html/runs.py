@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,6 +14,16 @@ from lipnet.certify.files import CERTIFICATES, SUMMARY, CertificateFileError, Ro
 from lipnet.certify.report import radii_of
 from lipnet.files import resolve_path
 from lipnet.functional.margins import parse_radius
+
+# What pages show of a summary, and the kind of its value.
+_SHOWN: dict[str, type | tuple[type, ...]] = {
+    "average_certified_radius": (int, float, NoneType),
+    "certified_accuracy": dict,
+    "layers": list,
+    "lipschitz_bound": (int, float),
+    "parameters": int,
+    "rounding": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,12 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
     if differing or not content.rows:
         raise CertificateFileError(
             f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
+        )
+    wrong = [key for key, kind in _SHOWN.items() if not isinstance(summary.get(key, ...), kind)]
+    wrong += [] if isinstance(summary.get("classes"), (list, NoneType)) else ["classes"]
+    if wrong:
+        raise CertificateFileError(
+            f"{folder / SUMMARY} is not as lipnet writes it: {', '.join(wrong)} missing or wrong"
         )
     names = summary.get("classes") if class_names is None else class_names
     return Run(name or folder.name, list(content.rows.values()), summary, names)

@@ -56,6 +56,15 @@ def test_missing_edited_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_run(tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"), [("parameters", "many"), ("layers", None), ("rounding", []), ("classes", 5)]
+)
+def test_a_summary_with_a_wrong_entry_is_named(tmp_path: Path, entry: str, value: object) -> None:
+    make_run(tmp_path, **{entry: value})
+    with pytest.raises(CertificateFileError, match=rf"is not as lipnet writes it: {entry} missing or wrong"):
+        read_run(tmp_path)
+
+
 def test_the_axis_of_a_run_without_certificates_has_a_length(tmp_path: Path) -> None:
     make_run(tmp_path)
     run = read_run(tmp_path)
