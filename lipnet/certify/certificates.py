@@ -71,11 +71,13 @@ def certify(
             not fit, a model that `lipschitz_bound` refuses, logits that do not depend on the image (K = 0), and an
             ``ignore_rounding`` that does not fit the dtype.
         TypeError: for a module without a rule.
+        RuntimeError: if torch's settings or the model were changed meanwhile, as by another thread that trains it.
 
     Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034); for each pair of
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
     batches = _checked_batches(images, labels, batch_size)
+    before = _state_of(model)
     check_computes_as_declared(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
     if not isinstance(bounds, LogitBounds):
@@ -97,6 +99,11 @@ def certify(
         errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
         with explicit_arithmetic(model):
             logits = logits_of(model, batch)
+        if _state_of(model) != before:
+            raise RuntimeError(
+                "the model was changed while its certificates were computed; change it before or after, or certify a "
+                "copy.deepcopy of it"
+            )
         _check_classes(true, logits.shape[1])
         prediction, radius = bounds.certified_radius(logits, *errors)
         parts.append((prediction, radius, prediction == true.cpu()))
@@ -210,6 +217,16 @@ def _plain_tensor(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"images and labels must be arrays of numbers: {error}") from error
+
+
+def _state_of(model: nn.Module) -> tuple[list[bool], list[tuple[int, int | None]]]:
+    """Return the modes of all modules, and address and version of all parameters and buffers, as far as they have one.
+
+    Writes through ``.data`` change no version.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = [(each.data_ptr(), None if each.is_inference() else each._version) for each in tensors]
+    return [module.training for module in model.modules()], versions
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:

@@ -34,8 +34,8 @@ def check_computes_as_declared(model: nn.Module) -> None:
     Raises:
         ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
             compiled or exchanged calls, a ``forward`` below the class that defines the bound, in-place modules whose
-            input is read again, complex weights or weights of a subclass of Tensor, settings that are NaN, and
-            attributes that contradict the weights.
+            input is read again, complex weights or weights of a subclass of Tensor, settings that are NaN, children
+            that are listed but not registered, and attributes that contradict the weights.
     """
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
@@ -50,6 +50,7 @@ def check_module(path: str, module: nn.Module) -> None:
     _check_state(name, module)
     _check_calls(name, module)
     _check_numbers(name, module)
+    _check_children(name, module)
     if isinstance(module, LipschitzModule):
         try:
             module.check()
@@ -146,6 +147,20 @@ def _overridden_helper(order: tuple[type, ...], defining: int) -> str | None:
             if above and not getattr(above[0], "__isabstractmethod__", False):
                 return name
     return None
+
+
+def _check_children(name: str, module: nn.Module) -> None:
+    """Refuse listed children that are not registered: neither these checks nor `explicit_arithmetic` would see them."""
+    found = find_rule(module)
+    parts = [] if found is None else found.parts(module)
+    listed = [*(children_in_order(module) or ()), *parts]
+    registered = set(module.modules())
+    for child, each in listed:
+        if not isinstance(each, nn.Module) or each not in registered:
+            raise ValueError(
+                f"{name} lists {child} ({type(each).__name__}), which is not among its registered modules; assign it "
+                "as an attribute, or keep it in an nn.ModuleList"
+            )
 
 
 def _check_numbers(name: str, module: nn.Module) -> None:

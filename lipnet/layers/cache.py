@@ -22,28 +22,38 @@ class WeightCache(Generic[Value]):
     unchanged count as unchanged, so that prepared evaluations run without waiting and can be captured as a CUDA graph.
     Bounds ask with ``exact=True`` and compare values on every device: no certificate rests on a counter.
 
+    Several threads may ask at once. A value whose weights another thread changed during its computation is returned to
+    the caller, and not kept.
+
     A copy of a module keeps the value; a pickle starts empty.
     """
 
     def __init__(self) -> None:
-        self._weights: list[Tensor] = []
+        # Copies of the weights and the value, in one attribute, so that no thread meets a pair of two computations.
+        self._kept: tuple[list[Tensor], Value] | None = None
         self._state: _State | None = None
-        self._value: Value | None = None
         self._frozen = False
 
     # Compiling what runs once per weight would take minutes. torch.compiler.disable imports the compiler at once.
     @_disable_dynamo
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Value], *, exact: bool = False) -> Value:
         """Return the value for these tensors; call ``compute()``, without gradients, if one has changed."""
+        if any(torch._C._functorch.is_batchedtensor(weight) for weight in weights):
+            # `torch.func.vmap` over weights: their values belong to it, and cannot be compared.
+            return compute()
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
-        if self._value is None or not (trusted or self._same_values(weights)):
-            # Leave inference mode: the value may be used under autograd later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._value = compute()
-                self._weights = [weight.detach().clone() for weight in weights]
-        self._state = state
-        return self._value
+        kept = self._kept
+        if kept is not None and (trusted or _same_values(kept[0], weights)):
+            self._state = state
+            return kept[1]
+        # Leave inference mode: the value may be used under autograd later.
+        with torch.inference_mode(False), torch.no_grad():
+            copies = [weight.detach().clone() for weight in weights]
+            value = compute()
+        unchanged = _same_values(copies, weights) if state is None else state == _state_of(weights)
+        self._kept, self._state = (copies, value) if unchanged else None, state if unchanged else None
+        return value
 
     def freeze(self) -> None:
         """Let `frozen` return the present value, for an export whose trace cannot compare weights."""
@@ -51,25 +61,25 @@ class WeightCache(Generic[Value]):
 
     def frozen(self) -> Value | None:
         """Return the value after `freeze`, without comparing the weights; None before it."""
-        return self._value if self._frozen else None
+        return self._kept[1] if self._frozen and self._kept is not None else None
 
     def clear(self) -> None:
-        self._weights, self._state, self._value, self._frozen = [], None, None, False
-
-    def _same_values(self, weights: Sequence[Tensor]) -> bool:
-        return len(weights) == len(self._weights) and all(
-            a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-            for a, b in zip(self._weights, weights, strict=True)
-        )
+        self._kept, self._state, self._frozen = None, None, False
 
     def __deepcopy__(self, memo: dict[int, object]) -> "WeightCache[Value]":
         # Shared, not copied: values are never changed in place. The copied weights have other addresses.
         copy: WeightCache[Value] = WeightCache()
-        copy._weights, copy._value = self._weights, self._value
+        copy._kept = self._kept
         return copy
 
     def __reduce__(self) -> tuple[type["WeightCache[Value]"], tuple[()]]:
         return WeightCache, ()
+
+
+def _same_values(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    return len(weights) == len(kept) and all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(kept, weights, strict=True)
+    )
 
 
 def waits_for_comparisons(weight: Tensor) -> bool:

@@ -104,10 +104,10 @@ class FrequencyLayer(OperandLayer):
         real = torch.promote_types(weights[0].dtype, torch.float32)
         return (contractions(matrices, real.to_complex() if matrices.is_complex() else real),)
 
-    def operands(self, size: tuple[int, int]) -> Operands:
+    def operands_in_use(self, size: tuple[int, int]) -> Operands:
         if self.training:
             self._trained_size = size
-        return super().operands(self._framed(size))
+        return super().operands_in_use(self._framed(size))
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         (matrices,) = operands
@@ -153,7 +153,7 @@ class FrequencyLayer(OperandLayer):
         if not self.training:
             return super().lipschitz_bound()
         with torch.no_grad():
-            return self._bound(self.operands(self._trained_size))
+            return self._bound(self.operands_in_use(self._trained_size))
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}"]
@@ -183,10 +183,13 @@ class FrequencyLayer(OperandLayer):
         """Return the real form of the operand in evaluation, cached with it."""
         prepared = self._prepared()
         key = "real form", size
-        if key not in prepared.operands:
+        # With the matrices it was made of: another thread may change the weights between both.
+        form, source = prepared.operands.get(key, (None, None))
+        if form is None or source is not matrices:
             with torch.inference_mode(False), torch.no_grad():
-                prepared.store(key, (real_form(matrices),))
-        return prepared.operands[key][0]
+                form = real_form(matrices)
+            prepared.operands[key] = form, matrices
+        return form
 
 
 class LinearByFrequency(FrequencyLayer):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from lipnet.functional import space_to_depth
+from lipnet.functional import PADDING_MODES, space_to_depth
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_input, sizes
@@ -27,19 +27,6 @@ class _Prepared:
     settings: dict[str, Any]
     operands: dict[Any, Operands] = field(default_factory=dict)
     bounds: dict[Any, float] = field(default_factory=dict)
-    versions: dict[Any, list[int]] = field(default_factory=dict)
-
-    def store(self, key: Any, operands: Operands) -> Operands:
-        self.operands[key], self.versions[key] = operands, [each._version for each in operands]
-        return operands
-
-    def unchanged(self) -> bool:
-        """Return whether nobody has written into an operand, which callers receive without a copy."""
-        return all(
-            version == each._version
-            for key, operands in self.operands.items()
-            for version, each in zip(self.versions[key], operands, strict=True)
-        )
 
 
 class OperandLayer(LipschitzModule):
@@ -126,7 +113,7 @@ class OperandLayer(LipschitzModule):
             maps = maps[:, :, None, None]
         if not self.native_stride:
             maps = space_to_depth(maps, self.stride)
-        operands = self.operands((maps.shape[-2], maps.shape[-1]))
+        operands = self.operands_in_use((maps.shape[-2], maps.shape[-1]))
         with without_autocast(maps.device):
             maps = self.apply_operands(maps.to(reference.dtype), operands)
         if self.bias is not None:
@@ -135,42 +122,62 @@ class OperandLayer(LipschitzModule):
         return maps.flatten(1) if self.dimensions == 0 and x.dim() == 2 else maps if batched else maps.squeeze(0)
 
     def operands(self, size: tuple[int, int]) -> Operands:
-        """Return the operands for maps of this size in the present mode."""
+        """Return copies of the operands for maps of this size in the present mode."""
+        return tuple(each.clone() for each in self.operands_in_use(size))
+
+    def operands_in_use(self, size: tuple[int, int]) -> Operands:
+        """Return the operands themselves, which are cached, with their bounds, in evaluation: never write into them."""
         weights = self.weights()
         differentiated = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
         # An exported program has no cache; `lipnet.layers.export` gives it the prepared operands.
         if not self.training and not torch.compiler.is_exporting() and (self.explicit or not differentiated):
-            return self.prepared_operands(size)
+            return self._prepared_operands(size)
         with without_autocast(weights[0].device):
             return self.compute_operands(*weights, size=size) if self.training else self._evaluated(weights, size)
 
     @_disable_dynamo  # as WeightCache.get: compiled evaluations take the operands from the cache
-    def prepared_operands(self, size: tuple[int, int]) -> Operands:
+    def _prepared_operands(self, size: tuple[int, int]) -> Operands:
         """Return the operands of evaluation for maps of this size, computed once for the present weights."""
         weights, prepared = self.weights(), self._prepared()
         key = size if self.by_size else None
         if key in prepared.operands:
             return prepared.operands[key]
         with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
-            return prepared.store(key, self._evaluated([weight.detach().clone() for weight in weights], size))
+            operands = self._evaluated([weight.detach().clone() for weight in weights], size)
+        # Another thread may have changed the weights meanwhile.
+        if self._prepared() is prepared:
+            prepared.operands[key] = operands
+        return operands
 
     def _prepared(self, *, exact: bool = False) -> _Prepared:
-        """Return what was computed from the present weights and settings; anew if an operand was written into."""
+        """Return what was computed from the present weights and settings."""
         weights, settings = self.weights(), self._settings()
         prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
-        if prepared.settings != settings or not prepared.unchanged():
+        if prepared.settings != settings:
             self._cache.clear()
             prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
         return prepared
 
     def _settings(self) -> dict[str, Any]:
         """Return all plain attributes, on which operands and bounds may depend; both hold in either arithmetic."""
-        plain = (int, float, str, tuple, type(None))
-        return {key: value for key, value in vars(self).items() if isinstance(value, plain) and key != "explicit"}
+        plain = (int, float, str, tuple, list, type(None))
+        # Copies of lists, whose entries may change in place.
+        return {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in vars(self).items()
+            if isinstance(value, plain) and key != "explicit"
+        }
 
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
         operands = self.compute_operands(*(weight.double() for weight in weights), size=size)
         return tuple(each.to(_dtype_like(weights[0].dtype, each)) for each in operands)
+
+    def check(self) -> None:
+        self._check_padding_mode()
+
+    def _check_padding_mode(self) -> None:
+        if self.padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {self.padding_mode!r}")
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant of the present function, from the operands it multiplies.
@@ -180,12 +187,15 @@ class OperandLayer(LipschitzModule):
         with torch.no_grad():
             size = (1, 1) if self.by_size else self.kernel_size
             if self.training:
-                return self._bound(self.operands(size))
+                return self._bound(self.operands_in_use(size))
             prepared = self._prepared(exact=True)
             key = size if self.by_size else None
-            if key not in prepared.bounds:
-                prepared.bounds[key] = self._bound(self.operands(size))
-            return prepared.bounds[key]
+            if key in prepared.bounds:
+                return prepared.bounds[key]
+            bound = self._bound(self.operands_in_use(size))
+            if self._prepared(exact=True) is prepared:
+                prepared.bounds[key] = bound
+            return bound
 
     def _bound(self, operands: Operands) -> float:
         if not all(bool(each.isfinite().all()) for each in operands):
@@ -198,7 +208,7 @@ class OperandLayer(LipschitzModule):
         height, width = (1, 1, *signal.shape[1:])[-2:]
         size = (height, width) if self.native_stride else (height // self.stride[0], width // self.stride[1])
         with torch.no_grad():
-            step = self.round_operands(self.operands(size), signal, size)
+            step = self.round_operands(self.operands_in_use(size), signal, size)
         pixels = prod(shape[1:]) if self.dimensions else 1
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
 

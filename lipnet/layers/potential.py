@@ -125,6 +125,16 @@ class GradientStep(OperandLayer):
         change = same_convolution(hidden, adjoint, self.groups, self.padding_mode)
         return with_channels(maps, self.out_channels) - with_channels(change, self.out_channels)
 
+    def check(self) -> None:
+        super().check()
+        inputs = self.in_channels * prod(self.stride)
+        stated = (inputs, max(inputs, self.out_channels))
+        if (self.channels_in, self.channels) != stated:
+            raise ValueError(
+                f"channels_in and channels must be {stated}, as of in_channels, out_channels and stride, got "
+                f"{(self.channels_in, self.channels)}"
+            )
+
     def bound_operands(self, operands: Operands) -> float:
         norm = self.bound_kernel(self._whole_kernel(operands))
         return max(1.0, up(norm * norm - 1))

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipnet.functional import PADDING_MODES
 from lipnet.functional.kernel_norms import StridedKernel, kernel_norm_bound, kernel_norm_estimate, strided_kernel
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
 from lipnet.layers.arguments import check_groups, sizes
@@ -75,13 +74,15 @@ class ScaledConv2d(OperandLayer):
         self.groups = groups
         self.padding = two_paddings(padding, self.kernel_size)
         self.size = None if size is None else self._two(size)
-        self._check_settings(dilation)
+        if self._two(dilation) != (1, 1):
+            raise ValueError(f"dilation must be 1, got {dilation}")
+        self._check_settings()
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self._add_parameters(shape, **options)
         with torch.device("meta"):
             strided = self._strided(torch.empty(shape))
         taps = strided.weight.shape[-2:]
-        rows, columns = self._frequencies(strided.reach) or [1 if each == 1 else max(_POINTS, each) for each in taps]
+        rows, columns = self._frequencies(strided) or [1 if each == 1 else max(_POINTS, each) for each in taps]
         self.estimate = NormEstimate(strided.weight.shape[1] * groups, groups, (rows, columns), **options)
         self._vectors: WeightCache[Tensor] = WeightCache()
         self.reset_parameters()
@@ -129,7 +130,7 @@ class ScaledConv2d(OperandLayer):
         strided = self._strided(operands[0])
         # The kernel was divided by an estimate of its norm, so that the search starts at 1.
         start = 1.0 if bool(operands[0].any()) else 0.0
-        return kernel_norm_bound(strided.weight, self.groups, self._frequencies(strided.reach), start)
+        return kernel_norm_bound(strided.weight, self.groups, self._frequencies(strided), start)
 
     def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
         """Bound the rounding of a convolution by plain sums of products."""
@@ -151,30 +152,39 @@ class ScaledConv2d(OperandLayer):
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return the frequencies at which the bound is proved."""
-        frequencies = self._frequencies(self._strided(self.weight.detach()).reach)
+        frequencies = self._frequencies(self._strided(self.weight.detach()))
         return {"frequencies": "any size" if frequencies is None else list(frequencies)}
 
     def _strided(self, kernel: Tensor) -> StridedKernel:
         return strided_kernel(kernel, self.stride, self.padding)
 
-    def _frequencies(self, reach: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the size of circular maps that contain the layer's after the stride; None for maps of any size."""
+    def _frequencies(self, strided: StridedKernel) -> tuple[int, int] | None:
+        """Return the size of circular maps that contain the layer's after the stride; None for maps of any size.
+
+        The maps have at least as many pixels as the kernel has taps: larger maps with zero padding, and multiples with
+        circular padding, whose frequencies include those of the layer's maps.
+        """
         if self.size is None:
             return None
+        circular = self.padding_mode == "circular"
+        lengths = [length // step for length, step in zip(self.size, self.stride, strict=True)]
         rows, columns = (
-            length // step + (0 if self.padding_mode == "circular" else beyond)
-            for length, step, beyond in zip(self.size, self.stride, reach, strict=True)
+            length * -(-taps // length) if circular else max(length + beyond, taps)
+            for length, beyond, taps in zip(lengths, strided.reach, strided.weight.shape[-2:], strict=True)
         )
         return rows, columns
 
-    def _check_settings(self, dilation: int | Sequence[int]) -> None:
+    def check(self) -> None:
+        super().check()
+        self._check_settings()
+        if tuple(self.weight.shape[-2:]) != tuple(self.kernel_size):
+            raise ValueError(f"kernel_size must be that of the weight, got {self.kernel_size} and {self.weight.shape}")
+
+    def _check_settings(self) -> None:
         check_groups(self.groups, {"in_channels": self.in_channels, "out_channels": self.out_channels})
         if min(*self.kernel_size, *self.stride) < 1:
             raise ValueError(f"kernel_size and stride must be positive, got {self.kernel_size} and {self.stride}")
-        if self._two(dilation) != (1, 1):
-            raise ValueError(f"dilation must be 1, got {dilation}")
-        if self.padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {self.padding_mode!r}")
+        self._check_padding_mode()
         same = [2 * around + 1 == taps for around, taps in zip(self.padding, self.kernel_size, strict=True)]
         if self.padding_mode == "circular" and not all(same):
             raise ValueError(f"circular padding must be 'same', for an odd kernel, got {self.padding}")

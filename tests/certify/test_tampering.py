@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from lipnet.certify import Signal, Step, certify, explicit_arithmetic, lipschitz_bound, rounding_bounds
 from lipnet.functional.rounding_error import elementwise
+from lipnet.functional.spectral_products import real_form
 from lipnet.layers import (
     AOC,
     AOL,
@@ -24,6 +27,7 @@ from lipnet.layers import (
     Cayley,
     GroupAndShuffle,
     Householder,
+    LipschitzModule,
     LiRes,
     OrthogonalMixing,
     PatchEmbedding,
@@ -62,16 +66,156 @@ def test_a_setting_that_changes_after_the_bound_is_in_the_next_bound(name: str) 
     assert norm_of(layer, *shape) <= lipschitz_bound(layer) * (1 + 1e-12)
 
 
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "in place": lambda operand: operand.mul_(10),
+    "through data": lambda operand: operand.data.mul_(10),
+    "through numpy": lambda operand: operand.numpy().__imul__(10),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("cls", OPERAND_LAYERS)
-def test_operands_that_a_caller_writes_into_are_computed_anew(cls: Callable[..., nn.Module]) -> None:
+def test_a_caller_who_writes_into_operands_changes_a_copy(cls: Callable[..., nn.Module], write: str) -> None:
     layer = cls(4, 4).double().eval()
     x = torch.rand(2, 4, 6, 6, dtype=torch.float64)
     with torch.no_grad():
         bound, before = lipschitz_bound(layer), layer(x)
-        layer.operands((6, 6))[0].mul_(10)  # type: ignore[operator]
+        WRITES[write](layer.operands((6, 6))[0])  # type: ignore[operator]
         assert layer(x).equal(before)
     assert norm_of(layer, 4, 6, 6) <= lipschitz_bound(layer) * (1 + 1e-12)
     assert lipschitz_bound(layer) == bound
+
+
+def test_an_entry_of_a_setting_that_changes_in_place_is_in_the_next_bound() -> None:
+    torch.manual_seed(5)
+    layer = ScaledConv2d(4, 4, size=4, bias=False).double().eval()
+    layer.size = [4, 4]  # type: ignore[assignment]
+    small = lipschitz_bound(layer)
+    layer.size[:] = [40, 40]  # type: ignore[index]
+    assert small < norm_of(layer, 4, 16, 16) <= lipschitz_bound(layer)
+
+
+CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
+CONTRADICTIONS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
+    "repeated pixels": (lambda: ScaledConv2d(4, 4, **CIRCULAR), {"padding": (2, 2)}, "circular padding must be 'same'"),
+    "LiRes": (lambda: LiRes(4, 4, **CIRCULAR), {"padding": (2, 2)}, "circular padding must be 'same'"),
+    "kernel size": (
+        lambda: ScaledConv2d(4, 4, **CIRCULAR),
+        {"padding": (2, 2), "kernel_size": (5, 5)},
+        "kernel_size must be that of the weight",
+    ),
+    "padding mode": (lambda: ScaledConv2d(4, 4, size=6, **CIRCULAR), {"padding_mode": "Circular"}, "padding_mode must"),
+    "unknown padding": (lambda: AOC(4, 4), {"padding_mode": "reflect"}, "padding_mode must be one of"),
+    "dropped inputs": (lambda: SLL(4, 4), {"channels_in": 2}, "channels_in and channels must be"),
+    "dropped inputs of CPL": (lambda: CPL(4, 4), {"channels_in": 2}, "channels_in and channels must be"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_settings_that_contradict_each_other_or_the_weight_are_refused(name: str) -> None:
+    build, changes, message = CONTRADICTIONS[name]
+    layer = build().double().eval()
+    lipschitz_bound(layer)
+    for key, value in changes.items():
+        setattr(layer, key, value)
+    with pytest.raises(ValueError, match=message):
+        lipschitz_bound(layer)
+
+
+def test_weights_that_another_thread_changes_for_a_moment_leave_no_stale_operands() -> None:
+    layer, x = ScaledConv2d(4, 4, bias=False).double().eval(), torch.rand(1, 4, 6, 6, dtype=torch.float64)
+    fresh, other = copy.deepcopy(layer), torch.randn_like(layer.weight)
+
+    class Disturbed(ScaledConv2d):
+        def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+            self.weight.copy_(other)
+            return super().compute_operands(other, size=size)
+
+    with torch.no_grad():
+        layer.__class__ = Disturbed
+        layer(x)
+        layer.__class__ = ScaledConv2d
+        layer.weight.copy_(fresh.weight)
+        assert layer(x).equal(fresh(x))
+        assert layer.lipschitz_bound() == fresh.lipschitz_bound()
+
+
+def test_weights_that_another_thread_changes_leave_the_bound_of_a_copy_alone() -> None:
+    """A copy shares what was computed from its weights."""
+    torch.manual_seed(0)
+    layer, x = ScaledConv2d(4, 4, bias=False).double().eval(), torch.rand(1, 4, 6, 6, dtype=torch.float64)
+    fresh, other = copy.deepcopy(layer), torch.randn_like(layer.weight)
+
+    class Disturbed(ScaledConv2d):
+        def operands_in_use(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+            self.weight.copy_(other)
+            return super().operands_in_use(size)
+
+    with torch.no_grad():
+        layer(x)
+        shared = copy.deepcopy(layer)
+        layer.__class__ = Disturbed
+        assert layer.lipschitz_bound() != fresh.lipschitz_bound()
+        assert shared.lipschitz_bound() == fresh.lipschitz_bound()
+
+
+def test_the_real_form_of_a_response_belongs_to_that_response() -> None:
+    layer = Cayley(2, 2).double().eval()
+    first, second = (torch.randn(4, 3, 1, 2, 2, dtype=torch.complex128) for _ in range(2))
+    layer._explicit_form(first, (4, 4))
+    assert layer._explicit_form(second, (4, 4)).equal(real_form(second))
+
+
+class Parts(LipschitzModule):
+    """Modules in a plain list, which torch does not know."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = list(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+    def children_in_order(self) -> list[tuple[str, nn.Module]]:
+        return [(str(number), part) for number, part in enumerate(self.parts)]
+
+
+def test_listed_children_that_are_not_registered_are_refused() -> None:
+    """No check would see this hook, and no switch to plain products would reach such a layer."""
+    part = nn.Linear(4, 4).eval()
+    part.register_forward_hook(lambda module, inputs, output: 10 * output)
+    with pytest.raises(ValueError, match=r"lists 0 \(Linear\), which is not among its registered modules"):
+        lipschitz_bound(nn.Sequential(Parts(part)).eval())
+
+
+class Changing(Dataset[tuple[Tensor, int]]):
+    """Images whose loading changes a model, as another thread could at that time."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        self.change = change
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 2:
+            self.change()
+        return torch.rand(1, 2, 2), 0
+
+
+@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor"])
+def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5)).double().eval()
+    changes: dict[str, Callable[[], object]] = {
+        "weight": lambda: nn.init.constant_(model[2].weight, 100),  # type: ignore[arg-type]
+        "buffer": lambda: model[0].running_var.mul_(1e-3),  # type: ignore[operator, union-attr]
+        "mode": model.train,
+        "other tensor": lambda: setattr(model[2].weight, "data", torch.rand(3, 4).double()),
+    }
+    with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
+        certify(model, DataLoader(Changing(changes[change]), batch_size=1))
 
 
 HELPERS: dict[str, tuple[Callable[[], nn.Module], str]] = {

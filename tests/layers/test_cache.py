@@ -72,6 +72,29 @@ def test_values_that_are_not_numbers_are_never_taken_for_the_same() -> None:
     assert square.calls == 2
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_value_is_not_kept_if_its_weights_change_meanwhile(restored: bool) -> None:
+    cache, weight = WeightCache(), torch.ones(2)
+
+    def disturbed() -> Tensor:
+        if restored:
+            weight.mul_(3)
+        result = weight**2
+        weight.mul_(3)
+        return result
+
+    cache.get([weight], disturbed)
+    weight.fill_(1.0 if restored else 3.0)
+    assert cache.get([weight], lambda: weight**2).equal(weight**2)
+
+
+def test_vmap_over_weights_leaves_the_cache_alone() -> None:
+    square, weights = Square(WeightCache()), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    kept = square(weights[0])
+    assert torch.func.vmap(square)(weights).equal(weights**2)
+    assert square(weights[0]) is kept
+
+
 def test_clearing() -> None:
     cache = WeightCache()
     square, weight = Square(cache), torch.ones(2)

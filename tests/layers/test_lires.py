@@ -54,6 +54,20 @@ def test_lires_is_the_identity_plus_a_convolution_up_to_a_scale(depth: int, padd
     assert scale > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "size", "padding_mode"),
+    [(9, 1, 4, "zeros"), (9, 2, 4, "zeros"), (9, 1, 4, "circular"), (5, 1, 2, "circular"), (5, 2, 4, "circular")],
+)
+def test_the_bound_holds_on_maps_that_are_smaller_than_the_kernel(
+    kernel_size: int, stride: int, size: int, padding_mode: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer = ScaledConv2d(2, 2, kernel_size, stride, size=size, padding_mode=padding_mode).double().eval()
+    norm = norm_of(layer, torch.rand(1, 2, size, size, dtype=torch.float64))
+    assert 0.1 < norm <= lipschitz_bound(layer) < 1.1
+
+
 @each_layer
 def test_arguments_are_those_of_a_convolution(name: str) -> None:
     layer, x = make(name)

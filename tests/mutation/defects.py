@@ -71,13 +71,13 @@ from lipnet.layers import (
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.explicit import explicit_products
-from lipnet.layers.operands import OperandLayer, _Prepared
 from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
 from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
+from tests.mutation.defects_operands import ROWS as OPERANDS
 from tests.mutation.planting import Plant, attribute, edit, edit_method, edited, replace
 
 
@@ -110,10 +110,10 @@ def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
 def _stale(
     self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], *, exact: bool = False
 ) -> Any:
-    if self._value is None:
+    if self._kept is None:
         with torch.no_grad():
-            self._value, self._weights = compute(), [weight.detach().clone() for weight in weights]
-    return self._value
+            self._kept = [weight.detach().clone() for weight in weights], compute()
+    return self._kept[1]
 
 
 _prepare = SOC._prepare
@@ -464,16 +464,6 @@ DEFECTS = [
         [TAMPERING + "test_a_batch_that_counts_as_channels_is_refused"],
     ),
     Defect(
-        "operands: a setting changes and the bound stays",
-        attribute(OperandLayer, "_settings", lambda self: {}),
-        [TAMPERING + "test_a_setting_that_changes_after_the_bound_is_in_the_next_bound[BCOP groups]"],
-    ),
-    Defect(
-        "operands: a caller writes into cached operands and the bound stays",
-        attribute(_Prepared, "unchanged", lambda self: True),
-        [TAMPERING + "test_operands_that_a_caller_writes_into_are_computed_anew"],
-    ),
-    Defect(
         "checks: global hooks are accepted",
         edit(
             check_computes_as_declared,
@@ -741,4 +731,5 @@ DEFECTS = [
     ),
     *(Defect(*row) for row in GROUP_AND_SHUFFLE),
     *(Defect(*row) for row in SPATIAL_LAYERS),
+    *(Defect(*row) for row in OPERANDS),
 ]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from lipnet.functional.contractions import contractions, norm_of_matrices
 from lipnet.functional.orthogonal_matrices import _accretive_inverse, block_reflector, cayley, polar
 from lipnet.functional.spectral_products import spectral_products_step
-from lipnet.layers.frequency import FrequencyLayer
 from tests.mutation.defects import Defect
-from tests.mutation.planting import attribute, edit, edited
+from tests.mutation.planting import edit
 
 LAYERS = "tests/layers/test_frequency.py::"
 MATRICES = "tests/functional/test_orthogonal_matrices.py::"
@@ -66,13 +65,6 @@ DEFECTS = [
         "contractions: the rounding of the proof is ignored, and any norm near 1 counts as 1",
         edit(norm_of_matrices, "(1 - rounding) * identity", "(1 + 1e-5) * identity"),
         ["tests/functional/test_contractions.py::test_the_bound_holds_and_is_tight"],
-    ),
-    Defect(
-        "frequency layers: the products of one map size serve another one with a spectrum of the same shape",
-        attribute(
-            FrequencyLayer, "_explicit_form", edited(FrequencyLayer._explicit_form, '"real form", size', '"real form"')
-        ),
-        [LAYERS + "test_explicit_products_are_the_same_function_at_every_size"],
     ),
     Defect(
         "rounding: the size of the entries of the Fourier matrices is ignored",

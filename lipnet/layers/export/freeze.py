@@ -30,7 +30,7 @@ def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
             # On the instance, so that everything around the exponential stays as the class has it.
             vars(layer)["exponential"] = _FrozenExponential(original, layer)
         elif isinstance(original, OperandLayer):
-            vars(layer)["operands"] = _FrozenOperands(original, layer)
+            vars(layer)["operands_in_use"] = _FrozenOperands(original, layer)
     with torch.no_grad():
         result = copy(example)
     if not isinstance(result, Tensor):
@@ -72,7 +72,7 @@ class _FrozenExponential:
 
 
 class _FrozenOperands:
-    """A layer's ``operands`` with the very tensors of its evaluation, stored on the first call for each map size.
+    """A layer's ``operands_in_use`` with the tensors of its evaluation, stored on the first call for each map size.
 
     Args:
         original: the layer, whose cached operands are taken if it has been evaluated.
@@ -88,7 +88,7 @@ class _FrozenOperands:
         key = size if self.original.by_size else None
         if key not in self.frozen:
             with torch.no_grad():
-                operands = self.original.operands(size)
+                operands = self.original.operands_in_use(size)
             names = [f"operand_{len(self.frozen)}_{index}" for index in range(len(operands))]
             for name, operand in zip(names, operands, strict=True):
                 constant = operand.resolve_conj().clone(memory_format=torch.contiguous_format)

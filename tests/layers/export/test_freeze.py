@@ -32,7 +32,7 @@ def test_exported_operands_are_those_of_the_evaluation(layer_class: Callable[...
     x = torch.rand(2, 4, 6, 5)
     with torch.no_grad():
         expected = layer(x)
-    operands = layer.prepared_operands((6, 5))
+    operands = layer.operands_in_use((6, 5))
     plain = export(layer, (4, 6, 5))
     constants = [*plain.parameters(), *plain.buffers()]
     for operand in operands:
