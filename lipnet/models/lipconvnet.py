@@ -148,10 +148,15 @@ def _size_of_patches(image_size: int, patch_rotation: int | None) -> int:
     return image_size // patch_rotation
 
 
-def _check_shape(depth: int, stages: int, image_size: int) -> None:
-    for name, value in {"depth": depth, "stages": stages, "image_size": image_size}.items():
+def check_integers(**settings: object) -> None:
+    """Raise ValueError that names the first setting of a network that is no integer, such as a text."""
+    for name, value in settings.items():
         if not isinstance(value, int):
             raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
+def _check_shape(depth: int, stages: int, image_size: int) -> None:
+    check_integers(depth=depth, stages=stages, image_size=image_size)
     if stages < 1 or depth < stages or depth % stages:
         raise ValueError(f"depth must be a multiple of the {stages} stages, got depth {depth}")
     if stages > MAXIMUM_STAGES:

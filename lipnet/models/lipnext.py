@@ -14,7 +14,7 @@ from lipnet.layers import (
     PositionCode,
     SpatialMixing,
 )
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers
 
 
 class LipNeXtBlock(LipschitzSequential):
@@ -121,6 +121,7 @@ class LipNeXt(LipschitzSequential):
         std: float = 1.0,
     ) -> None:
         super().__init__()
+        check_integers(depth=depth, channels=channels, image_size=image_size, patch_size=patch_size, groups=groups)
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         if patch_size < 1 or image_size < 1 or image_size % patch_size:

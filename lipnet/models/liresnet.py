@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lipnet.layers import Centering, LiRes, MaxMin, Normalize, NormalizedLinear, PatchEmbedding, ScaledConv2d
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, make_activation
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers, make_activation
 
 
 class LiResNet(LipschitzSequential):
@@ -88,6 +88,7 @@ class LiResNet(LipschitzSequential):
         std: float = 1.0,
     ) -> None:
         super().__init__()
+        check_integers(channels=channels, stem_kernel_size=stem_kernel_size, dense_features=dense_features)
         _check_sizes(image_size, stem_stride, neck_patch_size, depth, dense_depth)
         mean = [0.0] * in_channels if mean is None else list(mean)
         if len(mean) != in_channels:
@@ -136,6 +137,8 @@ def _make(
 
 
 def _check_sizes(image_size: int, stem_stride: int, neck_patch_size: int, depth: int, dense_depth: int) -> None:
+    check_integers(depth=depth, dense_depth=dense_depth, image_size=image_size)
+    check_integers(stem_stride=stem_stride, neck_patch_size=neck_patch_size)
     if depth < 1 or dense_depth < 0:
         raise ValueError(f"depth must be at least 1 and dense_depth at least 0, got {depth} and {dense_depth}")
     if min(image_size, stem_stride, neck_patch_size) < 1 or image_size % (stem_stride * neck_patch_size):

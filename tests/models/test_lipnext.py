@@ -143,3 +143,9 @@ def test_its_parts() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_network(**settings)
+
+
+@pytest.mark.parametrize("setting", ["depth", "channels", "image_size", "patch_size", "groups"])
+def test_a_setting_that_is_no_integer_is_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{setting} must be an integer, got 'abc'$"):
+        LipNeXt(10, **{setting: "abc"})  # type: ignore[arg-type]

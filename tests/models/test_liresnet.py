@@ -134,3 +134,11 @@ def test_layers_know_their_number_and_their_maps() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_network(**settings)
+
+
+@pytest.mark.parametrize(
+    "setting", ["depth", "channels", "image_size", "stem_kernel_size", "stem_stride", "neck_patch_size", "dense_depth"]
+)
+def test_a_setting_that_is_no_integer_is_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{setting} must be an integer, got 'abc'$"):
+        LiResNet(10, **{setting: "abc"})  # type: ignore[arg-type]
