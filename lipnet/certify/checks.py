@@ -10,7 +10,6 @@ together with the answers about it.
 
 from collections.abc import Iterator
 from math import isnan
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +156,11 @@ def _overridden_helper(order: tuple[type, ...], defining: int) -> str | None:
 
 
 def _check_numbers(name: str, module: nn.Module) -> None:
-    attributes = [(key, each) for key, value in vars(module).items() for each in _flat(value)]
+    attributes = [
+        (key, each)
+        for key, value in vars(module).items()
+        for each in (value if isinstance(value, list | tuple) else (value,))
+    ]
     tensors = [
         *module.named_parameters(recurse=False),
         *module.named_buffers(recurse=False),
@@ -173,13 +176,6 @@ def _check_numbers(name: str, module: nn.Module) -> None:
     for key, each in attributes:
         if isinstance(each, float) and isnan(each):
             raise ValueError(f"{name} has the setting {key}={vars(module)[key]}; numbers are needed")
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        yield from value
-    else:
-        yield value
 
 
 def _check_in_place(path: str, module: nn.Module, shared: bool) -> None:

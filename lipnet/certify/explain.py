@@ -1,6 +1,6 @@
 """Explain, module by module, what a certificate of a model would rest on, and suggest replacements."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -142,18 +142,22 @@ def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Exp
     """
     with _in_evaluation(model):
         rows = list(_rows("", model))
-        lipschitz, problems, shares, rounding = _whole_bound(rows), [], {}, None
-        # The error of a module without a bound is in its row.
-        if lipschitz is not None:
-            try:
-                check_computes_as_declared(model)
-                if image_shape is not None:
-                    found = rounding_bounds(model, image_shape)
-                    rounding, shares = found.logits, _shares(found)
-            except (TypeError, ValueError, RuntimeError) as error:
-                problems.append(str(error))
+        bounds = [row.bound for row in rows if row.bound is not None]
+        if len(bounds) < len(rows):
+            # The row of a module without a bound says what is wrong: checks of the whole model would only repeat it.
+            return Explanation(tuple(rows), (), None, None)
+        problems: tuple[str, ...] = ()
+        shares: dict[str, float | bool] = {}
+        rounding = None
+        try:
+            check_computes_as_declared(model)
+            if image_shape is not None:
+                found = rounding_bounds(model, image_shape)
+                rounding, shares = found.logits, _shares(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            problems = (str(error),)
     modules = tuple(replace(row, rounding=shares.get(row.path, row.rounding)) for row in rows)
-    return Explanation(modules, tuple(problems), lipschitz, rounding)
+    return Explanation(modules, problems, product_up(bounds), rounding)
 
 
 def _rows(path: str, module: nn.Module) -> Iterator[ExplainedModule]:
@@ -199,12 +203,6 @@ def _replacement(module: nn.Module) -> str:
     if list(module.children()):
         return _OWN
     return "inherit from lipnet.layers.LipschitzModule, or register a rule; see docs/own-layer.md"
-
-
-def _whole_bound(rows: Sequence[ExplainedModule]) -> float | None:
-    """Return the product of the bounds; None if one is missing."""
-    bounds = [row.bound for row in rows if row.bound is not None]
-    return product_up(bounds) if len(bounds) == len(rows) else None
 
 
 def _shares(found: RoundingBounds) -> dict[str, float | bool]:

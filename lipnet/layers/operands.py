@@ -189,7 +189,8 @@ class OperandLayer(LipschitzModule):
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
         """Compute the operands of evaluation: in float64, rounded to the dtype of the weights."""
         operands = self.compute_operands(*(weight.double() for weight in weights), size=size)
-        return tuple(each.to(_dtype_like(weights[0].dtype, each)) for each in operands)
+        dtype = weights[0].dtype
+        return tuple(each.to(dtype.to_complex() if each.is_complex() else dtype) for each in operands)
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
@@ -232,7 +233,3 @@ class OperandLayer(LipschitzModule):
             return 1, 1
         first, second = sizes(value, 2)
         return first, second
-
-
-def _dtype_like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
-    return dtype.to_complex() if tensor.is_complex() else dtype
