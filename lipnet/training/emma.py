@@ -114,8 +114,8 @@ def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Te
 
     for the classes :math:`j \ne y`, and :math:`z'_y = z_y`. D is as in `correct_class_radius`: for a head with rows w,
     :math:`\|w_y - w_j\| K`. No gradient flows through :math:`\epsilon_j`. For a class nearer than the radius,
-    :math:`\epsilon_j` is its distance :math:`R_j`: the shift closes the margin, but does not reverse it, since reversed
-    margins would dominate the loss.
+    :math:`\epsilon_j` is its distance :math:`R_j`, or 0.01 of the radius if that is larger. So the shift closes the
+    margin, but hardly reverses it: reversed margins would dominate the loss.
 
     Args:
         logits: (B, C), floating, C >= 2.
