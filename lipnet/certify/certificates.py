@@ -1,4 +1,4 @@
-"""Certificates of a model on images: prediction, certified L2 radius and correctness of each."""
+"""Certify images with a model: for each, the prediction, a certified L2 radius, and whether it is correct."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -16,7 +16,6 @@ from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rounding import RoundingBounds, check_images_apart, rounding_bounds
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
-Batches = DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Certificates:
 
 def certify(
     model: nn.Module,
-    images: ArrayLike | Batches,
+    images: ArrayLike | DataLoader[Any],
     labels: ArrayLike | None = None,
     *,
     batch_size: int = 256,
@@ -53,8 +52,8 @@ def certify(
     `explicit_arithmetic`, for every image in the ball whose pixels are in [0, 1]. Several threads may certify one
     model; they take turns.
 
-    In float32 no bound on the rounding leaves anything of a radius. With ``ignore_rounding`` a float32 model is
-    certified as if its arithmetic were exact; images whose margin rounding can turn are not covered.
+    In float32, a bound on the rounding would leave no radius above 0. With ``ignore_rounding``, a float32 model is
+    certified as if its arithmetic were exact. Such a certificate does not cover predictions that rounding changes.
 
     Args:
         model: from pixels in [0, 1] to logits, in evaluation mode.
@@ -64,10 +63,10 @@ def certify(
         batch_size: images per forward pass; a ``DataLoader`` has its own.
         lipschitz: the `logit_bounds` of exactly these weights, if already computed; a number is K.
         rounding: the `rounding_bounds` of exactly these weights and images of this shape, if already computed.
-        ignore_rounding: must be True for a model in another dtype than float64, and False for one in float64.
+        ignore_rounding: must be False for a float64 model, and True for a model in any other dtype.
 
     Raises:
-        ValueError: for pixels that are NaN or out of range, labels that are no classes of the model, shapes that do
+        ValueError: for pixels that are NaN or out of range, labels that are not classes of the model, shapes that do
             not fit, a model that `lipschitz_bound` refuses, logits that do not depend on the image (K = 0), and an
             ``ignore_rounding`` that does not fit the dtype.
         TypeError: for a module without a rule.
@@ -87,7 +86,7 @@ def certify(
     _check_dtype(model, ignore_rounding)
     parts = []
     shape: tuple[int, ...] | None = None
-    for batch, true in batches:
+    for batch, batch_labels in batches:
         if shape is None:
             shape = tuple(batch.shape[1:])
             if ignore_rounding:
@@ -104,9 +103,9 @@ def certify(
                 "the model was changed while its certificates were computed; change it before or after, or certify a "
                 "copy.deepcopy of it"
             )
-        _check_classes(true, logits.shape[1])
+        _check_classes(batch_labels, logits.shape[1])
         prediction, radius = bounds.certified_radius(logits, *errors)
-        parts.append((prediction, radius, prediction == true.cpu()))
+        parts.append((prediction, radius, prediction == batch_labels.cpu()))
     return Certificates(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -146,7 +145,7 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
     """
     reference = reference_tensor(model)
     if reference.dtype != torch.float64:
-        raise ValueError(f"the certified model is in float64, got one in {reference.dtype}")
+        raise ValueError(f"the model must be in float64, got {reference.dtype}: call model.double() first")
     with explicit_arithmetic(model):
         certified = logits_of(model, images)
     with ieee_arithmetic(reference.device):
@@ -161,9 +160,12 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
 
 
 def _checked_batches(
-    images: ArrayLike | Batches, labels: ArrayLike | None, batch_size: int
+    images: ArrayLike | DataLoader[Any], labels: ArrayLike | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return an iterator over batches of images and labels; what needs no iteration is checked at once."""
+    """Check the arguments, and return an iterator over batches of images and labels.
+
+    The batches of a ``DataLoader`` are checked when they are loaded.
+    """
     if isinstance(images, DataLoader):
         if labels is not None:
             raise ValueError("labels must be None for a DataLoader, which has the labels itself")
@@ -176,7 +178,7 @@ def _checked_batches(
     return zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
 
 
-def _loaded_batches(loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def _loaded_batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     empty = True
     for batch in loader:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -194,8 +196,8 @@ def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor
         raise ValueError(
             f"images must be floating and of shape (B, C, H, W), B >= 1, got {images.dtype} {tuple(images.shape)}"
         )
-    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if labels.shape != images.shape[:1] or not whole:
+    integers = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if labels.shape != images.shape[:1] or not integers:
         raise ValueError(
             f"labels must be {len(images)} integers, one for each image, got {labels.dtype} {tuple(labels.shape)}"
         )
@@ -204,7 +206,7 @@ def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor
         raise ValueError(f"pixels must be numbers in [0, 1], got NaN or infinity in {count} of {len(images)} images")
     lowest, highest = float(images.min()), float(images.max())
     if lowest < 0 or highest > 1:
-        raise ValueError(f"pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]: the model normalises by itself")
+        raise ValueError(f"pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]: let the model normalise them")
     return images, labels
 
 

@@ -2,11 +2,14 @@
 
 Rules and bounds belong to classes: they are right for the ``forward`` of the class, its weights and its settings. These
 checks refuse everything that can silently make a module compute another function than the bounded one.
+
+Two kinds of methods matter: *calls*, which compute the output (``forward`` and torch's methods around it, `CALLS`), and
+*answers*, on which certificates rest (``lipschitz_bound``, ``rounding_step``, ...). A class may only override a call
+together with the answers about it.
 """
 
 from collections.abc import Iterator
 from math import isnan
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ from torch.nn.modules import module as torch_modules
 from lipnet.certify.rules import CALLS, calls_of, children_in_order, describe, find_rule, join
 from lipnet.layers.base import LipschitzModule
 
-# Methods that a subclass may override: no output depends on them.
+# Methods that a subclass may override freely: no output depends on them.
 _COMPUTES_NOTHING = (
     "check",
     "extra_repr",
@@ -29,13 +32,13 @@ _ANSWERS = ("lipschitz_bound", "children_in_order", "rounding_step", "pairwise_l
 
 
 def check_computes_as_declared(model: nn.Module) -> None:
-    """Refuse a model that may compute something else than its modules' classes declare.
+    """Refuse a model that may compute something other than its modules' classes declare.
 
     Raises:
         ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
-            compiled or exchanged calls, a ``forward`` below the class that defines the bound, in-place modules whose
-            input is read again, complex weights or weights of a subclass of Tensor, settings that are NaN, children
-            that are listed but not registered, and attributes that contradict the weights.
+            compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
+            modules whose input is read again, complex weights or weights of a subclass of Tensor, settings that are
+            NaN, children that are listed but not registered, and attributes that contradict the weights.
     """
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
@@ -77,7 +80,7 @@ def _check_state(name: str, module: nn.Module) -> None:
 
 
 def _check_calls(name: str, module: nn.Module) -> None:
-    """Refuse a call or an answer that is not the class's, or is overridden below the class that defines the bound."""
+    """Refuse methods that are replaced on the object, and calls that a subclass overrides without their answers."""
     own = [
         key
         for key, value in vars(module).items()
@@ -85,13 +88,13 @@ def _check_calls(name: str, module: nn.Module) -> None:
     ]
     if own:
         raise ValueError(
-            f"{name} has a {own[0]} of its own instead of its class's, as module.compile() or an assignment leaves it; "
-            "no bound covers it: write a class that defines both"
+            f"{name} has a {own[0]} of its own instead of its class's, from module.compile() or an assignment, which "
+            f"no bound covers: define {own[0]} and its bound in a class"
         )
     found = find_rule(module)
     if found is not None:
         if calls_of(type(module)) != found.calls:
-            raise ValueError(f"{name}: the class was changed after its rule was registered, so that the rule is void")
+            raise ValueError(f"{name}: the class was changed after its rule was registered, which voids the rule")
     elif isinstance(module, LipschitzModule):
         for answer in _answers_in_use(module):
             changed = _overridden_below(type(module), answer)
@@ -103,7 +106,7 @@ def _check_calls(name: str, module: nn.Module) -> None:
 
 
 def _answers_in_use(module: LipschitzModule) -> Iterator[str]:
-    """Yield the names of the methods on whose answers certificates of this module rest."""
+    """Yield the names of the answers that certificates of this module use."""
     yield "lipschitz_bound" if module.children_in_order() is None else "children_in_order"
     for answer in ("rounding_step", "pairwise_lipschitz"):
         if getattr(type(module), answer) is not getattr(LipschitzModule, answer):
@@ -111,10 +114,10 @@ def _answers_in_use(module: LipschitzModule) -> Iterator[str]:
 
 
 def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
-    """Return a call that a class overrides below the class that defines the answer, or None.
+    """Return a call that a class overrides below (in a subclass of) the class that defines the answer, or None.
 
-    If the class that defines the answer has no ``forward``, it is abstract, and the first ``forward`` below it is no
-    override. lipnet's own classes are covered by lipnet's tests.
+    If the class that defines the answer has no ``forward``, it is abstract, and the first ``forward`` below it is not
+    an override. lipnet's own classes are covered by lipnet's tests.
     """
     order = cls.__mro__[: cls.__mro__.index(nn.Module) + 1]
     defining = next(place for place, each in enumerate(order) if answer in vars(each))
@@ -131,9 +134,13 @@ def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
 
 
 def _overridden_helper(order: tuple[type, ...], defining: int) -> str | None:
-    """Return what a user's class changes of lipnet's class above it, and the bound may rest on, or None.
+    """Return a method or attribute of a lipnet class that a user's subclass overrides, or None.
 
-    Abstract methods are there to be defined.
+    The bound may use it. Abstract methods do not count: they are there to be defined.
+
+    Args:
+        order: the classes, from the subclass up.
+        defining: index of the class that defines the answer; only classes before it are checked.
     """
     for place, each in enumerate(order[:defining]):
         for name in () if each.__module__.startswith("lipnet.") else vars(each):
@@ -164,7 +171,11 @@ def _check_children(name: str, module: nn.Module) -> None:
 
 
 def _check_numbers(name: str, module: nn.Module) -> None:
-    attributes = [(key, each) for key, value in vars(module).items() for each in _flat(value)]
+    attributes = [
+        (key, each)
+        for key, value in vars(module).items()
+        for each in (value if isinstance(value, list | tuple) else (value,))
+    ]
     tensors = [
         *module.named_parameters(recurse=False),
         *module.named_buffers(recurse=False),
@@ -182,15 +193,11 @@ def _check_numbers(name: str, module: nn.Module) -> None:
             raise ValueError(f"{name} has the setting {key}={vars(module)[key]}; numbers are needed")
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        yield from value
-    else:
-        yield value
-
-
 def _check_in_place(path: str, module: nn.Module, shared: bool) -> None:
-    """Refuse ``inplace=True`` wherever the input may be read again: everywhere but in plain chains of modules."""
+    """Refuse ``inplace=True`` wherever the input may be read again: everywhere except in plain chains of modules.
+
+    ``shared`` tells whether a module around this one may read its input again.
+    """
     if shared and getattr(module, "inplace", False):
         raise ValueError(
             f"{describe(path, module)} works in place on an input that the module around it may read again; "

@@ -1,6 +1,6 @@
-"""Explain what a certificate of a model would rest on, module by module, and what to take instead."""
+"""Explain, module by module, what a certificate of a model would rest on, and suggest replacements."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -19,7 +19,7 @@ from lipnet.certify.rules import bound_of, find_rule, join, leaves
 from lipnet.functional import product_up
 from lipnet.layers.base import LipschitzModule
 
-_LOGITS = "leave it out: certificates are about logits, and the loss of the training applies it"
+_LOGITS = "leave it out: certificates are about logits, and the training loss applies it"
 _NORMALIZATION = "leave it out, or use BatchNorm2d, which is an affine map in evaluation"
 _ACTIVATION = "use lipnet.layers.MaxMin, or ReLU, LeakyReLU, ELU, GELU, SiLU, Softplus, Tanh or Sigmoid"
 _DROPOUT = "use nn.Dropout, which has a rule: it does nothing in evaluation"
@@ -40,7 +40,7 @@ _SUGGESTIONS = {
     **dict.fromkeys(("AvgPool1d", "AvgPool3d", "AdaptiveAvgPool1d", "AdaptiveAvgPool3d"), _DIMENSIONS),
     **dict.fromkeys(("MultiheadAttention", "Bilinear", "TransformerEncoderLayer"), _UNBOUNDED),
 }
-# Modules that have a rule, but for which lipnet has a better one.
+# Suggestions for modules that have a rule, but for which lipnet has a better module or setting.
 _BETTER: dict[type[nn.Module], str] = {
     nn.ReLU: "lipnet.layers.MaxMin keeps norms, which tighter certificates need",
     nn.Linear: "lipnet.layers.SOCLinear, or NormalizedLinear as the head, has bound 1",
@@ -62,7 +62,7 @@ class ExplainedModule:
     Attributes:
         path: path of the module in the model.
         kind: name of its class.
-        rule: source of its bounds: "rule", "own" (its ``lipschitz_bound()``), or "none".
+        rule: source of its bounds: "rule" (the registry), "own" (its ``lipschitz_bound()``), or "none".
         bound: its Lipschitz bound, rounded up; None if it has none.
         rounding: its share of E if shapes are known; otherwise whether its rounding has a bound.
         suggestion: what to change, or why; empty if all is well.
@@ -78,7 +78,7 @@ class ExplainedModule:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The modules of a model in their order, and what is wrong with the model as a whole. ``print`` shows a table.
+    """The modules of a model in order, and what is wrong with the model as a whole. ``print`` shows a table.
 
     Attributes:
         modules: a row for each module that runs; below a module without a rule, rows for its children.
@@ -94,7 +94,7 @@ class Explanation:
 
     @property
     def certifiable(self) -> bool:
-        """Tell whether every module has both bounds, and nothing else is wrong."""
+        """Tell whether every module has both bounds and the model has no problems."""
         covered = all(each.bound is not None and each.rounding is not False for each in self.modules)
         return covered and not self.problems
 
@@ -124,10 +124,10 @@ class Explanation:
 
 
 def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Explanation:
-    """Explain what a certificate of a model rests on; nothing raises because a module has no rule.
+    """Explain what a certificate of a model rests on. A module without a rule becomes a row, not an error.
 
     Args:
-        model: in any mode and dtype; it is explained as in evaluation, and left as it was.
+        model: in any mode and dtype. It is explained in evaluation mode, and then set back to its own.
         image_shape: (C, H, W) of one image; with it, a float64 model is run to bound its rounding.
 
     Example:
@@ -142,29 +142,33 @@ def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Exp
     """
     with _in_evaluation(model):
         rows = list(_rows("", model))
-        lipschitz, problems, shares, rounding = _whole_bound(rows), [], {}, None
-        # The error of a module without a bound is in its row.
-        if lipschitz is not None:
-            try:
-                check_computes_as_declared(model)
-                if image_shape is not None:
-                    found = rounding_bounds(model, image_shape)
-                    rounding, shares = found.logits, _shares(found)
-            except (TypeError, ValueError, RuntimeError) as error:
-                problems.append(str(error))
+        bounds = [row.bound for row in rows if row.bound is not None]
+        if len(bounds) < len(rows):
+            # The row of a module without a bound says what is wrong: checks of the whole model would only repeat it.
+            return Explanation(tuple(rows), (), None, None)
+        problems: tuple[str, ...] = ()
+        shares: dict[str, float | bool] = {}
+        rounding = None
+        try:
+            check_computes_as_declared(model)
+            if image_shape is not None:
+                found = rounding_bounds(model, image_shape)
+                rounding, shares = found.logits, _shares(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            problems = (str(error),)
     modules = tuple(replace(row, rounding=shares.get(row.path, row.rounding)) for row in rows)
-    return Explanation(modules, tuple(problems), lipschitz, rounding)
+    return Explanation(modules, problems, product_up(bounds), rounding)
 
 
 def _rows(path: str, module: nn.Module) -> Iterator[ExplainedModule]:
-    """Yield the rows of the modules that run one after another, and of the parts of those without a bound."""
-    for name, leaf in leaves(path, module):
-        row = _explained(name, leaf)
+    """Yield a row for each module that runs and, below a module without a bound, rows for its children."""
+    for leaf_path, leaf in leaves(path, module):
+        row = _explained(leaf_path, leaf)
         yield row
         if row.bound is None:
-            for part, inner in leaf.named_children():
-                if part != "parametrizations":
-                    yield from _rows(join(name, part), inner)
+            for name, child in leaf.named_children():
+                if name != "parametrizations":
+                    yield from _rows(join(leaf_path, name), child)
 
 
 def _explained(path: str, module: nn.Module) -> ExplainedModule:
@@ -178,34 +182,31 @@ def _explained(path: str, module: nn.Module) -> ExplainedModule:
     except (TypeError, ValueError) as error:
         return ExplainedModule(path, kind, rule, None, False, str(error))
     if isinstance(module, LipschitzModule) and found is None:
-        rounds = type(module).rounding_step is not LipschitzModule.rounding_step
+        has_rounding = type(module).rounding_step is not LipschitzModule.rounding_step
     else:
-        rounds = hasattr(found, "rounding")
+        has_rounding = hasattr(found, "rounding")
+    suggestion = ""
     if not isfinite(bound):
         suggestion = "its bound is infinite: are its weights finite?"
-    elif not rounds:
+    elif not has_rounding:
         suggestion = "implement rounding_step(signal, shape), or certify in float32 with ignore_rounding"
-    else:
-        suggestion = _BETTER.get(type(module), "") if bound > 1 or type(module) is nn.ReLU else ""
-    return ExplainedModule(path, kind, rule, bound, rounds, suggestion)
+    elif bound > 1 or type(module) is nn.ReLU:
+        suggestion = _BETTER.get(type(module), "")
+    return ExplainedModule(path, kind, rule, bound, has_rounding, suggestion)
 
 
 def _replacement(module: nn.Module) -> str:
-    """Return what to take instead of a module that has no bound."""
+    """Suggest a replacement for a module that has no bound."""
     known = _SUGGESTIONS.get(type(module).__name__) if type(module).__module__.startswith("torch.nn.") else None
-    if known is None and not any(True for _ in module.children()):
-        return "inherit from lipnet.layers.LipschitzModule, or register a rule; see docs/own-layer.md"
-    return _OWN if known is None else known
-
-
-def _whole_bound(rows: Sequence[ExplainedModule]) -> float | None:
-    """Return the product of the bounds; None if one is missing."""
-    bounds = [row.bound for row in rows if row.bound is not None]
-    return product_up(bounds) if len(bounds) == len(rows) else None
+    if known is not None:
+        return known
+    if list(module.children()):
+        return _OWN
+    return "inherit from lipnet.layers.LipschitzModule, or register a rule; see docs/own-layer.md"
 
 
 def _shares(found: RoundingBounds) -> dict[str, float | bool]:
-    """Return each module's share of E; that of a module that runs several times is the sum."""
+    """Return each module's share of E by path. If a module runs several times, its shares are added."""
     shares: dict[str, float | bool] = {}
     for each in found.modules:
         shares[each.path] = shares.get(each.path, 0.0) + each.contribution
@@ -214,7 +215,7 @@ def _shares(found: RoundingBounds) -> dict[str, float | bool]:
 
 @contextmanager
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode within the context, and each module into its own mode afterwards."""
+    """Put a model into evaluation mode within the context; restore the mode of each module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

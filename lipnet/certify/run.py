@@ -1,4 +1,4 @@
-"""Certify a data set with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
+"""Certify a dataset with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
 
 import json
 import platform
@@ -38,17 +38,17 @@ PARTIAL = "certificates.partial"
 
 
 class Evidence:
-    """The bounds of one model for images of one shape, computed once, and certificates based on them.
+    """The bounds of one model for images of one shape, computed once, and the certificates based on them.
 
-    In float64 radii cover the rounding; in another dtype they are those of exact arithmetic, and `summary` says so.
+    For a float64 model, radii account for rounding. For another dtype, they do not, and `summary` says so.
 
     Args:
         model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change any more.
         image_shape: (C, H, W) of one image.
 
     Raises:
-        ValueError: for weights that are not finite, logits that do not depend on the image, and as `certify`.
-        TypeError: as `certify`.
+        ValueError: for weights that are not finite, for logits that do not depend on the image, and as for `certify`.
+        TypeError: as for `certify`.
     """
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
@@ -62,7 +62,7 @@ class Evidence:
         self.rounding: RoundingBounds | None = rounding_bounds(model, image_shape) if covered else None
 
     def certify(self, images: Tensor, labels: Tensor) -> Certificates:
-        """Return the certificates of a batch; errors as `lipnet.certify.certify`."""
+        """Return the certificates of a batch; errors as for `lipnet.certify.certify`."""
         return certify(
             self.model,
             images,
@@ -74,20 +74,20 @@ class Evidence:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return the numbers on which every radius rests: K, and E or None."""
+        """Return the two numbers behind every radius: K, and E or None."""
         bound = None if self.rounding is None else self.rounding.logits
         return {"lipschitz_bound": self.bounds.lipschitz, "rounding_bound": bound}
 
     def summary(self, images: Tensor) -> dict[str, Any]:
-        """Return, as JSON values, ``layers`` and ``rounding`` with the deviation measured on these images."""
+        """Return the entries ``rounding``, with the deviation on these images, and ``layers``, as JSON values."""
         layers = [asdict(layer) for layer in layer_report(self.model, self.image_shape, self.rounding)]
         rounding: dict[str, Any] = {"covered": self.rounding is not None}
         if self.rounding is not None:
             rounding |= {"logits": self.rounding.logits, "radius": self._radius_cost(self.rounding)}
             rounding["measured"] = asdict(measured_deviation(self.model, images))
-        # JSON has no infinities.
+        # JSON has no infinities: write null in their place.
         text = json.dumps({"rounding": rounding, "layers": layers})
-        plain: dict[str, Any] = json.loads(text, parse_constant=lambda infinity: None)
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
         return plain
 
     def _radius_cost(self, rounding: RoundingBounds) -> float:
@@ -100,22 +100,23 @@ class Evidence:
 
 @dataclass
 class Certification:
-    """A data set to certify, and the model to certify it with.
+    """A dataset to certify, and the model to certify it with.
 
     Attributes:
-        model: from pixels in [0, 1] to logits, in evaluation mode; its device and dtype are those of the arithmetic.
-        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``; may be iterated over again.
+        model: from pixels in [0, 1] to logits, in evaluation mode; it is run on its own device and in its own dtype.
+        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``. An iterator is enough to
+            certify once; an attack or a report iterates over the batches again.
         indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
-        facts: everything that the certificates depend on and the model does not say, such as ``dataset`` and
+        facts: everything that the certificates depend on besides the model, such as ``dataset`` and
             ``checkpoint_sha256``, as JSON values.
         remarks: further entries of the summary, such as a path.
         class_names: names of the classes for a report; None for their numbers.
+        started: start time by ``time.perf_counter``.
         first_images: images of the first batch that are among the n samples.
         evidence: the bounds of the model for images like these.
-        started: start time by ``time.perf_counter``.
 
     Raises:
-        ValueError, TypeError: for weights that are not finite, no images at all, and as `Evidence`.
+        ValueError, TypeError: if there are no images, and as for `Evidence`.
     """
 
     model: nn.Module
@@ -133,14 +134,14 @@ class Certification:
         first = next(stream, None)
         if first is None:
             raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
-        if stream is self.batches:  # an iterator, which gives no batch twice
+        if stream is self.batches:  # an iterator yields its first batch only once: put it back
             self.batches = chain([first], stream)
         self.first_images = first[0][: len(self.indices)]
         self.evidence = Evidence(self.model, tuple(first[0].shape[1:]))
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that the certificates rest on: the facts of certificates.tsv."""
-        # Imported here, because it takes seconds, and most uses of `lipnet.certify` do not need it.
+        """Return everything that the certificates depend on, for certificates.tsv and summary.json."""
+        # This import takes seconds, and most uses of `lipnet.certify` do not need it.
         import torchvision
 
         reference = reference_tensor(self.model)
@@ -163,10 +164,14 @@ class Certification:
     def certify(
         self, numbers: Collection[int] | None = None, without: Collection[int] = ()
     ) -> Iterator[tuple[int, tuple[Row, ...]]]:
-        """Certify the batches of these numbers, all if None, except those ``without``.
+        """Certify batches one by one; errors as for `lipnet.certify.certify`.
+
+        Args:
+            numbers: numbers of the batches to certify, from 0; None for all.
+            without: numbers of batches to skip.
 
         Yields:
-            The number of each batch and its certificates; errors as `certify`.
+            The number of each batch and its certificates.
         """
         done = 0
         for number, (images, labels) in enumerate(self.batches):
@@ -181,7 +186,7 @@ class Certification:
 
 
 def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:
-    """Return the lines of a batch of certificates, with radii rounded down to the decimals of the file."""
+    """Return a batch of certificates as rows of certificates.tsv, with radii rounded down to its decimals."""
     columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
     return tuple(
         Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
@@ -201,10 +206,10 @@ def certify_dataset(
     replace: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Certify every image and write the three files into a folder; each appears when it is whole, the summary last.
+    """Certify every image and write the three files into a folder. Each appears when it is whole, the summary last.
 
-    Certified batches are on the disk before the next one begins, in the folder's certificates.partial. An interrupted
-    certification leaves that folder and nothing else; ``resume`` continues it.
+    Each batch is saved in the subfolder certificates.partial before the next one begins. An interrupted certification
+    leaves that subfolder and nothing else; ``resume`` continues it.
 
     Args:
         model, batches, indices, facts, remarks: as in `Certification`.
@@ -219,8 +224,10 @@ def certify_dataset(
     Raises:
         FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
             certification, unless ``resume`` or ``replace``; nothing is changed.
-        ValueError: as `certify`; if there are fewer samples than indices; and when resuming, for other settings.
+        ValueError: as for `certify`, if there are fewer samples than indices, and if the settings differ from those of
+            the certification to resume.
     """
+    # `run_certification` checks both again; here, a mistake shows before the bounds are computed.
     check_free(folder, replace=replace, resume=resume)
     radii, _ = check_radii(radii)
     certification = Certification(model, batches, indices, facts, remarks or {})
@@ -247,7 +254,13 @@ def run_certification(
     resume: bool = False,
     execute: Callable[[Certification, PartialCertification], None] = certify_here,
 ) -> dict[str, Any]:
-    """Run a prepared certification as `certify_dataset` does; ``execute`` certifies the missing batches."""
+    """Run a prepared certification as `certify_dataset` does.
+
+    Args:
+        certification: the model, the data and the bounds.
+        folder, radii, replace, resume: as in `certify_dataset`.
+        execute: certifies the missing batches; by default, one after another in this process.
+    """
     check_free(folder, replace=replace, resume=resume)
     radii, _ = check_radii(radii)
     settings = certification.settings()
@@ -290,7 +303,7 @@ def count_rows(batches: Batches) -> int:
 
 
 def _all_rows(certification: Certification, partial: PartialCertification) -> list[Row]:
-    """Return the certificates of all samples, in order and each once: anything else is an error."""
+    """Return the certificates of all samples in order; raise ValueError unless there is exactly one for each."""
     batches = partial.batches()
     rows = [row for number in sorted(batches) for row in batches[number]]
     expected = certification.indices.tolist()

@@ -27,22 +27,22 @@ MOST_COMPARED = 50_000
 class FolderDataModule(ImageDataModule):
     """Images of your own; see :class:`lipnet.data.ImageDataModule` for other arguments.
 
-    ``data_dir`` holds either the folders ``train`` and ``test``, each with a folder of images for each class, or the
-    folders of the classes themselves, of which a fixed part becomes the test images. Every image is resized and cropped
-    to its centred square. The loader "memory" decodes all images once; "workers" decodes them whenever they are used,
-    in the workers, so that data of any size fit.
+    ``data_dir`` holds either the folders ``train`` and ``test``, each with one folder of images per class, or the
+    folders of the classes themselves. In the second case, a fixed part of each class becomes the test images. Every
+    image is resized and cropped to its centred square. The loader "memory" decodes all images once. The loader
+    "workers" decodes them in worker processes whenever they are used, so that datasets of any size fit.
 
-    Mean and std are measured on the training images. The index of an image is its position among the files, sorted by
-    class and name: those of its folder ``train`` or ``test``, or those of the whole tree. In up to 50,000 files, test
-    images that are copies of training images, byte for byte, are warned of.
+    Mean and std are measured on the training images. The index of an image is its position in the list of files, sorted
+    by class and name: the files of ``train`` or of ``test``, or of the whole tree if there are no such folders. In up
+    to 50,000 files, test images that are copies of training images, byte for byte, are warned of.
 
     Args:
         data_dir: the folder.
         image_size: height and width that images are resized to, at most 4096.
         in_channels: 3 for RGB, 1 for greyscale.
-        test_fraction: part of each class that becomes the test images, if there is no folder ``test``.
-        test_seed: seed of that choice; a run's ``seed`` does not change the test images.
-        settings: the arguments of :class:`lipnet.data.ImageDataModule`.
+        test_fraction: fraction of each class that becomes the test images, if there is no folder ``test``.
+        test_seed: seed for the choice of test images; the ``seed`` of a run does not change them.
+        settings: further arguments of :class:`lipnet.data.ImageDataModule`.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -97,13 +97,15 @@ class FolderDataModule(ImageDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order of their labels: those of the folders, sorted."""
+        """Return the names of the classes, which are those of the folders, sorted. A label is an index into them."""
         return list(self._training_tree.classes)
 
     @cached_property
     def files_sha256(self) -> str:
-        """SHA-256 of the names of the files that the validation images are chosen from, and without ``test`` the test
-        images, too: with other files, others are chosen."""
+        """Return the SHA-256 of the file names from which the validation images are chosen.
+
+        Without a folder ``test``, the test images are chosen from them, too. Other files lead to another choice.
+        """
         return sha256(b"\0".join(self._training_tree.files.tolist())).hexdigest()
 
     def settings_behind(self, split: str) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def spec(self) -> DatasetSpec:  # type: ignore[override]
-        """Sizes of the data, and mean and std of the training images. Reads the training images."""
+        """Return the sizes of the data, and mean and std of the training images, which are read for this."""
         mean, std = measure(self._training_images.images)
         if not std > 0:
             raise ValueError(f"the training images in {self.data_dir} all have one colour: there is nothing to learn")
@@ -130,7 +132,7 @@ class FolderDataModule(ImageDataModule):
 
         Raises:
             FileNotFoundError: the folder does not exist, or has no folders of classes.
-            ValueError: a class has no images, ``train`` and ``test`` have other classes, or files cannot be read.
+            ValueError: a class has no images, the classes of ``train`` and ``test`` differ, or a file cannot be read.
         """
         tree = self._training_tree if train else self._test_tree
         positions = torch.arange(len(tree.labels)) if self._has_test else self._split[0 if train else 1]
@@ -161,20 +163,23 @@ class FolderDataModule(ImageDataModule):
         found = [name for name in (TRAIN, TEST) if (self.data_dir / name).is_dir()]
         if len(found) == 1:
             raise FileNotFoundError(
-                f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or the "
-                "folders of the classes themselves"
+                f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or only the "
+                "folders of the classes"
             )
         names = [entry.name for entry in self.data_dir.iterdir()] if self.data_dir.is_dir() else []
         misspelt = sorted(name for name in names if name.lower() in (TRAIN, TEST) and name not in (TRAIN, TEST))
         if misspelt:
-            raise ValueError(f"{self.data_dir} has {few(misspelt)}, to be spelt {TRAIN} and {TEST}, or no class's name")
+            raise ValueError(
+                f"folders must be spelt {TRAIN} and {TEST}, got {few(misspelt)} in {self.data_dir}: rename them, even "
+                "if they are classes"
+            )
         return len(found) == 2
 
     @cached_property
     def _training_tree(self) -> ImageTree:
         tree = scan_tree(self.data_dir / TRAIN if self._has_test else self.data_dir)
         if len(tree.classes) < 2:
-            raise ValueError(f"{tree.root} has the class {tree.classes[0]} alone: at least two are needed")
+            raise ValueError(f"{tree.root} has only the class {tree.classes[0]}: at least two are needed")
         self._check_counts(tree)
         return tree
 
@@ -199,8 +204,8 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(f"{TRAIN} and {TEST} in {self.data_dir} differ in the classes {few(differing)}")
         if tree.folders & self._training_tree.folders:
             raise ValueError(
-                f"{TRAIN} and {TEST} in {self.data_dir} share a folder, by a link: the network would be tested on "
-                "images of its training"
+                f"{TRAIN} and {TEST} in {self.data_dir} share a folder through a link: the network would be tested on "
+                "its training images"
             )
         return tree
 
@@ -211,7 +216,7 @@ class FolderDataModule(ImageDataModule):
 
 
 def _is_splittable(count: int, fractions: Sequence[float]) -> bool:
-    """Tell whether `stratified_split` leaves images in both parts of a class at each of the splits in a row."""
+    """Tell whether both parts of a class keep images when `stratified_split` sets aside each fraction in turn."""
     for fraction in fractions:
         aside = round(fraction * count)
         if not 0 < aside < count:

@@ -1,4 +1,7 @@
-"""Matrices of norm at most 1, or nearly, with a proof: for layers that are contractions in exact arithmetic."""
+"""Proofs that matrices have norm at most 1, or nearly, and a scaling that makes it so.
+
+Layers need them whose matrices have norm at most 1 in exact arithmetic, but not after rounding.
+"""
 
 from fractions import Fraction
 from math import inf, isfinite, sqrt
@@ -10,11 +13,11 @@ from lipnet.functional.norm_bounds import spectral_norm_bound
 from lipnet.functional.rounding import square_root_up, to_float64
 
 _EPS = torch.finfo(torch.float64).eps
-# Room for the rounding of eigenvalues in float64.
+# Factor that covers the rounding of eigenvalues in float64.
 _ROUNDING = 1 + 1e-10
 _ATTEMPTS = 3
-# Above this deviation of Q^T Q from I, singular values are worth their time: an average of orthogonal matrices is a
-# contraction, for which the deviation says little.
+# Norm of Q^T Q - I above which singular values are computed, too. They take longer, but an average of orthogonal
+# matrices, for example, is a contraction with a large deviation.
 _LARGE_DEVIATION = 1e-4
 _SQUARINGS = 3
 
@@ -48,10 +51,10 @@ def norm_of_matrices(matrices: Tensor) -> float:
 
 
 def contraction_margin(matrices: Tensor, dtype: torch.dtype) -> float:
-    """Return how far matrices of norm 1, computed in float64, are shrunk before they are rounded to a dtype.
+    """Return the share by which matrices of norm 1, computed in float64, are shrunk before rounding to a dtype.
 
-    Rounding moves a matrix (m, n) of norm 1 by a Frobenius norm of at most sqrt(min(m, n)) half units. The rest covers
-    the proof of `norm_of_matrices`, and leaves as much for the computation of the matrices.
+    Rounding changes a matrix (m, n) of norm 1 by a Frobenius norm of at most sqrt(min(m, n)) half units. The margin
+    also covers the rounding in the proof of `norm_of_matrices`, and as much again in the computation of the matrices.
     """
     m, n = matrices.shape[-2:]
     return sqrt(min(m, n)) * torch.finfo(dtype).eps / 2 * 1.01 + 2 * _rounding(min(m, n), max(m, n))
@@ -60,15 +63,17 @@ def contraction_margin(matrices: Tensor, dtype: torch.dtype) -> float:
 def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Round matrices to a dtype, all shrunk by one factor so that no norm exceeds 1.
 
-    Matrices that are contractions up to the rounding of float64 are shrunk by `contraction_margin`. A compiler gets
-    this factor alone; otherwise the norms are proved, and larger ones are divided out.
+    The factor starts at 1 - `contraction_margin`, which is enough for matrices that are contractions up to the rounding
+    of float64. It is divided by the largest norm until all norms are proved to be at most 1. Compiled code only uses
+    the first factor, without a proof.
 
     Args:
         matrices: (..., m, n), in double precision.
         dtype: real or complex as the matrices are.
 
     Returns:
-        Differentiable, with the factor as a constant. Matrices that are not finite are only converted.
+        The matrices, differentiable, with the factor as a constant. If an entry is not finite, they have the first
+        factor.
 
     Raises:
         ValueError: if norms cannot be brought to 1.
@@ -88,21 +93,21 @@ def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def orthogonal_norm_bound(matrices: Tensor) -> float:
-    """Bound the spectral norm of the largest of matrices Q (..., n, n) that are nearly orthogonal.
+    """Bound the largest spectral norm among nearly orthogonal matrices Q (..., n, n).
 
     ||Q||^2 = ||Q^T Q|| <= 1 + ||E|| with E = Q^T Q - I. E is symmetric, so ||E||^8 <= ||E^8||_F. Everything is computed
-    in float64; the roundings of the products are added, and the result is rounded up. Where E is large, the singular
-    values may give a better bound. Entries that are not finite give infinity.
+    in float64; the roundings of the products are added, and the result is rounded up. If E is large, the singular
+    values are computed, too, and the smaller bound counts. Entries that are not finite give infinity.
     """
     exact = to_float64(matrices.detach()).reshape(-1, *matrices.shape[-2:])
-    size, eps = exact.shape[-1], torch.finfo(torch.float64).eps
+    size, eps = exact.shape[-1], _EPS
     power = exact.mT @ exact - torch.eye(size, dtype=exact.dtype, device=exact.device)
     deviation = torch.linalg.matrix_norm(power)
     for squaring in range(1, _SQUARINGS + 1):
         power = power @ power
         # A product's rounding, at most n eps ||E||_F^2, is at most 2 n^2 eps of the norm of E^2.
         norms = torch.linalg.matrix_norm(power) ** (0.5**squaring) * (1 + 16 * size**2 * eps)
-        # Small powers underflow, and large ones overflow.
+        # Ignore powers of E that have underflowed or overflowed.
         usable = (norms > 1e-30) & norms.isfinite()
         deviation = torch.where(usable, torch.minimum(deviation, norms), deviation)
     # The rounding of Q^T Q and of the subtraction: gamma_n || |Q|^T |Q| ||.
@@ -118,6 +123,6 @@ def orthogonal_norm_bound(matrices: Tensor) -> float:
 
 def _rounding(columns: int, rows: int) -> float:
     """Bound the rounding of A^* A and of its Cholesky decomposition, for A (rows, columns) of norm about 1."""
-    # An entry sums products of 4 real ones each; the errors of the columns^2 entries add up in the Frobenius norm, and
-    # so do those of the decomposition, whose trace is at most the number of columns.
+    # A complex product has four real ones. The errors of the columns^2 entries of A^* A add up in the Frobenius norm.
+    # So do those of the decomposition, whose trace is at most the number of columns.
     return 8 * columns * (rows + columns + 8) * _EPS

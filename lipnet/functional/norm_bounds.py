@@ -1,7 +1,7 @@
 """Guaranteed upper bounds on the norms of matrices and of convolutions.
 
 Every bound holds for the 'same' convolution on feature maps of any size, with zero or circular padding.
-`lipnet.functional.norm_estimates` has the cheap estimates for training, which converge from below and prove nothing.
+`lipnet.functional.norm_estimates` has cheap estimates for training. They converge from below and prove nothing.
 """
 
 from math import frexp, inf, prod, sqrt
@@ -14,17 +14,17 @@ from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.norm_estimates import power_iteration
 from lipnet.functional.rounding import to_float64
 
-# Room for the rounding of a float64 eigenvalue or singular value decomposition.
+# Factor that covers the rounding of an eigenvalue or singular value decomposition in float64.
 _ROUNDING = 1 + 1e-10
-# The Lanczos process precedes the proof of an eigenvalue bound: a better guess saves Cholesky decompositions. After a
-# few steps with all matrices, only those with the largest estimates continue.
+# Lanczos steps before the proof of an eigenvalue bound: a good guess saves Cholesky decompositions. After a few steps
+# with all matrices, only those with the largest estimates (the candidates) continue.
 _STEPS_OF_ALL = 8
 _STEPS_OF_CANDIDATES = 60
 _CANDIDATES = 16
-# A bound to be proven is larger than the estimate by this factor, and grows by at least the second one.
+# The first bound to prove is the estimate times the margin. If the proof fails, the bound grows by at least _GROWTH.
 _MARGIN = 1.0005
 _GROWTH = 1.001
-# Single precision proves less, the larger the matrices: it loses 4 n^2 units of the bound.
+# Size n up to which a proof is first tried in float32. Its rounding costs 4 n^2 units of the bound.
 _LARGEST_IN_FLOAT32 = 128
 
 
@@ -39,7 +39,8 @@ def spectral_norm_bound(matrix: Tensor) -> float:
 def gram_norm_bound(matrices: Tensor) -> float:
     """Bound the largest norm of finite matrices (..., m, n) by the eigenvalues of their smaller Gram matrices.
 
-    It is faster than `spectral_norm_bound` for long matrices, and less than 1e-8 above the norm.
+    For matrices with many more rows than columns, or the reverse, it is faster than `spectral_norm_bound`. It is less
+    than 1e-8 above the norm.
     """
     scale = float(matrices.abs().max())
     if scale == 0:
@@ -71,12 +72,15 @@ def reshaped_filters(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     return flat, blocked
 
 
+def _distinct_filters(weight: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """Return the `reshaped_filters` in float64, without the second one for a 1 x 1 kernel, where both are the same."""
+    flat, blocked = reshaped_filters(to_float64(weight), groups)
+    return (flat,) if weight.shape[-2:] == (1, 1) else (flat, blocked)
+
+
 def reshaped_norm(weight: Tensor, groups: int = 1) -> Tensor:
     """Return the smallest norm of each group's `reshaped_filters`, float64 of shape (groups,), differentiable."""
-    matrices = reshaped_filters(to_float64(weight), groups)
-    # For a 1 x 1 kernel both matrices are the same.
-    distinct = matrices[:1] if weight.shape[-2:] == (1, 1) else matrices
-    return torch.stack([_spectral_norm(matrix) for matrix in distinct]).amin(dim=0)
+    return torch.stack([_spectral_norm(matrices) for matrices in _distinct_filters(weight, groups)]).amin(dim=0)
 
 
 def _spectral_norm(matrices: Tensor) -> Tensor:
@@ -104,19 +108,18 @@ def reshaped_filter_bound(weight: Tensor, groups: int = 1, at_most: float = inf)
     if not bool(weight.isfinite().all()):
         return inf
     factor = sqrt(prod(weight.shape[-2:])) * _ROUNDING
-    # For a 1 x 1 kernel both matrices are the same.
-    matrices = reshaped_filters(to_float64(weight.detach()), groups)[: 1 if weight.shape[-2:] == (1, 1) else 2]
-    starts = [torch.zeros_like(each[:, 0]) for each in matrices]
-    estimates = [power_iteration(each, start, 4)[0] for each, start in zip(matrices, starts, strict=True)]
+    matrices = _distinct_filters(weight.detach(), groups)
+    estimates = [power_iteration(each, torch.zeros_like(each[:, 0]), 4)[0] for each in matrices]
     if float(torch.stack(estimates).amin(dim=0).max()) * factor >= at_most:
         return at_most
     bounds = []
     for group in range(groups):
         bound = inf
-        # An estimate is from below: the other matrix is left out where it cannot give a smaller bound.
         pairs = [(float(values[group]), each) for values, each in zip(estimates, matrices, strict=True)]
         for estimate, each in sorted(pairs, key=itemgetter(0)):
-            bound = bound if estimate >= bound else min(bound, _gram_bound(each[group]))
+            # Estimates are from below: a matrix whose estimate is no smaller than the bound cannot improve it.
+            if estimate < bound:
+                bound = min(bound, _gram_bound(each[group]))
         bounds.append(bound)
     return min(max(bounds) * factor, at_most)
 
@@ -127,11 +130,11 @@ def _gram_bound(matrix: Tensor) -> float:
     gram = wide @ wide.mT
     if not bool(gram.isfinite().all()):
         return inf
-    # Each entry of the product is a sum of k products, off by at most k u times that of the moduli.
+    # Each entry of the Gram matrix is a sum of k products. Its error is at most k u times the sum of their moduli.
     rounding = (wide.shape[1] + 2) * torch.finfo(torch.float64).eps * float(gram.trace())
     largest_entry = float(gram.abs().max())
     if largest_entry == 0:
-        # Zero, or so small that all squares have underflowed.
+        # The matrix is zero, or so small that all squares have underflowed.
         return float(wide.norm()) + sqrt(wide.numel()) * 2.0**-537
     scale = _power_of_two(largest_entry)
     return sqrt(_eigenvalue_bound((gram / scale).unsqueeze(0), signs=(-1,)) * scale + rounding)
@@ -140,11 +143,11 @@ def _gram_bound(matrix: Tensor) -> float:
 def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     """Bound the norm of a skew convolution by its frequency response A(w) on a grid of frequencies w.
 
-    The norm is at most the supremum of ||A(w)|| over all frequencies w, A(w) = sum_k L_k e^{i w k}, and the supremum at
-    most `room_beyond_grid` times the maximum over the grid: the result is within 4 % of it for k = 3 and 16 points.
+    The norm is at most the supremum of ||A(w)|| over all frequencies w, A(w) = sum_k L_k e^{i w k}. The supremum is at
+    most `room_beyond_grid` times the maximum over the grid. For k = 3 and 16 points, the result is within 4 % of it.
 
     i A(w) is Hermitian. Cholesky decompositions of b I + i A(w) and of b I - i A(w) prove that its eigenvalues lie in
-    (-b, b); b starts a little above an estimate, and grows until they all exist.
+    (-b, b). b starts a little above an estimate, and grows until all decompositions exist.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw), odd kh and kw.
@@ -170,34 +173,39 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     scale = _power_of_two(largest_entry)
     pointwise = max(kernel) == 1
     response = frequency_response(exact / scale, (1, 1) if pointwise else (grid, grid), groups)
-    # The eigenvalues of i A(0), with a real A(0), are symmetric to 0.
+    # A(0) is real, so the eigenvalues of i A(0) are symmetric about 0.
     largest = _eigenvalue_bound(response.mul_(1j).flatten(0, -3), signs=(1,) if pointwise else (1, -1)) * scale
     return largest * room_beyond_grid(kernel, grid) * _ROUNDING
 
 
 def _eigenvalue_bound(hermitian: Tensor, signs: tuple[int, ...] = (1, -1)) -> float:
-    """Bound the moduli of all eigenvalues of the matrices (N, n, n), with a proof by Cholesky decompositions.
+    """Bound the moduli of all eigenvalues of Hermitian matrices (N, n, n), with a proof by Cholesky decompositions.
 
     Args:
-        hermitian: the parts of their entries are at most 2.
-        signs: (1,) if the eigenvalues are symmetric to 0, and (-1,) if none is negative.
+        hermitian: the matrices; real and imaginary parts of their entries are at most 2.
+        signs: (1,) if the eigenvalues are symmetric about 0, and (-1,) if none is negative.
     """
-    low = hermitian.to(torch.complex64 if hermitian.is_complex() else torch.float32)
-    bound = _estimate(low) * _MARGIN
-    while len(unproven := (~_proven(hermitian, low, bound, signs)).nonzero().squeeze(1)):
-        hermitian, low = hermitian[unproven], low[unproven]
-        bound = max(bound * _GROWTH, _estimate(low) * _MARGIN)
+    single = hermitian.to(torch.complex64 if hermitian.is_complex() else torch.float32)
+    bound = _estimate(single) * _MARGIN
+    while len(unproven := (~_proven(hermitian, single, bound, signs)).nonzero().squeeze(1)):
+        hermitian, single = hermitian[unproven], single[unproven]
+        bound = max(bound * _GROWTH, _estimate(single) * _MARGIN)
     return bound
 
 
-def _proven(hermitian: Tensor, low: Tensor, bound: float, signs: tuple[int, ...]) -> Tensor:
-    """Return for which matrices (N,) it is proven that bound I + sign H has no negative eigenvalue.
+def _proven(hermitian: Tensor, single: Tensor, bound: float, signs: tuple[int, ...]) -> Tensor:
+    """Return a mask (N,) of the matrices H for which bound I + sign H provably has no negative eigenvalue.
 
-    Single precision proves most of them, whose norm is a little smaller, in little more than half the time.
+    Most matrices have a norm a little below the bound. float32 proves these in little more than half the time.
+
+    Args:
+        hermitian: the matrices (N, n, n).
+        single: the same in single precision.
+        bound, signs: as in `_eigenvalue_bound`.
     """
     if hermitian.shape[-1] > _LARGEST_IN_FLOAT32:
         return _decomposes(hermitian, bound, signs)
-    proven = _decomposes(low, bound, signs)
+    proven = _decomposes(single, bound, signs)
     rest = (~proven).nonzero().squeeze(1)
     if len(rest):
         proven[rest] = _decomposes(hermitian[rest], bound, signs)
@@ -205,11 +213,11 @@ def _proven(hermitian: Tensor, low: Tensor, bound: float, signs: tuple[int, ...]
 
 
 def _decomposes(hermitian: Tensor, bound: float, signs: tuple[int, ...]) -> Tensor:
-    """Return for which matrices (N,) Cholesky decompositions of (bound - r) I + sign H run to their end.
+    """Return a mask (N,) of the matrices H for which the Cholesky decompositions of (bound - r) I + sign H succeed.
 
-    r bounds the rounding. A decomposition that runs to its end is the exact one of A + D with ||D|| <= gamma tr(A)
-    (Higham, Theorem 10.3); gamma is 2 sqrt(2) (n + 2) u in complex arithmetic. Entries of at most 2 in each part are
-    converted to float32 with an error of norm 3 n u. The shift of a diagonal entry is rounded, too.
+    r bounds the rounding. A decomposition that succeeds is the exact one of A + D with ||D|| <= gamma tr(A) (Higham,
+    Theorem 10.3). In complex arithmetic, gamma is 2 sqrt(2) (n + 2) u. Converting entries with parts of at most 2 to
+    float32 has an error of norm 3 n u. The shift of a diagonal entry is rounded, too.
     """
     n, unit = hermitian.shape[-1], torch.finfo(hermitian.dtype).eps / 2
     trace = float(hermitian.diagonal(dim1=-2, dim2=-1).real.sum(dim=-1).abs().amax())
@@ -239,17 +247,17 @@ def _ritz_values(matrices: Tensor, steps: int) -> Tensor:
     n = matrices.shape[-1]
     start = torch.nn.functional.normalize(torch.linspace(1, 2, n, device=matrices.device), dim=0)
     current, previous = start.to(matrices).expand(len(matrices), n).unsqueeze(-1), torch.zeros_like(matrices[..., :1])
-    diagonal, beside = [], [torch.zeros_like(current[:, :1].real)]
+    diagonal, off_diagonal = [], [torch.zeros_like(current[:, :1].real)]
     for _ in range(min(steps, n)):
-        image = matrices @ current - beside[-1] * previous
+        image = matrices @ current - off_diagonal[-1] * previous
         diagonal.append((current.mH @ image).real)
         image = image - diagonal[-1] * current
-        beside.append(image.norm(dim=1, keepdim=True))
-        # Squares of smaller entries underflow in float32: an invariant subspace is complete, and zeros follow.
-        previous, current = current, torch.where(beside[-1] > 1e-10, image / beside[-1], 0.0)
+        off_diagonal.append(image.norm(dim=1, keepdim=True))
+        # Below 1e-10 the Krylov space is invariant: go on with zeros. Squares of smaller entries underflow in float32.
+        previous, current = current, torch.where(off_diagonal[-1] > 1e-10, image / off_diagonal[-1], 0.0)
     tridiagonal = torch.diag_embed(torch.cat(diagonal, dim=1).squeeze(-1))
     if len(diagonal) > 1:
-        tridiagonal += torch.diag_embed(torch.cat(beside[1:-1], dim=1).squeeze(-1), offset=-1)
-    # Only the lower triangle is read.
+        tridiagonal += torch.diag_embed(torch.cat(off_diagonal[1:-1], dim=1).squeeze(-1), offset=-1)
+    # eigvalsh reads only the lower triangle.
     values: Tensor = torch.linalg.eigvalsh(tridiagonal.double())
     return values.abs().amax(dim=-1)

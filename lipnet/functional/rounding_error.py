@@ -20,8 +20,8 @@ matrix A and a vector x this is an error of norm gamma_n || |A| || ||x||. A resu
 operand that counts as 0, adds at most 2^-1022 each, so that flushing to zero is covered. Winograd and FFT convolutions
 and TF32 are not covered: they compute other sums, or round more.
 
-The bounds are floats themselves. They are sums, products and roots of numbers that are not negative, so that each
-operation on them loses one unit at most; `up` makes room for thousands of them.
+The bounds are floats themselves. They are sums, products and roots of numbers that are not negative, so each operation
+loses at most one unit; `up` covers thousands of operations.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ from lipnet.functional.rounding import to_float64
 UNIT = 2.0**-53
 # The smallest normal number: anything below it may count as 0.
 TINY = 2.0**-1022
-# Roundings of an elementary function (sin, exp, ...): taken to be within 4 units in the last place, of two u each.
+# Error of an elementary function (sin, exp, ...) in roundings u: assumed to be at most 4 units in the last place, of at
+# most 2 u each.
 ELEMENTARY = 4 * 2
-_STEPS_OF_A_GUESS = 13
+# Power iteration in `absolute_norm`: largest number of steps, and the ratio of upper to lower bound at which it stops.
+_POWER_STEPS = 13
 _CLOSE_ENOUGH = 1 + 1e-6
 
 
 class Signal(NamedTuple):
-    """Bounds on a tensor on its way through a network, uniform over all images with pixels in [0, 1].
+    """Bounds on a tensor inside a network, valid for all images with pixels in [0, 1].
 
     Attributes:
         shape: of one sample.
@@ -81,7 +83,7 @@ class Step(NamedTuple):
         norm: an upper bound on the norm of the exact result for exact inputs.
         gain: an upper bound on the Lipschitz constant of the exact function.
         error: an upper bound on the distance between the computed result and the exact function, both for the
-            *computed* inputs: the error that this step adds to those before it.
+            *computed* inputs. It is the error that this step adds to those before it.
     """
 
     norm: float
@@ -100,13 +102,13 @@ def exact(signal: Signal, gain: float = 1.0) -> Step:
 
 
 def elementwise(signal: Signal, roundings: int, gain: float = 1.0) -> Step:
-    """Return the step of a function of each entry, 0 at 0, with a relative error of so many roundings u."""
+    """Return the step of an elementwise function f with f(0) = 0 and a relative error of ``roundings`` u."""
     error = accumulated(roundings) * gain * signal.computed + _underflow(signal.entries, roundings, gain)
     return Step(up(gain * signal.norm), gain, up(error))
 
 
 def addition(signal: Signal, constant: Tensor | None, pixels: int) -> Step:
-    """Return the step that adds a constant (C,) to each of so many pixels; None adds nothing."""
+    """Return the step that adds a constant (C,) to each of ``pixels`` pixels; None adds nothing."""
     if constant is None:
         return exact(signal)
     size = euclidean_norm(constant) * sqrt(pixels)
@@ -151,7 +153,7 @@ def absolute_norm(matrices: Tensor) -> float:
     """Bound the largest || |A| || among matrices A (..., m, n) from above; |A| is the matrix of absolute values.
 
     For a matrix B without negative entries and any positive vector v, ||B||^2 <= max_i (B^T B v)_i / v_i (Collatz and
-    Wielandt). v comes from a few steps of power iteration, which make that nearly equal.
+    Wielandt). v comes from a few steps of power iteration, which make the two sides nearly equal.
 
     Example:
         >>> round(absolute_norm(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), 9)
@@ -163,10 +165,10 @@ def absolute_norm(matrices: Tensor) -> float:
     if not bool(magnitudes.isfinite().all()):
         return inf
     vectors = torch.ones_like(magnitudes[:, :1, :]).mT
-    for _ in range(_STEPS_OF_A_GUESS):
+    for _ in range(_POWER_STEPS):
         images = magnitudes.mT @ (magnitudes @ vectors)
         ratios = images / vectors
-        # The quotients enclose the square of the norm.
+        # The smallest and the largest ratio enclose the square of the norm.
         if bool((ratios.amax(dim=1) <= _CLOSE_ENOUGH * ratios.amin(dim=1)).all()):
             break
         largest = images.amax(dim=1, keepdim=True)
@@ -177,11 +179,11 @@ def absolute_norm(matrices: Tensor) -> float:
 
 
 def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
-    """Bound || |J| || from above for a convolution J with this filter, zero or circular padding, any stride and
-    dilation.
+    """Bound || |J| || from above for a convolution J with this filter, whatever its padding, stride and dilation.
 
-    |J| has the filter |L|, without negative entries. Its frequency response at w is at most sum_k |L_k| in each entry,
-    and so is its norm; frequency 0 attains it on feature maps without borders.
+    Padding is zero or circular. |J| has the filter |L|, without negative entries. In each entry, the modulus of its
+    frequency response is at most sum_k |L_k|, so || |J| || is at most the norm of that matrix. On feature maps without
+    borders, frequency 0 attains it.
 
     Args:
         weight: filter (c_out, c_in/groups, kh, kw).
@@ -196,16 +198,16 @@ def horner_error(
 ) -> float:
     """Bound the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
 
-    Each step makes three errors, in the product (gamma_n || |J| || ||s||), in the multiplication by c_k and in the
-    addition. The products that follow carry them on, each at most ||J|| times. The exact s are polynomials of J
-    themselves, whose norms `polynomial_gain` bounds.
+    Each step makes three errors: in the product (gamma_n || |J| || ||s||), in the multiplication by c_k and in the
+    addition. Each later product multiplies them by at most ||J||. The exact s are polynomials of J, whose norms
+    `polynomial_gain` bounds.
 
     Args:
         coefficients: c_0, ..., c_n.
         norm: an upper bound on ||J||, J skew.
         magnitude: an upper bound on || |J| ||.
         length: number of products in the sum of an entry of J s.
-        size: an upper bound on ||x||, x being exactly the operand of the computation.
+        size: an upper bound on ||x||, where x is the vector as stored, without an error of its own.
         entries: number of entries of x.
     """
     leading = coefficients[-1]
@@ -234,7 +236,7 @@ def accumulated(roundings: int) -> float:
 
 
 def up(value: float) -> float:
-    """Enlarge a computed bound by more than thousands of roundings and underflows can have lost; NaN gives infinity.
+    """Enlarge a computed bound to cover thousands of roundings and underflows; NaN gives infinity.
 
     Example:
         >>> up(1.0) - 1 < 1e-12, up(float("nan"))
@@ -244,5 +246,5 @@ def up(value: float) -> float:
 
 
 def _underflow(entries: int, operations: int, magnitude: float) -> float:
-    """Bound the error from results that count as 0, and from operands that do before they are multiplied."""
+    """Bound the error of subnormal results and operands that are flushed to 0."""
     return TINY * sqrt(entries) * operations * (2 + magnitude)

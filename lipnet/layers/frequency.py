@@ -1,4 +1,4 @@
-"""Base class of the convolutions that are a matrix at each frequency, with circular padding."""
+"""Base classes of layers that multiply each frequency of the feature maps by a matrix."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,14 +19,15 @@ from lipnet.layers.operands import OperandLayer, Operands
 
 
 class FrequencyLayer(OperandLayer):
-    """A convolution whose frequency response is a map of that of a free filter, one matrix at a time.
+    """A convolution given by its frequency response, which is computed from that of a free filter at each frequency.
 
-    A subclass implements ``matrices(weights, size)``. The operand is the response (H, W // 2 + 1, groups,
+    A subclass implements ``matrices(weights, size)``, which returns the operand: the response (H, W // 2 + 1, groups,
     c_out/groups, c_in/groups) for maps of one size, or the real matrices (groups, c_out/groups, c_in/groups) of a 1 x 1
-    kernel. Evaluation shrinks them by `lipnet.functional.contractions.contractions`, so that the bound is exactly 1.
+    kernel. Evaluation shrinks the matrices by `lipnet.functional.contractions.contractions`, so that the bound is
+    exactly 1.
 
-    Fourier transforms apply the response. Within `lipnet.layers.explicit.explicit_products`, products with constant
-    matrices replace them. Taps beyond a map that is smaller than the kernel wrap around.
+    The response is applied by Fourier transforms, or by products with constant matrices within
+    `lipnet.layers.explicit.explicit_products`. If the kernel is larger than the map, its taps wrap around.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
@@ -76,12 +77,12 @@ class FrequencyLayer(OperandLayer):
             dtype=dtype,
         )
         self.groups = groups
-        # Of the last training forward, whose function the bound in training is about.
+        # Map size of the last forward pass in training: the bound in training is that of its matrices.
         self._trained_size = self.kernel_size
 
     @property
     def group_shape(self) -> tuple[int, int]:
-        """Return the channels of a group's matrices, (c_out/groups, c_in/groups), c_in after a stride."""
+        """Return the shape of a group's matrices, (c_out/groups, c_in/groups), with c_in counted after the stride."""
         return self.out_channels // self.groups, self.in_channels * prod(self.stride) // self.groups
 
     @abstractmethod
@@ -145,10 +146,10 @@ class FrequencyLayer(OperandLayer):
         )
 
     def lipschitz_bound(self) -> float:
-        """Return an upper bound on the Lipschitz constant of the present function.
+        """Return an upper bound on the Lipschitz constant in the present mode.
 
-        In evaluation 1, for maps of any size. In training the bound of the matrices that the last forward pass
-        multiplied with, about 1e-6 above 1 in float32. Infinite if the weights are not finite.
+        In evaluation it is 1, for maps of any size. In training it is the bound of the matrices in the last forward
+        pass, about 1e-6 above 1 in float32. It is infinite if the weights are not finite.
         """
         if not self.training:
             return super().lipschitz_bound()
@@ -169,18 +170,18 @@ class FrequencyLayer(OperandLayer):
 
     @property
     def _frame(self) -> tuple[int, int]:
-        """Return the rows and columns of zeros on each side of the maps."""
+        """Return how many rows and columns of zeros pad each side of the maps."""
         return (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if self.padding_mode == "zeros" else (0, 0)
 
     def _framed(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of the maps that are convolved, on which the operands depend."""
+        """Return the size of the padded maps, on which the operands depend."""
         if self.kernel_size == (1, 1):
             return 1, 1
         down, across = self._frame
         return size[0] + 2 * down, size[1] + 2 * across
 
     def _explicit_form(self, matrices: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the real form of the operand in evaluation, cached with it."""
+        """Return the real form of the operand in evaluation, cached beside the operand."""
         prepared = self._prepared()
         key = "real form", size
         # With the matrices it was made of: another thread may change the weights between both.
@@ -193,7 +194,7 @@ class FrequencyLayer(OperandLayer):
 
 
 class LinearByFrequency(FrequencyLayer):
-    """A linear layer that is a 1 x 1 convolution of one pixel."""
+    """A linear layer, computed as a 1 x 1 convolution on one pixel."""
 
     dimensions: ClassVar[int] = 0
 

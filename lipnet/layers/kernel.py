@@ -1,4 +1,4 @@
-"""Base classes of layers whose evaluation is one plain convolution, or one plain product with a matrix."""
+"""Base classes of layers that evaluate as one plain convolution, or as one product with a matrix."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class KernelLayer(OperandLayer):
 
 
 class ConvolutionLayer(KernelLayer):
-    """A `KernelLayer` with the arguments of ``nn.Conv2d``, of which a stride is space-to-depth.
+    """A `KernelLayer` with the arguments of ``nn.Conv2d``. A stride is space-to-depth before the convolution.
 
     A subclass also implements `make_parameters`.
 
@@ -93,7 +93,12 @@ class ConvolutionLayer(KernelLayer):
     def make_parameters(
         self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        """Create the parameters of the kernel and draw all parameters, for so many channels after space-to-depth."""
+        """Create the kernel's parameters, and initialise these and the bias.
+
+        Args:
+            in_channels: input channels after space-to-depth.
+            device, dtype: of the parameters.
+        """
 
 
 class MatrixLayer(KernelLayer):

@@ -22,7 +22,10 @@ Operands = tuple[Tensor, ...]
 
 @dataclass
 class _Prepared:
-    """The cached operands of evaluation and their bounds, by map size, for one choice of the layer's settings."""
+    """The cached operands of evaluation and their bounds, for one state of the layer's settings.
+
+    Keys are sizes of feature maps, or None if the operands do not depend on the size.
+    """
 
     settings: dict[str, Any]
     operands: dict[Any, Operands] = field(default_factory=dict)
@@ -32,9 +35,9 @@ class _Prepared:
 class OperandLayer(LipschitzModule):
     """A layer that computes operands from its weights, and multiplies its input with them.
 
-    A layer of this kind implements four functions of tensors:
+    A subclass implements `weights`, the list of tensors that the operands depend on, and four functions of tensors:
 
-    - ``compute_operands(*weights, size)``: the operands, differentiable, from the tensors that `weights` lists;
+    - ``compute_operands(*weights, size)``: the operands, differentiable;
     - ``apply_operands(maps, operands)``: the layer without its bias;
     - ``bound_operands(operands)``: an upper bound on the Lipschitz constant of ``apply_operands``, rounded up;
     - ``round_operands(operands, signal, size)``: the rounding of ``apply_operands``, for certificates.
@@ -54,7 +57,7 @@ class OperandLayer(LipschitzModule):
 
     # Spatial dimensions of the inputs: 2 for a convolution, 0 for a linear layer.
     dimensions: ClassVar[int] = 2
-    # Whether apply_operands itself has the stride.
+    # Whether apply_operands strides by itself, without space-to-depth before it.
     native_stride: ClassVar[bool] = False
     # Whether the operands depend on the size of the feature maps.
     by_size: ClassVar[bool] = False
@@ -87,29 +90,35 @@ class OperandLayer(LipschitzModule):
 
     @abstractmethod
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
-        """Compute the operands for maps of this size after a stride, differentiable, in the dtype of the weights."""
+        """Compute the operands, differentiable, in the dtype of the weights.
+
+        ``size`` is the height and width of the maps that `apply_operands` receives.
+        """
 
     @abstractmethod
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
-        """Compute the layer without its bias on maps (B, C, H, W), after space-to-depth for a stride, as new maps."""
+        """Compute the layer without its bias on maps (B, C, H, W), after space-to-depth unless `native_stride`.
+
+        The result must be a new tensor: `forward` may add the bias in place.
+        """
 
     @abstractmethod
     def bound_operands(self, operands: Operands) -> float:
-        """Bound the Lipschitz constant of `apply_operands` from above, for operands that are finite."""
+        """Bound the Lipschitz constant of `apply_operands` from above, for finite operands."""
 
     @abstractmethod
     def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
         """Bound the rounding of `apply_operands` in float64."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Operands for a map size wrap taps as often as needed.
+        # Operands for one map size may wrap around it several times; circular padding may wrap once.
         wraps = self.padding_mode == "circular" and not self.by_size
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
         reference = self.weights()[0]
         check_input(type(self).__name__, x, reference, self.in_channels, self.dimensions, self.stride, reach)
-        batched = x.dim() in (2 if self.dimensions == 0 else 4, self.dimensions + 2)
+        batched = x.dim() == self.dimensions + 2
         maps = x if batched else x.unsqueeze(0)
-        if self.dimensions == 0 and maps.dim() == 2:
+        if self.dimensions == 0:
             maps = maps[:, :, None, None]
         if not self.native_stride:
             maps = space_to_depth(maps, self.stride)
@@ -119,10 +128,12 @@ class OperandLayer(LipschitzModule):
         if self.bias is not None:
             bias = self.bias.to(maps.dtype).view(-1, 1, 1)
             maps = maps + bias if torch.is_grad_enabled() else maps.add_(bias)
-        return maps.flatten(1) if self.dimensions == 0 and x.dim() == 2 else maps if batched else maps.squeeze(0)
+        if self.dimensions == 0:
+            return maps.flatten(1)
+        return maps if batched else maps.squeeze(0)
 
     def operands(self, size: tuple[int, int]) -> Operands:
-        """Return copies of the operands for maps of this size in the present mode."""
+        """Return copies of the operands for maps of this size, in training or evaluation as the layer is set."""
         return tuple(each.clone() for each in self.operands_in_use(size))
 
     def operands_in_use(self, size: tuple[int, int]) -> Operands:
@@ -135,7 +146,8 @@ class OperandLayer(LipschitzModule):
         with without_autocast(weights[0].device):
             return self.compute_operands(*weights, size=size) if self.training else self._evaluated(weights, size)
 
-    @_disable_dynamo  # as WeightCache.get: compiled evaluations take the operands from the cache
+    # As for WeightCache.get: a compiled evaluation takes the operands from the cache.
+    @_disable_dynamo
     def _prepared_operands(self, size: tuple[int, int]) -> Operands:
         """Return the operands of evaluation for maps of this size, computed once for the present weights."""
         weights, prepared = self.weights(), self._prepared()
@@ -150,7 +162,7 @@ class OperandLayer(LipschitzModule):
         return operands
 
     def _prepared(self, *, exact: bool = False) -> _Prepared:
-        """Return what was computed from the present weights and settings."""
+        """Return the cache entry of the present weights and settings: an empty one after a change of either."""
         weights, settings = self.weights(), self._settings()
         prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
         if prepared.settings != settings:
@@ -159,7 +171,10 @@ class OperandLayer(LipschitzModule):
         return prepared
 
     def _settings(self) -> dict[str, Any]:
-        """Return all plain attributes, on which operands and bounds may depend; both hold in either arithmetic."""
+        """Return the plain attributes, on which operands and bounds may depend.
+
+        ``explicit`` is left out: operands and bounds are the same with it and without.
+        """
         plain = (int, float, str, tuple, list, type(None))
         # Copies of lists, whose entries may change in place.
         return {
@@ -169,8 +184,10 @@ class OperandLayer(LipschitzModule):
         }
 
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
+        """Compute the operands of evaluation: in float64, rounded to the dtype of the weights."""
         operands = self.compute_operands(*(weight.double() for weight in weights), size=size)
-        return tuple(each.to(_dtype_like(weights[0].dtype, each)) for each in operands)
+        dtype = weights[0].dtype
+        return tuple(each.to(dtype.to_complex() if each.is_complex() else dtype) for each in operands)
 
     def check(self) -> None:
         self._check_padding_mode()
@@ -180,11 +197,12 @@ class OperandLayer(LipschitzModule):
             raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {self.padding_mode!r}")
 
     def lipschitz_bound(self) -> float:
-        """Return an upper bound on the Lipschitz constant of the present function, from the operands it multiplies.
+        """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
 
         Infinite if they are not finite.
         """
         with torch.no_grad():
+            # Operands that depend on the size are contractions for every size, so that one size stands for all.
             size = (1, 1) if self.by_size else self.kernel_size
             if self.training:
                 return self._bound(self.operands_in_use(size))
@@ -222,7 +240,3 @@ class OperandLayer(LipschitzModule):
             return 1, 1
         first, second = sizes(value, 2)
         return first, second
-
-
-def _dtype_like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
-    return dtype.to_complex() if tensor.is_complex() else dtype

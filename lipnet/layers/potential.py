@@ -23,7 +23,7 @@ from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 from lipnet.layers.soc import with_channels
 
-# Smaller norms of W count as this one: the bias is divided by them, too.
+# Lower limit for norms of W: the kernel and the bias are divided by them.
 SMALLEST_NORM = 1e-6
 
 
@@ -31,16 +31,15 @@ class GradientStep(OperandLayer):
     """A layer x -> x - V^T relu(V x + b) with a convolution V of norm at most sqrt(2).
 
     Its Jacobian I - V^T D V, D diagonal with entries 0 and 1, is symmetric. Its eigenvalues lie between 1 - ||V||^2 and
-    1, so that the layer is max(1, ||V||^2 - 1)-Lipschitz. Published forms x - 2 W^T T^(-1) relu(W x + b) with a
-    positive diagonal T are of this kind, with V = sqrt(2) T^(-1/2) W and the bias sqrt(2) T^(-1/2) b, because relu
-    commutes with positive factors.
+    1, so that the layer is max(1, ||V||^2 - 1)-Lipschitz. The published form x - 2 W^T T^(-1) relu(W x + b), with a
+    positive diagonal T, has V = sqrt(2) T^(-1/2) W and the bias sqrt(2) T^(-1/2) b, because relu commutes with
+    positive factors.
 
-    Channels: with c = max(in_channels * stride^2, out_channels), a stride is space-to-depth, missing input channels
-    are zeros, and the first ``out_channels`` channels are kept. Weights that only meet such zeros, or only make
-    channels that are dropped, are not multiplied with (for groups = 1).
+    A stride is space-to-depth. The layer has c = max(in_channels * stride^2, out_channels) channels: missing input
+    channels are zeros, and the first ``out_channels`` channels of the result are kept. For groups = 1, weights that
+    meet only these zeros, or contribute only to dropped channels, are left out of the convolutions.
 
-    The operands are the kernels of V and of V^T, and the bias. A subclass implements ``scaled_kernel`` and
-    ``bound_kernel``.
+    The operands are the kernels of V and of V^T, and the bias. A subclass implements `scales` and `bound_kernel`.
     """
 
     def __init__(
@@ -91,11 +90,11 @@ class GradientStep(OperandLayer):
 
     @abstractmethod
     def scales(self, weight: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """Return the factors (hidden_channels,) that make V from the weight.
+        """Return the factors (hidden_channels,) by which the rows of the weight are multiplied to give V.
 
         Args:
             weight: the parameter.
-            others: what `weights` lists after weight and bias.
+            others: the tensors that `weights` lists after weight and bias.
         """
 
     @abstractmethod
@@ -120,7 +119,7 @@ class GradientStep(OperandLayer):
         kernel, adjoint, *biases = operands
         inputs = with_channels(maps, kernel.shape[1] * self.groups)
         hidden = same_convolution(inputs, kernel, self.groups, self.padding_mode, *biases)
-        # With gradients, the value before the relu is needed again.
+        # Backward needs the value before the relu: no in-place relu with gradients.
         hidden = hidden.relu() if torch.is_grad_enabled() else hidden.relu_()
         change = same_convolution(hidden, adjoint, self.groups, self.padding_mode)
         return with_channels(maps, self.out_channels) - with_channels(change, self.out_channels)
@@ -140,7 +139,7 @@ class GradientStep(OperandLayer):
         return max(1.0, up(norm * norm - 1))
 
     def _whole_kernel(self, operands: Operands) -> Tensor:
-        """Return the kernel of V, after a check that both kernels are parts of V and of its transpose."""
+        """Check that the operands are parts of V and of its transpose, and return the whole kernel of V."""
         kernel, adjoint = operands[:2]
         transposed = adjoint_filter(adjoint, self.groups)
         whole = kernel if kernel.shape[1] * self.groups == self.channels else transposed
@@ -153,7 +152,7 @@ class GradientStep(OperandLayer):
         """Bound the rounding of two convolutions, and of the difference at the end."""
         kernel, adjoint, *biases = operands
         pixels, gain = prod(size), self.lipschitz_bound()
-        # From gain = max(1, ||V||^2 - 1).
+        # ||V||, since gain = max(1, ||V||^2 - 1).
         norm = up(sqrt(1 + gain))
         bias_norm = up(euclidean_norm(biases[0]) * sqrt(pixels)) if biases else 0.0
         first = products(

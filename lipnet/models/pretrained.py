@@ -18,7 +18,7 @@ from lipnet.models.tensor_file import tensor_file_bytes
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _PACKAGE = Path(__file__).parents[1]
-# Below lipnet/weights/ in an installed package, below results/ in a checkout.
+# The folder of each shipped network: in lipnet/weights/ of an installed package, in results/ of a checkout.
 _SHIPPED = {"digits-quickstart": "quickstart"}
 
 
@@ -35,8 +35,8 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
     """Load a pretrained network, in evaluation mode, on the CPU, in the dtype of its weights.
 
     Args:
-        name_or_folder: a name in `PRETRAINED`, a folder of `save_pretrained`, or ``owner/name``, a repository of the
-            Hugging Face hub (extra ``hub``).
+        name_or_folder: a name in `PRETRAINED`, a folder written by `save_pretrained`, or ``owner/name``, a repository
+            of the Hugging Face hub (extra ``hub``).
         trust: packages besides lipnet and torch.nn whose modules may be built; see `build_model`.
         revision: branch, tag or commit of the repository; for repositories only.
 
@@ -45,8 +45,9 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
 
     Raises:
         FileNotFoundError: there is no such name, folder or repository.
-        CheckpointError: as `load_checkpoint`, or if config.json is not the configuration of the weights.
-        ImportError: the name of a repository, without the extra ``hub``.
+        CheckpointError: as for `load_checkpoint`, or config.json differs from the configuration in the weights.
+        ValueError: a revision of something other than a repository.
+        ImportError: a repository is named, but the extra ``hub`` is not installed.
 
     Example:
         >>> model = load_pretrained("digits-quickstart")
@@ -57,17 +58,17 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
 
 
 def pretrained_file(name_or_folder: str | Path, revision: str | None = None) -> Path:
-    """Return the checkpoint file of a pretrained network; arguments and errors as `load_pretrained`."""
+    """Return the checkpoint file of a pretrained network; arguments and errors as for `load_pretrained`."""
     folder = PRETRAINED.get(str(name_or_folder)) or resolve_path(name_or_folder)
     if not folder.exists() and is_repository(str(name_or_folder)):
         folder = download(str(name_or_folder), [WEIGHTS, CONFIG, CARD], revision)
     elif revision is not None:
-        raise ValueError(f"revision is for repositories of the hub, got revision {revision!r} of {name_or_folder}")
+        raise ValueError(f"revision is only for repositories of the hub, got {revision!r} for {name_or_folder}")
     file = folder / WEIGHTS
     if not file.is_file():
         known = ", ".join(PRETRAINED) or "none"
         raise FileNotFoundError(
-            f"no pretrained network {str(name_or_folder)!r}: it is no shipped name ({known}), and {folder} is no "
+            f"no pretrained network {str(name_or_folder)!r}: it is not a shipped name ({known}), and {folder} is not a "
             f"folder with {WEIGHTS}"
         )
     _check_config(folder)
@@ -95,7 +96,7 @@ def save_pretrained(
             ``build_model(model_config)``.
         folder: destination; created if it is missing.
         model_config, dataset: as for `save_checkpoint`; with a plain network only.
-        name: what the model card tells `load_pretrained` to load, such as ``owner/name``; by default the folder's name.
+        name: name in the model card's example of `load_pretrained`, such as ``owner/name``; default: the folder's name.
         summary: the content of a summary.json of exactly this checkpoint, for the card's certified table.
         trust: as for `save_checkpoint`.
         overwrite: replace the three files if the folder holds any of them.
@@ -109,7 +110,7 @@ def save_pretrained(
     folder = resolve_path(folder)
     if isinstance(model, Checkpoint):
         if model_config is not None or dataset is not None:
-            raise TypeError("a Checkpoint brings its model_config and dataset with it: leave them out")
+            raise TypeError("model_config and dataset must be None for a Checkpoint, which has its own")
         model_config, dataset = model.model_config, model.dataset
     if model_config is None or dataset is None:
         raise TypeError("save_pretrained needs a Checkpoint, or a network with its model_config and dataset")
@@ -133,7 +134,7 @@ def save_pretrained(
 
 
 def _check_summary(summary: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a summary is about these weights: a card must not state another network's figures."""
+    """Raise ValueError unless a summary is of these weights: a card must not state another network's figures."""
     stated, dtype = summary.get("weights_sha256"), getattr(torch, str(summary.get("dtype")), None)
     found = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
     if stated != found:
@@ -143,7 +144,7 @@ def _check_summary(summary: Mapping[str, Any], state: Mapping[str, Tensor]) -> N
 
 
 def _check_config(folder: Path) -> None:
-    """Raise CheckpointError if config.json is there and does not say what model.safetensors says of itself."""
+    """Raise CheckpointError if there is a config.json that differs from the description in model.safetensors."""
     path = folder / CONFIG
     if not path.is_file():
         return
@@ -152,4 +153,4 @@ def _check_config(folder: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: it cannot be read as JSON ({error})") from error
     if config != read_checkpoint(folder / WEIGHTS)[0][DESCRIPTION]:
-        raise CheckpointError(f"{path} is not the configuration that {WEIGHTS} carries: one of them was changed")
+        raise CheckpointError(f"{path} differs from the configuration in {WEIGHTS}: one of them was changed")

@@ -1,4 +1,4 @@
-"""Updates of a weight, which adapters train and which start as the identity: the interface, orthogonal and stacked."""
+"""Weight updates, which adapters train: the base class, orthogonal updates, and one update per row block."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from lipnet.structured.orthogonal import StructuredOrthogonal
 
 
 class WeightUpdate(nn.Module, ABC):
-    """A map of weights (out_features, in_features), in the layout of ``nn.Linear``, that starts as the identity.
+    """A trainable function of a weight (out_features, in_features), as in ``nn.Linear``, that starts as the identity.
 
     ``torch.nn.utils.parametrize.register_parametrization`` accepts every update for a weight of that shape.
 
     Attributes:
         shape: (out_features, in_features).
-        strength: t, which an adapter applies the update with; see `interpolated`.
-        merges: the updated weight computes all that the update does. False for a change of the layer's output.
+        strength: t, the strength at which an adapter applies the update; see `interpolated`.
+        merges: whether the updated weight reproduces the whole update, so that it can be merged. False for an update
+            that changes the output of the layer instead.
     """
 
     merges: ClassVar[bool] = True
@@ -37,13 +38,13 @@ class WeightUpdate(nn.Module, ABC):
 
     @abstractmethod
     def interpolated(self, strength: float) -> dict[str, Tensor]:
-        """Return parameters with which the update is the identity for t = 0 and itself for t = 1."""
+        """Return the update's parameters at strength t: the identity for t = 0, the present parameters for t = 1."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return W' x + b for vectors x (..., in_features), as ``nn.Linear`` computes it.
 
-        Structures override this to multiply x without forming W', which saves the memory of a second weight and of its
-        gradient. They compute in the wider of their dtype and that of x, outside autocast.
+        Subclasses override this to multiply x without forming W', which saves the memory of a second weight and of its
+        gradient. They compute in the wider of their own dtype and that of x, outside autocast.
         """
         return F.linear(x, self(weight), bias)
 
@@ -56,7 +57,7 @@ class WeightUpdate(nn.Module, ABC):
         """Restore a `compact_state`.
 
         Raises:
-            ValueError: for other names or shapes, before anything is changed.
+            ValueError: if names or shapes differ from those of `compact_state`. Nothing is changed then.
         """
         expected = {name: tuple(value.shape) for name, value in self.compact_state().items()}
         received = {name: tuple(value.shape) for name, value in state.items()}
@@ -89,7 +90,7 @@ class OrthogonalUpdate(WeightUpdate):
         (out_features, in_features) to the same shape.
 
     Raises:
-        ValueError: if there is no matrix, or one has another size.
+        ValueError: if both matrices are None, or one has the wrong size.
 
     Source: Qiu et al., NeurIPS 2023 (arXiv 2306.07280); both sides: Gorbunov et al., NeurIPS 2024 (arXiv 2406.10019).
 
@@ -125,7 +126,7 @@ class OrthogonalUpdate(WeightUpdate):
         if self.output is not None:
             weight = self.output(weight)
         if self.input is not None:
-            # W Q^T = (Q W^T)^T, and the rows of W Q are Q^T w.
+            # W Q^T = (Q W^T)^T. The rows of W Q are Q^T w, for the rows w of W.
             weight = self.input(weight.mT).mT if self.transpose else self.input.rotate(weight, transposed=True)
         return weight if self.scale is None else self.scale[:, None] * weight
 
@@ -135,7 +136,8 @@ class OrthogonalUpdate(WeightUpdate):
         if self.output is None and self.scale is None:
             return F.linear(x, weight, bias)
         y = F.linear(x, weight)
-        dtype = y.dtype  # Under autocast it is narrower than the scale's and the bias's.
+        # Under autocast, y is narrower than scale and bias: convert the result back.
+        dtype = y.dtype
         if self.output is not None:
             y = self.output.rotate(y)
         if self.scale is not None and bias is not None:

@@ -1,4 +1,4 @@
-"""EMMA: margins to all classes at once, with a radius that grows in training, as functions and as modules."""
+"""The EMMA loss, whose radius grows during training, as functions and as modules."""
 
 from math import sqrt
 
@@ -11,14 +11,14 @@ from lipnet.training.losses import LipschitzLoss, check_not_negative, check_posi
 
 
 class EMMA(LipschitzLoss):
-    r"""Module of the loss `emma`, whose radius grows in training; labels are classes (B,).
+    r"""Module of the loss `emma`, with a radius that grows during training; labels are classes (B,).
 
-    At a fraction t of the training, the radius is
+    When a fraction t of the training is done, the radius is
 
     .. math:: \epsilon(t) = r\,\left(a + (b - a) \min(1, t / h)\right)
 
-    for the target radius r, from a r at the start to b r at the fraction h. `CertifiedClassifier` sets ``progress`` = t
-    before each step; validation uses the radius of the last step.
+    for the target radius r. It grows from a r at the start to b r at the fraction h. `CertifiedClassifier` sets
+    ``progress`` = t before each step; validation uses the radius of the last step.
 
     Args:
         radius: r, a number or text such as ``"36/255"``; L2, pixels in [0, 1].
@@ -27,7 +27,7 @@ class EMMA(LipschitzLoss):
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and where the function does.
+        ValueError: for a setting out of range, and as for `emma`.
 
     Source: Hu et al., NeurIPS 2023 (arXiv 2301.12549).
 
@@ -64,20 +64,21 @@ class EMMA(LipschitzLoss):
 
 
 class AnnealedEMMA(EMMA):
-    r"""Logit annealing of the logits that EMMA shifts; labels are classes (B,).
+    r"""Logit annealing loss of the logits shifted by EMMA; labels are classes (B,).
 
     .. math:: -T\,(1 - p_y)^\beta \log p_y, \qquad p = \mathrm{softmax}\left(\frac{z' - \xi\,y}{T}\right)
 
-    with z' of `emma_shift` at the radius of `EMMA`, and `logit_annealing` of it.
+    This is `logit_annealing` of the logits z' from `emma_shift`, at the radius of `EMMA`. In the numerator, y is the
+    one-hot label.
 
     Args:
         radius, first, last, ramp, lipschitz_constant: as in `EMMA`.
-        offset: :math:`\xi`, in logits, at least 0; 0 as EMMA's shift takes its place.
+        offset: :math:`\xi`, in logits, at least 0; by default 0, because EMMA's shift takes its place.
         temperature: T, of the logits.
         beta: the exponent, at least 0.
 
     Raises:
-        ValueError: for a setting out of range, and where the functions do.
+        ValueError: for a setting out of range, and as for `emma_shift` and `logit_annealing`.
 
     Source: Lai et al., "Block reflector orthogonal layers and logit annealing loss", ICML 2025 (arXiv 2505.15174).
     """
@@ -106,14 +107,15 @@ class AnnealedEMMA(EMMA):
 
 
 def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Add to each logit what an attack within a radius can gain for its class: the shift of EMMA.
+    r"""Shift each logit by what an attack within a radius can gain for its class, as EMMA does.
 
     .. math:: z'_j = z_j + D_{yj}\,\epsilon_j, \qquad \epsilon_j = \epsilon\,\mathrm{clip}(R_j / \epsilon,\ 0.01,\ 1),
         \qquad R_j = (z_y - z_j) / D_{yj}
 
     for the classes :math:`j \ne y`, and :math:`z'_y = z_y`. D is as in `correct_class_radius`: for a head with rows w,
-    :math:`\|w_y - w_j\| K`. No gradient flows through :math:`\epsilon_j`. A class that is nearer than the radius gets
-    its own distance: its margin is closed, and not opened to the other side, which would dominate the loss.
+    :math:`\|w_y - w_j\| K`. No gradient flows through :math:`\epsilon_j`. For a class nearer than the radius,
+    :math:`\epsilon_j` is its distance :math:`R_j`, or 0.01 of the radius if that is larger. So the shift closes the
+    margin, but hardly reverses it: reversed margins would dominate the loss.
 
     Args:
         logits: (B, C), floating, C >= 2.
@@ -136,7 +138,7 @@ def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Te
         tensor([[4., 4., 2.]])
     """
     distances = radii_to_others(logits, labels, lipschitz_constant).detach()
-    # Infinite for the label's own entry, where no shift is added.
+    # The label's own distance is infinite. Its shift is set to 0 below.
     allowed = distances.clamp(0.01 * radius, radius)
     scores, index = scores_of(logits), labels.unsqueeze(1)
     if isinstance(lipschitz_constant, Tensor):
@@ -151,7 +153,10 @@ def emma(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, 
 
     .. math:: \mathrm{mean}\ \log \sum_j \exp(z_j - z_y + D_{yj}\,\epsilon_j)
 
-    Args, Returns, Raises: as in `emma_shift`; a scalar.
+    Args, Raises: as for `emma_shift`.
+
+    Returns:
+        The mean over the batch, a scalar.
 
     Source: Hu et al., "Unlocking deterministic robustness certification on ImageNet", NeurIPS 2023 (arXiv 2301.12549).
 

@@ -41,25 +41,26 @@ _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 class Prediction(NamedTuple):
-    """Predicted classes (B,) and certified L2 radii (B,), float64, of a batch, without the reduction for rounding."""
+    """Predicted classes (B,) and certified L2 radii (B,), float64, of a batch. The radii ignore rounding."""
 
     prediction: Tensor
     radius: Tensor
 
 
 def certified_accuracy_key(radius: str, stage: str = "val") -> str:
-    """Return the name under which certified accuracy at a radius is logged, such as val/certified_36_255."""
+    """Return the name under which the certified accuracy at a radius is logged, such as val/certified_36_255."""
     return f"{stage}/certified_{radius.replace('/', '_').replace('.', '_')}"
 
 
 class CertifiedClassifier(LightningModule):
     """LightningModule that trains, validates and tests a 1-Lipschitz classifier.
 
-    Logged: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_estimate`` and, for each
-    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]). Validation takes estimates of the scales and of
+    It logs ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``val/lipschitz_estimate`` and, for each
+    radius, ``val/certified_36_255`` and so on (L2, pixels in [0, 1]). Validation uses estimates of the scales and of
     the Lipschitz constant, because proofs would take longer than many training steps. ``trainer.test`` logs the same
-    figures with proven bounds as ``test/...``, and ``trainer.predict`` returns a `Prediction` for each batch. All these
-    radii ignore rounding; ``certify.py`` writes the certificates.
+    figures with proven bounds as ``test/...``, with ``test/lipschitz_bound`` in place of the estimate.
+    ``trainer.predict`` returns a `Prediction` for each batch. All these radii ignore rounding; ``certify.py`` writes
+    the certificates.
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
@@ -72,10 +73,10 @@ class CertifiedClassifier(LightningModule):
         num_classes: number of classes.
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
             A `LipschitzLoss` without a constant gets the network's nominal one, and the row distances of its head.
-        optimizer: makes the optimizer from the parameters, or a `ModuleOptimizer`; default: SGD with rate 0.1 and
-            momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
+        optimizer: makes the optimizer from the parameters, or a `ModuleOptimizer`; default: SGD with learning rate 0.1
+            and momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
         scheduler: makes the schedule from the optimizer, stepped once an epoch; or a `PerStepSchedule`, stepped after
-            every optimizer step; None for a constant rate.
+            every optimizer step; None for a constant learning rate.
         radii: radii at which evaluation certifies, as text.
         compile_mode: mode of ``torch.compile`` for the training steps, with one graph per batch size; None does not
             compile. Evaluation is never compiled.
@@ -146,8 +147,8 @@ class CertifiedClassifier(LightningModule):
         self._progress = progress_of(self.trainer) if isinstance(self.loss, EMMA) else None
 
     def on_train_epoch_end(self) -> None:
-        # Logged as a number, not as a metric: computing a metric is a collective, and the progress bar, which only the
-        # first process has, would enter it alone.
+        # Log a number, not the metric: computing a metric is a collective, and the progress bar, which only the first
+        # process has, would enter it alone.
         self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
@@ -174,7 +175,7 @@ class CertifiedClassifier(LightningModule):
         certified = self.certified_accuracy.named()
         figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
         shown = next(iter(figures))
-        # The metrics are synchronised already: sync_dist averages equal numbers.
+        # The metrics are already synchronised: sync_dist averages equal numbers.
         self.log(shown, figures.pop(shown), prog_bar=True, sync_dist=True)
         name = "lipschitz_estimate" if stage == "val" else "lipschitz_bound"
         self.log_dict({**figures, f"{stage}/{name}": self._bounds.lipschitz}, sync_dist=True)
@@ -243,8 +244,8 @@ class CertifiedClassifier(LightningModule):
                 f"an accumulation over {accumulated} batches needs: set compile=default"
             )
         logged = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
-        for keeper in self.trainer.checkpoint_callbacks:
-            monitor = keeper.monitor if isinstance(keeper, ModelCheckpoint) else None
+        for saver in self.trainer.checkpoint_callbacks:
+            monitor = saver.monitor if isinstance(saver, ModelCheckpoint) else None
             if monitor is not None and monitor.startswith("val/certified_") and monitor not in logged:
                 raise ValueError(
                     f"the checkpoint callback's monitor must be a figure of this run's radii, {', '.join(logged)}, got "
@@ -280,7 +281,8 @@ class CertifiedClassifier(LightningModule):
         described = content.get(DESCRIPTION)
         if model is None and described is None:
             raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
-        module = cls(described["model"] if model is None else model, described and described["dataset"], **settings)
+        dataset = None if described is None else described["dataset"]
+        module = cls(described["model"] if model is None else model, dataset, **settings)
         try:
             module.load_state_dict(content["state_dict"])
         except RuntimeError as error:
@@ -291,7 +293,7 @@ class CertifiedClassifier(LightningModule):
 def nominal_lipschitz_constant(model: nn.Module) -> float:
     """Return the Lipschitz constant from pixels to logits if every layer but the normalisation is 1-Lipschitz.
 
-    Losses measure margins by it. It is not a bound, and nothing is certified with it.
+    Losses use it to convert radii to margins. It is not a bound, and nothing is certified with it.
     """
     return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
 

@@ -45,5 +45,5 @@ def test_a_circular_network_is_certified_as_it_is_deployed() -> None:
 
 
 def test_other_dtypes_are_refused(tiny_model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"float64, got one in torch\.float32"):
+    with pytest.raises(ValueError, match=r"must be in float64, got torch\.float32"):
         measured_deviation(tiny_model, torch.rand(1, 1, 8, 8))

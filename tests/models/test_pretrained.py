@@ -123,7 +123,7 @@ def test_a_plain_network_needs_its_configuration(
 
 
 def test_a_checkpoint_brings_its_configuration(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(TypeError, match="brings its model_config and dataset"):
+    with pytest.raises(TypeError, match="model_config and dataset must be None for a Checkpoint"):
         save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "net", {"_target_": "lipnet.models.LipConvNet"})
 
 
@@ -140,9 +140,9 @@ def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None
     config = json.loads((saved / "config.json").read_text())
     config["model"]["depth"] = 6
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"config.json is not the configuration that model.safetensors carries"):
+    with pytest.raises(CheckpointError, match=r"config.json differs from the configuration in model.safetensors"):
         load_pretrained(saved)
-    with pytest.raises(CheckpointError, match=r"config.json is not the configuration"):
+    with pytest.raises(CheckpointError, match=r"config.json differs from the configuration"):
         certify_checkpoint(saved, tmp_path / "out")
     (saved / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json is damaged"):
@@ -154,9 +154,9 @@ def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None
 def test_a_missing_network_is_named_with_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no pretrained network 'digitz'.*digits-quickstart"):
         load_pretrained("digitz")
-    with pytest.raises(FileNotFoundError, match=r"no folder with model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"not a folder with model\.safetensors"):
         load_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="revision is for repositories of the hub, got revision 'main'"):
+    with pytest.raises(ValueError, match="revision is only for repositories of the hub, got 'main'"):
         load_pretrained("digits-quickstart", revision="main")
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import lipnet.certify.arithmetic
 import lipnet.certify.rules
 import lipnet.certify.torch_rules
+import lipnet.functional.frequency
 import lipnet.functional.margins
-import lipnet.functional.norm_bounds
 import lipnet.functional.norm_estimates
 import lipnet.functional.pairwise
 import lipnet.functional.skew
@@ -346,7 +346,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: frequencies between the grid points are ignored",
-        attribute(lipnet.functional.norm_bounds, "cos", lambda angle: 1.0),
+        attribute(lipnet.functional.frequency, "cos", lambda angle: 1.0),
         [
             NORMS + "test_symbol_bound_of_a_shift_whose_peak_falls_between_the_grid_points",
         ],

@@ -23,14 +23,15 @@ from lipnet.functional.series import (
     taylor_coefficients,
 )
 
-# Grid of the symbol bound for groups of up to so many channels; beyond, only the cheaper and looser bound is used.
+# (largest number of channels in a group, grid of the symbol bound). Wider groups only get the cheaper, looser bound.
 _GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
-# Eigenvalues at all frequencies take a tenth of a second for four groups of so many channels.
+# Largest number of channels in a group for which `expected_norm` computes eigenvalues at all frequencies. For four such
+# groups, that takes a tenth of a second.
 _NARROW = 16
 
 
 class Series(NamedTuple):
-    """A polynomial of J in place of exp(J): sum_k coefficients[k] (factor J)^k, with leading coefficient 1."""
+    """A polynomial that replaces exp(J): sum_k coefficients[k] (factor J)^k, with leading coefficient 1."""
 
     factor: float
     coefficients: tuple[float, ...]
@@ -40,15 +41,16 @@ class Series(NamedTuple):
 class PreparedWeight:
     """The values that evaluation computes from a weight: the scaled filter, cached constants, and certified bounds.
 
-    Evaluation needs no bound, so the bounds are proven when they are first asked for.
+    Evaluation needs no bound, so a bound is proven when it is first read.
 
     Attributes:
-        vectors: where the scaling's norm is attained, float64.
+        vectors: vectors at which the scaling attains its norm, float64.
         filter: scaled skew filter L of the active groups, float64.
         factored: the filter times the series' factor, in the layer's dtype.
-        series: polynomial in place of exp.
-        interval: the series is made for norms up to this.
-        finite: whether all entries of the filter are.
+        series: polynomial that replaces exp.
+        interval: largest ||J|| that the series is made for.
+        finite: whether all entries of the filter are finite.
+        constants: cache of `constant`.
     """
 
     vectors: list[Tensor]
@@ -61,23 +63,24 @@ class PreparedWeight:
 
     @cached_property
     def norm(self) -> float:
-        """An upper bound on ||J|| of the filter."""
+        """Return an upper bound on ||J|| for ``filter``."""
         return norm_bound(self.filter)
 
     @cached_property
     def factored_norm(self) -> float:
-        """An upper bound on the norm of the factored filter's J."""
-        # Rounding moves the filter by a Frobenius norm e, and J by at most sqrt(kh kw) e.
+        """Return an upper bound on ||J|| for ``factored``."""
+        # If rounding changes the filter by a Frobenius norm e, it changes J by a norm of at most sqrt(kh kw) e.
         moved = float((self.factored.double() - self.filter * self.series.factor).norm())
         return (self.norm * self.series.factor + moved * sqrt(prod(self.filter.shape[-2:]))) * (1 + 1e-12)
 
     @cached_property
     def gain(self) -> float:
-        """An upper bound on the norm of the series, and at least 1; infinite if the weight is not finite."""
+        """Return an upper bound on the norm of the series, at least 1; infinity if the weight is not finite."""
         gain = polynomial_gain(self.series.coefficients, self.factored_norm) if self.finite else inf
         return max(gain, 1.0) if isfinite(gain) else inf
 
-    @_disable_dynamo  # as WeightCache.get
+    # As for WeightCache.get: compiling what runs once per weight would take minutes.
+    @_disable_dynamo
     def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
         """Return the cached constant of this key, computed on first use."""
         if key not in self.constants:
@@ -88,7 +91,10 @@ class PreparedWeight:
 
 
 def make_series(norm: float, terms: int | None, tolerance: float, series: str) -> Series:
-    """Return the polynomial for norms up to a number, of a given degree or of the lowest that keeps the tolerance."""
+    """Return the polynomial that replaces exp(J) for ||J|| up to ``norm``.
+
+    Its degree is ``terms``, or the lowest one that keeps the tolerance if ``terms`` is None.
+    """
     if terms is not None and terms < 1:
         raise ValueError(f"terms must be at least 1, got {terms}")
     if terms is None:
@@ -107,9 +113,9 @@ def prepare_weight(
 
     Args:
         scaled: the filter.
-        vectors: where the scaling's norm is attained.
-        series: for norms up to ``interval``.
-        interval: that ||J|| is expected to keep.
+        vectors: vectors at which the scaling attains its norm.
+        series: polynomial for norms up to ``interval``.
+        interval: expected upper limit of ||J||; no guarantee uses it.
         dtype: of the layer's weight.
     """
     factored = (scaled * series.factor).to(dtype)
@@ -117,7 +123,7 @@ def prepare_weight(
 
 
 def norm_bound(weight: Tensor) -> float:
-    """Bound ||J|| of a scaled filter from above: the smaller of two bounds, one of them tight where that is cheap."""
+    """Bound ||J|| of a scaled filter from above: by a cheap bound and, where it is affordable, by a tight one."""
     channels = weight.shape[1]
     groups = len(weight) // channels
     if weight.shape[-2:] == (1, 1):
@@ -129,9 +135,9 @@ def norm_bound(weight: Tensor) -> float:
 
 
 def expected_norm(weight: Tensor, otherwise: float) -> float:
-    """Return a number that `norm_bound` of a scaled filter hardly exceeds, the same on every machine up to rounding.
+    """Return a number that `norm_bound` of this scaled filter hardly exceeds, the same on every machine up to rounding.
 
-    For narrow groups, it is computed from the eigenvalues on the grid of the bound. Wider ones keep ``otherwise``.
+    For narrow groups, it is computed from the eigenvalues on the grid of the bound. For wider ones it is ``otherwise``.
     """
     channels, kernel = weight.shape[1], weight.shape[-2:]
     grid = _GRIDS[0][1]
@@ -144,19 +150,19 @@ def expected_norm(weight: Tensor, otherwise: float) -> float:
 
 
 def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
-    """Return about the answer of `norm_bound` for a filter whose norm on small circular maps is the estimate.
+    """Predict `norm_bound` from an estimate of the norm alone, without a filter.
 
-    Evaluation makes its series for this norm, so that it need not wait for the proof. No guarantee uses it: a larger
-    norm shows in the bound of the layer.
+    Evaluation makes its series for this norm, so that it need not wait for the proof. No guarantee uses it: if the norm
+    is larger, the bound of the layer is larger, too.
 
     Args:
-        estimate: of the norm.
-        channels: in a group.
+        estimate: the norm on small circular maps.
+        channels: channels of a group.
         kernel_size: of the filter.
     """
     if prod(kernel_size) == 1:
         return 1.02 * estimate
-    # The supremum over maps of all sizes, typically, and the room that the bound leaves.
+    # Typical ratio of the supremum over maps of all sizes to the estimate, and of the bound to the supremum.
     beyond = 1.035 if max(kernel_size) <= 3 else 1.15
     grids = [grid for most, grid in _GRIDS if channels <= most and max(kernel_size) <= grid // 2]
     room = room_beyond_grid(kernel_size, grids[0]) if grids else sqrt(prod(kernel_size)) / 2
@@ -205,11 +211,14 @@ class Engine(ABC):
 
     @abstractmethod
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Any:
-        """Return the operand of evaluation for exp(sign J), computed once per weight and map size."""
+        """Return the operand of evaluation for exp(sign J); what it needs is computed once per weight and map size."""
 
     @abstractmethod
     def apply(self, maps: Tensor, operand: Any, channels: int) -> Tensor:
-        """Apply the operand to maps (B, channels of the active groups, H, W); compute the first channels at least."""
+        """Apply the operand to maps (B, channels of the active groups, H, W).
+
+        Only the first ``channels`` channels of the result are needed; an engine may compute more.
+        """
 
     def rounding_step(self, prepared: PreparedWeight, signal: Signal, size: tuple[int, int]) -> Step:
         """Bound the rounding of `apply` in evaluation."""
@@ -229,7 +238,7 @@ class Engine(ABC):
 
 
 class MatrixEngine(Engine):
-    """An engine whose operand is a tensor of matrices: orthogonal in evaluation, shrunk to norm at most 1."""
+    """An engine whose operand is a tensor of matrices: in evaluation orthogonal matrices, shrunk to norm at most 1."""
 
     @abstractmethod
     def exponential(
@@ -239,12 +248,12 @@ class MatrixEngine(Engine):
 
     @abstractmethod
     def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
-        """Apply the matrices to feature maps of their precision."""
+        """Apply the matrices to feature maps of the same precision."""
 
     @property
     @abstractmethod
     def matrix_dtype(self) -> torch.dtype:
-        """The dtype in which the matrices are stored."""
+        """Return the dtype in which the engine stores the matrices."""
 
     def train(self, weight: Tensor, series: Series, size: tuple[int, int]) -> Tensor:
         return self.exponential(weight, size, series.coefficients)
@@ -254,14 +263,15 @@ class MatrixEngine(Engine):
 
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
         def compute() -> Tensor:
-            # Exact up to rounding for norms that exceed the expected one by up to a fifth.
-            exactly = exact_coefficients(1.2 * prepared.interval)
-            matrices = self.exponential(prepared.filter, size, exactly)
+            # This polynomial equals exp up to rounding for norms up to 1.2 times the expected one.
+            coefficients = exact_coefficients(1.2 * prepared.interval)
+            matrices = self.exponential(prepared.filter, size, coefficients)
             if not prepared.finite:
                 return matrices.to(self.matrix_dtype)
             try:
                 return contraction(matrices, self.matrix_dtype)
             except ValueError:
+                # A larger norm: the exponential itself, without a polynomial made for an interval.
                 return contraction(self.exponential(prepared.filter, size), self.matrix_dtype)
 
         matrices = prepared.constant(self.key(prepared.filter, size), compute)

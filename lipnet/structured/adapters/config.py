@@ -1,4 +1,4 @@
-"""Configurations of adapters: plain values that build the update of a weight and that an adapter file stores."""
+"""Configurations of adapters: plain values, stored in adapter files, that build the updates of weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class _OrthogonalConfig(AdapterConfig):
     Attributes:
         block_size: b; it must divide the features that Q acts on.
         blocks: number of blocks, instead of their size; it must divide the features.
-        scale: learn the magnitude of every output too.
+        scale: also learn the magnitude of each output.
         block_map: ``"cayley"`` or ``"exponential"``.
         transpose: multiply W by Q^T on the input side. False multiplies by Q, as GSOFT's published code does.
     """
@@ -77,7 +77,7 @@ class _OrthogonalConfig(AdapterConfig):
     scale: bool = True
     block_map: str = "cayley"
     transpose: bool = True
-    # Not fields: settings of some of the structures, and their values for the others.
+    # Class attributes, not fields: a subclass with such a setting makes it a field; the others keep these values.
     side = "both"
     factors = 1
 
@@ -119,7 +119,7 @@ class OneSidedConfig(_OrthogonalConfig):
         if self.side not in ("input", "output"):
             raise ValueError(f"side must be one of 'input', 'output', got {self.side!r}")
         if self.side == "output" and not self.transpose:
-            raise ValueError("transpose=False needs side='input', got side='output', which multiplies by Q anyway")
+            raise ValueError("transpose=False needs side='input', got side='output', which always multiplies by Q")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class BottleneckConfig(AdapterConfig):
 
     Attributes:
         width: rows of D and columns of U.
-        projection: structure of D and U, an additive configuration such as ``KroneckerConfig()``; None for dense.
+        projection: structure of D and U, an additive configuration such as ``KroneckerConfig()``; None for dense ones.
         activation: ``"gelu"``, ``"relu"``, ``"silu"`` or ``"tanh"``.
         bias: learn biases of both projections.
     """
@@ -279,7 +279,7 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     """Return the configuration as plain values: ``"structure"`` and the settings.
 
     Raises:
-        ValueError: for a class of your own, which could not be read back.
+        ValueError: for a class that is not lipnet's: `config_from_plain` could not read it.
 
     Example:
         >>> config_to_plain(LoRAConfig(rank=4))
@@ -287,7 +287,7 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     """
     names = [name for name, kind in _STRUCTURES.items() if kind is type(config)]
     if not names:
-        raise ValueError(f"a file holds the structures {', '.join(_STRUCTURES)}, got {config!r}")
+        raise ValueError(f"a file can store {', '.join(_STRUCTURES)}, got {config!r}")
     settings = {setting.name: getattr(config, setting.name) for setting in fields(config)}  # type: ignore[arg-type]
     return {
         "structure": names[0],
@@ -299,7 +299,7 @@ def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
     """Return the configuration that `config_to_plain` wrote.
 
     Raises:
-        ValueError: for an unknown structure or setting, and for a value that makes no sense.
+        ValueError: for an unknown structure or setting, and for an invalid value.
     """
     settings = dict(plain)
     structure = settings.pop("structure", None)
@@ -308,19 +308,19 @@ def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
     try:
         return _STRUCTURES[structure](**settings)
     except TypeError as error:
-        raise ValueError(f"{structure} cannot be made with {settings}: {error}") from error
+        raise ValueError(f"settings must be those of {structure}, got {settings}: {error}") from error
 
 
 def with_settings(config: AdapterConfig, settings: Mapping[str, Any]) -> AdapterConfig:
     """Return the configuration with some settings changed.
 
     Raises:
-        ValueError: for an unknown setting, and for a value that makes no sense.
+        ValueError: for an unknown setting, and for an invalid value.
     """
     try:
         return replace(config, **settings)  # type: ignore[type-var]
     except TypeError as error:
-        raise ValueError(f"{type(config).__name__} has other settings, got {dict(settings)}: {error}") from error
+        raise ValueError(f"settings must be those of {type(config).__name__}, got {dict(settings)}: {error}") from error
 
 
 def _check_counts(**counts: int) -> None:

@@ -458,5 +458,5 @@ def test_targets_can_have_settings_of_their_own(network: nn.Module) -> None:
     assert network.get_submodule("stem.parametrizations.weight.0.updates.default").scale is None
     assert attached(network) == {"default": GSOFTConfig(4)}
     assert "mix.weight: GSOFTConfig(block_size=2" in describe(network)
-    with pytest.raises(ValueError, match=r"GSOFTConfig has other settings, got \{'rank': 2\}"):
+    with pytest.raises(ValueError, match=r"settings must be those of GSOFTConfig, got \{'rank': 2\}"):
         attach(network, GSOFTConfig(4), {"head": {"rank": 2}}, name="other")

@@ -105,7 +105,10 @@ def test_other_impossible_settings_are_refused() -> None:
     [
         ({}, "structure must be one of LoRA, OFT, .*, got None"),
         ({"structure": "os.system"}, "got 'os.system'"),
-        ({"structure": "LoRA", "rank": 2, "bias": True}, "LoRA cannot be made with {'rank': 2, 'bias': True}"),
+        (
+            {"structure": "LoRA", "rank": 2, "bias": True},
+            "settings must be those of LoRA, got {'rank': 2, 'bias': True}",
+        ),
         ({"structure": "LoRA", "rank": "2"}, "rank must be a whole number of at least 1, got '2'"),
     ],
 )
@@ -119,5 +122,5 @@ def test_a_structure_of_your_own_has_no_plain_form() -> None:
         def build(self, out_features: int, in_features: int) -> WeightUpdate:
             return LowRank(out_features, in_features)
 
-    with pytest.raises(ValueError, match=r"a file holds the structures LoRA, .*, got .*Own"):
+    with pytest.raises(ValueError, match=r"a file can store LoRA, .*, got .*Own"):
         config_to_plain(Own())
