@@ -1,6 +1,12 @@
 """Pure functions of tensors: no state but constants, no modules, nothing imported from the rest of lipnet."""
 
-from lipnet.functional.convolution import PADDING_MODES, depth_to_space, same_convolution, space_to_depth
+from lipnet.functional.convolution import (
+    PADDING_MODES,
+    depth_to_space,
+    same_convolution,
+    space_to_depth,
+    with_channels,
+)
 from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.norm_bounds import reshaped_filter_bound, spectral_norm_bound, symbol_bound
 from lipnet.functional.permutations import channel_shuffle, channel_unshuffle, shuffle_permutation
@@ -31,4 +37,5 @@ __all__ = [
     "square_root_up",
     "symbol_bound",
     "taylor_coefficients",
+    "with_channels",
 ]

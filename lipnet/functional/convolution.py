@@ -1,4 +1,4 @@
-"""The 'same' convolution with odd kernel, stride 1 and dilation 1, its matrix, and space-to-depth."""
+"""The 'same' convolution with odd kernel, stride 1 and dilation 1, its matrix, space-to-depth, missing channels."""
 
 import torch
 import torch.nn.functional as F
@@ -138,3 +138,11 @@ def depth_to_space(x: Tensor, stride: tuple[int, int]) -> Tensor:
     channels = x.shape[1] // (stride[0] * stride[1])
     blocks = x.reshape(x.shape[0], channels, *stride, *x.shape[2:])
     return blocks.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+
+def with_channels(maps: Tensor, channels: int) -> Tensor:
+    """Cut maps to their first channels, or append channels of zeros."""
+    missing = channels - maps.shape[1]
+    if missing == 0:
+        return maps
+    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]

@@ -7,7 +7,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional import same_convolution
+from lipnet.functional import same_convolution, with_channels
 from lipnet.functional.autocorrelation import adjoint_filter
 from lipnet.functional.rounding_error import (
     TINY,
@@ -21,7 +21,6 @@ from lipnet.functional.rounding_error import (
 )
 from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
-from lipnet.layers.soc import with_channels
 
 # Lower limit for norms of W: the kernel and the bias are divided by them.
 SMALLEST_NORM = 1e-6

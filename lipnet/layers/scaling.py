@@ -25,7 +25,7 @@ from lipnet.functional.norm_estimates import (
     top_vectors,
 )
 from lipnet.functional.skew import minus_adjoint
-from lipnet.layers.engines.base import expected_norm_bound
+from lipnet.layers.engines.prepared import expected_norm_bound
 
 # Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
 SMALLEST_NORM = 1e-12

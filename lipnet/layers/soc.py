@@ -5,13 +5,13 @@ from math import prod, sqrt
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipnet.functional import (
     polynomial_gain,
     skew_filter,
     space_to_depth,
+    with_channels,
 )
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
@@ -340,11 +340,3 @@ class SOC(LipschitzModule):
     def _given(self, value: tuple[int, int]) -> Any:
         """Invert `_two`."""
         return value if self.dimensions == 2 else value[1]
-
-
-def with_channels(maps: Tensor, channels: int) -> Tensor:
-    """Cut maps to their first channels, or append channels of zeros."""
-    missing = channels - maps.shape[1]
-    if missing == 0:
-        return maps
-    return F.pad(maps, (0, 0, 0, 0, 0, missing)) if missing > 0 else maps[:, :channels]

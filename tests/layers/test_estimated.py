@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lipnet.layers.engines.base
 from lipnet.certify import certify, lipschitz_bound
 from lipnet.certify.bounds import logit_bounds
 from lipnet.functional.reference import polynomial
@@ -34,14 +33,14 @@ def network(head: type[nn.Module] = SOCLinear) -> LipConvNet:
     ).eval()
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let these functions of the engines fail."""
+def forbid(monkeypatch: pytest.MonkeyPatch, *functions: str) -> None:
+    """Let these functions, by module and name, fail in `lipnet.layers.engines`."""
 
     def fail(*arguments: object) -> None:
         raise AssertionError("a proof or a matrix was computed")
 
-    for name in names:
-        monkeypatch.setattr(lipnet.layers.engines.base, name, fail)
+    for function in functions:
+        monkeypatch.setattr(f"lipnet.layers.engines.{function}", fail)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
@@ -68,7 +67,13 @@ def test_neither_logits_nor_constant_wait_for_a_proof_or_a_matrix(
 ) -> None:
     model, images = network(head), torch.rand(3, 1, 8, 8)
     proven = logit_bounds(copy.deepcopy(model)).lipschitz
-    forbid(monkeypatch, "norm_bound", "symbol_bound", "reshaped_filter_bound", "contraction")
+    forbid(
+        monkeypatch,
+        "prepared.norm_bound",
+        "prepared.symbol_bound",
+        "prepared.reshaped_filter_bound",
+        "base.contraction",
+    )
     with torch.no_grad(), estimated_scales(model):
         model(images)
     assert logit_bounds(model, estimate=True).lipschitz == pytest.approx(proven, rel=1e-3)

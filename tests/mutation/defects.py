@@ -27,7 +27,7 @@ import lipnet.functional.pairwise
 import lipnet.functional.skew
 import lipnet.layers.activations
 import lipnet.layers.arguments
-import lipnet.layers.engines.base
+import lipnet.layers.engines.prepared
 import lipnet.metrics.functional
 from lipnet.certify import PGD, Rule, certify
 from lipnet.certify.arithmetic import ieee_arithmetic
@@ -341,7 +341,7 @@ DEFECTS = [
     ),
     Defect(
         "norm: the target of the scaling counts as a bound",
-        attribute(lipnet.layers.engines.base, "norm_bound", lambda weight: 1.0),
+        attribute(lipnet.layers.engines.prepared, "norm_bound", lambda weight: 1.0),
         [GUARANTEE + "test_the_bound_of_every_number_of_terms_holds_and_is_not_vacuous"],
     ),
     Defect(

@@ -1,7 +1,9 @@
 """Ways to compute exp(J) x, and the choice between them."""
 
-from lipnet.layers.engines.base import (
-    Engine,
+from lipnet.layers.engines.base import Engine
+from lipnet.layers.engines.choose import Choice, Situation, choose_engine
+from lipnet.layers.engines.dense import DenseEngine
+from lipnet.layers.engines.prepared import (
     PreparedWeight,
     Series,
     expected_norm,
@@ -9,8 +11,6 @@ from lipnet.layers.engines.base import (
     norm_bound,
     prepare_weight,
 )
-from lipnet.layers.engines.choose import Choice, Situation, choose_engine
-from lipnet.layers.engines.dense import DenseEngine
 from lipnet.layers.engines.series import ExplicitSeriesEngine, SeriesEngine
 from lipnet.layers.engines.spectral import ExplicitSpectralEngine, SpectralEngine
 

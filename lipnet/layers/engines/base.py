@@ -1,172 +1,17 @@
-"""The interface of the engines, and the weight that they share in evaluation."""
+"""The interface of the engines."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from functools import cached_property
-from math import inf, isfinite, prod, sqrt
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
-from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.exponential import contraction, exact_coefficients
-from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.rounding_error import Signal, Step
-from lipnet.functional.series import (
-    chebyshev_coefficients,
-    exponential_coefficients,
-    monic_polynomial,
-    taylor_coefficients,
-)
-
-# (largest number of channels in a group, grid of the symbol bound). Wider groups only get the cheaper, looser bound.
-_GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
-# Largest number of channels in a group for which `expected_norm` computes eigenvalues at all frequencies. For four such
-# groups, that takes a tenth of a second.
-_NARROW = 16
-
-
-class Series(NamedTuple):
-    """A polynomial that replaces exp(J): sum_k coefficients[k] (factor J)^k, with leading coefficient 1."""
-
-    factor: float
-    coefficients: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedWeight:
-    """The values that evaluation computes from a weight: the scaled filter, cached constants, and certified bounds.
-
-    Evaluation needs no bound, so a bound is proven when it is first read.
-
-    Attributes:
-        vectors: vectors at which the scaling attains its norm, float64.
-        filter: scaled skew filter L of the active groups, float64.
-        factored: the filter times the series' factor, in the layer's dtype.
-        series: polynomial that replaces exp.
-        interval: largest ||J|| that the series is made for.
-        finite: whether all entries of the filter are finite.
-        constants: cache of `constant`.
-    """
-
-    vectors: list[Tensor]
-    filter: Tensor
-    factored: Tensor
-    series: Series
-    interval: float
-    finite: bool
-    constants: dict[Hashable, Tensor | None] = field(default_factory=dict)
-
-    @cached_property
-    def norm(self) -> float:
-        """Return an upper bound on ||J|| for ``filter``."""
-        return norm_bound(self.filter)
-
-    @cached_property
-    def factored_norm(self) -> float:
-        """Return an upper bound on ||J|| for ``factored``."""
-        # If rounding changes the filter by a Frobenius norm e, it changes J by a norm of at most sqrt(kh kw) e.
-        moved = float((self.factored.double() - self.filter * self.series.factor).norm())
-        return (self.norm * self.series.factor + moved * sqrt(prod(self.filter.shape[-2:]))) * (1 + 1e-12)
-
-    @cached_property
-    def gain(self) -> float:
-        """Return an upper bound on the norm of the series, at least 1; infinity if the weight is not finite."""
-        gain = polynomial_gain(self.series.coefficients, self.factored_norm) if self.finite else inf
-        return max(gain, 1.0) if isfinite(gain) else inf
-
-    # As for WeightCache.get: compiling what runs once per weight would take minutes.
-    @_disable_dynamo
-    def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
-        """Return the cached constant of this key, computed on first use."""
-        if key not in self.constants:
-            # Leave inference mode: the constant may be used under autograd later.
-            with torch.inference_mode(False), torch.no_grad():
-                self.constants[key] = compute()
-        return self.constants[key]
-
-
-def make_series(norm: float, terms: int | None, tolerance: float, series: str) -> Series:
-    """Return the polynomial that replaces exp(J) for ||J|| up to ``norm``.
-
-    Its degree is ``terms``, or the lowest one that keeps the tolerance if ``terms`` is None.
-    """
-    if terms is not None and terms < 1:
-        raise ValueError(f"terms must be at least 1, got {terms}")
-    if terms is None:
-        coefficients = exponential_coefficients(norm, tolerance, series)
-    elif series == "taylor":
-        coefficients = taylor_coefficients(terms)
-    else:
-        coefficients = chebyshev_coefficients(terms, norm)
-    return Series(*monic_polynomial(coefficients))
-
-
-def prepare_weight(
-    scaled: Tensor, vectors: list[Tensor], series: Series, interval: float, dtype: torch.dtype
-) -> PreparedWeight:
-    """Round a scaled filter L of the active groups (c, c/groups, kh, kw), float64, to the dtype of a layer's weight.
-
-    Args:
-        scaled: the filter.
-        vectors: vectors at which the scaling attains its norm.
-        series: polynomial for norms up to ``interval``.
-        interval: expected upper limit of ||J||; no guarantee uses it.
-        dtype: of the layer's weight.
-    """
-    factored = (scaled * series.factor).to(dtype)
-    return PreparedWeight(vectors, scaled, factored, series, interval, bool(scaled.isfinite().all()))
-
-
-def norm_bound(weight: Tensor) -> float:
-    """Bound ||J|| of a scaled filter from above: by a cheap bound and, where it is affordable, by a tight one."""
-    channels = weight.shape[1]
-    groups = len(weight) // channels
-    if weight.shape[-2:] == (1, 1):
-        return symbol_bound(weight, groups)
-    for most, grid in _GRIDS:
-        if channels <= most and max(weight.shape[-2:]) <= grid // 2:
-            return reshaped_filter_bound(weight, groups, at_most=symbol_bound(weight, groups, grid))
-    return reshaped_filter_bound(weight, groups)
-
-
-def expected_norm(weight: Tensor, otherwise: float) -> float:
-    """Return a number that `norm_bound` of this scaled filter hardly exceeds, the same on every machine up to rounding.
-
-    For narrow groups, it is computed from the eigenvalues on the grid of the bound. For wider ones it is ``otherwise``.
-    """
-    channels, kernel = weight.shape[1], weight.shape[-2:]
-    grid = _GRIDS[0][1]
-    if channels > _NARROW or max(kernel) == 1 or max(kernel) > grid // 2 or not bool(weight.isfinite().all()):
-        return otherwise
-    response = frequency_response(weight, (grid, grid), len(weight) // channels)
-    largest = float(torch.linalg.eigvalsh(response.mul_(1j)).abs().max())
-    # The proof adds up to a few thousandths.
-    return 1.004 * largest * room_beyond_grid(kernel, grid)
-
-
-def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
-    """Predict `norm_bound` from an estimate of the norm alone, without a filter.
-
-    Evaluation makes its series for this norm, so that it need not wait for the proof. No guarantee uses it: if the norm
-    is larger, the bound of the layer is larger, too.
-
-    Args:
-        estimate: the norm on small circular maps.
-        channels: channels of a group.
-        kernel_size: of the filter.
-    """
-    if prod(kernel_size) == 1:
-        return 1.02 * estimate
-    # Typical ratio of the supremum over maps of all sizes to the estimate, and of the bound to the supremum.
-    beyond = 1.035 if max(kernel_size) <= 3 else 1.15
-    grids = [grid for most, grid in _GRIDS if channels <= most and max(kernel_size) <= grid // 2]
-    room = room_beyond_grid(kernel_size, grids[0]) if grids else sqrt(prod(kernel_size)) / 2
-    return estimate * min(beyond * room, sqrt(prod(kernel_size)))
+from lipnet.layers.engines.prepared import PreparedWeight, Series
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lipnet.functional.exponential import apply_dense, dense_exponential
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
-from lipnet.layers.engines.base import MatrixEngine, PreparedWeight
+from lipnet.layers.engines.base import MatrixEngine
+from lipnet.layers.engines.prepared import PreparedWeight
 
 
 class DenseEngine(MatrixEngine):

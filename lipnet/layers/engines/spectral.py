@@ -8,7 +8,8 @@ from torch import Tensor
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.functional.spectral import apply_spectral, spectral_exponential
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
-from lipnet.layers.engines.base import MatrixEngine, PreparedWeight
+from lipnet.layers.engines.base import MatrixEngine
+from lipnet.layers.engines.prepared import PreparedWeight
 
 
 class SpectralEngine(MatrixEngine):

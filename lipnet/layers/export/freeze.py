@@ -5,10 +5,11 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from lipnet.functional import with_channels
 from lipnet.layers.engines import Engine
 from lipnet.layers.operands import OperandLayer, Operands
 from lipnet.layers.orthogonal_mixing import OrthogonalMixing
-from lipnet.layers.soc import SOC, with_channels
+from lipnet.layers.soc import SOC
 
 
 def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
