@@ -123,6 +123,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
             "seconds": time.perf_counter() - start,
             "peak_bytes": peak_bytes(),
             "history": history,
+            "epoch": best_epoch(history) + 1,
             **counts(model, ALL_METHODS[job.method].peft),
         }
     if job.dev:
