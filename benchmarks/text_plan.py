@@ -1,6 +1,7 @@
 """Plan of the text study: parameters of each row, and an estimate of its time from one measured training step."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -24,19 +25,19 @@ TOKENS = 12
 
 
 def measure(model: str, method: str, budget: str, settings: Settings) -> dict[str, Any]:
-    """Return a method's trained parameters, and the seconds of a token in training and in evaluation."""
+    """Return a method's trained parameters, and the processor time of a token in training and in evaluation."""
     built = network(Job("cola", method, budget, 0, 1e-5, False, 0, model, ""))
     ids = torch.randint(1, built.config.vocab_size, (settings.batch, TOKENS))
     batch = {"input_ids": ids, "labels": torch.arange(settings.batch) % 2}
     optimizer, times = torch.optim.Adam(parameter_groups(ALL_METHODS[method], built, rate=1e-5)), []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         step(built.train(), optimizer, batch)
-        times.append(time.perf_counter() - start)
-    start = time.perf_counter()
+        times.append(time.process_time() - start)
+    start = time.process_time()
     with torch.no_grad():
         built.eval()(input_ids=ids)
-    evaluation = time.perf_counter() - start
+    evaluation = time.process_time() - start
     figures = {"training": min(times) / ids.numel(), "evaluation": evaluation / ids.numel()}
     return {"parameters": counts(built, peft=False)["trained_parameters"], **figures}
 
@@ -47,9 +48,9 @@ def measured(study: "Study", rows: Iterable["Row"]) -> dict[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
     torch.set_num_threads(study.threads)
     if "start" not in found:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         subprocess.run([sys.executable, "-c", "import benchmarks.text_row"], cwd=ROOT, check=True)
-        found["start"] = {"seconds": time.perf_counter() - start}
+        found["start"] = {"seconds": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before}
     for method, budget in dict.fromkeys((row.method, row.budget) for row in rows):
         if (key := f"{method}-{budget}") not in found:
             found[key] = measure(str(study.model), method, budget, study.settings)
@@ -82,6 +83,9 @@ def seconds_of(row: "Row", found: dict[str, dict[str, Any]], tokens: dict[str, i
 def show(study: "Study", rows: Sequence["Row"], jobs: int, every_row: bool) -> float:
     """Print the estimate of all unfinished rows, and of each on demand; return the total in hours."""
     rows = [row for row in rows if not study.file_of(row).is_file()]
+    if not rows:
+        study.console.print("all rows are finished")
+        return 0.0
     found, lengths = measured(study, rows), tokens(study)
     table, total = Table(title="unfinished rows"), 0.0
     for heading in ("row", "trained parameters", "minutes"):
@@ -93,5 +97,8 @@ def show(study: "Study", rows: Sequence["Row"], jobs: int, every_row: bool) -> f
     if every_row:
         study.console.print(table)
     hours = total / 3600 / jobs
-    study.console.print(f"{len(rows)} rows are unfinished: about {hours:.1f} hours with {jobs} trainings at a time")
+    study.console.print(
+        f"{len(rows)} rows are unfinished: about {hours:.1f} hours with {jobs} trainings at a time on idle cores",
+        soft_wrap=True,
+    )
     return hours

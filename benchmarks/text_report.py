@@ -62,17 +62,17 @@ def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str
         "![score of each method against its trained parameters](scores.png)",
         *verdict(entries),
         "\n".join(table(entries, cost_columns())),
-        "Minutes are those of a training, its validation included. Memory is the peak resident size of the process; "
-        "the interpreter and its packages take a part of it that is the same for all.",
+        "Minutes are the processor time of a training with its validation, so that other programs hardly count. "
+        "Memory is the peak resident size of the process. Interpreter and packages take a part that all share.",
         *peers(entries),
     ]
     if missing:
         paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
     versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
     paragraphs += [
-        f"The times are from {machine['threads']} thread a training on {machine['cores']} cores of "
-        f"{machine['processor']}, shared with other programs; {versions}. Versions, commit and seed of each row are in "
-        "`rows/`. These commands run the study, and make tables and plot from the files of the rows:",
+        f"The trainings had {machine['threads']} thread each on {machine['cores']} cores of {machine['processor']}, "
+        f"with {versions}. Versions, commit and seed of each row are in `rows/`. These commands run the study, and make "
+        "tables and plot from the files of the rows:",
         "```bash\npython -m benchmarks.text_study --data-dir data/text\n"
         "python -m benchmarks.text_study --data-dir data/text --peers\n"
         "python -m benchmarks.text_study --render\n```",
@@ -103,7 +103,7 @@ def cost_columns() -> dict[str, Column]:
                 ", ".join(str(row["epoch"]) for row in found[name].rows) if name in found else "-"
             ),
             f"minutes, {task.label}": lambda found, name=name: (  # type: ignore[misc]
-                f"{found[name].average('seconds') / 60:.1f}" if name in found else "-"
+                f"{found[name].average('cpu_seconds') / 60:.1f}" if name in found else "-"
             ),
             f"peak MiB, {task.label}": lambda found, name=name: (  # type: ignore[misc]
                 f"{found[name].average('peak_bytes') / 2**20:,.0f}" if name in found else "-"

@@ -112,7 +112,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     pool = load(job.task, "train", Path(job.data), tokenizer, settings.max_length)
     training, validation = split(pool, job.sentences)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     model = network(job)
     if job.trained:
         result = json.loads((Path(job.trained) / "result.json").read_text())
@@ -121,6 +121,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
         history, best = train(model, job, training, validation, settings)
         result = {
             "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu_start,
             "peak_bytes": peak_bytes(),
             "history": history,
             "epoch": best_epoch(history) + 1,

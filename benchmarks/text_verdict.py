@@ -102,7 +102,7 @@ def peers(entries: Entries) -> list[str]:
         if ours is None or theirs is None:
             continue
         cells = [str(ours), str(theirs)]
-        cells += [f"{entry.average('seconds') / 60:.1f}" for entry in (ours, theirs)]
+        cells += [f"{entry.average('cpu_seconds') / 60:.1f}" for entry in (ours, theirs)]
         cells += [f"{entry.average('peak_bytes') / 2**20:,.0f}" for entry in (ours, theirs)]
         label = ALL_METHODS[pair[1]].label
         lines.append(f"| {label} | {' | '.join(cells)} |")

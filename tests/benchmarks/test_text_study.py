@@ -154,8 +154,8 @@ def test_rows_are_trained_once_and_dev_is_scored_by_the_chosen_trainings(
     rate = contents[trained]["rate"]
     assert rate > 1e-5
     twin = contents[replace(trained, trial=rate)]
-    assert {key: contents[trained][key] for key in ("history", "seconds")} == {
-        k: twin[k] for k in ("history", "seconds")
+    assert {key: contents[trained][key] for key in ("history", "cpu_seconds")} == {
+        k: twin[k] for k in ("history", "cpu_seconds")
     }
     text = first.file_of(trained).read_text()
     assert not any(str(place) in text for place in (tmp_path, *places)), "paths of the machine are no result"
@@ -249,7 +249,7 @@ def test_blocks_of_rows_must_divide_the_rows() -> None:
 def finished(row: Row, dev: float, trained: int = 1000, sentences: int = 96) -> dict[str, Any]:
     """Return the content of a finished row's file."""
     about = {"name": row.name, "task": row.task, "method": row.method, "budget": row.budget, "seed": row.seed}
-    result = {"rate": 1e-3, "sentences": sentences, "epoch": 2, "seconds": 90.0, "peak_bytes": 2**30, "dev": dev}
+    result = {"rate": 1e-3, "sentences": sentences, "epoch": 2, "cpu_seconds": 90.0, "peak_bytes": 2**30, "dev": dev}
     machine = {"processor": "P", "cores": 2, "threads": 1}
     more = {"trained_parameters": trained, "settings": {"epochs": 3, "batch": 16}, "machine": machine}
     return {**about, **result, **more, "versions": {"torch": "2"}}
