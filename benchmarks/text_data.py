@@ -31,8 +31,8 @@ class Task:
 
 
 TASKS = {
-    "cola": Task("CoLA", "Matthews correlation", sentence_column=0, sentences=3200),
-    "sst2": Task("SST-2", "accuracy", sentence_column=1, sentences=1280),
+    "cola": Task("CoLA", "Matthews correlation", sentence_column=0, sentences=3000),
+    "sst2": Task("SST-2", "accuracy", sentence_column=1, sentences=900),
 }
 
 
@@ -46,7 +46,7 @@ class Settings:
     """
 
     epochs: int = 3
-    batch: int = 32
+    batch: int = 16
     warmup: float = 0.1
     max_length: int = 64
     evaluation_batch: int = 128

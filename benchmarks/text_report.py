@@ -71,8 +71,8 @@ def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str
     versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
     paragraphs += [
         f"The trainings had {machine['threads']} thread each on {machine['cores']} cores of {machine['processor']}, "
-        f"with {versions}. Versions, commit and seed of each row are in `rows/`. These commands run the study, and make "
-        "tables and plot from the files of the rows:",
+        f"with {versions}. Versions, commit and seed of each row are in `rows/`. These commands run the study and "
+        "make tables and plot from the files of the rows:",
         "```bash\npython -m benchmarks.text_study --data-dir data/text\n"
         "python -m benchmarks.text_study --data-dir data/text --peers\n"
         "python -m benchmarks.text_study --render\n```",
