@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.text_data import TASKS
 from benchmarks.text_methods import METHODS
-from benchmarks.text_verdict import Entries, Entry, peers, verdict
+from benchmarks.text_verdict import Entries, Entry, edges, peers, verdict
 from lipnet.files import atomic_write
 
 
@@ -64,6 +64,7 @@ def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str
         "\n".join(table(entries, cost_columns())),
         "Minutes are the processor time of a training with its validation, so that other programs hardly count. "
         "Memory is the peak resident size of the process. Interpreter and packages take a part that all share.",
+        *edges(entries),
         *peers(entries),
     ]
     if missing:

@@ -114,6 +114,8 @@ class Study(RowRunner[Row]):
     def run(self, rows: Sequence[Row], jobs: int = 1) -> bool:
         """Run trials, then the other rows whose learning rate is chosen; return whether all are finished."""
         tried = self.perform([row for row in rows if row.trial is not None], jobs)
+        if self.stopped:
+            return False
         others = [row for row in rows if row.trial is None]
         ready = [row for row in others if self.rate_of(row) is not None]
         for row in others:

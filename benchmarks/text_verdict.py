@@ -94,6 +94,13 @@ def expectation(entries: Entries) -> list[str]:
     return [" ".join(said)] if said else []
 
 
+def edges(entries: Entries) -> list[str]:
+    """Name the methods whose learning rate is the lowest or the highest of their three."""
+    rates = {name: entry.rows[0]["rate"] for (_, name, _), entry in entries.items()}
+    found = [m.label for name, m in METHODS.items() if rates.get(name) in (m.rates[0], m.rates[-1])]
+    return [f"The best of three learning rates is the lowest or the highest for: {', '.join(found)}."] if found else []
+
+
 def peers(entries: Entries) -> list[str]:
     """Return the section on peft: scores, time and memory side by side."""
     lines, words = [], []

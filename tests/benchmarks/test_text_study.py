@@ -275,6 +275,7 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     assert "On CoLA, the expectation holds: GSOFT is above OFT, level BOFT (m = 2), level LoRA." in text
     assert "| LoRA | 40.0 ± 1.0 | 40.0 ± 1.0 | 1.5 | 1.5 | 1,024 | 1,024 |" in text
     assert "By two standard errors: LoRA: lipnet is level." in text
+    assert "is the lowest or the highest for: head alone." in text
     missing = text.partition("Not run yet: ")[2].partition("\n")[0]
     assert "`cola-circulant-large-seed0`" in missing
     assert "`cola-lora-large-seed0`" not in missing
