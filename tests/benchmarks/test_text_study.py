@@ -16,7 +16,7 @@ from benchmarks.text_data import TASKS, Job, Sentences, Settings, batches, padde
 from benchmarks.text_methods import ALL_METHODS, METHODS, NO_BUDGET, PEERS, TARGETS, UNITS, RowBlocks, apply
 from benchmarks.text_report import entries_of, write_report
 from benchmarks.text_study import SEEDS, Row, Study, finals, matches, peers, trials
-from benchmarks.text_verdict import Entry
+from benchmarks.text_verdict import Entry, expectation
 from lipnet.structured.adapters import CirculantConfig
 
 transformers = pytest.importorskip(
@@ -142,8 +142,8 @@ def test_rows_are_trained_once_and_dev_is_scored_by_the_chosen_trainings(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So few steps need higher rates.
-    monkeypatch.setitem(METHODS, "full", replace(METHODS["full"], rates=(1e-5, 3e-3, 1e-2)))
-    rows = [row for row in rows_of("full") if row.seed < 2]
+    monkeypatch.setitem(METHODS, "full", replace(METHODS["full"], rates=(1e-5, 3e-3)))
+    rows = [row for row in rows_of("full") if row.seed == 0]
     first = study(places, tmp_path)
     assert first.run(rows)
     assert sorted(first.started) == sorted(row.name for row in rows)
@@ -282,11 +282,12 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_method_below_is_not_called_level(tmp_path: Path) -> None:
+def test_an_expectation_that_fails_is_said_to_fail() -> None:
     levels = {"lora": 0.40, "gsoft": 0.25, "oft": 0.30, "boft": 0.30}
     rows = [row for row in finals() if row.method in levels and row.budget == "large"]
-    text = written(tmp_path, [finished(row, levels[row.method] + 0.01 * (row.seed - 1)) for row in rows])
-    assert "On SST-2, the expectation does not hold: GSOFT is below OFT, below BOFT (m = 2), below LoRA." in text
+    entries = entries_of([finished(row, levels[row.method] + 0.01 * (row.seed - 1)) for row in rows])
+    (said,) = expectation(entries)
+    assert "On SST-2, the expectation does not hold: GSOFT is below OFT, below BOFT (m = 2), below LoRA." in said
 
 
 def test_a_single_seed_has_no_spread_and_is_not_compared() -> None:
