@@ -32,7 +32,7 @@ class Task:
 
 TASKS = {
     "cola": Task("CoLA", "Matthews correlation", sentence_column=0, sentences=3000),
-    "sst2": Task("SST-2", "accuracy", sentence_column=1, sentences=900),
+    "sst2": Task("SST-2", "accuracy", sentence_column=1, sentences=800),
 }
 
 
