@@ -113,6 +113,7 @@ class Study(RowRunner[Row]):
 
     def run(self, rows: Sequence[Row], jobs: int = 1) -> bool:
         """Run trials, then the other rows whose learning rate is chosen; return whether all are finished."""
+        _ = self.origin  # The commit at the start, whatever happens to the checkout later.
         tried = self.perform([row for row in rows if row.trial is not None], jobs)
         if self.stopped:
             return False
