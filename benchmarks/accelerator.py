@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.common import machine, write_json
-from benchmarks.sweep import ROOT
+from benchmarks.rows import ROOT
 
 # Seconds of a training step of the command that are not training: start, certification, writing.
 _AROUND_SPEEDRUN = 60

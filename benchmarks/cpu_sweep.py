@@ -11,7 +11,6 @@ the validation images; the test images are not read. The same command resumes af
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.common import machine, write_json
-from benchmarks.sweep import ROOT, Row, Sweep, overrides_of
+from benchmarks.rows import ROOT
+from benchmarks.sweep import Row, Sweep, overrides_of
 from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
 from lipnet.workflows.training import make_data, make_module, make_optimizer
 
@@ -182,8 +182,7 @@ def main() -> None:
         more = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
         seconds = read_step_times(arguments.output / "step_times.json", ROWS, more, threads=2)
         sweep = CPUSweep(seconds, arguments.work, arguments.output, more)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, sweep.stop)
+        sweep.stop_on_signals()
         done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)
     write_report(arguments.output, names, describe)
     sys.exit(0 if done else 1)

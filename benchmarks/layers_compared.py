@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +29,8 @@ from omegaconf import OmegaConf
 from benchmarks.common import write_json
 from benchmarks.layer_list import layer_names
 from benchmarks.layers_report import RADIUS, write_report
-from benchmarks.sweep import ROOT, Row, Sweep
+from benchmarks.rows import ROOT
+from benchmarks.sweep import Row, Sweep
 
 BASE = (
     "data=cifar100",
@@ -218,8 +218,7 @@ def main() -> None:
         comparison = Comparison(
             arguments.work, arguments.output, more, arguments.minutes, arguments.rates, arguments.threads
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, comparison.sweep.stop)
+        comparison.sweep.stop_on_signals()
         done = comparison.perform([entry for entry in entries() if entry.name in arguments.only])
     write_report(arguments.output, names, arguments.page)
     sys.exit(0 if done else 1)

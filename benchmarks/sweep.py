@@ -10,27 +10,18 @@ Several commands may work on the same folders at once: each row is locked by one
 """
 
 import argparse
-import fcntl
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from benchmarks.rows import RowRunner
 from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
-from lipnet.files import atomic_write
 
-ROOT = Path(__file__).parents[1]
-# Last checkpoint of a run, and the exit status of a stopped one. Not imported from lipnet, to do without torch.
-LAST, UNFINISHED = Path("checkpoints", "last.ckpt"), 75
+# Last checkpoint of a run. Not imported from lipnet, to do without torch.
+LAST = Path("checkpoints", "last.ckpt")
 BASE = (
     "data=cifar100",
     "conv=gs_soc",
@@ -107,89 +98,30 @@ def overrides_of(row: Row, more: Sequence[str] = (), base: Sequence[str] = BASE)
     return [*(each for each in (*base, *QUIET) if each.partition("=")[0] not in anew), *stated]
 
 
-class Sweep:
-    """Trainings of rows, one after the other or ``jobs`` at a time.
+class Sweep(RowRunner[Row]):
+    """Trainings of rows.
 
     Args:
-        work: folder for the runs.
-        output: folder for rows/NAME.json, a file for each finished row.
+        work, output, threads: as for `RowRunner`.
         more: overrides for all rows.
-        threads: number of threads of each training.
         base: overrides of all rows that a row may replace.
     """
 
     def __init__(
         self, work: Path, output: Path, more: Sequence[str] = (), threads: int = 1, base: Sequence[str] = BASE
     ) -> None:
-        self.work, self.output, self.more, self.threads = work.absolute(), output.absolute(), tuple(more), threads
-        self.base = tuple(base)
-        self.console = Console()
-        self._stopped = threading.Event()
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def perform(self, rows: Sequence[Row], jobs: int = 1) -> bool:
-        """Train the unfinished rows; return whether all are finished."""
-        with ThreadPoolExecutor(jobs) as pool:
-            return all(list(pool.map(self._row, rows)))
-
-    def stop(self, *_: object) -> None:
-        """Let the running trainings write their last checkpoint and end; start no further row."""
-        self._stopped.set()
-        for process in list(self._running):
-            process.terminate()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped.is_set()
+        super().__init__(work, output, threads)
+        self.more, self.base = tuple(more), tuple(base)
 
     def overrides_of(self, row: Row) -> list[str]:
         return overrides_of(row, self.more, self.base)
 
-    def file_of(self, row: Row) -> Path:
-        return self.output / "rows" / f"{row.name}.json"
-
-    def _row(self, row: Row) -> bool:
-        folder = self.work / row.name
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.console.print(f"{row.name}: locked by another process")
-                return False
-            # Checked under the lock: another process may have finished it meanwhile.
-            if self.file_of(row).is_file():
-                return True
-            if self._stopped.is_set():
-                return False
-            self.console.print(f"{row.name}: started or resumed")
-            status = self._train(row, folder, lock.fileno())
-            if status != 0:
-                ending = "stopped, can be resumed" if status == UNFINISHED else f"failed with status {status}"
-                self.console.print(f"{row.name}: {ending}, see {folder / 'output.log'}", soft_wrap=True)
-                return False
-            self._save(row, folder)
-        self.console.print(f"{row.name}: finished")
-        return True
-
-    def _train(self, row: Row, folder: Path, lock: int) -> int:
+    def command_of(self, row: Row, folder: Path) -> list[str]:
         last = folder / LAST
         resumed = [f"ckpt_path={last}"] if last.is_file() else []
-        command = [sys.executable, "train.py", *self.overrides_of(row), f"hydra.run.dir={folder}", *resumed]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with (folder / "output.log").open("ab") as output:
-            # The training inherits the lock, and holds it if only this process is killed.
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output, pass_fds=[lock]
-            )
-            self._running.add(process)
-            if self._stopped.is_set():
-                process.terminate()
-            status = process.wait()
-            self._running.remove(process)
-        return status
+        return [sys.executable, "train.py", *self.overrides_of(row), f"hydra.run.dir={folder}", *resumed]
 
-    def _save(self, row: Row, folder: Path) -> None:
+    def content_of(self, row: Row, folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
         if summary["split"] != "validation":
             raise ValueError(f"split of a sweep must be 'validation', got {summary['split']!r} in {folder}")
@@ -198,8 +130,7 @@ class Sweep:
         shown = [each for each in self.overrides_of(row) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
         content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}
-        with atomic_write(self.file_of(row)) as file:
-            file.write(json.dumps({**content, "summary": summary, "run": run}, indent=1).encode() + b"\n")
+        return {**content, "summary": summary, "run": run}
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> Description:
@@ -238,8 +169,7 @@ def main() -> None:
     if not arguments.render:
         data = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
         sweep = Sweep(arguments.work, arguments.output, data, arguments.threads)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, sweep.stop)
+        sweep.stop_on_signals()
         done = sweep.perform(rows, arguments.jobs)
     write_report(arguments.output, names, describe)
     sys.exit(0 if done else 1)

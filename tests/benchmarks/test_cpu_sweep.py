@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks import cpu_sweep
 from benchmarks.cpu_sweep import BASE, EPOCHS, ROWS, SECONDS, CPUSweep, describe, read_step_times, step_times
-from benchmarks.sweep import ROOT, Row, overrides_of
+from benchmarks.rows import ROOT
+from benchmarks.sweep import Row, overrides_of
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
 from lipnet.workflows.training import model_config

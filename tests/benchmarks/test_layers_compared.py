@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from benchmarks.layer_list import CONF, layer_class, layer_factory, layer_names, over_groups
 from benchmarks.layers_compared import GROUPS, RATES, Comparison, Entry, curve_of, duration, entries
 from benchmarks.layers_report import MARK, draw, readme, table, write_report
-from benchmarks.sweep import ROOT, Row, overrides_of
+from benchmarks.rows import ROOT
+from benchmarks.sweep import Row, overrides_of
 from lipnet.data import DATAMODULES
 from lipnet.layers import SOC, GroupAndShuffle
 from lipnet.models import build_model

@@ -14,7 +14,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.sweep import BASE, LAST, ROOT, ROWS, UNFINISHED, Row, Sweep, describe, overrides_of
+from benchmarks.rows import ROOT, UNFINISHED
+from benchmarks.sweep import BASE, LAST, ROWS, Row, Sweep, describe, overrides_of
 from benchmarks.sweep_report import draw, page, simplest, table, verdict, write_report
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model

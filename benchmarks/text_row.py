@@ -1,0 +1,169 @@
+"""One row of the text study in a process of its own: python -m benchmarks.text_row FOLDER
+
+FOLDER/job.json says what to train, see `Job` and `Settings`. FOLDER/result.json gets the result. A training without dev
+writes FOLDER/best.pt, too, so that dev can be scored later.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from math import inf, isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import lipnet
+from benchmarks.common import write_json
+from benchmarks.text_data import Job, Sentences, Settings, batches, load, padded, score, split
+from benchmarks.text_methods import ALL_METHODS, apply, parameter_groups
+from lipnet.files import atomic_write
+
+
+def network(job: Job) -> nn.Module:
+    """Return the pretrained network with a new head of the job's seed, and the job's method on it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(job.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(job.model, num_labels=2)
+    return apply(ALL_METHODS[job.method], job.budget, model)
+
+
+def precision() -> AbstractContextManager[Any]:
+    """Return a context with products in bfloat16 if the processor has instructions for them."""
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=supported)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, task: str, data: Sentences, size: int) -> tuple[float, float]:
+    """Return the score and the mean loss, computed in batches of this size."""
+    model.eval()
+    ordered = data.subset(sorted(range(len(data)), key=lambda i: len(data.tokens[i])))
+    logits, labels = [], torch.tensor(ordered.labels)
+    # Each adapted weight is formed once for all batches.
+    with parametrize.cached(), precision():
+        for start in range(0, len(data), size):
+            batch = padded(ordered.tokens[start : start + size], model.config.pad_token_id)
+            logits.append(model(**batch).logits.float())
+    loss = float(nn.functional.cross_entropy(torch.cat(logits), labels))
+    return score(task, ordered.labels, torch.cat(logits).argmax(1).tolist()), loss if isfinite(loss) else inf
+
+
+def epoch(data: Sentences, size: int, pad: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of an epoch."""
+    for chosen in batches([len(each) for each in data.tokens], size, generator):
+        batch = data.subset(chosen)
+        yield padded(batch.tokens, pad) | {"labels": torch.tensor(batch.labels)}
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:
+    """Make a training step and return the loss."""
+    optimizer.zero_grad()
+    with precision():
+        loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def train(
+    model: nn.Module, job: Job, training: Sentences, validation: Sentences, settings: Settings
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Train by Adam; return figures of each epoch, and the trained parameters of the one with the best score."""
+    optimizer = torch.optim.Adam(parameter_groups(ALL_METHODS[job.method], model, job.rate))
+    total = settings.epochs * -(-len(training) // settings.batch)
+    rise = max(1, round(settings.warmup * total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / rise, (total - done) / max(1, total - rise))
+    )
+    torch.manual_seed(job.seed)  # Dropout is the same for all methods.
+    generator = torch.Generator().manual_seed(job.seed)
+    history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+    for _ in range(settings.epochs):
+        model.train()
+        losses = []
+        for batch in epoch(training, settings.batch, model.config.pad_token_id, generator):
+            losses.append(step(model, optimizer, batch))
+            schedule.step()
+        validated, loss = evaluate(model, job.task, validation, settings.evaluation_batch)
+        history.append({"score": validated, "loss": loss, "training_loss": fmean(losses)})
+        if best_epoch(history) == len(history) - 1:
+            best = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return history, best
+
+
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Return the epoch with the best validation score, the lower loss of equal ones, from 0."""
+    return max(range(len(history)), key=lambda epoch: (history[epoch]["score"], -history[epoch]["loss"]))
+
+
+def perform(job: Job, settings: Settings, folder: Path) -> None:
+    """Train, or take the parameters of the same training, and write the result."""
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    pool = load(job.task, "train", Path(job.data), tokenizer, settings.max_length)
+    training, validation = split(pool, job.sentences)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    model = network(job)
+    if job.trained:
+        result = json.loads((Path(job.trained) / "result.json").read_text())
+        best = torch.load(Path(job.trained) / "best.pt", weights_only=True)
+    else:
+        history, best = train(model, job, training, validation, settings)
+        result = {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu_start,
+            "peak_bytes": peak_bytes(),
+            "history": history,
+            "epoch": best_epoch(history) + 1,
+            **counts(model, ALL_METHODS[job.method].peft),
+        }
+    if job.dev:
+        unknown = model.load_state_dict(best, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"the trained parameters must fit the network, got {unknown} besides")
+        dev = load(job.task, "dev", Path(job.data), tokenizer, settings.max_length)
+        found, _ = evaluate(model, job.task, dev, settings.evaluation_batch)
+        result |= {"dev": found, "dev_sentences": len(dev)}
+    else:
+        with atomic_write(folder / "best.pt") as file:
+            torch.save(best, file)
+    write_json(folder / "result.json", result)
+
+
+def counts(model: nn.Module, peft: bool) -> dict[str, Any]:
+    """Return numbers of parameters, and versions."""
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "lipnet": lipnet.__version__}
+    if peft:
+        import peft as package
+
+        versions["peft"] = package.__version__
+    return {
+        "trained_parameters": sum(trained.values()),
+        "head_parameters": sum(number for name, number in trained.items() if name.startswith("classifier.")),
+        "versions": versions,
+    }
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(folder: Path) -> None:
+    plain = json.loads((folder / "job.json").read_text())
+    perform(Job(**plain["job"]), Settings(**plain["settings"]), folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
