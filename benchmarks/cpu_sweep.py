@@ -10,22 +10,14 @@ the validation images; the test images are not read. The same command resumes af
 """
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-from hydra import compose, initialize_config_dir
-
-from benchmarks.common import machine, write_json
-from benchmarks.rows import ROOT
+from benchmarks.step_times import read_step_times
 from benchmarks.sweep import Row, Sweep, overrides_of
 from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
-from lipnet.workflows.training import make_data, make_module, make_optimizer
 
 SECONDS, EPOCHS = 300, 4
 BASE = (
@@ -99,56 +91,6 @@ class CPUSweep(Sweep):
         return [*super().overrides_of(row), f"trainer.limit_train_batches={batches}"]
 
 
-def step_times(rows: Sequence[Row], more: Sequence[str], rounds: int = 5) -> dict[str, float]:
-    """Return the median time of a training step of each row in seconds, all rows in turn."""
-    steps = {row.name: training_step(overrides_of(row, more, BASE)) for row in rows}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:
-                times[name].append(time.perf_counter() - start)
-    return {name: median(each) for name, each in times.items()}
-
-
-def training_step(overrides: Sequence[str]) -> Callable[[], None]:
-    """Return a function that makes a step of the training with these overrides, on random images."""
-    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
-        config = compose("train", list(overrides))
-    config.paths.output_dir = config.paths.log_dir = "unused"
-    data = make_data(config)
-    module = make_module(config, data)
-    optimizer = make_optimizer(config)(module)
-    size = config.data.batch_size
-    x, y = torch.rand(size, 3, 32, 32), torch.randint(data.num_classes, (size,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(module.model(x), y).backward()
-        optimizer.step()
-
-    return step
-
-
-def read_step_times(path: Path, rows: Sequence[Row], more: Sequence[str], threads: int) -> dict[str, float]:
-    """Return the step time of each row from a file. Rows that are missing are timed beside the first one, and added.
-
-    The machine may be slower or faster by then: a new row gets its multiple of the first row's time.
-    """
-    content = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
-    times: dict[str, float] = content["seconds"]
-    missing = [row for row in rows if row.name not in times]
-    if missing:
-        torch.set_num_threads(threads)
-        first = rows[0]
-        new = step_times([first, *(row for row in missing if row is not first)], more)
-        speed = times.get(first.name, new[first.name]) / new[first.name]
-        times |= {row.name: speed * new[row.name] for row in missing}
-        write_json(path, {**machine(torch.device("cpu")), **content, "seconds": times})
-    return times
-
-
 def describe(rows: Sequence[dict[str, Any]]) -> Description:
     """Return the texts of the report on these rows."""
     summary = rows[0]["summary"]
@@ -180,7 +122,8 @@ def main() -> None:
     done = True
     if not arguments.render:
         more = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
-        seconds = read_step_times(arguments.output / "step_times.json", ROWS, more, threads=2)
+        stated = {row.name: overrides_of(row, more, BASE) for row in ROWS}
+        seconds = read_step_times(arguments.output / "step_times.json", stated, threads=2)
         sweep = CPUSweep(seconds, arguments.work, arguments.output, more)
         sweep.stop_on_signals()
         done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)

@@ -1,4 +1,4 @@
-"""The rows of the recipe's sweep are trainings of equal cost, and a new row is timed beside the first."""
+"""The rows of the recipe's sweep are trainings of equal cost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks import cpu_sweep
-from benchmarks.cpu_sweep import BASE, EPOCHS, ROWS, SECONDS, CPUSweep, describe, read_step_times, step_times
+from benchmarks.cpu_sweep import BASE, EPOCHS, ROWS, SECONDS, CPUSweep, describe
 from benchmarks.rows import ROOT
 from benchmarks.sweep import Row, overrides_of
 from lipnet.data import DATAMODULES
@@ -43,34 +42,6 @@ def test_the_steps_of_a_row_fill_the_time(tmp_path: Path) -> None:
         (batches,) = (each for each in sweep.overrides_of(row) if each.startswith("trainer.limit_train_batches="))
         steps = EPOCHS * int(batches.partition("=")[2])
         assert steps * sweep.seconds[row.name] == pytest.approx(SECONDS, rel=0.01)
-
-
-def test_missing_rows_get_their_multiple_of_the_first_rows_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "step_times.json"
-    file.write_text(json.dumps({"device": "the first machine", "seconds": {"base": 0.2}}))
-    timed: list[list[str]] = []
-
-    def twice_as_slow(rows: list[Row], more: list[str]) -> dict[str, float]:
-        timed.append([row.name for row in rows])
-        return {"base": 0.4, "soc": 1.2}
-
-    monkeypatch.setattr(cpu_sweep, "step_times", twice_as_slow)
-    rows = [row for row in ROWS if row.name in ("base", "soc")]
-    threads = torch.get_num_threads()
-    for _ in range(2):
-        assert read_step_times(file, rows, [], threads) == {"base": 0.2, "soc": pytest.approx(0.6)}
-    assert timed == [["base", "soc"]]
-    assert json.loads(file.read_text())["device"] == "the first machine"
-
-
-@pytest.mark.slow
-def test_steps_are_timed() -> None:
-    rows = [row for row in ROWS if row.name in ("base", "depth_10", "muon_0.02")]
-    times = step_times(rows, ["data.batch_size=4", "model.initial_channels=8"], rounds=1)
-    assert set(times) == {row.name for row in rows}
-    assert times["depth_10"] > times["base"] > 0
 
 
 def test_the_report_names_the_simplest_of_the_best(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Times of training steps, measured in turn, from which budgets in minutes become numbers of steps."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from benchmarks.common import machine, write_json
+from benchmarks.rows import ROOT
+from lipnet.data import ImageDataModule
+from lipnet.training import CertifiedClassifier
+from lipnet.workflows.training import make_data, make_module, make_optimizer
+
+ROUNDS = 5
+
+
+def read_step_times(path: Path, rows: Mapping[str, Sequence[str]], threads: int) -> dict[str, float]:
+    """Return the time of a training step for the overrides of each row, in seconds.
+
+    The times come from a file. Rows that it lacks are timed beside the first one, and added. The machine may be slower
+    or faster by then: a new row gets its multiple of the first row's time.
+    """
+    content = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
+    times: dict[str, float] = content["seconds"]
+    missing = [name for name in rows if name not in times]
+    if missing:
+        torch.set_num_threads(threads)
+        first = next(iter(rows))
+        new = times_in_turn({name: training_step(rows[name]) for name in dict.fromkeys([first, *missing])})
+        speed = times.get(first, new[first]) / new[first]
+        times |= {name: speed * new[name] for name in missing}
+        write_json(path, {**machine(torch.device("cpu")), **content, "seconds": times})
+    return times
+
+
+def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return the median time of each step in seconds, over rounds in which all take turns.
+
+    With one thread it is processor time, which does not count what else the machine does.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            start = clock()
+            step()
+            if number:
+                times[name].append(clock() - start)
+    return {name: median(each) for name, each in times.items()}
+
+
+def training_step(overrides: Sequence[str]) -> Callable[[], None]:
+    """Return a function that makes a step of the training with these overrides, on random images."""
+    config, data, module = composed(overrides)
+    optimizer = make_optimizer(config)(module)
+    size, spec = config.data.batch_size, data.spec
+    images = torch.rand(size, spec.in_channels, spec.image_size, spec.image_size)
+    labels = torch.randint(spec.num_classes, (size,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module.model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, ImageDataModule, CertifiedClassifier]:
+    """Return configuration, data and module of the training with these overrides."""
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+        config = compose("train", list(overrides))
+    config.paths.output_dir = config.paths.log_dir = "unused"
+    data = make_data(config)
+    return config, data, make_module(config, data)
