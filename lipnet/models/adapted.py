@@ -9,23 +9,27 @@ from torch import Tensor, nn
 
 from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
 from lipnet.structured import OrthogonalMap
-from lipnet.structured.adapters import certified_map
+from lipnet.structured.adapters import certified_map, has_input_map
 
 
 class Adapted(LipschitzSequential):
-    """A layer (child ``layer``) with an optional orthogonal map (child ``adapter``).
+    """A layer (child ``layer``) with optional orthogonal maps of its inputs and outputs.
 
-    Its Lipschitz bound is that of the layer times that of the map, which is 1 up to rounding.
+    The maps are the children ``input_adapter`` and ``adapter`` of a convolution, and the child ``adapter`` in front of
+    a head. The Lipschitz bound is that of the layer times those of the maps, which are 1 up to rounding.
     """
 
 
 class AdaptedConv(Adapted):
     """A convolution followed by an orthogonal 1 x 1 map of its output channels, which starts as the identity.
 
+    Double GSOFT has a second map, of the input channels. A convolution whose input has fewer channels than a block,
+    as images do, has the map of the output channels alone.
+
     Args:
         in_channels, out_channels: channels of the convolution.
         layer: ``layer(in_channels, out_channels, **options)`` makes the convolution.
-        adapter: structure and settings of the map as in `lipnet.structured.adapters.certified_map`; None for no map.
+        adapter: structure and settings of the maps as in `lipnet.structured.adapters.certified_map`; None for no map.
         frozen: do not train the convolution itself.
         options: kernel size, stride and other arguments of ``layer``.
 
@@ -53,6 +57,8 @@ class AdaptedConv(Adapted):
         **options: Any,
     ) -> None:
         super().__init__()
+        if adapter is not None and has_input_map(adapter, in_channels):
+            self.add_module("input_adapter", certified_map(adapter, in_channels))
         self.add_module("layer", layer(in_channels, out_channels, **options).requires_grad_(not frozen))
         if adapter is not None:
             self.add_module("adapter", certified_map(adapter, out_channels))
@@ -61,7 +67,8 @@ class AdaptedConv(Adapted):
 class AdaptedHead(Adapted):
     """An orthogonal map of the features, which starts as the identity, followed by a linear layer.
 
-    The bias is always trained. The weight is trained unless it is frozen and there is a map.
+    There is no map of the logits, even for Double GSOFT, because it would mix the classes. The bias is always trained.
+    The weight is trained unless it is frozen and there is a map.
 
     Args:
         in_features, out_features: features of the linear layer.
@@ -127,7 +134,7 @@ def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     missing = {name: value for name, value in model.named_parameters() if name not in fitting}
     for parameter in missing.values():
         parameter.requires_grad_(True)
-    return sorted(name for name in missing if ".adapter." not in name)
+    return sorted(name for name in missing if not {"adapter", "input_adapter"} & set(name.split(".")))
 
 
 @torch.no_grad()
@@ -142,11 +149,13 @@ def merge_maps(model: nn.Module) -> nn.Module:
         The model.
     """
     for module in list(model.modules()):
-        adapter = getattr(module, "adapter", None)
-        if isinstance(module, Adapted) and isinstance(adapter, OrthogonalMap):
+        for name in ("input_adapter", "adapter") if isinstance(module, Adapted) else ():
+            adapter = getattr(module, name, None)
+            if not isinstance(adapter, OrthogonalMap):
+                continue
             matrix = adapter.matrix.to_dense()
             kind = nn.Linear if isinstance(module, AdaptedHead) else partial(nn.Conv2d, kernel_size=1)
             plain: nn.Linear | nn.Conv2d = kind(len(matrix), len(matrix), bias=False, device="meta")
             plain.weight = nn.Parameter(matrix.reshape(plain.weight.shape))
-            module.adapter = plain.train(module.training)
+            setattr(module, name, plain.train(module.training))
     return model

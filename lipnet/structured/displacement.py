@@ -100,9 +100,15 @@ class LowDisplacementRank(AdditiveUpdate):
         self.skew_circulant = nn.Parameter(nn.init.normal_(torch.empty(rank, size, **options), std=1 / sqrt(size)))
 
     def to_dense(self) -> Tensor:
-        # matmul takes vectors as rows, so that row j of its result is column j of D.
-        unit_vectors = torch.eye(self.shape[1], dtype=self.circulant.dtype, device=self.circulant.device)
-        return self.matmul(unit_vectors).mT
+        # One product for each column, or for each row if there are fewer: row i is D^T e_i.
+        rows, columns = self.shape
+        units = torch.eye(min(rows, columns), columns, dtype=self.circulant.dtype, device=self.circulant.device)
+        if rows >= columns:
+            # matmul takes vectors as rows, so that row j of its result is column j of D.
+            return self.matmul(units).mT
+        circulant = torch.cat([self.circulant[:, :1], self.circulant[:, 1:].flip(-1)], dim=-1)
+        skew_circulant = torch.cat([self.skew_circulant[:, :1], -self.skew_circulant[:, 1:].flip(-1)], dim=-1)
+        return skew_circulant_product(skew_circulant, circulant_product(circulant, units.unsqueeze(-2))).sum(dim=-2)
 
     def matmul(self, x: Tensor) -> Tensor:
         inner = skew_circulant_product(self.skew_circulant, self._padded(x).unsqueeze(-2))

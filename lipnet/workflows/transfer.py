@@ -42,7 +42,7 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
         ValueError: without a checkpoint, for images of another shape, and for another group ``model``.
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
-    if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen"}:
+    if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen", "frozen_head"}:
         raise ValueError(f"a transfer takes its network from ckpt_path and needs model=transferred, got {stated}")
     if ckpt_path is None:
         raise ValueError("a transfer starts from a trained network: ckpt_path=RUN/checkpoints/best.ckpt")
@@ -51,8 +51,15 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
     received = {key: network.get(key) for key in expected}
     if received != expected:
         raise ValueError(f"the network of {ckpt_path} is for images of {received}, the data are of {expected}")
+    frozen = {"conv": stated["frozen"], "head": stated["frozen_head"]}
     layers = {
-        part: {"_target_": target, "_partial_": True, **stated, "layer": _layer(network, part)}
+        part: {
+            "_target_": target,
+            "_partial_": True,
+            "adapter": stated["adapter"],
+            "frozen": frozen[part],
+            "layer": _layer(network, part),
+        }
         for part, target in _ADAPTED.items()
     }
     return {**network, "num_classes": spec.num_classes, **layers}

@@ -39,7 +39,13 @@ def test_every_adapter_fits_a_certified_network(adapter: str) -> None:
 
 def test_no_adapter_is_a_choice_too() -> None:
     config = compose("train", overrides=["experiment=transfer/halves", "adapter=none", "model.frozen=false"])
-    assert OmegaConf.to_container(config.model, resolve=True) == {"adapter": None, "frozen": False}
+    everything = {"adapter": None, "frozen": False, "frozen_head": False}
+    assert OmegaConf.to_container(config.model, resolve=True) == everything
+
+
+def test_the_head_alone_can_be_unfrozen() -> None:
+    config = compose("train", overrides=["experiment=transfer/halves", "model.frozen_head=false"])
+    assert (config.model.frozen, config.model.frozen_head) == (True, False)
 
 
 def test_other_experiments_are_no_transfers() -> None:

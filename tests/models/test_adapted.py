@@ -16,7 +16,13 @@ from lipnet.structured import OrthogonalMap
 from tests.oracles import dense_jacobian, spectral_norm
 
 GSOFT = {"structure": "GSOFT", "block_size": 4}
-STRUCTURES = [GSOFT, {"structure": "OFT", "block_size": 8}, {"structure": "BOFT", "block_size": 4, "factors": 2}]
+DOUBLE = {"structure": "DoubleGSOFT", "block_size": 4}
+STRUCTURES: list[dict[str, Any]] = [
+    GSOFT,
+    {"structure": "OFT", "block_size": 8},
+    {"structure": "BOFT", "block_size": 4, "factors": 2},
+    DOUBLE,
+]
 
 
 def adapted_config(
@@ -73,6 +79,21 @@ def test_what_is_trained(tiny_model: nn.Module, tiny_config: dict[str, Any]) -> 
     assert trained(adapter=None) == {"head.layer.weight", "head.layer.bias"}
     model = adapted(tiny_model, tiny_config, None, False)
     assert trained(adapter=None, frozen=False) == {name for name, _ in model.named_parameters()}
+
+
+def test_double_gsoft_maps_the_inputs_of_convolutions_too(tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
+    model = adapted(tiny_model, tiny_config, DOUBLE)
+    maps = {name: module.matrix.features for name, module in model.named_modules() if isinstance(module, OrthogonalMap)}
+    assert maps == {
+        "stage1.0.adapter": 16,
+        "stage2.0.input_adapter": 16,
+        "stage2.0.adapter": 32,
+        "stage3.0.input_adapter": 32,
+        "stage3.0.adapter": 64,
+        "head.adapter": 64,
+    }, "the image has fewer channels than a block"
+    before = load_base(build_model(adapted_config(tiny_config, DOUBLE)), tiny_model.state_dict())
+    assert before == ["head.layer.bias"]
 
 
 def test_a_head_of_another_shape_is_trained(tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
@@ -134,9 +155,10 @@ def test_a_merged_network_has_the_same_certificates(
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ({"structure": "LoRA"}, r"\{'structure': 'LoRA'\} may change the norms of features.*OFT, BOFT and GSOFT"),
+        ({"structure": "LoRA"}, r"\{'structure': 'LoRA'\} may change the norms.*OFT, BOFT, GSOFT and DoubleGSOFT"),
         ({"structure": "Circulant"}, "may change the norms"),
-        ({"structure": "DoubleGSOFT", "block_size": 4}, "may change the norms"),
+        ({**DOUBLE, "scale": True}, "may change the norms"),
+        ({**DOUBLE, "transpose": False}, "a map of features has one side alone, got transpose False"),
         ({**GSOFT, "scale": True}, "may change the norms"),
         ({**GSOFT, "side": "output"}, "a map of features has one side alone, got side 'output'"),
         ({"structure": "GSOFT", "block_size": 5}, "features must be divisible by 5"),

@@ -29,7 +29,7 @@ def configuration(ckpt_path: Path | str | None, **model: Any) -> DictConfig:
     return OmegaConf.create(
         {
             "data": {"_target_": "lipnet.data.DigitsDataModule"},
-            "model": {"adapter": GSOFT, "frozen": True, **model},
+            "model": {"adapter": GSOFT, "frozen": True, "frozen_head": True, **model},
             "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
             "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
             "scheduler": None,
@@ -55,6 +55,7 @@ def adapted_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 def test_the_network_is_that_of_the_checkpoint_with_its_weights(tiny_checkpoint: Path, tiny_model: nn.Module) -> None:
     config = configuration(tiny_checkpoint)
+    torch.manual_seed(1)  # not the seed of the tiny network
     module = make_module(config, make_data(config))
     weights = tiny_model.state_dict()
     assert torch.equal(module.model.get_parameter("stage1.0.layer.spatial.weight"), weights["stage1.0.spatial.weight"])
@@ -63,6 +64,13 @@ def test_the_network_is_that_of_the_checkpoint_with_its_weights(tiny_checkpoint:
     trained = [name for name, parameter in module.model.named_parameters() if parameter.requires_grad]
     assert all(".generators" in name or name == "head.layer.bias" for name in trained)
     assert resume_path(config, module) is None
+
+
+def test_maps_and_head_are_trained_together(tiny_checkpoint: Path) -> None:
+    config = configuration(tiny_checkpoint, frozen_head=False)
+    parameters = make_module(config, make_data(config)).model.named_parameters()
+    trained = {name for name, parameter in parameters if parameter.requires_grad and ".generators" not in name}
+    assert trained == {"head.layer.weight", "head.layer.bias"}
 
 
 def test_the_checkpoint_of_a_transfer_describes_itself_and_is_resumed(adapted_checkpoint: Path) -> None:

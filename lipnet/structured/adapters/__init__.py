@@ -1,7 +1,7 @@
 """Adapters for models of plain torch: attach, train, switch, scale, save, load, merge and detach them."""
 
 from lipnet.structured.adapters.attachment import attach, detach, merge, scale_adapter, use
-from lipnet.structured.adapters.certified import certified_map
+from lipnet.structured.adapters.certified import certified_map, has_input_map
 from lipnet.structured.adapters.config import (
     AdapterConfig,
     BOFTConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "certified_map",
     "describe",
     "detach",
+    "has_input_map",
     "load_adapter",
     "merge",
     "save_adapter",
