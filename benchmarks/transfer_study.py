@@ -1,129 +1,123 @@
-"""Summary of certified transfers, from the folders of their runs.
+"""Adapt certified networks to other classes, by maps between their layers, their head, or as a whole.
 
-    python -m benchmarks.transfer_study maps=RUN head=RUN all=RUN --base RUN --output results/transfer/halves
+    python -m benchmarks.transfer_study --data-dir data --plan
+    python -m benchmarks.transfer_study --data-dir data
+    python -m benchmarks.transfer_study --render
 
-Each RUN is the folder of a ``train.py experiment=transfer/...`` run with certificates for the test images. summary.json
-gets clean and certified accuracy, trained parameters and time; accuracy.png plots accuracy against trained parameters.
+Two bases are trained by the recipe of experiment=cpu/cifar100: on the classes 0 to 49 of CIFAR-100, and on its 20
+coarse classes. From each one, transfers go to the other 50 classes and to the 100 fine classes. Two trials of each
+method, at the first seed, choose its learning rate by certified accuracy at 36/255 on the validation images. Then the
+last weights of three seeds are certified on all test images.
+
+A training has the number of steps that fit into its minutes of two cores. The processor time of a step is measured
+once, all kinds of training in turn, and kept in ``step_times.json``: start with --plan on a quiet machine. What else
+the machine does later changes no result. The same command resumes after an interruption, also within a training.
+Several commands may work on the same folders at once: each training is locked by one of them.
 """
 
 import argparse
 import json
-import platform
-import subprocess
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
+from benchmarks.rows import RowRunner
+from benchmarks.transfer_plan import show
+from benchmarks.transfer_report import write_report
+from benchmarks.transfer_rows import METHODS, Row, Training, bases, rows, trials
+from benchmarks.transfer_trainings import Trainings, summary_of
 
-from lipnet.files import atomic_write
-from lipnet.models import load_checkpoint
+# In the folder of a training: the certificates of the test images.
+TEST = "test"
 
 
-def training_of(run: Path) -> dict[str, Any]:
-    """Return the facts of a run's training.
+class Study(RowRunner[Row]):
+    """The rows of the results: certificates of the test images, after the trainings that they need.
 
-    Raises:
-        FileNotFoundError: if the folder is no run of train.py with checkpoints.
+    Args:
+        trainings: the trainings; the rows are written to their output.
     """
-    checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
-    last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    parameters = list(checkpoint.model.parameters())
-    return {
-        "dataset": checkpoint.dataset,
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        "steps": last["global_step"],
-        "seconds": seconds_of(run),
-        "settings": settings_of(run),
-        "checkpoint_sha256": checkpoint.sha256,
-    }
 
+    def __init__(self, trainings: Trainings) -> None:
+        super().__init__(trainings.work, trainings.output)
+        self.trainings = trainings
 
-def facts_of(run: Path) -> dict[str, Any]:
-    """Return the facts of a transfer's training and its certificates; errors as in `training_of`."""
-    certified = json.loads((run / "summary.json").read_text())
-    names = (
-        "split",
-        "n_samples",
-        "clean_accuracy",
-        "certified_accuracy",
-        "average_certified_radius",
-        "lipschitz_bound",
-    )
-    return {**training_of(run), **{name: certified[name] for name in names}, "versions": certified["versions"]}
+    def stop(self, *arguments: object) -> None:
+        super().stop(*arguments)
+        self.trainings.stop(*arguments)
 
+    def run(self, chosen: Sequence[Row], jobs: int = 1) -> bool:
+        """Train the bases, with the threads of all jobs, then trials and the other seeds, and certify the rows."""
+        trainings = self.trainings
+        # Measured before other threads start: Hydra composes one configuration at a time.
+        _ = trainings.seconds, trainings.trained
+        trainings.threads = jobs
+        if not trainings.perform(bases()):
+            return False
+        trainings.threads = 1
+        wanted = {(row.task, row.method) for row in chosen}
+        trainings.perform([each for each in trials() if (each.task, each.method) in wanted], jobs)
+        ready = [row for row in chosen if trainings.validated(row.task, row.method) is not None]
+        trainings.perform([self.training_of(row) for row in ready], jobs)
+        trained = [row for row in ready if trainings.file_of(self.training_of(row)).is_file()]
+        return self.perform(trained, jobs) and len(trained) == len(chosen)
 
-def settings_of(run: Path) -> list[str]:
-    """Return the overrides of the run's command, without paths of its machine."""
-    overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-    return [each for each in overrides if not each.startswith(("paths.", "ckpt_path="))]
+    def training_of(self, row: Row) -> Training:
+        """Return the training of a row, at the best learning rate of its method's trials."""
+        validated = self.trainings.validated(row.task, row.method)
+        if validated is None:
+            raise ValueError(f"{row.name} needs a learning rate: run the trials of {row.method} first")
+        return Training(row.task, row.method, max(validated, key=lambda rate: validated[rate]), row.seed)
 
+    def command_of(self, row: Row, folder: Path) -> list[str]:
+        run = self.trainings.folder_of(self.training_of(row))
+        data = [each for each in self.trainings.more if each.startswith("paths.data_dir=")]
+        return [
+            *(sys.executable, "certify.py", str(run), f"output_dir={run / TEST}"),
+            *("overwrite=true", "resume=true", *data),
+        ]
 
-def seconds_of(run: Path) -> float:
-    """Return the time from the start of the run to its last checkpoint: training with validation."""
-    start, end = (run / ".hydra" / "config.yaml").stat().st_mtime, (run / "checkpoints" / "last.ckpt").stat().st_mtime
-    return round(end - start, 1)
-
-
-def draw(runs: dict[str, dict[str, Any]]) -> Figure:
-    """Plot clean and certified accuracy against trained parameters."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    radius = next(iter(next(iter(runs.values()))["certified_accuracy"]))
-    trained = [run["trained_parameters"] for run in runs.values()]
-    clean = [100 * run["clean_accuracy"] for run in runs.values()]
-    certified = [100 * run["certified_accuracy"][radius] for run in runs.values()]
-    axes.plot(trained, clean, "o", label="clean")
-    axes.plot(trained, certified, "s", label=f"certified at {radius}")
-    for name, x, y in zip(runs, trained, clean, strict=True):
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
-    axes.set_xscale("log")
-    axes.margins(0.15)
-    axes.set_xlabel("trained parameters")
-    axes.set_ylabel("accuracy on the test images, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-def report(runs: dict[str, dict[str, Any]]) -> Table:
-    """Return a table with a row for each run."""
-    table = Table(title="accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])")
-    radii = list(next(iter(runs.values()))["certified_accuracy"])
-    for heading in ("", "trained", "share", "clean", *radii, "seconds"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name, run in runs.items():
-        shares = [run["clean_accuracy"], *run["certified_accuracy"].values()]
-        table.add_row(
-            name,
-            f"{run['trained_parameters']:,}",
-            f"{100 * run['trained_parameters'] / run['parameters']:.1f} %",
-            *(f"{100 * share:.2f}" for share in shares),
-            f"{run['seconds']:.0f}",
-        )
-    return table
+    def content_of(self, row: Row, folder: Path) -> dict[str, Any]:
+        training = self.training_of(row)
+        trained = json.loads(self.trainings.file_of(training).read_text())
+        return {
+            "name": row.name,
+            "task": row.task,
+            "method": row.method,
+            "label": METHODS[row.method].label,
+            "seed": row.seed,
+            "rate": training.rate,
+            "validated": self.trainings.validated(row.task, row.method),
+            "trained_parameters": trained["trained_parameters"],
+            "run": trained["run"],
+            "summary": summary_of(self.trainings.folder_of(training) / TEST),
+        }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="NAME=FOLDER for each run")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the run that all others start from")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder that contains cifar-100-python")
+    parser.add_argument("--work", type=Path, default=Path("logs/transfer_study"), help="folder for the runs")
+    parser.add_argument("--output", type=Path, default=Path("results/transfer"))
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="rows, such as 'halves-*-seed0'")
+    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time, of one thread each")
+    parser.add_argument("--plan", action="store_true", help="only print rows, parameters, steps and estimated minutes")
+    parser.add_argument("--render", action="store_true", help="only write the tables and the plot")
     arguments = parser.parse_args()
-    runs = {name: facts_of(Path(folder)) for name, _, folder in (each.partition("=") for each in arguments.runs)}
-    Console().print(report(runs))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    hardware = platform.processor() or platform.machine()
-    about = {"commit": commit, "hardware": hardware, "base": training_of(arguments.base), "runs": runs}
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with atomic_write(arguments.output / "accuracy.png") as file:
-        draw(runs).savefig(file, format="png", dpi=150)
-    with atomic_write(arguments.output / "summary.json") as file:
-        file.write(json.dumps(about, indent=1).encode() + b"\n")
+
+    done = True
+    if not arguments.render:
+        chosen = [row for row in rows() if any(fnmatchcase(row.name, pattern) for pattern in arguments.only)]
+        more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
+        study = Study(Trainings(arguments.work, arguments.output, more))
+        if arguments.plan:
+            return show(study, chosen)
+        study.stop_on_signals()
+        done = study.run(chosen, arguments.jobs)
+    write_report(arguments.output)
+    sys.exit(0 if done else 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""Rows of the transfer study: what is trained from which base, and the overrides of train.py for it."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from benchmarks.rows import ROOT
+
+RECIPE = "cpu/cifar100"
+SEEDS = (0, 1, 2)
+CORES = 2
+# Minutes of two cores for a transfer. The recipe states those of a base.
+MINUTES = 5.0
+BASE = "base"
+# Learning rates of transfers that leave most of the network as it is, and of those that train everything.
+SMALL, LARGE = (3e-3, 1e-2), (1e-3, 3e-3)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A transfer by experiment=transfer/...
+
+    Attributes:
+        title: how the task is printed.
+        base: data of the base.
+        training_images: number of images in an epoch, of the base and of the transfer.
+        test_images: number of test images of the transfer.
+    """
+
+    title: str
+    base: str
+    training_images: int
+    test_images: int
+
+
+TASKS = {
+    "halves": Task("From the classes 0 to 49 to the classes 50 to 99", "cifar100_first_half", 22_500, 5_000),
+    "coarse_to_fine": Task("From the 20 coarse classes to the 100 fine ones", "cifar100_coarse", 45_000, 10_000),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a transfer trains.
+
+    Attributes:
+        label: how the method is printed.
+        overrides: of train.py.
+        rates: learning rates to choose from.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+    rates: tuple[float, float] = SMALL
+
+
+def _maps(adapter: str, block_size: int, *more: str) -> tuple[str, ...]:
+    return (f"adapter={adapter}", f"adapter.block_size={block_size}", *more)
+
+
+METHODS = {
+    "head": Method("head", ("adapter=none",)),
+    "gsoft": Method("GSOFT maps, b = 16", _maps("gsoft", 16)),
+    "double_gsoft": Method("Double GSOFT maps, b = 8", _maps("double_gsoft", 8)),
+    "oft": Method("OFT maps, b = 32", _maps("oft", 32)),
+    "boft": Method("BOFT maps, b = 16", _maps("boft", 16)),
+    "maps_and_head": Method("GSOFT maps, b = 16, and head", _maps("gsoft", 16, "model.frozen_head=false")),
+    "wide_maps_and_head": Method("GSOFT maps, b = 32, and head", _maps("gsoft", 32, "model.frozen_head=false")),
+    "everything": Method("everything", ("adapter=none", "model.frozen=false"), LARGE),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: the base of a task, or a transfer by a method at a learning rate.
+
+    Attributes:
+        task: key of `TASKS`.
+        method: key of `METHODS`, or "base".
+        rate: learning rate; None for a base, which has the recipe's.
+        seed: of everything random.
+    """
+
+    task: str
+    method: str
+    rate: float | None = None
+    seed: int = SEEDS[0]
+
+    @property
+    def kind(self) -> str:
+        """The name of all trainings that have the same step time."""
+        return f"{self.task}-{self.method}"
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.method == BASE else f"{self.kind}-rate{self.rate:g}-seed{self.seed}"
+
+    @property
+    def minutes(self) -> float:
+        """The time of the training on two cores."""
+        return recipe_minutes() if self.method == BASE else MINUTES
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the results: a task, a method and a seed, at the method's chosen learning rate."""
+
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.method}-seed{self.seed}"
+
+
+def methods_of(task: str) -> list[str]:
+    """Return the methods of a task.
+
+    A head of another shape is trained in any case, so that maps with a new head are the maps alone.
+    """
+    return [name for name in METHODS if task == "halves" or name != "gsoft"]
+
+
+def bases() -> list[Training]:
+    return [Training(task, BASE) for task in TASKS]
+
+
+def trials() -> list[Training]:
+    """Return the trainings that choose the learning rates, at the first seed."""
+    return [Training(task, name, rate) for task in TASKS for name in methods_of(task) for rate in METHODS[name].rates]
+
+
+def rows() -> list[Row]:
+    return [Row(task, name, seed) for seed in SEEDS for task in TASKS for name in methods_of(task)]
+
+
+def overrides_of(training: Training, base: str) -> list[str]:
+    """Return the overrides of train.py for a training, without its number of steps.
+
+    Args:
+        training: the training.
+        base: checkpoint of the base, for a transfer.
+    """
+    common = ["trainer=cpu", "trainer.max_time=null", f"seed={training.seed}"]
+    if training.method == BASE:
+        return [f"experiment={RECIPE}", f"data={TASKS[training.task].base}", "scheduler.over=steps", *common]
+    stated = [f"experiment=transfer/{training.task}", f"ckpt_path={base}", "scheduler=cosine_warmup", *common]
+    return [*stated, *recipe_of_transfers(), *METHODS[training.method].overrides, f"optimizer.lr={training.rate:g}"]
+
+
+@cache
+def recipe() -> DictConfig:
+    """Return the configuration of the bases' recipe."""
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+        return compose("train", [f"experiment={RECIPE}"], return_hydra_config=True)
+
+
+def recipe_of_transfers() -> list[str]:
+    """Return what a transfer takes from the bases' recipe, as overrides: loss, batch size and crops."""
+    config = recipe()
+    settings = {key: value for key, value in config.loss.items() if not str(key).startswith("_")}
+    loss = [f"loss.{key}={'null' if value is None else value}" for key, value in settings.items()]
+    data = [f"data.{key}={config.data[key]}" for key in ("batch_size", "crop_padding")]
+    return [f"loss={config.hydra.runtime.choices.loss}", *loss, *data]
+
+
+def recipe_minutes() -> float:
+    """Return the time budget of the bases' recipe."""
+    days, hours, minutes, seconds = map(int, recipe().trainer.max_time.split(":"))
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds() / 60

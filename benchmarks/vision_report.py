@@ -1,0 +1,154 @@
+"""README and picture of the vision study, made from the files of its rows."""
+
+import json
+from collections.abc import Sequence
+from math import hypot
+from pathlib import Path
+from statistics import fmean, mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.vision_row import BASE
+from lipnet.files import atomic_write
+
+HEAD = "head"
+
+
+def write_report(folder: Path, names: Sequence[str]) -> None:
+    """Write README.md and accuracy.png for the rows in ``folder``/rows, if base and head alone are there."""
+    files = {name: folder / "rows" / f"{name}.json" for name in (BASE, *names)}
+    rows = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    base = rows.pop(BASE, None)
+    methods = by_method(rows.values())
+    if base is None or HEAD not in methods:
+        return
+    missing = [name for name in names if name not in rows]
+    with atomic_write(folder / "accuracy.png") as file:
+        draw(methods).savefig(file, format="png", dpi=150)
+    with atomic_write(folder / "README.md") as file:
+        file.write(page(base, methods, missing).encode())
+
+
+def by_method(rows: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each method, one for each seed."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], []).append(row)
+    return methods
+
+
+def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing: Sequence[str]) -> str:
+    """Return the README: method, table, the adapters that gain nothing, and the commands."""
+    first = methods[HEAD][0]
+    machine = base["machine"]
+    paragraphs = [
+        "# Adapters on a small residual network",
+        f"A residual network of {base['parameters']['network']:,} parameters was trained on the classes 0 to 49 of "
+        f"CIFAR-100 for {base['epochs']} epochs with crops and flips, to {percent(base['validation'])} % of its "
+        f"validation images. Then it was adapted to the classes 50 to 99 for {first['epochs']} epochs, with a new head "
+        "in every case. Adapters stand on the 3 x 3 convolutions of the residual blocks and have about the same number "
+        "of parameters. Frozen normalisations keep their statistics.",
+        "For each method, validation accuracy at the first seed chose one of two learning rates. The test images were "
+        "read once, by the rows at the chosen rates.",
+        "\n".join(table(methods)),
+        "Test accuracies are means and standard deviations over the seeds. Parameters include the head's "
+        f"{first['parameters']['head']:,}.",
+        verdict(methods),
+        "![accuracy against trained parameters](accuracy.png)",
+    ]
+    if missing:
+        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
+    paragraphs += [
+        "The first command prints rows, parameters and an estimate of the time. The second one trains, and resumes "
+        "after an interruption. The third one makes this page from the files in `rows/`:",
+        "```bash\npython -m benchmarks.vision_study --data-dir data --plan\n"
+        "python -m benchmarks.vision_study --data-dir data\npython -m benchmarks.vision_study --render\n```",
+        f"Minutes are from one thread on a shared {machine['processor']} with {machine['cores']} cores and do not "
+        "measure speed. History, commit and versions of each row are in `rows/`.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def table(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return the lines of the table, a line for each method."""
+    headings = ["method", "setting", "parameters", "share", "learning rate", "validation", "test", "seeds", "minutes"]
+    lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
+    for rows in methods.values():
+        first, parameters = rows[0], rows[0]["parameters"]
+        cells = [
+            first["label"],
+            first["setting"] or "-",
+            f"{parameters['trained']:,}",
+            f"{100 * parameters['trained'] / parameters['network']:.1f} %",
+            f"{first['rate']:g}",
+            percent(mean(row["validation"] for row in rows)),
+            f"{percent(score(rows))} ± {percent(spread(rows))}" if len(rows) > 1 else percent(score(rows)),
+            str(len(rows)),
+            f"{mean(row['seconds'] for row in rows) / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def verdict(methods: dict[str, list[dict[str, Any]]]) -> str:
+    """Name the methods that are not beyond the head alone, and what may explain it."""
+    head = methods[HEAD]
+    behind = {
+        name: rows
+        for name, rows in methods.items()
+        if name != HEAD and score(rows) - score(head) <= 2 * hypot(spread(rows), spread(head))
+    }
+    if not behind:
+        return (
+            "Every other method exceeds the head alone by more than twice the standard deviation of the difference "
+            "over the seeds."
+        )
+    lines = [
+        "These methods do not exceed the head alone by more than twice the standard deviation of the difference over "
+        "the seeds. Validation accuracies at both learning rates, and the training loss in the last epoch, which is "
+        f"{head[0]['history'][-1]['loss']:.2f} with the head alone, are those of the first seed:\n"
+    ]
+    for rows in behind.values():
+        first = rows[0]
+        rates = ", ".join(f"{percent(share)} % at {float(rate):g}" for rate, share in first["validated"].items())
+        lines.append(
+            f"- {first['label']}{', ' + first['setting'] if first['setting'] else ''}, on {first['place']}: "
+            f"{100 * (score(rows) - score(head)):+.2f} points; {rates}; loss {first['history'][-1]['loss']:.2f}."
+        )
+    return "\n".join(lines)
+
+
+def draw(methods: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Plot test accuracy against trained parameters."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (_, rows), marker in zip(methods.items(), "osv^<>DPX*dph", strict=False):
+        axes.errorbar(
+            rows[0]["parameters"]["trained"],
+            100 * score(rows),
+            yerr=100 * spread(rows),
+            fmt=marker,
+            capsize=3,
+            label=rows[0]["label"],
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters, the new head's included")
+    axes.set_ylabel("test accuracy on the new classes, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def score(rows: Sequence[dict[str, Any]]) -> float:
+    """Return the mean test accuracy."""
+    return fmean(row["test"] for row in rows)
+
+
+def spread(rows: Sequence[dict[str, Any]]) -> float:
+    """Return the standard deviation of the test accuracy over the seeds; 0 for one seed."""
+    return stdev(row["test"] for row in rows) if len(rows) > 1 else 0.0
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}"
