@@ -12,6 +12,7 @@ the validation images; the test images are not read. The same command resumes af
 import argparse
 import sys
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from benchmarks.sweep import Row, Sweep, overrides_of
 from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
 
 SECONDS, EPOCHS = 300, 4
+# Training images beside the validation images, and the recipe's batch size.
+IMAGES, BATCH_SIZE = 45_000, 128
 BASE = (
     "experiment=cpu/cifar100",
     "scheduler=one_cycle",
@@ -87,8 +90,15 @@ class CPUSweep(Sweep):
         self.seconds = seconds
 
     def overrides_of(self, row: Row) -> list[str]:
-        batches = round(SECONDS / self.seconds[row.name] / EPOCHS)
-        return [*super().overrides_of(row), f"trainer.limit_train_batches={batches}"]
+        stated = super().overrides_of(row)
+        sizes = [int(each.partition("=")[2]) for each in stated if each.startswith("data.batch_size=")]
+        steps = SECONDS / self.seconds[row.name]
+        # An epoch has no more batches than images, and validation comes after the last one alone.
+        epochs = max(EPOCHS, ceil(steps * (sizes or [BATCH_SIZE])[-1] / IMAGES))
+        length = [f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"]
+        names = ("trainer.max_epochs=", "trainer.check_val_every_n_epoch=")
+        kept = [each for each in stated if not each.startswith(names)]
+        return [*kept, *length, f"trainer.limit_train_batches={round(steps / epochs)}"]
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> Description:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.cpu_sweep import BASE, EPOCHS, ROWS, SECONDS, CPUSweep, describe
+from benchmarks.cpu_sweep import BASE, BATCH_SIZE, EPOCHS, IMAGES, ROWS, SECONDS, CPUSweep, describe
 from benchmarks.rows import ROOT
 from benchmarks.sweep import Row, overrides_of
 from lipnet.data import DATAMODULES
@@ -36,12 +36,18 @@ def test_a_row_is_a_training_without_the_test_images(row: Row) -> None:
     assert 2e5 < sum(parameter.numel() for parameter in network.parameters()) < 1e7
 
 
-def test_the_steps_of_a_row_fill_the_time(tmp_path: Path) -> None:
-    sweep = CPUSweep({"base": 0.25, "soc": 0.5}, tmp_path, tmp_path)
-    for row in (each for each in ROWS if each.name in ("base", "soc")):
-        (batches,) = (each for each in sweep.overrides_of(row) if each.startswith("trainer.limit_train_batches="))
-        steps = EPOCHS * int(batches.partition("=")[2])
-        assert steps * sweep.seconds[row.name] == pytest.approx(SECONDS, rel=0.01)
+@pytest.mark.parametrize("name", ["base", "soc", "patches", "batch_256"])
+def test_the_steps_of_a_row_fill_the_time_and_fit_into_its_epochs(name: str, tmp_path: Path) -> None:
+    seconds = {"base": 0.25, "soc": 0.5, "patches": 0.1, "batch_256": 0.4}
+    sweep = CPUSweep(seconds, tmp_path, tmp_path)
+    (row,) = (each for each in ROWS if each.name == name)
+    with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+        config = compose("train", sweep.overrides_of(row))
+    batches, epochs = config.trainer.limit_train_batches, config.trainer.max_epochs
+    assert epochs * batches * seconds[name] == pytest.approx(SECONDS, rel=0.01)
+    assert batches * config.data.batch_size <= IMAGES
+    assert epochs == config.trainer.check_val_every_n_epoch, "the last weights are certified"
+    assert config.data.batch_size == BATCH_SIZE or name == "batch_256"
 
 
 def test_the_report_names_the_simplest_of_the_best(tmp_path: Path) -> None:
