@@ -34,6 +34,7 @@ def test_every_layer_has_a_public_counterpart() -> None:
     assert {*FROM_ORTHOGONIUM, *TWO_CONVOLUTIONS} <= PUBLIC.keys()
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("name", layer_names())
 def test_lipnets_layer_takes_turns_with_its_plain_counterpart(name: str) -> None:
     found = contestants_of(name)

@@ -72,6 +72,7 @@ def test_the_list_has_the_names_of_the_files() -> None:
     assert not {"gs", "gs_soc", "soc_published"} & set(layer_names())
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_a_row_is_a_training_of_a_network_with_its_layer(entry: Entry) -> None:
     comparison = Comparison(Path("work"), Path("output"))

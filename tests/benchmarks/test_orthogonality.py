@@ -69,6 +69,7 @@ def test_convolutions_and_the_shapes_of_their_maps() -> None:
     assert all(isinstance(layer, SOC) for layer, _ in found)
 
 
+@pytest.mark.slow
 def test_figures_distinguish_orthogonal_layers_from_others() -> None:
     orthogonal = layer_figures(LipConvNet, steps=3)["evaluation"]
     for smallest, largest in orthogonal.values():

@@ -12,6 +12,7 @@ from benchmarks import overheads
 from lipnet.layers import SOC
 
 
+@pytest.mark.slow
 def test_all_figures_are_measured_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def test_a_row_for_each_module_in_order(tiny_model: nn.Module) -> None:
     assert layer_report(tiny_model, (1, 8, 8), bounds) == layers
 
 
+@pytest.mark.slow
 def test_the_norm_of_each_convolution_is_bounded_and_the_constant_is_up_to_it() -> None:
     """Five Taylor terms have a gain above 1."""
     layer = SOC(4, 4, engine="series", series="taylor", eval_terms=5, scaling="reshaped", dtype=torch.float64).eval()

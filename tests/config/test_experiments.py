@@ -86,6 +86,7 @@ def test_the_first_line_is_the_command(experiment: str) -> None:
     assert lines[1].startswith(f"# Run: python train.py experiment={experiment}")
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_logs_under_its_own_name(experiment: str) -> None:
     assert configuration(f"experiment={experiment}").task_name == experiment
@@ -173,6 +174,7 @@ def test_options_of_the_convolutions_reach_every_layer() -> None:
 GROUPS = {"data", "conv", "activation", "head", "loss", "optimizer", "scheduler", "logger", "debug"}
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(
     ("group", "choice"), [(path.parent.name, path.stem) for group in sorted(GROUPS) for path in files_of(group)]
 )
@@ -194,6 +196,7 @@ def test_every_trainer_is_lightnings(trainer: str) -> None:
     assert config.use_distributed_sampler is False
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "nadam"])
 @pytest.mark.parametrize("scheduler", [path.stem for path in files_of("scheduler")])
 def test_optimizers_and_schedules_are_made(optimizer: str, scheduler: str) -> None:
@@ -231,6 +234,7 @@ def test_every_loss_is_listed() -> None:
     assert [path.stem for path in files_of("loss")] == sorted(LOSSES)
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_are_made_with_their_settings(loss: str) -> None:
     kind, name, value = LOSSES[loss]
@@ -334,6 +338,7 @@ DATA_CHOICES = {
 }
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("overrides", DATA_CHOICES)
 def test_parts_of_the_data_path_are_one_override_each(overrides: str) -> None:
     data = instantiate(configuration("data=cifar100", *overrides.split()).data)
@@ -342,6 +347,7 @@ def test_parts_of_the_data_path_are_one_override_each(overrides: str) -> None:
         assert value == expected if isinstance(expected, str) else isinstance(value, expected)
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("dataset", sorted(DATAMODULES))
 def test_policy_mixing_and_extra_images_are_off_by_default(dataset: str) -> None:
     data = instantiate(configuration(f"data={dataset}").data)

@@ -63,6 +63,7 @@ def checkpoint_of(data: ImageDataModule, path: Path) -> Path:
     return path
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("name", DATA)
 def test_certificates_are_written_verified_resumed_and_attacked(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ def test_sizes_and_places_of_rectangles_vary() -> None:
     assert corners == {False, True}
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
 def test_shares_have_the_moments_of_their_distribution(alpha: float) -> None:
     shares = np.array([mix(MixUp, 0, 0, 0, number, alpha=alpha)[1][1, 0].item() for number in range(3000)])

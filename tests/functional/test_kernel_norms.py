@@ -23,6 +23,7 @@ KERNELS = [((4, 3, 3, 3), 1), ((2, 5, 1, 1), 1), ((6, 2, 3, 1), 3), ((3, 4, 2, 4
 MORE_KERNELS = [*KERNELS, ((3, 2, 4, 3), 1), ((9, 2, 3, 3), 1), ((2, 9, 1, 2), 1)]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("shape", "groups"), MORE_KERNELS)
 @pytest.mark.parametrize("scale", [1e-305, 1e-200, 1e-3, 1.0, 1e3, 1e200, 1e305])
 @pytest.mark.parametrize("grid", [16, 32])

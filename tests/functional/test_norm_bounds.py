@@ -144,6 +144,7 @@ def test_filters_that_are_not_finite_have_infinite_bounds(value: float) -> None:
     assert symbol_bound(weight) == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_bounds_hold_where_the_estimate_is_too_low(kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random_filter(kernel, groups=2, channels=8)

@@ -173,6 +173,7 @@ def test_groups_are_blocks(name: str, channels: tuple[int, int], stride: int) ->
     assert not np.array_equal(first[0], second[1]), "each group has weights of its own"
 
 
+@pytest.mark.cover(0)
 @every_layer
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_guarantee_holds_after_optimizer_steps(name: str, groups: int) -> None:

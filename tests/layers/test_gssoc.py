@@ -46,7 +46,7 @@ def product_of_four(layer: GSSOC, groups: tuple[int, int | None], paired: bool) 
     return pointwise @ shuffle_matrix(channels_out, second, paired, size[0] * size[1]) @ matrix
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("options", [{}, PUBLISHED], ids=["default", "published"])
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("groups", [(2, None), (2, 1), (2, 2), (4, 2), (1, 4), (1, None)])

@@ -89,6 +89,7 @@ def test_the_bound_is_just_above_the_norm(name: str, exact_size: bool) -> None:
         assert bound <= norm * 1.002
 
 
+@pytest.mark.cover(1)
 @each_layer
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-3, 1e3])
 def test_the_bound_holds_for_hostile_weights(name: str, scale: float) -> None:

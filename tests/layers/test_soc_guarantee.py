@@ -138,7 +138,7 @@ OPTIMISED: list[tuple[type[SOC] | type[SOCTranspose], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(0)
 @pytest.mark.parametrize(("kind", "settings"), OPTIMISED)
 def test_after_optimisation_steps_with_a_large_learning_rate(
     kind: type[SOC] | type[SOCTranspose], settings: dict[str, Any]

@@ -79,6 +79,7 @@ def test_weights_that_are_not_finite_have_an_infinite_bound(kind: type[OperandLa
         assert layer.eval().lipschitz_bound() == inf
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_bound_holds_after_optimisation_steps(kind: type[OperandLayer], training: bool) -> None:
@@ -195,6 +196,7 @@ def test_batches(kind: type[OperandLayer]) -> None:
         layer(torch.zeros(2, 5, *shape(kind)[1:]))
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_exported_layer_computes_the_same(kind: type[OperandLayer]) -> None:
     layer = make(kind).eval()

@@ -152,6 +152,7 @@ def test_a_setting_that_is_no_integer_is_named(setting: str) -> None:
         LipConvNet(10, **(TINY | {setting: "abc"}))
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("depth", [5, 20, 40])
 def test_depths_run(depth: int) -> None:
     model = LipConvNet(10, depth=depth, initial_channels=4, image_size=32, conv=partial(GSSOC, groups=(2, None)))

@@ -195,6 +195,7 @@ SUMMARY_LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.cover(0)
 @pytest.mark.parametrize("name", SUMMARY_LIES)
 def test_each_lie_of_a_resealed_summary_is_named(run: Path, tiny_checkpoint: Path, name: str) -> None:
     summary = unsealed(read_summary(run / "summary.json"))

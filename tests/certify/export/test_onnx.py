@@ -118,6 +118,7 @@ def test_the_file_says_what_its_certificates_rest_on(written: tuple[Path, float,
     assert (session.get_inputs()[0].shape, session.get_outputs()[0].shape) == (["batch", 1, 8, 8], ["batch", 10])
 
 
+@pytest.mark.slow
 def test_the_file_names_no_path_and_no_code_of_lipnet(written: tuple[Path, float, Metadata]) -> None:
     content = written[0].read_bytes().replace(b"lipnet_version", b"")
     assert b"lipnet" not in content

@@ -163,6 +163,7 @@ def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants(infe
     assert not any(parameter.requires_grad for parameter in plain.parameters())
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(tiny_model: nn.Module) -> None:
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
     requirements = [parameter.requires_grad for parameter in tiny_model.parameters()]
