@@ -38,7 +38,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows share.
+    """The settings that all rows share.
 
     Attributes:
         warmup: share of the steps in which the learning rate rises; then it falls linearly to zero.

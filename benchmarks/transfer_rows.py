@@ -44,7 +44,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Method:
-    """What a transfer trains.
+    """The parameters that a transfer trains.
 
     Attributes:
         label: how the method is printed.

@@ -63,7 +63,7 @@ class Method:
 
     @property
     def place(self) -> str:
-        """Where the method changes the network, apart from the new head."""
+        """Places where the method changes the network, apart from the new head."""
         if self.everything:
             return "all parameters"
         return "nothing" if self.config is None else "3 x 3 convolutions of all blocks"

@@ -1,4 +1,4 @@
-"""What evaluation computes from a weight once: the scaled filter, the series for it, and the bounds of both."""
+"""The prepared weight: the scaled filter, the series for it, and the bounds of both, computed once a weight."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
