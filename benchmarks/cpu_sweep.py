@@ -50,6 +50,13 @@ ROWS = tuple(
         ("muon_0.02", "optimizer", "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"),
         ("batch_64", "batch", "data.batch_size=64"),
         ("no_crop", "augmentation", "data.crop_padding=0"),
+        ("muon_0.05", "optimizer", "optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0"),
+        ("muon_3_steps", "optimizer", "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0 optimizer.steps=3"),
+        (
+            "muon_biases",
+            "optimizer",
+            "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0 optimizer.rest_lr=0.01",
+        ),
         ("logit_annealing", "loss", "loss=logit_annealing"),
         ("patches", "network", "model.patch_rotation=4 model.stages=3 model.depth=3 model.initial_channels=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
