@@ -57,6 +57,12 @@ ROWS = tuple(
             "optimizer",
             "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0 optimizer.rest_lr=0.01",
         ),
+        ("no_crop_lr_0.2", "combination", "data.crop_padding=0 optimizer.lr=0.2"),
+        (
+            "no_crop_muon",
+            "combination",
+            "data.crop_padding=0 optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0",
+        ),
         ("logit_annealing", "loss", "loss=logit_annealing"),
         ("patches", "network", "model.patch_rotation=4 model.stages=3 model.depth=3 model.initial_channels=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
