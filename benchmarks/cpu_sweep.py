@@ -9,7 +9,6 @@ two cores allow: the steps of all rows are timed first, one after the other in s
 the validation images; the test images are not read. The same command resumes after an interruption.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from math import ceil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.step_times import read_step_times
-from benchmarks.sweep import Row, Sweep, overrides_of
+from benchmarks.sweep import Row, Sweep, overrides_of, parser_of
 from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
 
 SECONDS, EPOCHS = 300, 4
@@ -132,15 +131,8 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/cpu_sweep"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/cpu_sweep"))
     names = [row.name for row in ROWS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
-    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time, of one thread each")
-    parser.add_argument("--render", action="store_true", help="only write the table")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "cpu_sweep", names, jobs=2).parse_args()
 
     done = True
     if not arguments.render:

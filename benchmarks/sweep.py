@@ -152,16 +152,22 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None, name: str, names: Sequence[str], jobs: int) -> argparse.ArgumentParser:
+    """Return the parser of a sweep's command, with the options that all sweeps have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/sweep"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/sweep"))
-    names = [row.name for row in ROWS]
+    parser.add_argument("--work", type=Path, default=Path("logs", name), help="folder for the runs")
+    parser.add_argument("--output", type=Path, default=Path("results", name))
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
-    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at a time")
-    parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
+    parser.add_argument("--jobs", type=int, default=jobs, help="number of trainings at a time")
     parser.add_argument("--render", action="store_true", help="only write the table")
+    return parser
+
+
+def main() -> None:
+    names = [row.name for row in ROWS]
+    parser = parser_of(__doc__, "sweep", names, jobs=1)
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
     arguments = parser.parse_args()
 
     rows = [row for row in ROWS if row.name in arguments.only]

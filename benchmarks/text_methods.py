@@ -52,8 +52,8 @@ class RowBlocks(AdapterConfig):
 def kronecker(units: int, n: int) -> KroneckerConfig:
     """Return the Kronecker product with a left factor of n / u numbers, as square as possible."""
     numbers = n // units
-    rows = next(rows for rows in range(isqrt(numbers), 0, -1) if numbers % rows == 0)
-    return KroneckerConfig(left_shape=(numbers // rows, rows))
+    columns = next(each for each in range(isqrt(numbers), 0, -1) if numbers % each == 0)
+    return KroneckerConfig(left_shape=(numbers // columns, columns))
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,16 @@ ones, and a sixth more for Double GSOFT, which also rotates the outputs.
 """
 
 from dataclasses import dataclass
-from math import isqrt
 
 from torch import nn
 
-from benchmarks.text_methods import RowBlocks
+from benchmarks.text_methods import RowBlocks, kronecker
 from lipnet.structured.adapters import (
     AdapterConfig,
     BOFTConfig,
     CirculantConfig,
     DoubleGSOFTConfig,
     GSOFTConfig,
-    KroneckerConfig,
     LoRAConfig,
     LowDisplacementRankConfig,
     OFTConfig,
@@ -38,9 +36,7 @@ class BalancedKronecker(AdapterConfig):
     units: int
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        numbers = out_features // self.units
-        columns = next(each for each in range(isqrt(numbers), 0, -1) if numbers % each == 0)
-        return KroneckerConfig(left_shape=(numbers // columns, columns)).build(out_features, in_features)
+        return kronecker(self.units, out_features).build(out_features, in_features)
 
 
 @dataclass(frozen=True)
