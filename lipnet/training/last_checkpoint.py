@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -58,6 +59,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._started = self._saved = monotonic()
+        self._stepped = False
         self._writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,8 +79,7 @@ class LastCheckpoint(Checkpoint):
             return
         now = monotonic()
         stop = _exceeds(self.stop_after_minutes, now - self._started)
-        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
-        save = stop or ends or _exceeds(self.every_minutes, now - self._saved)
+        save = stop or _is_ending(trainer) or _exceeds(self.every_minutes, now - self._saved)
         # Clocks differ: the first process decides.
         save, stop = trainer.strategy.broadcast((save, stop))
         if save:
@@ -86,6 +87,12 @@ class LastCheckpoint(Checkpoint):
         if stop:
             rank_zero_info(f"The time is up in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
             raise TimeIsUp
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Nothing else is called after a validation with which a training ends in the middle of an epoch.
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if fits and self._stepped and self._writes and self._resumable and _is_ending(trainer):
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that was stopped in the middle is not complete: keep the checkpoint of that moment.
@@ -104,6 +111,10 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved, self._saved_step = monotonic(), trainer.global_step
+
+
+def _is_ending(trainer: Trainer) -> bool:
+    return trainer.should_stop or trainer.global_step == trainer.max_steps
 
 
 def _exceeds(minutes: float | None, seconds: float) -> bool:

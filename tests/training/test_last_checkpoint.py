@@ -189,6 +189,20 @@ def test_the_last_steps_of_a_training_by_steps_are_kept(tmp_path: Path, tiny_con
     assert step_of(path) == 5
 
 
+@pytest.mark.slow
+def test_a_validation_after_the_last_step_is_kept_and_not_repeated(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Four of eight steps, then a validation: the training resumes with the fifth step."""
+    path, keeper = tmp_path / "latest.ckpt", best_checkpoint(tmp_path)
+    options: dict[str, Any] = {"max_epochs": -1, "val_check_interval": 4}
+    callbacks = [keeper, LastCheckpoint(path)]
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, max_steps=4, **options)
+    assert step_of(path) == 4
+    assert keeper.best_model_score is not None
+    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), max_steps=8, **options)
+    resumed = fit(tiny_config, tmp_path, path, data=make_data(), max_steps=8, **options)
+    assert_same_training(whole, resumed)
+
+
 @pytest.mark.parametrize("name", ["every_minutes", "stop_after_minutes"])
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_times_that_make_no_sense_are_refused(name: str, minutes: float) -> None:
