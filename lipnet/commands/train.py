@@ -22,6 +22,7 @@ def main(config: DictConfig) -> float | None:
 
     from lipnet.workflows import certify_checkpoint, training
 
+    training.check_settings(config)
     seed_everything(config.seed, workers=True, verbose=False)
     training.check_certification(config)
     data = training.make_data(config)

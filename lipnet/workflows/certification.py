@@ -23,6 +23,7 @@ from lipnet.workflows.attacking import CertificateAttack, attack_certificates, a
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.reporting import check_report, reported
+from lipnet.workflows.settings import check_number
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -159,6 +160,8 @@ def prepare_certification(
     """Load model and data, and compute the bounds; arguments and errors as in `certify_checkpoint`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_number("batch_size", batch_size, int)
+    check_number("n_samples", n_samples, int | None)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     ckpt_path = checkpoint_path(ckpt_path)

@@ -20,6 +20,7 @@ from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
+from lipnet.workflows.settings import check_number, check_numbers
 from lipnet.workflows.transfer import starts_from, transferred_config
 
 
@@ -87,6 +88,26 @@ def make_trainer(config: DictConfig) -> Trainer:
         )
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     return trainer
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check before anything is built that the settings which must be numbers are numbers.
+
+    The model is left out: `lipnet.models.build_model` decides what may be imported for it, and its parts check their
+    own arguments.
+
+    Raises:
+        ValueError: for a text where a number is needed, for example.
+    """
+    for name, kind in (("seed", int), ("bias_lr_factor", float), ("manifold_lr", float)):
+        check_number(name, config[name], kind)
+    if config.certify is not None:
+        check_number("certify.n_samples", config.certify.n_samples, int | None)
+        check_number("certify.batch_size", config.certify.batch_size, int)
+    # Other groups refer to the trainer's settings, so check those by their own names first.
+    for group in ("trainer", "data", "loss", "optimizer", "lookahead", "scheduler", "callbacks", "logger"):
+        if config.get(group) is not None:
+            check_numbers(OmegaConf.to_container(config[group], resolve=True), group)
 
 
 def check_certification(config: DictConfig) -> None:

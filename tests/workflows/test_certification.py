@@ -130,6 +130,8 @@ def test_the_table_and_the_folder_are_printed(
         ({"n_samples": 360}, r"n_samples must be from 1 to 359 for the test split, got 360"),
         ({"n_samples": 144, "split": "validation"}, r"from 1 to 143 for the validation split, got 144"),
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, r"batch_size must be an integer, got 2.5"),
+        ({"n_samples": "5"}, r"n_samples must be an integer or null, got '5'"),
         ({"dtype": "float16"}, r"dtype must be one of float32, float64, got 'float16'"),
         ({"split": "train"}, r"split must be one of .*'validation', 'test'.* got 'train'"),
         ({"radii": ["far"]}, r"number such as '36/255' or 0\.5, got 'far'"),
