@@ -1,6 +1,5 @@
 """Adaptive orthogonal convolution (AOC): BCOP with a stride and a dilation of its own."""
 
-from collections.abc import Sequence
 from math import gcd, prod
 from typing import ClassVar
 
@@ -12,13 +11,12 @@ from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import with_stride, without_stride
 from lipnet.functional.convolution import pad_circularly
 from lipnet.functional.orthogonal_matrices import polar_factor
-from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.bcop import BlockKernel
-from lipnet.layers.kernel import KernelLayer
+from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 
 
-class AOC(KernelLayer):
+class AOC(ConvolutionLayer):
     r"""Adaptive orthogonal convolution: one explicit orthogonal kernel with stride, groups and dilation.
 
     The kernel is the product of a `BCOP` kernel of size k - s + 1 and a kernel of the stride's size s, whose reshaped
@@ -53,54 +51,29 @@ class AOC(KernelLayer):
         1.0
     """
 
+    dilated: ClassVar[bool] = True
     native_stride: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = "same",
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+    def make_parameters(
+        self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dilated=True)
-        check_groups(groups, {"in_channels": in_channels, "out_channels": out_channels})
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            bias=bias,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        self.groups = groups
         # A single tap has no distance to others.
-        spacing = [1 if k == 1 else d for k, d in zip(self.kernel_size, sizes(dilation, 2), strict=True)]
-        self.dilation = (spacing[0], spacing[1])
+        down, across = (1 if k == 1 else d for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        self.dilation = (down, across)
         self._check_dilation()
-        block_size = [max(k - step + 1, 1) for k, step in zip(self.kernel_size, self.stride, strict=True)]
-        middle = groups * max(in_channels // groups, out_channels // groups // prod(self.stride))
         self.block: BlockKernel | None = None
         self.reduction: nn.Parameter | None = None
         if self.stride == (1, 1):
-            self.block = BlockKernel(in_channels, out_channels, self.kernel_size, groups, device, dtype)
+            self.block = BlockKernel(in_channels, self.out_channels, self.kernel_size, self.groups, device, dtype)
         else:
-            if block_size == [1, 1]:
-                # A 1 x 1 kernel before the reduction would add nothing to it.
-                middle = in_channels
-            else:
-                size = (block_size[0], block_size[1])
-                self.block = BlockKernel(in_channels, middle, size, groups, device, dtype)
-            shape = (groups, out_channels // groups, middle // groups * prod(self.stride))
+            outputs = self.out_channels // self.groups
+            rows, columns = (max(k - step + 1, 1) for k, step in zip(self.kernel_size, self.stride, strict=True))
+            # A 1 x 1 kernel before the reduction would add nothing to it.
+            middle = in_channels
+            if (rows, columns) != (1, 1):
+                middle = self.groups * max(in_channels // self.groups, outputs // prod(self.stride))
+                self.block = BlockKernel(in_channels, middle, (rows, columns), self.groups, device, dtype)
+            shape = (self.groups, outputs, middle // self.groups * prod(self.stride))
             self.reduction = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -1,6 +1,6 @@
 """LipschitzModule, the base class of layers that bound their own Lipschitz constant and rounding."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -70,6 +70,22 @@ class LipschitzModule(nn.Module):
         A composite module that lists its children needs no bound of its own: `lipnet.certify` walks the children.
         """
         return None
+
+
+class LinearFeatures:
+    """Mixin of linear layers that compute as a 1 x 1 convolution of one pixel: torch's names for the channels."""
+
+    dimensions: ClassVar[int] = 0
+    in_channels: int
+    out_channels: int
+
+    @property
+    def in_features(self) -> int:
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.out_channels
 
 
 def own_bound(module: nn.Module) -> float:

@@ -82,6 +82,14 @@ def _same_values(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     )
 
 
+def versions(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """Return version counter and address of each tensor, or None where tensors have none, such as in a trace."""
+    untracked = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if untracked or any(each.is_inference() for each in tensors):
+        return None
+    return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+
+
 def waits_for_comparisons(weight: Tensor) -> bool:
     """Tell whether a comparison of a tensor's values waits for a device that works asynchronously."""
     return weight.device.type != "cpu"

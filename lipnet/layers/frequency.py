@@ -15,6 +15,7 @@ from lipnet.functional.rounding_error import Signal, Step, absolute_norm, produc
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
 from lipnet.layers.arguments import check_convolution, check_groups, sizes
+from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -193,21 +194,11 @@ class FrequencyLayer(OperandLayer):
         return form
 
 
-class LinearByFrequency(FrequencyLayer):
+class LinearByFrequency(LinearFeatures, FrequencyLayer):
     """A linear layer, computed as a 1 x 1 convolution on one pixel."""
-
-    dimensions: ClassVar[int] = 0
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any) -> None:
         super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
-
-    @property
-    def in_features(self) -> int:
-        return self.in_channels
-
-    @property
-    def out_features(self) -> int:
-        return self.out_channels
 
 
 def _pointwise(maps: Tensor, matrices: Tensor) -> Tensor:

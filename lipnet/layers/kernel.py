@@ -12,6 +12,7 @@ from torch import Tensor
 from lipnet.functional import same_convolution
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
 from lipnet.layers.arguments import check_convolution, check_groups
+from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -51,13 +52,16 @@ class ConvolutionLayer(KernelLayer):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
-            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, dilation 1, and the padding mode
-            ``"zeros"`` or ``"circular"``.
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, and the padding mode ``"zeros"`` or
+            ``"circular"``. Dilation must be 1 unless the subclass sets ``dilated``.
         device, dtype: of the parameters.
 
     Raises:
         ValueError: for a setting that the layer does not have.
     """
+
+    # Whether the layer has dilations other than 1.
+    dilated: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -74,7 +78,9 @@ class ConvolutionLayer(KernelLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode)
+        check_convolution(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dilated=self.dilated
+        )
         check_groups(groups, {"in_channels": in_channels, "out_channels": out_channels})
         super().__init__(
             in_channels,
@@ -86,8 +92,9 @@ class ConvolutionLayer(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.groups = groups
-        self.make_parameters(in_channels * prod(self.stride), device=device, dtype=dtype)
+        self.groups, self.dilation = groups, self._two(dilation)
+        pixels = 1 if self.native_stride else prod(self.stride)
+        self.make_parameters(in_channels * pixels, device=device, dtype=dtype)
 
     @abstractmethod
     def make_parameters(
@@ -96,29 +103,19 @@ class ConvolutionLayer(KernelLayer):
         """Create the kernel's parameters, and initialise these and the bias.
 
         Args:
-            in_channels: input channels after space-to-depth.
+            in_channels: input channels of the kernel, after space-to-depth unless `native_stride`.
             device, dtype: of the parameters.
         """
 
 
-class MatrixLayer(KernelLayer):
+class MatrixLayer(LinearFeatures, KernelLayer):
     """A linear layer whose only operand is a matrix (out_features, in_features).
 
     A subclass implements `weights`, `compute_operands`, and `bound_operands` for the matrix as a 1 x 1 kernel.
     """
 
-    dimensions: ClassVar[int] = 0
-
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         return F.linear(maps.flatten(1), operands[0].flatten(1))[..., None, None]
-
-    @property
-    def in_features(self) -> int:
-        return self.in_channels
-
-    @property
-    def out_features(self) -> int:
-        return self.out_channels
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

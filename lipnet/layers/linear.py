@@ -3,10 +3,11 @@
 from typing import Unpack
 
 from lipnet.layers.arguments import SOCOptions
+from lipnet.layers.base import LinearFeatures
 from lipnet.layers.soc import SOC
 
 
-class SOCLinear(SOC):
+class SOCLinear(LinearFeatures, SOC):
     """Linear map by a 1 x 1 SOC, with orthonormal rows if it reduces and orthonormal columns if it expands.
 
     The weight is the first ``out_features`` rows and ``in_features`` columns of a c x c orthogonal matrix,
@@ -23,15 +24,5 @@ class SOCLinear(SOC):
         ValueError: for an input of another shape.
     """
 
-    dimensions = 0
-
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Unpack[SOCOptions]) -> None:
         super().__init__(in_features, out_features, kernel_size=1, bias=bias, **options)
-
-    @property
-    def in_features(self) -> int:
-        return self.in_channels
-
-    @property
-    def out_features(self) -> int:
-        return self.out_channels

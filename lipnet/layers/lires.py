@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.layers.scaled_conv import ScaledConv2d, two_paddings, two_sizes
+from lipnet.layers.scaled_conv import ScaledConv2d
 
 
 class LiRes(ScaledConv2d):
@@ -50,18 +50,7 @@ class LiRes(ScaledConv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        kernel, steps = two_sizes(kernel_size), two_sizes(stride)
-        same = tuple(taps // 2 for taps in kernel)
-        even = any(taps % 2 == 0 for taps in kernel)
-        if in_channels != out_channels or steps != (1, 1) or even or two_paddings(padding, kernel) != same:
-            raise ValueError(
-                "LiRes adds its input, so it needs equal channels, stride 1, an odd kernel and padding 'same', got "
-                f"{in_channels} channels in, {out_channels} out, kernel_size {kernel_size}, stride {stride}, padding "
-                f"{padding!r}"
-            )
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        # First, because the base class draws the weights and estimates their norm.
+        # Before the constructor of the base class, which estimates the norm of the initial kernel.
         self.depth = depth
         super().__init__(
             in_channels,
@@ -81,6 +70,18 @@ class LiRes(ScaledConv2d):
     def _add_parameters(self, shape: tuple[int, ...], **options: Any) -> None:
         super()._add_parameters(shape, **options)
         self.gamma = nn.Parameter(torch.empty(shape[0], **options))
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        same = all(2 * around + 1 == taps for around, taps in zip(self.padding, self.kernel_size, strict=True))
+        if self.in_channels != self.out_channels or self.stride != (1, 1) or not same:
+            raise ValueError(
+                "LiRes adds its input, so it needs equal channels, stride 1, an odd kernel and padding 'same', got "
+                f"{self.in_channels} channels in, {self.out_channels} out, kernel_size {self.kernel_size}, "
+                f"stride {self.stride}, padding {self.padding}"
+            )
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth}")
 
     def reset_parameters(self) -> None:
         """Set gamma to 1, and the rest as in `ScaledConv2d`."""

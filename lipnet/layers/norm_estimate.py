@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.kernel_norms import kernel_norm_estimate
+from lipnet.layers.cache import versions
 
 _START_STEPS = 20
 _EVALUATION_STEPS = 40
@@ -48,9 +49,17 @@ class NormEstimate(nn.Module):
             self.vector.copy_(new)
 
     def forward(self, kernel: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Return the estimate of a training step, and advance the vector if a parameter has changed."""
-        parameters = list(parameters)
-        before = self._versions(parameters)
+        """Return the estimate of a training step, and advance the vector if a parameter has changed.
+
+        Args:
+            kernel: (c_out, c_in/groups, kh, kw), differentiable.
+            parameters: tensors from which the kernel was computed.
+
+        Returns:
+            A scalar.
+        """
+        tensors = [*parameters, self.vector]
+        before = versions(tensors)
         repeated = before is not None and self._last is not None and self._last[0] == before
         used = self._last[1] if repeated and self._last is not None else self.vector
         norm, new = kernel_norm_estimate(kernel, used, self.groups)
@@ -58,16 +67,9 @@ class NormEstimate(nn.Module):
             kept = used.clone()
             with torch.no_grad():
                 self.vector.copy_(new)
-            after = self._versions(parameters)
+            after = versions(tensors)
             self._last = None if after is None else (after, kept)
         return norm
-
-    def current(self, kernel: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Return the estimate that `forward` would return, and change nothing."""
-        versions = self._versions(list(parameters))
-        repeated = versions is not None and self._last is not None and self._last[0] == versions
-        used = self._last[1] if repeated and self._last is not None else self.vector
-        return kernel_norm_estimate(kernel, used, self.groups)[0]
 
     def converged(self, kernel: Tensor) -> Tensor:
         """Return a vector for this kernel that depends on nothing else, float64."""
@@ -76,14 +78,6 @@ class NormEstimate(nn.Module):
         start = torch.zeros_like(self.vector, dtype=torch.float32)
         return kernel_norm_estimate(scaled, start, self.groups, _EVALUATION_STEPS)[1].double()
 
-    def _versions(self, parameters: list[Tensor]) -> tuple[int, ...] | None:
-        """Return versions and addresses of the parameters and the vector, or None where tensors have none."""
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return None
-        tensors = [*parameters, self.vector]
-        if any(each.is_inference() for each in tensors):
-            return None
-        return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # addresses do not hold in a copy

@@ -1,7 +1,6 @@
 """The sandwich layer, a linear layer, a relu and another linear layer with a joint Lipschitz bound."""
 
 from math import sqrt
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +8,11 @@ from torch import Tensor, nn
 
 from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products, up
+from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
 
-class Sandwich(OperandLayer):
+class Sandwich(LinearFeatures, OperandLayer):
     r"""Sandwich layer: x -> sqrt(2) A^T Psi relu(sqrt(2) Psi^(-1) B x + b) with A A^T + B B^T = I.
 
     Psi is diagonal and positive, exp of the parameter ``log_psi``. relu commutes with it, so that the layer computes
@@ -43,8 +43,6 @@ class Sandwich(OperandLayer):
         1.0
     """
 
-    dimensions: ClassVar[int] = 0
-
     def __init__(
         self,
         in_features: int,
@@ -71,14 +69,6 @@ class Sandwich(OperandLayer):
             nn.init.zeros_(self.log_psi)
             bound = 1 / sqrt(self.in_features)
             nn.init.uniform_(self.hidden_bias, -bound, bound)
-
-    @property
-    def in_features(self) -> int:
-        return self.in_channels
-
-    @property
-    def out_features(self) -> int:
-        return self.out_channels
 
     def weights(self) -> list[Tensor]:
         biases = [] if self.hidden_bias is None or self.log_psi is None else [self.hidden_bias, self.log_psi]

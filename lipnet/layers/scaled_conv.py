@@ -72,7 +72,7 @@ class ScaledConv2d(OperandLayer):
             in_channels, out_channels, kernel_size, stride, bias=bias, padding_mode=padding_mode, **options
         )
         self.groups = groups
-        self.padding = two_paddings(padding, self.kernel_size)
+        self.padding = _two_paddings(padding, self.kernel_size)
         self.size = None if size is None else self._two(size)
         if self._two(dilation) != (1, 1):
             raise ValueError(f"dilation must be 1, got {dilation}")
@@ -211,19 +211,14 @@ class ScaledConv2d(OperandLayer):
         return ", ".join(parts)
 
 
-def two_sizes(value: int | Sequence[int]) -> tuple[int, int]:
-    first, second = sizes(value, 2)
-    return first, second
-
-
-def two_paddings(padding: str | int | Sequence[int], kernel: tuple[int, int]) -> tuple[int, int]:
+def _two_paddings(padding: str | int | Sequence[int], kernel: tuple[int, int]) -> tuple[int, int]:
     if padding == "same":
         if any(taps % 2 == 0 for taps in kernel):
             raise ValueError(f"padding 'same' needs an odd kernel_size, got {kernel}: state the padding as a number")
         return kernel[0] // 2, kernel[1] // 2
     if isinstance(padding, str):
         raise ValueError(f"padding must be 'same' or a number of pixels, got {padding!r}")
-    two = two_sizes(padding)
-    if any(not 0 <= pixels < taps for pixels, taps in zip(two, kernel, strict=True)):
+    rows, columns = sizes(padding, 2)
+    if not (0 <= rows < kernel[0] and 0 <= columns < kernel[1]):
         raise ValueError(f"padding must be at least 0 and below kernel_size {kernel}, got {padding}")
-    return two
+    return rows, columns

@@ -4,27 +4,25 @@ No guarantee uses the estimate: bounds are computed from the scaled filter after
 """
 
 from abc import ABC, abstractmethod
-from math import prod, sqrt
+from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.types import Device
 
 from lipnet.functional import skew_filter
-from lipnet.functional.norm_bounds import reshaped_filters
 from lipnet.functional.norm_estimates import (
     circular_patches,
     jacobian_norm,
     next_vectors,
-    power_iteration,
     refined_vectors,
     start_vectors,
     top_vectors,
 )
 from lipnet.functional.skew import minus_adjoint
+from lipnet.layers.cache import versions
 from lipnet.layers.engines.prepared import expected_norm_bound
 
 # Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
@@ -35,7 +33,6 @@ _POINTS = 8
 # Share of fixed vectors that is mixed into the stored ones, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
 _START_STEPS = 20
-_REFINING_STEPS = 8
 
 
 def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: int = 1) -> tuple[Tensor, Tensor]:
@@ -128,7 +125,7 @@ class Scaling(nn.Module, ABC):
 
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
         """Return the same for the skew part of any filter."""
-        return self.scaled(skew_filter(weight, _groups(weight)), vectors, factor)
+        return self.scaled(skew_filter(weight, count_groups(weight)), vectors, factor)
 
     def training_step(self, weight: Tensor, factor: float) -> Tensor:
         """Return the scaled skew filter of a training step, and advance the vectors if the weight is a new one.
@@ -152,7 +149,7 @@ class Scaling(nn.Module, ABC):
 
     def current(self, weight: Tensor) -> list[Tensor]:
         """Return the vectors for this weight: the stored ones, or the last step's if the weight has not changed."""
-        stored = self.stored(_groups(weight))
+        stored = self.stored(count_groups(weight))
         state = self._state(weight)
         if state is None or self._last is None or self._last[0] != state:
             return stored
@@ -161,13 +158,8 @@ class Scaling(nn.Module, ABC):
         ]
 
     def _state(self, weight: Tensor) -> tuple[int, ...] | None:
-        """Return version and address of weight and buffers, or None where tensors have none."""
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return None
-        tensors = [weight, *self.buffers(recurse=False)]
-        if any(each.is_inference() for each in tensors):
-            return None
-        return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+        """Return the versions of weight and buffers, see `lipnet.layers.cache.versions`."""
+        return versions([weight, *self.buffers(recurse=False)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # addresses do not hold in a copy
@@ -189,7 +181,7 @@ class Scaling(nn.Module, ABC):
             for buffer in self.buffers(recurse=False):
                 nn.init.normal_(buffer)
             for _ in range(_START_STEPS):
-                self.store(self.evaluate(skew, self.stored(_groups(skew)))[1])
+                self.store(self.evaluate(skew, self.stored(count_groups(skew)))[1])
 
 
 class JacobianScaling(Scaling):
@@ -212,7 +204,7 @@ class JacobianScaling(Scaling):
         return norm, [new]
 
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-        scaled, new = scaled_skew_filter(weight, self._mixed(vectors), self.target * factor, _groups(weight))
+        scaled, new = scaled_skew_filter(weight, self._mixed(vectors), self.target * factor, count_groups(weight))
         return scaled, [new]
 
     @staticmethod
@@ -226,64 +218,12 @@ class JacobianScaling(Scaling):
             return mixed / lengths.view(-1, 1, 1, 1)
 
     def converged(self, skew: Tensor) -> list[Tensor]:
-        return [top_vectors(skew, _groups(skew), self.points)]
+        return [top_vectors(skew, count_groups(skew), self.points)]
 
     def refined(self, skew: Tensor, vectors: list[Tensor]) -> list[Tensor]:
-        return [refined_vectors(skew, _groups(skew), self._mixed(vectors))]
+        return [refined_vectors(skew, count_groups(skew), self._mixed(vectors))]
 
 
-class ReshapedScaling(Scaling):
-    """Scaling of the smaller norm of two reshaped filters to 0.7 (3 x 3 kernel), so that ||J|| <= 2.1, as published.
-
-    The target is 2.1 / sqrt(kh kw) in general, and 1 for a 1 x 1 kernel. Source: Singla & Feizi, ICML 2021, code.
-    """
-
-    flat_vectors: Tensor
-    blocked_vectors: Tensor
-
-    def __init__(
-        self, groups: int, channels: int, kernel_size: tuple[int, int], device: Device, dtype: torch.dtype | None
-    ) -> None:
-        super().__init__()
-        taps = prod(kernel_size)
-        self.expected = 1.0 if taps == 1 else 2.1
-        self.target = self.expected / sqrt(taps)
-        # The norm of the reshaped filter is exact in evaluation, up to rounding.
-        self.interval = self.expected * (1 + 1e-6)
-        # Right singular vectors of the reshaped filters.
-        for name, length in (("flat_vectors", channels * taps), ("blocked_vectors", channels * kernel_size[1])):
-            self.register_buffer(name, torch.empty(groups, length, device=device, dtype=dtype))
-
-    def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        matrices = reshaped_filters(skew, _groups(skew))
-        norms, new = zip(*(power_iteration(*both) for both in zip(matrices, vectors, strict=True)), strict=True)
-        return torch.stack(norms).amin(dim=0), list(new)
-
-    def converged(self, skew: Tensor) -> list[Tensor]:
-        return [_top_right_vectors(each) for each in reshaped_filters(skew.detach(), _groups(skew))]
-
-    def refined(self, skew: Tensor, vectors: list[Tensor]) -> list[Tensor]:
-        for _ in range(_REFINING_STEPS):
-            vectors = self.evaluate(skew, vectors)[1]
-        return vectors
-
-
-SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
-    "jacobian": JacobianScaling,
-    "reshaped": ReshapedScaling,
-}
-
-
-def _groups(skew: Tensor) -> int:
-    return len(skew) // skew.shape[1]
-
-
-def _top_right_vectors(matrices: Tensor) -> Tensor:
-    """Return the top right singular vectors (g, n) of matrices (g, m, n), m <= n, by the eigenvectors of A A^T.
-
-    Power iteration would need more steps than any fixed number where two singular values are close.
-    """
-    # The library refuses matrices that are not finite; their norm is not finite whatever the vectors.
-    finite = matrices.nan_to_num(0.0, 0.0, 0.0)
-    left = torch.linalg.eigh(finite @ finite.mT).eigenvectors[..., -1:]
-    return F.normalize((left.mT @ finite).squeeze(-2), dim=-1, eps=torch.finfo(finite.dtype).tiny)
+def count_groups(weight: Tensor) -> int:
+    """Return the number of groups of a filter (c, c/groups, kh, kw)."""
+    return len(weight) // weight.shape[1]

@@ -7,12 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional import (
-    polynomial_gain,
-    skew_filter,
-    space_to_depth,
-    with_channels,
-)
+from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with_channels
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
@@ -31,8 +26,14 @@ from lipnet.layers.engines import (
     norm_bound,
     prepare_weight,
 )
-from lipnet.layers.scaling import SCALINGS
+from lipnet.layers.reshaped_scaling import ReshapedScaling
+from lipnet.layers.scaling import JacobianScaling
 
+# Classes of the option `scaling`.
+SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
+    "jacobian": JacobianScaling,
+    "reshaped": ReshapedScaling,
+}
 # Settings that `extra_repr` shows where they differ.
 _DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
 
@@ -87,6 +88,11 @@ class SOC(LipschitzModule):
     # `groups` divides the padded channels, not in_channels: see `lipnet.layers.group_and_shuffle`.
     pads_channels: ClassVar[bool] = True
 
+    # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
+    explicit: bool = False
+    # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with an estimated scale.
+    estimated: bool = False
+
     def __init__(
         self,
         in_channels: int,
@@ -112,51 +118,47 @@ class SOC(LipschitzModule):
     ) -> None:
         super().__init__()
         check_convolution(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            padding_mode,
-            dimensions=self.dimensions,
+            in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dimensions=self.dimensions
         )
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride = self._two(stride)
-        # A stride moves pixels into channels.
-        pixels, power = prod(self.stride), "stride^2" if self.dimensions == 2 else "stride"
-        if self.transposed:
-            self.channels_in, self.channels_out = in_channels, out_channels * pixels
-            formula = f"max(in_channels, out_channels * {power})"
-        else:
-            self.channels_in, self.channels_out = in_channels * pixels, out_channels
-            formula = f"max(in_channels * {power}, out_channels)"
-        self.channels = max(self.channels_in, self.channels_out)
-        check_groups(groups, {formula: self.channels})
-        self.kernel_size, self.groups, self.padding_mode = self._two(kernel_size), groups, padding_mode
+        self.kernel_size, self.stride, self.padding_mode = self._two(kernel_size), self._two(stride), padding_mode
+        self._divide_channels(groups)
+        self._add_parameters(scaling, bias, device=device, dtype=dtype)
         self.engine, self.series, self.recompute = engine, series, recompute
         self.train_terms, self.eval_terms = train_terms, eval_terms
         self.train_tolerance, self.eval_tolerance = train_tolerance, eval_tolerance
-        per_group = self.channels // groups
-        # Groups whose input is zeros, or whose output is cut off, are not computed.
-        self.active_groups = min(-(-self.channels_in // per_group), -(-self.channels_out // per_group))
-        self.weight = nn.Parameter(torch.empty(self.channels, per_group, *self.kernel_size, device=device, dtype=dtype))
-        # Its buffers are in the state dict, so that an interrupted training continues exactly.
-        self.scaling = SCALINGS[scaling](groups, per_group, self.kernel_size, device, dtype)
         self._training_series = make_series(self.scaling.expected, train_terms, train_tolerance, series)
         self._evaluation_series = make_series(self.scaling.interval, eval_terms, eval_tolerance, series)
         self._cache: WeightCache[PreparedWeight] = WeightCache()
         self._estimate: WeightCache[Tensor] = WeightCache()
-        # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
-        self.explicit = False
-        # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with an estimated scale.
-        self.estimated = False
         # Refuse an engine that cannot work now, not at the first image.
         self.choice(1, (1, 1))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
+
+    def _divide_channels(self, groups: int) -> None:
+        """Set the numbers of channels after the stride, which moves pixels into channels, and of groups."""
+        pixels, power = prod(self.stride), "stride^2" if self.dimensions == 2 else "stride"
+        if self.transposed:
+            self.channels_in, self.channels_out = self.in_channels, self.out_channels * pixels
+            formula = f"max(in_channels, out_channels * {power})"
+        else:
+            self.channels_in, self.channels_out = self.in_channels * pixels, self.out_channels
+            formula = f"max(in_channels * {power}, out_channels)"
+        self.channels = max(self.channels_in, self.channels_out)
+        check_groups(groups, {formula: self.channels})
+        self.groups = groups
+        per_group = self.channels // groups
+        # Groups whose input is zeros, or whose output is cut off, are not computed.
+        self.active_groups = min(-(-self.channels_in // per_group), -(-self.channels_out // per_group))
+
+    def _add_parameters(self, scaling: str, bias: bool, **factory: Any) -> None:
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
+        per_group = self.channels // self.groups
+        self.weight = nn.Parameter(torch.empty(self.channels, per_group, *self.kernel_size, **factory))
+        # Its buffers are in the state dict, so that an interrupted training continues exactly.
+        self.scaling = SCALINGS[scaling](self.groups, per_group, self.kernel_size, **factory)
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None
 
     def reset_parameters(self) -> None:
         """Draw normal weights of standard deviation 1 / sqrt(channels in a group), and biases as ``nn.Conv2d`` does."""

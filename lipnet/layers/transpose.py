@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from lipnet.functional import depth_to_space
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import SOCOptions, check_output_padding
-from lipnet.layers.scaling import SCALINGS
-from lipnet.layers.soc import SOC
+from lipnet.layers.soc import SCALINGS, SOC
 
 # Options that a layer and its transpose share, besides the scaling.
 _OPTIONS = ("engine", "series", "train_terms", "eval_terms", "train_tolerance", "eval_tolerance", "recompute")

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from lipnet.data import DATAMODULES, FolderImages, NpzImages
 from lipnet.layers import GSSOC, SOC, ChannelShuffle, MaxMin, MaxMinPermuted
-from lipnet.layers.scaling import SCALINGS
+from lipnet.layers.soc import SCALINGS
 from lipnet.models import build_model
 from lipnet.training import (
     EMMA,

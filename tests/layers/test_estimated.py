@@ -14,7 +14,7 @@ from lipnet.certify.bounds import logit_bounds
 from lipnet.functional.reference import polynomial
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted, NormalizedLinear, SOCLinear
 from lipnet.layers.estimated import estimated_scales
-from lipnet.layers.scaling import SCALINGS
+from lipnet.layers.soc import SCALINGS
 from lipnet.models import LipConvNet
 from tests.settings import touch
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from lipnet.functional import skew_filter
 from lipnet.functional.norm_bounds import reshaped_filters
 from lipnet.layers import SOC
-from lipnet.layers.scaling import SCALINGS, JacobianScaling, ReshapedScaling, Scaling
+from lipnet.layers.reshaped_scaling import ReshapedScaling
+from lipnet.layers.scaling import JacobianScaling, Scaling
+from lipnet.layers.soc import SCALINGS
 from tests.oracles import convolution_matrix, fantastic_four, spectral_norm
 
 GROUPS, CHANNELS = 2, 4

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lipnet.layers import SOC, SOCLinear
 from lipnet.layers.engines import DenseEngine, SpectralEngine
-from lipnet.layers.scaling import SCALINGS
+from lipnet.layers.soc import SCALINGS
 from tests.settings import touch
 
 SHAPE: dict[str, Any] = {"in_channels": 2, "out_channels": 4, "stride": 2, "groups": 2}
