@@ -78,6 +78,5 @@ class NormEstimate(nn.Module):
         start = torch.zeros_like(self.vector, dtype=torch.float32)
         return kernel_norm_estimate(scaled, start, self.groups, _EVALUATION_STEPS)[1].double()
 
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # addresses do not hold in a copy

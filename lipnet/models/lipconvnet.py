@@ -102,10 +102,7 @@ class LipConvNet(LipschitzSequential):
         super().__init__()
         size = _size_of_patches(image_size, patch_rotation)
         _check_shape(depth, stages, size)
-        mean = [0.0] * in_channels if mean is None else list(mean)
-        if len(mean) != in_channels:
-            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
-        self.add_module("normalize", Normalize(mean, std, image_size))
+        self.add_module("normalize", make_normalize(mean, std, in_channels, image_size))
         channels, width = in_channels, initial_channels
         if patch_rotation is not None:
             self.add_module("patches", PatchEmbedding(in_channels, patch_rotation, rotation=True))
@@ -132,6 +129,18 @@ def _stage(
         in_channels = width
     last = conv(in_channels, 2 * width, kernel_size=last_kernel_size, stride=2)
     return stage.extend([last, make_activation(activation, 2 * width)])
+
+
+def make_normalize(mean: Sequence[float] | None, std: float, in_channels: int, image_size: int) -> Normalize:
+    """Make the first module of a network; a mean of None is 0.
+
+    Raises:
+        ValueError: the mean does not have one number per channel, or `Normalize` refuses a value.
+    """
+    means = [0.0] * in_channels if mean is None else list(mean)
+    if len(means) != in_channels:
+        raise ValueError(f"mean must have one number for each of {in_channels} channels, got {means}")
+    return Normalize(means, std, image_size)
 
 
 def make_activation(activation: LayerFactory, channels: int) -> nn.Module:

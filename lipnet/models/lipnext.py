@@ -6,7 +6,6 @@ from torch import nn
 
 from lipnet.layers import (
     BetaAbs,
-    Normalize,
     NormalizedLinear,
     NormPool2d,
     OrthogonalMixing,
@@ -14,7 +13,7 @@ from lipnet.layers import (
     PositionCode,
     SpatialMixing,
 )
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers
+from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers, make_normalize
 
 
 class LipNeXtBlock(LipschitzSequential):
@@ -121,16 +120,10 @@ class LipNeXt(LipschitzSequential):
         std: float = 1.0,
     ) -> None:
         super().__init__()
-        check_integers(depth=depth, channels=channels, image_size=image_size, patch_size=patch_size, groups=groups)
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        if patch_size < 1 or image_size < 1 or image_size % patch_size:
-            raise ValueError(f"image_size must be divisible by patch_size, got {image_size} and {patch_size}")
+        check_integers(channels=channels, groups=groups)
+        _check_sizes(image_size, patch_size, depth)
         size = image_size // patch_size
-        mean = [0.0] * in_channels if mean is None else list(mean)
-        if len(mean) != in_channels:
-            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
-        self.add_module("normalize", Normalize(mean, std, image_size))
+        self.add_module("normalize", make_normalize(mean, std, in_channels, image_size))
         self.add_module("stem", PatchEmbedding(in_channels, patch_size, channels, rotation=patch_rotation))
         for number in range(1, depth + 1):
             block = LipNeXtBlock(
@@ -146,3 +139,11 @@ class LipNeXt(LipschitzSequential):
         self.add_module("pooling", NormPool2d(size))
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", head(channels, num_classes))
+
+
+def _check_sizes(image_size: int, patch_size: int, depth: int) -> None:
+    check_integers(depth=depth, image_size=image_size, patch_size=patch_size)
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    if patch_size < 1 or image_size < 1 or image_size % patch_size:
+        raise ValueError(f"image_size must be divisible by patch_size, got {image_size} and {patch_size}")

@@ -6,8 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from lipnet.layers import Centering, LiRes, MaxMin, Normalize, NormalizedLinear, PatchEmbedding, ScaledConv2d
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers, make_activation
+from lipnet.layers import Centering, LiRes, MaxMin, NormalizedLinear, PatchEmbedding, ScaledConv2d
+from lipnet.models.lipconvnet import (
+    LayerFactory,
+    LipschitzSequential,
+    check_integers,
+    make_activation,
+    make_normalize,
+)
 
 
 class LiResNet(LipschitzSequential):
@@ -90,32 +96,40 @@ class LiResNet(LipschitzSequential):
         super().__init__()
         check_integers(channels=channels, stem_kernel_size=stem_kernel_size, dense_features=dense_features)
         _check_sizes(image_size, stem_stride, neck_patch_size, depth, dense_depth)
-        mean = [0.0] * in_channels if mean is None else list(mean)
-        if len(mean) != in_channels:
-            raise ValueError(f"mean needs one number for each of {in_channels} channels, got {mean}")
-        self.add_module("normalize", Normalize(mean, std, image_size))
+        self.add_module("normalize", make_normalize(mean, std, in_channels, image_size))
         size = image_size // stem_stride
-        stem = nn.Sequential()
-        inputs, kernel, stride = in_channels, stem_kernel_size, stem_stride
-        if patch_rotation:
-            stem.append(PatchEmbedding(in_channels, stem_stride, rotation=True))
-            inputs, kernel, stride = in_channels * stem_stride**2, 3, 1
-        padding = (kernel - 1) // 2
-        stem.append(_make(transition, inputs, channels, kernel, stride, padding, size=size * stride))
+        stem = _stem(transition, in_channels, channels, stem_kernel_size, stem_stride, image_size, patch_rotation)
         self.add_module("stem", stem.append(make_activation(activation, channels)))
         for number in range(1, depth + 1):
             layers = [_make(block, channels, channels, kernel_size=3, depth=depth, size=size)]
             layers += [Centering(channels)] if centering else []
             self.add_module(f"block{number}", nn.Sequential(*layers, make_activation(activation, channels)))
-        left = size // neck_patch_size
-        patches = _make(transition, channels, channels, neck_patch_size, neck_patch_size, 0, size=size)
-        features = _make(transition, channels, dense_features, left, left, 0, size=left)
-        self.add_module("neck", nn.Sequential(patches, features, make_activation(activation, dense_features)))
+        neck = _neck(transition, channels, dense_features, neck_patch_size, size)
+        self.add_module("neck", neck.append(make_activation(activation, dense_features)))
         for number in range(1, dense_depth + 1):
             layer = _make(dense or block, dense_features, dense_features, kernel_size=1, depth=dense_depth, size=1)
             self.add_module(f"dense{number}", nn.Sequential(layer, make_activation(activation, dense_features)))
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", head(dense_features, num_classes))
+
+
+def _stem(
+    transition: LayerFactory, inputs: int, outputs: int, kernel_size: int, stride: int, size: int, rotated: bool
+) -> nn.Sequential:
+    """Make the layers that reduce maps of a size by a stride."""
+    if rotated:
+        patches = PatchEmbedding(inputs, stride, rotation=True)
+        conv = _make(transition, patches.out_channels, outputs, 3, stride=1, padding=1, size=size // stride)
+        return nn.Sequential(patches, conv)
+    return nn.Sequential(_make(transition, inputs, outputs, kernel_size, stride, (kernel_size - 1) // 2, size=size))
+
+
+def _neck(transition: LayerFactory, inputs: int, outputs: int, patch_size: int, size: int) -> nn.Sequential:
+    """Make the layers that reduce maps of a size to one pixel."""
+    left = size // patch_size
+    patches = _make(transition, inputs, inputs, patch_size, patch_size, 0, size=size)
+    features = _make(transition, inputs, outputs, left, left, 0, size=left)
+    return nn.Sequential(patches, features)
 
 
 def _make(

@@ -253,7 +253,7 @@ def test_an_image_size_that_the_stages_do_not_divide_is_refused(image_size: int,
 
 
 def test_means_must_match_the_channels() -> None:
-    with pytest.raises(ValueError, match=r"mean needs one number for each of 3 channels, got \[0.5\]"):
+    with pytest.raises(ValueError, match=r"mean must have one number for each of 3 channels, got \[0.5\]"):
         tiny_network(mean=(0.5,))
 
 

@@ -136,7 +136,7 @@ def test_its_parts() -> None:
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"channels": 8}, r"out_channels must be at least in_channels \* patch_size\^2 = 12"),
         ({"groups": 3}, "groups must divide channels = 16, got 3"),
-        ({"mean": (0.5,)}, "mean needs one number for each of 3 channels"),
+        ({"mean": (0.5,)}, "mean must have one number for each of 3 channels"),
         ({"beta": 2.0}, r"beta must be in \[0, 1\], got 2.0"),
     ],
 )

@@ -127,7 +127,7 @@ def test_layers_know_their_number_and_their_maps() -> None:
     [
         ({"image_size": 20}, r"image_size must be divisible by stem_stride \* neck_patch_size = 2 \* 4, got 20"),
         ({"depth": 0}, "depth must be at least 1 and dense_depth at least 0, got 0 and 1"),
-        ({"mean": (0.5,)}, "mean needs one number for each of 3 channels"),
+        ({"mean": (0.5,)}, "mean must have one number for each of 3 channels"),
         ({"block": partial(LiRes, padding=0)}, "LiRes adds its input"),
     ],
 )
