@@ -11,19 +11,19 @@ from lipnet.functional.autocast import autocast_dtype
 
 
 class SOCOptions(TypedDict, total=False):
-    """Keyword options of every skew-orthogonal layer.
+    """Keyword options of every skew-orthogonal layer. docs/notation.md defines J.
 
     Attributes:
         engine: how exp(J) is computed: ``"series"``, ``"spectral"``, ``"dense"``, or ``"auto"`` (default), see
             `lipnet.layers.engines.choose`.
         series: polynomial in place of exp: ``"chebyshev"`` (default), or ``"taylor"`` as published.
-        scaling: ``"jacobian"`` (default) brings ||J|| to 1.4; ``"reshaped"``, as published, brings the smallest norm of
-            the reshaped filters to 0.7 * 3 / sqrt(kh kw) (1 for a 1 x 1 kernel), so that ||J|| <= 2.1.
-        train_terms, eval_terms: degree of the polynomial, in place of the lowest one that keeps the tolerance. As
-            published: 5 and 12.
-        train_tolerance, eval_tolerance: largest distance of the polynomial from exp on the interval of the norm; 0.05
+        scaling: ``"jacobian"`` (default) brings ||J|| to 1.4; ``"reshaped"``, as published, brings the smaller norm of
+            two reshaped filters to 0.7 * 3 / sqrt(kh kw) (1 for a 1 x 1 kernel), so that ||J|| <= 2.1.
+        train_terms, eval_terms: degree of the polynomial in training and evaluation; None (default) takes the lowest
+            one within the tolerance. As published: 5 and 12.
+        train_tolerance, eval_tolerance: largest distance of the polynomial from exp for the expected norms of J; 0.05
             and 1e-4 by default.
-        recompute: save only the input of the series for backward, and compute the rest again. False by default.
+        recompute: only save the input of the series for backward, and compute the rest again. False by default.
         device, dtype: of the parameters.
     """
 
@@ -61,12 +61,12 @@ def check_convolution(
     dimensions: int = 2,
     dilated: bool = False,
 ) -> None:
-    """Raise ValueError for a setting that a 'same' convolution with a guarantee does not have.
+    """Raise ValueError for a setting that a 'same' convolution with a guarantee does not support.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode: as the user gave them.
-        dimensions: of the feature maps, which kernel_size, stride, padding and dilation must match.
-        dilated: whether the layer has dilations other than 1.
+        dimensions: spatial dimensions; sequences of sizes must have this length.
+        dilated: whether the layer supports dilations other than 1.
     """
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
@@ -86,7 +86,7 @@ def check_convolution(
 
 
 def check_groups(groups: int, channels: Mapping[str, int]) -> None:
-    """Raise ValueError unless groups divide all of these numbers of channels, named by their formulas."""
+    """Raise ValueError unless ``groups`` divides all of these numbers of channels, whose keys are their formulas."""
     for formula, count in channels.items():
         if count < 1:
             raise ValueError(f"{formula} must be positive, got {count}")
@@ -116,12 +116,12 @@ def check_input(
     """Raise ValueError for an input that a layer cannot take.
 
     Args:
-        name: of the layer's class.
-        x: input, with or without a batch; with a batch if it has no spatial dimensions.
-        weight: of the layer, whose dtype x must have outside of autocast.
-        channels, dimensions: that x needs.
-        stride: that must divide height and width.
-        reach: pixels by which circular padding extends the maps after the stride; none may wrap twice.
+        name: name of the layer's class.
+        x: the input. The batch dimension may be missing, unless there are no spatial dimensions.
+        weight: weight of the layer. Outside of autocast, x must have its dtype.
+        channels, dimensions: channels and spatial dimensions that x must have.
+        stride: steps for rows and columns that must divide height and width.
+        reach: rows and columns by which circular padding extends the maps after the stride; it may wrap around once.
     """
     if x.dtype != weight.dtype and autocast_dtype(x.device) is None:
         raise ValueError(f"{name} needs an input of its weight's dtype, {weight.dtype}, got {x.dtype}")

@@ -9,23 +9,25 @@ from lipnet.functional.rounding_error import Signal, Step
 
 
 class LipschitzModule(nn.Module):
-    """A module that bounds its own Lipschitz constant and its own rounding.
+    """A module that bounds its own Lipschitz constant and its own rounding error.
 
     Inherit from it to make a layer that `lipnet.certify` accepts, and implement `lipschitz_bound`. Certificates in
-    float64 also need `rounding_step`. A class that overrides ``forward`` must define `lipschitz_bound` itself or below:
-    a bound inherited from a class with another ``forward`` is refused.
+    float64 also need `rounding_step`. A class that overrides ``forward`` must also define `lipschitz_bound`, itself or
+    in a subclass: certificates refuse a bound inherited from a class with another ``forward``.
 
-    docs/own-layer.md builds such a layer step by step.
+    docs/own-layer.md builds such a layer step by step; docs/notation.md defines symbols such as K.
     """
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound K on the Lipschitz constant (L2 to L2) of the function this module computes now.
 
         Compute it from the very tensors that ``forward`` multiplies with, and round up. Return infinity for weights
-        that are not finite. The default covers a module that lists its children: the product of their bounds.
+        that are not finite. By default, return the product of the bounds of `children_in_order`.
 
         Raises:
-            TypeError: for a child that does not bound itself; `lipnet.certify.lipschitz_bound` has rules for torch's.
+            NotImplementedError: by default, if the module does not list its children.
+            TypeError: by default, for a child that does not bound itself. `lipnet.certify.lipschitz_bound` has rules
+                for torch's modules.
         """
         children = self.children_in_order()
         if children is None:
@@ -33,7 +35,7 @@ class LipschitzModule(nn.Module):
         return product_up(own_bound(child) for _, child in children)
 
     def lipschitz_estimate(self) -> float:
-        """Return about `lipschitz_bound`, without a proof that takes long: for validation during training."""
+        """Estimate `lipschitz_bound` without a slow proof, for validation during training."""
         return self.lipschitz_bound()
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
@@ -43,29 +45,34 @@ class LipschitzModule(nn.Module):
             signal: bounds on the input of one sample.
             shape: shape of the output of one sample.
 
-        See `lipnet.functional.rounding_error` for the building blocks.
+        Returns:
+            Bounds on the norm of the exact output, on the Lipschitz constant, and on the error that this layer adds.
+            `lipnet.functional.rounding_error` has functions that build them.
+
+        Raises:
+            NotImplementedError: by default.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement rounding_step()")
 
     def pairwise_lipschitz(self) -> Tensor | None:
         """Return bounds on the Lipschitz constants of all differences of two outputs, float64 (C, C), or None.
 
-        Only the last layer of a classifier is asked. None stands for sqrt(2) K.
+        Certificates only call it for the last layer of a classifier. None stands for sqrt(2) K for every pair.
         """
         return None
 
     def check(self) -> None:
-        """Raise ValueError if attributes contradict the weights, so that the bound would be that of another function.
+        """Raise ValueError if attributes contradict the weights, since the bound would hold for another function.
 
-        Certificates call this first. Nothing needs to be checked if the bound reads what ``forward`` reads.
+        Certificates call this first. A layer whose bound reads the same attributes as ``forward`` needs no check.
         """
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return facts for the report of the layers, for samples of this input shape."""
+        """Return facts by name for the report of the layers, for input samples of this shape."""
         return {}
 
     def children_in_order(self) -> list[tuple[str, nn.Module]] | None:
-        """Return the names and modules that ``forward`` runs one after another, doing nothing else; None otherwise.
+        """Return the names and modules that ``forward`` runs in this order, if it does nothing else; otherwise None.
 
         A composite module that lists its children needs no bound of its own: `lipnet.certify` walks the children.
         """
@@ -92,7 +99,7 @@ def own_bound(module: nn.Module) -> float:
     """Return the bound of a `LipschitzModule`, or the product of the bounds of a plain ``nn.Sequential`` of them.
 
     Raises:
-        TypeError: for any other module than these, ``nn.Identity`` and ``nn.Flatten``.
+        TypeError: for any other module, except ``nn.Identity`` and ``nn.Flatten``, whose bound is 1.
     """
     if isinstance(module, (nn.Identity, nn.Flatten)):
         return 1.0

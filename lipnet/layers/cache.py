@@ -1,4 +1,4 @@
-"""A cache for results of weights that compares values, so it cannot go stale."""
+"""A cache for values computed from weights. It compares the weights' entries, so it cannot go stale."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,34 +12,35 @@ _State = tuple[tuple[int, int, torch.Size, torch.dtype], ...]
 
 
 class WeightCache(Generic[Value]):
-    """The last value that was computed from some tensors, valid while they keep exactly the same entries.
+    """Cache of the last value computed from some tensors, valid while their entries stay exactly the same.
 
-    The tensors are compared with copies, entry by entry. That is one pass over the weights, little beside a convolution
-    with them, and notices what version counters miss: writes through ``.data``, loaded state dicts, moves to another
-    dtype or device, averaged copies.
+    The cache compares the tensors with copies, entry by entry. This takes one pass over the weights, little beside a
+    convolution with them. It notices changes that version counters miss: writes through ``.data``, loaded state dicts,
+    moves to another dtype or device, averaged copies.
 
     On an accelerator, a comparison of values waits for the device. There, tensors whose version counter and address are
     unchanged count as unchanged, so that prepared evaluations run without waiting and can be captured as a CUDA graph.
     Bounds ask with ``exact=True`` and compare values on every device: no certificate rests on a counter.
 
-    Several threads may ask at once. A value whose weights another thread changed during its computation is returned to
-    the caller, and not kept.
+    Several threads may ask at once. If another thread changes the weights during a computation, the caller gets the
+    value, but the cache drops it.
 
     A copy of a module keeps the value; a pickle starts empty.
     """
 
     def __init__(self) -> None:
-        # Copies of the weights and the value, in one attribute, so that no thread meets a pair of two computations.
+        # Copies of the weights, and the value. One attribute, so that no thread sees parts of two computations.
         self._kept: tuple[list[Tensor], Value] | None = None
         self._state: _State | None = None
         self._frozen = False
 
-    # Compiling what runs once per weight would take minutes. torch.compiler.disable imports the compiler at once.
+    # Compiling code that runs once per weight would take minutes. `torch.compiler.disable` is not used, because it
+    # imports the compiler immediately.
     @_disable_dynamo
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Value], *, exact: bool = False) -> Value:
         """Return the value for these tensors; call ``compute()``, without gradients, if one has changed."""
         if any(torch._C._functorch.is_batchedtensor(weight) for weight in weights):
-            # `torch.func.vmap` over weights: their values belong to it, and cannot be compared.
+            # Values cannot be compared under `torch.func.vmap` over weights.
             return compute()
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
@@ -64,10 +65,12 @@ class WeightCache(Generic[Value]):
         return self._kept[1] if self._frozen and self._kept is not None else None
 
     def clear(self) -> None:
+        """Drop the value."""
         self._kept, self._state, self._frozen = None, None, False
 
     def __deepcopy__(self, memo: dict[int, object]) -> "WeightCache[Value]":
-        # Shared, not copied: values are never changed in place. The copied weights have other addresses.
+        # Both share the value, which is never changed in place. The state is left out: copied weights have other
+        # addresses.
         copy: WeightCache[Value] = WeightCache()
         copy._kept = self._kept
         return copy
@@ -91,7 +94,7 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
 
 
 def waits_for_comparisons(weight: Tensor) -> bool:
-    """Tell whether a comparison of a tensor's values waits for a device that works asynchronously."""
+    """Return whether comparing a tensor's values waits for a device that works asynchronously."""
     return weight.device.type != "cpu"
 
 

@@ -7,16 +7,16 @@ from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.layers.kernel import MatrixLayer
 from lipnet.layers.operands import Operands
 
-# Share of the Gram matrix's norm that is added to its diagonal, far above the rounding of float32.
+# Share of the Gram matrix's norm that is added to its diagonal: far more than the rounding of float32.
 _DAMPING = 1e-6
 
 
 class Cholesky(MatrixLayer):
     r"""Cholesky-orthogonalised linear layer (CHORD): x -> L^(-1) W x + b with L L^T = W W^T + eps I.
 
-    W is any matrix with at most as many rows as columns; a taller one is transposed first. As W W^T <= L L^T, the layer
-    is a contraction, and orthogonal but for singular values of W that are not large beside sqrt(eps). eps is 1e-6 times
-    the Frobenius norm of W W^T, so that the scale of W does not matter.
+    W is the parameter ``weight``, transposed if it has more rows than columns. Since W W^T <= L L^T, the layer is a
+    contraction. It is orthogonal, except in directions whose singular value of W is not large beside sqrt(eps). eps is
+    1e-6 times the Frobenius norm of W W^T, so that the scale of W does not matter.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
@@ -52,7 +52,7 @@ class Cholesky(MatrixLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start orthogonal, with biases as ``nn.Linear`` draws them for so many outputs."""
+        """Draw an orthogonal matrix, and biases uniformly from +-1 / sqrt(out_features)."""
         nn.init.orthogonal_(self.weight)
         self.reset_bias()
 
@@ -70,8 +70,11 @@ class Cholesky(MatrixLayer):
 
 
 def orthonormal_rows(weight: Tensor) -> Tensor:
-    """Return L^(-1) W with L L^T = W W^T + eps I, NaN where rounding leaves no such L; differentiable."""
-    # The norm must not overflow or vanish in float32.
+    """Return L^(-1) W with L L^T = W W^T + eps I for W (m, n), m <= n; NaN if rounding leaves no such L.
+
+    Differentiable. See `Cholesky` for eps.
+    """
+    # Scaled, so that the norm does not overflow or vanish in float32.
     scaled = weight / weight.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
     gram = scaled @ scaled.mT
     damping = _DAMPING * gram.norm() + torch.finfo(weight.dtype).tiny

@@ -1,4 +1,4 @@
-"""Evaluation by plain sums of products, whose rounding has a bound, for certificates."""
+"""Evaluation by plain sums of products, for certificates: their rounding error has a bound."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,10 @@ from lipnet.overrides import override_attributes
 def explicit_products(model: nn.Module) -> Iterator[None]:
     """Evaluate a model's layers by plain sums of products in this context.
 
-    Fourier transforms become products with constant matrices, and forms with fewer products are off. The function is
-    the same up to rounding and has the same Lipschitz bound. `lipnet.functional.rounding_error` and
-    `lipnet.functional.spectral_products` bound its distance from exact arithmetic.
+    Fourier transforms become products with constant matrices, and algorithms that save products
+    (`lipnet.functional.forms`) are off. The function stays the same up to rounding, with the same Lipschitz bound.
+    `lipnet.functional.rounding_error` and `lipnet.functional.spectral_products` bound its distance from exact
+    arithmetic.
 
     Args:
         model: in evaluation mode; layers in training mode are not affected.

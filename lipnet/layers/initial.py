@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def reset_identity(weight: Tensor, groups: int) -> None:
-    """Set a filter (c, n, kh, kw) to the identity of each group: ones in the middle tap, zeros elsewhere."""
+    """Set each group of a filter (c, n, kh, kw) to the identity: a diagonal of ones in the middle tap, else zeros."""
     nn.init.zeros_(weight)
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     with torch.no_grad():

@@ -17,7 +17,7 @@ from lipnet.layers.operands import OperandLayer, Operands
 
 
 class KernelLayer(OperandLayer):
-    """A layer that convolves with a kernel (c_out, c_in/groups, kh, kw), its only operand.
+    """A layer whose only operand is a kernel (c_out, c_in/groups, kh, kw), with which it convolves.
 
     A subclass implements `weights`, `compute_operands` and `bound_operands`.
     """
@@ -46,9 +46,10 @@ class KernelLayer(OperandLayer):
 
 
 class ConvolutionLayer(KernelLayer):
-    """A `KernelLayer` with the arguments of ``nn.Conv2d``. A stride is space-to-depth before the convolution.
+    """A `KernelLayer` with the arguments of ``nn.Conv2d``.
 
-    A subclass also implements `make_parameters`.
+    A stride is space-to-depth before the convolution, unless the subclass sets ``native_stride``. A subclass also
+    implements `make_parameters`.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
@@ -57,10 +58,10 @@ class ConvolutionLayer(KernelLayer):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: for a setting that the layer does not have.
+        ValueError: for a setting that the layer does not support.
     """
 
-    # Whether the layer has dilations other than 1.
+    # Whether the layer supports dilations other than 1.
     dilated: ClassVar[bool] = False
 
     def __init__(
@@ -92,7 +93,7 @@ class ConvolutionLayer(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.groups, self.dilation = groups, self._two(dilation)
+        self.groups, self.dilation = groups, self._pair(dilation)
         pixels = 1 if self.native_stride else prod(self.stride)
         self.make_parameters(in_channels * pixels, device=device, dtype=dtype)
 
@@ -100,7 +101,7 @@ class ConvolutionLayer(KernelLayer):
     def make_parameters(
         self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        """Create the kernel's parameters, and initialise these and the bias.
+        """Create the kernel's parameters, and initialise them and the bias.
 
         Args:
             in_channels: input channels of the kernel, after space-to-depth unless `native_stride`.
@@ -111,7 +112,8 @@ class ConvolutionLayer(KernelLayer):
 class MatrixLayer(LinearFeatures, KernelLayer):
     """A linear layer whose only operand is a matrix (out_features, in_features).
 
-    A subclass implements `weights`, `compute_operands`, and `bound_operands` for the matrix as a 1 x 1 kernel.
+    A subclass implements `weights`, `compute_operands` and `bound_operands`. There the matrix is a 1 x 1 kernel, of
+    shape (out_features, in_features, 1, 1).
     """
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:

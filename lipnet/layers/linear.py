@@ -1,4 +1,4 @@
-"""Orthogonal linear heads."""
+"""Orthogonal linear layer by SOC."""
 
 from typing import Unpack
 
@@ -8,10 +8,10 @@ from lipnet.layers.soc import SOC
 
 
 class SOCLinear(LinearFeatures, SOC):
-    """Linear map by a 1 x 1 SOC, with orthonormal rows if it reduces and orthonormal columns if it expands.
+    """Linear layer by a 1 x 1 SOC: orthonormal rows if it reduces the features, else orthonormal columns.
 
-    The weight is the first ``out_features`` rows and ``in_features`` columns of a c x c orthogonal matrix,
-    c = max(in_features, out_features). It is the head of LipConvNet.
+    Its matrix is the first ``out_features`` rows and ``in_features`` columns of a c x c orthogonal matrix,
+    c = max(in_features, out_features). It is the default head of LipConvNet.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.

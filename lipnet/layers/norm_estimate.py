@@ -1,4 +1,4 @@
-"""The estimated norm of a kernel, by one step of power iteration per training step."""
+"""Estimate of a kernel's norm, by one step of power iteration per training step."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,13 +14,13 @@ _EVALUATION_STEPS = 40
 
 
 class NormEstimate(nn.Module):
-    """An estimate of the norm of a circular convolution from below, differentiable in the kernel.
+    """Lower estimate of the norm of a circular convolution, differentiable in the kernel.
 
-    Training stores a vector, and advances it by one step of power iteration whenever a parameter has changed, so that
-    repeated calls compute one function. Evaluation needs no stored vector. No guarantee uses the estimate.
+    Training stores a vector, and advances it by one step of power iteration only if a parameter has changed, so that
+    repeated calls compute the same function. Evaluation needs no stored vector. No guarantee uses the estimate.
 
     Args:
-        channels: of the convolution's input.
+        channels: channels of the convolution's input.
         groups: number of groups.
         points: height and width of the circular maps.
         device, dtype: of the vector.
@@ -43,7 +43,7 @@ class NormEstimate(nn.Module):
         self._last: tuple[tuple[int, ...], Tensor] | None = None
 
     def reset(self, kernel: Tensor) -> None:
-        """Start anew for another kernel."""
+        """Restart power iteration for another kernel."""
         if not kernel.is_meta:
             _, new = kernel_norm_estimate(kernel.detach(), torch.zeros_like(self.vector), self.groups, _START_STEPS)
             self.vector.copy_(new)
@@ -72,8 +72,8 @@ class NormEstimate(nn.Module):
         return norm
 
     def converged(self, kernel: Tensor) -> Tensor:
-        """Return a vector for this kernel that depends on nothing else, float64."""
-        # In float32, at half of the time: the vector only chooses the scale.
+        """Return a vector (1, channels, *points), float64, that depends on this kernel alone."""
+        # float32 takes half the time, and suffices because the vector only determines the scale.
         scaled = (kernel.detach() / kernel.detach().abs().max().clamp_min(1e-300)).float()
         start = torch.zeros_like(self.vector, dtype=torch.float32)
         return kernel_norm_estimate(scaled, start, self.groups, _EVALUATION_STEPS)[1].double()

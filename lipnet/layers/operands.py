@@ -1,4 +1,4 @@
-"""Base class of the layers whose forward multiplies with tensors computed from the parameters."""
+"""Base class of layers that multiply their input with tensors computed from the parameters."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Operands = tuple[Tensor, ...]
 
 @dataclass
 class _Prepared:
-    """The cached operands of evaluation and their bounds, for one state of the layer's settings.
+    """Operands of evaluation and their bounds, as cached for one state of the layer's settings.
 
     Keys are sizes of feature maps, or None if the operands do not depend on the size.
     """
@@ -40,10 +40,10 @@ class OperandLayer(LipschitzModule):
     - ``compute_operands(*weights, size)``: the operands, differentiable;
     - ``apply_operands(maps, operands)``: the layer without its bias;
     - ``bound_operands(operands)``: an upper bound on the Lipschitz constant of ``apply_operands``, rounded up;
-    - ``round_operands(operands, signal, size)``: the rounding of ``apply_operands``, for certificates.
+    - ``round_operands(operands, signal, size)``: a bound on the rounding of ``apply_operands``, for certificates.
 
     Training computes the operands in every forward pass, in the weights' dtype. Evaluation computes them once, in
-    float64, rounds them to the weights' dtype, and caches them until the weights change. The bound is that of the
+    float64, rounds them to the weights' dtype, and caches them until the weights change. The bound holds for the
     rounded operands.
 
     Args:
@@ -53,6 +53,9 @@ class OperandLayer(LipschitzModule):
         bias: learn a constant for each output channel.
         padding_mode: ``"zeros"`` or ``"circular"``.
         device, dtype: of the parameters.
+
+    Raises:
+        ValueError: in the forward pass, for an input of another shape or dtype.
     """
 
     # Spatial dimensions of the inputs: 2 for a convolution, 0 for a linear layer.
@@ -76,8 +79,8 @@ class OperandLayer(LipschitzModule):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = self._two(kernel_size)
-        self.stride = self._two(stride)
+        self.kernel_size = self._pair(kernel_size)
+        self.stride = self._pair(stride)
         self.padding_mode = padding_mode
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
@@ -111,7 +114,7 @@ class OperandLayer(LipschitzModule):
         """Bound the rounding of `apply_operands` in float64."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Operands for one map size may wrap around it several times; circular padding may wrap once.
+        # `by_size` operands may wrap around the maps several times; circular padding may wrap once.
         wraps = self.padding_mode == "circular" and not self.by_size
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
         reference = self.weights()[0]
@@ -137,7 +140,7 @@ class OperandLayer(LipschitzModule):
         return tuple(each.clone() for each in self.operands_in_use(size))
 
     def operands_in_use(self, size: tuple[int, int]) -> Operands:
-        """Return the operands themselves, which are cached, with their bounds, in evaluation: never write into them."""
+        """Return the operands, which evaluation caches together with their bounds: never write into them."""
         weights = self.weights()
         differentiated = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
         # An exported program has no cache; `lipnet.layers.export` gives it the prepared operands.
@@ -199,10 +202,10 @@ class OperandLayer(LipschitzModule):
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
 
-        Infinite if they are not finite.
+        It is infinite if an operand is not finite.
         """
         with torch.no_grad():
-            # Operands that depend on the size are contractions for every size, so that one size stands for all.
+            # Operands that depend on the size are contractions for every size, so one size stands for all.
             size = (1, 1) if self.by_size else self.kernel_size
             if self.training:
                 return self._bound(self.operands_in_use(size))
@@ -222,7 +225,7 @@ class OperandLayer(LipschitzModule):
         return bound if isfinite(bound) else inf
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the rounding of an evaluation within `explicit_products`."""
+        """Bound the rounding error of an evaluation within `explicit_products`."""
         height, width = (1, 1, *signal.shape[1:])[-2:]
         size = (height, width) if self.native_stride else (height // self.stride[0], width // self.stride[1])
         with torch.no_grad():
@@ -235,7 +238,8 @@ class OperandLayer(LipschitzModule):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
 
-    def _two(self, value: int | Sequence[int]) -> tuple[int, int]:
+    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
+        """Return rows and columns for an argument of ``nn.Conv2d``; 1 x 1 for a linear layer."""
         if self.dimensions == 0:
             return 1, 1
         first, second = sizes(value, 2)

@@ -73,8 +73,8 @@ class ScaledConv2d(OperandLayer):
         )
         self.groups = groups
         self.padding = _two_paddings(padding, self.kernel_size)
-        self.size = None if size is None else self._two(size)
-        if self._two(dilation) != (1, 1):
+        self.size = None if size is None else self._pair(size)
+        if self._pair(dilation) != (1, 1):
             raise ValueError(f"dilation must be 1, got {dilation}")
         self._check_settings()
         shape = (out_channels, in_channels // groups, *self.kernel_size)

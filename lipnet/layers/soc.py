@@ -121,7 +121,7 @@ class SOC(LipschitzModule):
             in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dimensions=self.dimensions
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.padding_mode = self._two(kernel_size), self._two(stride), padding_mode
+        self.kernel_size, self.stride, self.padding_mode = self._pair(kernel_size), self._pair(stride), padding_mode
         self._divide_channels(groups)
         self._add_parameters(scaling, bias, device=device, dtype=dtype)
         self.engine, self.series, self.recompute = engine, series, recompute
@@ -334,7 +334,7 @@ class SOC(LipschitzModule):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
 
-    def _two(self, value: int | Sequence[int]) -> tuple[int, int]:
+    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
         """Return an argument of this layer's dimensions for the two-dimensional convolution."""
         first, second = (1,) * (2 - self.dimensions) + sizes(value, self.dimensions)
         return first, second
