@@ -11,6 +11,8 @@ from lipnet.layers.base import LipschitzModule
 
 
 class _PairwiseSort(LipschitzModule):
+    """Sorting of pairs of channels: neighbours, or those half of the channels apart."""
+
     _neighbours: ClassVar[bool]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ class _PairwiseSort(LipschitzModule):
         return torch.cat(sort_pairs(*x.chunk(2, dim=1)), dim=1)
 
     def lipschitz_bound(self) -> float:
-        """Return 1: the Jacobian is a permutation everywhere, and sorting never moves two inputs apart."""
+        """Return 1: sorting never moves two inputs apart."""
         return 1.0
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
@@ -75,7 +77,7 @@ class MaxMinPermuted(_PairwiseSort):
 
 
 class BetaAbs(LipschitzModule):
-    r"""Beta-abs activation: the absolute value on the first share beta of the channels, the identity on the rest.
+    r"""Beta-abs activation: the absolute value of the first share beta of the channels, the identity on the rest.
 
     :math:`y_c = |x_c|` for :math:`c < \mathrm{round}(\beta C)` and :math:`y_c = x_c` otherwise. With beta = 1/2 and
     a rotation of each pair (c, c + C/2) by 45 degrees before and after it, it is `MaxMin`.

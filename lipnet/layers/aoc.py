@@ -19,10 +19,10 @@ from lipnet.layers.operands import Operands
 class AOC(ConvolutionLayer):
     r"""Adaptive orthogonal convolution: one explicit orthogonal kernel with stride, groups and dilation.
 
-    The kernel is the product of a `BCOP` kernel of size k - s + 1 and a kernel of the stride's size s, whose reshaped
-    matrix (c_out, c s^2) is orthogonal, so that it is an orthogonal map of disjoint patches. The product is orthogonal
-    if both have orthonormal columns, or both have orthonormal rows: the channels c between them are
-    max(in_channels, out_channels // s^2). Without a stride, the layer is a `BCOP`.
+    The kernel is the product of two kernels: a `BCOP` kernel of size k - s + 1, and a kernel of the stride's size s.
+    Reshaped to (c_out, c s^2), the second one is an orthogonal matrix, which maps disjoint patches. The product is
+    orthogonal if both kernels have orthonormal columns, or both have orthonormal rows. So there are
+    c = max(in_channels, out_channels // s^2) channels between them. Without a stride, the layer is a `BCOP`.
 
     A kernel smaller than the stride would skip pixels. It is enlarged to the stride, so that a 1 x 1 convolution of
     stride 2 maps disjoint patches of 2 x 2 pixels.
@@ -38,7 +38,7 @@ class AOC(ConvolutionLayer):
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
 
     Raises:
-        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+        ValueError: for a setting that the layer does not support, and for inputs of the wrong shape.
 
     Source: Boissin et al., "An adaptive orthogonal convolution scheme for efficient and flexible CNN architectures",
     ICML 2025 (arXiv 2501.07930).
@@ -57,7 +57,7 @@ class AOC(ConvolutionLayer):
     def make_parameters(
         self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        # A single tap has no distance to others.
+        # Dilation means nothing for a single tap.
         down, across = (1 if k == 1 else d for k, d in zip(self.kernel_size, self.dilation, strict=True))
         self.dilation = (down, across)
         self._check_dilation()
@@ -86,7 +86,7 @@ class AOC(ConvolutionLayer):
                 )
 
     def reset_parameters(self) -> None:
-        """Draw orthogonal matrices, and biases as ``nn.Conv2d`` does."""
+        """Draw orthogonal matrices, and biases uniformly from +-1 / sqrt(out_channels)."""
         if self.block is not None:
             self.block.reset_parameters()
         if self.reduction is not None:

@@ -9,10 +9,10 @@ from lipnet.layers.operands import Operands
 
 
 def rescaled_columns(weight: Tensor, groups: int = 1) -> Tensor:
-    """Divide each input channel of a filter by the square root of its row sum in `absolute_gram`.
+    """Divide each input channel of a filter by the square root of its row sum in B = `absolute_gram`.
 
-    With W the matrix of the convolution, d_i = (sum_j B_ij)^(-1/2) and D = diag(d), D W^T W D <= I: the matrix
-    D^(-2) - W^T W is diagonally dominant. Channels of zeros stay zeros.
+    Let W be the matrix of the convolution, d_i = (sum_j B_ij)^(-1/2) and D = diag(d). Then D^(-2) - W^T W is diagonally
+    dominant, so D W^T W D <= I. Channels of zeros stay zeros.
 
     Args:
         weight: filter (c_out, c_in/groups, kh, kw).
@@ -28,7 +28,7 @@ class AOL(ConvolutionLayer):
     """Almost-orthogonal convolution: x -> W D x + b with a diagonal D that makes ||W D|| <= 1.
 
     W is any filter, the parameter ``weight``. D scales its input channels (see `rescaled_columns`). The layer is cheap
-    in training, and training drives W towards orthogonal columns, because they lose least by D.
+    in training, and training drives W towards orthogonal columns, because D shrinks these least.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
@@ -40,12 +40,12 @@ class AOL(ConvolutionLayer):
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
 
     Raises:
-        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+        ValueError: for a setting that the layer does not support, and for inputs of the wrong shape.
 
     Source: Prach & Lampert, "Almost-orthogonal layers for efficient general-purpose Lipschitz networks", ECCV 2022
     (arXiv 2208.03160). As in the authors' code, W starts as the identity and the bias at 0. The row sums grow with
-    every tap that is not 0, so the layer wants a smaller learning rate than others: in a small LipConvNet on
-    scikit-learn's digits, SGD learns with 1e-3 and stalls with 0.1, with which SLL, CPL and BCOP learn.
+    every tap that is not 0, so the layer needs a smaller learning rate than others: in a small LipConvNet on
+    scikit-learn's digits, SGD learns at 1e-3 and stalls at 0.1, whereas SLL, CPL and BCOP learn at 0.1.
 
     Example:
         >>> layer = AOL(3, 8, stride=2).eval()

@@ -11,7 +11,11 @@ from lipnet.layers.operands import Operands
 
 
 class BlockKernel(nn.Module):
-    """The parameters of an orthogonal kernel, and the map from them to the kernel.
+    """The parameters of an orthogonal kernel, and the function that computes the kernel from them.
+
+    Args:
+        in_channels, out_channels, kernel_size, groups: of the kernel.
+        device, dtype: of the parameters.
 
     Attributes:
         matrix: (groups, c, m) with c and m the larger and the smaller number of channels in a group. Its polar factor
@@ -30,7 +34,7 @@ class BlockKernel(nn.Module):
     ) -> None:
         super().__init__()
         self.kernel_size, self.groups = kernel_size, groups
-        # The kernel with orthonormal columns is transposed if it has to reduce.
+        # `orthogonal_kernel` has orthonormal columns. A layer that reduces the channels needs its adjoint.
         self.reduces = out_channels < in_channels
         small, large = sorted((in_channels // groups, out_channels // groups))
         factors = sum(kernel_size) - 2
@@ -56,23 +60,23 @@ class BCOP(ConvolutionLayer):
 
     Each 2 x 2 kernel is (P + (I - P) z_1) (Q + (I - Q) z_2) with shifts z by one pixel and orthogonal projectors P and
     Q on half of the channels. A k x k kernel is a product of k - 1 such kernels and an orthogonal 1 x 1 convolution.
-    With circular padding, the layer is orthogonal: orthonormal columns if it has more channels after than before (a
-    stride multiplies those before by stride^2), orthonormal rows if fewer. Zero padding makes it a contraction.
+    With circular padding, the layer has orthonormal rows if out_channels < in_channels * stride^2, else orthonormal
+    columns. With zero padding, it is a contraction.
 
-    The orthonormal bases are polar factors of free matrices by Newton-Schulz steps, which never exceed norm 1. So the
-    layer is a contraction for any weights. Evaluation costs one convolution.
+    The orthonormal bases are polar factors of free matrices, computed by Newton-Schulz steps that never exceed norm 1.
+    So the layer is a contraction for any weights. Evaluation costs one convolution.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
             ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, dilation 1, and the padding mode
-            ``"zeros"`` or ``"circular"``. A stride is space-to-depth; `AOC` has strides of its own.
+            ``"zeros"`` or ``"circular"``. A stride is space-to-depth; `AOC` strides natively.
         device, dtype: of the parameters.
 
     Shape:
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
 
     Raises:
-        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+        ValueError: for a setting that the layer does not support, and for inputs of the wrong shape.
 
     Source: Li et al., "Preventing gradient attenuation in Lipschitz constrained convolutional networks", NeurIPS 2019
     (arXiv 1911.00937). As there, all matrices start orthogonal; the polar factors replace 20 steps of Björck's method
@@ -93,7 +97,7 @@ class BCOP(ConvolutionLayer):
         self.reset_bias()
 
     def reset_parameters(self) -> None:
-        """Draw orthogonal matrices, and biases as ``nn.Conv2d`` does."""
+        """Draw orthogonal matrices, and biases uniformly from +-1 / sqrt(out_channels)."""
         self.block.reset_parameters()
         self.reset_bias()
 

@@ -13,9 +13,9 @@ from lipnet.layers.initial import reset_identity
 class BRO(FrequencyLayer):
     """Orthogonal convolution by a block reflector I - 2 V (V^* V + e I)^{-1} V^* at each frequency.
 
-    V is the response of a filter with c outputs and r inputs, c = max(in_channels stride^2, out_channels) in each
-    group. The layer takes the first rows and columns of the reflector. e is 1e-5 of the mean of the diagonal of V^* V,
-    and only shrinks: the eigenvalues lie in (-1, 1].
+    V is the response of the filter ``weight``. In each group it has c = max(in_channels stride^2, out_channels) outputs
+    and r inputs. The layer takes the first rows and columns of the reflector. e is 1e-5 times the mean of the diagonal
+    of V^* V. It only shrinks the reflector, whose eigenvalues lie in (-1, 1].
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
@@ -72,7 +72,7 @@ class BRO(FrequencyLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with the first unit vectors as V, as published, and biases as ``nn.Conv2d`` draws them."""
+        """Start with the first unit vectors as V, as published; draw biases from +-1 / sqrt(out_channels)."""
         reset_identity(self.weight, self.groups)
         self.reset_bias()
 

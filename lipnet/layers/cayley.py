@@ -14,9 +14,9 @@ class Cayley(FrequencyLayer):
     """Orthogonal convolution by the Cayley transform of its frequency response.
 
     At each frequency, `lipnet.functional.orthogonal_matrices.cayley` maps the response of the filter
-    ``alpha weight / ||weight||`` to a matrix with orthonormal columns, or rows if the layer reduces the channels. The
-    gain ``alpha`` is learned, one for each group, and starts at ``||weight||``. The published layer normalises the
-    response instead, whose norm is a multiple of that of the filter; this one is the same for maps of any size.
+    ``alpha weight / ||weight||`` to a matrix with orthonormal columns, or rows if the layer reduces the channels. Each
+    group learns a gain ``alpha``, which starts at ``||weight||``. The published layer normalises the response instead,
+    whose norm grows with the number of frequencies; this layer is the same for maps of any size.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
@@ -68,7 +68,7 @@ class Cayley(FrequencyLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the filter and biases as ``nn.Conv2d`` does, and set the gains to the norms of the filter."""
+        """Draw the filter as ``nn.Conv2d`` does, and biases from +-1 / sqrt(out_channels). alpha is ||weight||."""
         reset_uniform(self.weight)
         self._reset_gain()
         self.reset_bias()
@@ -99,7 +99,7 @@ class CayleyLinear(LinearByFrequency, Cayley):
     """
 
     def reset_parameters(self) -> None:
-        """Draw the weight by Xavier's normal initialisation, as published."""
+        """Draw normal weights as in Xavier's initialisation, as published, and the rest as in `Cayley`."""
         nn.init.xavier_normal_(self.weight)
         self._reset_gain()
         self.reset_bias()

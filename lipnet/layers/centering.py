@@ -14,8 +14,8 @@ class Centering(LipschitzModule):
 
     .. math:: m_t = (1 - \mu_t)\,m_{t-1} + \mu_t\,\mathrm{mean}(x), \qquad \mu_t = \max(\mu, 1 / t)
 
-    so that the first batch sets it. In evaluation the mean is frozen: the layer is a shift, and no Lipschitz constant
-    changes. The mean is over the batch and the pixels.
+    so that the first batch sets it. mean(x) is the mean over batch and pixels. In evaluation, m is frozen: the layer is
+    a shift, which changes no Lipschitz constant.
 
     Args:
         channels: C.
@@ -64,7 +64,7 @@ class Centering(LipschitzModule):
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
         self.batches += 1
-        # On the device, without waiting for it.
+        # Computed on the device, so that training does not wait for it.
         weight = self.batches.to(self.mean.dtype).reciprocal().clamp_min(self.momentum)
         batch_mean = x.to(self.mean.dtype).transpose(0, 1).flatten(1).mean(dim=1)
         self.mean.lerp_(batch_mean, weight)

@@ -14,9 +14,9 @@ _DAMPING = 1e-6
 class Cholesky(MatrixLayer):
     r"""Cholesky-orthogonalised linear layer (CHORD): x -> L^(-1) W x + b with L L^T = W W^T + eps I.
 
-    W is the parameter ``weight``, transposed if it has more rows than columns. Since W W^T <= L L^T, the layer is a
-    contraction. It is orthogonal, except in directions whose singular value of W is not large beside sqrt(eps). eps is
-    1e-6 times the Frobenius norm of W W^T, so that the scale of W does not matter.
+    W is the parameter ``weight``; if it has more rows than columns, the formula applies to its transpose. Since
+    W W^T <= L L^T, the layer is a contraction. It is orthogonal, except in directions whose singular value of W is not
+    large beside sqrt(eps). eps is 1e-6 times the Frobenius norm of W W^T, so that the scale of W does not matter.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.

@@ -7,9 +7,9 @@ from lipnet.layers.transpose import SOCTranspose
 class SOC1d(SOC):
     r"""Skew-orthogonal convolution of sequences: :math:`y = \exp(J)\,x + b` with a skew-symmetric 1-d convolution J.
 
-    A `SOC` on maps of height 1 with a kernel of 1 x k, and everything said there holds. A stride moves neighbouring
-    entries into channels, so c = max(in_channels * stride, out_channels). The parameter ``weight`` has shape
-    (c, c/groups, 1, k), and `choice` takes the size (1, L / stride).
+    It is a `SOC` with a 1 x k kernel on maps of height 1, with the same guarantee and options. A stride moves
+    neighbouring entries into channels, so c = max(in_channels * stride, out_channels). The parameter ``weight`` has
+    shape (c, c/groups, 1, k), and `choice` takes the size (1, L / stride).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in

@@ -13,9 +13,9 @@ from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
-# Frequencies in each direction, of bounds and evaluation, and of the estimate of training.
+# Frequencies in each direction: for bounds and evaluation, and for the estimate of training.
 _GRID, _POINTS = 16, 8
-# Frequencies at which an estimate converges.
+# Number of frequencies at which power iteration continues until it converges.
 _CANDIDATES = 4
 # Share of a fixed vector in the stored one, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
@@ -27,14 +27,14 @@ _ROOM = 1.01
 def norm_estimates(weight: Tensor, groups: int) -> Tensor:
     """Estimate the norm of each group's convolution, from the weight alone, as a single node of a traced graph.
 
-    Power iteration starts at all frequencies of a grid in float32, and goes on in float64 at the most promising ones.
+    Power iteration starts at all frequencies of a grid in float32, and continues in float64 at the most promising ones.
 
     Args:
         weight: filter (c_out, c_in/groups, kh, kw).
         groups: number of groups.
 
     Returns:
-        (groups,), from below within the convergence of the iteration; not differentiable.
+        Lower estimates (groups,) of each group's largest norm on the grid, not differentiable.
     """
     return torch.stack([_norm_estimate(block) for block in weight.chunk(groups)])
 
@@ -70,19 +70,20 @@ class CPL(GradientStep):
     W is a convolution, the parameter ``weight``, and b is ``hidden_bias``. The layer is a gradient step on a convex
     function, short enough not to overshoot.
 
-    - Evaluation: n is an estimate from the weight alone, at 16 x 16 frequencies, enlarged by what the norm can exceed
-      those by (4 % for a 3 x 3 kernel) and by 1 %. Gradients treat it as ||W v|| with the stored vector v.
+    - Evaluation: n is estimated from the weight alone, at 16 x 16 frequencies. It is enlarged by the factor by which
+      the norm may exceed its values there (4 % for a 3 x 3 kernel), and by 1 %. Gradients treat it as ||W v|| with the
+      stored vector v.
     - Training: n comes from one step of power iteration on the stored vector per change of the weight, enlarged as in
       evaluation.
-    - No guarantee uses an estimate: `lipschitz_bound` is proven from the scaled kernel in both modes. It is exactly 1
-      unless n is below ||W||, and then max(1, 2 ||W||^2 / n^2 - 1).
-    - Groups have norms of their own.
+    - No guarantee uses an estimate: `lipschitz_bound` is proven from the scaled kernel in both modes. It is
+      max(1, 2 ||W||^2 / n^2 - 1), with a bound in place of ||W||: exactly 1 if n is large enough.
+    - Each group has its own n.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
             ``nn.Conv2d``. The kernel must be odd, at most 15 x 15, padding ``"same"`` or its value, dilation 1, and the
             padding mode ``"zeros"`` or ``"circular"``. A stride is space-to-depth. Missing input channels are zeros,
-            and superfluous ones are dropped at the end, see `GradientStep`.
+            and surplus output channels are dropped, see `GradientStep`.
         hidden_channels: rows of W; max(in_channels * stride^2, out_channels) by default.
         device, dtype: of the parameters.
 
@@ -90,10 +91,10 @@ class CPL(GradientStep):
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
 
     Raises:
-        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+        ValueError: for a setting that the layer does not support, and for inputs of the wrong shape.
 
     Source: Meunier et al., "A dynamical system perspective for Lipschitz neural networks", ICML 2022
-    (arXiv 2110.12690). The authors estimate n by power iteration in evaluation, too.
+    (arXiv 2110.12690). The authors also estimate n by power iteration in evaluation.
 
     Example:
         >>> layer = CPL(8, 8).eval()
@@ -142,7 +143,7 @@ class CPL(GradientStep):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            # Not again for the same weight: recomputation and gradient accumulation must see one function.
+            # Step only once per weight: recomputation and gradient accumulation must see one function.
             untracked = torch.compiler.is_compiling() or self.weight.is_inference()
             version = None if untracked else self.weight._version
             if version is None or version != self._stepped_at:

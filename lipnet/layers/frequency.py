@@ -20,12 +20,12 @@ from lipnet.layers.operands import OperandLayer, Operands
 
 
 class FrequencyLayer(OperandLayer):
-    """A convolution given by its frequency response, which is computed from that of a free filter at each frequency.
+    """A convolution whose frequency response is computed from the response of a free filter, frequency by frequency.
 
     A subclass implements ``matrices(weights, size)``, which returns the operand: the response (H, W // 2 + 1, groups,
     c_out/groups, c_in/groups) for maps of one size, or the real matrices (groups, c_out/groups, c_in/groups) of a 1 x 1
-    kernel. Evaluation shrinks the matrices by `lipnet.functional.contractions.contractions`, so that the bound is
-    exactly 1.
+    kernel. Evaluation shrinks the matrices slightly (`lipnet.functional.contractions.contractions`), so that the bound
+    is exactly 1.
 
     The response is applied by Fourier transforms, or by products with constant matrices within
     `lipnet.layers.explicit.explicit_products`. If the kernel is larger than the map, its taps wrap around.
@@ -78,7 +78,7 @@ class FrequencyLayer(OperandLayer):
             dtype=dtype,
         )
         self.groups = groups
-        # Map size of the last forward pass in training: the bound in training is that of its matrices.
+        # Map size of the last forward pass in training, for whose matrices the bound in training holds.
         self._trained_size = self.kernel_size
 
     @property
@@ -91,7 +91,7 @@ class FrequencyLayer(OperandLayer):
         """Compute the operand for maps of this size, differentiable, from `weights` in float32 or float64."""
 
     def response(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the response of a filter (c, n, kh, kw) to maps of this size; real matrices for a 1 x 1 kernel."""
+        """Return the response of a filter (c, n, kh, kw) for maps of this size; real matrices for a 1 x 1 kernel."""
         if self.kernel_size == (1, 1):
             return weight.view(self.groups, -1, weight.shape[1])
         return frequency_response(weight, size, self.groups)
@@ -149,8 +149,8 @@ class FrequencyLayer(OperandLayer):
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant in the present mode.
 
-        In evaluation it is 1, for maps of any size. In training it is the bound of the matrices in the last forward
-        pass, about 1e-6 above 1 in float32. It is infinite if the weights are not finite.
+        In evaluation it is 1, for maps of any size. In training it holds for the matrices of the last forward pass, and
+        is about 1e-6 above 1 in float32. It is infinite if a weight is not finite.
         """
         if not self.training:
             return super().lipschitz_bound()
@@ -185,7 +185,7 @@ class FrequencyLayer(OperandLayer):
         """Return the real form of the operand in evaluation, cached beside the operand."""
         prepared = self._prepared()
         key = "real form", size
-        # With the matrices it was made of: another thread may change the weights between both.
+        # Cached with its source: another thread may have changed the weights since the matrices were computed.
         form, source = prepared.operands.get(key, (None, None))
         if form is None or source is not matrices:
             with torch.inference_mode(False), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Grouped convolutions of any kind with channel shuffles between them, used like ``nn.Conv2d``."""
+"""Grouped convolutions with channel shuffles between them, over any layer, used like ``nn.Conv2d``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,24 +11,24 @@ from lipnet.layers.shuffle import ChannelShuffle
 
 
 class GroupAndShuffle(LipschitzModule):
-    """Grouped convolutions of a kind with channel shuffles between them: a fraction of the layer's parameters.
+    """Grouped convolutions with channel shuffles between them, with a fraction of an ungrouped one's parameters.
 
     With groups (a, b): Y = F_b^{1x1}( shuffle_b( F_a^{kxk}( shuffle_a(X) ) ) ), where F is the layer and subscripts
-    are numbers of groups. With (a, None), written (a, -) in the paper: the first pair alone. The first convolution has
-    the stride and changes the channels; each convolution has a bias. The bound is the product of both convolutions'
-    bounds, since shuffles are isometries.
+    are numbers of groups. (a, None), written (a, -) in the paper, stops after F_a. The first convolution has the stride
+    and changes the channels; each convolution has a bias. The bound is the product of both convolutions' bounds, since
+    shuffles are isometries.
 
-    Where the input channels do not divide by a, as the 3 channels of an image, the first shuffle is left out, and the
-    first convolution has one group. Layers that pad their input to a number of channels that divides, as `SOC` does,
-    keep their groups.
+    If a does not divide the input channels, such as the 3 channels of an image, the first shuffle is left out and the
+    first convolution has one group. Layers that pad their input channels to a multiple of a, such as `SOC`, keep their
+    groups.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in ``nn.Conv2d``; what the layer
-            does not allow, it refuses.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in ``nn.Conv2d``; the layer refuses
+            settings that it does not support.
         groups: (a, b) or (a, None).
         padding_mode: of the first convolution; None for the layer's default.
         layer: makes the convolutions: a class with ``nn.Conv2d``'s arguments, such as `SOC`, or a
-            ``functools.partial`` of one with its options.
+            ``functools.partial`` of such a class.
         paired: keep neighbouring channels together, for `MaxMinPermuted`; not for `MaxMin`.
         options: further arguments for both convolutions, such as ``device`` and ``dtype``.
 
@@ -36,10 +36,10 @@ class GroupAndShuffle(LipschitzModule):
         (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride); B may be missing.
 
     Raises:
-        ValueError: for settings that the layer refuses, groups that are not two, and channels that cannot be paired.
+        ValueError: for settings that the layer refuses, groups that are no pair, and channels that cannot be paired.
 
-    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019), for SOC; over other layers it is
-    lipnet's own.
+    Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019), for SOC. Other layers in place of SOC
+    are lipnet's own idea.
 
     Example:
         >>> from lipnet.layers import SOC
@@ -115,7 +115,7 @@ def _optional_shuffle(channels: int, groups: int, paired: bool) -> nn.Module:
 
 
 def _pads_channels(layer: Callable[..., nn.Module]) -> bool:
-    """Return whether the groups of a layer need not divide its input channels, since it pads them."""
+    """Return whether a layer pads its input channels, so that its groups need not divide them."""
     while isinstance(layer, partial):
         layer = layer.func
     return getattr(layer, "pads_channels", False)

@@ -12,7 +12,7 @@ class GSSOC(GroupAndShuffle):
     """Grouped SOCs with channel shuffles between them: an orthogonal convolution with a fraction of SOC's parameters.
 
     With groups (a, b): Y = SOC_b^{1x1}( shuffle_b( SOC_a^{kxk}( shuffle_a(X) ) ) ), where subscripts are numbers of
-    groups; see `GroupAndShuffle`, of which this is the instance with ``layer=SOC``.
+    groups. It is `GroupAndShuffle` with ``layer=SOC``; see there.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as in `SOC`.
@@ -24,7 +24,7 @@ class GSSOC(GroupAndShuffle):
         (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride); B may be missing.
 
     Raises:
-        ValueError: for settings that `SOC` refuses, groups that are not two, and channels that cannot be paired.
+        ValueError: for settings that `SOC` refuses, groups that are no pair, and channels that cannot be paired.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
 

@@ -15,24 +15,25 @@ from lipnet.layers.base import LipschitzModule
 class NormalizedLinear(LipschitzModule):
     r"""Last layer normalisation (LLN): a linear layer whose rows are normalised one by one.
 
-    :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but the map to all logits need
-    not be: instead of being orthogonal, its rows are free to point at the classes. A certificate rests on differences
-    of two logits, whose Lipschitz constant is exactly the distance of their rows. From these distances,
-    :meth:`pairwise_lipschitz`, `lipnet.certify.certify` computes
+    :math:`f_i(x) = \langle w_i / \|w_i\|, x\rangle + b_i`. Each logit is 1-Lipschitz, but all logits together need not
+    be, because the rows w_i are free to point at the classes instead of being orthogonal. A certificate rests on
+    differences of two logits, whose Lipschitz constant is exactly the distance of their normalised rows. From these
+    distances (`pairwise_lipschitz`), `lipnet.certify.certify` computes, with rows of norm 1,
 
         radius = min over all j of (f_y - f_j) / (||w_y - w_j|| K),    K the bound of the layers before the head.
 
-    Every forward pass normalises the parameter ``weight``; its own length does not matter. A row that is zero or not
-    finite cannot be normalised: its logit is ``b_i`` or NaN, and nothing is certified against it.
+    Every forward pass normalises the rows of the parameter ``weight``, so their length does not matter. A row that is
+    zero or not finite cannot be normalised: its logit is ``b_i`` or NaN, and nothing is certified against it.
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
+        device, dtype: of the parameters.
 
     Shape:
         (B, in_features) to (B, out_features).
 
     Raises:
-        ValueError: for features that are no integers of at least 1, and for an input of another shape.
+        ValueError: unless features are integers of at least 1, and for an input of another shape.
 
     Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
     (arXiv 2108.04062), section 4.
@@ -65,8 +66,7 @@ class NormalizedLinear(LipschitzModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw normal weights of standard deviation 1 / sqrt(in_features), so that rows have about length 1, and biases
-        as in ``nn.Linear``."""
+        """Draw normal weights, with rows of length about 1, and biases as ``nn.Linear`` does."""
         scale = 1 / sqrt(self.in_features)
         nn.init.normal_(self.weight, std=scale)
         if self.bias is not None:
@@ -88,7 +88,7 @@ class NormalizedLinear(LipschitzModule):
         They are rounded to nearest, for losses that measure radii; `pairwise_lipschitz` returns bounds.
         """
         rows = self.rows()
-        # Computed from products of the rows, the distance of close rows would lose its digits.
+        # Computing them from products of the rows would cancel the digits of small distances.
         return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
     def lipschitz_bound(self) -> float:

@@ -15,7 +15,7 @@ from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, elementwise
 from lipnet.layers.base import LipschitzModule
 
-# Angles nearer to 0 or 2 pi have no bound on the rounding of their sectors' borders.
+# For angles nearer to 0 or 2 pi, the rounding at the borders of the sectors has no bound.
 _NARROWEST = 1e-9
 
 
@@ -61,19 +61,20 @@ class _PairActivation(LipschitzModule, ABC):
 class Householder(_PairActivation):
     r"""Householder activation of order 1: reflects the pairs on one side of a line through the origin.
 
-    For each pair z of channels :math:`\sigma(z) = z` where :math:`v^T z > 0` and :math:`(I - 2 v v^T) z` elsewhere,
-    with :math:`v = (\sin(\theta / 2), -\cos(\theta / 2))` and a learned angle theta for each pair. It starts at
+    A pair z of channels stays z where :math:`v^T z > 0`, and becomes :math:`(I - 2 v v^T) z` elsewhere, with
+    :math:`v = (\sin(\theta / 2), -\cos(\theta / 2))` and a learned angle theta for each pair. It starts at
     theta = pi / 2, where it is `MaxMin`: (max, min).
 
-    The published SOC code keeps the other half: z where :math:`v^T z \le 0`, and so starts as (min, max). Adding 2 pi
-    to theta turns v into -v and exchanges the halves. To import published angles, of shape (1, channels / 2, 1, 1)::
+    The published SOC code keeps z on the other side, where :math:`v^T z \le 0`, and so starts as (min, max). Adding
+    2 pi to theta turns v into -v and exchanges the sides. To import published angles of shape (1, channels / 2, 1, 1)::
 
         activation.theta.copy_(published.theta.flatten() + 2 * pi)
 
     Args:
         channels: number of channels.
-        neighbours: pair the channels 2i and 2i + 1, as in `MaxMinPermuted`, which paired shuffles keep together;
-            otherwise i and i + channels / 2, as in `MaxMin`.
+        neighbours: pair the channels 2i and 2i + 1, as `MaxMinPermuted` does; paired shuffles keep them together.
+            Otherwise pair i and i + channels / 2, as `MaxMin` does.
+        device, dtype: of the angles.
 
     Shape:
         (B, channels, ...) to the same shape.
@@ -99,14 +100,15 @@ class Householder(_PairActivation):
         return fold(first, second, (sine.to(first.dtype), cosine.to(first.dtype)))
 
     def lipschitz_bound(self) -> float:
-        """Return max(1, 2 |v|^2 - 1), rounded up, for the normals v in use: 1 up to their rounding."""
+        """Return max(1, 2 |v|^2 - 1), rounded up, for the computed normals v: 1 up to their rounding."""
         squared = _largest_squared_norm(*_normal(self.theta))
         return inf if squared is None else max(1.0, round_up(2 * squared - 1))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the rounding of v.z, the product with v, and the difference from z: with |v| = 1, below 10 u |z|.
+        """Bound the rounding of v.z, of its product with v, and of the difference from z: below 10 u |z| in total.
 
-        gamma_2 |z| |v| for v.z, doubled and times |v|; a unit of 2 |v.z| |v| for the product; a unit of the result.
+        With |v| = 1: gamma_2 |z| for v.z, doubled by the factor 2; u times 2 |v.z| for the product; u |z| for the
+        difference. docs/notation.md defines u and gamma_n.
         """
         return elementwise(signal, roundings=10, gain=self.lipschitz_bound())
 
@@ -114,12 +116,12 @@ class Householder(_PairActivation):
 class HouseholderOrder2(_PairActivation):
     """Householder activation of order 2: rotations and reflections alternate in four sectors of each pair's plane.
 
-    The map is `lipnet.functional.householder.fold_sectors`, with three learned angles for each pair: the start of the
-    first sector, and the widths of the first and of the second. With theta_1 = 2 pi it is an activation of order 1. The
-    angles start uniformly in [0, pi], as in the published code.
+    The map is `lipnet.functional.householder.fold_sectors`, with three learned angles for each pair: twice the start of
+    the first sector, and twice the widths of the first and of the second. With theta_1 = 2 pi it is an activation of
+    order 1. The angles are drawn uniformly from [0, pi], as in the published code.
 
     Args:
-        channels, neighbours: as in `Householder`.
+        channels, neighbours, device, dtype: as in `Householder`.
 
     Shape:
         (B, channels, ...) to the same shape.
@@ -148,24 +150,24 @@ class HouseholderOrder2(_PairActivation):
         return images[0].to(first.dtype), images[1].to(first.dtype)
 
     def lipschitz_bound(self) -> float:
-        """Return the largest norm of the sectors' matrices in use, rounded up: 1 up to their rounding.
+        """Return the largest norm of the computed matrices of the sectors, rounded up: 1 up to their rounding.
 
-        The sectors meet up to rounding only, which `rounding_step` covers like the rounding of sums.
+        Rounding leaves a small jump between neighbouring sectors, which `rounding_step` covers.
         """
         squared = _largest_squared_norm(*four_sectors(self.theta))
         return inf if squared is None else max(1.0, square_root_up(squared))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the distance from the map whose sectors meet exactly, the one of the stored angles.
+        """Bound the distance from the exact map of the stored angles, whose sectors meet exactly.
 
-        The rays' angles are off by two units of |theta_0| + 6 pi each, their cosines and sines by the error of an
-        elementary function, and the side of a ray on which z lies is known up to three units more. A point on the wrong
-        side of a ray, at an angle e from it, is moved by at most 2 e |z|, since the maps of both sides keep the points
-        of the ray; at most three rays are near. The sector's own matrix and the product with it take fewer units again.
+        In units u (docs/notation.md), each ray's angle is off by 2 (|theta_0| + 6 pi), its cosine and sine by the error
+        of an elementary function, and the test on which side of the ray z lies by three more. A point on the wrong side
+        of a ray, at an angle e from it, moves by at most 2 e |z|, since the maps of both sides agree on the ray. At
+        most three rays are near. The sector's own matrix and the product with it need fewer units than that.
 
         Raises:
-            ValueError: for angles theta_1 and theta_2 in (0, 1e-9), and theta_2 within 1e-9 of 2 pi: there the tests of
-                two rays may contradict each other and choose a wrong sector, whose map differs from the right one.
+            ValueError: for angles theta_1 and theta_2 in (0, 1e-9), and theta_2 within 1e-9 of 2 pi. There the tests of
+                two rays may contradict each other and choose a sector whose map differs from the right one.
         """
         theta = self.theta.detach().double()
         if not bool(theta.isfinite().all()):

@@ -11,15 +11,16 @@ from lipnet.layers.scaled_conv import ScaledConv2d
 
 
 class LiRes(ScaledConv2d):
-    r"""Linear residual convolution: :math:`y = (x + \gamma K * x / \sqrt{d})\,/\,\|\cdot\| + b`.
+    r"""Linear residual convolution: :math:`y = (x + \gamma W * x / \sqrt{d})\,/\,\|\cdot\| + b`.
 
-    The residual connection is a part of the kernel, :math:`\delta + \gamma K / \sqrt{d}`, with the unit kernel delta,
-    one learned gamma for each output channel, and d the number of such layers in a row. The layer is affine; the
-    activation follows it. Its norm :math:`\sup_w \|I + \gamma A(w) / \sqrt{d}\|` is that of the whole kernel, estimated
-    in training, and bounded for certificates as in `ScaledConv2d`.
+    W is the parameter ``weight``, d the number of such layers in a row, and gamma a learned factor for each output
+    channel. The residual connection is part of the kernel, :math:`\delta + \gamma W / \sqrt{d}`, where delta is the
+    kernel of the identity. The kernel is divided by its norm :math:`\sup_w \|I + \gamma A(w) / \sqrt{d}\|`, with the
+    frequency response A(w) of W. As in `ScaledConv2d`, training estimates this norm, and certificates bound it.
 
     Args:
-        channels in and out, which must be equal, and the rest: as in `ScaledConv2d`, with stride 1 and an odd kernel.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, size, device,
+            dtype: as in `ScaledConv2d`, with equal channels, stride 1, an odd kernel and padding ``"same"``.
         depth: d.
 
     Raises:
@@ -100,7 +101,7 @@ class LiRes(ScaledConv2d):
 
 
 def _unit_kernel(weight: Tensor) -> Tensor:
-    """Return the kernel delta of a weight's shape: 1 at the middle tap of each channel's own input, 0 elsewhere."""
+    """Return the kernel of the identity in the shape of a weight: 1 at the middle tap of a channel's own input."""
     outputs, inputs, rows, columns = weight.shape
     taps = torch.arange(inputs * rows * columns, device=weight.device)
     own = torch.arange(outputs, device=weight.device) % inputs * rows * columns + rows * columns // 2

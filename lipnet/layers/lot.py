@@ -14,14 +14,14 @@ class LOT(FrequencyLayer):
     """Orthogonal convolution by the polar factor V (V^* V)^{-1/2} of its frequency response.
 
     Newton-Schulz steps (`lipnet.functional.orthogonal_matrices.polar`) approximate the factor from below: the norm is
-    at most 1 after any number of them. Evaluation takes more steps, in float64, and converges except for directions
-    that the response suppresses a ten-thousandfold. If the layer reduces the channels, the rows are orthonormal, else
-    the columns.
+    at most 1 after any number of them. Evaluation takes more steps, in float64. They converge, except in directions
+    that the response shrinks by a factor of ten thousand. The layer has orthonormal rows if it reduces the channels,
+    else orthonormal columns.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             see `lipnet.layers.frequency.FrequencyLayer`. As published: ``padding_mode="zeros"``.
-        train_steps, eval_steps: Newton-Schulz steps in each mode; as published 10 in both.
+        train_steps, eval_steps: Newton-Schulz steps in training and evaluation; as published, 10 in both.
 
     Source: Xu, Li & Li, "LOT: Layer-wise Orthogonal Training on Improving l2 Certified Robustness", NeurIPS 2022
     (arXiv 2210.11620). The published layer adds 1e-4 to the diagonal of V V^*, which these steps do not need.
@@ -72,7 +72,7 @@ class LOT(FrequencyLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start at the identity where channels allow it, as published, else with a filter as ``nn.Conv2d`` draws it."""
+        """Start as the identity, as published, if channels do not change; else draw a filter as ``nn.Conv2d`` does."""
         if self.group_shape[0] == self.group_shape[1]:
             reset_identity(self.weight, self.groups)
             if self.bias is not None:

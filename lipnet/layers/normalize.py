@@ -16,9 +16,9 @@ from lipnet.layers.base import LipschitzModule
 class Normalize(LipschitzModule):
     """Normalisation (x - mean) / std, with one standard deviation for all channels.
 
-    As a part of the model, it lets the model's inputs, and so its certified radii, be pixels in [0, 1]. With one std
-    the Lipschitz constant is exactly 1 / std, without slack between channels. Mean and std are rounded to float32, so
-    that the network is the same function in float32 and in float64.
+    As part of the model, it makes pixels in [0, 1] the unit of the model's inputs, and so of its certified radii. With
+    one std, the Lipschitz constant is exactly 1 / std, without slack between channels. Mean and std are rounded to
+    float32, so that the network is the same function in float32 and in float64.
 
     Args:
         mean: one number per channel.
@@ -64,9 +64,10 @@ class Normalize(LipschitzModule):
         return round_up(1 / Fraction(self.std))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the rounding of a subtraction and a division, perhaps by the rounded reciprocal, for each entry.
+        """Bound the rounding of a subtraction and a division for each entry.
 
-        For pixels in [0, 1] no difference from the mean exceeds max(|mean|, |1 - mean|), which bounds their norm.
+        The division may be a product with the rounded reciprocal. For pixels in [0, 1], no difference from the mean
+        exceeds max(|mean|, |1 - mean|), which bounds the norm of the differences.
         """
         gain, pixels = self.lipschitz_bound(), prod(signal.shape[1:])
         means = self.mean.detach().double()
@@ -74,7 +75,7 @@ class Normalize(LipschitzModule):
             centred = euclidean_norm(torch.maximum(means.abs(), (1 - means).abs())) * sqrt(pixels)
         else:
             centred = signal.norm + euclidean_norm(means) * sqrt(pixels)
-        # Size of the computed inputs, which may be an error away from the exact ones.
+        # A bound for the computed inputs, whose distance from the exact ones is at most the error.
         size = up(gain * (centred + signal.error))
         error = elementwise(signal._replace(norm=size, error=0.0), roundings=3).error
         return Step(up(gain * centred), gain, error)

@@ -24,15 +24,15 @@ class OrthogonalMixing(LipschitzModule):
 
     - ``groups=1``: Q is dense, with C^2 parameters.
     - ``groups=g``: group and shuffle, :math:`Q = P^T L P R`. L and R are block-diagonal with g orthogonal blocks of
-      size C / g, and the shuffle P gives each block of L channels of all blocks of R. Q has 2 C^2 / g parameters. All
-      of its entries can be non-zero if g^2 <= C.
+      size C / g, and the shuffle P passes channels from all blocks of R to each block of L. Q has 2 C^2 / g parameters.
+      All of its entries can be non-zero if g^2 <= C.
 
-    The parameter ``weight`` holds the free matrices of all blocks below each other: (C, C), or (2 C, C / g). With
-    ``parametrization="cayley"``, the blocks are the Cayley transforms of A - A^T for any matrices A. With
-    ``"manifold"``, the weight is the blocks themselves: it starts orthogonal, and `lipnet.training` keeps it so by
-    Riemannian steps. Other optimizers let it drift. The bound is computed from the matrices in use, so it covers drift.
+    The parameter ``weight`` stacks one matrix per block: (C, C), or (2 C, C / g). With ``parametrization="cayley"``
+    these are free matrices A, and the blocks are the Cayley transforms of A - A^T. With ``"manifold"`` they are the
+    blocks themselves: they start orthogonal, and `lipnet.training` keeps them so by Riemannian steps. Other optimizers
+    let them drift. The bound is computed from the matrices in use, so it covers drift.
 
-    Evaluation computes the blocks in float64 from the weight, rounds them to its dtype, and caches them.
+    Evaluation computes the blocks in float64, rounds them to the weight's dtype, and caches them.
 
     Args:
         channels: C.
@@ -81,7 +81,7 @@ class OrthogonalMixing(LipschitzModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw free matrices A with normal entries of variance 1 / n, or their Cayley transforms; biases are zero."""
+        """Draw normal matrices A of variance g / C, or take their Cayley transforms as blocks; set biases to 0."""
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[-1]))
         if self.parametrization == "manifold" and not self.weight.is_meta:
             with torch.no_grad():
@@ -117,7 +117,7 @@ class OrthogonalMixing(LipschitzModule):
         return weight.view(-1, self.groups, size, size)
 
     def _evaluated(self) -> Tensor:
-        # A solution by columns is stored by columns; an export would mix up the two orders.
+        # The solver returns a column-major tensor, and an export would mix up its layout.
         return orthogonal_cayley(self._blocks(self.weight).double()).to(self.weight.dtype).contiguous()
 
     def rotate(self, x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
@@ -137,12 +137,12 @@ class OrthogonalMixing(LipschitzModule):
         return self._across(maps, second, transposed).reshape(x.shape)
 
     def _across(self, maps: Tensor, blocks: Tensor, transposed: bool) -> Tensor:
-        """Multiply by P^T D P, whose blocks mix channels of all groups."""
+        """Multiply by P^T D P, where the blocks of D mix channels of all groups."""
         shuffled = channel_shuffle(maps, self.groups)
         return channel_unshuffle(self._product(shuffled, blocks, transposed), self.groups)
 
     def _product(self, maps: Tensor, blocks: Tensor, transposed: bool) -> Tensor:
-        """Multiply by the block-diagonal D with these blocks (g, n, n)."""
+        """Multiply by the block-diagonal matrix D with these blocks (g, n, n), or by its transpose."""
         oriented = blocks.mT if transposed else blocks
         return F.conv2d(maps, oriented.reshape(self.channels, -1, 1, 1), groups=self.groups)
 

@@ -1,4 +1,4 @@
-"""Patches as channels: the first layer of a network that works on patches, rotated to their principal components."""
+"""Patches as channels, rotated to their principal components: the first layer of a network that works on patches."""
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ class PatchEmbedding(LipschitzModule):
 
     Patches of p x p pixels, without overlap, become C p^2 channels: a permutation of the entries. With ``rotation``,
     the rows of the fixed orthogonal matrix Q are the principal components of the training images' patches, largest
-    variance first. Q has the eigenvectors of whitening, but not its scales, whose norm is large. Channels of zeros then
-    follow up to ``out_channels``. The layer is an isometry up to the rounding of Q, and has no parameters.
+    variance first. Unlike whitening, Q does not rescale the components, which would have a large norm. Channels of
+    zeros fill up to ``out_channels``. The layer is an isometry up to the rounding of Q, and has no parameters.
 
-    Q starts as the identity. `fit` computes it; `lipnet.training.FitPatchRotation`, which every training has, calls
-    `fit` with the training images.
+    Q starts as the identity. `fit` computes it. The callback `lipnet.training.FitPatchRotation`, which every training
+    has, calls `fit` with the training images.
 
     Args:
         in_channels: C.
@@ -92,17 +92,17 @@ class PatchEmbedding(LipschitzModule):
     def fit(self, images: Tensor) -> None:
         """Set Q to the principal components of the patches of images (N, C, H, W), in any affine scale of the pixels.
 
-        Q holds the eigenvectors of the patches' covariance, as rows, by falling eigenvalue. The largest entry of each
-        row is positive, so that Q does not depend on the library. Computed in float64.
+        The rows of Q are the eigenvectors of the patches' covariance, by falling eigenvalue, computed in float64. The
+        entry of largest magnitude in each row is positive, so that the signs do not depend on the library.
 
         Raises:
             ValueError: if the layer has no rotation, or pixels are not finite.
         """
         if not self.rotation:
-            raise ValueError("PatchEmbedding has rotation=False, so that there is no rotation to fit")
+            raise ValueError("rotation must be True to fit it, got rotation=False")
         columns = self._patches(images.double()).transpose(0, 1).flatten(1)
         if not bool(columns.isfinite().all()):
-            raise ValueError("the principal components need finite pixels, got others")
+            raise ValueError("images must have finite pixels, got NaN or infinity")
         vectors = torch.linalg.eigh(torch.cov(columns).view(2 * [len(columns)])).eigenvectors.flip(1).T
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.components.copy_(vectors * largest.sign())

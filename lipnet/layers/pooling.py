@@ -13,8 +13,8 @@ class NormPool2d(LipschitzModule):
     """L2-norm pooling: the Euclidean norm of each channel over windows that do not overlap.
 
     y[c, u, v] = ||x[c, window(u, v)]||. A norm changes by at most the norm of the change, and each pixel is in one
-    window, so ||y - y'|| <= ||x - x'||: 1-Lipschitz, where average pooling loses a factor of the window's size. The
-    gradient keeps its norm where a window is not zero; at a zero window it is 0.
+    window, so ||y - y'|| <= ||x - x'||: 1-Lipschitz. Average pooling of k x k windows would be 1/k-Lipschitz, and lose
+    that factor. The gradient keeps its norm where a window is not zero, and is 0 at a zero window.
 
     Args:
         kernel_size: height and width of a window, and the step from one to the next.
@@ -23,7 +23,7 @@ class NormPool2d(LipschitzModule):
         (B, C, H, W) to (B, C, H / kernel_size, W / kernel_size).
 
     Raises:
-        ValueError: for a kernel size that is no integer of at least 1, and for inputs that the windows do not divide.
+        ValueError: unless kernel_size is an integer of at least 1; and for inputs that the windows do not divide.
 
     Example:
         >>> NormPool2d(2)(torch.tensor([[[[3.0, 0.0], [4.0, 0.0]]]])).tolist()

@@ -1,4 +1,4 @@
-"""A learned code of the position, added to the feature maps."""
+"""A learned position code that is added to the feature maps."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from lipnet.layers.base import LipschitzModule
 
 
 class PositionCode(LipschitzModule):
-    r"""Learned position code: :math:`y_{cuv} = x_{cuv} + r_{cu} + s_{cv}`, one for the rows and one for the columns.
+    r"""Learned position code: :math:`y_{cuv} = x_{cuv} + r_{cu} + s_{cv}`, with codes r for rows and s for columns.
 
-    A layer that treats all pixels alike, with circular padding, can then tell them apart. The codes start at zero.
+    It lets layers that treat all pixels alike, because of circular padding, tell pixels apart. Both codes start at 0.
 
     Args:
         channels: C.
@@ -47,7 +47,7 @@ class PositionCode(LipschitzModule):
         return 1.0
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the rounding of an addition; the rounded sum of both codes counts as the exact operand."""
+        """Bound the rounding of an addition, whose exact operand is the rounded sum of both codes."""
         return addition(signal, (self.rows + self.columns).flatten(), pixels=1)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Base class of the residual layers that take a gradient step on a convex potential: `CPL` and `SLL`."""
+"""Base class of residual layers that take a gradient step on a convex potential: `CPL` and `SLL`."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lipnet.functional.rounding_error import (
 from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 
-# Lower limit for norms of W: the kernel and the bias are divided by them.
+# Lower limit for norms of W, which divide the kernel and the bias.
 SMALLEST_NORM = 1e-6
 
 
@@ -34,11 +34,22 @@ class GradientStep(OperandLayer):
     positive diagonal T, has V = sqrt(2) T^(-1/2) W and the bias sqrt(2) T^(-1/2) b, because relu commutes with
     positive factors.
 
-    A stride is space-to-depth. The layer has c = max(in_channels * stride^2, out_channels) channels: missing input
-    channels are zeros, and the first ``out_channels`` channels of the result are kept. For groups = 1, weights that
-    meet only these zeros, or contribute only to dropped channels, are left out of the convolutions.
+    W is the parameter ``weight``, and b is ``hidden_bias``. A stride is space-to-depth. The layer has
+    c = max(in_channels * stride^2, out_channels) channels: missing input channels are zeros, and the first
+    ``out_channels`` channels of the result are kept. For groups = 1, the convolutions leave out weights that meet only
+    these zeros, or contribute only to dropped channels.
 
     The operands are the kernels of V and of V^T, and the bias. A subclass implements `scales` and `bound_kernel`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
+            ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, dilation 1, and the padding mode
+            ``"zeros"`` or ``"circular"``.
+        hidden_channels: rows of W, a multiple of groups; None for c.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: for a setting that the layer does not support.
     """
 
     def __init__(
@@ -77,7 +88,7 @@ class GradientStep(OperandLayer):
             raise ValueError(f"hidden_channels must be a multiple of groups = {groups}, got {hidden_channels}")
         shape = (self.hidden_channels, self.channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        # The bias is within the layer, before the relu: `OperandLayer.bias` would be added to the result.
+        # This bias is added before the relu. `OperandLayer.bias` would be added to the result.
         self.hidden_bias = nn.Parameter(torch.empty(self.hidden_channels, device=device, dtype=dtype)) if bias else None
 
     def reset_parameters(self) -> None:
@@ -89,10 +100,10 @@ class GradientStep(OperandLayer):
 
     @abstractmethod
     def scales(self, weight: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """Return the factors (hidden_channels,) by which the rows of the weight are multiplied to give V.
+        """Return the factors (hidden_channels,) that turn the rows of the weight into the rows of V.
 
         Args:
-            weight: the parameter.
+            weight: the parameter ``weight``.
             others: the tensors that `weights` lists after weight and bias.
         """
 
@@ -129,7 +140,7 @@ class GradientStep(OperandLayer):
         stated = (inputs, max(inputs, self.out_channels))
         if (self.channels_in, self.channels) != stated:
             raise ValueError(
-                f"channels_in and channels must be {stated}, as of in_channels, out_channels and stride, got "
+                f"channels_in and channels must be {stated} for these in_channels, out_channels and stride, got "
                 f"{(self.channels_in, self.channels)}"
             )
 
@@ -138,7 +149,7 @@ class GradientStep(OperandLayer):
         return max(1.0, up(norm * norm - 1))
 
     def _whole_kernel(self, operands: Operands) -> Tensor:
-        """Check that the operands are parts of V and of its transpose, and return the whole kernel of V."""
+        """Return the whole kernel of V; raise ValueError unless the operands are parts of V and of its transpose."""
         kernel, adjoint = operands[:2]
         transposed = adjoint_filter(adjoint, self.groups)
         whole = kernel if kernel.shape[1] * self.groups == self.channels else transposed
@@ -148,7 +159,6 @@ class GradientStep(OperandLayer):
         return whole
 
     def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
-        """Bound the rounding of two convolutions, and of the difference at the end."""
         kernel, adjoint, *biases = operands
         pixels, gain = prod(size), self.lipschitz_bound()
         # ||V||, since gain = max(1, ||V||^2 - 1).

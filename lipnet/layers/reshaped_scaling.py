@@ -1,4 +1,4 @@
-"""The published scale of SOC: the norm of a reshaped filter."""
+"""The published scaling of SOC, by the norm of a reshaped filter."""
 
 from math import prod, sqrt
 
@@ -15,9 +15,11 @@ _REFINING_STEPS = 8
 
 
 class ReshapedScaling(Scaling):
-    """Scaling of the smaller norm of two reshaped filters to 0.7 (3 x 3 kernel), so that ||J|| <= 2.1, as published.
+    """Scaling that brings the smaller norm of two reshaped filters to 0.7 for a 3 x 3 kernel, so that ||J|| <= 2.1.
 
-    The target is 2.1 / sqrt(kh kw) in general, and 1 for a 1 x 1 kernel. Source: Singla & Feizi, ICML 2021, code.
+    In general, the target is 2.1 / sqrt(kh kw), and 1 for a 1 x 1 kernel.
+
+    Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021, the published code.
     """
 
     flat_vectors: Tensor
@@ -30,7 +32,7 @@ class ReshapedScaling(Scaling):
         taps = prod(kernel_size)
         self.expected = 1.0 if taps == 1 else 2.1
         self.target = self.expected / sqrt(taps)
-        # The norm of the reshaped filter is exact in evaluation, up to rounding.
+        # In evaluation, the norm of the reshaped filter is exact up to rounding.
         self.interval = self.expected * (1 + 1e-6)
         # Right singular vectors of the reshaped filters.
         for name, length in (("flat_vectors", channels * taps), ("blocked_vectors", channels * kernel_size[1])):
@@ -51,11 +53,11 @@ class ReshapedScaling(Scaling):
 
 
 def _top_right_vectors(matrices: Tensor) -> Tensor:
-    """Return the top right singular vectors (g, n) of matrices (g, m, n), m <= n, by the eigenvectors of A A^T.
+    """Return the top right singular vectors (g, n) of matrices A (g, m, n), m <= n, by the eigenvectors of A A^T.
 
     Power iteration would need more steps than any fixed number where two singular values are close.
     """
-    # The library refuses matrices that are not finite; their norm is not finite whatever the vectors.
+    # eigh raises an error for matrices that are not finite. Their norm is not finite for any vectors.
     finite = matrices.nan_to_num(0.0, 0.0, 0.0)
     left = torch.linalg.eigh(finite @ finite.mT).eigenvectors[..., -1:]
     return F.normalize((left.mT @ finite).squeeze(-2), dim=-1, eps=torch.finfo(finite.dtype).tiny)

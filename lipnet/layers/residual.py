@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class Residual(nn.Module):
     """Weighted skip connection: skip x + branch f(x), for a body f that keeps the shape.
 
-    The Lipschitz constant is at most |skip| + |branch| K, with the bound K of the body (see docs/notation.md). With
-    weights that add up to 1 in magnitude, as by default, the block is 1-Lipschitz if the body is. It does not preserve
-    norms: an orthogonal body makes it a contraction.
+    The Lipschitz constant is at most |skip| + |branch| K, with the bound K of the body (see docs/notation.md). If
+    |skip| + |branch| = 1, as by default, the block is 1-Lipschitz if the body is. It does not preserve norms: with an
+    orthogonal body, it is a contraction.
 
     The body may work in place, as ``nn.ReLU(inplace=True)`` does: x is not read again once the body runs.
 
@@ -37,7 +37,7 @@ class Residual(nn.Module):
         self.body, self.skip, self.branch = body, float(skip), float(branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Before the body runs: it may overwrite x, by modules with inplace=True or by any function of the user's own.
+        # Computed before the body runs, because the body may overwrite x.
         shortcut = x * self.skip
         branch: Tensor = self.body(x)
         if branch.shape != shortcut.shape:

@@ -1,4 +1,4 @@
-"""The sandwich layer, a linear layer, a relu and another linear layer with a joint Lipschitz bound."""
+"""The sandwich layer: a linear layer, a relu and another linear layer with a joint Lipschitz bound."""
 
 from math import sqrt
 
@@ -15,15 +15,17 @@ from lipnet.layers.operands import OperandLayer, Operands
 class Sandwich(LinearFeatures, OperandLayer):
     r"""Sandwich layer: x -> sqrt(2) A^T Psi relu(sqrt(2) Psi^(-1) B x + b) with A A^T + B B^T = I.
 
-    Psi is diagonal and positive, exp of the parameter ``log_psi``. relu commutes with it, so that the layer computes
-    sqrt(2) A^T relu(sqrt(2) B x + Psi b). [A B] is the Cayley transform of ``weight``, scaled to the learned norm
-    ``scale``.
+    Psi is diagonal and positive, the exponential of the parameter ``log_psi``, and b is ``hidden_bias``. relu commutes
+    with Psi, so the layer computes sqrt(2) A^T relu(sqrt(2) B x + Psi b). [A B]^T is the Cayley transform of
+    ``weight``, which is first scaled to the learned norm ``scale``.
 
-    For entries d of relu's derivative, 2 (A y)_i d_i (B x)_i <= ((A y)_i + (B x)_i)^2 / 2. Summed over i, this is at
-    most ||[A B]||^2 (||y||^2 + ||x||^2) / 2. So ||[A B]||^2 is a Lipschitz bound.
+    The Jacobian is 2 A^T diag(d) B, with the derivatives d_i of relu in [0, 1]. For all x and y, its product
+    y^T 2 A^T diag(d) B x = sum_i 2 d_i (A y)_i (B x)_i is at most sum_i ((A y)_i + (B x)_i)^2 / 2, hence at most
+    ||[A B]||^2 (||y||^2 + ||x||^2) / 2. So ||[A B]||^2 is a Lipschitz bound.
 
     Args:
-        in_features, out_features, bias: as in ``nn.Linear``; the bias has out_features entries.
+        in_features, out_features: as in ``nn.Linear``.
+        bias: learn b and Psi, each with out_features entries.
         device, dtype: of the parameters.
 
     Shape:
@@ -56,7 +58,7 @@ class Sandwich(LinearFeatures, OperandLayer):
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features, device=device, dtype=dtype))
         self.scale = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.log_psi = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        # The bias is within the layer, before the relu: `OperandLayer.bias` would be added to the result.
+        # This bias is added before the relu. `OperandLayer.bias` would be added to the result.
         self.hidden_bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
@@ -93,7 +95,6 @@ class Sandwich(LinearFeatures, OperandLayer):
         return up(norm * norm / 2)
 
     def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
-        """Bound the rounding of two products with matrices."""
         after, before, *biases = operands
         # ||sqrt(2) A|| and ||sqrt(2) B||, as ||[A B]||^2 is the bound.
         norm = up(sqrt(2 * self.lipschitz_bound()))

@@ -17,24 +17,25 @@ from lipnet.layers.operands import OperandLayer, Operands
 
 # Height and width of the circular maps on which a layer without `size` estimates its norm.
 _POINTS = 16
-# Dividing by smaller norms would be unstable.
+# Smaller norms count as this one, because dividing by them would be unstable.
 _SMALLEST_NORM = 1e-12
 
 
 class ScaledConv2d(OperandLayer):
     r"""Convolution divided by its norm: :math:`y = L * x / \|L\| + b`, with the arguments of ``nn.Conv2d``.
 
-    Training divides by an estimate of the norm, one step of power iteration per change of the weight, through which the
-    gradient flows. Evaluation divides by a converged estimate that depends on the weight alone. `lipschitz_bound` then
-    bounds the norm of the very kernel that is convolved with, see `lipnet.functional.kernel_norms.kernel_norm_bound`.
-    It is about 1, and lies above it by what the estimate falls short of.
+    L is the parameter ``weight``. Training divides by an estimate of the norm, from one step of power iteration per
+    change of the weight; the gradient flows through it. Evaluation divides by a converged estimate that depends on the
+    weight alone. `lipschitz_bound` bounds the norm of the resulting kernel, see
+    `lipnet.functional.kernel_norms.kernel_norm_bound`. The bound exceeds 1 by about as much as the estimate falls short
+    of the norm.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
             ``nn.Conv2d``. Padding is ``"same"``, (k - 1) / 2 for an odd kernel, or a number below the kernel size;
             dilation is 1; the padding mode is ``"zeros"`` or ``"circular"``.
-        size: height and width of the maps, the largest ones with zero padding. The bound then uses the frequencies of
-            these maps alone. None accepts maps of any size, for a bound that is 1 % larger for a 3 x 3 kernel.
+        size: height and width of the maps; with zero padding, of the largest maps. The bound then only covers the
+            frequencies of these maps. None accepts maps of any size, but the bound of a 3 x 3 kernel is 1 % larger.
         device, dtype: of the parameters.
 
     Shape:
@@ -101,7 +102,7 @@ class ScaledConv2d(OperandLayer):
         return [self.weight]
 
     def free_kernel(self, *weights: Tensor) -> Tensor:
-        """Return the kernel before it is divided by its norm, from the tensors of `weights`, differentiable."""
+        """Compute the kernel before its division by the norm from the tensors of `weights`, differentiable."""
         return weights[0]
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
@@ -126,14 +127,12 @@ class ScaledConv2d(OperandLayer):
         return F.conv2d(padded, operands[0], None, self.stride, groups=self.groups)
 
     def bound_operands(self, operands: Operands) -> float:
-        """Bound the norm of the kernel in use by its frequency response, see `kernel_norm_bound`."""
         strided = self._strided(operands[0])
-        # The kernel was divided by an estimate of its norm, so that the search starts at 1.
+        # The search starts at 1, because the kernel was divided by an estimate of its norm.
         start = 1.0 if bool(operands[0].any()) else 0.0
         return kernel_norm_bound(strided.weight, self.groups, self._frequencies(strided), start)
 
     def round_operands(self, operands: Operands, signal: Signal, size: tuple[int, int]) -> Step:
-        """Bound the rounding of a convolution by plain sums of products."""
         outputs = [
             (length + 2 * around - taps) // step + 1
             for length, around, taps, step in zip(size, self.padding, self.kernel_size, self.stride, strict=True)
@@ -147,11 +146,11 @@ class ScaledConv2d(OperandLayer):
         )
 
     def lipschitz_estimate(self) -> float:
-        """Return 1, about the norm of a kernel that was divided by its norm; infinite for weights not finite."""
+        """Return 1, about the norm of the divided kernel; infinity if a weight is not finite."""
         return 1.0 if all(bool(weight.isfinite().all()) for weight in self.weights()) else inf
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return the frequencies at which the bound is proved."""
+        """Return the size of the circular maps on whose frequencies the bound is proved."""
         frequencies = self._frequencies(self._strided(self.weight.detach()))
         return {"frequencies": "any size" if frequencies is None else list(frequencies)}
 
@@ -159,10 +158,11 @@ class ScaledConv2d(OperandLayer):
         return strided_kernel(kernel, self.stride, self.padding)
 
     def _frequencies(self, strided: StridedKernel) -> tuple[int, int] | None:
-        """Return the size of circular maps that contain the layer's after the stride; None for maps of any size.
+        """Return the size of the circular maps on whose frequencies the bound is proved; None for maps of any size.
 
-        The maps have at least as many pixels as the kernel has taps: larger maps with zero padding, and multiples with
-        circular padding, whose frequencies include those of the layer's maps.
+        They are at least as large as the kernel. With zero padding, they contain the layer's maps after the stride, and
+        the pixels that the kernel reaches beyond. With circular padding, they are a multiple of the layer's maps, and
+        their frequencies include the frequencies of these.
         """
         if self.size is None:
             return None
@@ -187,7 +187,7 @@ class ScaledConv2d(OperandLayer):
         self._check_padding_mode()
         same = [2 * around + 1 == taps for around, taps in zip(self.padding, self.kernel_size, strict=True)]
         if self.padding_mode == "circular" and not all(same):
-            raise ValueError(f"circular padding must be 'same', for an odd kernel, got {self.padding}")
+            raise ValueError(f"circular padding must be 'same', with an odd kernel, got {self.padding}")
         if self.size is not None and any(
             length < 1 or length % step for length, step in zip(self.size, self.stride, strict=True)
         ):

@@ -1,6 +1,7 @@
-"""The scale s of the filter L = s (M - T(M)) / 2: the norm of the skew filter that is estimated, and its target.
+"""The scale s of the filter L = s (M - T(M)) / 2: it brings an estimated norm of the skew filter to a target value.
 
-No guarantee uses the estimate: bounds are computed from the scaled filter afterwards.
+No guarantee uses the estimate: bounds are computed from the scaled filter afterwards. docs/notation.md defines the
+symbols.
 """
 
 from abc import ABC, abstractmethod
@@ -25,27 +26,31 @@ from lipnet.functional.skew import minus_adjoint
 from lipnet.layers.cache import versions
 from lipnet.layers.engines.prepared import expected_norm_bound
 
-# Smaller norms count as this one: dividing by them would be unstable, and such a filter is small enough.
+# Smaller norms count as this one, because dividing by them would be unstable.
 SMALLEST_NORM = 1e-12
 # Height and width of the maps on which ||J|| is estimated. For a 3 x 3 kernel their frequencies come within
 # 1 / cos(pi / 8)^2 = 1.17 of the supremum over all maps, and typically within a few per cent.
 _POINTS = 8
-# Share of fixed vectors that is mixed into the stored ones, so that no direction stays invisible to the estimate.
+# Share of a fixed vector that is mixed into each stored one, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
 _START_STEPS = 20
 
 
 def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the skew part of a filter, each group scaled by target / ||J v||, and the advanced vectors u, detached.
+    """Scale the skew part of a filter, each group by target / ||J v||, and take a step of power iteration.
 
-    ||J|| becomes the target for a top singular vector v. Differentiable once, with v held fixed: with n = ||J v|| and
-    u = J v / n, the gradient G of the result F is (target / n) (G - <G, F> / target u v^T) for the skew part.
+    If v is a top singular vector, the norm ||J|| becomes the target. The result F is differentiable once, with v held
+    fixed. With n = ||J v|| and u = J v / n, a gradient G of F gives the skew part the gradient
+    (target / n) (G - <G, F> / target u v^T).
 
     Args:
         weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
         vectors: v, maps (groups, c/groups, N, N) of norm 1, as in `jacobian_norm`.
         target: may be negative.
         groups: number of groups.
+
+    Returns:
+        The filter F, in the shape of the weight, and the next vectors u, detached, in the shape of v.
 
     Example:
         >>> weight = torch.tensor([[0.0, 2.0], [0.0, 0.0]]).view(2, 2, 1, 1)
@@ -54,14 +59,14 @@ def scaled_skew_filter(weight: Tensor, vectors: Tensor, target: float, groups: i
                 [-1.4000,  0.0000]])
     """
     scaled, new = _ScaledSkewPart.apply(weight, vectors, target, groups)
-    # The compilers of some torch releases miss that it is marked as not differentiable.
+    # The compilers of some torch releases ignore `mark_non_differentiable`.
     return scaled, new.detach()
 
 
 class _ScaledSkewPart(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, vectors: Tensor, target: float, groups: int) -> tuple[Tensor, Tensor]:
-        # Twice the skew part: it is scaled afterwards and need not be halved.
+        # Twice the skew part: halving it would be undone by the scale.
         doubled = minus_adjoint(weight, groups).reshape(*vectors.shape[:2], -1)
         images = doubled @ circular_patches(vectors, weight)
         norms = images.flatten(1).norm(dim=1)
@@ -79,7 +84,7 @@ class _ScaledSkewPart(torch.autograd.Function):
         scaled, vectors, new, scale = ctx.saved_tensors
         rows = gradient.reshape(*new.shape[:2], -1)
         along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
-        # Below the smallest norm the scale is the largest, up to rounding, and does not depend on the filter.
+        # For norms below the smallest one, the scale is constant, at its maximum up to rounding.
         moves = (scale.abs() < (1 - 1e-6) * abs(ctx.target) / (2 * SMALLEST_NORM)).view(-1, 1, 1)
         patches = circular_patches(vectors, scaled).mT
         result = torch.baddbmm(rows, along * moves * new.flatten(2), patches, alpha=-1 / ctx.target)
@@ -88,21 +93,21 @@ class _ScaledSkewPart(torch.autograd.Function):
 
 
 class Scaling(nn.Module, ABC):
-    """A norm of each group's skew filter, and the target value of the norm.
+    """A norm of each group's skew filter, and the target value to which the filter is scaled.
 
     The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by
-    one step of power iteration whenever the weight has changed; evaluation computes them from the filter alone.
+    one step of power iteration only if the weight has changed. Evaluation computes them from the filter alone.
 
     Attributes:
-        target: value that the norm is brought to.
-        expected: upper bound that ||J|| is then expected to keep in training.
-        interval: the same in evaluation, where the series is more accurate.
+        target: value of the norm after scaling.
+        expected: largest ||J|| to expect after scaling in training; the polynomial of training is made for it.
+        interval: the same for evaluation.
     """
 
     target: float
     expected: float
     interval: float
-    # State of weight and buffers after the last step, and the vectors that it used.
+    # Versions of weight and buffers after the last step, and the vectors that it used.
     _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
     @abstractmethod
@@ -111,7 +116,7 @@ class Scaling(nn.Module, ABC):
 
     @abstractmethod
     def converged(self, skew: Tensor) -> list[Tensor]:
-        """Return vectors for this filter that depend on nothing else."""
+        """Return vectors for this filter that depend on the filter alone."""
 
     @abstractmethod
     def refined(self, skew: Tensor, vectors: list[Tensor]) -> list[Tensor]:
@@ -124,15 +129,15 @@ class Scaling(nn.Module, ABC):
         return (skew.reshape(len(scale), -1) * scale.unsqueeze(1).to(skew.dtype)).view_as(skew), new
 
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-        """Return the same for the skew part of any filter."""
+        """Return `scaled` of the skew part of any filter, and the advanced vectors."""
         return self.scaled(skew_filter(weight, count_groups(weight)), vectors, factor)
 
     def training_step(self, weight: Tensor, factor: float) -> Tensor:
-        """Return the scaled skew filter of a training step, and advance the vectors if the weight is a new one.
+        """Return the scaled skew filter of a training step, and advance the vectors if the weight has changed.
 
         A repeated call on the same weight returns the same filter, so that recomputation (`torch.utils.checkpoint`),
-        gradient accumulation and line searches see one function. Changes are found by version counters, which does not
-        synchronise with an accelerator but misses writes through ``.data``.
+        gradient accumulation and line searches see one function. Version counters show whether the weight has changed.
+        Reading them does not wait for an accelerator, but they miss writes through ``.data``.
         """
         vectors = self.current(weight)
         scaled, new = self.scaled_skew(weight, vectors, factor)
@@ -148,11 +153,12 @@ class Scaling(nn.Module, ABC):
         return scaled
 
     def current(self, weight: Tensor) -> list[Tensor]:
-        """Return the vectors for this weight: the stored ones, or the last step's if the weight has not changed."""
+        """Return the vectors for this weight: the last step's if nothing has changed since, else the stored ones."""
         stored = self.stored(count_groups(weight))
         state = self._state(weight)
         if state is None or self._last is None or self._last[0] != state:
             return stored
+        # The last step may have used the first groups alone.
         return [
             torch.cat((used[: len(each)], each[len(used) :])) for used, each in zip(self._last[1], stored, strict=True)
         ]
@@ -165,7 +171,7 @@ class Scaling(nn.Module, ABC):
         return {**self.__dict__, "_last": None}  # addresses do not hold in a copy
 
     def stored(self, groups: int) -> list[Tensor]:
-        """Return the stored vectors of the first groups."""
+        """Return the stored vectors of the first ``groups`` groups."""
         return [buffer[:groups] for buffer in self.buffers(recurse=False)]
 
     def store(self, vectors: list[Tensor]) -> None:
@@ -174,7 +180,7 @@ class Scaling(nn.Module, ABC):
             buffer[: len(new)].copy_(new)
 
     def reset(self, skew: Tensor) -> None:
-        """Start anew for a new filter with all groups."""
+        """Restart power iteration for a new filter with all groups."""
         if skew.is_meta:
             return
         with torch.no_grad():
@@ -185,7 +191,7 @@ class Scaling(nn.Module, ABC):
 
 
 class JacobianScaling(Scaling):
-    """Scaling of ||J||, estimated on small circular maps, to 1.4: about the result of the published scaling."""
+    """Scaling that brings ||J||, estimated on small circular maps, to 1.4: about as large as by `ReshapedScaling`."""
 
     target, expected = 1.4, 1.5
     vectors: Tensor
@@ -211,7 +217,7 @@ class JacobianScaling(Scaling):
     def _mixed(vectors: list[Tensor]) -> Tensor:
         with torch.no_grad():
             groups, channels, points = vectors[0].shape[:3]
-            # A diverging step leaves vectors that are not finite; they must not stay so.
+            # A diverging step leaves vectors that are not finite, and later steps must recover from them.
             own = vectors[0].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             mixed = torch.add(own, start_vectors(groups, channels, points, like=own), alpha=_MIXED_IN)
             lengths: Tensor = mixed.flatten(1).norm(dim=1)

@@ -10,9 +10,9 @@ from lipnet.layers.base import LipschitzModule
 class ChannelShuffle(LipschitzModule):
     """Permutation of the channels that lets the next grouped convolution mix the groups of the previous one.
 
-    Channel i goes to place sigma(i). With k groups and n channels, sigma(i) = (i mod k) n/k + floor(i/k). Paired, the
-    channels 2j and 2j+1 move together, sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), so that the
-    pairs of `MaxMinPermuted` stay pairs. torch's ``nn.ChannelShuffle(k)`` is the inverse of the plain one.
+    With k groups and n channels, channel i moves to place (i mod k) n/k + floor(i/k). ``nn.ChannelShuffle(k)`` is the
+    inverse. Paired shuffles move the channels 2j and 2j + 1 together, so that pairs of `MaxMinPermuted` stay pairs:
+    channel i moves to place (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2).
 
     Args:
         groups: k.

@@ -21,8 +21,8 @@ class SLL(GradientStep):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
             ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value, dilation 1, and the padding mode
-            ``"zeros"`` or ``"circular"``. A stride is space-to-depth. Missing input channels are zeros, and
-            superfluous ones are dropped at the end, see `GradientStep`.
+            ``"zeros"`` or ``"circular"``. A stride is space-to-depth. Missing input channels are zeros, and surplus
+            output channels are dropped, see `GradientStep`.
         hidden_channels: rows of W; max(in_channels * stride^2, out_channels) by default.
         device, dtype: of the parameters.
 
@@ -30,7 +30,7 @@ class SLL(GradientStep):
         (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H / stride, W / stride).
 
     Raises:
-        ValueError: for a setting that the layer does not have, and for inputs of the wrong shape.
+        ValueError: for a setting that the layer does not support, and for inputs of the wrong shape.
 
     Source: Araujo et al., "A unified algebraic perspective on Lipschitz neural networks", ICLR 2023 (arXiv 2303.03169).
 
@@ -70,7 +70,7 @@ class SLL(GradientStep):
         return [*super().weights(), self.log_q]
 
     def scales(self, weight: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """Return sqrt(2 / T)."""
+        """Return sqrt(2 / T_i) for each row i."""
         q = others[0].exp().view(self.groups, -1, 1)
         dominant = (absolute_gram(adjoint_filter(weight, self.groups), self.groups) @ q / q).flatten()
         return (dominant.clamp_min(SMALLEST_NORM**2) / 2).rsqrt()

@@ -34,7 +34,7 @@ SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
     "jacobian": JacobianScaling,
     "reshaped": ReshapedScaling,
 }
-# Settings that `extra_repr` shows where they differ.
+# Settings that `extra_repr` only shows if they differ.
 _DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
 
 
@@ -45,12 +45,12 @@ class SOC(LipschitzModule):
     the adjoint, and the scale s > 0 brings ||J|| to 1.4. J^T = -J, so exp(J) is orthogonal. The definition in plain
     torch is `lipnet.functional.reference.soc`; symbols are in docs/notation.md.
 
-    - Channels: with c = max(in_channels * stride^2, out_channels), a stride is space-to-depth, the input is padded with
-      zero channels up to c (an isometry), and the first ``out_channels`` channels are kept (a contraction).
-    - Groups: M and exp(J) are block-diagonal, and each group is a SOC with its own scale. Groups whose input is padding
-      alone, or whose output is cut off, are not computed.
-    - Engines: exp(J) is computed as a polynomial of J, as a matrix per frequency, or as one matrix. `choice` tells
-      which, and why.
+    - Channels: a stride is space-to-depth. The input is padded with zeros to c = max(in_channels * stride^2,
+      out_channels) channels (an isometry), and the first ``out_channels`` of the result are kept (a contraction).
+    - Groups: M and exp(J) are block-diagonal, and each group is a SOC with its own scale. Groups whose input is only
+      padding, or whose output is cut off, are not computed.
+    - Engines: exp(J) is computed as a polynomial of J, as a matrix per frequency, or as one matrix. `choice` returns
+      the engine and the reason.
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
       until they change. No buffer is read or written.
     - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
@@ -59,7 +59,7 @@ class SOC(LipschitzModule):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
             ``nn.Conv2d``. The kernel must be odd, padding ``"same"`` or its value (k - 1) / 2, dilation 1 and the
-            padding mode ``"zeros"`` or ``"circular"``: everything else breaks the skew symmetry.
+            padding mode ``"zeros"`` or ``"circular"``: every other setting breaks the skew symmetry.
         engine, series, scaling, train_terms, eval_terms, train_tolerance, eval_tolerance, recompute, device, dtype:
             see `lipnet.layers.arguments.SOCOptions`.
 
@@ -136,7 +136,7 @@ class SOC(LipschitzModule):
         self.reset_parameters()
 
     def _divide_channels(self, groups: int) -> None:
-        """Set the numbers of channels after the stride, which moves pixels into channels, and of groups."""
+        """Set the groups, and the numbers of channels after the stride has moved pixels into channels."""
         pixels, power = prod(self.stride), "stride^2" if self.dimensions == 2 else "stride"
         if self.transposed:
             self.channels_in, self.channels_out = self.in_channels, self.out_channels * pixels
@@ -161,7 +161,7 @@ class SOC(LipschitzModule):
         self.bias = nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None
 
     def reset_parameters(self) -> None:
-        """Draw normal weights of standard deviation 1 / sqrt(channels in a group), and biases as ``nn.Conv2d`` does."""
+        """Draw normal weights of standard deviation 1 / sqrt(c/groups), and biases from +-1 / sqrt(out_channels)."""
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[1]))
         with torch.no_grad():
             self.scaling.reset(skew_filter(self.weight, self.groups))
@@ -188,9 +188,9 @@ class SOC(LipschitzModule):
         return maps + bias if torch.is_grad_enabled() else maps.add_(bias)
 
     def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
-        """Return the first channels of exp(sign J) of maps (B, c, H, W), zeros where maps have no channels.
+        """Return the first ``channels`` channels of exp(sign J) x for feature maps x (B, C, H, W).
 
-        Maps that lack channels are continued by zeros, and those of groups that are not active are ignored.
+        Channels that x lacks count as zeros. Channels of inactive groups are ignored in x, and zeros in the result.
         """
         size = (maps.shape[-2], maps.shape[-1])
         engine = self.engine_for(len(maps), size)
@@ -213,7 +213,7 @@ class SOC(LipschitzModule):
         return with_channels(engine.apply(with_channels(maps, active), operand, channels), channels)
 
     def choice(self, batch: int, size: tuple[int, int]) -> Choice:
-        """Return the engine, and the reason, for a batch of maps of this size after a stride, in the present mode."""
+        """Return the engine, and the reason, for a batch of maps of this size after the stride, in the present mode."""
         situation = Situation(
             padding_mode=self.padding_mode,
             kernel_size=self.kernel_size,
@@ -227,7 +227,10 @@ class SOC(LipschitzModule):
         return choose_engine(self.engine, situation)
 
     def engine_for(self, batch: int, size: tuple[int, int], *, explicit: bool | None = None) -> Engine:
-        """Return the engine for such a batch; one for certificates if ``explicit``, by default as the layer is set."""
+        """Return the engine for a batch of maps of this size after the stride.
+
+        With ``explicit``, it computes plain sums of products, as certificates do; None takes the layer's own setting.
+        """
         explicit = self.explicit and not self.training if explicit is None else explicit
         classes = EXPLICIT_ENGINE_CLASSES if explicit else ENGINE_CLASSES
         engine_class = classes[self.choice(batch, size).engine]
@@ -257,7 +260,7 @@ class SOC(LipschitzModule):
         return prepare_weight(scaled, vectors, series, interval, self.weight.dtype)
 
     def _estimated_filter(self) -> Tensor:
-        """Return the filter of the active groups, with a scale that starts from the vectors of training, cached."""
+        """Return the filter of the active groups, with a scale estimated from the vectors of training, cached."""
 
         def compute() -> Tensor:
             skew = skew_filter(self._active_weight, self.active_groups)
@@ -268,9 +271,9 @@ class SOC(LipschitzModule):
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant of the function that the layer computes in its present mode.
 
-        The norm of J is bounded from the filter that is convolved with, never from the stored vectors. The polynomial
-        in place of the exponential then has the gain max |p(i t)| over |t| <= ||J||. The matrices of the other engines
-        have norm at most 1. Infinite if the weights are not finite.
+        The norm of J is bounded from the filter that the layer convolves with, never from the stored vectors. This
+        gives the gain of the polynomial p, max |p(i t)| over |t| <= ||J||. The matrices of the other engines have norm
+        at most 1. The bound is infinite if a weight is not finite.
         """
         if not self.training:
             return self.prepared(exact=True).gain
@@ -280,16 +283,16 @@ class SOC(LipschitzModule):
             return max(polynomial_gain(series.coefficients, norm_bound(weight * series.factor)), 1.0)
 
     def lipschitz_estimate(self) -> float:
-        """Return the bound for a filter whose norm is as expected, without a proof."""
+        """Return the bound for a filter of the expected norm, without a proof."""
         series = self._evaluation_series
         return max(polynomial_gain(series.coefficients, self.scaling.interval * series.factor), 1.0)
 
     def check(self) -> None:
         if self.estimated:
-            raise ValueError("its scale is an estimate; certificates need a model outside of estimated_scales")
+            raise ValueError("its scale is an estimate; leave the context estimated_scales before you certify")
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the rounding of an evaluation within `explicit_products`."""
+        """Bound the rounding error of an evaluation within `explicit_products`."""
         size = self.inner_size(signal.shape)
         with torch.no_grad():
             step = self.engine_for(1, size, explicit=True).rounding_step(self.prepared(exact=True), signal, size)
@@ -301,13 +304,13 @@ class SOC(LipschitzModule):
         return self.engine_for(1, self.inner_size(shape), explicit=True).facts(self.prepared())
 
     def inner_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return height and width at which the exponential sees a sample (C, H, W), (C, L) or (C,)."""
+        """Return the height and width of the maps in the exponential for a sample (C, H, W), (C, L) or (C,)."""
         height, width = (1, 1, *shape[1:])[-2:]
         return (height, width) if self.transposed else (height // self.stride[0], width // self.stride[1])
 
     def train(self, mode: bool = True) -> Self:
         if mode and not self.training:
-            # A training needs the memory.
+            # Training needs the memory.
             self._cache.clear()
             self._estimate.clear()
         return super().train(mode)
@@ -326,7 +329,7 @@ class SOC(LipschitzModule):
 
     @property
     def _active_weight(self) -> Tensor:
-        # A slice of everything would be copied in the backward pass.
+        # Backward copies the gradient of a slice, even of a slice with all groups.
         all_active = self.active_groups == self.groups
         return self.weight if all_active else self.weight[: self.active_groups * self.weight.shape[1]]
 
@@ -335,7 +338,7 @@ class SOC(LipschitzModule):
             nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
 
     def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
-        """Return an argument of this layer's dimensions for the two-dimensional convolution."""
+        """Return rows and columns for an argument that has the dimensions of the layer."""
         first, second = (1,) * (2 - self.dimensions) + sizes(value, self.dimensions)
         return first, second
 

@@ -14,10 +14,10 @@ _DIRECTIONS = ((2, -1), (2, 1), (3, -1), (3, 1))
 
 
 class SpatialShift(LipschitzModule):
-    """Shift of a share of the channels by one pixel up, and of as many down, left and right.
+    """Shift of channels by one pixel: equal shares of them up, down, left and right.
 
-    For n = floor(share C), the channels 0..n-1 move up, the next n down, the next n left and the next n right. The rest
-    stays. With circular padding the pixels are permuted, an isometry; with zero padding those that leave are lost.
+    For n = floor(share C), the first n channels move up, the next n down, the next n left and the next n right. The
+    rest stays. Circular padding permutes the pixels, which is an isometry; zero padding loses those that leave the map.
 
     Args:
         share: part of the channels for each direction, in (0, 1/4].
@@ -78,11 +78,14 @@ class SpatialMixing(LipschitzModule):
     Args:
         channels: C.
         groups: 1 for a dense R, g for a group-and-shuffle product, see `OrthogonalMixing`.
-        share, padding_mode: of the shift.
-        parametrization: of R.
+        share, padding_mode: of the shift, see `SpatialShift`.
+        parametrization: of R, see `OrthogonalMixing`.
 
     Shape:
         (B, C, H, W) to the same shape.
+
+    Raises:
+        ValueError: as for `OrthogonalMixing` and `SpatialShift`.
 
     Source: LipNeXt (arXiv 2601.18513).
     """
@@ -101,7 +104,7 @@ class SpatialMixing(LipschitzModule):
         self.shift = SpatialShift(share, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Once for both products: in training each call computes the matrices anew.
+        # Computed once for both products: in training, each call would compute them anew.
         matrices = self.rotation.matrices()
         shifted = self.shift(self.rotation.rotate(x, matrices))
         return self.rotation.rotate(shifted, matrices, transposed=True)

@@ -18,15 +18,15 @@ class SOCTranspose(SOC):
     r"""Transposed skew-orthogonal convolution: :math:`y = \exp(-J)\,x + b`, which enlarges the maps by its stride.
 
     With the same weight it is the adjoint of ``SOC(out_channels, in_channels, stride=stride)`` without bias, since
-    exp(-J) is the transpose of exp(J). With c = max(in_channels, out_channels * stride^2), the input is padded with
-    zero channels up to c (an isometry), the first out_channels * stride^2 channels of the result are kept (a
-    contraction), and depth-to-space spreads every stride^2 of them over stride x stride pixels. The layer is
+    exp(-J) is the transpose of exp(J). The input is padded with zeros to max(in_channels, out_channels * stride^2)
+    channels (an isometry), the first out_channels * stride^2 channels of the result are kept (a contraction), and
+    depth-to-space spreads every stride^2 of them over stride x stride pixels. The layer is
 
     - orthogonal, the inverse of that SOC, if in_channels = out_channels * stride^2;
     - an isometry, which that SOC inverts, if in_channels < out_channels * stride^2;
     - a contraction with orthonormal rows, which inverts that SOC, if in_channels > out_channels * stride^2.
 
-    `of` makes the transpose of a layer, tied to its weight, and `inverse_of` a layer's inverse.
+    `of` makes the transpose of a layer, tied to its weight; `inverse_of` makes its inverse.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode:
@@ -76,16 +76,16 @@ class SOCTranspose(SOC):
     def of(cls, layer: SOC, *, bias: bool = False) -> Self:
         """Return the transpose of a `SOC`, tied to it by the same weight parameter and the same scaling.
 
-        It is the adjoint of the layer without its bias, in training too, where both use the scale's estimate for the
-        present weight. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model with both keep them tied; a
-        new parameter object for one of them, as by ``load_state_dict(assign=True)``, does not.
+        It is the adjoint of the layer without its bias. This also holds in training, where both use the same estimate
+        of the scale. Optimizers, ``load_state_dict``, ``to`` and ``deepcopy`` of a model with both keep them tied. A
+        new parameter object for one of them, such as by ``load_state_dict(assign=True)``, unties them.
 
         Args:
-            layer: in training or in evaluation mode; the result is in the same.
+            layer: the SOC; the transpose is in the same mode, training or evaluation.
             bias: add a new bias to the outputs of the transpose.
 
         Raises:
-            ValueError: if the layer is not exactly a `SOC`, but for instance a subclass with inputs of another shape.
+            ValueError: if the layer is not exactly a `SOC`: inputs of a subclass may have another shape.
 
         Example:
             >>> import torch
@@ -139,8 +139,8 @@ class SOCTranspose(SOC):
         inverse = cls.of(layer)
         if inverse.channels_out > layer.out_channels:
             raise ValueError(
-                f"a layer that loses channels has no inverse: got {type(layer).__name__}({layer.extra_repr()}), "
-                f"of whose {inverse.channels_out} channels after space-to-depth {layer.out_channels} are kept"
+                f"a layer that loses channels has no inverse, got {type(layer).__name__}({layer.extra_repr()}), which "
+                f"keeps {layer.out_channels} of {inverse.channels_out} channels after space-to-depth"
             )
         inverse.input_bias = layer.bias
         return inverse

@@ -135,7 +135,7 @@ def test_a_layer_that_loses_channels_undoes_its_transpose() -> None:
     layer = SOC(4, 6, stride=2, bias=False, **PRECISE).eval()
     y = noise(2, 6, 3, 2)
     torch.testing.assert_close(layer(SOCTranspose.of(layer)(y)), y, rtol=0, atol=1e-11)
-    with pytest.raises(ValueError, match=r"loses channels .* SOC\(4, 6, .*16 channels after space-to-depth 6 are kept"):
+    with pytest.raises(ValueError, match=r"loses channels .* SOC\(4, 6, .*keeps 6 of 16 channels after space-to-depth"):
         SOCTranspose.inverse_of(layer)
 
 
