@@ -15,16 +15,16 @@ from lipnet.structured.adapters import certified_map, has_input_map
 class Adapted(LipschitzSequential):
     """A layer (child ``layer``) with optional orthogonal maps of its inputs and outputs.
 
-    The maps are the children ``input_adapter`` and ``adapter`` of a convolution, and the child ``adapter`` in front of
-    a head. The Lipschitz bound is that of the layer times those of the maps, which are 1 up to rounding.
+    A convolution has the maps ``input_adapter`` before it and ``adapter`` after it, a head has ``adapter`` before it.
+    The Lipschitz bound is the product of the bounds of the layer and the maps; a map's bound is 1 up to rounding.
     """
 
 
 class AdaptedConv(Adapted):
     """A convolution followed by an orthogonal 1 x 1 map of its output channels, which starts as the identity.
 
-    Double GSOFT has a second map, of the input channels. A convolution whose input has fewer channels than a block,
-    as images do, has the map of the output channels alone.
+    Double GSOFT has a second map, of the input channels, unless these are fewer than the channels of a block, as in the
+    first convolution.
 
     Args:
         in_channels, out_channels: channels of the convolution.
@@ -34,7 +34,7 @@ class AdaptedConv(Adapted):
         options: kernel size, stride and other arguments of ``layer``.
 
     Shape:
-        As the convolution's.
+        The same as for the convolution.
 
     Raises:
         ValueError: the adapter is not orthogonal, or does not fit the channels.
@@ -79,7 +79,7 @@ class AdaptedHead(Adapted):
         (B, in_features) to (B, out_features).
 
     Raises:
-        ValueError: as `AdaptedConv`.
+        ValueError: as for `AdaptedConv`.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class AdaptedHead(Adapted):
 
 
 def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Load the weights of a network into its adapted version; adapters stay as they are.
+    """Load the weights of a network into its adapted version, without changing the adapters.
 
-    The head's bias, and its weight if the shape differs, belong to other classes: they are not loaded but trained.
+    The head's bias, and its weight if the shape differs, belong to other classes. They are trained instead of loaded.
 
     Args:
         model: built with `AdaptedConv` and `AdaptedHead`.
         state: state dict of the network without adapters.
 
     Returns:
-        The names of the parameters that were not loaded, without those of the adapters.
+        The names of the parameters that were not loaded, except the adapters' parameters.
 
     Raises:
         ValueError: a weight of the state has no place in the model.
@@ -141,9 +141,9 @@ def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 def merge_maps(model: nn.Module) -> nn.Module:
     """Replace every orthogonal map of an adapted network, in place, by a plain layer with the same matrix.
 
-    The plain layer is a dense 1 x 1 convolution, or a linear layer before the head. It computes the same up to
-    rounding, and has the same Lipschitz bound up to rounding. Merge in the dtype that you certify in: a matrix rounded
-    to float32 is less orthogonal than one in float64.
+    The plain layer is a dense 1 x 1 convolution, or a linear layer before the head. Its output and its Lipschitz bound
+    are the same up to rounding. Merge in the dtype in which you certify: a matrix rounded to float32 is less orthogonal
+    than one in float64.
 
     Returns:
         The model.

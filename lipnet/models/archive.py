@@ -17,9 +17,9 @@ from lipnet.files import atomic_write
 
 _LABEL = b"lipnet sha256 "
 _SEAL_LENGTH = len(_LABEL) + 64
-# A zip archive ends in a record of 22 bytes, the last two of which are the length of the comment that follows.
+# A zip archive ends in a record of 22 bytes. Its last two bytes are the length of the comment that follows.
 _END, _END_LENGTH = b"PK\x05\x06", 22
-# Exceptions of the readers of the archive and its content for damaged or foreign bytes.
+# Exceptions that the readers of the archive and of its content raise for damaged or foreign bytes.
 UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -50,7 +50,7 @@ def write_archive(path: str | Path, content: Any) -> None:
     torch.save(content, buffer)
     data = buffer.getbuffer()
     if bytes(data[-_END_LENGTH:][:4]) != _END or bytes(data[-2:]) != b"\0\0":
-        raise RuntimeError("torch.save wrote no zip archive, or one that has a comment already")
+        raise RuntimeError("torch.save must write a zip archive without a comment, got another file")
     data[-2:] = struct.pack("<H", _SEAL_LENGTH)
     with atomic_write(Path(path)) as file:
         file.write(data)
@@ -60,7 +60,7 @@ def write_archive(path: str | Path, content: Any) -> None:
 def read_archive(path: str | Path) -> tuple[Any, str]:
     """Read an intact file of ``torch.save`` onto the CPU, without executing anything from it.
 
-    The SHA-256 written by `write_archive` and the archive's own checksums are compared. A file written by
+    The content must match the SHA-256 that `write_archive` wrote and the archive's own checksums. A file written by
     ``torch.save`` only has the latter and is read with a warning. Compressed archives are refused, so reading takes no
     more memory than the file's size suggests.
 
@@ -76,7 +76,7 @@ def read_archive(path: str | Path) -> tuple[Any, str]:
         raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
     data = path.read_bytes()
     if not data:
-        raise CheckpointError(f"{path} is empty: it is no checkpoint")
+        raise CheckpointError(f"{path} is empty: it is not a checkpoint")
     try:
         sealed = _check_seal(data)
         with ZipFile(BytesIO(data)) as archive:
@@ -87,7 +87,7 @@ def read_archive(path: str | Path) -> tuple[Any, str]:
             f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {_reason(data, error)}"
         ) from error
     if not sealed:
-        warnings.warn(f"{path} carries no SHA-256: its CRC-32 checksums alone were compared", stacklevel=2)
+        warnings.warn(f"{path} carries no SHA-256: only its CRC-32 checksums were compared", stacklevel=2)
     return content, hashlib.sha256(data).hexdigest()
 
 
@@ -100,7 +100,7 @@ def _check_seal(data: bytes) -> bool:
     if not comment:
         return False
     if comment != _seal(body):
-        raise BadZipFile("the SHA-256 that it carries is not its own")
+        raise BadZipFile("its content does not match its SHA-256")
     return True
 
 
@@ -108,14 +108,14 @@ def _check_records(archive: ZipFile, size: int) -> None:
     records = archive.infolist()
     if any(record.compress_type != ZIP_STORED for record in records) or sum(r.file_size for r in records) > size:
         raise BadZipFile("its records are compressed or overlap, which torch.save never writes")
-    # torch does not compare the checksums of the records: a flipped bit would be read as another weight.
+    # torch does not compare the checksums of the records: it would read a flipped bit as another weight.
     damaged = archive.testzip()
     if damaged is not None:
         raise BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def _reason(data: bytes, error: BaseException) -> str:
-    """Return the reason why a file cannot be read, in one line; torch's text has several, with terminal codes."""
+    """Return in one line why a file cannot be read; torch's message has several lines, with terminal codes."""
     if isinstance(error, pickle.UnpicklingError):
         try:
             classes = get_unsafe_globals_in_checkpoint(BytesIO(data))
@@ -123,8 +123,8 @@ def _reason(data: bytes, error: BaseException) -> str:
             classes = []
         if classes:
             return (
-                f"it holds Python objects ({', '.join(classes[:3])}), and lipnet loads tensors and plain containers "
-                "alone; write weights with lipnet.models.save_checkpoint"
+                f"it holds Python objects ({', '.join(classes[:3])}), but lipnet only loads tensors and plain "
+                "containers; write weights with lipnet.models.save_checkpoint"
             )
         return "truncated or damaged? (its content is not what torch.save writes)"
     return f"truncated or damaged? ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Building a model from a plain configuration, which may come from a stranger's file."""
+"""Build a model from a plain configuration, which may come from a stranger's file."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,15 +21,15 @@ def build_model(config: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Modu
     checked before any is called.
 
     Args:
-        config: plain mappings, sequences, texts and numbers.
-        trust: names of further packages whose modules may be built. Importing a package runs its code, so name only
-            packages you would run yourself.
+        config: plain mappings, sequences, strings and numbers.
+        trust: names of further packages whose modules may be built. Importing a package runs its code, so only name
+            packages that you would run yourself.
 
     Raises:
         ValueError: a target is not allowed or does not exist, or the configuration is nested too deeply.
     """
     if isinstance(trust, str):
-        raise ValueError(f"trust must be a sequence of package names, got the text {trust!r}")
+        raise ValueError(f"trust must be a sequence of package names, got the string {trust!r}")
     allowed = (*_ALLOWED, *trust)
     for node in walk(config):
         if isinstance(node, Mapping) and "_target_" in node:
@@ -44,7 +44,7 @@ def walk(config: Any) -> list[Any]:
     """Return the nested mappings, sequences and values of a configuration.
 
     Raises:
-        ValueError: it has more than 100 levels or 100,000 nodes, as one that contains itself does.
+        ValueError: the configuration has more than 100 levels or 100,000 nodes, for example if it contains itself.
     """
     nodes, level = [config], [config]
     for _ in range(_MAXIMUM_DEPTH):
@@ -84,5 +84,5 @@ def _find_class(target: Any, allowed: tuple[str, ...]) -> type[nn.Module]:
     except ModuleNotFoundError as error:
         raise ValueError(f"{refusal}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(prefixes)):
-        raise ValueError(f"{refusal}, which is no nn.Module of theirs")
+        raise ValueError(f"{refusal}, which is not an nn.Module of these packages")
     return found

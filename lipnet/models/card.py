@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a pretrained network, with its certified accuracy."""
+"""Model card of a pretrained network: its README.md, with the certified accuracy."""
 
 import json
 import shlex
@@ -37,8 +37,8 @@ def model_card(name: str, description: Mapping[str, Any], parameters: int, summa
     """Return the model card of a network as Markdown.
 
     Args:
-        name: what `load_pretrained` takes: a name, a folder or a repository.
-        description: that of the network's checkpoint.
+        name: the argument of `load_pretrained`: a name, a folder or a repository.
+        description: the description in the network's checkpoint.
         parameters: number of parameters.
         summary: the content of summary.json; None leaves out the figures.
     """
@@ -81,6 +81,6 @@ def _figures(summary: Mapping[str, Any]) -> str:
 
 
 def _plain(text: Any) -> str:
-    """Return a text in one line, without Markdown or HTML."""
+    """Return a text in one line, with Markdown and HTML escaped."""
     line = " ".join(str(text).split())
     return "".join("\\" + letter if letter in "\\`*_[]<>|#" else letter for letter in line)

@@ -23,8 +23,8 @@ from lipnet.models.tensor_file import SUFFIX, read_tensor_file, write_tensor_fil
 DESCRIPTION = "lipnet"
 _FORMAT = 1
 _PREFIX = "model."
-# A model may have this many modules, parameters and elements beyond what its weights account for: constants, and
-# modules without weights.
+# A model may have this many modules, parameters and elements in addition to those that the weights in its file explain,
+# such as constants and modules without weights.
 _SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
 _UNFIT = "the weights do not fit the model that the file describes"
 
@@ -50,7 +50,7 @@ def describe(model_config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dic
     """Return the description that a checkpoint holds under the key ``"lipnet"``.
 
     Raises:
-        TypeError: a value is not a mapping, sequence, text, number or None, and could not be read back safely.
+        TypeError: a value is not a mapping, sequence, string, number or None, and could not be read back safely.
         ValueError: the values are nested too deeply.
     """
     for config in (model_config, dataset):
@@ -68,8 +68,8 @@ def save_checkpoint(
     """Write a model so that `load_checkpoint` reads it; for training without Lightning.
 
     Args:
-        path: the file; written atomically, with its SHA-256 inside. A name that ends in ``.safetensors`` chooses that
-            format.
+        path: the file; written whole or not at all, with its SHA-256 inside. A name that ends in ``.safetensors``
+            chooses that format.
         model: the network, built by ``build_model(model_config)``. The wrappers of ``torch.compile``, ``DataParallel``
             and ``DistributedDataParallel`` around it are removed.
         model_config: plain containers with Hydra's ``_target_``.
@@ -78,7 +78,7 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
-        TypeError: a configuration holds other values than plain ones.
+        TypeError: a configuration holds values that are not plain.
     """
     state, description = checked_content(path, model, model_config, dataset, trust)
     if Path(path).suffix == SUFFIX:
@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
 def _check_content(path: str | Path, content: Any) -> None:
     description = content.get(DESCRIPTION) if isinstance(content, Mapping) else None
     if not isinstance(description, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise CheckpointError(f"{path} is no checkpoint of lipnet: it does not describe its model")
+        raise CheckpointError(f"{path} is not a checkpoint of lipnet: it does not describe its model")
     if description.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {description.get('format')}, this version of lipnet reads {_FORMAT}")
     missing = [key for key in ("model", "dataset") if not isinstance(description.get(key), Mapping)]
@@ -168,9 +168,9 @@ def _check_content(path: str | Path, content: Any) -> None:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     for name, value in content["state_dict"].items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path} holds weights whose names are no texts, got {name!r}")
+            raise CheckpointError(f"{path} holds weights whose names are not strings, got {name!r}")
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} holds weights that are no tensors, got {type(value).__name__} {name!r}")
+            raise CheckpointError(f"{path} holds weights that are not tensors, got {type(value).__name__} {name!r}")
 
 
 @contextmanager
@@ -183,13 +183,13 @@ def _one_error(failure: str) -> Iterator[None]:
 
 
 def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
-    """Check that weights fit the model of a configuration before that is allocated, and return their dtype."""
+    """Check that weights fit the model of a configuration, without allocating it, and return their dtype."""
     with torch.device("meta"), _limited_parts(2 * len(state) + _SPARE_PARTS):
         model = build_model(config, trust)
     own = model.state_dict()
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or surplus:
-        raise ValueError(f"{_UNFIT}: missing are {_few(missing)}; unexpected are {_few(surplus)}")
+        raise ValueError(f"{_UNFIT}: missing: {_few(missing)}; unexpected: {_few(surplus)}")
     for name, value in state.items():
         if value.is_meta or value.shape != own[name].shape or _kind(value) != _kind(own[name]):
             raise ValueError(
@@ -213,7 +213,7 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 
 @contextmanager
 def _limited_parts(limit: int) -> Iterator[None]:
-    """Stop the construction of a model, in this thread, that has more modules and parameters than ``limit``."""
+    """Stop a construction, in this thread, that registers more than ``limit`` modules and parameters."""
     token = _parts_left.set([limit])
     try:
         yield

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: upload a pretrained network, download one. Needs the extra ``hub``."""
+"""Upload pretrained networks to the Hugging Face hub, and download them. Needs the extra ``hub``."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def is_repository(name: str) -> bool:
-    """Return whether a text can be the name of a repository: ``owner/name``.
+    """Return whether a string can be the name of a repository: ``owner/name``.
 
     Example:
         >>> is_repository("somebody/lipconvnet"), is_repository("./lipconvnet"), is_repository("logs/run/checkpoints")
@@ -28,16 +28,16 @@ def is_repository(name: str) -> bool:
 def push_to_hub(
     folder: str | Path, repository: str, *, private: bool = False, api: "HfApi | None" = None, **commit: Any
 ) -> str:
-    """Upload a folder of `save_pretrained` to the Hugging Face hub.
+    """Upload a folder written by `save_pretrained` to the Hugging Face hub.
 
-    Only model.safetensors, config.json, README.md and summary.json are uploaded. The network is loaded first: what
-    cannot be loaded is not uploaded.
+    Only model.safetensors, config.json, README.md and summary.json are uploaded. The network is loaded first, so that
+    nothing is uploaded that cannot be loaded.
 
     Args:
         folder: the folder.
         repository: ``owner/name``; created if it does not exist.
         private: create a private repository.
-        api: a client with an endpoint and a token of its own; by default the one that the login command has set up.
+        api: a client with its own endpoint and token; by default, the one that ``hf auth login`` has set up.
         commit: further arguments of ``HfApi.upload_folder``, such as ``commit_message`` or ``revision``.
 
     Returns:
@@ -48,7 +48,7 @@ def push_to_hub(
         FileNotFoundError: the folder holds no network.
         ImportError: without the extra ``hub``.
     """
-    # pretrained.py downloads by this module.
+    # Imported here, because pretrained.py imports this module.
     from lipnet.models.pretrained import CARD, CONFIG, WEIGHTS, load_pretrained
 
     if not is_repository(repository):
@@ -62,7 +62,7 @@ def push_to_hub(
 
 
 def download(repository: str, files: Sequence[str], revision: str | None = None) -> Path:
-    """Download files of a repository, or find them in the hub's cache; return their folder.
+    """Download files of a repository, unless the local cache has them, and return their folder.
 
     Raises:
         FileNotFoundError: the hub has no such repository or revision, or it cannot be reached and the cache is empty.
@@ -75,7 +75,7 @@ def download(repository: str, files: Sequence[str], revision: str | None = None)
     except (OSError, ValueError) as error:
         at = "" if revision is None else f" at revision {revision!r}"
         raise FileNotFoundError(
-            f"there is no folder {repository}, and no repository {repository!r}{at} of the hub: {error}"
+            f"there is no folder {repository}, and no repository {repository!r}{at} on the hub: {error}"
         ) from error
 
 

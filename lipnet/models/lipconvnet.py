@@ -1,4 +1,4 @@
-"""LipConvNet: the provably 1-Lipschitz convolutional network."""
+"""LipConvNet, a provably 1-Lipschitz convolutional network."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -51,11 +51,11 @@ class LipConvNet(LipschitzSequential):
         in_channels: channels of the images.
         image_size: height and width of the images, divisible by 2 ** stages.
         stages: number of stages, at most 16; 3 fit images of 8 x 8.
-        patch_rotation: p, the size of patches whose principal components are the channels of the first convolution, see
-            `lipnet.layers.PatchEmbedding`; None for the pixels themselves.
+        patch_rotation: p, the size of patches whose principal components are the input channels of the first
+            convolution, see `lipnet.layers.PatchEmbedding`; None for the pixels themselves.
         conv: makes a convolution: ``conv(in_channels, out_channels, kernel_size=k, stride=s)``.
-        activation: makes an activation: ``activation(channels=c)`` if it has an argument ``channels``, as activations
-            with parameters do, else ``activation()``.
+        activation: makes an activation: ``activation(channels=c)`` if it takes an argument ``channels``, else
+            ``activation()``.
         pooling: ``pooling()`` makes a module without parameters that reduces the last feature maps before the head,
             such as `lipnet.layers.NormPool2d`; None for no pooling.
         head: ``head(in_features, num_classes)`` makes the last layer.
@@ -66,10 +66,10 @@ class LipConvNet(LipschitzSequential):
         (B, in_channels, image_size, image_size) to (B, num_classes).
 
     Raises:
-        ValueError: the stages do not divide the depth or the image size, or an input has another shape.
+        ValueError: the stages do not fit the depth or the image size, or an input has another shape.
 
     Warns:
-        UserWarning: the head has more than 100 million parameters, as on large images without pooling.
+        UserWarning: the head has more than 100 million parameters, such as on large images without pooling.
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; with GS-SOC: Gorbunov et al., NeurIPS 2024.
 
@@ -100,7 +100,7 @@ class LipConvNet(LipschitzSequential):
         std: float = 1.0,
     ) -> None:
         super().__init__()
-        size = _size_of_patches(image_size, patch_rotation)
+        size = _size_in_patches(image_size, patch_rotation)
         _check_shape(depth, stages, size)
         self.add_module("normalize", make_normalize(mean, std, in_channels, image_size))
         channels, width = in_channels, initial_channels
@@ -148,8 +148,8 @@ def make_activation(activation: LayerFactory, channels: int) -> nn.Module:
     return activation(channels=channels) if "channels" in signature(activation).parameters else activation()
 
 
-def _size_of_patches(image_size: int, patch_rotation: int | None) -> int:
-    """Return height and width in patches."""
+def _size_in_patches(image_size: int, patch_rotation: int | None) -> int:
+    """Return the height and width of an image, counted in patches."""
     if patch_rotation is None:
         return image_size
     if patch_rotation < 1 or image_size % patch_rotation:
@@ -158,7 +158,7 @@ def _size_of_patches(image_size: int, patch_rotation: int | None) -> int:
 
 
 def check_integers(**settings: object) -> None:
-    """Raise ValueError that names the first setting of a network that is no integer, such as a text."""
+    """Raise ValueError for the first of these settings, named by its keyword, that is not an integer."""
     for name, value in settings.items():
         if not isinstance(value, int):
             raise ValueError(f"{name} must be an integer, got {value!r}")
@@ -178,7 +178,7 @@ def _check_shape(depth: int, stages: int, image_size: int) -> None:
 
 
 def _alternatives(stages: int, image_size: int) -> str:
-    """Name the sizes around an image size that fit the stages, and the stages that fit the image size."""
+    """Return a hint: sizes near an image size that fit the stages, and numbers of stages that fit the image size."""
     factor = 2**stages
     sizes = [size for size in (image_size // factor * factor, -(-image_size // factor) * factor) if size > 0]
     fitting = [str(count) for count in range(1, stages) if image_size > 0 and image_size % 2**count == 0]
@@ -187,7 +187,7 @@ def _alternatives(stages: int, image_size: int) -> str:
 
 
 def _warn_of_large_head(head: LayerFactory, maps: Tensor, num_classes: int) -> None:
-    # An orthogonal head has as many parameters as the square of its width. Counted before anything is allocated.
+    # An orthogonal head has as many parameters as the square of its width. Counting them allocates nothing.
     if maps.numel() ** 2 <= _LARGE_HEAD:
         return
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""LipNeXt: a 1-Lipschitz network without convolutions, of rotations, shifts and absolute values."""
+"""LipNeXt: a 1-Lipschitz network of rotations, shifts and absolute values, without spatial convolutions."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ class LipNeXt(LipschitzSequential):
     | ``flatten``, ``head`` | linear layer to the logits | ``num_classes`` |
 
     A block has 2 C^2 parameters in its matrices; with ``groups=g``, as group-and-shuffle products, 4 C^2 / g. Position
-    codes and biases add C (2 S / p + 1). All time is spent in plain products, without convolutions.
+    codes and biases add C (2 S / p + 1). Nearly all time is spent in plain products, without spatial convolutions.
 
     Args:
         num_classes: number of logits.
@@ -75,12 +75,13 @@ class LipNeXt(LipschitzSequential):
         in_channels: channels of the images.
         image_size: height and width of the images, S, divisible by p.
         patch_size: p.
-        groups: 1 for dense matrices; g makes both of a block group-and-shuffle products, see `OrthogonalMixing`.
-        share: part of the channels that a block shifts in each of four directions.
-        beta: share of the channels whose absolute value an activation takes.
+        groups: 1 for dense matrices; with g, both matrices of a block are group-and-shuffle products, see
+            `OrthogonalMixing`.
+        share: share of the channels that a block shifts in each of four directions.
+        beta: share of the channels whose absolute value the activation takes.
         padding_mode: of the shifts, ``"circular"`` or ``"zeros"``.
         parametrization: ``"cayley"``, or ``"manifold"`` for Riemannian steps on the matrices themselves.
-        patch_rotation: rotate the patches to their principal components, see `PatchEmbedding`.
+        patch_rotation: rotate patches to their principal components, see `PatchEmbedding`.
         head: ``head(in_features, num_classes)`` makes the last layer.
         mean: mean of the images, one number per channel.
         std: standard deviation of the images, one number.

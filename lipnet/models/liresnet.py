@@ -1,4 +1,4 @@
-"""LiResNet: a stem, blocks of constant width, a neck, a dense part and a head. BRONet is the same with BRO blocks."""
+"""LiResNet: a stem, blocks of constant width, a neck, a dense part and a head. With BRO blocks, it is BRONet."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -17,10 +17,9 @@ from lipnet.models.lipconvnet import (
 
 
 class LiResNet(LipschitzSequential):
-    """LiResNet, and with other blocks BRONet and its relatives.
+    """LiResNet, or with other blocks BRONet and similar networks.
 
-    For C = ``channels``, W = ``dense_features`` and images of S x S; s is the stride of the stem, p the patch size of
-    the neck:
+    For C = ``channels``, W = ``dense_features``, images of S x S, a stem of stride s and a neck of patch size p:
 
     | child | layers | output |
     | --- | --- | --- |
@@ -43,7 +42,7 @@ class LiResNet(LipschitzSequential):
         neck_patch_size: p, 4 as published.
         dense_features, dense_depth: W, and the number of dense layers; 0 for none.
         block: makes a block's layer: ``block(channels, channels, kernel_size=3)``, such as `LiRes`, `SOC` or `GSSOC`.
-            It also gets ``depth`` and ``size``, the height and width of its maps, if it takes them.
+            If it takes ``depth`` and ``size`` (the height and width of its maps), it also gets these.
         dense: makes a dense layer in the same way, with ``kernel_size=1``; None takes ``block``.
         transition: makes the layers that change the shape, in the stem and the neck:
             ``transition(in_channels, out_channels, kernel_size, stride, padding=padding)``.
@@ -141,10 +140,10 @@ def _make(
     padding: int | None = None,
     **optional: Any,
 ) -> nn.Module:
-    """Make a layer, and give it the optional arguments that it takes."""
-    taken = signature(factory).parameters
-    stated = getattr(factory, "keywords", {})
-    given = {name: value for name, value in optional.items() if name in taken and name not in stated}
+    """Make a layer. It gets the optional arguments that it takes, unless the factory is a partial that sets them."""
+    accepted = signature(factory).parameters
+    already_set = getattr(factory, "keywords", {})
+    given = {name: value for name, value in optional.items() if name in accepted and name not in already_set}
     if stride is not None:
         given |= {"stride": stride, "padding": padding}
     return factory(inputs, outputs, kernel_size=kernel_size, **given)

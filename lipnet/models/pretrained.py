@@ -1,4 +1,4 @@
-"""Pretrained networks as folders with the layout of a hub repository: save, find, load."""
+"""Save, find and load pretrained networks: folders with the layout of a hub repository."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
     Raises:
         FileNotFoundError: there is no such name, folder or repository.
         CheckpointError: as for `load_checkpoint`, or config.json differs from the configuration in the weights.
-        ValueError: a revision of something other than a repository.
+        ValueError: a revision is given for something other than a repository.
         ImportError: a repository is named, but the extra ``hub`` is not installed.
 
     Example:
@@ -63,7 +63,7 @@ def pretrained_file(name_or_folder: str | Path, revision: str | None = None) -> 
     if not folder.exists() and is_repository(str(name_or_folder)):
         folder = download(str(name_or_folder), [WEIGHTS, CONFIG, CARD], revision)
     elif revision is not None:
-        raise ValueError(f"revision is only for repositories of the hub, got {revision!r} for {name_or_folder}")
+        raise ValueError(f"revision is only for repositories on the hub, got {revision!r} for {name_or_folder}")
     file = folder / WEIGHTS
     if not file.is_file():
         known = ", ".join(PRETRAINED) or "none"
@@ -95,7 +95,7 @@ def save_pretrained(
         model: a `Checkpoint`, which knows its configuration and data, or a network built by
             ``build_model(model_config)``.
         folder: destination; created if it is missing.
-        model_config, dataset: as for `save_checkpoint`; with a plain network only.
+        model_config, dataset: as for `save_checkpoint`; for a plain network only.
         name: name in the model card's example of `load_pretrained`, such as ``owner/name``; default: the folder's name.
         summary: the content of a summary.json of exactly this checkpoint, for the card's certified table.
         trust: as for `save_checkpoint`.
@@ -138,9 +138,7 @@ def _check_summary(summary: Mapping[str, Any], state: Mapping[str, Tensor]) -> N
     stated, dtype = summary.get("weights_sha256"), getattr(torch, str(summary.get("dtype")), None)
     found = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
     if stated != found:
-        raise ValueError(
-            f"the summary is of other weights: its weights_sha256 is {stated}, that of the network is {found}"
-        )
+        raise ValueError(f"summary must be of these weights: weights_sha256 must be {found}, got {stated}")
 
 
 def _check_config(folder: Path) -> None:

@@ -15,7 +15,7 @@ from lipnet.models.archive import CheckpointError
 
 SUFFIX = ".safetensors"
 _KEY, _CHECKSUM = "lipnet", "sha256"
-# The SHA-256 is that of the file with zeros in its place.
+# The SHA-256 is computed with zeros in its own place.
 _ZEROS = b"0" * 64
 _HEADER_LENGTH = 8
 
@@ -24,15 +24,15 @@ def tensor_file_bytes(state: Mapping[str, Tensor], description: Mapping[str, Any
     """Return the content of a safetensors file with a description and the file's own SHA-256 in its metadata.
 
     Args:
-        state: the weights; copied to the CPU, so that they may be views or share memory.
+        state: the weights. They may be views or share memory, because they are copied to the CPU.
         description: JSON values.
 
     Raises:
-        TypeError: JSON would not give the description back, such as one with numbers as keys.
+        TypeError: the description would not survive JSON, for example with numbers as keys.
     """
     if json.loads(json.dumps(description)) != description:
-        raise TypeError("a safetensors file describes its model by JSON values, got keys that are no texts")
-    # Two keys would be written in a random order, and equal checkpoints would not be equal files.
+        raise TypeError("a safetensors file describes its model by JSON values, got keys that are not strings")
+    # A single key: safetensors writes several in a random order, so equal checkpoints would be different files.
     metadata = {_KEY: json.dumps({**description, _CHECKSUM: _ZEROS.decode()})}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     data = save(tensors, metadata)
@@ -40,7 +40,7 @@ def tensor_file_bytes(state: Mapping[str, Tensor], description: Mapping[str, Any
 
 
 def write_tensor_file(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write such a file, atomically."""
+    """Write the file of `tensor_file_bytes`, whole or not at all."""
     with atomic_write(Path(path)) as file:
         file.write(tensor_file_bytes(state, description))
 
@@ -69,5 +69,5 @@ def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
         reason = f"truncated, damaged, or not written by lipnet? ({type(error).__name__}: {error})"
         raise CheckpointError(f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {reason}") from error
     if hashlib.sha256(data.replace(stated, _ZEROS, 1)).hexdigest().encode() != stated:
-        raise CheckpointError(f"{path} is damaged: the SHA-256 that it carries is not its own")
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
     return state, description, hashlib.sha256(data).hexdigest()

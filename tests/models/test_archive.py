@@ -71,7 +71,7 @@ def test_nothing_is_read_behind_the_end(path: Path) -> None:
 
 def test_a_file_of_torch_alone_is_read_with_a_warning_and_its_checksums(path: Path, content: dict[str, Any]) -> None:
     torch.save(content, path)
-    with pytest.warns(UserWarning, match=r"weights\.ckpt carries no SHA-256: its CRC-32 checksums alone"):
+    with pytest.warns(UserWarning, match=r"weights\.ckpt carries no SHA-256: only its CRC-32 checksums"):
         read_archive(path)
     data = bytearray(path.read_bytes())
     data[data.index(content["weight"].numpy().tobytes()[:64])] ^= 1

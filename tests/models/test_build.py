@@ -183,7 +183,7 @@ def test_a_trusted_package_may_be_built(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_trust_is_a_sequence_of_names() -> None:
-    with pytest.raises(ValueError, match="trust must be a sequence of package names, got the text 'os'"):
+    with pytest.raises(ValueError, match="trust must be a sequence of package names, got the string 'os'"):
         build_model(NETWORK, trust="os")
 
 

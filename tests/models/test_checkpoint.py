@@ -122,7 +122,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "empty.ckpt"
     path.touch()
-    with pytest.raises(CheckpointError, match=r"empty\.ckpt is empty: it is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"empty\.ckpt is empty: it is not a checkpoint"):
         load_checkpoint(path)
 
 
@@ -159,7 +159,7 @@ def test_random_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [3, "text", [1, 2], None, {}, {"state_dict": {}}, {"weight": torch.ones(2)}])
 def test_a_file_of_torch_without_a_description(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"plain\.ckpt is no checkpoint of lipnet: it does not describe its mo"):
+    with pytest.raises(CheckpointError, match=r"plain\.ckpt is not a checkpoint of lipnet: it does not describe"):
         load_checkpoint(write(value, tmp_path / "plain.ckpt"))
 
 
@@ -200,7 +200,7 @@ def test_weights_that_do_not_fit_the_model(tmp_path: Path, content: dict[str, An
         state["model.head.scale"] = torch.ones(1)
     else:
         state[name] = torch.ones(3) if damage == "shape" else [1.0] * 10
-    message = "holds weights that are no tensors" if damage == "no tensor" else "the weights do not fit .*: .*head"
+    message = "holds weights that are not tensors" if damage == "no tensor" else "the weights do not fit .*: .*head"
     with pytest.raises(CheckpointError, match=f"(?s){message}"):
         load_checkpoint(write(content, tmp_path / "bad.ckpt"))
 
@@ -273,7 +273,7 @@ def test_a_model_of_millions_of_layers_is_not_built(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [3, None, ("model", "weight"), b"model.weight"])
 def test_names_of_weights_that_are_no_text_are_refused(tmp_path: Path, content: dict[str, Any], key: Any) -> None:
     content["state_dict"][key] = torch.ones(2)
-    with pytest.raises(CheckpointError, match="names are no texts, got"):
+    with pytest.raises(CheckpointError, match="names are not strings, got"):
         load_checkpoint(write(content, tmp_path / "bad.ckpt"))
 
 

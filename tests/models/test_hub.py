@@ -52,7 +52,7 @@ def test_a_repository_is_loaded_from_the_cache_when_offline(
 
 @pytest.mark.usefixtures("offline_cache")
 def test_a_repository_that_is_not_there_is_a_clear_error() -> None:
-    with pytest.raises(FileNotFoundError, match="no folder owner/tiny, and no repository 'owner/tiny' of the hub"):
+    with pytest.raises(FileNotFoundError, match="no folder owner/tiny, and no repository 'owner/tiny' on the hub"):
         load_pretrained("owner/tiny")
 
 

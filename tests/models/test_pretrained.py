@@ -96,7 +96,7 @@ def test_a_summary_of_other_weights_is_refused(tmp_path: Path, tiny_checkpoint: 
     checkpoint = load_checkpoint(tiny_checkpoint)
     with torch.no_grad():
         next(checkpoint.model.parameters()).add_(1e-6)
-    with pytest.raises(ValueError, match="the summary is of other weights"):
+    with pytest.raises(ValueError, match="summary must be of these weights"):
         save_pretrained(checkpoint, tmp_path / "net", summary=summary)
     assert not (tmp_path / "net").exists()
 
@@ -156,7 +156,7 @@ def test_a_missing_network_is_named_with_the_shipped_ones(tmp_path: Path) -> Non
         load_pretrained("digitz")
     with pytest.raises(FileNotFoundError, match=r"not a folder with model\.safetensors"):
         load_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="revision is only for repositories of the hub, got 'main'"):
+    with pytest.raises(ValueError, match="revision is only for repositories on the hub, got 'main'"):
         load_pretrained("digits-quickstart", revision="main")
 
 
