@@ -16,11 +16,11 @@ class AverageCertifiedRadius(RadiusMetric):
     """Mean certified radius of the correctly predicted samples (ACR).
 
     A NaN, infinite or negative radius counts as 0, and its sample still counts as correct. The states are a count and a
-    sum that stays in float64, so the result of several processes equals that of one up to the order of the sum.
+    sum that stays in float64, so several processes get the same result as one, up to the order of the sum.
 
-    As input to ``forward`` and ``update`` the metric accepts ``radius``, floating of shape (B,), L2 in pixels of
-    [0, 1], and ``correct``, bool of shape (B,). ``forward`` and ``compute`` return a float64 scalar in pixels of
-    [0, 1], or NaN as long as no sample is correct.
+    ``forward`` and ``update`` take ``radius``, floating of shape (B,), L2 for pixels in [0, 1], and ``correct``, bool
+    of shape (B,). ``forward`` and ``compute`` return a float64 scalar for pixels in [0, 1], or NaN as long as no sample
+    is correct.
 
     Args:
         kwargs: settings of ``torchmetrics.Metric``.

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 
 class RadiusMetric(Metric):
-    """A metric on certified radii (B,) and correctness (B,), whose states keep their dtype."""
+    """A metric on certified radii (B,) and correctness (B,). Its states keep their dtype when its module is cast."""
 
     is_differentiable: bool = False
     higher_is_better: bool = True
@@ -19,7 +19,7 @@ class RadiusMetric(Metric):
     plot_lower_bound: float = 0.0
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Plot one result, or those of successive evaluations.
+        """Plot one result, or the results of successive evaluations.
 
         Args:
             val: a result of ``forward`` or ``compute``, or a sequence of them; None for the current result.

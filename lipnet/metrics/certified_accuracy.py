@@ -18,18 +18,18 @@ from lipnet.metrics.functional import _certified_accuracy_update, _samples_valid
 class CertifiedAccuracy(RadiusMetric):
     """Fraction of samples predicted correctly and certified beyond each of the given radii.
 
-    A sample counts at r iff its prediction is correct and its certified radius is greater than r (open ball), compared
-    in float64. A NaN or infinite radius counts as 0. The states are integer counts, so the result of several processes
-    is exactly that of one. The radii are part of the state: metrics with other radii are neither merged with this one
+    A sample counts at r if its prediction is correct and its certified radius is greater than r (open ball), compared
+    in float64. A NaN or infinite radius counts as 0. The states are integer counts, so several processes get exactly
+    the same result as one. The radii are part of the state: metrics with other radii are neither merged with this one
     nor put into one compute group of a ``MetricCollection``.
 
-    As input to ``forward`` and ``update`` the metric accepts ``radius``, floating of shape (B,), L2 in pixels of
-    [0, 1], and ``correct``, bool of shape (B,). ``forward`` and ``compute`` return float64 of shape (R,), each in
-    [0, 1]; a scalar for a single radius, as torchmetrics returns every single number; NaN before the first sample.
+    ``forward`` and ``update`` take ``radius``, floating of shape (B,), L2 for pixels in [0, 1], and ``correct``, bool
+    of shape (B,). ``forward`` and ``compute`` return float64 of shape (R,), each in [0, 1]. For a single radius it is a
+    scalar, as torchmetrics returns every single number. It is NaN before the first sample.
 
     Args:
-        radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``. Their texts are
-            their names.
+        radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``. The radii are named
+            as written.
         kwargs: settings of ``torchmetrics.Metric``.
 
     Raises:
@@ -57,7 +57,8 @@ class CertifiedAccuracy(RadiusMetric):
         certified = torch.zeros(len(self.radii), dtype=torch.int64)
         self.add_state("certified", default=certified, dist_reduce_fx="sum")
         self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
-        # torchmetrics tells metrics apart by their states alone, compared with a tolerance: hence bytes of a text.
+        # torchmetrics only distinguishes metrics by their states, which it compares with a tolerance. So the state
+        # holds the bytes of the names, not the numbers.
         text = torch.tensor(list(" ".join(self.radii).encode()), dtype=torch.uint8)
         self.add_state("radii_text", default=text, dist_reduce_fx="max")
 
@@ -73,7 +74,7 @@ class CertifiedAccuracy(RadiusMetric):
         return self.certified.to(torch.float64) / self.total
 
     def named(self) -> dict[str, float]:
-        """Return the result of :meth:`compute` by the text of each radius, in the order of ``radii``."""
+        """Return the result of :meth:`compute` by the name of each radius, in the order of ``radii``."""
         return dict(zip(self.radii, self.compute().reshape(-1).tolist(), strict=True))
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:

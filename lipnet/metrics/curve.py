@@ -1,6 +1,6 @@
 """Certified accuracy against radius: the exact step curve, and its plots.
 
-matplotlib is imported at the first plot, since certificates are also computed where nothing is plotted.
+matplotlib is imported at the first plot, because certification also runs where nothing is plotted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _GREY = "#555555"
 def certified_curve(radius: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the exact step curve of certified accuracy against radius.
 
-    The certified accuracy is ``accuracy[k]`` for every r in ``[radii[k], radii[k + 1])``, and 0 from ``radii[-1]`` on:
-    a sample of radius r is not certified at r itself, as its ball is open. At r = 0 it may be below the clean accuracy,
-    by the correct samples with radius 0.
+    The certified accuracy is ``accuracy[k]`` for every r in ``[radii[k], radii[k + 1])``, and 0 from ``radii[-1]`` on.
+    A sample of radius r is not certified at r itself, because its ball is open. So correct samples of radius 0 only
+    count in the clean accuracy, not in the certified accuracy at r = 0.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]; NaN and infinite radii
+        radius: certified L2 radius of each sample, shape (B,), floating, for pixels in [0, 1]; NaN and infinite radii
             count as 0.
         correct: whether each prediction is the label, shape (B,), bool.
 
     Returns:
-        radii: shape (S,), float64, strictly increasing from 0: where the curve steps down.
+        radii: shape (S,), float64, strictly increasing from 0: the places where the curve steps down.
         accuracy: shape (S,), float64, strictly decreasing to 0.
 
     Raises:
@@ -71,7 +71,7 @@ def plot_certified_curve(
     The axis ends a little beyond the largest of ``marks``, where the curve may not have reached 0.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1].
+        radius: certified L2 radius of each sample, shape (B,), floating, for pixels in [0, 1].
         correct: whether each prediction is the label, shape (B,), bool.
         marks: the radii to mark, each a fraction, a decimal or a number.
         title: title of the plot.
@@ -105,7 +105,12 @@ def plot_certified_curve(
 def plot_accuracy_at_radii(
     radii: Sequence[str | float], results: Sequence[Tensor], *, ax: Axes | None = None
 ) -> tuple[Figure, Axes]:
-    """Plot certified accuracies at ``radii``, one line for each of ``results``, at least one, of shape (R,).
+    """Plot certified accuracies at ``radii``, with one line for each of ``results``.
+
+    Args:
+        radii: the R radii, each a fraction, a decimal or a number.
+        results: at least one tensor of shape (R,).
+        ax: axes to draw on; None for a new figure.
 
     Raises:
         ValueError: a result does not have a value for each radius.
@@ -133,7 +138,12 @@ def plot_accuracy_at_radii(
 
 
 def plot_over_evaluations(results: Sequence[Tensor], label: str, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Plot the scalars of successive evaluations, at least one, as a line; ``label`` names the vertical axis.
+    """Plot the results of successive evaluations as a line.
+
+    Args:
+        results: at least one scalar.
+        label: name of the vertical axis.
+        ax: axes to draw on; None for a new figure.
 
     Raises:
         ValueError: a result is not a single number.
@@ -195,5 +205,5 @@ def _label(axes: Axes, point: tuple[float, float], text: str) -> None:
 
 
 def _figure_of(axes: Axes) -> Figure:
-    # Also for axes in a subfigure.
+    # The figure itself, even for axes in a subfigure.
     return axes.figure.canvas.figure

@@ -1,7 +1,7 @@
 """Certified accuracy and average certified radius as functions: validate, update, compute.
 
-A sample is certified at radius r if its prediction is correct and its certified radius is greater than r: the ball is
-open. A NaN or infinite radius is no certificate and counts as 0.
+A sample is certified at radius r if its prediction is correct and its certified radius is greater than r, because the
+ball is open. A NaN or infinite radius is not a certificate and counts as 0.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def certified_accuracy(radius: Tensor, correct: Tensor, radii: Sequence[str | fl
     """Compute the fraction of samples that are correct and certified beyond each of ``radii``.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1].
+        radius: certified L2 radius of each sample, shape (B,), floating, for pixels in [0, 1].
         correct: whether each prediction is the label, shape (B,), bool.
         radii: the R radii to report, each a fraction, a decimal or a number, such as ``"36/255"``.
 
@@ -46,12 +46,12 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
     gives this value times the clean accuracy.
 
     Args:
-        radius: certified L2 radius of each sample, shape (B,), floating, in pixels of [0, 1]. NaN, infinite and
+        radius: certified L2 radius of each sample, shape (B,), floating, for pixels in [0, 1]. NaN, infinite and
             negative radii count as 0, and their samples still count as correct.
         correct: whether each prediction is the label, shape (B,), bool.
 
     Returns:
-        A scalar, float64, in pixels of [0, 1]; NaN if no sample is correct.
+        A scalar, float64, for pixels in [0, 1]; NaN if no sample is correct.
 
     Raises:
         ValueError: a shape or dtype differs.
@@ -67,7 +67,7 @@ def average_certified_radius(radius: Tensor, correct: Tensor) -> Tensor:
 
 
 def check_radii(radii: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Check radii, and return their names and values; ValueError as in `certified_accuracy`."""
+    """Check radii, and return their names and values; errors as in `certified_accuracy`."""
     if isinstance(radii, str) or len(radii) == 0:
         raise ValueError(f"radii must be a sequence of at least one radius, got {radii!r}")
     names = tuple(str(radius) for radius in radii)
