@@ -131,11 +131,11 @@ def check_input(
         needed = f"(B, {channels}{axes})" + (f" or ({channels}{axes})" if dimensions else "")
         raise ValueError(f"{name} needs an input of shape {needed}, got {tuple(x.shape)}")
     size, steps = x.shape[x.dim() - dimensions :], stride[2 - dimensions :]
-    what, got = "a length" if dimensions == 1 else "height and width", " x ".join(map(str, size))
+    lengths, got = "a length" if dimensions == 1 else "height and width", " x ".join(map(str, size))
     if any(length % step for length, step in zip(size, steps, strict=True)):
         needed = " x ".join(map(str, steps)) if len(set(steps)) > 1 else str(steps[0])
-        raise ValueError(f"{name} with stride {needed} needs {what} divisible by it, got {got}")
+        raise ValueError(f"{name} with stride {needed} needs {lengths} divisible by it, got {got}")
     least_size = [step * pixels for step, pixels in zip(steps, reach[2 - dimensions :], strict=True)]
     if any(length < least_length for length, least_length in zip(size, least_size, strict=True)):
         needed = " x ".join(map(str, least_size))
-        raise ValueError(f"{name} with circular padding needs {what} of at least {needed} for its kernel, got {got}")
+        raise ValueError(f"{name} with circular padding needs {lengths} of at least {needed} for its kernel, got {got}")

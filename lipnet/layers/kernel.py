@@ -37,13 +37,6 @@ class KernelLayer(OperandLayer):
             outputs=len(kernel) * prod(size),
         )
 
-    def extra_repr(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        parts += [f"groups={self.groups}"] if self.groups != 1 else []
-        parts += ["bias=False"] if self.bias is None else []
-        parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
-        return ", ".join(parts)
-
 
 class ConvolutionLayer(KernelLayer):
     """A `KernelLayer` with the arguments of ``nn.Conv2d``.
@@ -107,6 +100,14 @@ class ConvolutionLayer(KernelLayer):
             in_channels: input channels of the kernel, after space-to-depth unless `native_stride`.
             device, dtype: of the parameters.
         """
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        parts += [f"dilation={self.dilation}"] if self.dilation != (1, 1) else []
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
+        return ", ".join(parts)
 
 
 class MatrixLayer(LinearFeatures, KernelLayer):

@@ -41,7 +41,7 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
         revision: branch, tag or commit of the repository; for repositories only.
 
     Returns:
-        The network, from pixels in [0, 1] to logits. Its certificates are those of the saved network, bit for bit.
+        The network, from pixels in [0, 1] to logits. Its certificates equal the saved network's, bit for bit.
 
     Raises:
         FileNotFoundError: there is no such name, folder or repository.
