@@ -149,7 +149,7 @@ class GradientStep(OperandLayer):
         return max(1.0, up(norm * norm - 1))
 
     def _whole_kernel(self, operands: Operands) -> Tensor:
-        """Return the whole kernel of V; raise ValueError unless the operands are parts of V and of its transpose."""
+        """Return the whole kernel of V, and refuse operands that are not parts of V and of its transpose."""
         kernel, adjoint = operands[:2]
         transposed = adjoint_filter(adjoint, self.groups)
         whole = kernel if kernel.shape[1] * self.groups == self.channels else transposed
