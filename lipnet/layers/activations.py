@@ -11,7 +11,7 @@ from lipnet.layers.base import LipschitzModule
 
 
 class _PairwiseSort(LipschitzModule):
-    """Sorting of pairs of channels: neighbours, or those half of the channels apart."""
+    """Sorting of pairs of channels: neighbours, or channels that are half the channels apart."""
 
     _neighbours: ClassVar[bool]
 

@@ -81,7 +81,7 @@ class OrthogonalMixing(LipschitzModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw normal matrices A of variance g / C, or take their Cayley transforms as blocks; set biases to 0."""
+        """Draw normal matrices A of variance g / C, for ``"manifold"`` their Cayley transforms; set biases to 0."""
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[-1]))
         if self.parametrization == "manifold" and not self.weight.is_meta:
             with torch.no_grad():
