@@ -38,12 +38,12 @@ class CropAndFlip:
     Args:
         seed: non-negative integer.
         padding: zeros added on each side; 0 disables cropping.
-        flip: flip each image, left to right, with probability 1/2. ``"alternating"`` flips it in every other epoch:
-            a coin, thrown once for each image, decides whether in the even or in the odd ones, so that two epochs in a
-            row show every image both ways (Jordan, arXiv 2404.00498).
+        flip: flip each image, left to right, with probability 1/2. ``"alternating"`` flips it in every other epoch
+            instead: one coin per image chooses the even or the odd epochs, so that two epochs in a row show every image
+            both ways (Jordan, arXiv 2404.00498).
 
     Raises:
-        ValueError: padding is negative, or flip is another text.
+        ValueError: padding is negative, or flip is any other text.
     """
 
     def __init__(self, seed: int, padding: int, flip: bool | str) -> None:
@@ -61,6 +61,7 @@ class CropAndFlip:
             coins = uniform_integers(self.seed, np.zeros_like(epochs), indices, (2,))
             draws[:, 2] = (coins[:, 0] + epochs) % 2
         row, column, flipped = torch.from_numpy(draws).to(images.device).T.unsqueeze(-1)
+        # One gather crops and flips the whole batch: `places` are positions in the padded, flattened images.
         height, width = images.shape[2:]
         across, down = (torch.arange(size, device=images.device) for size in (width, height))
         columns = column + torch.where(flipped == 1, width - 1 - across, across)

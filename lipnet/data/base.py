@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lipnet.data.augmentation import Augmentation, CropAndFlip, Mixing, SeededAugmentation
+from lipnet.data.checks import check_at_least, check_fraction, check_seed
 from lipnet.data.extra import ExtraImages
 from lipnet.data.images import ImageDataset, LabelledImages, to_unit_range
 from lipnet.data.loaders import LOADERS
@@ -21,7 +22,6 @@ from lipnet.data.splits import stratified_split
 
 STAGES = ("fit", "validate", "test", "predict")
 EVALUATION_SPLITS = ("validation", "test")
-MAXIMUM_SEED = 2**32 - 1
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -36,9 +36,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: training samples in a batch, per process; the last batch of an epoch may be smaller.
-        eval_batch_size: the same for validation and test; None takes ``batch_size``.
+        eval_batch_size: samples in a batch of validation or test, per process; None takes ``batch_size``.
         num_workers: worker processes of each loader; 0 loads in the main process.
-        validation_fraction: part of each class of the training images that is set aside, in (0, 1).
+        validation_fraction: part of each class of the training images that becomes the validation images, in (0, 1).
         seed: seed of the split, the order and the augmentation, 0..2**32 - 1.
         augment: augment the training images; False disables crop, flip, policy and mixing.
         crop_padding: zeros added on each side of a training image before it is cropped at random to its own size; 0
@@ -61,9 +61,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     spec: DatasetSpec
     checkpoint_settings: ClassVar[tuple[str, ...]] = ("seed", "validation_fraction")
-    """The arguments that a checkpoint may set when its data are made again for a certification."""
+    """Arguments that a checkpoint sets when a certification makes its data module again."""
     checkpoint_facts: ClassVar[tuple[str, ...]] = ()
-    """Further attributes that a checkpoint states, to be compared with those of the data."""
+    """Further attributes that a checkpoint states. A certification compares them with the data."""
     usual_crop_padding: ClassVar[int]
     """The default of ``crop_padding`` for this dataset."""
     usual_flip: ClassVar[bool]
@@ -88,18 +88,12 @@ class ImageDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1 or None, got {eval_batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be non-negative, got {num_workers}")
-        if not isinstance(validation_fraction, (int, float)) or not 0.0 < validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction must lie strictly between 0 and 1, got {validation_fraction}")
-        if not isinstance(seed, int) or not 0 <= seed <= MAXIMUM_SEED:
-            raise ValueError(f"seed must be from 0 to {MAXIMUM_SEED}, got {seed!r}")
-        if crop_padding is not None and crop_padding < 0:
-            raise ValueError(f"crop_padding must be non-negative, got {crop_padding}")
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        crop_padding = self.usual_crop_padding if crop_padding is None else crop_padding
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers, crop_padding=crop_padding)
+        check_fraction("validation_fraction", validation_fraction)
+        check_seed("seed", seed)
         if loader not in LOADERS:
             raise ValueError(f"loader must be one of {tuple(LOADERS)}, got {loader!r}")
         if policy is not None and not LOADERS[loader].uses_workers:
@@ -109,13 +103,11 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         if mixing is not None and not 0 < mixing.alpha < inf:
             raise ValueError(f"alpha must be positive and finite, got {mixing.alpha}")
-        self.batch_size, self.num_workers, self.loader = batch_size, num_workers, loader
-        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.validation_fraction, self.seed, self.augment = validation_fraction, seed, augment
-        self.crop_padding = self.usual_crop_padding if crop_padding is None else crop_padding
-        self.flip = self.usual_flip if flip is None else flip
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.loader, self.pin_memory = num_workers, loader, pin_memory
+        self.validation_fraction, self.seed, self.download = validation_fraction, seed, download
+        self.augment, self.crop_padding, self.flip = augment, crop_padding, self.usual_flip if flip is None else flip
         self.policy, self.mixing, self.extra = policy, mixing, extra
-        self.download, self.pin_memory = download, pin_memory
 
     @property
     def dataset_name(self) -> str:
@@ -133,14 +125,14 @@ class ImageDataModule(LightningDataModule, ABC):
         return {"name": self.dataset_name} | {name: getattr(self, name) for name in stated}
 
     def settings_behind(self, split: str) -> tuple[str, ...]:
-        """Return the names of the `description`'s entries that determine the images of a split, "validation" or "test".
+        """Return the names of the `description` entries that determine the images of a split, "validation" or "test".
 
-        A network that was trained with other ones may have been trained on these images.
+        A network that was trained with other values of them may have been trained on these images.
         """
         return ("seed", "validation_fraction") if split == "validation" else ()
 
     def facts(self) -> dict[str, Any]:
-        """Return what certificates state about these data besides their name, as JSON values: names of the classes."""
+        """Return facts for certificates, as JSON values: the names of the classes, if the dataset has them."""
         return {} if self.spec.classes is None else {"classes": list(self.spec.classes)}
 
     @abstractmethod
@@ -189,7 +181,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if stage not in (None, *STAGES):
             raise ValueError(f"stage must be one of {STAGES} or None, got {stage!r}")
-        # Splits are cached: asking for one is all its setup.
+        # The images are cached: the first request for a split reads them.
         if stage in (None, "fit", "validate"):
             self.evaluation_dataset("validation")
         if stage in (None, "fit"):
@@ -218,7 +210,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return ImageDataset(source, positions, augmentations)
 
     def training_images(self, count: int) -> Tensor:
-        """Return at most ``count`` own training images, evenly spread, not augmented: (n, C, H, W) in [0, 1]."""
+        """Return at most ``count`` own training images, evenly spread and not augmented: float32 (n, C, H, W)."""
         positions = self._positions[0]
         chosen = positions[torch.arange(0, len(positions), max(1, -(-len(positions) // count)))]
         return to_unit_range(self._training_images.images[chosen], self._training_images.maximum)

@@ -9,8 +9,8 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-from lipnet.data.base import ImageDataModule
 from lipnet.data.images import LabelledImages
+from lipnet.data.official import OfficialFiles
 from lipnet.data.spec import CIFAR10_SPEC, CIFAR100_SPEC
 
 
@@ -57,7 +57,7 @@ def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None
     if damaged:
         raise OSError(
             f"damaged {reader.__name__} file, its MD5 checksum is not the official one: "
-            f"{', '.join(damaged)}. Replace it by the one in {reader.url}, or let data.download=true do so"
+            f"{', '.join(damaged)}. Replace it with the one in {reader.url}, or let data.download=true do so"
         )
 
 
@@ -76,31 +76,23 @@ def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> Label
         FileNotFoundError, OSError: as :func:`check_files`.
     """
     check_files(reader, root, train)
-    # Torchvision would check the files of both splits. An empty list keeps it from those of the other split.
+    # torchvision would check the files of both splits: an empty list keeps it from the other split.
     other_split: dict[str, Any] = {"test_list" if train else "train_list": []}
     dataset = type(reader.__name__, (reader,), other_split)(root, train=train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(images, torch.tensor(dataset.targets), torch.arange(len(images)), maximum=255)
 
 
-class CIFARDataModule(ImageDataModule):
-    """Base class of the data modules on CIFAR files; see :class:`lipnet.data.ImageDataModule` for other arguments.
+class CIFARDataModule(OfficialFiles):
+    """Base class of the data modules on CIFAR files; arguments as for :class:`OfficialFiles`.
 
     By default, training images are padded with 4 zeros on each side, cropped at random to 32 x 32, and flipped at
     random.
-
-    Args:
-        data_dir: the folder that contains the official folder, such as ``cifar-100-python``.
-        settings: the arguments of :class:`lipnet.data.ImageDataModule`.
     """
 
     usual_crop_padding = 4
     usual_flip = True
     reader: ClassVar[type[datasets.CIFAR10]]
-
-    def __init__(self, *, data_dir: str | Path, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data_dir = Path(data_dir).expanduser().absolute()
 
     def prepare_data(self) -> None:
         """Fetch the official archive if ``download`` is set and one of its files is missing or damaged."""

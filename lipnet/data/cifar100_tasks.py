@@ -24,8 +24,8 @@ def read_coarse_labels(root: Path, train: bool) -> Tensor:
 class CIFAR100CoarseDataModule(CIFAR100DataModule):
     """CIFAR-100 with its 20 coarse classes as labels; arguments as for :class:`CIFAR100DataModule`.
 
-    The validation images are those of CIFAR-100 at the same seed: a network trained on the coarse classes has not seen
-    the validation images of the fine ones.
+    With the same seed it has the same validation images as CIFAR-100, so a network trained on the coarse classes has
+    not seen the validation images of the fine classes.
     """
 
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20, classes=CIFAR100_COARSE_CLASSES)
@@ -43,6 +43,7 @@ class CIFAR100HalfDataModule(CIFAR100DataModule):
     """The images of 50 classes of CIFAR-100, labelled 0..49; arguments as for :class:`CIFAR100DataModule`."""
 
     first_class: ClassVar[int]
+    """The class of CIFAR-100 that becomes label 0."""
 
     def read_images(self, train: bool) -> LabelledImages:
         """Read the 25000 training images or the 5000 test images of these classes; errors as in :func:`read_cifar`."""

@@ -1,4 +1,4 @@
-"""Image files that occur twice, in the training and in the test images."""
+"""Search for test images that are copies of training images."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def copies(training: Iterable[Path], test: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Return the test files that are copies of a training file, byte for byte, each with that training file.
+    """Return (training file, test file) for each test file that is a byte-for-byte copy of a training file.
 
     Only files of equal size are read.
     """

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 # Other formats are not decoded: Pillow starts an external program for some of them (Ghostscript for EPS).
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
-# Exceptions of Pillow for bytes in another format, damaged files, and images too large to decode safely.
+# Exceptions that Pillow raises for bytes in another format, damaged files, and images too large to decode safely.
 UNREADABLE = (
     EOFError,
     KeyError,
@@ -37,7 +37,7 @@ def decode_exact(path: Path, size: tuple[int, int], mode: str) -> Bytes:
     """
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            # Known from the file's header: an image of another size is not decoded.
+            # The size comes from the file's header, so that an image of another size is not decoded.
             found = image.size
             if found == size:
                 return np.asarray(to_eight_bits(image).convert(mode))
@@ -49,8 +49,8 @@ def decode_exact(path: Path, size: tuple[int, int], mode: str) -> Bytes:
 def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
     """Return the largest centred square of an image file, resized: uint8 of shape (channels, size, size).
 
-    Images are turned as their EXIF orientation says. Palettes, CMYK and greyscale are converted, 16 bits are rounded
-    to 8, and what is transparent is put on white.
+    Images are turned as their EXIF orientation says. Palettes, CMYK and greyscale are converted, 16-bit values are
+    rounded to 8 bits, and transparent images are put on white.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
 
 
 def check_header(path: Path) -> None:
-    """Raise ValueError unless a file begins as an image, without decoding it."""
+    """Raise ValueError unless a file has the header of an image; do not decode it."""
     try:
         _check_regular(path)
         with Image.open(path, formats=IMAGE_FORMATS):
@@ -86,11 +86,15 @@ def check_header(path: Path) -> None:
 def _check_regular(path: Path) -> None:
     """Raise ValueError for a pipe or a device, which may never end."""
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255."""
+    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255.
+
+    Raises:
+        ValueError: the pixels are floating-point numbers.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if not image.mode.startswith("I"):
@@ -99,6 +103,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def unreadable(path: Path, error: BaseException) -> ValueError:
+    """Return the error for a file that Pillow cannot read, from Pillow's own error."""
     reason = str(error) or type(error).__name__
     return ValueError(f"{path} cannot be read as an image ({', '.join(IMAGE_FORMATS)}): damaged? ({reason})")
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's 8 x 8 digits: a small real dataset that ships with the package."""
+"""Scikit-learn's 8 x 8 digits: a small real dataset that comes with scikit-learn."""
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ TEST_SEED = 0
 class DigitsDataModule(ImageDataModule):
     """Scikit-learn's digits, scaled from 0..16 to [0, 1]; arguments as for :class:`lipnet.data.ImageDataModule`.
 
-    Indices are those of ``load_digits`` for all splits. By default, training images are padded with 1 zero on each side
-    and cropped at random to 8 x 8. They are not flipped: a mirrored digit is another character.
+    An index is a position in ``load_digits``, for all splits. By default, training images are padded with 1 zero on
+    each side and cropped at random to 8 x 8. They are not flipped: a mirrored digit is another character.
     """
 
     spec = DIGITS_SPEC

@@ -22,7 +22,7 @@ def uniform_integers(seed: int, epochs: npt.ArrayLike, indices: npt.ArrayLike, b
     Args:
         seed: non-negative.
         epochs, indices: non-negative integers, shape (n,).
-        bounds: the number of values of each of the k draws, from 1 to 2^32.
+        bounds: for each of the k draws, the number of its possible values, from 1 to 2^32.
 
     Returns:
         int64 of shape (n, k); column j lies in 0..bounds[j] - 1.

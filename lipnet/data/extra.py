@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 from numpy.lib import format as npy
 
+from lipnet.data.checks import check_fraction
 from lipnet.data.decoding import decode_exact
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
 
-# Offset of the indices of extra images, so that none has the index of an official image.
+# First index of the extra images, beyond the indices of all official images.
 FIRST_INDEX = 2**32
-# Images never compress this well. An archive that does would fill the memory from a small file.
+# No images compress this well. An archive that does would fill the memory from a small file.
 MAXIMUM_COMPRESSION = 100
-# Exceptions of the readers of archives and arrays for bytes in another format.
+# Exceptions that the readers of archives and arrays raise for bytes in another format.
 _UNREADABLE = (EOFError, KeyError, OSError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError)
 
 Array = npt.NDArray[np.generic]
@@ -37,8 +38,7 @@ class ExtraImages(ABC):
     """
 
     def __init__(self, path: str | Path, ratio: float) -> None:
-        if not 0.0 < ratio < 1.0:
-            raise ValueError(f"ratio must lie strictly between 0 and 1, got {ratio}")
+        check_fraction("ratio", ratio)
         self.path = Path(path).expanduser().absolute()
         self.ratio = ratio
 
@@ -133,10 +133,10 @@ class FolderImages(ExtraImages):
     def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
         files = sorted(path for path in self.path.glob("*/*") if path.is_file())
         if not files:
-            raise ValueError(f"{self.path} holds no files in folders that are named by the numbers of classes")
+            raise ValueError(f"{self.path} must hold files in folders named by class numbers, got none")
         unknown = sorted({path.parent.name for path in files if not path.parent.name.isdecimal()})
         if unknown:
-            raise ValueError(f"folders in {self.path} must be named by the numbers of classes, got {unknown}")
+            raise ValueError(f"folders in {self.path} must be named by class numbers, got {unknown}")
         size = (spec.image_size, spec.image_size)
         images = [decode_exact(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
         return np.stack(images).reshape(len(files), *size, -1), np.array([int(path.parent.name) for path in files])

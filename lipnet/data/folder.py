@@ -1,4 +1,4 @@
-"""Images of your own, from a tree with a folder for each class."""
+"""Your own images, from a tree with a folder for each class."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lipnet.data.base import MAXIMUM_SEED, ImageDataModule
+from lipnet.data.base import ImageDataModule
+from lipnet.data.checks import check_fraction, check_seed
 from lipnet.data.copies import copies
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
@@ -25,7 +26,7 @@ MOST_COMPARED = 50_000
 
 
 class FolderDataModule(ImageDataModule):
-    """Images of your own; see :class:`lipnet.data.ImageDataModule` for other arguments.
+    """Your own images; see :class:`lipnet.data.ImageDataModule` for other arguments.
 
     ``data_dir`` holds either the folders ``train`` and ``test``, each with one folder of images per class, or the
     folders of the classes themselves. In the second case, a fixed part of each class becomes the test images. Every
@@ -33,8 +34,8 @@ class FolderDataModule(ImageDataModule):
     "workers" decodes them in worker processes whenever they are used, so that datasets of any size fit.
 
     Mean and std are measured on the training images. The index of an image is its position in the list of files, sorted
-    by class and name: the files of ``train`` or of ``test``, or of the whole tree if there are no such folders. In up
-    to 50,000 files, test images that are copies of training images, byte for byte, are warned of.
+    by class and name: the files of ``train`` or of ``test``, or of the whole tree if there are no such folders. In a
+    tree of at most 50,000 files, a warning tells if test images are byte-for-byte copies of training images.
 
     Args:
         data_dir: the folder.
@@ -79,10 +80,8 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(f"image_size must be an integer from 1 to {LARGEST_SIZE}, got {image_size!r}")
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels must be 1 (greyscale) or 3 (RGB), got {in_channels!r}")
-        if not 0.0 < test_fraction < 1.0:
-            raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
-        if not isinstance(test_seed, int) or not 0 <= test_seed <= MAXIMUM_SEED:
-            raise ValueError(f"test_seed must be an integer from 0 to {MAXIMUM_SEED}, got {test_seed!r}")
+        check_fraction("test_fraction", test_fraction)
+        check_seed("test_seed", test_seed)
         self.data_dir = Path(data_dir).expanduser().absolute()
         self.image_size, self.in_channels = image_size, in_channels
         self.test_fraction, self.test_seed = float(test_fraction), test_seed
@@ -97,14 +96,14 @@ class FolderDataModule(ImageDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Return the names of the classes, which are those of the folders, sorted. A label is an index into them."""
+        """The names of the classes: the names of their folders, sorted. A label is an index into them."""
         return list(self._training_tree.classes)
 
     @cached_property
     def files_sha256(self) -> str:
-        """Return the SHA-256 of the file names from which the validation images are chosen.
+        """The SHA-256 of the names of the files from which the validation images are chosen.
 
-        Without a folder ``test``, the test images are chosen from them, too. Other files lead to another choice.
+        Without a folder ``test``, the test images are chosen from them, too. Other names lead to another choice.
         """
         return sha256(b"\0".join(self._training_tree.files.tolist())).hexdigest()
 
@@ -116,7 +115,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def spec(self) -> DatasetSpec:  # type: ignore[override]
-        """Return the sizes of the data, and mean and std of the training images, which are read for this."""
+        """The sizes of the data, and mean and std of the training images. The first access reads these images."""
         mean, std = measure(self._training_images.images)
         if not std > 0:
             raise ValueError(f"the training images in {self.data_dir} all have one colour: there is nothing to learn")
@@ -138,7 +137,7 @@ class FolderDataModule(ImageDataModule):
         positions = torch.arange(len(tree.labels)) if self._has_test else self._split[0 if train else 1]
         in_memory = not LOADERS[self.loader].uses_workers
         images = read_tree(tree, positions, self.image_size, self.in_channels, in_memory=in_memory)
-        # Afterwards, because reading refuses what is no regular file.
+        # Only after reading, which refuses pipes and devices: a search would read these without end.
         if not train:
             self._warn_of_copies(positions)
         return images

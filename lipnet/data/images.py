@@ -17,7 +17,6 @@ from lipnet.data.augmentation import Augmentation, Batch
 
 Item = int | tuple[int, int]
 
-
 # Number of images that are hashed at once.
 _HASHED = 512
 
@@ -44,13 +43,13 @@ class ImageBytes(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and labels, such as those of one official split: as bytes in memory, or read from files when needed.
+    """Images and labels, such as one official split: bytes in memory, or files that are decoded when indexed.
 
     Attributes:
         images: uint8, shape (N, C, H, W), values 0..maximum.
         labels: int64, shape (N,).
-        indices: int64, shape (N,), a unique number of each image, such as its position in the official file.
-        maximum: the value that stands for 1.
+        indices: int64, shape (N,), a unique number for each image, such as its position in the official file.
+        maximum: the byte that stands for the pixel value 1.
 
     Raises:
         ValueError: a tensor has another shape or dtype, or the lengths differ.
@@ -81,7 +80,7 @@ class LabelledImages:
         """Return a copy of these images followed by the others.
 
         Raises:
-            ValueError: the images differ in shape, or in the value that stands for 1.
+            ValueError: the images differ in shape or ``maximum``, or these images are not in memory.
         """
         if self.images.shape[1:] != other.images.shape[1:] or self.maximum != other.maximum:
             raise ValueError(
@@ -89,7 +88,9 @@ class LabelledImages:
                 f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
             )
         if not isinstance(self.images, Tensor):
-            raise ValueError("extra images can only join images in memory: use data.loader=memory")
+            raise ValueError(
+                f"extra images can only join images in memory, got {type(self.images).__name__}: use data.loader=memory"
+            )
         images, labels, indices = (
             torch.cat([getattr(self, name), getattr(other, name)]) for name in ("images", "labels", "indices")
         )
@@ -98,7 +99,7 @@ class LabelledImages:
 
 def to_unit_range(image: Tensor, maximum: int) -> Tensor:
     """Convert bytes 0..maximum to float32 in [0, 1]: a new tensor ``image / maximum``."""
-    # An accelerator may multiply by the rounded reciprocal of a number; division by a tensor rounds once.
+    # To divide by a number, an accelerator may multiply by its rounded reciprocal. Division by a tensor rounds once.
     return image.to(torch.float32).div_(torch.tensor(float(maximum), device=image.device))
 
 
@@ -119,7 +120,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     @property
     def indices(self) -> Tensor:
-        """The index in the official file of each image, int64 of shape (n,)."""
+        """The index of each image in the official file, int64 of shape (n,)."""
         return self.source.indices[self.positions]
 
     def sha256(self, count: int) -> str:

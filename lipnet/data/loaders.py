@@ -43,7 +43,7 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
             ValueError: the epoch was begun with another batch size.
         """
         epoch, rank = (int(getattr(self.sampler, name, 0)) for name in ("epoch", "rank"))
-        # Before the workers start, which load ahead.
+        # Skip before the workers start, since they load ahead.
         start = self._skip_delivered()
         for number, batch in enumerate(self._batches(), start):
             # Update before yielding: the caller may ask for the state as soon as it holds the batch.
@@ -62,7 +62,7 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
         self._resumed = dict(state)
 
     def _skip_delivered(self) -> int:
-        """Make the sampler skip what was delivered before an interruption, and return the number of those batches."""
+        """Make the sampler skip the batches delivered before an interruption, and return their number."""
         state, self._resumed = self._resumed, None
         if state is None or not isinstance(self.sampler, EpochSampler) or state["epoch"] != self.sampler.epoch:
             return 0

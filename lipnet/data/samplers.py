@@ -6,6 +6,8 @@ from itertools import islice
 
 from torch.utils.data import DistributedSampler
 
+from lipnet.data.checks import check_fraction
+
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffled training order, a function of (seed, epoch), that yields (epoch, position) pairs.
@@ -46,9 +48,9 @@ class RatioSampler(EpochSampler):
     """Training order with a fixed share of extra samples.
 
     The length of an epoch does not change: of its n samples, ratio * n are extra ones. They are evenly spread, so any B
-    consecutive samples contain ratio * B of them, up to one. The rest are the first of the shuffled own samples. Each
-    epoch shuffles both sets anew. An epoch that needs more extra samples than exist passes over them several times,
-    each time in another order and with another augmentation. The order is a function of (seed, epoch).
+    consecutive samples contain ratio * B of them, give or take one. The others are the first own samples in shuffled
+    order. Each epoch shuffles both sets anew. An epoch that needs more extra samples than exist passes over them
+    several times, each time in another order and with another augmentation. The order is a function of (seed, epoch).
 
     Args:
         own: number of own samples, at the positions 0..own - 1.
@@ -62,8 +64,7 @@ class RatioSampler(EpochSampler):
 
     def __init__(self, own: int, extra: int, ratio: float, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(range(own), num_replicas, rank, seed)
-        if not 0.0 < ratio < 1.0:
-            raise ValueError(f"ratio must lie strictly between 0 and 1, got {ratio}")
+        check_fraction("ratio", ratio)
         if extra < 1:
             raise ValueError(f"there must be at least one extra sample, got {extra}")
         self.ratio = Fraction(ratio).limit_denominator(10**6)

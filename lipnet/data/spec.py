@@ -18,11 +18,12 @@ class DatasetSpec:
         image_size: height and width in pixels.
         mean: one mean per channel.
         std: one standard deviation for all channels.
-        classes: names of the classes, in the order of their labels; None if only the files have them, or nothing does.
+        classes: names of the classes, in the order of their labels; None if only the dataset's files hold them, or if
+            they have none.
 
     Raises:
-        ValueError: the number of means is not the number of channels, the number of names is not that of classes, or
-            std is not positive.
+        ValueError: ``mean`` does not have one value per channel, ``classes`` does not have one name per class, or
+            ``std`` is not positive.
     """
 
     name: str
@@ -35,11 +36,11 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.in_channels:
-            raise ValueError(f"mean needs {self.in_channels} values, one a channel, got {self.mean}")
+            raise ValueError(f"mean must have {self.in_channels} values, one per channel, got {self.mean}")
         if not self.std > 0.0:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise ValueError(f"classes needs {self.num_classes} names, got {self.classes}")
+            raise ValueError(f"classes must have {self.num_classes} names, got {self.classes}")
 
 
 def _names(text: str) -> tuple[str, ...]:

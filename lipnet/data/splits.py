@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from lipnet.data.checks import check_fraction
+
 IntegerArray = npt.NDArray[np.int64]
 
 
@@ -30,8 +32,7 @@ def stratified_split(labels: npt.ArrayLike, fraction: float, seed: int) -> tuple
             "labels must be a non-empty one-dimensional array of integers, "
             f"got shape {label_array.shape} of {label_array.dtype}"
         )
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"fraction must lie strictly between 0 and 1, got {fraction}")
+    check_fraction("fraction", fraction)
     if seed < 0:
         raise ValueError(f"seed must be non-negative, got {seed}")
     # numpy keeps the raw stream of a bit generator stable between releases, unlike Generator's methods. The validation

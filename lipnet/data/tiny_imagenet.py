@@ -12,8 +12,8 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
+from lipnet.data.official import OfficialFiles
 from lipnet.data.spec import TINY_IMAGENET_SPEC
-from lipnet.data.torchvision_sets import OfficialFiles
 from lipnet.data.trees import ImageTree, few, read_tree, scan_tree
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -53,7 +53,7 @@ class TinyImageNetDataModule(OfficialFiles):
 
         Raises:
             FileNotFoundError: official files are missing.
-            OSError: they do not name 200 classes.
+            OSError: ``wnids.txt`` does not name 200 classes.
         """
         self.check_present(self.folder, [WNIDS, WORDS, ANNOTATIONS])
         wnids = sorted({*(self.folder / WNIDS).read_text().split()})
@@ -62,7 +62,7 @@ class TinyImageNetDataModule(OfficialFiles):
         return wnids
 
     def facts(self) -> dict[str, Any]:
-        """Return the names of the classes: the first that ``words.txt`` has for each."""
+        """Return the names of the classes: for each, the first name in ``words.txt``."""
         lines = (line.split("\t") for line in (self.folder / WORDS).read_text().splitlines())
         names = {line[0]: line[-1].split(",")[0] for line in lines}
         return {"classes": [names.get(wnid, wnid) for wnid in self.wnids]}

@@ -3,49 +3,16 @@
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
-from lipnet.data.base import ImageDataModule
 from lipnet.data.images import LabelledImages
+from lipnet.data.official import OfficialFiles
 from lipnet.data.spec import FASHION_MNIST_SPEC, MNIST_SPEC, SVHN_SPEC
-
-
-class OfficialFiles(ImageDataModule):
-    """Base class of data modules on a few official files; see :class:`lipnet.data.ImageDataModule` for other arguments.
-
-    Args:
-        data_dir: the folder that contains the official files or their folder.
-        settings: the arguments of :class:`lipnet.data.ImageDataModule`.
-    """
-
-    def __init__(self, *, data_dir: str | Path, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data_dir = Path(data_dir).expanduser().absolute()
-
-    def missing_files(self, folder: Path, names: list[str]) -> list[str]:
-        """Return the names of the files that a folder lacks."""
-        return [name for name in names if not (folder / name).is_file()]
-
-    def check_present(self, folder: Path, names: list[str]) -> None:
-        """Raise FileNotFoundError that says which of the files a folder lacks, and how to provide them."""
-        missing = self.missing_files(folder, names)
-        if missing:
-            raise FileNotFoundError(
-                f"{self.dataset_name} was looked for in {folder}, which lacks {', '.join(missing)}. Put the official "
-                "files there, or name the folder that holds them with data.data_dir=..., or fetch them with "
-                "data.download=true on a machine with network access"
-            )
-
-    def damaged(self, path: Path) -> OSError:
-        """Return the error for a file that is not as it was published."""
-        return OSError(
-            f"damaged {self.dataset_name} file: {path}. Remove it, and let data.download=true fetch it again"
-        )
 
 
 class SVHNDataModule(OfficialFiles):
@@ -121,7 +88,8 @@ class MNISTDataModule(OfficialFiles):
 
         Raises:
             FileNotFoundError: a file is missing.
-            OSError: a file has another size than its header states, or not as many labels as images.
+            OSError: a file has another size than its header states, labels and images differ in number, or a label is
+                no class.
         """
         names = _mnist_names(train)
         self.check_present(self.folder, names)

@@ -20,7 +20,7 @@ from lipnet.data.images import ImageBytes, LabelledImages
 # Files that file managers leave behind; hidden files, such as .DS_Store, are skipped, too.
 _CLUTTER = ("Thumbs.db", "desktop.ini")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff", ".heic", ".avif")
-# Mean and std come from at most this many images, evenly spaced; their relative error is then below a per cent.
+# Mean and std are measured on at most this many images, evenly spaced. Their relative error is then below one per cent.
 _MEASURED = 10_000
 _SHOWN = 5
 _CHUNK = 1024
@@ -37,7 +37,7 @@ class ImageTree:
         classes: names of the classes, sorted; a label is a position in them.
         files: paths relative to ``root``, as bytes in one array, (N,). They are sorted by class, then by name.
         labels: int64 (N,).
-        folders: device and inode of every folder in the tree, whatever the links that lead to it.
+        folders: device and inode of every folder in the tree, which are the same through any link.
     """
 
     root: Path
@@ -62,8 +62,8 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
 
     Raises:
         FileNotFoundError: there is no such folder, or no folder of a class in it.
-        ValueError: a class has no files, there are images outside the folders of the classes, or links lead to one
-            folder twice, whose images would count as several.
+        ValueError: a class has no files, there are images outside the folders of the classes, or a link leads to a
+            folder of the tree, whose images would count twice.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"images were looked for in {root}, which is no folder")
@@ -73,8 +73,8 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
     if not folders:
         raise FileNotFoundError(f"{root} has no folders: it must have a folder of images for each class")
     if loose:
-        raise ValueError(f"{root} has images in no class's folder: {few(loose)}; move them into one")
-    seen = {_identity(root): root}
+        raise ValueError(f"images must be in the folder of a class, got {few(loose)} in {root}: move them into one")
+    seen = {_device_and_inode(root): root}
     found = [sorted(_files_in(folder, root, skipped, seen)) for folder in folders]
     empty = [folder.name for folder, files in zip(folders, found, strict=True) if not files]
     if empty:
@@ -89,14 +89,15 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
     )
 
 
-def _identity(folder: str | Path) -> tuple[int, int]:
+def _device_and_inode(folder: str | Path) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
 def _files_in(folder: Path, root: Path, skipped: tuple[str, ...], seen: dict[tuple[int, int], Path]) -> Iterator[str]:
+    """Yield the paths of a class's files, relative to ``root``; enter each folder in ``seen``, and refuse it twice."""
     for place, folders, names in os.walk(folder, followlinks=True):
-        before = seen.setdefault(_identity(place), Path(place))
+        before = seen.setdefault(_device_and_inode(place), Path(place))
         if before != Path(place):
             raise ValueError(f"{place} is the folder {before} again, by a link: its images would count twice")
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -147,7 +148,7 @@ class StreamedImages:
         return images
 
     def check_headers(self) -> None:
-        """Raise ValueError that names the files which do not begin as an image."""
+        """Raise one ValueError that names the files without the header of an image."""
         _for_each(lambda position: check_header(self._path(position)), len(self), self.tree.root)
 
     def in_memory(self) -> Tensor:
@@ -182,7 +183,7 @@ def read_tree(tree: ImageTree, positions: Tensor, size: int, channels: int, *, i
         positions: int64 (N,), positions in ``tree``.
         size: height and width of the results.
         channels: 1 or 3.
-        in_memory: decode all images now. Otherwise only their headers are read now, and each image when it is needed.
+        in_memory: decode all images now. Otherwise read only the headers now, and decode images when they are indexed.
 
     Raises:
         ValueError: files cannot be read; the message names them.
@@ -198,7 +199,7 @@ def measure(images: ImageBytes) -> tuple[tuple[float, ...], float]:
     """Return the mean of each channel and one std for all, of bytes 0..255 scaled to [0, 1].
 
     Args:
-        images: uint8 (N, C, H, W), or `StreamedImages`; of more than 10,000, as many evenly spaced ones are taken.
+        images: uint8 (N, C, H, W), or `StreamedImages`. Of more than 10,000, only 10,000 are measured, evenly spaced.
     """
     count = min(len(images), _MEASURED)
     positions = torch.arange(count) * len(images) // count
@@ -215,7 +216,7 @@ def measure(images: ImageBytes) -> tuple[tuple[float, ...], float]:
 
 
 def _for_each(function: Callable[[int], object], count: int, root: Path) -> None:
-    """Call a function for each position in threads, and raise one ValueError with those of all positions."""
+    """Call a function with each position below ``count``, in threads; raise one ValueError for all that failed."""
     errors: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # Chunks bound the number of calls that wait.
@@ -227,6 +228,7 @@ def _for_each(function: Callable[[int], object], count: int, root: Path) -> None
 
 
 def _error_of(function: Callable[[int], object], position: int) -> str | None:
+    """Return the message of the ValueError that a call raises, or None."""
     try:
         function(position)
     except ValueError as error:
@@ -240,6 +242,6 @@ def physical_memory() -> int:
 
 
 def few(names: Sequence[str], separator: str = ", ") -> str:
-    """Return the first few texts, and the number of the others."""
+    """Join the first few texts, and state the number of the others."""
     more = [f"and {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
     return separator.join([*names[:_SHOWN], *more])

@@ -128,12 +128,12 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path) -> None:
         FolderImages(folder, ratio=0.5).read(SPEC)
     (folder / "cat").mkdir()
     (folder / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"must be named by the numbers of classes, got \['cat'\]"):
+    with pytest.raises(ValueError, match=r"must be named by class numbers, got \['cat'\]"):
         FolderImages(folder, ratio=0.5).read(SPEC)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no files in folders that are named by the numbers"):
+    with pytest.raises(ValueError, match="must hold files in folders named by class numbers"):
         FolderImages(tmp_path, ratio=0.5).read(SPEC)
 
 

@@ -315,7 +315,7 @@ def pipe(root: Path) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "empty class": (empty_class, ValueError, r"classes without images in .*train: dog"),
-    "loose image": (loose_image, ValueError, r"images in no class's folder: stray\.PNG"),
+    "loose image": (loose_image, ValueError, r"images must be in the folder of a class, got stray\.PNG"),
     "no test": (no_test, FileNotFoundError, "has the folder train alone: it must have both train and test"),
     "other classes": (other_classes, ValueError, "train and test in .* differ in the classes cat, cow"),
     "one class": (one_class, ValueError, "has only the class ant"),
@@ -324,7 +324,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "class linked twice": (linked_class, ValueError, r"fly is the folder .*ant again, by a link"),
     "test is train": (linked_test, ValueError, "train and test in .* share a folder through a link"),
     "capitals": (capitals, ValueError, "must be spelt train and test, got Test, Train"),
-    "pipe": (pipe, ValueError, r"pipe\.png cannot be read as an image .*it is no regular file"),
+    "pipe": (pipe, ValueError, r"pipe\.png cannot be read as an image .*it is not a regular file"),
     "no classes": (no_classes, FileNotFoundError, "must have a folder of images for each class"),
 }
 

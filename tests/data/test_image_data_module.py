@@ -93,7 +93,7 @@ def test_crop_and_flip_can_be_switched_off_one_by_one() -> None:
 
 
 def test_a_negative_crop_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match="crop_padding must be non-negative, got -1"):
+    with pytest.raises(ValueError, match="crop_padding must be at least 0, got -1"):
         DigitsDataModule(crop_padding=-1)
 
 
@@ -163,12 +163,12 @@ def test_prediction_is_on_the_test_images() -> None:
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"eval_batch_size": -2}, "eval_batch_size must be at least 1 or None, got -2"),
-        ({"num_workers": -1}, "num_workers must be non-negative, got -1"),
+        ({"eval_batch_size": -2}, "eval_batch_size must be at least 1, got -2"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"validation_fraction": 0.0}, "validation_fraction must lie strictly between 0 and 1, got 0.0"),
         ({"validation_fraction": 1}, "validation_fraction must lie strictly between 0 and 1, got 1"),
-        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
-        ({"seed": 2**32}, "seed must be from 0 to 4294967295, got 4294967296"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, float], message: str) -> None:

@@ -76,12 +76,12 @@ def test_stds_are_the_root_mean_squares_of_the_published_ones(module: type[Image
 
 
 def test_as_many_names_as_classes() -> None:
-    with pytest.raises(ValueError, match=r"classes needs 10 names, got \('one',\)"):
+    with pytest.raises(ValueError, match=r"classes must have 10 names, got \('one',\)"):
         DatasetSpec("some", 10, in_channels=1, image_size=8, mean=(0.5,), std=0.25, classes=("one",))
 
 
 def test_as_many_means_as_channels() -> None:
-    with pytest.raises(ValueError, match=r"mean needs 3 values, one a channel, got \(0.5, 0.5\)"):
+    with pytest.raises(ValueError, match=r"mean must have 3 values, one per channel, got \(0.5, 0.5\)"):
         DatasetSpec("some", num_classes=10, in_channels=3, image_size=8, mean=(0.5, 0.5), std=0.25)
 
 
