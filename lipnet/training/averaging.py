@@ -22,9 +22,10 @@ class ExponentialMovingAverage(Callback):
     averaged layers are as orthogonal as any others.
 
     During validation the module has the averaged weights. Checkpoints hold the average as the model's weights, so that
-    the selected model is the certified one, and the training weights for exact resumption. After the training the
-    module keeps the average. Buffers stay those of the training weights: the vectors that layers store are estimates
-    for these, and evaluation does not read them. Nothing waits for the device. All processes have the same average.
+    the selected model is the certified one. For exact resumption they also hold the training weights. After the
+    training the module keeps the average. Buffers are not averaged, and belong to the training weights: vectors of
+    power iterations, which certification does not read, and running means. Nothing waits for the device. All processes
+    have the same average.
 
     docs/decisions.md says why this is not Lightning's ``WeightAveraging``.
 
@@ -43,7 +44,7 @@ class ExponentialMovingAverage(Callback):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay, self.warmup = decay, warmup
-        # The average; while the module has the average, the training weights.
+        # Holds the average; while the module has the average, holds the training weights.
         self._stored: dict[str, Tensor] = {}
         self._swapped = self._resumed = False
         self._steps = 0
@@ -64,7 +65,7 @@ class ExponentialMovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A batch whose gradients are only accumulated takes no step.
+        # Batches whose gradients are only accumulated do not count.
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step

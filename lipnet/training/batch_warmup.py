@@ -1,4 +1,4 @@
-"""Callback that lets the batch grow in training."""
+"""Callback that lets the batch size grow in training."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ class BatchWarmup(GradientAccumulationScheduler):
     """Batch-size warm-up: from given epochs on, an optimizer step takes several batches of the loader.
 
     A step in epoch e has :math:`B_e = k_e B` samples, for the loader's batch size B and the factor k_e of the last
-    entry that is not after e. Gradients are accumulated, and are those of the mean loss over all B_e samples. Schedules
-    over the steps count the fewer steps of later epochs.
+    entry that is not after e. Accumulated gradients are the gradients of the mean loss over all B_e samples. Schedules
+    over steps take into account that later epochs have fewer steps.
 
     Args:
         growth: epoch to factor, increasing from epoch 0, such as ``{0: 1, 5: 2, 10: 4}``.
@@ -33,9 +33,9 @@ class BatchWarmup(GradientAccumulationScheduler):
         self.growth = dict(growth)
 
     def factor(self, epoch: int) -> int:
-        """Return k_e."""
+        """Return the factor k_e of an epoch e."""
         return [factor for first, factor in self.growth.items() if first <= epoch][-1]
 
     def steps(self, batches: int, epochs: int) -> int:
-        """Return the number of optimizer steps in so many epochs of so many batches of the loader."""
+        """Return the number of optimizer steps in a training, from its epochs and the loader's batches per epoch."""
         return sum(-(-batches // self.factor(epoch)) for epoch in range(epochs))

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-# Steps between two checks of the losses.
+# Training batches between two checks of the losses.
 LOSSES_AT_ONCE = 50
 
 
@@ -17,8 +17,8 @@ class DivergenceGuard(Callback):
 
     Reading a number from an accelerator waits for all work queued before it. So losses stay on the device and are read
     together: every ``every_n_steps`` batches, before a validation, at the end of an epoch and before a checkpoint is
-    written. Validations and checkpoints also check the weights, since the last loss belongs to the weights before the
-    last step. All processes end together.
+    written. Before validations and checkpoints the weights are checked too, since the last loss was computed before
+    the last step. All processes end together.
 
     `CertifiedClassifier` adds one to every training.
 
@@ -26,7 +26,7 @@ class DivergenceGuard(Callback):
         every_n_steps: training batches between two checks, at least 1.
 
     Raises:
-        ValueError: for ``every_n_steps`` < 1; in training, naming the first loss that is not finite and its step.
+        ValueError: for ``every_n_steps`` < 1; in training, for a non-finite loss or weight, naming the step.
     """
 
     def __init__(self, every_n_steps: int = LOSSES_AT_ONCE) -> None:

@@ -56,7 +56,7 @@ class EMMA(LipschitzLoss):
         self.progress = 0.0
 
     def present_radius(self) -> float:
-        """Return epsilon(t) for the present ``progress``."""
+        """Return epsilon(t) for the current ``progress``."""
         return self.radius * (self.first + (self.last - self.first) * min(1.0, self.progress / self.ramp))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class AnnealedEMMA(EMMA):
     Args:
         radius, first, last, ramp, lipschitz_constant: as in `EMMA`.
         offset: :math:`\xi`, in logits, at least 0; by default 0, because EMMA's shift takes its place.
-        temperature: T, of the logits.
+        temperature: T, which divides the logits.
         beta: the exponent, at least 0.
 
     Raises:
@@ -107,7 +107,7 @@ class AnnealedEMMA(EMMA):
 
 
 def emma_shift(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Shift each logit by what an attack within a radius can gain for its class, as EMMA does.
+    r"""Raise each logit by the most that an attack within a radius can gain for its class, as EMMA does.
 
     .. math:: z'_j = z_j + D_{yj}\,\epsilon_j, \qquad \epsilon_j = \epsilon\,\mathrm{clip}(R_j / \epsilon,\ 0.01,\ 1),
         \qquad R_j = (z_y - z_j) / D_{yj}

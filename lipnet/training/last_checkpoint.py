@@ -25,16 +25,16 @@ class LastCheckpoint(Checkpoint):
     """Callback that keeps one checkpoint of the latest state, from which a training resumes exactly.
 
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
-    start is up, and on SIGTERM. Within an epoch it is written only if the training loader can continue from there (the
-    loaders of `lipnet.data` can), right after an optimizer step, and not where a validation or the end of the epoch
-    follows, which a resumed training would leave out.
+    start is up, and on SIGTERM. Within an epoch it is written right after an optimizer step, and only if the training
+    loader can continue from there (the loaders of `lipnet.data` can). It is not written right before a validation or
+    the end of the epoch, because a resumed training would skip these.
 
-    After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75, without a validation
-    or certification that the uninterrupted training would not have had. A resumed training has the same time again.
-    ``Trainer(max_time=...)``, in contrast, is a budget of all starts together and completes the training.
+    After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75. It does not validate
+    or certify at this point, because an uninterrupted training would not either. A resumed training has the same time
+    again. ``Trainer(max_time=...)``, in contrast, is a budget for all starts together, and completes the training.
 
     Args:
-        path: the file.
+        path: file of the checkpoint.
         every_minutes: time between two checkpoints within an epoch, positive; None writes at epoch ends only.
         stop_after_minutes: time of this start from the call of ``fit``, positive; None for no limit.
 
@@ -101,7 +101,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            # Accumulated gradients are in no checkpoint.
+            # Save only right after a step: a checkpoint does not hold accumulated gradients.
             if self._writes and self._resumable and self._stepped and trainer.global_step != self._saved_step:
                 self._save(trainer)
             if self._writes and self.path.exists():

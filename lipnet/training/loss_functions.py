@@ -1,9 +1,9 @@
 r"""Losses that raise certified accuracy: functions of logits (B, C) and labels, averaged over the batch.
 
-Offsets and radii are in pixels of [0, 1], L2. K is the Lipschitz constant from pixels to logits:
-a lead of m over every other class certifies m / (sqrt(2) K) (Tsuzuku, Sato & Sugiyama, NeurIPS 2018).
-Every loss is computed in at least float32, whatever the precision of the logits. Shapes and dtypes are checked; values
-are not, since that would wait for the accelerator in every step.
+Offsets and radii are L2 distances for pixels in [0, 1]. K is the Lipschitz constant from pixels to logits: a lead of m
+over every other class certifies the radius m / (sqrt(2) K) (Tsuzuku, Sato & Sugiyama, NeurIPS 2018). Losses are
+computed in at least float32, whatever the precision of the logits. They check shapes and dtypes. They do not check
+values, because that would wait for the accelerator in every step.
 """
 
 from math import inf, sqrt
@@ -19,19 +19,19 @@ _SMALLEST_CONSTANT = 1e-6
 def offset_cross_entropy(
     logits: Tensor, labels: Tensor, *, lipschitz_constant: float, radius: float, temperature: float
 ) -> Tensor:
-    r"""Compute the cross-entropy with an offset, which stops pulling once twice the radius is certified.
+    r"""Compute the cross-entropy with an offset, which hardly raises margins that certify twice the radius already.
 
     .. math:: \mathrm{CE}\left(\frac{z / K - 2\sqrt{2}\,\epsilon\,y}{T},\ y\right)
 
-    with the logits z, the radius :math:`\epsilon` and y the one-hot label, or its probabilities: each class then gives
-    up its share of the offset.
+    for the logits z, the radius :math:`\epsilon` and the one-hot label y. If y holds probabilities, each class loses
+    its share of the offset.
 
     Args:
         logits: (B, C), floating.
         labels: classes (B,), or probabilities (B, C) whose rows sum to 1.
         lipschitz_constant: K, from pixels to logits.
         radius: :math:`\epsilon`, L2, pixels in [0, 1].
-        temperature: T, of the logits divided by K.
+        temperature: T, which divides the logits after K.
 
     Returns:
         A scalar.
@@ -39,7 +39,7 @@ def offset_cross_entropy(
     Raises:
         ValueError: for logits or labels of another shape or dtype.
 
-    Source: Prach et al., "1-Lipschitz layers compared", CVPR 2024, with networks of constant 1.
+    Source: Prach et al., "1-Lipschitz layers compared", CVPR 2024, for networks with K = 1.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0]])
@@ -73,7 +73,7 @@ def certificate_regularization(
         logits: (B, C), floating, C >= 2.
         labels: classes (B,).
         lipschitz_constant: K, or one constant for each pair of logits, as in `correct_class_radius`.
-        gamma: weight of the radius, per pixel.
+        gamma: weight of the radius, which is an L2 distance for pixels in [0, 1].
 
     Returns:
         A scalar.
@@ -93,15 +93,15 @@ def certificate_regularization(
 
 
 def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperature: float, beta: float) -> Tensor:
-    r"""Compute the logit annealing loss, which stops pulling samples with a large margin.
+    r"""Compute the logit annealing loss, which fades out samples with a large margin.
 
     .. math:: -T\,(1 - p_y)^\beta \log p_y, \qquad p = \mathrm{softmax}\left(\frac{z - \xi\,y}{T}\right)
 
     Args:
         logits: (B, C), floating, C >= 2.
         labels: classes (B,).
-        offset: :math:`\xi`, **in logits**, as its source states it: for networks of normalised images.
-        temperature: T, of the logits.
+        offset: :math:`\xi`, **in logits**, as in the source, whose networks take normalised images.
+        temperature: T, which divides the logits.
         beta: the exponent; 0 leaves the cross-entropy with an offset.
 
     Returns:
@@ -128,13 +128,13 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
 
 
 def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Compute the multi-class hinge loss: the sum of the shortfalls of the radii to the other classes.
+    r"""Compute the multi-class hinge loss: the radii to the other classes, as far as they are below r, summed.
 
     .. math:: \mathrm{mean}\ \sum_{j \ne y} \max(0,\ r - R_j), \qquad R_j = (z_y - z_j) / D_{yj}
 
-    with the constants D of `correct_class_radius`, whose radius R is the smallest R_j: the loss is 0 where it is at
-    least r. All classes that are nearer than r are pushed away at once; a hinge on R alone moves one of them at a time,
-    and hardly learns a hundred classes.
+    with the constants D of `correct_class_radius`. Its radius R is the smallest R_j, so a sample with R >= r has loss
+    0. All classes that are nearer than r are pushed away at once. A hinge on R alone pushes one class at a time, and
+    hardly learns a hundred classes.
 
     Args:
         logits: (B, C), floating, C >= 2.
@@ -165,7 +165,7 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
     .. math:: R = \min_{j \ne y} \frac{z_y - z_j}{D_{yj}}
 
     where D bounds the Lipschitz constants of the differences of logits: :math:`\sqrt{2} K` for all pairs, or one
-    number per pair, such as :math:`\|w_y - w_j\| K` for a head with rows w. It is rounded to nearest:
+    number per pair, such as :math:`\|w_y - w_j\| K` for a head with rows w. The radius is rounded to nearest:
     certificates come from `lipnet.certify`.
 
     Args:
@@ -189,7 +189,10 @@ def correct_class_radius(logits: Tensor, labels: Tensor, lipschitz_constant: flo
 
 
 def radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | Tensor) -> Tensor:
-    """Return the signed radii of the correct class to each class (B, C); infinite to itself."""
+    """Return the signed radii R_j of the correct class to each class j, (B, C); infinite for the class itself.
+
+    Args, Raises: as for `correct_class_radius`.
+    """
     _check_classes(logits, labels)
     scores, index = scores_of(logits), labels.unsqueeze(1)
     leads = scores.gather(1, index) - scores
@@ -198,7 +201,7 @@ def radii_to_others(logits: Tensor, labels: Tensor, lipschitz_constant: float | 
     pairs = 2 * logits.shape[1:]
     if lipschitz_constant.shape != pairs or not lipschitz_constant.is_floating_point():
         raise ValueError(
-            f"constants of pairs of logits must be floating and of shape {tuple(pairs)}, got "
+            f"lipschitz_constant must be a number, or floating of shape {tuple(pairs)} for pairs of logits, got "
             f"{lipschitz_constant.dtype} {tuple(lipschitz_constant.shape)}"
         )
     # The label's own entry, 0 / 0, would make every gradient NaN, and so would two equal rows.
@@ -222,6 +225,6 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     _check_logits(logits)
     if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
-            f"this loss needs one class for each of the {len(logits)} samples, int64 of shape ({len(logits)},), "
-            f"got {labels.dtype} {tuple(labels.shape)}; mixed labels need a cross-entropy"
+            f"labels must be int64 classes of shape ({len(logits)},) for this loss, got {labels.dtype} "
+            f"{tuple(labels.shape)}: mixed labels need a cross-entropy"
         )

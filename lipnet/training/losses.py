@@ -1,4 +1,4 @@
-"""Modules of the losses that raise certified accuracy.
+"""Losses that raise certified accuracy, as modules.
 
 | loss | needs K, the constant from pixels to logits | labels |
 | --- | --- | --- |
@@ -14,12 +14,13 @@ All but the first two are defined for one correct class and raise an error for m
 
 from collections.abc import Callable
 from copy import copy
-from math import inf
+from math import inf, prod
 from typing import Self
 
 from torch import Tensor, nn
 
 from lipnet.functional.margins import parse_radius
+from lipnet.layers import Normalize
 from lipnet.training.loss_functions import (
     certificate_regularization,
     logit_annealing,
@@ -31,14 +32,14 @@ from lipnet.training.loss_functions import (
 class LipschitzLoss(nn.Module):
     """Loss that needs K, the Lipschitz constant from pixels in [0, 1] to logits.
 
-    A head may instead have one constant for each difference of two logits: K, of the map to the head, times the
-    distance of its rows. Losses of radii then use these.
+    A head may have one constant for each difference of two logits: K of the network before the head, times the distance
+    between the head's two rows. Losses of radii then use these constants.
 
     Args:
         lipschitz_constant: K; None for the network's own, which `CertifiedClassifier` fills in.
 
     Raises:
-        ValueError: unless K is positive and finite, or None; in calls, while it is None.
+        ValueError: for a K that is not positive and finite; in calls, while K is None.
     """
 
     def __init__(self, lipschitz_constant: float | None = None) -> None:
@@ -53,8 +54,8 @@ class LipschitzLoss(nn.Module):
 
         Args:
             lipschitz_constant: K, used if this loss has none.
-            row_distances: returns the present distances (C, C) of the rows of the network's head; None for a head with
-                one constant for all logits.
+            row_distances: returns the current distances (C, C) between the rows of the network's head; None for a head
+                with one constant for all logits.
         """
         check_positive("lipschitz_constant", lipschitz_constant)
         other = copy(self)
@@ -72,7 +73,7 @@ class LipschitzLoss(nn.Module):
         return self.lipschitz_constant
 
     def radius_constant(self) -> float | Tensor:
-        """Return the constant of radii: K, or (C, C), K times the distances of the head's rows."""
+        """Return the constant for radii: K, or K times the distances (C, C) between the head's rows."""
         return self.constant() if self._row_distances is None else self.constant() * self._row_distances()
 
 
@@ -85,7 +86,7 @@ class OffsetCrossEntropy(LipschitzLoss):
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and where the function does.
+        ValueError: for a setting out of range; in calls, as for the function.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class CertificateRegularization(LipschitzLoss):
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and where the function does.
+        ValueError: for a setting out of range; in calls, as for the function.
     """
 
     def __init__(self, gamma: float = 0.5, lipschitz_constant: float | None = None) -> None:
@@ -130,7 +131,7 @@ class LogitAnnealing(nn.Module):
         beta: the exponent, at least 0.
 
     Raises:
-        ValueError: for a setting out of range, and where the function does.
+        ValueError: for a setting out of range; in calls, as for the function.
     """
 
     def __init__(self, offset: float = 2.0, temperature: float = 0.75, beta: float = 5.0) -> None:
@@ -152,7 +153,7 @@ class MulticlassHinge(LipschitzLoss):
         lipschitz_constant: K, as in `LipschitzLoss`.
 
     Raises:
-        ValueError: for a setting out of range, and where the function does.
+        ValueError: for a setting out of range; in calls, as for the function.
     """
 
     def __init__(self, radius: str | float = "72/255", lipschitz_constant: float | None = None) -> None:
@@ -163,11 +164,29 @@ class MulticlassHinge(LipschitzLoss):
         return multiclass_hinge(logits, labels, lipschitz_constant=self.radius_constant(), radius=self.radius)
 
 
+def nominal_lipschitz_constant(model: nn.Module) -> float:
+    """Return the Lipschitz constant from pixels to logits if every layer but the normalisation is 1-Lipschitz.
+
+    Losses use it to convert radii to margins. It is not a bound, and nothing is certified with it.
+    """
+    return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
+
+
+def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
+    """Return the method ``row_distances`` of the model's last module, or None if it has none."""
+    last = model
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    return getattr(last, "row_distances", None)
+
+
 def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless a setting is positive and finite."""
     if not 0 < value < inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError unless a setting is finite and at least 0."""
     if not 0 <= value < inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")

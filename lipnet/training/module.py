@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from math import inf, prod
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -19,25 +17,23 @@ from torchmetrics.classification import MulticlassAccuracy
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.functional.margins import STANDARD_RADII
-from lipnet.layers import Normalize
 from lipnet.layers.estimated import estimated_scales
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
-from lipnet.training.batch_warmup import BatchWarmup
+from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA
-from lipnet.training.losses import LipschitzLoss
+from lipnet.training.losses import LipschitzLoss, nominal_lipschitz_constant, row_distances_of
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
-from lipnet.training.schedules import PerStepSchedule, fraction_of_time, progress_of, steps_of
+from lipnet.training.schedules import PerStepSchedule, length_for, progress_of
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of ``torch.compile``."""
-_CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 class Prediction(NamedTuple):
@@ -70,23 +66,24 @@ class CertifiedClassifier(LightningModule):
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
             Checkpoints of a configuration describe themselves, so that ``certify.py`` can read them.
         dataset: description of the data for the checkpoints: ``name`` and the settings of the split.
-        num_classes: number of classes.
+        num_classes: number of classes, to check labels in validation; None does not check them.
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
-            A `LipschitzLoss` without a constant gets the network's nominal one, and the row distances of its head.
-        optimizer: makes the optimizer from the parameters, or a `ModuleOptimizer`; default: SGD with learning rate 0.1
-            and momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
-        scheduler: makes the schedule from the optimizer, stepped once an epoch; or a `PerStepSchedule`, stepped after
-            every optimizer step; None for a constant learning rate.
+            A `LipschitzLoss` gets the row distances of the network's head and, if it has no constant,
+            `nominal_lipschitz_constant`.
+        optimizer: a function from parameters to the optimizer, or a `ModuleOptimizer`; default: SGD with learning rate
+            0.1 and momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
+        scheduler: a function from the optimizer to the schedule, stepped once an epoch; or a `PerStepSchedule`, stepped
+            after every optimizer step; None for a constant learning rate.
         radii: radii at which evaluation certifies, as text.
         compile_mode: mode of ``torch.compile`` for the training steps, with one graph per batch size; None does not
             compile. Evaluation is never compiled.
         trust: packages besides lipnet and torch.nn whose modules ``model`` may name.
 
     Raises:
-        ValueError: for a configuration that `build_model` refuses, and for an unknown mode; in training, if the loss is
-            not finite, if parameters are in half precision, if a schedule cannot know the number of steps or the time,
-            if a checkpoint callback monitors a radius that is not logged, or if gradients are accumulated in memory
-            that a CUDA graph overwrites.
+        ValueError: for a configuration that `build_model` refuses, and for an unknown mode. In training: the loss or a
+            weight is not finite, parameters are not in float32 or float64, a schedule does not know the number of steps
+            or the time, a checkpoint callback monitors a radius that is not logged, or gradients are accumulated in
+            memory that a CUDA graph overwrites.
     """
 
     description: dict[str, Any] | None
@@ -147,8 +144,8 @@ class CertifiedClassifier(LightningModule):
         self._progress = progress_of(self.trainer) if isinstance(self.loss, EMMA) else None
 
     def on_train_epoch_end(self) -> None:
-        # Log a number, not the metric: computing a metric is a collective, and the progress bar, which only the first
-        # process has, would enter it alone.
+        # Log a number, not the metric. Computing a metric is a collective operation, which the progress bar would start
+        # in the first process alone.
         self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
@@ -175,7 +172,7 @@ class CertifiedClassifier(LightningModule):
         certified = self.certified_accuracy.named()
         figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
         shown = next(iter(figures))
-        # The metrics are already synchronised: sync_dist averages equal numbers.
+        # Metrics synchronise themselves: sync_dist averages equal numbers.
         self.log(shown, figures.pop(shown), prog_bar=True, sync_dist=True)
         name = "lipschitz_estimate" if stage == "val" else "lipschitz_bound"
         self.log_dict({**figures, f"{stage}/{name}": self._bounds.lipschitz}, sync_dist=True)
@@ -201,56 +198,24 @@ class CertifiedClassifier(LightningModule):
         schedule = self._make_scheduler
         if schedule is None:
             return optimizer
-        if not isinstance(schedule, PerStepSchedule):
-            return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
-        if schedule.over == "time":
-            stepped = schedule(optimizer, fraction_of_time(self.trainer))
-        else:
-            steps = steps_of(self.trainer)
-            if not 1 <= steps < inf:
-                raise ValueError(
-                    f"{type(schedule).__name__} needs the number of training steps, got {steps}: set "
-                    "trainer.max_epochs or trainer.max_steps, or use scheduler=timed_one_cycle"
-                )
-            stepped = schedule(optimizer, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepped, "interval": "step"}}
+        if isinstance(schedule, PerStepSchedule):
+            stepped = schedule(optimizer, length_for(schedule, self.trainer))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepped, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
 
     def configure_callbacks(self) -> list[Callback]:
         return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue(), FitPatchRotation()]
 
     def on_fit_start(self) -> None:
-        self._check_settings()
+        check_dtypes(self)
+        check_accumulation(self.trainer, self.compile_mode)
+        check_monitors(self.trainer, [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii])
         if self.compile_mode is not None:
             # Compile the method: a compiled module would be registered as a second copy of all weights.
             self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def on_fit_end(self) -> None:
         self._compiled = self._progress = None
-
-    def _check_settings(self) -> None:
-        dtypes = {parameter.dtype for parameter in self.parameters()} - {torch.float32, torch.float64}
-        if dtypes:
-            raise ValueError(
-                f"training needs parameters in float32 or float64, got {', '.join(map(str, dtypes))}: "
-                "trainer.precision=bf16-mixed computes in bfloat16 and keeps them in float32"
-            )
-        accumulated = self.trainer.accumulate_grad_batches
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, BatchWarmup):
-                accumulated = max(callback.growth.values())
-        if self.compile_mode in _CUDA_GRAPH_MODES and accumulated > 1:
-            raise ValueError(
-                f"compile={self.compile_mode} overwrites the gradients of the previous batch, which "
-                f"an accumulation over {accumulated} batches needs: set compile=default"
-            )
-        logged = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
-        for saver in self.trainer.checkpoint_callbacks:
-            monitor = saver.monitor if isinstance(saver, ModelCheckpoint) else None
-            if monitor is not None and monitor.startswith("val/certified_") and monitor not in logged:
-                raise ValueError(
-                    f"the checkpoint callback's monitor must be a figure of this run's radii, {', '.join(logged)}, got "
-                    f"{monitor}: add its radius to radii, or set callbacks.best_checkpoint.monitor"
-                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.description is not None:
@@ -265,17 +230,18 @@ class CertifiedClassifier(LightningModule):
         model: nn.Module | None = None,
         **settings: Any,
     ) -> Self:
-        """Rebuild the module from a checkpoint; nothing from the file is executed.
+        """Rebuild the module from a checkpoint, without executing anything from the file.
 
         Args:
             checkpoint_path: a checkpoint of a training or of `lipnet.models.save_checkpoint`.
             map_location: device of the module.
-            model: the network that the weights belong to, where the checkpoint does not describe it.
-            settings: arguments of the class that no checkpoint holds: ``loss``, ``optimizer``, ``trust``, ...
+            model: the network that the weights belong to, if the checkpoint does not describe it.
+            settings: arguments of the class that checkpoints do not hold: ``loss``, ``optimizer``, ``trust``, ...
 
         Raises:
-            FileNotFoundError, CheckpointError: for a checkpoint that is missing, damaged, or does not describe its
-                network if ``model`` is None.
+            FileNotFoundError: for a missing checkpoint.
+            CheckpointError: for a damaged checkpoint, for weights that do not fit ``model``, and for a checkpoint that
+                does not describe its network if ``model`` is None.
         """
         content, _ = read_archive(checkpoint_path)
         described = content.get(DESCRIPTION)
@@ -288,19 +254,3 @@ class CertifiedClassifier(LightningModule):
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint_path}: the weights do not fit the network: {error}") from error
         return module if map_location is None else module.to(map_location)
-
-
-def nominal_lipschitz_constant(model: nn.Module) -> float:
-    """Return the Lipschitz constant from pixels to logits if every layer but the normalisation is 1-Lipschitz.
-
-    Losses use it to convert radii to margins. It is not a bound, and nothing is certified with it.
-    """
-    return prod(module.lipschitz_bound() for module in model.modules() if isinstance(module, Normalize))
-
-
-def row_distances_of(model: nn.Module) -> Callable[[], Tensor] | None:
-    """Return the method ``row_distances`` of the model's last module, or None if it has none."""
-    last = model
-    while isinstance(last, nn.Sequential) and len(last):
-        last = last[-1]
-    return getattr(last, "row_distances", None)

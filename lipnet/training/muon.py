@@ -1,6 +1,6 @@
 """Muon on the matrices of kernels, and AdamW for the rest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import sqrt
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from lipnet.training.closure import Closure, loss_of
 from lipnet.training.optimizers import CombinedOptimizer
 
 
@@ -19,17 +20,18 @@ class KernelMuon(Optimizer):
     .. math:: W \leftarrow (1 - \eta \lambda) W - \eta \sqrt{\max(1, m / n)}\ O(\mu B + (1 - \mu) G),
 
     where O(A) is nearly the polar factor of an m x n matrix A: `nearly_orthogonal`. A kernel (c_out, c_in/groups, ...)
-    is one matrix for each block of c_in/groups rows, that is for each group of a skew filter, if such blocks divide
-    c_out, and one matrix otherwise.
+    is one matrix for each block of c_in/groups rows, which are the groups of a skew filter. If such blocks do not
+    divide c_out, it is one matrix.
 
-    ``torch.optim.Muon`` takes matrices alone and multiplies them in bfloat16, which takes 27 times a training step of
-    LipConvNet-5 on a processor without such instructions. This class multiplies in the dtype of the weights.
+    ``torch.optim.Muon`` only takes matrices and multiplies them in bfloat16. On a processor without bfloat16
+    instructions, that takes as long as 27 training steps of LipConvNet-5. This class multiplies in the weights' dtype.
 
     Args:
         params: weights of at least two dimensions.
-        lr, momentum: the rate eta and mu in [0, 1).
+        lr: the learning rate eta.
+        momentum: mu, in [0, 1).
         weight_decay: lambda, decoupled from the gradient.
-        steps: of `nearly_orthogonal`.
+        steps: number of steps in `nearly_orthogonal`.
 
     Raises:
         ValueError: for a setting out of range, and for a parameter of less than two dimensions.
@@ -58,11 +60,8 @@ class KernelMuon(Optimizer):
                 raise ValueError(f"Muon needs weights of at least two dimensions, got shape {tuple(weight.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Closure | None = None) -> Any:
+        loss = loss_of(closure)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -82,7 +81,10 @@ class KernelMuon(Optimizer):
 
 
 def blocks(weight: Tensor) -> Tensor:
-    """Return a weight (c_out, m, ...) as matrices: blocks of m rows if there are such, otherwise one matrix."""
+    """Return a weight (c_out, m, ...) as matrices (k, rows, columns).
+
+    A kernel whose c_out is divisible by m gives blocks of m rows. Any other weight is one matrix.
+    """
     rows, inputs = weight.shape[:2]
     size = inputs if weight.dim() > 2 and rows % inputs == 0 else rows
     return weight.reshape(rows // size, size, -1)
@@ -112,17 +114,21 @@ def Muon(  # noqa: N802
 ) -> Optimizer:
     """Return `KernelMuon` for the parameters of two or more dimensions, and AdamW for the others.
 
-    The free weights behind orthogonal layers are among the first: their update is orthogonal, their layer is anyway.
+    `KernelMuon` also updates the free weights behind orthogonal layers. Orthogonal steps do not keep these weights
+    orthogonal, and need not: the layers are orthogonal for any weights.
 
     Args:
         params: parameters, or groups of them, as for any optimizer.
         lr, momentum, weight_decay, steps: as in `KernelMuon`.
         rest_lr: learning rate of biases and other vectors.
+
+    Raises:
+        ValueError: as for `KernelMuon`.
     """
     given = list(params)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     weights, vectors = (
-        [{**group, "params": chosen} for group in groups if (chosen := _of_dimension(group["params"], matrices))]
+        [{**group, "params": chosen} for group in groups if (chosen := _select(group["params"], matrices))]
         for matrices in (True, False)
     )
     parts: list[Optimizer] = []
@@ -133,5 +139,6 @@ def Muon(  # noqa: N802
     return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
 
 
-def _of_dimension(parameters: Iterable[Tensor], matrices: bool) -> list[Tensor]:
+def _select(parameters: Iterable[Tensor], matrices: bool) -> list[Tensor]:
+    """Return the parameters of two or more dimensions, or else the others."""
     return [parameter for parameter in parameters if (parameter.dim() >= 2) == matrices]

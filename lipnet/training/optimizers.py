@@ -1,4 +1,4 @@
-"""The optimizer of a module by the kinds of its parameters, and what wraps optimizers: Lookahead, several in one."""
+"""Optimizers of whole modules: settings by the kind of parameter, several optimizers as one, and Lookahead."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,30 +9,30 @@ from torch.optim import Optimizer
 
 from lipnet.functional.orthogonal_matrices import polar_retraction
 from lipnet.layers import OrthogonalMixing
+from lipnet.training.closure import Closure, loss_of
 from lipnet.training.riemannian import ORTHOGONAL, RiemannianAdam, stacked
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
-Closure = Callable[[], Any]
 
 
 class ModuleOptimizer:
-    """Make a module's optimizer, with settings by the kind of parameter.
+    """Factory of a module's optimizer, with settings by the kind of parameter.
 
     - Matrices on the manifold, which `OrthogonalMixing` lists, take the Riemannian steps of `RiemannianAdam`.
-    - Biases, parameters whose name is ``bias``, have their own learning rate: ``bias_lr_factor`` times the others'.
-    - Everything else, the free weights behind the parametrisations among it, is the optimizer's.
+    - Biases, which are the parameters named ``bias``, have ``bias_lr_factor`` times the learning rate of the others.
+    - All other parameters go to ``optimizer``, including the free weights behind orthogonal layers.
 
     Args:
         optimizer: makes the optimizer from parameters, or from groups of parameters, such as
             ``functools.partial(torch.optim.SGD, lr=0.1)``.
-        bias_lr_factor: positive; 64 in airbench.
-        manifold_lr: learning rate of matrices on the manifold; schedules scale it as the other rates.
+        bias_lr_factor: positive factor of the biases' learning rate; airbench uses 64.
+        manifold_lr: learning rate of matrices on the manifold; schedules scale it like the other rates.
         lookahead: wraps the optimizer, such as ``functools.partial(Lookahead, steps=5)``; None for none.
 
     Raises:
         ValueError: for a factor or rate that is not positive.
 
-    Source: of the biases' rate: Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498.
+    Source: rate of the biases: Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498.
 
     Example:
         >>> from functools import partial
@@ -56,6 +56,7 @@ class ModuleOptimizer:
         self.lookahead = lookahead
 
     def __call__(self, module: nn.Module) -> Optimizer:
+        """Return the optimizer of all parameters of a module."""
         manifold = [
             parameter
             for each in module.modules()
@@ -64,13 +65,13 @@ class ModuleOptimizer:
         ]
         known = set(map(id, manifold))
         free = [(name, parameter) for name, parameter in module.named_parameters() if id(parameter) not in known]
-        parts = [self._free(free)] if free else []
+        parts = [self._with_rate_of_biases(free)] if free else []
         if manifold:
             parts.append(RiemannianAdam(manifold, lr=self.manifold_lr))
         optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
         return optimizer if self.lookahead is None else self.lookahead(optimizer)
 
-    def _free(self, named: Sequence[tuple[str, nn.Parameter]]) -> Optimizer:
+    def _with_rate_of_biases(self, named: Sequence[tuple[str, nn.Parameter]]) -> Optimizer:
         biases = [parameter for name, parameter in named if name.rpartition(".")[2] == "bias"]
         if self.bias_lr_factor == 1 or len(biases) in (0, len(named)):
             return self.optimizer([parameter for _, parameter in named])
@@ -86,10 +87,10 @@ class ModuleOptimizer:
 class CombinedOptimizer(Optimizer):
     """Several optimizers of different parameters as one.
 
-    Its groups are the groups of all, so that schedules, clipping and checkpoints see one optimizer.
+    It has the parameter groups of all of them, so that schedules, clipping and checkpoints see one optimizer.
 
     Args:
-        optimizers: at least one; those of another `CombinedOptimizer` are taken out of it.
+        optimizers: at least one. A `CombinedOptimizer` among them is replaced by its own optimizers.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -109,7 +110,7 @@ class CombinedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        loss = _evaluate(closure)
+        loss = loss_of(closure)
         for each in self.optimizers:
             each.step()
         return loss
@@ -120,17 +121,17 @@ class CombinedOptimizer(Optimizer):
 
 
 class Lookahead(Optimizer):
-    r"""Lookahead around an optimizer: every k steps, slow weights move towards the fast ones, which restart there.
+    r"""Lookahead around an optimizer: every k steps, slow weights move towards the fast ones, which go on from there.
 
     .. math:: \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi \qquad
         \text{after every } k \text{ steps of } \theta
 
     The slow weights start as the weights before the first step. Matrices of `RiemannianAdam` are retracted to the
-    nearest orthogonal ones after the move. For alpha = 1/2, that is the middle of the geodesic between phi and theta:
-    Lookahead in the tangent space.
+    nearest orthogonal ones after the move. For alpha = 1/2 the result is the middle of the geodesic between phi and
+    theta, as if Lookahead acted in the tangent space.
 
     Args:
-        optimizer: of the fast weights theta; its momentum goes on.
+        optimizer: the optimizer of the fast weights theta; it keeps its momentum.
         steps: k, at least 1.
         pull: alpha, in (0, 1].
 
@@ -161,14 +162,14 @@ class Lookahead(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        loss = _evaluate(closure)
+        loss = loss_of(closure)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        # After the inner step: optimizers initialise the state of a parameter where it is empty.
+        # Taken before the inner step, stored after it: optimizers only initialise a state that is empty.
         starts = {each: each.clone() for each in parameters if "slow" not in self.state.get(each, {})}
         self.optimizer.step()
         for parameter, start in starts.items():
             self.state[parameter]["slow"] = start
-        # In the first group, so that checkpoints contain it.
+        # The first group holds the count of steps, so that checkpoints contain it.
         first = self.param_groups[0]
         first["lookahead_step"] = first.get("lookahead_step", 0) + 1
         if first["lookahead_step"] % self.steps == 0:
@@ -190,11 +191,3 @@ class Lookahead(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state_dict)
         self._share()
-
-
-def _evaluate(closure: Closure | None) -> Any:
-    """Return the closure's loss, with gradients enabled."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()

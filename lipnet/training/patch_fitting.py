@@ -11,7 +11,11 @@ class FitPatchRotation(Callback):
     """Fit every `lipnet.layers.PatchEmbedding` with a rotation before the training.
 
     The rotation comes from up to 5000 training images, without augmentation. A network from a checkpoint has its
-    rotation already. A data module without ``training_images(count)`` is an error.
+    rotation already.
+
+    Raises:
+        ValueError: at the start of a training, if a rotation is missing and there is no data module with a method
+            ``training_images(count)``.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -29,5 +33,5 @@ class FitPatchRotation(Callback):
                 "its fit(images) first"
             )
         for _, module in waiting:
-            # The embedding follows the normalisation, which changes no direction.
+            # The embedding follows the normalisation, which leaves directions as they are.
             module.fit(images_of(_IMAGES).to(module.components.device))

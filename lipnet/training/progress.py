@@ -1,4 +1,4 @@
-"""Callbacks that show a training: a line an epoch, a progress bar, a summary of the model; and a resumable CSV log."""
+"""Callbacks that show a training: a line per epoch, a progress bar, a model summary. Also a resumable CSV log."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ log = logging.getLogger("lipnet")
 
 @rank_zero_only
 def report(line: str) -> None:
-    """Log a line, and print it where no terminal shows a progress bar."""
+    """Log a line, and print it unless a terminal shows a progress bar."""
     log.info(line)
     if not sys.stdout.isatty():
         print(line, flush=True)
@@ -33,7 +33,7 @@ def report(line: str) -> None:
 class EpochLog(Callback):
     """Reports loss, accuracy, certified accuracy and time after every epoch.
 
-    In a command of Hydra the lines go to train.log, and to the output unless that is a terminal.
+    In a Hydra command, the lines go to train.log, and to the output unless that is a terminal.
     """
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ class ModelSummary(Callback):
 class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with loss, accuracy, certified accuracy and the time left of the whole training.
 
-    Shown on a terminal only: elsewhere `EpochLog` prints lines. The time left is that of ``max_time`` or, from the
-    steps so far, of the last epoch, whichever ends first; it is left out while neither is known.
+    It appears on a terminal only; elsewhere `EpochLog` prints lines. The time left is the rest of ``max_time``, or the
+    time that the remaining steps take at the speed so far, whichever is shorter. It is left out while neither is known.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
@@ -109,6 +109,7 @@ class ProgressBar(RichProgressBar):
         return max(0.0, min(ends)) if ends else None
 
     def _get_train_description(self, current_epoch: int) -> str:
+        """Leave out the number of epochs where it is unlimited; Lightning would write "Epoch 3/-2"."""
         return super()._get_train_description(current_epoch).replace("/-2", "")
 
 
@@ -124,7 +125,7 @@ class ResumableCSVLogger(CSVLogger):
 
 
 class _ContinuingWriter(ExperimentWriter):
-    """Writer that keeps the rows before the step from which the training resumes; the others are logged again."""
+    """Writer that keeps the rows before the step from which the training resumes. Later rows are logged again."""
 
     _continues = True
 
@@ -145,4 +146,4 @@ class _ContinuingWriter(ExperimentWriter):
         super().log_metrics(metrics_dict, step)
 
     def _check_log_dir_exists(self) -> None:
-        """Do nothing, where Lightning warns and deletes the file."""
+        """Do nothing. Lightning would warn and delete the file."""

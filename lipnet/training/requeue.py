@@ -19,9 +19,9 @@ class SafeRequeue(Callback):
     even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then
     calls Lightning's handler. With several processes, all of them answer after the same step.
 
-    With several processes SIGTERM is delayed too: Lightning's handler starts a collective at once, in the middle of
-    whichever one the process is in, and the processes then wait for each other for ever. A single process leaves
-    SIGTERM to Lightning.
+    With several processes, SIGTERM is delayed too. Lightning's handler starts a collective operation at once, even in
+    the middle of another one, and the processes then wait for each other for ever. A single process leaves SIGTERM to
+    Lightning.
 
     `CertifiedClassifier` adds one to every training.
     """
@@ -38,8 +38,8 @@ class SafeRequeue(Callback):
         requests = signal.valid_signals() - {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
         self._handlers = {number: handler for number in requests if (handler := _handler_of(number))}
         if trainer.world_size > 1:
-            # A handler of Slurm's environment ignores SIGTERM; the default one ends the training: the loops look at
-            # this attribute after the callbacks, and raise SIGTERMException in every process.
+            # Do what Lightning's handler does, without its collective operation: the loops look at this attribute
+            # after the callbacks, and raise SIGTERMException in every process.
             connector = trainer._signal_connector
             self._handlers[signal.SIGTERM] = lambda *_: setattr(connector, "received_sigterm", True)
         for number in self._handlers:
@@ -63,7 +63,7 @@ class SafeRequeue(Callback):
     def _receive(self, trainer: Trainer, number: int) -> None:
         launcher = trainer.strategy.launcher
         if number == signal.SIGTERM and number not in self._received and launcher is not None:
-            # The processes that this one has started are told to end by it.
+            # Pass the signal on to the processes that this one has started.
             launcher.kill(signal.SIGTERM)
         self._received.add(number)
 

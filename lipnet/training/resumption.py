@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
 
 _COUNTS = "train_accuracy"
-# Settings that schedules add to an optimizer's.
+# Settings that schedules add to parameter groups.
 _SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 
 
@@ -29,9 +29,10 @@ class ExactResumption(Callback):
         train_accuracy: the metric, reset at the start of every epoch.
 
     Raises:
-        ValueError: on resuming, for a checkpoint of the middle of an epoch with a loader that cannot continue there,
-            for averaged weights without `ExponentialMovingAverage`, for more epochs than ``max_epochs``, and for
-            another optimizer or other settings of it, which Lightning would replace by those of the checkpoint.
+        ValueError: on resuming, if the checkpoint is from the middle of an epoch and the loader cannot continue there;
+            if it has averaged weights and there is no `ExponentialMovingAverage`; if it has done more epochs than
+            ``max_epochs``; or if the optimizer or its settings differ, which Lightning would silently replace by those
+            of the checkpoint.
     """
 
     def __init__(self, train_accuracy: Metric) -> None:
@@ -52,10 +53,11 @@ class ExactResumption(Callback):
         done = epochs.get("started" if complete else "processed", 0)
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs < done:
             raise ValueError(f"trainer.max_epochs must be at least {done}, the epochs done, got {trainer.max_epochs}")
-        # Lightning drops the positions if it has made its loaders already, as a schedule over the steps makes it do.
+        # Keep the positions: Lightning drops them if its loaders exist already, and a schedule over steps makes it
+        # create them early.
         self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
         self._optimizers = checkpoint.get("optimizer_states", [])
-        # The counts are those of all processes together.
+        # The counts are sums over all processes, so only one process restores them.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():
                 setattr(self.train_accuracy, name, count.to(self.train_accuracy.device))
@@ -64,7 +66,7 @@ class ExactResumption(Callback):
                 _follow_moved_folder(keeper, checkpoint.get("callbacks", {}).get(keeper.state_key, {}))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The optimizers are made, and the checkpoint's states are not loaded yet.
+        # At this point the optimizers exist, and the checkpoint's states are not loaded yet.
         for saved, optimizer in zip(self._optimizers, trainer.optimizers, strict=False):
             _check_optimizer(saved, optimizer.state_dict(), type(optimizer).__name__)
         self._optimizers = []
@@ -76,8 +78,8 @@ class ExactResumption(Callback):
             loader.load_state_dict(positions[0])
         elif trainer.fit_loop.restarted_mid_epoch and not trainer.is_last_batch:
             raise ValueError(
-                f"the checkpoint is of the middle of an epoch, where {type(loader).__name__} cannot continue: resume "
-                "from a checkpoint of an epoch's end"
+                f"the checkpoint is from the middle of an epoch, where {type(loader).__name__} cannot continue: resume "
+                "from a checkpoint of the end of an epoch"
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,7 +101,7 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
                 f"a resumed training keeps its optimizer, got {name}, which differs from the checkpoint's in "
                 f"{', '.join(sorted(unshared)) or 'its parameters'}: resume with that one, or start a new run"
             )
-        # Settings that a schedule moves have another value now; it keeps the first one as initial_lr.
+        # A schedule has changed these settings since; it keeps the first learning rate as initial_lr.
         moving = {"params"} | ({"lr"} if "initial_lr" in new else set())
         moving |= {"momentum", "betas"} if "max_momentum" in new else set()
         differing = [key for key in sorted((old.keys() & new.keys()) - moving) if old[key] != new[key]]
@@ -112,9 +114,9 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
 
 
 def _follow_moved_folder(keeper: ModelCheckpoint, state: dict[str, Any]) -> None:
-    """Let the state of a checkpoint callback point to the run's present folder, if its best checkpoint is there.
+    """Let the state of a checkpoint callback point to the run's current folder, if its best checkpoint is there.
 
-    Lightning forgets the best score of a folder with another path, and a worse epoch would replace the best one.
+    Lightning forgets the best score if the path of the folder differs. A worse epoch would then replace the best one.
     """
     old, new = state.get("dirpath"), keeper.dirpath
     if old is None or new is None or old == new or not Path(new, Path(state["best_model_path"]).name).is_file():

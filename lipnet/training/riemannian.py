@@ -1,6 +1,6 @@
 """Adam on the manifold of orthogonal matrices."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lipnet.functional.orthogonal_matrices import polar_retraction
+from lipnet.training.closure import Closure, loss_of
 
 ORTHOGONAL = "orthogonal"
 """Key of the parameter groups whose matrices are orthogonal."""
@@ -16,20 +17,21 @@ ORTHOGONAL = "orthogonal"
 class RiemannianAdam(Optimizer):
     r"""Adam for orthogonal matrices X: steps along geodesics, so that X stays orthogonal.
 
-    The gradient G of the loss has the component :math:`X D` in the tangent space, :math:`D = (X^T G - G^T X) / 2`. The
-    moments of Adam follow the skew-symmetric D, entry by entry, which keeps them symmetric or skew:
+    The gradient G of the loss has the component :math:`X D` in the tangent space, :math:`D = (X^T G - G^T X) / 2`.
+    Adam's moments average the skew-symmetric D and its squares, entry by entry, so m is skew-symmetric, v is symmetric,
+    and the exponential below is orthogonal:
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) D, \quad v \leftarrow \beta_2 v + (1 - \beta_2) D \circ D, \quad
         X \leftarrow X \exp\left(-\eta\,\frac{\hat m}{\sqrt{\hat v} + \varepsilon}\right)
 
-    with the corrections of Adam's bias in the hats. All is computed by products. Rounding moves X off the manifold by
-    about 1e-7 a step in float32; every ``retract_every`` steps a Newton-Schulz iteration brings it back. The certified
-    bound is computed from X itself, so it covers what remains.
+    where the hats are Adam's bias corrections. Everything is computed by matrix products. In float32, rounding moves X
+    off the manifold by about 1e-7 a step; every ``retract_every`` steps a Newton-Schulz iteration brings it back. The
+    certified bound is computed from X itself, so it covers the rest of the deviation.
 
     Args:
-        params: weights (m n, n), each m orthogonal matrices below each other.
+        params: weights (m n, n), each a stack of m orthogonal n x n matrices.
         lr: eta.
-        betas: of the moments, in [0, 1).
+        betas: decay rates of the two moments, in [0, 1).
         eps: positive.
         retract_every: number of steps between retractions, at least 1.
 
@@ -58,14 +60,11 @@ class RiemannianAdam(Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.dim() != 2 or len(matrix) % matrix.shape[1]:
-                    raise ValueError(f"orthogonal matrices, of shape (m n, n), are needed, got {tuple(matrix.shape)}")
+                    raise ValueError(f"params must be orthogonal matrices of shape (m n, n), got {tuple(matrix.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Closure | None = None) -> Any:
+        loss = loss_of(closure)
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:

@@ -22,8 +22,8 @@ class RunRecord(Callback):
     """Callback that writes run.json: seed, progress, wall time, commit, versions and hardware.
 
     The file is replaced atomically at the start, after every validation and epoch, and at the end. A resumed training
-    appends a start, so that the time covers all starts; the work of a killed process after its last update is not
-    counted. A fast development run writes nothing.
+    appends a start, so that the time covers all starts. Work of a killed process after its last update of the file does
+    not count. A fast development run writes nothing.
 
     Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None if a time limit ends the training;
     ``finished``; ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
@@ -133,7 +133,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name, which Linux gives in a file only."""
+    """Return the processor's name. Linux only gives it in a file."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

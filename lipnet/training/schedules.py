@@ -1,4 +1,4 @@
-"""Learning-rate schedules that are stated as fractions of the training."""
+"""Learning-rate schedules stated as fractions of the training, and the length of a training for them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,48 +24,48 @@ def step_schedule(
     Args:
         optimizer: optimizer whose learning rate is scheduled.
         total_epochs: length of the training.
-        at: increasing fractions in (0, 1), rounded to whole epochs, but at least to the first.
+        at: increasing fractions in (0, 1), rounded to whole epochs, at least 1.
         gamma: the factor.
 
     Raises:
         ValueError: for fractions outside (0, 1) or not increasing, and for an unknown length.
     """
     if total_epochs < 1:
-        raise ValueError(f"the schedule needs the number of epochs, got {total_epochs}: set trainer.max_epochs")
+        raise ValueError(f"total_epochs must be at least 1, got {total_epochs}: set trainer.max_epochs")
     if not all(0 < fraction < 1 for fraction in at) or list(at) != sorted(set(at)):
-        raise ValueError(f"the schedule needs increasing fractions in (0, 1), got {list(at)}")
+        raise ValueError(f"at must be increasing fractions in (0, 1), got {list(at)}")
     milestones = [max(1, round(fraction * total_epochs)) for fraction in at]
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 
 Length = int | Callable[[], float]
-"""Length of a training: its number of steps, or a function that returns the fraction of its time that is used up."""
+"""Length of a training: its number of steps, or a function that returns the used fraction of its time."""
 
 
 class PerStepSchedule(ABC):
     """Schedule over the whole training that is stepped after every optimizer step.
 
-    `CertifiedClassifier` gives it the length of the training, in steps or in time as `over` says, and steps it.
+    `CertifiedClassifier` passes the length of the training, in steps or time as ``over`` says, and steps it.
     """
 
     over: Literal["steps", "time"] = "steps"
 
     @abstractmethod
     def __call__(self, optimizer: Optimizer, length: Any) -> LRScheduler:
-        """Schedule the optimizer's rates, whose present values are the peaks, over a `Length`."""
+        """Return the schedule over a `Length`, with the optimizer's current learning rates as peaks."""
 
 
 class CosineWithWarmup(PerStepSchedule):
     r"""Linear warm-up, then half a cosine.
 
-    With N steps, of which w = round(warmup N) warm up, step s (from 0) has the peak rate times
+    With N steps, of which w = min(round(warmup N), N - 1) warm up, step s (from 0) has the peak rate times
 
     .. math:: \frac{s + 1}{w}\ \ (s < w), \qquad
         f + \frac{1 - f}{2} \left(1 + \cos \pi \frac{s - w}{N - w}\right)\ \ (s \ge w).
 
     Args:
         warmup: fraction of the training that warms up, in [0, 1).
-        final: f, the fraction of the peak rate that the end approaches, in [0, 1].
+        final: f, the last rate as a fraction of the peak rate, in [0, 1].
 
     Raises:
         ValueError: for a fraction out of range.
@@ -104,21 +104,21 @@ class CosineWithWarmup(PerStepSchedule):
 class OneCycle(PerStepSchedule):
     r"""1cycle policy as in `torch.optim.lr_scheduler.OneCycleLR`: the rate rises, then falls, along half cosines.
 
-    Over the steps it is torch's schedule itself. Over the time, for trainings that ``Trainer(max_time=...)`` ends, the
-    fraction of the budget that all starts together have used stands for the fraction of the steps. Such rates depend on
-    how fast the machine is, so two of these trainings are not bit for bit the same.
+    Over steps it is torch's schedule itself. Over time, for trainings that ``Trainer(max_time=...)`` ends, the fraction
+    of the time budget that all starts together have used takes the place of the fraction of steps. These rates depend
+    on the speed of the machine, so two such trainings are not bit for bit the same.
 
     Args:
         pct_start: fraction of the training in which the rate rises, in (0, 1).
         div_factor: peak rate divided by the first rate.
         final_div_factor: first rate divided by the last rate.
-        momentum: smallest and largest momentum (or first beta, for Adam), which falls while the rate rises; None leaves
-            the optimizer's.
+        momentum: smallest and largest momentum (or first beta, for Adam). The momentum falls while the rate rises. None
+            keeps the optimizer's momentum.
         over: ``"steps"`` or ``"time"``.
 
     Raises:
         ValueError: for a setting out of range; when called, for an optimizer without a momentum to schedule.
-        TypeError: for a setting under a name that it does not have any more.
+        TypeError: for an unknown setting; for a setting that was renamed, the message has the new name.
 
     Source: Smith & Topin, "Super-Convergence", arXiv 1708.07120.
     """
@@ -160,7 +160,7 @@ class OneCycle(PerStepSchedule):
 
 
 class _OneCycleOverTime(OneCycleLR):
-    """OneCycleLR whose step number is the fraction of the time that is used up, in billionths."""
+    """OneCycleLR whose step number is the used fraction of the time, in billionths."""
 
     _STEPS = 10**9
 
@@ -177,7 +177,7 @@ class _OneCycleOverTime(OneCycleLR):
 
 
 def fraction_of_time(trainer: Trainer) -> Callable[[], float]:
-    """Return a function that tells how much of the trainer's ``max_time`` is used up, the same in all processes.
+    """Return a function that returns the used fraction of the trainer's ``max_time``, the same in all processes.
 
     Raises:
         ValueError: for a trainer without a time budget.
@@ -189,7 +189,7 @@ def fraction_of_time(trainer: Trainer) -> Callable[[], float]:
     def fraction() -> float:
         elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
         assert remaining is not None
-        # Clocks differ, and rates that differ would drive the processes' weights apart.
+        # Clocks differ, and different rates would drive the weights of the processes apart.
         used: float = trainer.strategy.broadcast(elapsed / (elapsed + remaining))
         return used
 
@@ -207,10 +207,27 @@ def steps_of(trainer: Trainer) -> float:
     return trainer.estimated_stepping_batches
 
 
-def progress_of(trainer: Trainer) -> Callable[[], float]:
-    """Return a function that tells which fraction of the training is done, in [0, 1], the same in all processes.
+def length_for(schedule: PerStepSchedule, trainer: Trainer) -> Length:
+    """Return the length of a training in the unit that a schedule needs, steps or time.
 
-    A limit in time and one in steps may both be set: whichever is nearer counts.
+    Raises:
+        ValueError: for a training without a limit in this unit.
+    """
+    if schedule.over == "time":
+        return fraction_of_time(trainer)
+    steps = steps_of(trainer)
+    if not 1 <= steps < inf:
+        raise ValueError(
+            f"{type(schedule).__name__} needs the number of training steps, got {steps}: set trainer.max_epochs or "
+            "trainer.max_steps, or use scheduler=timed_one_cycle"
+        )
+    return int(steps)
+
+
+def progress_of(trainer: Trainer) -> Callable[[], float]:
+    """Return a function that returns the fraction of the training that is done, the same in all processes.
+
+    If both the time and the steps are limited, the larger fraction counts.
 
     Raises:
         ValueError: for a training without a limit.

@@ -109,7 +109,7 @@ def test_riemannian_steps_reach_the_nearest_orthogonal_matrix() -> None:
 def test_riemannian_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lr and eps must be positive"):
         RiemannianAdam([nn.Parameter(torch.eye(2))], **settings)
-    with pytest.raises(ValueError, match=r"orthogonal matrices, of shape \(m n, n\), are needed, got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"params must be orthogonal matrices of shape \(m n, n\), got \(3, 2\)"):
         RiemannianAdam([nn.Parameter(torch.zeros(3, 2))])
 
 

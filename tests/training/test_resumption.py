@@ -134,7 +134,7 @@ def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path,
             return torch.utils.data.DataLoader(loader.dataset, batch_size=64, sampler=loader.sampler)
 
     path = interrupt(tiny_config, tmp_path, 25, data=make_data())
-    with pytest.raises(ValueError, match="of the middle of an epoch, where DataLoader cannot continue"):
+    with pytest.raises(ValueError, match="from the middle of an epoch, where DataLoader cannot continue"):
         fit(tiny_config, tmp_path, path, data=PlainDigits(batch_size=64))
 
 

@@ -59,7 +59,7 @@ def test_fractions_that_make_no_sense_are_refused(at: tuple[float, ...]) -> None
 
 @pytest.mark.parametrize("total_epochs", [0, -1])
 def test_an_unknown_length_is_refused(total_epochs: int) -> None:
-    with pytest.raises(ValueError, match=rf"number of epochs, got {total_epochs}: set trainer\.max_epochs"):
+    with pytest.raises(ValueError, match=rf"total_epochs must be at least 1, got {total_epochs}: set trainer\.max_ep"):
         step_schedule(make_optimizer(), total_epochs=total_epochs)
 
 
