@@ -1,4 +1,4 @@
-"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures; adapters."""
+"""Structured matrices: GS-matrices, orthogonal products of blocks and shuffles, additive structures."""
 
 from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
 from lipnet.structured.blocks import Mixing, ShufflePower

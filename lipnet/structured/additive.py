@@ -16,7 +16,7 @@ from lipnet.structured.updates import WeightUpdate
 class AdditiveUpdate(WeightUpdate):
     """W' = W + D with a structured D (out_features, in_features) that starts at zero.
 
-    A square structure of size n = max(out_features, in_features) serves a rectangular D as its upper left corner:
+    Where a structure is square, of size n = max(out_features, in_features), a rectangular D is its upper left corner:
     inputs are padded with zeros to n, and the first ``out_features`` outputs are kept.
 
     Attributes:
@@ -59,7 +59,7 @@ class LowRank(AdditiveUpdate):
     Args:
         out_features, in_features: shape of W.
         rank: r.
-        alpha: scale. With alpha / r fixed, the size of training steps hardly depends on the rank.
+        alpha: scale. If alpha / r stays the same, the size of training steps hardly depends on the rank.
         options: ``device`` and ``dtype`` of A and B.
 
     Raises:
@@ -98,8 +98,8 @@ class Kronecker(AdditiveUpdate):
 
     Args:
         out_features, in_features: shape of W.
-        left_shape: shape of A, which must divide the shape of W. The default, the largest divisors up to the square
-            roots, needs few parameters.
+        left_shape: shape of A, which must divide the shape of W. By default, the largest divisors up to the square
+            roots, which need few parameters.
         options: ``device`` and ``dtype`` of A and B.
 
     Raises:

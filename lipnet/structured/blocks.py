@@ -14,11 +14,12 @@ class Mixing(NamedTuple):
     """A permutation Pi, given by strides, that selects the entries of a vector that each block of a factor mixes.
 
     A block of size b takes ``parts`` runs of b / parts neighbouring entries; the runs are ``distance`` runs apart. For
-    n = b r entries:
+    n = b r entries and the block-diagonal matrix D:
 
-    - ``Mixing()``: every block takes b neighbours, the block-diagonal matrix itself;
-    - ``Mixing(b, r)``: block j takes the entries j, j + r, j + 2r, ..., as P^T D P with the shuffle P = P_(r, br);
-    - ``Mixing(2, 2**l)``: a block takes two runs of b / 2 at distance 2^l, level l of a butterfly.
+    - ``Mixing()``: every block takes b neighbours. Pi is the identity, and the factor is D itself.
+    - ``Mixing(b, r)``: block j takes the entries j, j + r, j + 2r, ... Pi is the shuffle P = P_(r, br), and the factor
+      is P^T D P.
+    - ``Mixing(2, 2**l)``: a block takes two runs of b / 2 entries at distance 2^l, as level l of a butterfly.
     """
 
     parts: int = 1
@@ -55,7 +56,8 @@ class Mixing(NamedTuple):
 class ShufflePower(NamedTuple):
     """The permutation Pi = P^times with the shuffle P = P_(r, br), for blocks of size b and n = b r entries.
 
-    P sends entry i < n - 1 to place i b mod (n - 1), so that P^times multiplies by b^times, and the inverse by r^times.
+    P sends entry i < n - 1 to place i b mod (n - 1). So P^times multiplies places by b^times, and its inverse by
+    r^times.
     """
 
     times: int
@@ -75,6 +77,7 @@ class ShufflePower(NamedTuple):
         return y.index_select(-2, self._multiples(y.shape[-2], blocks.shape[-2], y.device))
 
     def _multiples(self, size: int, factor: int, device: torch.device) -> Tensor:
+        """Return i factor^times mod (size - 1) for the places i < size - 1; the last place stays."""
         modulus = max(1, size - 1)
         power: int = factor**self.times % modulus
         places = torch.arange(size, device=device) * power % modulus
@@ -99,8 +102,9 @@ def block_product(blocks: Tensor, x: Tensor, mixing: Mixing | ShufflePower) -> T
 def orthogonal_blocks_bound(blocks: Tensor) -> float:
     """Bound the largest singular value among blocks (..., b, b) that are orthogonal up to rounding.
 
-    ||B||^2 = ||B^T B|| <= 1 + ||B^T B - I||_F. The product is computed in float64. Its rounding, at most
-    gamma_b ||B||_F^2 in norm, and that of the norm are added; the rest is rounded up. Non-finite blocks give infinity.
+    ||B||^2 = ||B^T B|| <= 1 + ||B^T B - I||_F. The product is computed in float64. Bounds on its rounding error, which
+    is at most gamma_b ||B||_F^2 in norm, and on the error of the norm are added. The rest is rounded up. Non-finite
+    blocks give infinity.
     """
     exact = blocks.detach().double()
     size, eps = exact.shape[-1], torch.finfo(torch.float64).eps

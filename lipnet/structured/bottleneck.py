@@ -38,15 +38,16 @@ class Dense(AdditiveUpdate):
 
 
 class Bottleneck(WeightUpdate):
-    """y + U act(D y + d) + u after a layer with outputs y; U, d and u start at zero, so that it is the identity.
+    """y + U act(D y + d) + u after a layer with outputs y. U, d and u start at zero, so that it starts as the identity.
 
-    The weight of the layer stays as it is: `forward` returns it, and `output` changes the layer's output. The linear
-    parameter of D starts uniform in +-1 / sqrt(its last dimension): with U and D both zero, nothing would train.
+    The weight of the layer stays unchanged: `forward` returns it, and `output` changes the layer's output. The linear
+    parameter of D starts uniform in +-1 / sqrt(its last dimension), because nothing would train if U and D were both
+    zero.
 
     Args:
         out_features, in_features: shape of the layer's weight.
-        down: D, (width, out_features).
-        up: U, (out_features, width).
+        down: D, (width, out_features), the down-projection.
+        up: U, (out_features, width), the up-projection.
         activation: one of ``"gelu"``, ``"relu"``, ``"silu"`` and ``"tanh"``.
         bias: learn d and u.
 

@@ -67,14 +67,15 @@ def toeplitz_matrix(diagonals: Tensor, rows: int, columns: int) -> Tensor:
 
 def _cyclic_convolution(a: Tensor, b: Tensor, length: int) -> Tensor:
     """Return the convolution modulo ``length`` of vectors no longer than that."""
-    if b.numel() == 0:  # some releases of torch cannot transform an empty batch
+    # Some releases of torch cannot transform an empty batch.
+    if b.numel() == 0:
         return a[..., :1] * F.pad(b, (0, length - b.shape[-1]))
     product: Tensor = torch.fft.irfft(torch.fft.rfft(a, n=length) * torch.fft.rfft(b, n=length), n=length)
     return product
 
 
 def _fast_length(least: int) -> int:
-    """Return the next length 2^k or 3 2^k: a transform of prime length, such as 1531, takes several times as long."""
+    """Return the next length 2^k or 3 2^k. A transform of prime length, such as 1531, takes several times as long."""
     power: int = 1 << (least - 1).bit_length()
     return 3 * power // 4 if least <= 3 * power // 4 else power
 

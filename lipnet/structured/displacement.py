@@ -77,7 +77,7 @@ class Toeplitz(AdditiveUpdate):
 class LowDisplacementRank(AdditiveUpdate):
     """The upper left corner of D = sum_{i <= r} circ(g_i) skew-circ(h_i), n x n with n = max(out, in).
 
-    The g_i start at zero, the h_i are normal with variance 1 / n; together 2 n r parameters.
+    The g_i start at zero, the h_i normal with variance 1 / n. Together they have 2 n r parameters.
 
     Args:
         out_features, in_features: shape of W.
@@ -100,7 +100,7 @@ class LowDisplacementRank(AdditiveUpdate):
         self.skew_circulant = nn.Parameter(nn.init.normal_(torch.empty(rank, size, **options), std=1 / sqrt(size)))
 
     def to_dense(self) -> Tensor:
-        # One product for each column, or for each row if there are fewer: row i is D^T e_i.
+        # One product for each column D e_j, or for each row D^T e_i if there are fewer rows.
         rows, columns = self.shape
         units = torch.eye(min(rows, columns), columns, dtype=self.circulant.dtype, device=self.circulant.device)
         if rows >= columns:

@@ -25,8 +25,8 @@ class StructuredOrthogonal(nn.Module):
 
     D_l is block-diagonal with n / b blocks of size b, each the Cayley transform or the exponential of a skew-symmetric
     K = A - A^T. The permutation Pi_l gathers the entries that a block mixes. The parameter ``generators`` holds the
-    matrices A of all factors, (m, n / b, b, b). It starts at zero, so that Q is exactly the identity. Q stays
-    orthogonal to 10 n eps of its dtype, whatever steps an optimiser takes, up to ||K|| = 10^6.
+    matrices A of all factors, (m, n / b, b, b). They start at zero, so that Q is exactly the identity. Whatever steps
+    an optimiser takes, Q stays orthogonal to 10 n eps of its dtype, up to ||K|| = 10^6.
 
     `oft`, `boft` and `gsoft` build the matrices of the literature.
 
@@ -108,7 +108,7 @@ class StructuredOrthogonal(nn.Module):
         return dense
 
     def lipschitz_bound(self) -> float:
-        """Bound ||Q|| from the rounded blocks: the product of the factors' largest singular values, rounded up.
+        """Bound ||Q|| by the product of bounds on the rounded factors' largest singular values, rounded up.
 
         Non-finite blocks give infinity.
         """
@@ -136,7 +136,7 @@ class StructuredOrthogonal(nn.Module):
 
     @torch.no_grad()
     def set_upper_triangles(self, entries: Tensor) -> None:
-        """Restore the Q that has these `upper_triangles`, bit for bit.
+        """Restore the Q with these `upper_triangles`, bit for bit.
 
         Raises:
             ValueError: for another shape.
@@ -205,7 +205,7 @@ def gsoft(
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
     """
     _check_factors(factors)
-    # P^T D P by strides, which needs no index tensors; they give the higher powers.
+    # Strides give P^T D P without index tensors; higher powers of P need them.
     strided = [Mixing(), Mixing(parts=block_size, distance=max(1, features // max(1, block_size)))]
     powers = [ShufflePower(times) for times in range(2, factors)]
     mixings: list[Mixing | ShufflePower] = [*strided[:factors], *powers]

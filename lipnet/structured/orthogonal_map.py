@@ -10,8 +10,8 @@ from lipnet.structured.orthogonal import StructuredOrthogonal
 class OrthogonalMap(LipschitzModule):
     """A structured orthogonal matrix applied to channels: a 1 x 1 convolution of norm 1.
 
-    As an adapter it keeps certificates: it can stand anywhere between the layers of a 1-Lipschitz network, starts as
-    the identity, and bounds itself.
+    As an adapter it keeps a network certified: it can stand anywhere between the layers of a 1-Lipschitz network,
+    starts as the identity, and bounds itself.
 
     Args:
         matrix: Q, built by `oft`, `boft` or `gsoft`.

@@ -1,6 +1,7 @@
-"""Projections of dense matrices onto the additive structures: the nearest one in the Frobenius norm, in closed form.
+"""Closed-form projections of dense matrices (rows, columns) to the nearest additive structure in the Frobenius norm.
 
-`lipnet.structured.project_gs` projects onto GS-matrices.
+All raise ValueError for a matrix that is not floating, two-dimensional and finite. `lipnet.structured.project_gs`
+projects onto GS-matrices.
 """
 
 import torch
@@ -39,8 +40,8 @@ def project_toeplitz(matrix: Tensor) -> Toeplitz:
 def project_kronecker(matrix: Tensor, left_shape: tuple[int, int] | None = None) -> Kronecker:
     """Return the nearest `Kronecker` product A kron B.
 
-    With the blocks of the matrix as rows, A kron B is the rank-one matrix vec(A) vec(B)^T. The nearest one is the
-    leading term of the singular value decomposition; the singular value is split evenly between A and B.
+    Write each block of the matrix as a row: then A kron B becomes the rank-one matrix vec(A) vec(B)^T. The nearest one
+    is the leading term of the singular value decomposition, whose singular value is split evenly between A and B.
 
     Args:
         matrix: floating, (rows, columns).
@@ -65,9 +66,9 @@ def project_kronecker(matrix: Tensor, left_shape: tuple[int, int] | None = None)
 
 def _checked(matrix: Tensor) -> Tensor:
     if matrix.dim() != 2 or not matrix.is_floating_point():
-        raise ValueError(f"a projection needs a floating matrix, got {matrix.dtype}, {tuple(matrix.shape)}")
+        raise ValueError(f"matrix must be floating, (rows, columns), got {matrix.dtype}, {tuple(matrix.shape)}")
     if not bool(matrix.isfinite().all()):
-        raise ValueError("the matrix must be finite, got NaN or infinity")
+        raise ValueError("matrix must be finite, got NaN or infinity")
     return matrix
 
 

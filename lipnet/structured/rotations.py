@@ -1,8 +1,8 @@
 """Orthogonal matrices from skew-symmetric ones: the Cayley transform and the exponential, for batches of small blocks.
 
-Both compute in float64 whatever the dtype, and end with one Newton-Schulz step. The errors of the linear solve and of
-the exponential's squarings grow with ||K||: in float32 a K of norm 100 would already miss the guarantee, columns
-orthonormal to 10 n eps. In float64 it holds up to a norm of 10^6.
+Both guarantee columns that are orthonormal to 10 n eps, for ||K|| up to 10^6. They compute in float64 whatever the
+dtype, and end with one Newton-Schulz step: the errors of the linear solve and of the exponential's squarings grow with
+||K||, and in float32 a K of norm 100 would already miss the guarantee.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lipnet.functional.orthogonal_matrices import newton_schulz_step
 
-# Blocks up to this size are inverted by LU, in half the time. Beyond, LU of a batch hangs in some builds of torch:
-# 2.14.1 on an Intel processor with AMX, four matrices of 192 x 192 after torch.set_num_threads(2).
+# Blocks up to this size are inverted by LU, in half the time. For larger ones, LU of a batch hangs in some builds of
+# torch: 2.14.1 on an Intel processor with AMX, for four 192 x 192 matrices after torch.set_num_threads(2).
 _LARGEST_LU = 64
 
 
@@ -94,8 +94,9 @@ class _Cayley(torch.autograd.Function):
 
 
 def _by_lu(skew: Tensor) -> Tensor:
+    """Return (I - K)^{-1} (I + K), which equals (I + K)(I - K)^{-1} because the factors commute."""
     identity = _identity_like(skew)
-    # The two factors commute. linalg.solve would raise for non-finite K, and synchronise with the device to do so.
+    # linalg.solve would raise for non-finite K, and synchronise with the device to do so.
     rotation: Tensor = torch.linalg.solve_ex(identity - skew, identity + skew)[0]
     return rotation
 
@@ -103,8 +104,8 @@ def _by_lu(skew: Tensor) -> Tensor:
 def _by_cholesky(skew: Tensor) -> Tensor:
     """Return (I + K)(I - K)^{-1} = 2 (I - K)^{-1} - I, with (I - K)^{-1} = (I + K) M^{-1}.
 
-    M = (I - K)(I + K) = I + K^T K is positive definite. It squares the condition number of I - K; one step of Newton's
-    method for the inverse makes up for that, up to ||K|| = 10^6.
+    M = (I - K)(I + K) = I + K^T K is positive definite. Its condition number is the square of that of I - K. One step
+    of Newton's method for the inverse makes up for that, up to ||K|| = 10^6.
     """
     identity = _identity_like(skew)
     other = identity + skew
@@ -116,6 +117,7 @@ def _by_cholesky(skew: Tensor) -> Tensor:
 
 
 def _derivative(q: Tensor, direction: Tensor) -> Tensor:
+    """Return (I + Q) direction (I + Q) / 2."""
     outer = q + _identity_like(q)
     return outer @ (direction / 2) @ outer
 

@@ -19,7 +19,7 @@ class WeightUpdate(nn.Module, ABC):
     Attributes:
         shape: (out_features, in_features).
         strength: t, the strength at which an adapter applies the update; see `interpolated`.
-        merges: whether the updated weight reproduces the whole update, so that it can be merged. False for an update
+        merges: True if the updated weight reproduces the whole update, so that it can be merged. False for an update
             that changes the output of the layer instead.
     """
 
@@ -57,18 +57,19 @@ class WeightUpdate(nn.Module, ABC):
         """Restore a `compact_state`.
 
         Raises:
-            ValueError: if names or shapes differ from those of `compact_state`. Nothing is changed then.
+            ValueError: if names or shapes differ from `compact_state`. Nothing is changed then.
         """
         expected = {name: tuple(value.shape) for name, value in self.compact_state().items()}
         received = {name: tuple(value.shape) for name, value in state.items()}
         if expected != received:
-            raise ValueError(f"the state must consist of {expected}, got {received}")
+            raise ValueError(f"state must consist of {expected}, got {received}")
         rest = dict(state)
         for name, matrix in self._orthogonal():
             matrix.set_upper_triangles(rest.pop(name))
         self.load_state_dict(rest, strict=False)
 
     def _orthogonal(self) -> list[tuple[str, StructuredOrthogonal]]:
+        """Return the orthogonal matrices of the update, each with the name of its parameter."""
         modules = self.named_modules()
         return [(f"{path}.generators", module) for path, module in modules if isinstance(module, StructuredOrthogonal)]
 

@@ -128,7 +128,7 @@ def test_another_compact_state_is_refused_and_changes_nothing(change: str) -> No
         state["more"] = torch.zeros(1)
     else:
         state["scale"] = torch.ones(5)
-    with pytest.raises(ValueError, match=r"the state must consist of .*'scale': \(6,\).*, got"):
+    with pytest.raises(ValueError, match=r"state must consist of .*'scale': \(6,\).*, got"):
         update.load_compact_state(state)
     assert all(torch.equal(a, b) for a, b in zip(update.parameters(), before, strict=True))
 

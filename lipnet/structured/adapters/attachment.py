@@ -1,13 +1,13 @@
-"""Attach adapters to a model, switch between them, scale them, take them off, and merge them into the weights."""
+"""Attach adapters to a model, take them off, and merge them into the weights."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import nn
 
-from lipnet.structured.adapters.config import AdapterConfig, with_settings
+from lipnet.structured.adapters.config import with_settings
+from lipnet.structured.adapters.config_base import AdapterConfig
 from lipnet.structured.adapters.sites import Site, Target, find_sites, matches, names_in_words, refuse
 from lipnet.structured.adapters.state import (
     ATTRIBUTE,
@@ -15,13 +15,12 @@ from lipnet.structured.adapters.state import (
     adapted_sites,
     attached,
     attachment_of,
-    base_parameters,
     check_new_name,
-    name_or_active,
     own_tensors,
     restore,
     updates_of,
 )
+from lipnet.structured.adapters.switching import use
 from lipnet.structured.adapters.weight import put_on, sync_output_hook, take_off
 from lipnet.structured.updates import StackedUpdate, WeightUpdate
 
@@ -36,11 +35,13 @@ def attach(
 ) -> nn.Module:
     """Attach a new adapter to weights of a model, in place, and use it.
 
-    The model computes exactly what it did before until the adapter is trained, in training mode up to rounding. The
-    first adapter freezes the model's own parameters, and only the parameters of the adapter in use require a gradient.
-    Parameters that you unfreeze later, such as a new head's, stay unfrozen. Adapters can stand on the weights of
-    ``nn.Linear``, of ``nn.Conv2d`` without groups (as matrices (out, in kh kw)), of Hugging Face's ``Conv1D``, and of
-    ``nn.MultiheadAttention`` (queries, keys, values and the output projection each separately).
+    Until the adapter is trained, the model computes exactly what it did before; in training mode, up to rounding. The
+    first adapter freezes the model's own parameters, and only the adapter in use has parameters that require a
+    gradient. Parameters that you unfreeze later, such as a new head's, stay unfrozen. These weights can have adapters:
+
+    - ``nn.Linear``, and Hugging Face's ``Conv1D``;
+    - ``nn.Conv2d`` without groups, as a matrix (out, in kh kw);
+    - ``nn.MultiheadAttention``, with separate updates for queries, keys, values and the output projection.
 
     Args:
         model: any module.
@@ -48,7 +49,7 @@ def attach(
         targets: the modules to adapt: names as in ``named_modules()`` with the wildcards ``*`` (also matches dots),
             ``?`` and ``[...]``, or types; None for all modules that can be adapted. The name or type of an attention
             includes its output projection. A mapping gives targets settings of their own, such as
-            ``{"mlp.*": {"block_size": 16}, "head": {}}``; if several targets match, later ones override.
+            ``{"mlp.*": {"block_size": 16}, "head": {}}``; if several targets match a weight, later ones override.
         exclude: modules to leave out, chosen in the same way.
         name: letters, digits, - and _.
 
@@ -56,9 +57,9 @@ def attach(
         The model.
 
     Raises:
-        ValueError: for a target that matches nothing (lists the modules that exist), a weight that the structure does
-            not fit or that cannot be adapted, an unknown setting, and a name that is taken or impossible. The model is
-            then unchanged.
+        ValueError: for a target that matches nothing (lists the modules that exist), a weight that cannot be adapted
+            or does not fit the structure, an unknown setting, and a name that is taken or invalid. The model is then
+            unchanged.
 
     Example:
         >>> from lipnet.structured.adapters import GSOFTConfig
@@ -77,60 +78,6 @@ def attach(
     return model
 
 
-def use(model: nn.Module, name: str | None) -> nn.Module:
-    """Switch to another adapter of the model, in place, or to the model without adapters for None.
-
-    Of all adapters' parameters, exactly those of the adapter in use require a gradient. The model's buffers, such as
-    the running statistics of batch normalisation, become those that this adapter had when it was last in use.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: if there is no adapter of this name.
-    """
-    attachment = attachment_of(model)
-    if name is not None:
-        attachment.check(name)
-    attachment.tensors[attachment.active] = own_tensors(model, attachment.active)
-    restore(model, attachment.tensors.pop(name))
-    attachment.active = name
-    for _, adapted in adapted_sites(model):
-        adapted.active = name if name is not None and name in adapted.updates else None
-        for other, update in adapted.updates.items():
-            update.requires_grad_(other == name)
-    parameters = base_parameters(model)
-    for key, owners in attachment.along.items():
-        parameters[key].requires_grad_(name in owners)
-    return model
-
-
-def scale_adapter(model: nn.Module, strength: float, name: str | None = None) -> nn.Module:
-    """Apply an adapter with strength t, in place: t = 0 is exactly the base, t = 1 exactly the adapter.
-
-    Additive structures add t D. Orthogonal ones rotate along a path of orthogonal matrices, by the skew-symmetric t K
-    in every block; with ``block_map="exponential"`` these are the powers exp(K)^t. Scales are 1 + t (s - 1). The
-    parameters stay as they are: call it again with t = 1 to undo it. `merge` and `save_adapter` keep the strength.
-
-    Args:
-        model: a model with adapters.
-        strength: t, any finite number. Values outside [0, 1] extrapolate.
-        name: the adapter; the one in use by default.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: if there is no such adapter, or t is not finite.
-    """
-    name = name_or_active(model, name)
-    if not isfinite(strength):
-        raise ValueError(f"strength must be finite, got {strength}")
-    for _, update in updates_of(model, name):
-        update.strength = float(strength)
-    return model
-
-
 def detach(model: nn.Module, name: str | None = None) -> nn.Module:
     """Remove an adapter, in place, or all adapters for None.
 
@@ -141,7 +88,7 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: if there is no adapter, or none of this name, or another parametrization stands on top of one.
+        ValueError: if there is no adapter, or none of this name, or if another parametrization is on top of one.
     """
     attachment = attachment_of(model)
     names = list(attachment.configs) if name is None else [name]
@@ -172,16 +119,16 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """Merge the adapter in use into the weights, in place, and drop the others. The model is plain torch again.
 
-    In evaluation it computes, bit for bit, what it did with the adapter. The merged weights are new parameters, so that
-    other owners of the old ones, such as a tied layer or a copy, keep them. The same parameters require a gradient as
-    before the first adapter.
+    In evaluation it computes, bit for bit, what it did with the adapter. The merged weights are new parameters: other
+    owners of the old ones, such as a tied layer or a copy, keep the old ones. The parameters that required a gradient
+    before the first adapter require one again.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if no adapter is in use, if it changes outputs (`BottleneckConfig`) so that no weight computes it,
-            or another parametrization stands on top of one.
+        ValueError: if no adapter is in use, if it changes outputs (`BottleneckConfig`) and so cannot be a weight, or if
+            another parametrization is on top of one.
     """
     attachment = attachment_of(model)
     if attachment.active is None:
@@ -209,10 +156,10 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def build_updates(configs: Mapping[Site, AdapterConfig]) -> dict[Site, WeightUpdate]:
-    """Return new updates for weights, on their devices, in their dtype but at least float32.
+    """Return new updates for weights, on their devices, in their dtypes but at least float32.
 
     Raises:
-        ValueError: if configurations do not fit their weights; names the weights.
+        ValueError: if configurations do not fit their weights; names these weights.
     """
     updates: dict[Site, WeightUpdate] = {}
     misfits: dict[Site, str | None] = dict.fromkeys(configs)
@@ -240,7 +187,7 @@ def install(
     configs: Mapping[Site, AdapterConfig],
     updates: Mapping[Site, WeightUpdate],
 ) -> None:
-    """Put fitting updates on the model as an adapter of this name, and use it."""
+    """Put the updates on their sites as an adapter of this name, and use it."""
     if not attached(model):
         trainable = frozenset(parameter for parameter, value in model.named_parameters() if value.requires_grad)
         setattr(model, ATTRIBUTE, Attachment(trainable))

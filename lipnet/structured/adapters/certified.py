@@ -1,9 +1,10 @@
-"""Adapters that keep the certificates of a network: orthogonal maps between its layers."""
+"""Adapters that keep a network certified: orthogonal maps between its layers."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lipnet.structured.adapters.config import DoubleGSOFTConfig, OneSidedConfig, config_from_plain
+from lipnet.structured.adapters.config import config_from_plain
+from lipnet.structured.adapters.orthogonal_config import DoubleGSOFTConfig, OneSidedConfig
 from lipnet.structured.orthogonal_map import OrthogonalMap
 
 
@@ -12,13 +13,14 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
 
     Args:
         settings: plain values: ``structure``, one of ``"OFT"``, ``"BOFT"``, ``"GSOFT"`` and ``"DoubleGSOFT"``, and
-            its settings, such as ``block_size``. A learned scale would change the Lipschitz bound, and a map has no
-            sides: neither is accepted. Each of the two maps of Double GSOFT is a map of GSOFT.
+            its settings, such as ``block_size``. A scale is refused, as it would change the Lipschitz bound, and so
+            are ``side`` and ``transpose``, as a map has one side only. For Double GSOFT, the map is one of its two maps
+            of GSOFT.
         features: number of channels.
 
     Raises:
-        ValueError: for a structure that changes norms, such as LoRA, for an unknown setting, and for one that does not
-            fit the features.
+        ValueError: for a structure that changes norms, such as LoRA, and for a setting that is unknown or does not fit
+            the features.
 
     Example:
         >>> certified_map({"structure": "GSOFT", "block_size": 4}, 16)
@@ -34,7 +36,7 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
         )
     for setting in ("side", "transpose"):
         if setting in settings:
-            raise ValueError(f"a map of features has one side alone, got {setting} {settings[setting]!r}")
+            raise ValueError(f"{setting} must be left out, as a map has one side only, got {settings[setting]!r}")
     return OrthogonalMap(config.matrix(features))
 
 
@@ -44,7 +46,7 @@ def has_input_map(settings: Mapping[str, Any], features: int) -> bool:
     Double GSOFT does, unless the inputs have fewer features than a block, as the pixels of an image do.
 
     Raises:
-        ValueError: for an unknown structure or setting, and for a value that makes no sense.
+        ValueError: for an unknown structure or setting, and for an invalid value.
     """
     config = config_from_plain(settings)
     return isinstance(config, DoubleGSOFTConfig) and features >= (config.blocks or config.block_size)

@@ -1,39 +1,21 @@
-"""Configurations of adapters: plain values, stored in adapter files, that build the updates of weights."""
+"""Configurations of additive and bottleneck adapters; conversion of all configurations to plain values and back."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, ClassVar
 
+from lipnet.structured.adapters.config_base import AdapterConfig, check_counts
+from lipnet.structured.adapters.orthogonal_config import BOFTConfig, DoubleGSOFTConfig, GSOFTConfig, OFTConfig
 from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
 from lipnet.structured.bottleneck import ACTIVATIONS, Bottleneck, Dense
 from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
-from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
-from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
-
-
-class AdapterConfig(ABC):
-    """The structure of an adapter and its settings. Subclasses are frozen dataclasses of plain values.
-
-    Attributes:
-        merges: as in `WeightUpdate`.
-    """
-
-    merges: ClassVar[bool] = True
-
-    @abstractmethod
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        """Return a new update of a weight (out_features, in_features).
-
-        Raises:
-            ValueError: if the settings do not fit the shape.
-        """
+from lipnet.structured.updates import WeightUpdate
 
 
 @dataclass(frozen=True)
 class _AdditiveConfig(AdapterConfig):
-    """W' = W + D. The settings are the arguments of D's class.
+    """W' = W + D. The settings are arguments of D's class.
 
     Attributes:
         update: the class of D.
@@ -54,127 +36,9 @@ class LoRAConfig(_AdditiveConfig):
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
-        _check_counts(rank=self.rank)
+        check_counts(rank=self.rank)
         if type(self.alpha) not in (int, float) or not isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(f"alpha must be a finite and positive number, got {self.alpha!r}")
-
-
-@dataclass(frozen=True)
-class _OrthogonalConfig(AdapterConfig):
-    """The settings of all orthogonal adapters.
-
-    Attributes:
-        block_size: b; it must divide the features that Q acts on.
-        blocks: number of blocks, instead of their size; it must divide the features.
-        scale: also learn the magnitude of each output.
-        block_map: ``"cayley"`` or ``"exponential"``.
-        transpose: multiply W by Q^T on the input side. False multiplies by Q, as GSOFT's published code does.
-    """
-
-    block_size: int = 8
-    _: KW_ONLY
-    blocks: int | None = None
-    scale: bool = True
-    block_map: str = "cayley"
-    transpose: bool = True
-    # Class attributes, not fields: a subclass with such a setting makes it a field; the others keep these values.
-    side = "both"
-    factors = 1
-
-    def __post_init__(self) -> None:
-        _check_counts(block_size=self.block_size, factors=self.factors)
-        if self.blocks is not None:
-            _check_counts(blocks=self.blocks)
-        check_block_map(self.block_map)
-        for name in ("scale", "transpose"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-
-    def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output = self.matrix(out_features) if self.side != "input" else None
-        input = self.matrix(in_features) if self.side != "output" else None
-        return OrthogonalUpdate(
-            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
-        )
-
-    def matrix(self, features: int) -> StructuredOrthogonal:
-        """Return a new Q for vectors of this many features."""
-        if self.blocks is not None and features % self.blocks:
-            raise ValueError(f"features must be divisible by {self.blocks}, the number of blocks, got {features}")
-        return self.matrix_of_blocks(features, features // self.blocks if self.blocks else self.block_size)
-
-    @abstractmethod
-    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        """Return a new Q with blocks of this size."""
-
-
-@dataclass(frozen=True)
-class OneSidedConfig(_OrthogonalConfig):
-    """W' = W Q^T, or W' = Q W with ``side="output"``, for W in the layout of ``nn.Linear``, (out x in)."""
-
-    side: str = "input"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.side not in ("input", "output"):
-            raise ValueError(f"side must be one of 'input', 'output', got {self.side!r}")
-        if self.side == "output" and not self.transpose:
-            raise ValueError("transpose=False needs side='input', got side='output', which always multiplies by Q")
-
-
-@dataclass(frozen=True)
-class OFTConfig(OneSidedConfig):
-    """W' = W Q^T with OFT's block-diagonal Q, see `oft`; Q W with ``side="output"``."""
-
-    block_size: int = 16
-
-    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return oft(features, block_size, self.block_map)
-
-
-@dataclass(frozen=True)
-class BOFTConfig(OneSidedConfig):
-    """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; Q W with ``side="output"``."""
-
-    factors: int = 2
-
-    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return boft(features, block_size, self.factors, self.block_map)
-
-
-@dataclass(frozen=True)
-class GSOFTConfig(OneSidedConfig):
-    """W' = W Q^T with GSOFT's Q = P^T L P R, see `gsoft`; Q W with ``side="output"``.
-
-    The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``. Its published code
-    computes W (Q x) instead, W' = W Q: use ``transpose=False`` for weights trained with it. That code has
-    K = (A - A^T) / 2 where lipnet has K = A - A^T. To import its parameters into an update of ``transpose=False``, set
-
-    - ``input.generators[0] = gsoft_R / 2`` and ``input.generators[1] = gsoft_L / 2``,
-    - ``scale = gsoft_s``.
-
-    Attributes:
-        factors: number m of block-diagonal factors; 1 + ceil(log_b(n / b)) of them make Q dense.
-    """
-
-    _: KW_ONLY
-    factors: int = 2
-
-    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return gsoft(features, block_size, self.block_map, self.factors)
-
-
-@dataclass(frozen=True)
-class DoubleGSOFTConfig(_OrthogonalConfig):
-    """W' = Q_U W Q_V^T with two matrices of GSOFT, for W in the layout of ``nn.Linear``, (out x in).
-
-    The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
-    """
-
-    factors = 2
-
-    def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
-        return gsoft(features, block_size, self.block_map, self.factors)
 
 
 class CirculantConfig(_AdditiveConfig):
@@ -211,7 +75,7 @@ class KroneckerConfig(_AdditiveConfig):
             return
         if not isinstance(self.left_shape, list | tuple) or len(self.left_shape) != 2:
             raise ValueError(f"left_shape must be two whole numbers or None, got {self.left_shape!r}")
-        _check_counts(**dict(zip(("left_shape[0]", "left_shape[1]"), self.left_shape, strict=True)))
+        check_counts(**dict(zip(("left_shape[0]", "left_shape[1]"), self.left_shape, strict=True)))
         object.__setattr__(self, "left_shape", tuple(self.left_shape))  # JSON has lists only
 
 
@@ -223,7 +87,7 @@ class LowDisplacementRankConfig(_AdditiveConfig):
     rank: int = 1
 
     def __post_init__(self) -> None:
-        _check_counts(rank=self.rank)
+        check_counts(rank=self.rank)
 
 
 @dataclass(frozen=True)
@@ -245,7 +109,7 @@ class BottleneckConfig(AdapterConfig):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _check_counts(width=self.width)
+        check_counts(width=self.width)
         if isinstance(self.projection, Mapping):  # from JSON
             object.__setattr__(self, "projection", config_from_plain(self.projection))
         if self.projection is not None and not isinstance(self.projection, _AdditiveConfig):
@@ -279,7 +143,7 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     """Return the configuration as plain values: ``"structure"`` and the settings.
 
     Raises:
-        ValueError: for a class that is not lipnet's: `config_from_plain` could not read it.
+        ValueError: for a class of your own, which `config_from_plain` could not read.
 
     Example:
         >>> config_to_plain(LoRAConfig(rank=4))
@@ -321,9 +185,3 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, Any]) -> Adapter
         return replace(config, **settings)  # type: ignore[type-var]
     except TypeError as error:
         raise ValueError(f"settings must be those of {type(config).__name__}, got {dict(settings)}: {error}") from error
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")

@@ -14,8 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lipnet.files import atomic_write
-from lipnet.structured.adapters.attachment import build_updates, install, scale_adapter
-from lipnet.structured.adapters.config import AdapterConfig, config_from_plain, config_to_plain
+from lipnet.structured.adapters.attachment import build_updates, install
+from lipnet.structured.adapters.config import config_from_plain, config_to_plain
+from lipnet.structured.adapters.config_base import AdapterConfig
 from lipnet.structured.adapters.sites import Site, all_sites, names_in_words, refuse
 from lipnet.structured.adapters.state import (
     attachment_of,
@@ -26,6 +27,7 @@ from lipnet.structured.adapters.state import (
     restore,
     updates_of,
 )
+from lipnet.structured.adapters.switching import scale_adapter
 
 _KEY = "lipnet_adapter"
 # Format 2 adds parameters outside the adapter, settings by weight and a strength. Other files stay in format 1.
@@ -62,20 +64,20 @@ def save_adapter(
 ) -> None:
     """Write an adapter to a file, atomically.
 
-    For orthogonal adapters the file holds the upper triangles of the skew-symmetric matrices, less than half of what is
-    trained. It also holds the model's buffers that differ from the base's, such as the running statistics of batch
-    normalisation.
+    For orthogonal adapters the file holds the upper triangles of the skew-symmetric matrices, less than half as many
+    numbers as are trained. It also holds the model's buffers that differ from the base's, such as the running
+    statistics of batch normalisation.
 
     Args:
         model: a model with adapters.
         path: the file, by convention ``*.safetensors``.
         name: the adapter; the one in use by default.
-        along: names of modules or parameters outside the adapter to save with it, such as a new head that was trained
-            along; the wildcards are those of `attach`. Parameters that came with a file are saved without being named.
+        along: names of modules or parameters outside the adapter to save with it, such as a new head, with wildcards as
+            in `attach`. Parameters that came with a file are always saved.
 
     Raises:
         ValueError: if the model has no such adapter, or none in use; if a name in ``along`` matches no parameter; if a
-            parameter outside the adapter requires a gradient but is not saved.
+            parameter outside the adapter requires a gradient but would not be saved.
     """
     name = name_or_active(model, name)
     updates, attachment = updates_of(model, name), attachment_of(model)
@@ -99,7 +101,7 @@ def save_adapter(
     }
     if description["format"] == 2:
         description |= {"special": special, "strength": strength}
-    # Copies, as the format holds no views and no two names for one storage.
+    # Copy the tensors: the format refuses views, and two names for one storage.
     content = save({key: value.cpu().clone() for key, value in tensors.items()}, {_KEY: json.dumps(description)})
     with atomic_write(Path(path)) as file:
         file.write(content)
@@ -115,10 +117,10 @@ def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) ->
         model: a model whose weights have the names and shapes that the adapter was trained on; it may have other
             adapters.
         path: a file of `save_adapter`. Nothing in it is executed.
-        name: a new name for the adapter; by default the one that it was saved under.
+        name: a new name for the adapter; by default the name under which it was saved.
 
     Returns:
-        The model. With the same base weights it computes, bit for bit, what the saved one did.
+        The model. With the same base weights it computes, bit for bit, what the saved model did.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -145,9 +147,9 @@ def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) ->
 
 
 def _parameters_along(model: nn.Module, name: str, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the parameters outside an adapter that go into its file; raise ValueError if a trained one would not."""
+    """Return the parameters outside an adapter that go into its file; raise ValueError if a trained one is missing."""
     attachment, parameters = attachment_of(model), base_parameters(model)
-    # heads.head.weight lies in heads and in heads.head.
+    # Names of modules count, too: heads.head.weight lies in heads and in heads.head.
     paths = {key: list(accumulate(key.split("."), "{}.{}".format)) for key in parameters}
     chosen = {key for key in parameters if name in attachment.along.get(key, ())}
     for pattern in patterns:
@@ -165,7 +167,7 @@ def _parameters_along(model: nn.Module, name: str, patterns: Sequence[str]) -> d
 
 
 def _adopt(model: nn.Module, name: str, keys: Sequence[str]) -> None:
-    """Give every adapter its own value of these parameters, so far the common one, and train them with this adapter."""
+    """Give every adapter its own copy of these parameters, and let this adapter train them."""
     attachment, parameters = attachment_of(model), base_parameters(model)
     for key in keys:
         for tensors in attachment.tensors.values():
@@ -204,6 +206,7 @@ def _check_shapes(
 
 
 def _read(path: Path) -> _Content:
+    """Read an adapter file; errors as in `load_adapter`."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no adapter file {path.absolute()}")
     try:
@@ -219,6 +222,7 @@ def _read(path: Path) -> _Content:
 
 
 def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Content:
+    """Return the content of a file from its metadata and tensors; the caller turns errors into its own."""
     if description["format"] not in _FORMATS:
         raise ValueError(f"format must be one of {_FORMATS}, got {description['format']}")
 

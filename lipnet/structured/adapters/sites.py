@@ -1,4 +1,4 @@
-"""The weights of a model that can have adapters, and their selection by targets."""
+"""Weights of a model that can have adapters, and their selection by targets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ def _sites_of(path: str, module: nn.Module) -> Iterator[Site]:
     if not isinstance(module, nn.MultiheadAttention):
         if isinstance(module, nn.Linear | nn.Conv2d) or is_conv1d(module):
             yield Site(path, module, "weight")
-    # A look at in_proj_weight itself would compute the adapted weight.
+    # Do not access in_proj_weight itself: that would compute the adapted weight.
     elif module._qkv_same_embed_dim:
         yield Site(path, module, "in_proj_weight", parts=3)
     else:
@@ -145,7 +145,7 @@ def find_sites(model: nn.Module, targets: Sequence[Target] | None, exclude: Sequ
 
 
 def matches(target: Target, model: nn.Module, site: Site) -> bool:
-    """Return whether the target chooses the site's module, or the attention that has it as output projection."""
+    """Return whether the target chooses the site's module, or the attention whose output projection it is."""
     candidates = [(site.path, site.module)]
     parent_path, _, child = site.path.rpartition(".")
     parent = model.get_submodule(parent_path)
@@ -167,6 +167,6 @@ def refuse(sites: Sequence[Site], obstacles: Iterable[str | None]) -> None:
 
 
 def names_in_words(names: Sequence[str]) -> str:
-    """Return a list of names for a message, cut after some."""
+    """Return a list of names for a message, cut after the first 20."""
     listed = ", ".join(name or "the model itself" for name in names[:_LISTED]) or "none"
     return listed + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -1,4 +1,4 @@
-"""The state that a model with adapters carries: which adapters it has, and how it was without them."""
+"""State of a model with adapters: which adapters it has, and what it was without them."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lipnet.structured.adapters.config import AdapterConfig
+from lipnet.structured.adapters.config_base import AdapterConfig
 from lipnet.structured.adapters.sites import Site, all_sites
 from lipnet.structured.adapters.weight import AdaptedWeight
 from lipnet.structured.updates import WeightUpdate
@@ -25,8 +25,8 @@ class Attachment:
         special: for each adapter, the configurations of weights that have another one, by name of the weight.
         active: name of the adapter in use; None for the base.
         tensors: the own tensors (see `own_tensors`) of each adapter that is not in use, and of the base under None.
-        along: names of parameters outside the adapters that came from an adapter file, with the adapters that train
-            them.
+        along: names of parameters outside the adapters that came from an adapter file, each with the names of the
+            adapters that train it.
     """
 
     trainable: frozenset[str]
@@ -75,7 +75,7 @@ def updates_of(model: nn.Module, name: str) -> list[tuple[Site, WeightUpdate]]:
 
 
 def name_or_active(model: nn.Module, name: str | None) -> str:
-    """Return the name, or for None that of the adapter in use.
+    """Return the name, or for None the name of the adapter in use.
 
     Raises:
         ValueError: if there is no such adapter, or none is in use.
@@ -111,10 +111,10 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def own_tensors(model: nn.Module, name: str | None) -> dict[str, Tensor]:
-    """Return the tensors of which every adapter, and the base under None, has its own; copies for the one in use.
+    """Return the own tensors of an adapter, or of the base for None. For the one in use, they are copies.
 
-    These are the buffers of the state dict, as training changes running statistics even if all parameters are frozen,
-    and the parameters that came with an adapter file.
+    Each adapter has its own buffers, because training changes running statistics even if all parameters are frozen,
+    and its own values of the parameters that came with an adapter file. Only buffers in the state dict count.
     """
     attachment = attachment_of(model)
     if name != attachment.active:

@@ -8,9 +8,10 @@ from lipnet.structured.adapters.state import attachment_of, base_parameters, nam
 
 
 def describe(model: nn.Module, name: str | None = None) -> str:
-    """Return a table of an adapter's parameters: the shape of every adapted weight, numbers trained and saved.
+    """Return a table of adapted weights: shape, number of trained parameters, number of saved values.
 
-    Orthogonal adapters save fewer than they train: all of A is trained, and the upper triangle of K = A - A^T saved.
+    Orthogonal adapters save fewer numbers than they train: they train a matrix A, and save the upper triangle of
+    K = A - A^T.
 
     Args:
         model: a model with adapters.

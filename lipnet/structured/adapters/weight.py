@@ -15,7 +15,7 @@ class AdaptedWeight(nn.Module):
 
     Without one, the base weight passes through unchanged. A convolution's weight (out, in, kh, kw) is updated as the
     matrix (out, in kh kw). The update computes in the wider of its dtype and the weight's, outside autocast, so that
-    an orthogonal one stays orthogonal.
+    orthogonal updates stay orthogonal.
 
     Attributes:
         updates: the updates by name of the adapter.
@@ -59,8 +59,8 @@ class AdaptedWeight(nn.Module):
 def sync_output_hook(module: nn.Module, adapted: AdaptedWeight) -> None:
     """Give the module the forward hook that its bottlenecks need, and remove it when there is none left.
 
-    A hook, because torch's fused transformer layers and `lipnet.certify` look for hooks: the former then call the
-    module, and the latter refuses it.
+    It is a hook because torch's fused transformer layers and `lipnet.certify` look for hooks: the fused layers then
+    call the module, and `lipnet.certify` refuses it.
     """
     present = [key for key, hook in module._forward_hooks.items() if hook is _change_output]
     needed = any(not update.merges for update in adapted.updates.values())
@@ -83,7 +83,7 @@ def put_on(module: nn.Module, parameter: str, transposed: bool = False) -> Adapt
     adapted = AdaptedWeight(tuple(module._parameters), transposed)
     is_linear = type(module).forward is nn.Linear.forward
     _unshare_class(module)
-    # unsafe skips a trial forward pass; shape and dtype stay the same by construction.
+    # unsafe=True skips a trial forward pass: shape and dtype stay the same by construction.
     parametrize.register_parametrization(module, parameter, adapted, unsafe=True)
     if is_linear:
         type(module).forward = _adapted_linear
@@ -91,25 +91,25 @@ def put_on(module: nn.Module, parameter: str, transposed: bool = False) -> Adapt
 
 
 def take_off(module: nn.Module, parameter: str, adapted: AdaptedWeight) -> None:
-    """Undo `put_on`: restore the same parameter at its place among the module's others.
+    """Undo `put_on`: restore the same parameter at its old place among the module's parameters.
 
-    With several adapted weights in a module, take off the last one put on first.
+    If a module has several adapted weights, take off the one that was put on last first.
     """
     _unshare_class(module)
     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
     if vars(type(module)).get("forward") is _adapted_linear:
         del type(module).forward
-    # torch appends the parameter. Optimizers store their state in the order of model.parameters(): restore it.
+    # torch appends the parameter. Restore the order, because optimizers store their state in it.
     for name in adapted.order:
         if name in module._parameters:
             module._parameters[name] = module._parameters.pop(name)
 
 
 def _adapted_linear(module: nn.Linear, x: Tensor) -> Tensor:
-    """The forward pass of ``nn.Linear`` with an adapted weight.
+    """Compute the forward pass of ``nn.Linear`` with an adapted weight.
 
-    Training multiplies by the structure instead of forming the weight: faster, as accurate, but rounded differently.
-    Otherwise the weight is formed, so that a network computes the same bits before and after merging.
+    Training multiplies by the structure instead of forming the weight, which is faster and as accurate, but rounds
+    differently. Evaluation forms the weight, so that a network computes the same bits before and after merging.
     """
     parametrizations = module.get_submodule("parametrizations.weight")
     assert isinstance(parametrizations, parametrize.ParametrizationList)
@@ -125,7 +125,7 @@ def _adapted_linear(module: nn.Linear, x: Tensor) -> Tensor:
 def _unshare_class(module: nn.Module) -> None:
     """Give a parametrized module a class of its own.
 
-    torch makes a class for it whose properties are the parametrized weights, and which copies of the module share.
+    torch makes the class of a parametrized module, with the weights as properties, and copies of the module share it.
     Adding or removing a property for this module must not change the copies.
     """
     if parametrize.is_parametrized(module):

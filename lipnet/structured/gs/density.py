@@ -1,8 +1,8 @@
-"""Numbers of block-diagonal factors, and of parameters, with which all entries of a product can be non-zero."""
+"""Number of block-diagonal factors whose product can be dense, and numbers of parameters."""
 
 
 def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> int:
-    """Return the least number of factors, each of r blocks of size b, whose product can have no zero entry.
+    """Return the least number of factors, each with r blocks of size b, whose product can be without zeros.
 
     With the shuffles P_(r, br) between the factors, as in `lipnet.structured.group_and_shuffle`, it is
     1 + ceil(log_b r): the second factor reaches b blocks from one, and every further factor b times as many. No other
@@ -14,8 +14,8 @@ def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> 
     Args:
         block_size: b; at least 2 if there is more than one block, and even for butterflies.
         blocks: r.
-        butterfly: count for butterflies. They exist for r a power of two. For other r, return the number that every
-            way of pairing half-blocks needs, and that some way attains.
+        butterfly: count the factors of butterflies. They exist if r is a power of two. For any other r, return the
+            least number over all ways of pairing half-blocks.
 
     Raises:
         ValueError: for numbers below 1, several blocks of size 1 (they never mix), or a butterfly of odd block size.
@@ -28,7 +28,7 @@ def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> 
     """
     _check_sizes(block_size, blocks)
     if butterfly and block_size % 2:
-        raise ValueError(f"a butterfly pairs half-blocks: block_size must be even, got {block_size}")
+        raise ValueError(f"block_size must be even, as a butterfly pairs half-blocks, got {block_size}")
     if block_size == 1 and blocks > 1:
         raise ValueError(f"{blocks} blocks of size 1 never mix: no number of factors makes their product dense")
     growth = 2 if butterfly else block_size
@@ -39,9 +39,11 @@ def factors_needed(block_size: int, blocks: int, *, butterfly: bool = False) -> 
 
 
 def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = False) -> bool:
-    """Return whether the product of ``factors`` factors, each of r blocks of size b, can have no zero entry.
+    """Return whether the product of ``factors`` factors, each with r blocks of size b, can be without zeros.
 
-    The arguments are those of `factors_needed`, but several blocks of size 1 give False.
+    Args:
+        factors: number of factors, at least 1.
+        block_size, blocks, butterfly: as for `factors_needed`, but several blocks of size 1 give False.
 
     Raises:
         ValueError: for numbers below 1, or a butterfly of odd block size.
@@ -59,7 +61,11 @@ def is_dense(factors: int, block_size: int, blocks: int, *, butterfly: bool = Fa
 
 
 def parameter_counts(size: int, block_size: int) -> dict[str, int]:
-    """Return the number of parameters of an n x n matrix, by structure, with square blocks of size b.
+    """Return the number of parameters of an n x n matrix for each structure, with square blocks of size b.
+
+    Args:
+        size: n.
+        block_size: b, which must divide n.
 
     Returns:
         ``dense``: n^2. ``block-diagonal``: n b, one factor, which mixes nothing between blocks. ``GS`` and
@@ -73,7 +79,7 @@ def parameter_counts(size: int, block_size: int) -> dict[str, int]:
         {'dense': 1048576, 'butterfly': 196608, 'GS': 65536, 'block-diagonal': 32768}
     """
     if block_size < 1 or size < 1 or size % block_size:
-        raise ValueError(f"the block size must divide the size, got size {size}, block size {block_size}")
+        raise ValueError(f"block_size must divide size, got size {size} and block_size {block_size}")
     factor, blocks = size * block_size, size // block_size
     return {
         "dense": size * size,

@@ -19,8 +19,8 @@ def monarch(left: Tensor, right: Tensor) -> GSMatrix:
         right: blocks of R, (k_R, k_L, b_R^2).
 
     Returns:
-        The GS-matrix with P = P_(k_L, k_L k_R) and P_L = P_(b_L^1, k_L b_L^1). Both transpose: P the rows of R as a
-        k_R x k_L matrix, P_L the outputs as a k_L x b_L^1 matrix. All its blocks have rank 1.
+        The GS-matrix with P = P_(k_L, k_L k_R) and P_L = P_(b_L^1, k_L b_L^1). Both permutations are transpositions: P
+        of the rows of R as a k_R x k_L matrix, P_L of the outputs as a k_L x b_L^1 matrix. All blocks have rank 1.
 
     Raises:
         ValueError: unless b_R^1 = k_L and b_L^2 = k_R, and as `GSMatrix`.
@@ -46,7 +46,7 @@ def monarch(left: Tensor, right: Tensor) -> GSMatrix:
 
 
 def group_and_shuffle(factors: Sequence[Tensor]) -> HigherOrderGS:
-    """Return B_m P B_{m-1} P ... P B_1 with the shuffle P = P_(r, br), the class of the density theorem.
+    """Return B_m P B_{m-1} P ... P B_1 with the shuffle P = P_(r, br), as in the theorem on dense products.
 
     Args:
         factors: blocks of B_1, ..., B_m, each (r, b, b). B_1 acts first.
@@ -102,8 +102,8 @@ def _common_shape(factors: Sequence[Tensor]) -> tuple[int, int]:
     """Return r and b; raise ValueError unless all factors are (r, b, b)."""
     shapes = {tuple(factor.shape) for factor in factors}
     if len(shapes) != 1:
-        raise ValueError(f"the factors must be at least one and have one shape (r, b, b), got {sorted(shapes)}")
+        raise ValueError(f"factors must be at least one and have one shape (r, b, b), got {sorted(shapes)}")
     (shape,) = shapes
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"the factors must have square blocks, of shape (r, b, b), got {shape}")
+        raise ValueError(f"factors must have square blocks, of shape (r, b, b), got {shape}")
     return shape[0], shape[1]

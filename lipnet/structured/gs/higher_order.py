@@ -18,7 +18,7 @@ class HigherOrderGS:
     ``A.T`` to the given blocks, which may be parameters of a module or computed tensors.
 
     Both sequences are in the order of application: ``blocks[0]`` is B_1, ``permutations[0]`` is P_1, and
-    ``permutations[-1]`` is P_{m+1}. They are attributes of the same names, to be read only.
+    ``permutations[-1]`` is P_{m+1}. Both are read-only attributes of these names.
 
     Args:
         blocks: the blocks of each factor, floating of shape (k, rows, columns): B_i is block-diagonal with these k
@@ -27,8 +27,8 @@ class HigherOrderGS:
             sigma sends entry i to place sigma(i): (P x)[sigma(i)] = x[i], see `lipnet.functional.shuffle_permutation`.
 
     Raises:
-        ValueError: for blocks of another kind, for factors whose sizes do not match, for another number of permutations
-            than m + 1, and for one that is no permutation of its size.
+        ValueError: for blocks of another shape or dtype, for factors whose sizes do not match, if there are not m + 1
+            permutations, and if one is no permutation of its size.
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
 
@@ -112,7 +112,7 @@ class HigherOrderGS:
     __matmul__ = matmul
 
     def __rmatmul__(self, x: Tensor) -> Tensor:
-        """Return ``x @ A`` as for the dense matrix: (..., outputs) to (..., inputs); errors as those of A^T(x)."""
+        """Return ``x @ A`` as for the dense matrix: (..., outputs) to (..., inputs); errors as for A^T(x)."""
         return self.T(x)
 
     def to_dense(self) -> Tensor:
@@ -132,7 +132,7 @@ class HigherOrderGS:
         return self.transpose()
 
     def with_blocks(self, blocks: Sequence[Tensor]) -> Self:
-        """Return the matrix with other blocks between the same permutations, moved to the blocks' device.
+        """Return the matrix with other blocks between the same permutations, on the device of these blocks.
 
         Raises:
             ValueError: unless each factor has blocks of the same shape as before.
@@ -153,14 +153,14 @@ class HigherOrderGS:
         return self.with_blocks([factor.to(*args, **kwargs) for factor in self.blocks])
 
     def support(self) -> Tensor:
-        """Return which entries of A can be non-zero, for some choice of the blocks, bool of shape (outputs, inputs).
+        """Return which entries of A are non-zero for some choice of the blocks, bool of shape (outputs, inputs).
 
         Example:
             >>> HigherOrderGS([torch.zeros(2, 1, 2)], [None, None]).support().int()
             tensor([[1, 1, 0, 0],
                     [0, 0, 1, 1]], dtype=torch.int32)
         """
-        # With blocks of ones an entry counts the paths from its input to its output, and nothing cancels.
+        # With blocks of ones, an entry is the number of paths from its input to its output, and nothing cancels.
         ones = [torch.ones_like(factor, dtype=torch.float32, requires_grad=False) for factor in self.blocks]
         return self.with_blocks(ones).to_dense() > 0
 
@@ -193,7 +193,7 @@ def _checked_blocks(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
             )
     kinds = {(factor.dtype, factor.device) for factor in blocks}
     if len(kinds) > 1:
-        raise ValueError(f"the factors must have one dtype and device, got {sorted(map(str, kinds))}")
+        raise ValueError(f"blocks must have one dtype and device, got {sorted(map(str, kinds))}")
     for number, (inner, outer) in enumerate(pairwise(blocks)):
         if _rows(inner) != _columns(outer):
             raise ValueError(

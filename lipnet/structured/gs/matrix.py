@@ -9,8 +9,8 @@ from lipnet.structured.gs.paths import inner_paths
 class GSMatrix(HigherOrderGS):
     """A = P_L (L P R) P_R in the class GS(P_L, P, P_R): two block-diagonal factors between permutations.
 
-    A permutation sigma sends entry i to place sigma(i); None is the identity. Products, gradients and the other methods
-    are those of `HigherOrderGS` with B_1 = R and B_2 = L.
+    It is a `HigherOrderGS` with B_1 = R and B_2 = L. A permutation sigma sends entry i to place sigma(i); None is the
+    identity.
 
     Args:
         left: blocks of L, (k_L, b_L^1, b_L^2).
@@ -61,10 +61,10 @@ class GSMatrix(HigherOrderGS):
     def block_ranks(self) -> Tensor:
         """Return the ranks that P gives to the blocks of P_L^T A P_R^T = L P R, int64 of shape (k_L, k_R).
 
-        Block (i, j), of shape b_L^1 x b_R^2, is the sum of (column sigma(t) of L) (row t of R) over the inner indices t
-        that P sends from block j of R to block i of L: floor(t / b_R^1) = j and floor(sigma(t) / b_L^2) = i. Its rank
-        never exceeds the number of these t, nor the smaller side of the block, and attains the lower of the two for
-        almost all L and R.
+        Block (i, j) has the shape b_L^1 x b_R^2. It is the sum of (column sigma(t) of L) (row t of R) over the inner
+        indices t that P sends from block j of R to block i of L: floor(t / b_R^1) = j and floor(sigma(t) / b_L^2) = i.
+        Its rank is at most the number of these t and at most the smaller side of the block. For almost all L and R, it
+        equals the smaller of the two numbers.
 
         Source: arXiv 2406.10019, Proposition 1. (The paper prints the numbers of blocks, k, in the two floors; its
         proof and its example need the sizes of the blocks.)

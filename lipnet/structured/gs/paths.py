@@ -30,7 +30,12 @@ class InnerPaths(NamedTuple):
 
 
 def inner_paths(left: Sequence[int], right: Sequence[int], permutation: Tensor | None) -> InnerPaths:
-    """Return the paths for k_L blocks b_L^1 x b_L^2, k_R blocks b_R^1 x b_R^2 and P between them; None is the identity.
+    """Return the path of each inner index.
+
+    Args:
+        left: shape of the blocks of L, (k_L, b_L^1, b_L^2).
+        right: shape of the blocks of R, (k_R, b_R^1, b_R^2).
+        permutation: P between them, int64 of size k_L b_L^2; None is the identity.
 
     Raises:
         ValueError: unless both shapes are three positive numbers with k_L b_L^2 = k_R b_R^1, the size of P.

@@ -42,10 +42,15 @@ def permutation_matrix(places: Tensor) -> Tensor:
 def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
     """Return Q_level of a butterfly with r blocks of size b, which brings half-blocks at distance 2^level together.
 
-    The n = r b entries are 2r half-blocks of b / 2 entries. The partner of half-block u differs from u in the binary
-    digit ``level``, and so lies at distance 2^level. Q sends both to the halves of one block, the half-block with digit
-    0 first; the pairs keep their order. In each run of 2^(level+1) half-blocks this is the shuffle
-    P_(2^level, 2^(level+1)), so that Q = I (x) P_(2^level, 2^(level+1)) (x) I_(b/2). Level 0 is the identity.
+    The n = r b entries are 2r half-blocks of b / 2 entries. The number of a half-block and that of its partner differ
+    in the binary digit ``level`` alone, so they lie at distance 2^level. Q sends both to the halves of one block, the
+    half-block with digit 0 first; the pairs keep their order. In each run of 2^(level+1) half-blocks this is the
+    shuffle P_(2^level, 2^(level+1)), so that Q = I (x) P_(2^level, 2^(level+1)) (x) I_(b/2). Level 0 is the identity.
+
+    Args:
+        blocks: r, a power of two.
+        block_size: b, even.
+        level: from 0 to log_2 r.
 
     Returns:
         sigma, int64 of shape (n,): entry i goes to place sigma(i).
@@ -61,11 +66,11 @@ def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
         [0, 1, 4, 5, 2, 3, 6, 7]
     """
     if blocks < 1 or blocks & (blocks - 1):
-        raise ValueError(f"a butterfly needs a power of two of blocks, got {blocks}")
+        raise ValueError(f"blocks must be a power of two for a butterfly, got {blocks}")
     if block_size < 2 or block_size % 2:
-        raise ValueError(f"a butterfly needs an even block size, as it pairs half-blocks, got {block_size}")
+        raise ValueError(f"block_size must be even, as a butterfly pairs half-blocks, got {block_size}")
     if not 0 <= level < blocks.bit_length():
-        raise ValueError(f"a butterfly of {blocks} blocks has levels 0 to {blocks.bit_length() - 1}, got {level}")
+        raise ValueError(f"level must be from 0 to {blocks.bit_length() - 1} for {blocks} blocks, got {level}")
     distance, half = 2**level, block_size // 2
     run = shuffle_permutation(2 * distance, distance)
     starts = torch.arange(0, 2 * blocks, 2 * distance)

@@ -1,4 +1,4 @@
-"""Projections of dense matrices: the nearest GS-matrix, and the orthogonal factors of an orthogonal one."""
+"""Projection of a dense matrix to the nearest GS-matrix, and orthogonal factors of an orthogonal GS-matrix."""
 
 from collections.abc import Sequence
 
@@ -23,8 +23,8 @@ def project_gs(
     P_L^T A P_R^T falls into k_L x k_R blocks. P gives each block a rank (`GSMatrix.block_ranks`), and nothing else
     limits it. So the nearest member has the truncated singular value decomposition U S V^T of each block: columns of
     U sqrt(S) in L, rows of sqrt(S) V^T in R. The squared distance is the sum of the squared singular values left out.
-    If the last singular value kept equals the first left out, other members are as near. The computation is in float64
-    and without gradients.
+    If the last singular value kept equals the first left out, other members are equally near. The computation is in
+    float64 and without gradients.
 
     Args:
         matrix: A, floating of shape (k_L b_L^1, k_R b_R^2).
@@ -67,7 +67,7 @@ def orthogonal_factors(
     *,
     tolerance: float | None = None,
 ) -> GSMatrix:
-    """Return an orthogonal matrix of GS(P_L, P, P_R) with blocks of L and R that are orthogonal themselves.
+    """Return an orthogonal matrix of GS(P_L, P, P_R) as a product of L and R with orthogonal blocks.
 
     Such blocks exist. A^T A = I gives L^T L = P (R R^T)^{-1} P^T. This matrix, carried back by P, is block-diagonal
     both for the rows of R's blocks and for the columns of L's, and so is its square root M. Then L P M^{-1} P^T and
@@ -91,8 +91,8 @@ def orthogonal_factors(
         float64 and without gradients.
 
     Raises:
-        ValueError: if A is not orthogonal or not a member (with the deviation), if the blocks are not square, if the
-            tolerance is not below 1/2 (as the default for large n in low precision), and as `project_gs`.
+        ValueError: if A is not orthogonal or not a member (states the deviation), if the blocks are not square, if the
+            tolerance is not below 1/2 (the default is not for large n in low precision), and as `project_gs`.
 
     Source: arXiv 2406.10019, Theorem 1.
 
@@ -138,7 +138,7 @@ def _blocks_of(
             f"got {matrix.dtype}, {tuple(matrix.shape)}"
         )
     if not bool(matrix.isfinite().all()):
-        raise ValueError("the matrix must be finite, got NaN or infinity")
+        raise ValueError("matrix must be finite, got NaN or infinity")
     inner = matrix.detach().double()
     if left_permutation is not None:
         check_permutation(left_permutation, shape[0], "left_permutation")

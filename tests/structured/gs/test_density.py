@@ -128,11 +128,11 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
         is_dense(0, 4, 4)
     for odd in (1, 5):
-        with pytest.raises(ValueError, match=f"block_size must be even, got {odd}"):
+        with pytest.raises(ValueError, match=f"block_size must be even, as a butterfly pairs half-blocks, got {odd}"):
             factors_needed(odd, 4, butterfly=True)
-        with pytest.raises(ValueError, match=f"block_size must be even, got {odd}"):
+        with pytest.raises(ValueError, match=f"block_size must be even, as a butterfly pairs half-blocks, got {odd}"):
             is_dense(3, odd, 4, butterfly=True)
-    with pytest.raises(ValueError, match="must divide the size, got size 10, block size 4"):
+    with pytest.raises(ValueError, match="block_size must divide size, got size 10 and block_size 4"):
         parameter_counts(10, 4)
 
 

@@ -78,9 +78,9 @@ def test_the_fast_hadamard_transform_is_a_butterfly() -> None:
 
 
 def test_a_butterfly_ends_where_its_levels_end() -> None:
-    with pytest.raises(ValueError, match="a butterfly of 4 blocks has levels 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="level must be from 0 to 2 for 4 blocks, got 3"):
         butterfly([torch.zeros(4, 2, 2)] * 4)
-    with pytest.raises(ValueError, match="a power of two of blocks, got 3"):
+    with pytest.raises(ValueError, match="blocks must be a power of two for a butterfly, got 3"):
         butterfly([torch.zeros(3, 2, 2)])
 
 

@@ -145,7 +145,7 @@ def test_what_is_no_matrix_of_the_shape_is_refused(function: Callable[..., GSMat
         function(torch.zeros(8, 6), shape, shape, shuffle)
     with pytest.raises(ValueError, match=r"need a floating matrix .* got torch.int64"):
         function(torch.eye(8).long(), shape, shape, shuffle)
-    with pytest.raises(ValueError, match="the matrix must be finite"):
+    with pytest.raises(ValueError, match="matrix must be finite"):
         function(torch.full((8, 8), torch.nan), shape, shape, shuffle)
     with pytest.raises(ValueError, match=r"columns of L must be as many as the rows of R, got .*= 8 .* = 6"):
         function(torch.eye(8), shape, (3, 2, 2), shuffle)
