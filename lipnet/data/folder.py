@@ -34,8 +34,8 @@ class FolderDataModule(ImageDataModule):
     "workers" decodes them in worker processes whenever they are used, so that datasets of any size fit.
 
     Mean and std are measured on the training images. The index of an image is its position in the list of files, sorted
-    by class and name: the files of ``train`` or of ``test``, or of the whole tree if there are no such folders. In a
-    tree of at most 50,000 files, a warning tells if test images are byte-for-byte copies of training images.
+    by class and name: the files of ``train`` or of ``test``, or of the whole tree if there are no such folders. For at
+    most 50,000 images, a warning tells if test images are byte-for-byte copies of training images.
 
     Args:
         data_dir: the folder.

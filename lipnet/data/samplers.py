@@ -12,7 +12,7 @@ from lipnet.data.checks import check_fraction
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffled training order, a function of (seed, epoch), that yields (epoch, position) pairs.
 
-    The order is that of :class:`torch.utils.data.DistributedSampler`, also with a single process. Lightning calls
+    The order equals :class:`torch.utils.data.DistributedSampler`'s, also with a single process. Lightning calls
     ``set_epoch`` before each epoch. The epoch travels with every position, so that the dataset can seed the
     augmentation with it in any worker process, persistent, forked or spawned.
 

@@ -72,7 +72,7 @@ class TinyImageNetDataModule(OfficialFiles):
 
         Raises:
             FileNotFoundError: official files are missing.
-            OSError: the folders are not those of the 200 classes, or the annotations cannot be read.
+            OSError: the folders do not match the 200 classes, or the annotations cannot be read.
             ValueError: images cannot be read; the message names them.
         """
         tree = self._training_tree() if train else self._test_tree()

@@ -128,7 +128,7 @@ def logit_annealing(logits: Tensor, labels: Tensor, *, offset: float, temperatur
 
 
 def multiclass_hinge(logits: Tensor, labels: Tensor, *, lipschitz_constant: float | Tensor, radius: float) -> Tensor:
-    r"""Compute the multi-class hinge loss: the radii to the other classes, as far as they are below r, summed.
+    r"""Compute the multi-class hinge loss, the sum of the hinges on the radii to all other classes.
 
     .. math:: \mathrm{mean}\ \sum_{j \ne y} \max(0,\ r - R_j), \qquad R_j = (z_y - z_j) / D_{yj}
 

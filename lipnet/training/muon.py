@@ -93,7 +93,7 @@ def blocks(weight: Tensor) -> Tensor:
 def nearly_orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """Return matrices (..., m, n) with the same singular vectors, and singular values between about 0.7 and 1.2.
 
-    Each step takes a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5, which grows small ones fastest.
+    Each step takes a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5, which makes small ones grow fastest.
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     result: Tensor = matrices if wide else matrices.mT

@@ -69,6 +69,9 @@ class ProgressBar(RichProgressBar):
 
     It appears on a terminal only; elsewhere `EpochLog` prints lines. The time left is the rest of ``max_time``, or the
     time that the remaining steps take at the speed so far, whichever is shorter. It is left out while neither is known.
+
+    Args:
+        refresh_rate: number of batches between two refreshes.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:

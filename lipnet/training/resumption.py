@@ -108,8 +108,8 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
         if differing:
             values = "; ".join(f"{key}: {old[key]} in the checkpoint, {new[key]} here" for key in differing)
             raise ValueError(
-                f"a resumed training keeps its optimizer's settings, got {values}: resume with those of the "
-                "checkpoint, or start a new run"
+                f"a resumed training keeps its optimizer's settings, got {values}: resume with the "
+                "checkpoint's settings, or start a new run"
             )
 
 

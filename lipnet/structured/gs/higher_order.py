@@ -86,7 +86,7 @@ class HigherOrderGS:
         """Apply A to vectors along the last dimension, as ``nn.Linear`` does: (..., inputs) to (..., outputs).
 
         Raises:
-            ValueError: if the last dimension is not that of the inputs.
+            ValueError: if the last dimension of x is not the number of inputs.
         """
         if x.dim() == 0 or x.shape[-1] != self.shape[1]:
             raise ValueError(f"A(x) needs x of shape (..., {self.shape[1]}), got {tuple(x.shape)}")

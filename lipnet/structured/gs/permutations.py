@@ -42,8 +42,8 @@ def permutation_matrix(places: Tensor) -> Tensor:
 def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
     """Return Q_level of a butterfly with r blocks of size b, which brings half-blocks at distance 2^level together.
 
-    The n = r b entries are 2r half-blocks of b / 2 entries. The number of a half-block and that of its partner differ
-    in the binary digit ``level`` alone, so they lie at distance 2^level. Q sends both to the halves of one block, the
+    The n = r b entries are 2r half-blocks of b / 2 entries. A half-block and its partner have numbers that differ in
+    the binary digit ``level`` alone, so they lie at distance 2^level. Q sends both to the halves of one block, the
     half-block with digit 0 first; the pairs keep their order. In each run of 2^(level+1) half-blocks this is the
     shuffle P_(2^level, 2^(level+1)), so that Q = I (x) P_(2^level, 2^(level+1)) (x) I_(b/2). Level 0 is the identity.
 

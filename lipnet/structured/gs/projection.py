@@ -87,7 +87,7 @@ def orthogonal_factors(
             1/2. The default is 10 n eps of the dtype.
 
     Returns:
-        The member, with blocks orthogonal to the rounding of A's dtype, whatever A's own deviation was; computed in
+        The member, with blocks orthogonal to the rounding of A's dtype even if A itself deviates more. Computed in
         float64 and without gradients.
 
     Raises:
