@@ -104,8 +104,8 @@ def _by_lu(skew: Tensor) -> Tensor:
 def _by_cholesky(skew: Tensor) -> Tensor:
     """Return (I + K)(I - K)^{-1} = 2 (I - K)^{-1} - I, with (I - K)^{-1} = (I + K) M^{-1}.
 
-    M = (I - K)(I + K) = I + K^T K is positive definite, with the squared condition number of I - K. One step of Newton's
-    method for the inverse makes up for that, up to ||K|| = 10^6.
+    M = (I - K)(I + K) = I + K^T K is positive definite, with the squared condition number of I - K. One step of
+    Newton's method for the inverse makes up for that, up to ||K|| = 10^6.
     """
     identity = _identity_like(skew)
     other = identity + skew
