@@ -27,7 +27,8 @@ class LastCheckpoint(Checkpoint):
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
     start is up, and on SIGTERM. Within an epoch it is written right after an optimizer step, and only if the training
     loader can continue from there (the loaders of `lipnet.data` can). It is not written right before a validation or
-    the end of the epoch, because a resumed training would skip these.
+    the end of the epoch, because a resumed training would skip these. If the training ends with such a validation, it
+    is written afterwards.
 
     After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75. It does not validate
     or certify at this point, because an uninterrupted training would not either. A resumed training has the same time
@@ -89,7 +90,7 @@ class LastCheckpoint(Checkpoint):
             raise TimeIsUp
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Nothing else is called after a validation with which a training ends in the middle of an epoch.
+        # If a training ends with a validation in the middle of an epoch, this is the last hook that Lightning calls.
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits and self._stepped and self._writes and self._resumable and _is_ending(trainer):
             self._save(trainer)

@@ -36,7 +36,7 @@ def attach(
     """Attach a new adapter to weights of a model, in place, and use it.
 
     Until the adapter is trained, the model computes exactly what it did before; in training mode, up to rounding. The
-    first adapter freezes the model's own parameters, and only the adapter in use has parameters that require a
+    first adapter freezes the model's own parameters. Of all adapters, only the one in use has parameters that require a
     gradient. Parameters that you unfreeze later, such as a new head's, stay unfrozen. These weights can have adapters:
 
     - ``nn.Linear``, and Hugging Face's ``Conv1D``;

@@ -18,8 +18,8 @@ from lipnet.structured.adapters.state import (
 def use(model: nn.Module, name: str | None) -> nn.Module:
     """Switch to another adapter of the model, in place, or to the model without adapters for None.
 
-    Afterwards only the adapter in use has parameters that require a gradient. The model's buffers, such as the running
-    statistics of batch normalisation, get the values that they had when this adapter was last in use.
+    Of all adapters, only the one in use then has parameters that require a gradient. The model's buffers, such as the
+    running statistics of batch normalisation, get the values that they had when this adapter was last in use.
 
     Returns:
         The model.
