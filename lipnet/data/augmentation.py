@@ -58,8 +58,9 @@ class CropAndFlip:
         shifts = 2 * self.padding + 1
         draws = uniform_integers(self.seed, epochs, indices, (shifts, shifts, 1 + bool(self.flip)))
         if self.flip == ALTERNATING:
-            coins = uniform_integers(self.seed, np.zeros_like(epochs), indices, (2,))
-            draws[:, 2] = (coins[:, 0] + epochs) % 2
+            # The third draw of epoch 0, which the crop of that epoch does not use.
+            coins = uniform_integers(self.seed, np.zeros_like(epochs), indices, (1, 1, 2))[:, 2]
+            draws[:, 2] = (coins + epochs) % 2
         row, column, flipped = torch.from_numpy(draws).to(images.device).T.unsqueeze(-1)
         # One gather crops and flips the whole batch: `places` are positions in the padded, flattened images.
         height, width = images.shape[2:]

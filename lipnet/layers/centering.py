@@ -1,6 +1,7 @@
 """Centring of feature maps by a running mean."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lipnet.functional.rounding_error import Signal, Step, addition
@@ -14,7 +15,8 @@ class Centering(LipschitzModule):
 
     .. math:: m_t = (1 - \mu_t)\,m_{t-1} + \mu_t\,\mathrm{mean}(x), \qquad \mu_t = \max(\mu, 1 / t)
 
-    so that the first batch sets it. mean(x) is the mean over batch and pixels. In evaluation, m is frozen: the layer is
+    so that the first batch sets it. mean(x) is the mean over batch and pixels, and over the batches of all processes of
+    a distributed training, so that their networks stay the same. In evaluation, m is frozen: the layer is
     a shift, which changes no Lipschitz constant.
 
     Args:
@@ -67,6 +69,9 @@ class Centering(LipschitzModule):
         # Computed on the device, so that training does not wait for it.
         weight = self.batches.to(self.mean.dtype).reciprocal().clamp_min(self.momentum)
         batch_mean = x.to(self.mean.dtype).transpose(0, 1).flatten(1).mean(dim=1)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(batch_mean)
+            batch_mean /= dist.get_world_size()
         self.mean.lerp_(batch_mean, weight)
 
     def lipschitz_bound(self) -> float:

@@ -153,6 +153,18 @@ def test_an_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
     assert torch.equal((alone != images[:1]).any(), flipped[1][17])
 
 
+def test_the_alternating_flip_does_not_depend_on_the_crop() -> None:
+    """The flip of epoch 0 was a function of its row until the coin got a draw of its own."""
+    count = 3000
+    images = (10 * torch.arange(3).view(3, 1) + torch.arange(1, 6)).to(torch.uint8).expand(count, 1, 3, 5)
+    augmented = CropAndFlip(0, 1, flip="alternating").augment(images, np.zeros(count, np.int64), np.arange(count))
+    middle = augmented[:, 0, 1]
+    row, flipped = middle[:, 2] // 10, middle[:, 1] > middle[:, 2]
+    for shift in range(3):
+        share = flipped[row == shift].double().mean().item()
+        assert share == pytest.approx(0.5, abs=0.08), "five standard deviations of 1,000 coins"
+
+
 def test_an_unknown_flip_is_refused() -> None:
     with pytest.raises(ValueError, match="flip must be true, false or 'alternating', got 'sometimes'"):
         CropAndFlip(0, 0, flip="sometimes")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
 
 from lipnet.certify import lipschitz_bound
 from lipnet.layers import Centering, PatchEmbedding, PositionCode, export
@@ -41,6 +45,25 @@ def test_the_mean_gets_no_gradient() -> None:
     x = noise(3, 2).requires_grad_()
     Centering(2).double()(x).sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def center(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    layer = Centering(3, dtype=torch.float64)
+    for step in range(3):
+        layer(noise(8, 3, 4, seed=step).chunk(2)[rank])
+    torch.save(layer.mean, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_mean(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(center, args=(str(tmp_path),), nprocs=2)
+    alone = Centering(3, dtype=torch.float64)
+    for step in range(3):
+        alone(noise(8, 3, 4, seed=step))
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.mean)
 
 
 def test_centring_twice_in_a_backward_pass() -> None:
