@@ -13,6 +13,7 @@ from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import UNIT, absolute_filter_norm, accumulated, up
+from lipnet.functional.skew import adjoint_filter
 
 _STEPS = 200
 # Beyond this distance from orthogonality the frequency response gives the better bound.
@@ -121,15 +122,6 @@ def orthogonality_bound(weight: Tensor, groups: int = 1) -> float:
     rounding = accumulated(_length(narrow, groups)) * absolute_filter_norm(narrow, groups) ** 2
     bound = up(sqrt(1 + residual + rounding))
     return min(bound, kernel_norm_bound(exact, groups, grid=16)) if residual > _LARGE_RESIDUAL else bound
-
-
-def adjoint_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return the filter (c_in, c_out/groups, kh, kw) of the adjoint of a convolution with (c_out, c_in/groups, kh, kw).
-
-    For odd kernels, stride 1 and padding 'same' it is the filter of the transposed matrix.
-    """
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    return grouped.transpose(1, 2).flip(-2, -1).flatten(0, 1)
 
 
 def _length(weight: Tensor, groups: int) -> int:

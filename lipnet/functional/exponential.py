@@ -1,7 +1,7 @@
-"""The exponential of a skew convolution as a dense matrix over all pixels, and its certified rounding."""
+"""The exponential of a skew convolution as a dense matrix over all pixels."""
 
 from collections.abc import Sequence
-from math import ceil, isqrt, sqrt
+from math import ceil, isqrt
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,6 @@ from torch import Tensor
 from lipnet.functional.convolution import jacobian_matrices
 from lipnet.functional.series import exponential_coefficients
 
-# ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
-_LARGEST_DEFECT = 1e-6
 # Distance of a polynomial from the exponential that is no more than rounding, and the largest norm it is used for.
 _ROUNDING = 2e-15
 _LARGEST_NORM = 2.5
@@ -119,51 +117,3 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
         return F.conv2d(x, matrices.reshape(groups * length, length, 1, 1), groups=groups)
     grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
     return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)
-
-
-def contraction(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round nearly orthogonal or unitary matrices to a dtype, and shrink them so that no norm exceeds 1.
-
-    The norm is bounded by ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in float64 for the
-    rounded entries.
-
-    Args:
-        matrices: (..., n, n), in double precision.
-        dtype: the wanted dtype, real or complex as the matrices are.
-
-    Returns:
-        Matrices of norm at most 1, all shrunk by the same factor.
-
-    Raises:
-        ValueError: if they are not finite or farther from orthogonal than rounding explains.
-    """
-    result, shrunk = matrices.to(dtype), 1.0
-    for attempt in range(4):
-        norm, defect = _norm_bound(result.to(matrices.dtype))
-        # Rounding moves a matrix of n columns of length 1 by at most sqrt(n) units.
-        if attempt == 0 and not defect <= _LARGEST_DEFECT + 4 * sqrt(matrices.shape[-1]) * torch.finfo(dtype).eps:
-            break
-        if norm <= 1:
-            return result
-        if dtype == matrices.dtype:
-            # Rounding the shrunk entries moves the matrix by at most sqrt(n) units, which need no second product.
-            return matrices / (norm * (1 + (sqrt(matrices.shape[-1]) + 4) * torch.finfo(dtype).eps))
-        shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
-        result = (matrices * shrunk).to(dtype)
-    raise ValueError(
-        f"matrices of shape {tuple(matrices.shape)} are not orthogonal: norms up to {norm}, and ||Q^* Q - I|| up to "
-        f"{defect}"
-    )
-
-
-def _norm_bound(matrices: Tensor) -> tuple[float, float]:
-    """Bound the largest norm, rounding of the bound included, and return it with the largest ||Q^* Q - I||_F."""
-    n = matrices.shape[-1]
-    gram = matrices.mH @ matrices
-    middle = gram.diagonal(dim1=-2, dim2=-1).real.mean(dim=-1)
-    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
-    beside = torch.linalg.matrix_norm(gram - middle[..., None, None] * identity)
-    # Each of the n^2 entries of the product is off by at most n units, and by a few in complex arithmetic.
-    rounding = 8 * n * (n + 4) * torch.finfo(matrices.dtype).eps
-    norm = sqrt(float((middle + beside).max()) + rounding) * (1 + torch.finfo(torch.float64).eps)
-    return norm, float((beside + sqrt(n) * (middle - 1).abs()).max())

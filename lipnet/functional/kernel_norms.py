@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional.constants import constant
 from lipnet.functional.frequency import room_beyond_grid
+from lipnet.functional.norm_estimates import start_vector
 from lipnet.functional.rounding import to_float64
 
 # Room for the rounding of frequency responses and norms.
@@ -159,7 +159,7 @@ def kernel_norm_estimate(weight: Tensor, vector: Tensor, groups: int = 1, steps:
         vector = _unit(vector)
         if steps:
             # A share of a fixed vector, so that no direction stays invisible.
-            fixed = _start_vector(*vector.shape[1:], dtype=vector.dtype, device=vector.device)
+            fixed = start_vector(*vector.shape[1:], dtype=vector.dtype, device=vector.device)
             vector = _unit(vector + _MIXED_IN * fixed)
         for _ in range(steps):
             image = _unit(_circular(vector, weight, before, after, groups))
@@ -167,12 +167,6 @@ def kernel_norm_estimate(weight: Tensor, vector: Tensor, groups: int = 1, steps:
     estimate = _circular(vector, weight, before, after, groups).norm()
     rank = min(len(weight), weight.shape[1] * groups)
     return torch.maximum(estimate, weight.norm() / sqrt(rank)), vector
-
-
-@constant
-def _start_vector(channels: int, height: int, width: int) -> Tensor:
-    numbers = torch.arange(1, channels * height * width + 1, dtype=torch.float64)
-    return F.normalize((numbers * sqrt(2)).cos(), dim=0).view(1, channels, height, width)
 
 
 def _circular(maps: Tensor, weight: Tensor, before: list[int], after: list[int], groups: int) -> Tensor:

@@ -70,13 +70,14 @@ def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tens
 
     Their shape is (groups, channels, points, points), their dtype and device are those of ``like``.
     """
-    return _start_vector(channels, points, dtype=like.dtype, device=like.device).expand(groups, -1, -1, -1)
+    return start_vector(channels, points, points, dtype=like.dtype, device=like.device).expand(groups, -1, -1, -1)
 
 
 @constant
-def _start_vector(channels: int, points: int) -> Tensor:
-    numbers = torch.arange(1, channels * points * points + 1, dtype=torch.float64)
-    return torch.nn.functional.normalize((numbers * sqrt(2)).cos(), dim=0).view(1, channels, points, points)
+def start_vector(channels: int, height: int, width: int) -> Tensor:
+    """Return the vector cos(n sqrt(2)), n = 1, 2, ..., scaled to norm 1, as maps (1, channels, height, width)."""
+    numbers = torch.arange(1, channels * height * width + 1, dtype=torch.float64)
+    return torch.nn.functional.normalize((numbers * sqrt(2)).cos(), dim=0).view(1, channels, height, width)
 
 
 def top_vectors(weight: Tensor, groups: int, points: int) -> Tensor:

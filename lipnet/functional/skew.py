@@ -11,21 +11,22 @@ _LARGE = 2**20
 _BLOCK = 2**17
 
 
-def transpose_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return the filter T(M) whose 'same' convolution is the adjoint of M's.
+def adjoint_filter(weight: Tensor, groups: int = 1) -> Tensor:
+    """Return the filter T(M) of the adjoint of a convolution with stride 1 and padding 'same'.
 
-    T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group separately.
+    T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group separately. Its 'same' convolution has the transposed
+    matrix of that of M.
 
     Args:
-        weight: filter (c, c/groups, kh, kw) in the layout of ``nn.Conv2d``, with odd kh and kw.
+        weight: M, a filter (c_out, c_in/groups, kh, kw) with odd kh and kw.
         groups: number of groups of the convolution.
 
     Returns:
-        A filter of the same shape.
+        T(M), (c_in, c_out/groups, kh, kw), in new memory.
 
     Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021.
     """
-    return _adjoint(_grouped(weight, groups)).reshape(weight.shape)
+    return _grouped(weight, groups).transpose(1, 2).flip(-2, -1).flatten(0, 1)
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional.autocorrelation import adjoint_filter, orthogonality_bound
+from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel
 from lipnet.functional.orthogonal_matrices import polar_factor
+from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional import same_convolution
-from lipnet.functional.autocorrelation import adjoint_filter
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
+from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
 # Frequencies in each direction: for bounds and evaluation, and for the estimate of training.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import same_convolution, with_channels
-from lipnet.functional.autocorrelation import adjoint_filter
 from lipnet.functional.rounding_error import (
     TINY,
     UNIT,
@@ -19,6 +18,7 @@ from lipnet.functional.rounding_error import (
     products,
     up,
 )
+from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 

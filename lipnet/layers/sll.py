@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.functional.autocorrelation import absolute_gram, adjoint_filter, dominance_bound
+from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
+from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf, nan
+from math import inf, nan, sqrt
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from lipnet.functional.contractions import (
     contraction_margin,
     contractions,
     norm_of_matrices,
+    orthogonal_contractions,
     orthogonal_norm_bound,
 )
 from lipnet.functional.orthogonal_matrices import orthogonal_cayley
@@ -109,3 +111,49 @@ def test_the_bound_of_orthogonal_matrices_covers_drift_and_is_tight(size: int, d
 def test_a_contraction_is_bounded_by_its_norm(share: float) -> None:
     matrix = share * orthogonal_cayley(torch.randn(6, 6, dtype=torch.float64))
     assert share <= orthogonal_norm_bound(matrix) <= share + 1e-9
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 64])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.float64, torch.bfloat16),
+        (torch.float64, torch.float16),
+        (torch.complex128, torch.complex64),
+        (torch.complex128, torch.complex128),
+    ],
+)
+def test_orthogonal_contractions_have_norms_of_at_most_one_and_close_to_it(
+    kind: torch.dtype, dtype: torch.dtype, n: int
+) -> None:
+    matrices = orthogonal(kind, n, n)
+    result = orthogonal_contractions(matrices, dtype)
+    assert result.dtype is dtype
+    unit = torch.finfo(dtype).eps
+    for matrix, original in zip(result.to(kind).numpy(), matrices.numpy(), strict=True):
+        singular = scipy.linalg.svdvals(matrix)
+        # The decomposition itself is off by some units of double precision.
+        assert singular.max() <= 1 + 4 * np.finfo(float).eps
+        assert singular.min() >= 1 - 4 * sqrt(n) * unit - 100 * n * n * np.finfo(float).eps
+        assert np.abs(matrix - original).max() <= 4 * sqrt(n) * unit + 100 * n * n * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        torch.eye(3) * 2,
+        torch.eye(3) * 0.5,
+        torch.zeros(3, 3),
+        torch.diag(torch.tensor([1.0, 1.0, 0.0])),
+        torch.tensor([[1.0, 1e-3], [0.0, 1.0]]),
+        torch.full((2, 2), nan),
+        torch.diag(torch.tensor([1.0, inf])),
+    ],
+)
+def test_matrices_that_are_not_orthogonal_are_refused(matrix: Tensor, dtype: torch.dtype) -> None:
+    matrices = torch.stack([torch.eye(len(matrix)), matrix]).double()
+    with pytest.raises(ValueError, match=r"matrices of shape \(2, \d, \d\) are not orthogonal"):
+        orthogonal_contractions(matrices, dtype)

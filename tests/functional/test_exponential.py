@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lipnet.functional import skew_filter
+from lipnet.functional.contractions import orthogonal_contractions
 from lipnet.functional.convolution import PADDING_MODES, jacobian_matrices
 from lipnet.functional.exponential import (
     apply_dense,
-    contraction,
     dense_exponential,
     exact_coefficients,
     matrix_function,
@@ -202,36 +202,6 @@ def test_single_precision(size: tuple[int, int]) -> None:
         np.testing.assert_allclose(to_numpy(result.flatten(1)), expected, rtol=0, atol=2e-5)
 
 
-def orthogonal_matrices(n: int, kind: torch.dtype) -> Tensor:
-    generator = torch.Generator().manual_seed(n)
-    return torch.linalg.qr(torch.randn(3, n, n, generator=generator, dtype=kind)).Q
-
-
-@pytest.mark.parametrize("n", [1, 2, 17, 64])
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        (torch.float64, torch.float64),
-        (torch.float64, torch.float32),
-        (torch.float64, torch.bfloat16),
-        (torch.float64, torch.float16),
-        (torch.complex128, torch.complex64),
-        (torch.complex128, torch.complex128),
-    ],
-)
-def test_contractions_have_norms_of_at_most_one_and_close_to_it(kind: torch.dtype, dtype: torch.dtype, n: int) -> None:
-    matrices = orthogonal_matrices(n, kind)
-    result = contraction(matrices, dtype)
-    assert result.dtype is dtype
-    unit = torch.finfo(dtype).eps
-    for matrix, original in zip(result.to(kind).numpy(), matrices.numpy(), strict=True):
-        singular = scipy.linalg.svdvals(matrix)
-        # The decomposition itself is off by some units of double precision.
-        assert singular.max() <= 1 + 4 * np.finfo(float).eps
-        assert singular.min() >= 1 - 4 * math.sqrt(n) * unit - 100 * n * n * np.finfo(float).eps
-        assert np.abs(matrix - original).max() <= 4 * math.sqrt(n) * unit + 100 * n * n * np.finfo(float).eps
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_contractions_of_exponentials(dtype: torch.dtype) -> None:
     _, weight = operands((3, 3), (4, 3), 2)
@@ -239,28 +209,9 @@ def test_contractions_of_exponentials(dtype: torch.dtype) -> None:
         (dense_exponential(weight, (4, 3), 2), dtype),
         (spectral_exponential(weight, (4, 3), 2), dtype.to_complex()),
     ):
-        result = contraction(matrices, kind).to(matrices.dtype)
+        result = orthogonal_contractions(matrices, kind).to(matrices.dtype)
         assert np.linalg.norm(result.numpy(), 2, axis=(-2, -1)).max() <= 1 + 1e-15
         torch.testing.assert_close(result, matrices, rtol=0, atol=20 * torch.finfo(dtype).eps + 1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "matrix",
-    [
-        torch.eye(3) * 2,
-        torch.eye(3) * 0.5,
-        torch.zeros(3, 3),
-        torch.diag(torch.tensor([1.0, 1.0, 0.0])),
-        torch.tensor([[1.0, 1e-3], [0.0, 1.0]]),
-        torch.full((2, 2), math.nan),
-        torch.diag(torch.tensor([1.0, math.inf])),
-    ],
-)
-def test_matrices_that_are_not_orthogonal_are_refused(matrix: Tensor, dtype: torch.dtype) -> None:
-    matrices = torch.stack([torch.eye(len(matrix)), matrix]).double()
-    with pytest.raises(ValueError, match=r"matrices of shape \(2, \d, \d\) are not orthogonal"):
-        contraction(matrices, dtype)
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-6, 0.3, 1.5, 2.1, 2.5])
@@ -272,7 +223,7 @@ def test_the_polynomial_of_exact_coefficients_is_the_exponential(norm: float) ->
     for each, matrix in zip(result, skew, strict=True):
         np.testing.assert_allclose(each.numpy(), scipy.linalg.expm(matrix.numpy()), rtol=0, atol=1e-14)
     # Shrinking to norm 1 needs no second product in double precision, and moves nothing but the last digits.
-    shrunk = contraction(result, torch.float64)
+    shrunk = orthogonal_contractions(result, torch.float64)
     assert float(torch.linalg.matrix_norm(shrunk, ord=2).max()) <= 1 + 1e-15
     np.testing.assert_allclose(shrunk.numpy(), result.numpy(), rtol=0, atol=1e-12)
 

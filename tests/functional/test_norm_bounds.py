@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import PADDING_MODES, norm_bounds, skew_filter
+from lipnet.functional import PADDING_MODES, eigenvalue_bounds, skew_filter
 from lipnet.functional.norm_bounds import (
     reshaped_filter_bound,
     reshaped_filters,
@@ -149,8 +149,8 @@ def test_filters_that_are_not_finite_have_infinite_bounds(value: float) -> None:
 def test_bounds_hold_where_the_estimate_is_too_low(kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random_filter(kernel, groups=2, channels=8)
     bounds = symbol_bound(weight, 2), reshaped_filter_bound(weight, 2)
-    estimate = norm_bounds._estimate
-    monkeypatch.setattr(norm_bounds, "_estimate", lambda matrices: 0.7 * estimate(matrices))
+    estimate = eigenvalue_bounds._estimate
+    monkeypatch.setattr(eigenvalue_bounds, "_estimate", lambda matrices: 0.7 * estimate(matrices))
     again = symbol_bound(weight, 2), reshaped_filter_bound(weight, 2)
     np.testing.assert_allclose(again, bounds, rtol=2e-3)
     assert symbol_supremum(weight, 2) <= again[0]
@@ -168,10 +168,10 @@ def test_single_precision_proves_no_bound_below_the_norm(size: int) -> None:
     for each, rounded in zip(hermitian, low, strict=True):
         norm = float(np.abs(np.linalg.eigvalsh(each.numpy())).max())
         for dtype_matrix, below in ((rounded, 1e-8), (rounded, 0.0), (each, 1e-16)):
-            assert not bool(norm_bounds._decomposes(dtype_matrix[None], norm * (1 - below), (1, -1)))
+            assert not bool(eigenvalue_bounds._decomposes(dtype_matrix[None], norm * (1 - below), (1, -1)))
         # Bounds that are never proven would be of no use.
-        assert bool(norm_bounds._decomposes(rounded[None], norm * 1.002, (1, -1)))
-        assert bool(norm_bounds._decomposes(each[None], norm * (1 + 1e-9), (1, -1)))
+        assert bool(eigenvalue_bounds._decomposes(rounded[None], norm * 1.002, (1, -1)))
+        assert bool(eigenvalue_bounds._decomposes(each[None], norm * (1 + 1e-9), (1, -1)))
 
 
 def test_an_estimate_spares_the_reshaped_bound_where_another_one_is_smaller() -> None:

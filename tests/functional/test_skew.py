@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lipnet.functional import PADDING_MODES
-from lipnet.functional.skew import minus_adjoint, skew_filter, transpose_filter
+from lipnet.functional.skew import adjoint_filter, minus_adjoint, skew_filter
 from tests.oracles import convolution_matrix
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5), (5, 3)]
@@ -26,7 +26,7 @@ def test_the_transposed_filter_has_the_transposed_matrix(
 ) -> None:
     weight = random_filter(groups, kernel)
     matrix = convolution_matrix(weight, 4, 3, groups, padding_mode)
-    transposed = convolution_matrix(transpose_filter(weight, groups), 4, 3, groups, padding_mode)
+    transposed = convolution_matrix(adjoint_filter(weight, groups), 4, 3, groups, padding_mode)
     np.testing.assert_allclose(transposed, matrix.T, rtol=0, atol=1e-15)
 
 
@@ -47,24 +47,24 @@ def test_the_formula_index_by_index() -> None:
     expected = torch.empty_like(weight)
     for o, i, a, b in np.ndindex(*weight.shape):
         expected[o, i, a, b] = weight[i, o, 4 - a, 2 - b]
-    assert torch.equal(transpose_filter(weight), expected)
+    assert torch.equal(adjoint_filter(weight), expected)
     assert torch.equal(skew_filter(weight), (weight - expected) / 2)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_transposing_twice_and_taking_the_skew_part_twice(groups: int) -> None:
     weight = random_filter(groups, (3, 3))
-    assert torch.equal(transpose_filter(transpose_filter(weight, groups), groups), weight)
+    assert torch.equal(adjoint_filter(adjoint_filter(weight, groups), groups), weight)
     skew = skew_filter(weight, groups)
     assert torch.equal(skew_filter(skew, groups), skew)
-    assert torch.equal(transpose_filter(skew, groups), -skew)
+    assert torch.equal(adjoint_filter(skew, groups), -skew)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_skewness_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
     skew = skew_filter(random_filter(1, (3, 3)).to(dtype))
     assert skew.dtype == dtype
-    assert torch.equal(transpose_filter(skew), -skew)
+    assert torch.equal(adjoint_filter(skew), -skew)
 
 
 @pytest.mark.parametrize(("groups", "kernel"), [(1, (1, 1)), (2, (3, 1)), (3, (3, 3))])
@@ -101,7 +101,7 @@ def test_a_weight_in_another_layout() -> None:
     weight = random_filter(2, (3, 3))
     for same in (weight.contiguous(memory_format=torch.channels_last), weight.mT.contiguous().mT):
         assert torch.equal(skew_filter(same, 2), skew_filter(weight, 2))
-        assert torch.equal(transpose_filter(same, 2), transpose_filter(weight, 2))
+        assert torch.equal(adjoint_filter(same, 2), adjoint_filter(weight, 2))
 
 
 def test_the_weight_is_not_changed() -> None:
@@ -118,7 +118,7 @@ def test_large_filters_are_turned_in_blocks_to_the_same_bits(
     """The size is no multiple of a block length. Non-contiguous filters and in-place results are tested, too."""
     weight = torch.randn(channels, channels // groups, *kernel, generator=torch.Generator().manual_seed(0))
     assert weight.numel() > 2**20
-    expected = weight - transpose_filter(weight, groups)
+    expected = weight - adjoint_filter(weight, groups)
     assert torch.equal(minus_adjoint(weight, groups), expected)
     assert torch.equal(minus_adjoint(weight.to(memory_format=torch.channels_last), groups), expected)
     in_place = weight.clone()

@@ -52,9 +52,9 @@ from lipnet.data import FolderDataModule
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import polynomial_gain, product_up, reshaped_filter_bound, symbol_bound
 from lipnet.functional.contractions import orthogonal_norm_bound
+from lipnet.functional.eigenvalue_bounds import _decomposes
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
-from lipnet.functional.norm_bounds import _decomposes
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import accumulated
 from lipnet.functional.series import monic_polynomial, taylor_coefficients

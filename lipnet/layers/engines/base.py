@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lipnet.functional.autocast import without_autocast
-from lipnet.functional.exponential import contraction, exact_coefficients
+from lipnet.functional.contractions import orthogonal_contractions
+from lipnet.functional.exponential import exact_coefficients
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.engines.prepared import PreparedWeight, Series
 
@@ -114,10 +115,10 @@ class MatrixEngine(Engine):
             if not prepared.finite:
                 return matrices.to(self.matrix_dtype)
             try:
-                return contraction(matrices, self.matrix_dtype)
+                return orthogonal_contractions(matrices, self.matrix_dtype)
             except ValueError:
                 # A larger norm: the exponential itself, without a polynomial made for an interval.
-                return contraction(self.exponential(prepared.filter, size), self.matrix_dtype)
+                return orthogonal_contractions(self.exponential(prepared.filter, size), self.matrix_dtype)
 
         matrices = prepared.constant(self.key(prepared.filter, size), compute)
         assert matrices is not None
