@@ -1,4 +1,7 @@
-"""Pure functions of tensors: no state but constants, no modules, nothing imported from the rest of lipnet."""
+"""Pure functions of tensors: no modules, no state but cached constants, no imports from the rest of lipnet.
+
+docs/notation.md defines the symbols (M, J, A(w), sigma, ...) and the letters of the shapes.
+"""
 
 from lipnet.functional.convolution import (
     PADDING_MODES,

@@ -18,7 +18,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the active autocast dtype for a device, or None if there is none, as always on the meta device.
+    """Return the active autocast dtype for a device, or None without autocast; always None on the meta device.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16):

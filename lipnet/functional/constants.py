@@ -1,4 +1,4 @@
-"""Cache for tensors that depend on nothing but numbers, one copy for each dtype and device."""
+"""A cache for constant tensors, with one copy for each dtype and device."""
 
 from collections.abc import Callable, Hashable
 from functools import wraps
@@ -15,25 +15,25 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def traced_as_constant(function: Function) -> Function:
     """Let compilers call a function while they trace, and treat its result as a constant.
 
-    This is all that ``torch.compiler.assume_constant_result`` does, but that imports torch._dynamo, which takes more
-    than a second.
+    ``torch.compiler.assume_constant_result`` does the same, but imports torch._dynamo, which takes more than a second.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
-# All cached tensors, each under a name of its own: compilers can follow an attribute to its tensor.
+# All cached tensors, each as an attribute: compilers can follow an attribute to its tensor.
 _cached = SimpleNamespace()
 _numbers = count()
 
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Cache the results of a function, for each of its arguments, each dtype and each device.
+    """Cache the results of a function for each combination of arguments, dtype and device.
 
-    A training step uses the same matrices many times: making or copying each one again would cost a launch for each
-    operation and, from the CPU to an accelerator, a wait. Compilers, too, treat the tensors as constants.
-    ``functools.lru_cache`` is not enough: it would also cache the tensors of tracers and of `torch.func`, and inference
-    tensors, which autograd cannot save; and compilers look through it and compute the constant in every call.
+    A training step uses the same matrices many times. Computing them again would cost a kernel launch per operation,
+    and copying them to an accelerator a wait. Compilers treat the cached tensors as constants, too.
+
+    ``functools.lru_cache`` is not enough. It would also cache tensors of tracers and of `torch.func`, and inference
+    tensors, which autograd cannot save. And compilers look through it, and compute the constant in every call.
 
     Args:
         make: a function of hashable arguments that returns a tensor on the CPU, in the highest precision needed.
@@ -57,14 +57,14 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
             return make(*arguments).to(device, dtype)
 
-    # It returns a name, not the tensor, since not all releases accept several tensors here. The tensor with that name
+    # Return a name, not the tensor: some torch releases do not accept several tensors here. The tensor with that name
     # becomes an input of the compiled graph.
     @traced_as_constant
     def name_of(arguments: tuple[Hashable, ...], dtype: torch.dtype, device: torch.device) -> str | None:
         key = (arguments, dtype, device)
         if key not in names:
             value = compute(*key)
-            # Tensors of tracers and of `torch.func` belong to them.
+            # Tensors of tracers and of `torch.func` are only valid inside them.
             if type(value) is not Tensor or torch._C._are_functorch_transforms_active():
                 return None
             names[key] = f"constant_{next(_numbers)}"

@@ -1,6 +1,6 @@
-"""Proofs that matrices have norm at most 1, or nearly, and a scaling that makes it so.
+"""Matrices of norm at most 1: proofs, and scalings that make the norm at most 1 after rounding.
 
-Layers need them whose matrices have norm at most 1 in exact arithmetic, but not after rounding.
+For layers whose matrices are orthogonal or contractions in exact arithmetic, but not necessarily after rounding.
 """
 
 from fractions import Fraction
@@ -16,8 +16,8 @@ _EPS = torch.finfo(torch.float64).eps
 # Factor that covers the rounding of eigenvalues in float64.
 _ROUNDING = 1 + 1e-10
 _ATTEMPTS = 3
-# Norm of Q^T Q - I above which singular values are computed, too. They take longer, but an average of orthogonal
-# matrices, for example, is a contraction with a large deviation.
+# Norm of Q^T Q - I above which singular values are computed, too. They take longer but give a better bound, for example
+# for an average of orthogonal matrices, which is a contraction with a large deviation.
 _LARGE_DEVIATION = 1e-4
 _SQUARINGS = 3
 # ||Q^* Q - I||_F beyond which no rounding in double precision explains that a matrix is not orthogonal.
@@ -25,11 +25,11 @@ _LARGEST_DEFECT = 1e-6
 
 
 def norm_of_matrices(matrices: Tensor) -> float:
-    """Bound the largest norm among matrices (..., m, n): exactly 1.0 if that is proved, else by eigenvalues.
+    """Bound the largest norm among matrices (..., m, n): 1.0 if all are proved to be at most 1, else by eigenvalues.
 
     A Cholesky decomposition of (1 - r) I - A^* A that runs to its end proves ||A|| <= 1. r covers the rounding of the
-    product and of the decomposition (Rump, "Verification of positive definiteness", BIT 2006). Infinite if an entry is
-    not finite.
+    product and of the decomposition (Rump, "Verification of positive definiteness", BIT 2006). The bound is infinite if
+    an entry is not finite.
 
     Example:
         >>> norm_of_matrices(torch.tensor([[0.6, 0.8], [0.8, -0.6]]) * (1 - 1e-6))
@@ -53,10 +53,11 @@ def norm_of_matrices(matrices: Tensor) -> float:
 
 
 def contraction_margin(matrices: Tensor, dtype: torch.dtype) -> float:
-    """Return the share by which matrices of norm 1, computed in float64, are shrunk before rounding to a dtype.
+    """Return the share by which `contractions` shrinks matrices before it rounds them to a dtype.
 
     Rounding changes a matrix (m, n) of norm 1 by a Frobenius norm of at most sqrt(min(m, n)) half units. The margin
-    also covers the rounding in the proof of `norm_of_matrices`, and as much again in the computation of the matrices.
+    also covers the rounding in the proof of `norm_of_matrices`, and as much again for the float64 arithmetic behind the
+    matrices.
     """
     m, n = matrices.shape[-2:]
     return sqrt(min(m, n)) * torch.finfo(dtype).eps / 2 * 1.01 + 2 * _rounding(min(m, n), max(m, n))
@@ -71,14 +72,14 @@ def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
     Args:
         matrices: (..., m, n), in double precision.
-        dtype: real or complex as the matrices are.
+        dtype: of the result, real or complex as the matrices are.
 
     Returns:
-        The matrices, differentiable, with the factor as a constant. If an entry is not finite, they have the first
-        factor.
+        The shrunk matrices, differentiable, with the factor held constant. If an entry is not finite, only the first
+        factor is used.
 
     Raises:
-        ValueError: if norms cannot be brought to 1.
+        ValueError: if the norms cannot be brought down to 1.
     """
     margin = contraction_margin(matrices, dtype)
     factor = 1 - margin
@@ -97,12 +98,13 @@ def contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 def orthogonal_contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Round nearly orthogonal or unitary matrices to a dtype, and shrink them so that no norm exceeds 1.
 
-    The norm is bounded by ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in float64 for the
-    rounded entries.
+    Unlike `contractions`, it needs one product per attempt and no Cholesky decomposition, and it refuses other
+    matrices. The bound is ||Q||^2 = ||Q^* Q|| <= c + ||Q^* Q - c I||_F for every c >= 0, evaluated in double precision
+    for the rounded entries.
 
     Args:
         matrices: (..., n, n), in double precision.
-        dtype: the wanted dtype, real or complex as the matrices are.
+        dtype: of the result, real or complex as the matrices are.
 
     Returns:
         Matrices of norm at most 1, all shrunk by the same factor.
@@ -119,7 +121,7 @@ def orthogonal_contractions(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         if norm <= 1:
             return result
         if dtype == matrices.dtype:
-            # Rounding the shrunk entries moves the matrix by at most sqrt(n) units, which need no second product.
+            # Rounding the shrunk entries moves the matrix by at most sqrt(n) units. The divisor covers them.
             return matrices / (norm * (1 + (sqrt(matrices.shape[-1]) + 4) * torch.finfo(dtype).eps))
         shrunk /= norm * (1 + 2 * torch.finfo(dtype).eps)
         result = (matrices * shrunk).to(dtype)
@@ -145,24 +147,24 @@ def _norm_and_defect(matrices: Tensor) -> tuple[float, float]:
 def orthogonal_norm_bound(matrices: Tensor) -> float:
     """Bound the largest spectral norm among nearly orthogonal matrices Q (..., n, n).
 
-    ||Q||^2 = ||Q^T Q|| <= 1 + ||E|| with E = Q^T Q - I. E is symmetric, so ||E||^8 <= ||E^8||_F. Everything is computed
-    in float64; the roundings of the products are added, and the result is rounded up. If E is large, the singular
+    ||Q||^2 = ||Q^T Q|| <= 1 + ||R|| with R = Q^T Q - I. R is symmetric, so ||R||^8 <= ||R^8||_F. Everything is computed
+    in float64; the roundings of the products are added, and the result is rounded up. If R is large, the singular
     values are computed, too, and the smaller bound counts. Entries that are not finite give infinity.
     """
     exact = to_float64(matrices.detach()).reshape(-1, *matrices.shape[-2:])
-    size, eps = exact.shape[-1], _EPS
+    size = exact.shape[-1]
     power = exact.mT @ exact - torch.eye(size, dtype=exact.dtype, device=exact.device)
     deviation = torch.linalg.matrix_norm(power)
     for squaring in range(1, _SQUARINGS + 1):
         power = power @ power
-        # A product's rounding, at most n eps ||E||_F^2, is at most 2 n^2 eps of the norm of E^2.
-        norms = torch.linalg.matrix_norm(power) ** (0.5**squaring) * (1 + 16 * size**2 * eps)
-        # Ignore powers of E that have underflowed or overflowed.
+        # The rounding of a product, at most n eps ||R||_F^2, is at most 2 n^2 eps times the norm of R^2.
+        norms = torch.linalg.matrix_norm(power) ** (0.5**squaring) * (1 + 16 * size**2 * _EPS)
+        # Ignore powers of R that have underflowed or overflowed.
         usable = (norms > 1e-30) & norms.isfinite()
         deviation = torch.where(usable, torch.minimum(deviation, norms), deviation)
     # The rounding of Q^T Q and of the subtraction: gamma_n || |Q|^T |Q| ||.
-    rounding = 2 * (size + 2) * eps * (exact.square().sum(dim=(-2, -1)) + 1)
-    largest = float((deviation * (1 + 4 * size**2 * eps) + rounding).max())
+    rounding = 2 * (size + 2) * _EPS * (exact.square().sum(dim=(-2, -1)) + 1)
+    largest = float((deviation * (1 + 4 * size**2 * _EPS) + rounding).max())
     if not isfinite(largest):
         return inf
     bound = square_root_up(1 + Fraction(largest))
@@ -174,5 +176,5 @@ def orthogonal_norm_bound(matrices: Tensor) -> float:
 def _rounding(columns: int, rows: int) -> float:
     """Bound the rounding of A^* A and of its Cholesky decomposition, for A (rows, columns) of norm about 1."""
     # A complex product has four real ones. The errors of the columns^2 entries of A^* A add up in the Frobenius norm.
-    # So do those of the decomposition, whose trace is at most the number of columns.
+    # So do the errors of the decomposition, which are relative to a trace of at most the number of columns.
     return 8 * columns * (rows + columns + 8) * _EPS

@@ -1,4 +1,4 @@
-"""The 'same' convolution with odd kernel, stride 1 and dilation 1, its matrix, space-to-depth, missing channels."""
+"""The 'same' convolution (odd kernel, stride 1, dilation 1), its matrix, space-to-depth and missing channels."""
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,14 @@ def same_convolution(
         x: feature maps (B, c, H, W).
         weight: filter (c, c/groups, kh, kw) with odd kh and kw.
         groups: number of groups.
-        padding_mode: ``"zeros"`` or ``"circular"``, the two whose adjoint is again such a convolution.
+        padding_mode: ``"zeros"`` or ``"circular"``: for these, the adjoint is again a 'same' convolution.
         bias: added to each pixel, (c,).
 
     Returns:
         Feature maps (B, c, H, W).
 
     Raises:
-        ValueError: for another padding mode, and for a kernel that wraps around circular maps more than once.
+        ValueError: for another padding mode, and if the kernel would wrap around circular maps more than once.
     """
     padded, padding = _padded(x, weight, padding_mode)
     return F.conv2d(padded, weight, bias, padding=padding, groups=groups)
@@ -86,7 +86,7 @@ def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tens
 
 
 def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
-    """Return the maps, wrapped if the padding is circular, and the zero padding that is left to the convolution."""
+    """Return the maps, already padded if the padding is circular, and the zero padding that ``F.conv2d`` must add."""
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     if padding_mode == "zeros":
         return x, (rows, columns)
@@ -96,14 +96,20 @@ def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple
 
 
 def pad_circularly(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Pad maps circularly on each side, as ``F.pad`` does, but with two copies instead of nine.
+    """Pad maps (..., H, W) circularly, as ``F.pad`` does, but with two copies instead of nine.
+
+    Args:
+        x: the maps.
+        rows, columns: number of rows and columns to add on each side.
 
     Raises:
         ValueError: for maps that are smaller than the padding.
     """
     height, width = x.shape[-2:]
     if rows > height or columns > width:
-        raise ValueError(f"maps of {height} x {width} pixels cannot be wrapped by {rows} rows and {columns} columns")
+        raise ValueError(
+            f"maps must have at least {rows} x {columns} pixels for this circular padding, got {height} x {width}"
+        )
     if columns:
         x = torch.cat((x[..., width - columns :], x, x[..., :columns]), dim=-1)
     return torch.cat((x[..., height - rows :, :], x, x[..., :rows, :]), dim=-2) if rows else x
@@ -141,7 +147,7 @@ def depth_to_space(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
 
 def with_channels(maps: Tensor, channels: int) -> Tensor:
-    """Cut maps to their first channels, or append channels of zeros."""
+    """Cut maps (B, c, H, W) to their first ``channels`` channels, or append channels of zeros."""
     missing = channels - maps.shape[1]
     if missing == 0:
         return maps

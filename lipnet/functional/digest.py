@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and values, in their order.
+    """Return the SHA-256, in hexadecimal, of names, dtypes, shapes and values, in the given order.
 
     Args:
-        tensors: such as the state of a module.
-        dtype: converts floating tensors first, as ``module.to(dtype)`` does; None for their own dtypes.
+        tensors: by name, such as the state dict of a module.
+        dtype: to which floating-point tensors are converted first, as by ``module.to(dtype)``; None keeps their dtypes.
 
     Example:
         >>> one = {"weight": torch.ones(2)}

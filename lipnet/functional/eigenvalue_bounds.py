@@ -1,10 +1,10 @@
-"""Proved bounds on the eigenvalues of Hermitian matrices, by Cholesky decompositions."""
+"""Proven bounds on the eigenvalues of Hermitian matrices, by Cholesky decompositions."""
 
 import torch
 from torch import Tensor
 
-# Lanczos steps before the proof of an eigenvalue bound: a good guess saves Cholesky decompositions. After a few steps
-# with all matrices, only those with the largest estimates (the candidates) continue.
+# Lanczos steps before the proof: a good first bound saves Cholesky decompositions. After a few steps with all matrices,
+# only those with the largest estimates (the candidates) continue.
 _STEPS_OF_ALL = 8
 _STEPS_OF_CANDIDATES = 60
 _CANDIDATES = 16
@@ -16,11 +16,15 @@ _LARGEST_IN_FLOAT32 = 128
 
 
 def eigenvalue_bound(hermitian: Tensor, signs: tuple[int, ...] = (1, -1)) -> float:
-    """Bound the moduli of all eigenvalues of Hermitian matrices (N, n, n), with a proof by Cholesky decompositions.
+    """Bound the moduli of all eigenvalues of Hermitian matrices H (N, n, n) from above.
+
+    Cholesky decompositions of b I + H and b I - H prove the bound b. b starts slightly above an estimate, and grows
+    until all of them succeed.
 
     Args:
         hermitian: the matrices; real and imaginary parts of their entries are at most 2.
-        signs: (1,) if the eigenvalues are symmetric about 0, and (-1,) if none is negative.
+        signs: of H in the decompositions. (1,) is enough if the eigenvalues are symmetric about 0, and (-1,) if none
+            is negative.
     """
     single = hermitian.to(torch.complex64 if hermitian.is_complex() else torch.float32)
     bound = _estimate(single) * _MARGIN
@@ -33,11 +37,11 @@ def eigenvalue_bound(hermitian: Tensor, signs: tuple[int, ...] = (1, -1)) -> flo
 def _proven(hermitian: Tensor, single: Tensor, bound: float, signs: tuple[int, ...]) -> Tensor:
     """Return a mask (N,) of the matrices H for which bound I + sign H provably has no negative eigenvalue.
 
-    Most matrices have a norm a little below the bound. float32 proves these in little more than half the time.
+    Most norms are a little below the bound, so that float32 suffices. It takes little more than half the time.
 
     Args:
         hermitian: the matrices (N, n, n).
-        single: the same in single precision.
+        single: the same matrices in single precision.
         bound, signs: as in `eigenvalue_bound`.
     """
     if hermitian.shape[-1] > _LARGEST_IN_FLOAT32:

@@ -1,4 +1,4 @@
-"""Polynomials of a convolution by plain sums of products, which certificates use because their rounding has a bound."""
+"""Polynomials of a convolution by plain sums of products. Certificates use them, because their rounding has a bound."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,7 +8,7 @@ from torch import Tensor
 from lipnet.functional.convolution import jacobian_matrices, same_convolution
 from lipnet.functional.exponential import apply_dense
 
-# On maps of at most this many pixels one matrix for all pixels is faster than a convolution per image.
+# On maps of at most this many pixels, one matrix for all pixels is faster than a convolution of each image.
 _MAX_PIXELS_OF_A_MATRIX = 4
 
 
@@ -22,23 +22,23 @@ def explicit_polynomial(
     channels: int | None = None,
     matrices: Tensor | None = None,
 ) -> Tensor:
-    """Return p(J) x by Horner's rule, with every entry of J x summed as the products of its taps.
+    """Return p(J) x by Horner's rule, where every entry of J x is a plain sum of products.
 
-    Same function as `skew_polynomial`, slower. `lipnet.functional.rounding_error.horner_error` bounds its distance from
-    the exact value.
+    It is the same function as `skew_polynomial`, but slower. `lipnet.functional.rounding_error.horner_error` bounds its
+    distance from the exact value.
 
     Args:
         x, weight, coefficients, groups, padding_mode, channels: as in `skew_polynomial`.
-        matrices: result of `explicit_matrices` for maps of this size; None for convolutions.
+        matrices: result of `explicit_matrices` for maps of this size; None to convolve.
 
     Returns:
         Feature maps (B, channels or c, H, W), differentiable.
     """
 
-    def image(maps: Tensor, rows: Tensor) -> Tensor:
+    def image(maps: Tensor, kernel: Tensor) -> Tensor:
         if matrices is not None:
             return apply_dense(maps, matrices)
-        return same_convolution(maps, rows, groups, padding_mode)
+        return same_convolution(maps, kernel, groups, padding_mode)
 
     lowest, *lower, leading = coefficients
     state = x if leading == 1 else x * leading
@@ -50,20 +50,20 @@ def explicit_polynomial(
 
 
 def explicit_matrices(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> Tensor | None:
-    """Return J as a matrix for each group (groups, n, n) where maps are so small that it pays; None elsewhere."""
+    """Return J as a matrix for each group (groups, n, n), or None if convolutions are faster on maps of this size."""
     return (
         jacobian_matrices(weight, size, groups, padding_mode) if _takes_a_matrix(weight, size, padding_mode) else None
     )
 
 
 def explicit_length(weight: Tensor, size: tuple[int, int], padding_mode: str) -> int:
-    """Return the number of products that an entry of J x sums when `explicit_polynomial` computes it."""
+    """Return the number of products that `explicit_polynomial` sums for an entry of J x."""
     taps = prod(size if _takes_a_matrix(weight, size, padding_mode) else weight.shape[-2:])
     return int(weight.shape[1]) * taps
 
 
 def _takes_a_matrix(weight: Tensor, size: tuple[int, int], padding_mode: str) -> bool:
-    # Circular padding would add several taps in one entry, a rounding that the bound does not cover.
     if weight.shape[-2:] == (1, 1):
         return size == (1, 1)
+    # With circular padding, an entry may be a sum of several taps, whose rounding the bound does not cover.
     return prod(size) <= _MAX_PIXELS_OF_A_MATRIX and padding_mode == "zeros"

@@ -1,4 +1,4 @@
-"""The exponential of a skew convolution as a dense matrix over all pixels."""
+"""The exponential of a skew convolution, or a polynomial in its place, as a dense matrix over all pixels."""
 
 from collections.abc import Sequence
 from math import ceil, isqrt
@@ -10,7 +10,7 @@ from torch import Tensor
 from lipnet.functional.convolution import jacobian_matrices
 from lipnet.functional.series import exponential_coefficients
 
-# Distance of a polynomial from the exponential that is no more than rounding, and the largest norm it is used for.
+# A polynomial this close to the exponential differs from it by rounding only. Above the norm, its terms cancel.
 _ROUNDING = 2e-15
 _LARGEST_NORM = 2.5
 
@@ -47,7 +47,7 @@ def dense_exponential(
 def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = None) -> Tensor:
     """Return exp(A) of matrices A (..., n, n), or sum_k c_k A^k with about 2 sqrt(degree) matrix products.
 
-    Pieces of s ~ sqrt(degree) terms are sums of the powers up to A^s, and Horner's rule in A^s sums the pieces
+    The powers up to A^s, with s ~ sqrt(degree), give pieces of s terms each, and Horner's rule in A^s sums the pieces
     (Paterson & Stockmeyer, SIAM J. Comput. 2, 1973).
 
     Args:
@@ -80,14 +80,14 @@ def matrix_function(matrices: Tensor, coefficients: Sequence[float] | None = Non
 def exact_coefficients(norm: float) -> tuple[float, ...] | None:
     """Return the polynomial for `matrix_function` that equals exp(A) up to rounding, for skew A of at most this norm.
 
-    It needs 6 products for a norm of 1.5. ``torch.linalg.matrix_exp`` needs about 10, because it only knows the sum of
-    the entries in a column. None for larger norms, where terms of the polynomial would cancel.
+    It needs 6 products for a norm of 1.5. ``torch.linalg.matrix_exp`` needs about 10, because it knows only the column
+    sums, not the norm. None for norms above 2.5, where terms of the polynomial would cancel.
     """
     return exponential_coefficients(norm, _ROUNDING) if norm <= _LARGEST_NORM else None
 
 
 def products_of_a_polynomial(degree: int) -> int:
-    """Return the number of matrix products that `matrix_function` needs."""
+    """Return the number of matrix products that `matrix_function` needs for a degree of at least 1."""
     length = _piece_length(degree)
     return length + ceil(degree / length) - 2
 

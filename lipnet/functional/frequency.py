@@ -12,12 +12,13 @@ from lipnet.functional.constants import constant
 def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
     """Compute A(w) = sum_k L_k e^{i w k} at the frequencies w of a feature map, with the middle tap at the origin.
 
-    With circular padding these matrices are the convolution itself: the sign is that of a correlation, as `F.conv2d`
-    computes it. For a skew filter they are skew-Hermitian. Half of the spectrum is enough, as A(-w) is conj(A(w)).
+    A convolution with circular padding multiplies the Fourier transform of its maps by these matrices. The exponent
+    has the sign of a correlation, which is what `F.conv2d` computes. For a skew filter, the matrices are
+    skew-Hermitian. Half of the spectrum is enough, since A(-w) = conj(A(w)).
 
     Args:
         weight: filter (c, c/groups, kh, kw), odd kh and kw, real.
-        size: H and W; taps beyond a smaller map wrap around.
+        size: H and W; if a map is smaller than the kernel, taps wrap around it.
         groups: number of groups.
 
     Returns:
@@ -32,10 +33,10 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
 
 
 def room_beyond_grid(kernel_size: Iterable[int], points: int) -> float:
-    """Bound how many times sup ||A(w)|| over all frequencies can exceed the maximum over a grid: a factor above 1.
+    """Bound the ratio of sup ||A(w)|| over all frequencies to the maximum over a grid: a factor of at least 1.
 
-    In each variable, u* A(w) v has exponential type r = (k - 1) / 2 around its phase. It is at least cos(r d) times its
-    maximum at a distance d from it, and some point of the grid is within pi / N.
+    Up to a phase, u* A(w) v is a function of exponential type r = (k - 1) / 2 in each variable. At a distance d from
+    its maximum, it is still at least cos(r d) times the maximum, and some grid point is within pi / N.
 
     Args:
         kernel_size: numbers k of taps in each direction.

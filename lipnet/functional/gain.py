@@ -21,8 +21,8 @@ def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> fl
         norm: an upper bound on ||J||; infinity and NaN give infinity.
 
     Returns:
-        A float that is at least the maximum over the norm rounded up to 20 binary places, and at most 1e-12
-        (relative) above it; exactly 1.0 where p is a contraction.
+        A float that is not below the maximum, and at most 1e-12 (relative) above it, with the norm rounded up to 20
+        binary places; exactly 1.0 for Taylor polynomials that are contractions.
 
     Example:
         >>> polynomial_gain((1.0, 1.0, 1 / 2, 1 / 6), norm=1.5), polynomial_gain((1.0, 1.0), norm=0.75)
@@ -30,7 +30,7 @@ def polynomial_gain(coefficients: Sequence[Fraction | float], norm: float) -> fl
     """
     if not isfinite(norm):
         return inf
-    # 20 binary places keep the rationals short.
+    # Few binary places keep the rationals short.
     exactly = tuple(Fraction(coefficient) for coefficient in coefficients)
     return _gain_up_to(exactly, Fraction(ceil(Fraction(norm) * 2**20), 2**20))
 

@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 def shuffle_permutation(channels: int, groups: int, paired: bool = False) -> Tensor:
-    """Return sigma of the permutation P_(groups, channels), which sends channel i to place sigma(i).
+    """Return the permutation P_(groups, channels) as sigma: channel i goes to place sigma(i).
 
     With k groups and n channels, indices from 0:
 
     - plain: sigma(i) = (i mod k) n/k + floor(i/k);
-    - paired: sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), which moves the channels 2j and 2j+1
-      together.
+    - paired: sigma(i) = (floor(i/2) mod k) n/k + 2 floor(i/(2k)) + (i mod 2), which keeps the channels 2j and
+      2j+1 together.
 
     Returns:
         sigma, int64 of shape (channels,).
@@ -36,7 +36,7 @@ def check_shuffle(channels: int, groups: int, paired: bool) -> None:
     if channels % unit:
         kind, divisor = ("paired shuffle", f"2 * groups = {unit}") if paired else ("shuffle", str(unit))
         raise ValueError(
-            f"a {kind} with {groups} groups needs channels divisible by {divisor}, got {channels} channels"
+            f"channels must be divisible by {divisor} for a {kind} with {groups} groups, got {channels} channels"
         )
 
 
@@ -59,5 +59,5 @@ def channel_unshuffle(x: Tensor, groups: int, paired: bool = False) -> Tensor:
 
 
 def _transpose_channels(x: Tensor, rows: int, columns: int, pair: int) -> Tensor:
-    """Transpose the channels, read as a matrix of rows x columns entries of ``pair`` channels each."""
+    """Read the channels as a matrix of rows x columns, with ``pair`` channels per entry, and transpose it."""
     return x.reshape(x.shape[0], rows, columns, pair, *x.shape[2:]).transpose(1, 2).flatten(1, 3)

@@ -1,7 +1,8 @@
 """The definition of the skew-orthogonal convolution (SOC), in plain torch.
 
-Everything faster in lipnet must equal these functions: `lipnet.functional.skew_polynomial` and the engines of
-`lipnet.layers.engines` are tested against them, values and gradients. Use them to read, to check, and as a baseline.
+Tests compare the faster implementations with these functions, values and gradients:
+`lipnet.functional.skew_polynomial` and the engines of `lipnet.layers.engines`. Use them to read, to check, and as a
+baseline.
 
 Source: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; groups as in Gorbunov et al., NeurIPS 2024
 (arXiv 2406.10019).
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return (M - T(M)) / 2 with T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b] in every group."""
+    """Return (M - T(M)) / 2, (c, c/groups, kh, kw), with T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b] in every group."""
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     return ((grouped - grouped.transpose(1, 2).flip(-2, -1)) / 2).flatten(0, 1)
 
@@ -24,7 +25,7 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
 def polynomial(
     x: Tensor, skew: Tensor, coefficients: Sequence[float], groups: int = 1, padding_mode: str = "zeros"
 ) -> Tensor:
-    """Return sum_j c_j J^j x, where J is the 'same' convolution with a filter."""
+    """Return sum_j c_j J^j x for maps x (B, c, H, W), where J is the 'same' convolution with the filter ``skew``."""
     rows, columns = skew.shape[-2] // 2, skew.shape[-1] // 2
 
     def image(maps: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def soc(
     Args:
         x: feature maps (B, c, H, W).
         weight: M, the free filter (c, c/groups, kh, kw) with odd kh and kw.
-        degree: of the Taylor polynomial; 20 is exact to float64 for ||J|| <= 2.1.
+        degree: of the Taylor polynomial; 23 is exact to float64 for ||J|| <= 2.1.
         groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``.
         scale: one for all groups, or of shape (groups,).

@@ -1,4 +1,4 @@
-"""Conversions without error, and floats that are never below the exact result, for computing bounds."""
+"""Arithmetic for bounds: conversion to float64 without error, and floats that are never below the exact result."""
 
 import sys
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def product_up(factors: Iterable[float]) -> float:
     """Return a float >= the exact product of factors >= 0; infinity if a factor is not finite."""
     product = 1.0
     for factor in factors:
-        # Once infinite, the product stays so, whatever the other factors.
+        # An infinite product stays infinite, even if another factor is 0.
         usable = isfinite(product) and isfinite(factor)
         product = round_up(Fraction(product) * Fraction(factor)) if usable else inf
     return product

@@ -13,9 +13,9 @@ from lipnet.functional.gain import polynomial_gain
 
 SERIES = ("chebyshev", "taylor")
 _LARGEST_DEGREE = 64
-# A Chebyshev polynomial needs an interval that is not empty.
+# The Chebyshev expansion divides by the length s of the interval.
 _SMALLEST_INTERVAL = 2**-10
-# Terms of a Bessel function's power series. For |s| <= 2^6 the rest is far below the rounding of a float.
+# Terms of a Bessel function's power series. For |s| <= 2^6, the others are far below the rounding of a float.
 _BESSEL_TERMS = 128
 _BESSEL_BITS = 256
 
@@ -26,7 +26,7 @@ def taylor_coefficients(degree: int) -> tuple[float, ...]:
 
 
 def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
-    """Return the coefficients c_0, ..., c_degree of the Jacobi-Anger polynomial, made a contraction.
+    """Return the coefficients of the truncated Jacobi-Anger expansion, scaled down to a contraction if needed.
 
     exp(i t) = J_0(s) + 2 sum_{n >= 1} i^n J_n(s) T_n(t / s) on |t| <= s, with Bessel functions J_n and Chebyshev
     polynomials T_n. The sum is cut after ``degree`` and written as p(z) = sum_k c_k z^k with z = i t. If its modulus
@@ -37,7 +37,7 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
         norm: s >= 0; values below 2^-10 count as 2^-10.
 
     Returns:
-        The coefficients, lowest power first, as floats for which `polynomial_gain` up to s is at most 1.
+        c_0, ..., c_degree, lowest power first, as floats for which `polynomial_gain` up to s is at most 1.
 
     Raises:
         ValueError: for a degree below 1, and a norm that is negative or not finite.
@@ -57,13 +57,13 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
 
 @lru_cache(maxsize=1024)
 def exponential_coefficients(norm: float, tolerance: float, series: str = "chebyshev") -> tuple[float, ...]:
-    """Return the polynomial of lowest degree that is within a tolerance of the exponential.
+    """Return the coefficients of the polynomial of lowest degree that is within a tolerance of the exponential.
 
     Args:
         norm: s, an upper bound on ||J||.
         tolerance: bound on sup |p(i t) - exp(i t)| over |t| <= s, and so on ||p(J) - exp(J)||.
-        series: ``"chebyshev"`` or ``"taylor"``. For Taylor, a polynomial of at most three degrees more is preferred if
-            it is a contraction on the interval: degree 3 is one up to 1.73; degrees 4, 8 and 12 are up to 2.82.
+        series: ``"chebyshev"`` or ``"taylor"``. Taylor's degree rises by up to three if that gives a contraction on the
+            interval: degree 3 is one up to s = 1.73; degrees 4, 8 and 12 are up to s = 2.82.
 
     Returns:
         c_0, ..., c_n, lowest power first.
@@ -88,7 +88,7 @@ def exponential_coefficients(norm: float, tolerance: float, series: str = "cheby
                 return _taylor(degree, norm)
         elif (remainder := _chebyshev_remainder(degree, norm)) <= tolerance:
             raw, gain = _jacobi_anger(degree, interval)
-            # Dividing by its maximum moves the polynomial that much farther from the exponential.
+            # Dividing by the maximum moves the polynomial away from the exponential by up to gain - 1.
             if remainder + gain - 1 <= tolerance:
                 return _contraction(raw, gain, interval)
     raise ValueError(
@@ -102,10 +102,10 @@ def _check_norm(norm: float) -> None:
 
 
 def _taylor(degree: int, norm: float) -> tuple[float, ...]:
-    """Return Taylor's polynomial of this degree, or the first of the next three that is a contraction."""
+    """Return the first contraction among Taylor's polynomials of this and the next three degrees, else this degree."""
     for candidate in (taylor_coefficients(degree + more) for more in range(4)):
         gain = polynomial_gain(candidate, norm)
-        # The coefficients of a contraction, rounded to floats, give a gain up to a rounding error above 1.
+        # Rounding the coefficients of a contraction to floats can raise its gain slightly above 1.
         if gain <= 1 + 2**-50:
             return _contraction(candidate, gain, norm)
     return taylor_coefficients(degree)
@@ -120,7 +120,7 @@ def _chebyshev_remainder(degree: int, norm: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _jacobi_anger(degree: int, norm: float) -> tuple[tuple[float, ...], float]:
-    """Return the coefficients before they are made a contraction, and the polynomial's maximum on the interval."""
+    """Return the coefficients of the truncated expansion, and its maximum modulus on the interval."""
     s = Fraction(norm)
     polynomial = [Fraction(0)] * (degree + 1)
     # R_n(w) = i^n T_n(-i w): R_0 = 1, R_1 = w, R_{n+1} = 2 w R_n + R_{n-1}.
@@ -151,27 +151,27 @@ def _bessel(n: int, s: Fraction) -> Fraction:
 
 
 def _contraction(coefficients: tuple[float, ...], gain: float, norm: float) -> tuple[float, ...]:
-    """Divide the coefficients by the maximum, until the polynomial with the rounded coefficients stays within 1."""
+    """Divide the coefficients by the gain, until the gain with rounded coefficients is at most 1."""
     margin = 2**-50
     while gain > 1:
         coefficients = tuple(coefficient / gain * (1 - margin) for coefficient in coefficients)
         gain = polynomial_gain(coefficients, norm)
-        # Where large terms cancel, rounding the coefficients moves the maximum by more than a small margin.
+        # Where large terms cancel, rounding the coefficients changes the gain by more than a small margin.
         margin *= 2
     return coefficients
 
 
 def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float, ...]]:
-    """Return a factor a and d_0, ..., d_n with d_n = 1 so that sum_k c_k z^k = sum_k d_k (a z)^k, shrunk by 2^-40.
+    """Write a polynomial with the leading coefficient 1: sum_k c_k z^k = sum_k d_k (a z)^k with d_n = 1.
 
-    With the factor moved into the filter, Horner's rule starts from the input itself. Shrinking keeps a contraction one
-    when the coefficients are rounded.
+    The filter absorbs the factor a, so that Horner's rule starts from the input itself. The new polynomial is smaller
+    by a share of 2^-40, so that a contraction remains one when the coefficients are rounded.
 
     Args:
         coefficients: c_0, ..., c_n with c_n > 0.
 
     Returns:
-        a > 0, and the new coefficients.
+        a > 0, and d_0, ..., d_n.
 
     Raises:
         ValueError: for a constant, and for a leading coefficient that is not positive.
@@ -182,7 +182,7 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
         (0.5, [1.0, 2.0, 1.0])
     """
     if len(coefficients) < 2 or not coefficients[-1] > 0:
-        raise ValueError(f"a degree of 1 or more and a positive leading coefficient are needed, got {coefficients}")
+        raise ValueError(f"coefficients must be two or more with a positive leading one, got {coefficients}")
     factor = (coefficients[-1] * (1 - 2**-40)) ** (1 / (len(coefficients) - 1))
     lower = (c * (1 - 2**-40) / factor**power for power, c in enumerate(coefficients[:-1]))
     return factor, (*lower, 1.0)

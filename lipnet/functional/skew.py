@@ -12,13 +12,12 @@ _BLOCK = 2**17
 
 
 def adjoint_filter(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return the filter T(M) of the adjoint of a convolution with stride 1 and padding 'same'.
+    """Return the adjoint filter T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group separately.
 
-    T(M)[o, i, a, b] = M[i, o, kh-1-a, kw-1-b], in every group separately. Its 'same' convolution has the transposed
-    matrix of that of M.
+    For odd kh and kw, the 'same' convolutions with T(M) and M have transposed matrices.
 
     Args:
-        weight: M, a filter (c_out, c_in/groups, kh, kw) with odd kh and kw.
+        weight: M, (c_out, c_in/groups, kh, kw).
         groups: number of groups of the convolution.
 
     Returns:
@@ -32,8 +31,8 @@ def adjoint_filter(weight: Tensor, groups: int = 1) -> Tensor:
 def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     """Return (M - T(M)) / 2, whose 'same' convolution has a skew-symmetric Jacobian.
 
-    The Jacobian J satisfies J^T = -J exactly for zero and for circular padding with stride 1 and dilation 1, so exp(J)
-    is orthogonal. The map is an orthogonal projection, hence its own adjoint in the backward pass.
+    J^T = -J holds exactly for zero and for circular padding with stride 1 and dilation 1, so exp(J) is orthogonal.
+    Taking the skew part is an orthogonal projection, so the backward pass takes the skew part of the gradient.
 
     Args:
         weight: any filter (c, c/groups, kh, kw) with odd kh and kw.
@@ -52,16 +51,21 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def minus_adjoint(weight: Tensor, groups: int = 1, *, in_place: bool = False) -> Tensor:
-    """Return M - T(M), twice the skew part, in new memory or in that of M; not differentiable.
+    """Return M - T(M), twice the skew part; not differentiable.
 
-    A large filter is transposed block by block: at once, nearly every entry would come from main memory.
+    On the CPU, large filters are transposed block by block, so that the blocks stay in the processor's cache.
+
+    Args:
+        weight: M, (c, c/groups, kh, kw).
+        groups: number of groups of the convolution.
+        in_place: allow the result to overwrite M.
     """
     grouped = _grouped(weight, groups)
     if weight.numel() < _LARGE or weight.device.type != "cpu" or torch.compiler.is_compiling():
         adjoint = _adjoint(grouped)
-        # The adjoint of 1 x 1 filters is a view of them.
-        own = in_place and weight.shape[-2:] != (1, 1)
-        return (grouped.sub_(adjoint) if own else grouped - adjoint).reshape(weight.shape)
+        # The adjoint of a 1 x 1 filter is a view of it, which a subtraction in place would corrupt.
+        overwrite = in_place and weight.shape[-2:] != (1, 1)
+        return (grouped.sub_(adjoint) if overwrite else grouped - adjoint).reshape(weight.shape)
     result = grouped if in_place else torch.empty_like(grouped, memory_format=torch.contiguous_format)
     length = max(1, isqrt(_BLOCK // prod(weight.shape[-2:])))
     blocks = [slice(start, start + length) for start in range(0, grouped.shape[1], length)]
@@ -80,7 +84,7 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _adjoint(grouped: Tensor) -> Tensor:
-    """Apply T in each group of (groups, o, i, kh, kw)."""
+    """Apply T in each group of (groups, o, i, kh, kw); a view for 1 x 1 kernels."""
     transposed = grouped.transpose(1, 2)
     return transposed if transposed.shape[-2:] == (1, 1) else transposed.flip(-2, -1)
 

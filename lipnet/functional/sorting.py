@@ -9,9 +9,9 @@ from torch import Tensor
 def sort_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return the larger and the smaller of each pair of entries.
 
-    The Jacobian is a permutation everywhere: in a tie each result takes the gradient of one of the two, where
-    ``torch.maximum`` and ``torch.minimum`` would give half to either and lose norm. The backward pass saves one boolean
-    per pair, and neither input. Works under forward-mode differentiation and ``torch.func.vmap``.
+    The Jacobian is a permutation everywhere. In a tie, each result takes the gradient of one input; ``torch.maximum``
+    and ``torch.minimum`` would give half of it to each, and lose norm. The backward pass saves one boolean per pair and
+    no input. Forward-mode differentiation and ``torch.func.vmap`` work.
 
     Args:
         first, second: tensors of the same shape.

@@ -13,7 +13,6 @@ from lipnet.functional import PADDING_MODES, eigenvalue_bounds, skew_filter
 from lipnet.functional.norm_bounds import (
     reshaped_filter_bound,
     reshaped_filters,
-    reshaped_norm,
     spectral_norm_bound,
     symbol_bound,
 )
@@ -102,16 +101,6 @@ def test_symbol_bound_refuses_a_grid_that_is_too_coarse(kernel: tuple[int, int],
         symbol_bound(random_filter(kernel), grid=grid)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_reshaped_norm_is_the_smallest_of_the_fantastic_four(kernel: tuple[int, int], groups: int) -> None:
-    weight = random_filter(kernel, groups, channels=6)
-    expected = [min(map(spectral_norm, group)) for group in fantastic_four(weight, groups)]
-    norm = reshaped_norm(weight, groups)
-    assert norm.dtype == torch.float64
-    np.testing.assert_allclose(norm.numpy(), expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_other_two_reshaped_filters_have_the_same_norms_if_skew(kernel: tuple[int, int], groups: int) -> None:
@@ -127,13 +116,6 @@ def test_reshaped_filters_are_the_two_matrices_they_are_said_to_be(groups: int) 
     for group, (expected_flat, expected_blocked, _, _) in enumerate(fantastic_four(weight, groups)):
         np.testing.assert_array_equal(flat[group].numpy(), expected_flat)
         np.testing.assert_array_equal(blocked[group].numpy(), expected_blocked)
-
-
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (3, 1)])
-def test_gradient_of_the_reshaped_norm_of_a_skew_filter(kernel: tuple[int, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(4, 2, *kernel, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: reshaped_norm(skew_filter(w, 2), 2), (weight,))
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

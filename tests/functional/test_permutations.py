@@ -75,9 +75,11 @@ def test_an_empty_batch_stays_empty() -> None:
 
 @pytest.mark.parametrize("shuffle", [channel_shuffle, channel_unshuffle])
 def test_channels_that_do_not_divide_are_refused(shuffle: Callable[..., torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"shuffle with 4 groups needs channels divisible by 4, got 6 channels"):
+    with pytest.raises(
+        ValueError, match=r"channels must be divisible by 4 for a shuffle with 4 groups, got 6 channels"
+    ):
         shuffle(torch.zeros(1, 6, 2, 2), 4)
-    with pytest.raises(ValueError, match=r"paired shuffle with 4 groups .* 2 \* groups = 8, got 12 channels"):
+    with pytest.raises(ValueError, match=r"divisible by 2 \* groups = 8 for a paired shuffle .*, got 12 channels"):
         shuffle(torch.zeros(1, 12, 2, 2), 4, paired=True)
 
 

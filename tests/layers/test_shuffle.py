@@ -58,9 +58,9 @@ def test_groups_that_are_no_positive_integer_are_refused(groups: int) -> None:
 
 def test_channels_that_do_not_divide_are_refused() -> None:
     x = torch.zeros(1, 12, 2, 2)
-    with pytest.raises(ValueError, match="needs channels divisible by 5, got 12 channels"):
+    with pytest.raises(ValueError, match=r"channels must be divisible by 5 .*, got 12 channels"):
         ChannelShuffle(5)(x)
-    with pytest.raises(ValueError, match=r"paired shuffle .* divisible by 2 \* groups = 8, got 12 channels"):
+    with pytest.raises(ValueError, match=r"divisible by 2 \* groups = 8 for a paired shuffle .*, got 12 channels"):
         ChannelShuffle(4, paired=True)(x)
-    with pytest.raises(ValueError, match="needs channels divisible by 5, got 12 channels"):
+    with pytest.raises(ValueError, match=r"channels must be divisible by 5 .*, got 12 channels"):
         ChannelShuffle(5).inverse()(x)
