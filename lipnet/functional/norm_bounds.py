@@ -100,8 +100,9 @@ def _gram_bound(matrix: Tensor) -> float:
     gram = wide @ wide.mT
     if not bool(gram.isfinite().all()):
         return inf
-    # Each entry of the Gram matrix is a sum of k products. Its error is at most k u times the sum of their moduli.
-    rounding = (wide.shape[1] + 2) * torch.finfo(torch.float64).eps * float(gram.trace())
+    # Each entry of the Gram matrix is a sum of k products. Its error is at most k u times the sum of their moduli, plus
+    # 2^-1022 for each product that underflows.
+    rounding = (wide.shape[1] + 2) * torch.finfo(torch.float64).eps * float(gram.trace()) + wide.numel() * 2.0**-1022
     largest_entry = float(gram.abs().max())
     if largest_entry == 0:
         # The matrix is zero, or so small that all squares have underflowed.

@@ -45,6 +45,8 @@ ELEMENTARY = 4 * 2
 # Power iteration in `absolute_norm`: largest number of steps, and the ratio of upper to lower bound at which it stops.
 _POWER_STEPS = 13
 _CLOSE_ENOUGH = 1 + 1e-6
+# Squares of smaller numbers may underflow, so that their sum is far below the exact one.
+_SMALLEST_SQUARED = 2.0**-400
 
 
 class Signal(NamedTuple):
@@ -145,7 +147,11 @@ def products(
 
 def euclidean_norm(values: Tensor) -> float:
     """Bound the Euclidean norm of all entries from above; infinity if an entry is not finite."""
-    norm = float(to_float64(values.detach()).norm()) * (1 + (values.numel() + 8) * 2 * UNIT)
+    exact = to_float64(values.detach())
+    norm = float(exact.norm())
+    if norm < _SMALLEST_SQUARED and exact.numel():
+        norm = up(float(exact.abs().max()) * sqrt(exact.numel()))
+    norm *= 1 + (exact.numel() + 8) * 2 * UNIT
     return inf if isnan(norm) else norm
 
 
@@ -164,6 +170,8 @@ def absolute_norm(matrices: Tensor) -> float:
         return 0.0
     if not bool(magnitudes.isfinite().all()):
         return inf
+    if (greatest := float(magnitudes.max())) < _SMALLEST_SQUARED:
+        return up(greatest * sqrt(prod(magnitudes.shape[-2:])))
     vectors = torch.ones_like(magnitudes[:, :1, :]).mT
     for _ in range(_POWER_STEPS):
         images = magnitudes.mT @ (magnitudes @ vectors)

@@ -163,6 +163,15 @@ def test_an_estimate_spares_the_reshaped_bound_where_another_one_is_smaller() ->
     assert reshaped_filter_bound(weight, at_most=bound * 2) == bound
 
 
+def test_the_reshaped_bound_covers_products_that_underflow() -> None:
+    """One product of the Gram matrix rounds to the smallest number, all others to 0."""
+    weight = torch.zeros(101, 101, 1, 1, dtype=torch.float64)
+    weight[0, 1:] = 1.55e-162
+    weight[0, 1] = 1.65e-162
+    weight = weight - weight.transpose(0, 1)
+    assert 1.55e-162 * math.sqrt(100) <= reshaped_filter_bound(weight) < 1e-150
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_bounds_hold_for_filters_of_low_precision(dtype: torch.dtype) -> None:
     weight = random_filter((3, 3)).to(dtype)

@@ -87,6 +87,18 @@ def test_euclidean_norm_is_never_below_the_exact_one() -> None:
     assert Fraction(euclidean_norm(values)) ** 2 >= squared
 
 
+@pytest.mark.parametrize("scale", [1e-130, 1e-155, 1e-162, 1e-290])
+def test_norms_of_entries_whose_squares_underflow_are_not_below_the_exact_ones(scale: float) -> None:
+    matrices = scale * noise(2, 6, 5).abs()
+    squared = [sum(Fraction(value) ** 2 for value in matrix.flatten().tolist()) for matrix in matrices]
+    assert Fraction(euclidean_norm(matrices)) ** 2 >= sum(squared)
+    assert euclidean_norm(matrices) <= 8 * float(matrices.max())
+    # A matrix without negative entries has a norm of at least ||A v|| for the unit vector v of equal entries.
+    for matrix in matrices:
+        rows = [sum(map(Fraction, row)) for row in matrix.tolist()]
+        assert Fraction(absolute_norm(matrix)) ** 2 >= sum(row**2 for row in rows) / 5
+
+
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_absolute_filter_norm_bounds_the_convolution_of_magnitudes(groups: int, mode: str) -> None:

@@ -56,7 +56,7 @@ from lipnet.functional.eigenvalue_bounds import _decomposes
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
-from lipnet.functional.rounding_error import accumulated
+from lipnet.functional.rounding_error import absolute_norm, accumulated
 from lipnet.functional.series import monic_polynomial, taylor_coefficients
 from lipnet.layers import (
     GSSOC,
@@ -289,6 +289,14 @@ DEFECTS = [
         "rounding: a sum of any length counts as one rounding",
         replace(accumulated, lambda roundings: 2.0**-53),
         ["tests/functional/test_rounding_error.py::test_accumulated_roundings_are_gamma"],
+    ),
+    Defect(
+        "rounding: squares that underflow count as 0",
+        edit(absolute_norm, "< _SMALLEST_SQUARED", "< 0"),
+        [
+            "tests/functional/test_rounding_error.py::"
+            "test_norms_of_entries_whose_squares_underflow_are_not_below_the_exact_ones"
+        ],
     ),
     Defect(
         "rounding: a module without a rule counts as exact",
