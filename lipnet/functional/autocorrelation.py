@@ -1,4 +1,4 @@
-"""The Gram operator of a convolution, tap by tap, and two bounds on the convolution's norm that follow from it.
+"""The taps of a convolution's Gram operator, and two bounds on the convolution's norm that follow from them.
 
 Every bound holds for feature maps of any size, with zero or circular padding: zero padding only removes rows and
 columns from the operator on all pixels of the plane.
@@ -16,18 +16,18 @@ from lipnet.functional.rounding_error import UNIT, absolute_filter_norm, accumul
 from lipnet.functional.skew import adjoint_filter
 
 _STEPS = 200
-# Beyond this distance from orthogonality the frequency response gives the better bound.
+# Beyond this distance from orthogonality, the frequency response gives the better bound.
 _LARGE_RESIDUAL = 0.05
 
 
 def autocorrelation(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return the taps of the Gram operator J^T J of a convolution J, those of one half plane.
+    """Return the taps of the Gram operator J^T J of a convolution J, for the offsets of one half plane.
 
-    J^T J is a convolution itself, with the taps C_t[i, j] = sum_{o, a} K[o, i, a] K[o, j, a + t] for offsets t. As
-    C_{-t} is the transpose of C_t, half of them are computed.
+    J^T J is a convolution itself, with the taps C_t[i, j] = sum_{o, a} L[o, i, a] L[o, j, a + t] for offsets t. C_{-t}
+    is the transpose of C_t, so half of them are enough.
 
     Args:
-        weight: filter K (c_out, c_in/groups, kh, kw).
+        weight: filter L (c_out, c_in/groups, kh, kw).
         groups: number of groups.
 
     Returns:
@@ -48,15 +48,23 @@ def autocorrelation(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def _half_plane(kh: int, kw: int) -> list[tuple[int, int]]:
+    """Return the offsets (rows, columns) of one half plane, (0, 0) first."""
     beside = [(0, right) for right in range(kw)]
     return beside + [(down, right) for down in range(1, kh) for right in range(1 - kw, kw)]
 
 
 def absolute_gram(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return B (groups, c_in/groups, c_in/groups), B_ij the sum of |C_t[i, j]| over all offsets t; differentiable.
+    """Return B with B[i, j] = sum_t |C_t[i, j]| over all taps C_t of the Gram operator (see `autocorrelation`).
 
     For any q > 0, ||J||^2 <= max_i (B q)_i / q_i: a weighted row sum of absolute values bounds the spectral radius of
     J^T J.
+
+    Args:
+        weight: filter (c_out, c_in/groups, kh, kw).
+        groups: number of groups.
+
+    Returns:
+        B (groups, c_in/groups, c_in/groups), differentiable.
 
     Source: Prach & Lampert, "Almost-orthogonal layers", ECCV 2022 (arXiv 2208.03160).
     """
@@ -67,16 +75,16 @@ def absolute_gram(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def dominance_bound(weight: Tensor, groups: int = 1) -> float:
-    """Bound the norm of a convolution by sqrt(max_i (B q)_i / q_i), B of `absolute_gram`, for the best q found.
+    """Bound the norm of a convolution by sqrt(max_i (B q)_i / q_i), with B = `absolute_gram` and the best q found.
 
-    Power iteration finds q; the bound holds for each q, converged or not (Collatz and Wielandt).
+    Power iteration finds q. The bound holds for every q, converged or not (Collatz and Wielandt).
 
     Args:
         weight: finite filter (c_out, c_in/groups, kh, kw).
         groups: number of groups.
     """
     exact = to_float64(weight.detach())
-    # A computed C_t differs by gamma_n times that of abs(K), which sums to an operator of norm || abs(J) ||^2.
+    # The error of C_t is at most gamma_n times the C_t of |L|. Their sum over t has a norm of at most || |J| ||^2.
     rounding = accumulated(_length(weight, groups)) * absolute_filter_norm(exact, groups) ** 2
     return up(sqrt(_spectral_radius_bound(absolute_gram(exact, groups)) + rounding))
 
@@ -92,7 +100,7 @@ def _spectral_radius_bound(matrices: Tensor) -> float:
         best = torch.minimum(best, largest)
         if converged:
             break
-        # Divided so that nothing overflows; vectors stay positive, also for zero rows.
+        # Normalise against overflow, and keep the vectors positive, also for zero rows.
         vectors = (images / images.amax(dim=1, keepdim=True).clamp_min(1e-300)).clamp_min(1e-12)
     return up(float(best.max()) * (1 + matrices.shape[-1] * 4 * UNIT))
 
@@ -100,17 +108,17 @@ def _spectral_radius_bound(matrices: Tensor) -> float:
 def orthogonality_bound(weight: Tensor, groups: int = 1) -> float:
     """Bound the norm of a nearly orthogonal convolution by the distance of its Gram operator from the identity.
 
-    ||J||^2 <= 1 + ||J^T J - I||, and the latter is a convolution with the taps R_0 = C_0 - I and R_t = C_t of
-    `autocorrelation`. Its norm is at most ||R_0|| + 2 sqrt(T) || [R_1; ...; R_T] || for the T offsets of a half plane.
-    Where channels are fewer after J than before, J J^T takes the place of J^T J.
+    ||J||^2 <= 1 + ||J^T J - I||. J^T J - I is a convolution with the taps R_0 = C_0 - I and R_t = C_t (see
+    `autocorrelation`). Its norm is at most ||R_0|| + 2 sqrt(T) || [R_1; ...; R_T] || for the T other offsets of a half
+    plane. If J has fewer channels out than in, J J^T takes the place of J^T J.
 
     Args:
         weight: finite filter (c_out, c_in/groups, kh, kw).
         groups: number of groups.
 
     Returns:
-        The bound, within rounding of 1 for an orthogonal filter. A filter that is far from orthogonal has the bound of
-        its frequency response, which is within some per cent.
+        The bound: 1 up to rounding for an orthogonal filter. For a filter that is far from orthogonal, it is
+        `kernel_norm_bound`, if smaller, which is within some per cent of the norm.
     """
     exact = to_float64(weight.detach())
     narrow = adjoint_filter(exact, groups) if weight.shape[0] < weight.shape[1] * groups else exact

@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 def orthogonal_kernel(first: Tensor, bases: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """Multiply an orthogonal 1 x 1 convolution by factors P + (I - P) z, each one tap longer in one direction.
+    """Multiply an orthogonal 1 x 1 convolution by factors P + (I - P) z, each of which adds one tap in one direction.
 
-    z is the shift by a pixel, and P = U U^T projects on a subspace, so that every factor is orthogonal. Every second
-    factor of a direction is P z + (I - P), which keeps the kernel centred for subspaces of any dimension.
+    z is the shift by one pixel, and P = U U^T projects onto a subspace, so every factor is orthogonal. Every second
+    factor in a direction is P z + (I - P), which keeps the kernel centred for subspaces of any dimension.
 
     Args:
         first: (groups, c, m) with m <= c, orthonormal columns: the 1 x 1 convolution.
-        bases: U, (kh - 1 + kw - 1, groups, c, r) with orthonormal columns, for rows and columns by turns.
+        bases: U, (kh - 1 + kw - 1, groups, c, r) with orthonormal columns, alternately for rows and for columns.
         kernel_size: (kh, kw).
 
     Returns:
-        Kernel (groups c, m, kh, kw) of a convolution J with J^T J = I; differentiable. If norms of the operands are at
-        most 1 instead, ||J|| <= 1.
+        Kernel (groups c, m, kh, kw) of a convolution J with J^T J = I; differentiable. If the operands only have norms
+        of at most 1, then ||J|| <= 1.
 
     Source: Li et al., "Preventing gradient attenuation in Lipschitz constrained convolutional networks", NeurIPS 2019
     (arXiv 1911.00937); Xiao et al., ICML 2018.
@@ -41,11 +41,11 @@ def orthogonal_kernel(first: Tensor, bases: Tensor, kernel_size: tuple[int, int]
 
 
 def with_stride(reduction: Tensor, kernel: Tensor, groups: int = 1) -> Tensor:
-    """Return the kernel of a convolution with stride 1 followed by one with a stride.
+    """Return the kernel of a convolution with stride 1 followed by one with a stride, as one strided convolution.
 
     Args:
-        reduction: kernel (c_out, c/groups, s, t) of the second.
-        kernel: (c, c_in/groups, kh, kw) of the first.
+        reduction: kernel of the second convolution, (c_out, c/groups, s, t).
+        kernel: of the first one, (c, c_in/groups, kh, kw).
         groups: number of groups of both.
 
     Returns:
@@ -60,15 +60,15 @@ def with_stride(reduction: Tensor, kernel: Tensor, groups: int = 1) -> Tensor:
 
 
 def without_stride(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> Tensor:
-    """Return a filter without stride on maps after `space_to_depth` that has the norm of a strided convolution.
+    """Return a filter of stride 1, for maps after `space_to_depth`, with the norm of a strided convolution.
 
     Args:
         weight: filter (c_out, c_in/groups, kh, kw).
         stride: (s, t).
-        dilation: of the filter. Without a stride it changes no norm: A(w) only becomes A(d w).
+        dilation: of the filter. Without a stride, it does not change the norm: it turns A(w) into A(d w).
 
     Returns:
-        (c_out, c_in/groups s t, rows, columns).
+        Filter (c_out, c_in/groups s t, rows, columns); ``weight`` itself if the stride is 1.
     """
     if stride == (1, 1):
         return weight

@@ -10,8 +10,8 @@ def fold(first: Tensor, second: Tensor, normal: tuple[Tensor, Tensor]) -> tuple[
     """Reflect the points z = (first, second) with v.z <= 0 in the line v.z = 0; leave the others unchanged.
 
     The map is z - 2 min(v.z, 0) v: for a unit vector v, the reflection (I - 2 v v^T) z on one side of the line and z on
-    the other. It is continuous for every v, with the Lipschitz constant max(1, |1 - 2 |v|^2|): rounding v makes no
-    jump.
+    the other. It is continuous for every v, with the Lipschitz constant max(1, |1 - 2 |v|^2|), so rounding v causes
+    no jump.
 
     Args:
         first, second: the coordinates, tensors of the same shape.
@@ -34,8 +34,8 @@ def fold(first: Tensor, second: Tensor, normal: tuple[Tensor, Tensor]) -> tuple[
 def four_sectors(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines, each (3, ...), of the three maps of `fold_sectors` that are not the identity.
 
-    Sector 2 is reflected by the matrix of the angle theta_0 + theta_1, sector 3 rotated by -theta_2, sector 4 reflected
-    by the matrix of the angle theta_0. The reflection matrix of an angle is [[cos, sin], [sin, -cos]].
+    Sector 2 is reflected with the angle theta_0 + theta_1, sector 3 rotated by -theta_2, and sector 4 reflected with
+    the angle theta_0. The reflection with an angle has the matrix [[cos, sin], [sin, -cos]].
     """
     start, first, second = _angles(theta)
     angles = torch.stack([start + first, second, start])

@@ -1,6 +1,6 @@
 """The norm of any convolution: a guaranteed bound, and a cheap estimate for the scale of a kernel in training.
 
-A stride turns into channels first (`strided_kernel`), so that both see a convolution of stride 1.
+`strided_kernel` turns a stride into channels first, so that both see a convolution of stride 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ class StridedKernel(NamedTuple):
 
     Attributes:
         weight: kernel (c_out, c_in s t / groups, m, n).
-        reach: pixels by which the kernel reads beyond a pixel, at most, in each direction.
+        reach: largest distance, in rows and in columns, at which the kernel reads.
     """
 
     weight: Tensor
@@ -62,21 +62,21 @@ def kernel_norm_bound(
     """Bound the norm of a convolution of stride 1 by its frequency response A(w) = sum_k L_k e^{i w k}.
 
     With ``points`` (N, M), the bound is the largest ||A(w)|| at the frequencies of circular maps of that size. It holds
-    for such maps with circular padding, and for maps with zero padding that are smaller by the kernel's reach: they are
-    a part of the circular ones without wrapping around.
+    for such maps with circular padding. It also holds for maps with zero padding that are smaller by the kernel's
+    reach: on the larger circular maps, the kernel does not wrap around from one end of them to the other.
 
     Without ``points``, it holds for maps of every size and both paddings: the supremum is at most
     `lipnet.functional.frequency.room_beyond_grid` times the maximum over a grid.
 
-    Cholesky decompositions of b^2 I - A(w) A(w)* prove that ||A(w)|| < b; b grows in small steps until all exist.
+    Cholesky decompositions of b^2 I - A(w) A(w)* prove that ||A(w)|| < b. b grows in small steps until all succeed.
 
     Args:
         weight: kernel (c_out, c_in / groups, kh, kw) of any size.
         groups: number of groups.
         points: numbers of frequencies for rows and columns.
         start: a value near the norm, if one is known; the bound is at least this.
-        grid: number of frequencies in each direction without ``points``, or four times the kernel's size if that is
-            more. The bound is within 1 % of the supremum for a 3 x 3 kernel and 32 of them, and within 4 % for 16.
+        grid: number of frequencies in each direction without ``points``, raised to four times the kernel's size if
+            that is more. For a 3 x 3 kernel, the bound is within 1 % of the supremum for 32, and within 4 % for 16.
 
     Raises:
         ValueError: if there are fewer points than taps.
@@ -92,7 +92,7 @@ def kernel_norm_bound(
     grid = max(grid, 4 * max(kernel))
     numbers = [1 if taps == 1 else grid for taps in kernel] if points is None else list(points)
     if any(number < taps for number, taps in zip(numbers, kernel, strict=True)):
-        raise ValueError(f"there must be at least as many points as taps {tuple(kernel)}, got {tuple(numbers)}")
+        raise ValueError(f"points must be at least as many as taps {tuple(kernel)}, got {tuple(numbers)}")
     # A power of two, so that scaling is exact and no square overflows.
     exponent = min(max(int(torch.frexp(exact.abs().max()).exponent), -1000), 1000)
     grouped = (exact * 2.0**-exponent).view(groups, -1, *exact.shape[1:])
@@ -100,8 +100,8 @@ def kernel_norm_bound(
     for responses in _responses(grouped, numbers):
         gram = responses @ responses.mH if grouped.shape[1] <= grouped.shape[2] else responses.mH @ responses
         bound = _raised(gram, bound)
-    # A decomposition that exists proves eigenvalues above minus its rounding (Higham, Theorem 10.3); the other term is
-    # the rounding of the Gram matrices.
+    # A decomposition that succeeds proves that no eigenvalue is below minus its rounding (Higham, Theorem 10.3). The
+    # other term is the rounding of the Gram matrices.
     smaller, larger = sorted(grouped.shape[1:3])
     rounding = (16 * smaller * (smaller + 1) + 16 * smaller * larger) * torch.finfo(torch.float64).eps
     norm = sqrt(bound * (1 + rounding)) * _ROUNDING
@@ -134,7 +134,7 @@ def _raised(gram: Tensor, bound: float) -> float:
             for _ in range(_STEPS):
                 vectors = F.normalize(gram @ vectors, dim=-2, eps=torch.finfo(torch.float64).tiny)
             bound = max(bound, float((gram @ vectors).norm(dim=-2).max()))
-        # Faster and faster, in case the power iteration has missed the largest eigenvalue.
+        # Grow faster each time, in case the power iteration has missed the largest eigenvalue.
         growth = 2 * growth or _SMALLEST_GROWTH
         bound = bound * (1 + growth) + 1e-300
     return bound
@@ -143,12 +143,12 @@ def _raised(gram: Tensor, bound: float) -> float:
 def kernel_norm_estimate(weight: Tensor, vector: Tensor, groups: int = 1, steps: int = 1) -> tuple[Tensor, Tensor]:
     """Estimate the norm of a circular convolution from below, and return the advanced vector, detached.
 
-    The estimate is ||J v|| after some steps v <- J^T J v, and at least ||L||_F / sqrt(min(c_out, c_in)), which
-    the norm never is below. It is differentiable in the kernel, with v held fixed.
+    The estimate is ||J v|| after some steps v <- J^T J v, or ||L||_F / sqrt(min(c_out, c_in)) if that is more: no norm
+    is below it. The estimate is differentiable in the kernel L, with v held fixed.
 
     Args:
         weight: kernel (c_out, c_in / groups, kh, kw).
-        vector: maps (1, c_in, N, M), N >= kh, M >= kw.
+        vector: v, maps (1, c_in, N, M), N >= kh, M >= kw.
         groups: number of groups.
         steps: of power iteration.
     """
@@ -158,7 +158,7 @@ def kernel_norm_estimate(weight: Tensor, vector: Tensor, groups: int = 1, steps:
     with torch.no_grad():
         vector = _unit(vector)
         if steps:
-            # A share of a fixed vector, so that no direction stays invisible.
+            # A share of a fixed vector keeps every direction visible.
             fixed = start_vector(*vector.shape[1:], dtype=vector.dtype, device=vector.device)
             vector = _unit(vector + _MIXED_IN * fixed)
         for _ in range(steps):

@@ -14,7 +14,7 @@ STANDARD_RADII: tuple[str, ...] = ("36/255", "72/255", "108/255", "1")
 def top_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the predicted class and its lead over the runner-up.
 
-    The margin is ``f_(1) - f_(2)``, the largest logit less the second largest, computed in float64 and
+    The margin is ``f_(1) - f_(2)``, the largest logit minus the second largest. It is computed in float64 and
     rounded down, so that it never exceeds the exact difference of the given logits. Logits of any floating
     dtype convert to float64 without error. No gradient flows through either result.
 
@@ -113,7 +113,7 @@ def subtract_downwards(minuend: Tensor, subtrahend: Tensor) -> Tensor:
     rounded_subtrahend = rounded_minuend - difference
     error = (minuend - rounded_minuend) - (subtrahend - rounded_subtrahend)
     below = torch.nextafter(difference, torch.zeros_like(difference))
-    # An overflow leaves a NaN, or an infinite difference: the finite neighbour below is right for both.
+    # After an overflow, the error is NaN and the difference may be infinite: its finite neighbour below is right.
     return torch.where(error >= 0, difference, below)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from lipnet.functional.constants import constant
 from lipnet.functional.frequency import frequency_response
 
-# Work of `top_vectors`, chosen on random filters and on filters with a dominant direction. Eigenvalues of all
-# frequencies cost less than the filters for groups of up to so many channels.
+# Effort of `top_vectors`, chosen on random filters and on filters with a dominant direction. In groups of at most
+# _EXACT_CHANNELS channels, eigenvalues at all frequencies cost less than Chebyshev filters.
 _EXACT_CHANNELS = 32
 _PLAIN_STEPS = 4
 _FILTERS = 3
@@ -23,8 +23,8 @@ _DEGREE = 6
 def jacobian_norm(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Compute ||J v|| for each group, an estimate of ||J|| from below, and J v / ||J v|| for the next step.
 
-    J is the circular convolution on feature maps of the vectors' size, computed as one matrix product. The singular
-    values of a skew J come in pairs, so repeated steps converge in norm; their signs do not matter.
+    J is the circular convolution on feature maps of the vectors' size, computed as one matrix product. With repeated
+    steps, the norms converge. The vectors need not, since the singular values of a skew J come in pairs.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
@@ -66,9 +66,9 @@ def next_vectors(images: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
 
 
 def start_vectors(groups: int, channels: int, points: int, like: Tensor) -> Tensor:
-    """Return the vectors cos(n sqrt(2)), scaled to norm 1, to which hardly any filter is orthogonal.
+    """Return `start_vector` for each group, (groups, channels, points, points), in the dtype and device of ``like``.
 
-    Their shape is (groups, channels, points, points), their dtype and device are those of ``like``.
+    Hardly any filter maps it to 0.
     """
     return start_vector(channels, points, points, dtype=like.dtype, device=like.device).expand(groups, -1, -1, -1)
 
@@ -81,11 +81,12 @@ def start_vector(channels: int, height: int, width: int) -> Tensor:
 
 
 def top_vectors(weight: Tensor, groups: int, points: int) -> Tensor:
-    """Find vectors that nearly maximise `jacobian_norm`, from the filter alone and stable to rounding. Deterministic.
+    """Compute vectors that nearly maximise `jacobian_norm`, from the filter alone.
 
-    Groups of few channels: exactly, by the eigenvectors of the frequency responses. Others: by polynomials of J^T J
-    that amplify its largest eigenvalues; the norm then falls short by about half a per cent. Lanczos's process would
-    need fewer products, but until it has converged it amplifies a rounding of the filter to 1e-4 of the norm.
+    The result is deterministic, and rounding of the filter hardly changes the norm. For groups of few channels, the
+    vectors are exact, from eigenvectors of the frequency responses. For others, Chebyshev polynomials of J^T J amplify
+    its largest eigenvalues, and the norm falls short by about half a per cent. The Lanczos process would need fewer
+    products, but before it has converged, it amplifies rounding of the filter to 1e-4 of the norm.
 
     Args:
         weight: skew filter (c, c/groups, kh, kw).
@@ -111,7 +112,8 @@ def refined_vectors(weight: Tensor, groups: int, vectors: Tensor) -> Tensor:
 
     Args:
         weight, groups: as for `top_vectors`.
-        vectors: (groups, c/groups, N, N) of norm 1. Groups of few channels do not need them: theirs are exact.
+        vectors: (groups, c/groups, N, N) of norm 1. Groups of few channels use them only if the filter is 0 or not
+            finite, since their vectors are exact.
     """
     weight = weight.detach()
     if weight.shape[1] <= _EXACT_CHANNELS:
@@ -127,7 +129,7 @@ def _chebyshev_filter(weight: Tensor, vectors: Tensor) -> Tensor:
     norms, image = jacobian_norm(weight, vectors)
 
     def step(maps: Tensor, image: Tensor | None = None) -> Tensor:
-        """Compute (2 J^T J / s^2 - 1) maps; ``image`` is J maps / s where it is known."""
+        """Compute (2 J^T J / s^2 - 1) maps; ``image`` is J maps / s if it is known."""
         image = _apply(weight, maps) / scale if image is None else image
         return _apply(weight, image) * (-2 / scale) - maps
 
@@ -149,15 +151,15 @@ def _top_eigenvectors(weight: Tensor, groups: int, start: Tensor) -> Tensor:
     points = start.shape[-1]
     # i A(w) is Hermitian. Frequencies and groups: (N, N // 2 + 1, groups, m, m).
     hermitian = 1j * frequency_response(weight, (points, points), groups)
-    # The library refuses matrices that are not finite.
+    # eigvalsh and eigh raise an error for matrices that are not finite.
     finite = hermitian.isfinite().flatten(3).all(dim=3).flatten(0, 1).all(dim=0)
     hermitian = torch.where(finite.view(-1, 1, 1), hermitian, 0.0)
     moduli = torch.linalg.eigvalsh(hermitian).abs().amax(dim=-1).flatten(0, 1)
     frequency, group = moduli.argmax(dim=0), torch.arange(groups, device=weight.device)
     eigenvalues, eigenvectors = torch.linalg.eigh(hermitian.flatten(0, 1)[frequency, group])
     top = eigenvectors[group, :, eigenvalues.abs().argmax(dim=-1)]
-    # The wave e^{i w x} of that frequency, by the inverse transform of a unit. J maps its real part to the imaginary
-    # part, times the eigenvalue, and both have the same norm unless the eigenvalue is 0.
+    # The inverse transform of a unit is the wave e^{i w x} of that frequency. J maps its real part to the imaginary
+    # part times the eigenvalue, and both have the same norm unless the eigenvalue is 0.
     width = points // 2 + 1
     phase = torch.zeros(groups, points, points, dtype=top.dtype, device=top.device)
     phase[group, frequency // width, frequency % width] = points**2
@@ -167,11 +169,16 @@ def _top_eigenvectors(weight: Tensor, groups: int, start: Tensor) -> Tensor:
 
 
 def power_iteration(matrices: Tensor, vectors: Tensor, steps: int = 1) -> tuple[Tensor, Tensor]:
-    """Estimate the largest singular values of matrices (g, m, n) **from below**, starting from right vectors (g, n).
+    """Estimate the largest singular values of matrices (g, m, n) **from below**, by power iteration.
+
+    Args:
+        matrices: (g, m, n).
+        vectors: right vectors to start from, (g, n).
+        steps: at least 1.
 
     Returns:
-        The estimates (g,), differentiable in the matrices with the singular vectors held fixed, and the new right
-        vectors. An estimate is never below ||A||_F / sqrt(min(m, n)), whatever the start: a start vector that is zero,
+        The estimates (g,), differentiable in the matrices with the vectors held fixed, and the new right vectors. An
+        estimate is never below ||A||_F / sqrt(min(m, n)), whatever the start: a start vector that is zero,
         or orthogonal to the top singular vectors, cannot make a matrix look small.
     """
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Differentiable maps from any matrices to orthogonal (real) or unitary (complex) ones, and to contractions.
 
-Products and Cholesky decompositions are enough for all of them. There is no LU decomposition: batched LU of matrices
+They use products, Cholesky decompositions and triangular solves. LU decompositions are avoided: batched LU of matrices
 above 64 x 64 does not return in some builds of torch 2.14.1.
 """
 
@@ -36,26 +36,27 @@ def cayley(matrices: Tensor) -> Tensor:
 
 
 def orthogonal_cayley(matrices: Tensor) -> Tensor:
-    """Return `cayley` of square matrices (..., n, n), and take most of the rounding out by one Newton-Schulz step.
+    """Return `cayley` of real square matrices (..., n, n), corrected by one Newton-Schulz step.
 
-    The rounding of the Cholesky decomposition grows with the square of the skew part's norm.
+    The rounding of the Cholesky decomposition grows with the square of the skew part's norm. The step removes most of
+    it.
     """
     return newton_schulz_step(cayley(matrices))
 
 
 def newton_schulz_step(matrices: Tensor) -> Tensor:
-    """Return Q + Q (I - Q^T Q) / 2 for Q (..., n, n), which approaches the polar factor quadratically.
+    """Return Q + Q (I - Q^T Q) / 2 for real Q (..., n, n), a step towards the polar factor of Q.
 
-    A deviation d of Q^T Q from I becomes about 3 d^2 / 4. It converges for singular values in (0, sqrt(3)).
+    A deviation d of Q^T Q from I becomes about 3 d^2 / 4. Repeated steps converge for singular values in (0, sqrt(3)).
     """
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     return matrices + matrices @ (identity - matrices.mT @ matrices) / 2
 
 
 def polar_retraction(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Return nearly the nearest orthogonal matrices to Q (..., n, n), which must be close to orthogonal.
+    """Approximate the orthogonal matrices nearest to real matrices Q (..., n, n) that are close to orthogonal.
 
-    Three Newton-Schulz steps take a deviation of 0.1 below 1e-11, and use products alone.
+    Three Newton-Schulz steps reduce a deviation of 0.1 to less than 1e-11, with products only.
     """
     for _ in range(steps):
         matrices = newton_schulz_step(matrices)
@@ -66,8 +67,8 @@ def polar(matrices: Tensor, steps: int) -> Tensor:
     """Approximate the polar factor W (W^* W)^{-1/2} of matrices (..., m, n), m >= n, by Newton-Schulz steps.
 
     X <- X (3 I - X^* X) / 2 takes each singular value s in [0, 1] to s (3 - s^2) / 2 in [s, 1], so the norm is at most
-    1 after any number of steps. The start is W / ||W^* W||_F^{1/2}. Singular values of 0 stay 0. If m < n, it is the
-    polar factor (W W^*)^{-1/2} W.
+    1 after any number of steps. The start is W / ||W^* W||_F^{1/2}. Singular values of 0 stay 0. If m < n, the polar
+    factor is (W W^*)^{-1/2} W. For real matrices, `polar_factor` needs fewer steps.
 
     Source: Xu, Li & Li, "LOT: Layer-wise Orthogonal Training", NeurIPS 2022 (arXiv 2210.11620).
 
@@ -90,7 +91,7 @@ def polar(matrices: Tensor, steps: int) -> Tensor:
 
 
 def polar_factor(matrices: Tensor, steps: int = 10) -> Tensor:
-    """Return the nearest matrices with orthonormal columns (or rows, where there are fewer), never of norm above 1.
+    """Approximate the nearest matrices with orthonormal columns (rows, if those are fewer), of norm at most 1.
 
     Each step takes a singular value s to s (15 - 10 s^2 + 3 s^4) / 8, which maps [0, 1] to itself and cubes the
     distance from 1. Small singular values grow by 15 / 8 a step: ten steps suffice for condition numbers up to 200. For
@@ -127,7 +128,7 @@ def polar_factor(matrices: Tensor, steps: int = 10) -> Tensor:
 
 
 def block_reflector(matrices: Tensor, damping: float = 1e-5) -> Tensor:
-    """Return the block reflector I - 2 V (V^* V + e I)^{-1} V^* of matrices V (..., n, r), (..., n, n).
+    """Return the block reflectors I - 2 V (V^* V + e I)^{-1} V^*, (..., n, n), of matrices V (..., n, r).
 
     e is ``damping`` times the mean of the diagonal of V^* V. The eigenvalues 1 - 2 s^2 / (s^2 + e), for the singular
     values s of V, lie in (-1, 1].
@@ -157,7 +158,7 @@ def accretive_inverse(matrices: Tensor, unit: bool) -> Tensor:
 
     Args:
         matrices: M, differentiable; the gradient takes two products.
-        unit: N is the identity.
+        unit: True if N is the identity, which saves its decomposition.
     """
     if torch.is_grad_enabled() and matrices.requires_grad:
         inverse: Tensor = _AccretiveInverse.apply(matrices, unit)

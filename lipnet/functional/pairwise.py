@@ -38,7 +38,7 @@ def row_distances(rows: Tensor) -> Tensor:
 
 def scale_up(bounds: Tensor, factor: float) -> Tensor:
     """Multiply float64 bounds >= 0 by a factor >= 0, rounding up; infinite if either is infinite."""
-    # Infinity times 0 is a NaN.
+    # Infinity times 0 gives NaN.
     return torch.nextafter(bounds * factor, torch.full_like(bounds, math.inf)).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
@@ -46,7 +46,7 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | N
     """Return the predicted class and the L2 radius within which it provably stays the prediction.
 
     The radius is ``min over j != y of (f_y - f_j) / D[y, j]``, where D[y, j] bounds the Lipschitz constant of the
-    difference f_y - f_j. The minimum is over **all** classes: a class behind the runner-up may be nearer, if its D is
+    difference f_y - f_j. The minimum is over **all** classes: a class behind the runner-up may be nearer if its D is
     larger. All roundings are towards a smaller radius, as in :func:`lipnet.functional.margins.certified_radius`. With
     errors, f_y - f_j - 2 errors[y, j] replaces f_y - f_j. No gradient flows through either result.
 
@@ -75,12 +75,14 @@ def pairwise_certified_radius(logits: Tensor, bounds: Tensor, errors: Tensor | N
     """
     check_logits(logits)
     _check_pairs("bounds", bounds, logits.shape[1])
-    if not bool((bounds > 0).fill_diagonal_(True).all()):
-        raise ValueError("bounds of different logits must be positive or infinite, got others")
+    wrong = bounds[~(bounds > 0).fill_diagonal_(True)]
+    if len(wrong):
+        raise ValueError(f"bounds of different logits must be positive or infinite, got {float(wrong[0])}")
     if errors is not None:
         _check_pairs("errors", errors, logits.shape[1])
-        if not bool((errors >= 0).fill_diagonal_(True).all()):
-            raise ValueError("errors of different logits must be at least 0 or infinite, got others")
+        wrong = errors[~(errors >= 0).fill_diagonal_(True)]
+        if len(wrong):
+            raise ValueError(f"errors of different logits must be at least 0 or infinite, got {float(wrong[0])}")
     scores = logits.detach().to(torch.float64)
     prediction = scores.argmax(dim=1)
     finite = scores.isfinite().all(dim=1)

@@ -30,9 +30,9 @@ def skew_polynomial(
     """Return p(J) x = sum_k c_k J^k x, where J is the 'same' convolution with a skew filter: J^T = -J.
 
     Without gradients: Horner's rule. With gradients: the product of p's real factors J + r and J^2 + u J + v, which
-    needs fewer passes over the feature maps, as J + u is a convolution too. The adjoint of each factor is again such a
-    factor with the same filter, so backward saves the convolved maps and no graph. Of maps of 8 MiB and more, the last
-    is convolved again instead of saved.
+    needs fewer passes over the feature maps, since J + u is a convolution too. The adjoint of each factor is again such
+    a factor with the same filter, so the input of each convolution is saved for backward, and no graph. If the maps
+    take 8 MiB or more, the last input is recomputed instead.
 
     Args:
         x: feature maps (B, c, H, W).
@@ -41,8 +41,9 @@ def skew_polynomial(
         coefficients: c_0, ..., c_n of p, n >= 1, c_n not 0. A leading coefficient of 1 saves a pass over the maps.
         groups: number of groups of the convolution.
         padding_mode: ``"zeros"`` or ``"circular"``.
-        channels: return the first channels only, and compute the others only where these depend on them.
-        recompute: save only x for backward, and convolve again there.
+        channels: number of channels to return, the first ones; None for all. Others are computed only if these need
+            them.
+        recompute: save only x for backward, and recompute the other inputs there.
         matrices: result of `form_matrices` for this weight and map size; used without gradients and autocast.
 
     Returns:
@@ -58,7 +59,7 @@ def skew_polynomial(
         tensor([ 0.5000, -1.0000])
     """
     if len(coefficients) < 2 or coefficients[-1] == 0:
-        raise ValueError(f"a polynomial of degree 1 or more is needed, got the coefficients {coefficients}")
+        raise ValueError(f"coefficients must be at least two, the last one not 0, got {coefficients}")
     dtype = autocast_dtype(x.device)
     if dtype is not None:
         x, weight, matrices = x.to(dtype), weight.to(dtype), None
@@ -71,6 +72,8 @@ def skew_polynomial(
 
 
 class _Setting(NamedTuple):
+    """Arguments of `skew_polynomial`."""
+
     coefficients: tuple[float, ...]
     groups: int
     padding_mode: str
@@ -78,12 +81,13 @@ class _Setting(NamedTuple):
     channels: int | None  # None: all
 
 
-# A shift and a constant: K (K + shift) + constant, or K + shift if the constant is None. Plain tuples, since the
-# compilers of some torch releases know no others.
+# A shift and a constant: J (J + shift) + constant, or J + shift if the constant is None. A plain tuple, because the
+# compilers of some torch releases do not know others.
 _Factor = tuple[float, float | None]
 
 
 def _horner(form: Direct | Products, maps: Tensor, setting: _Setting) -> Tensor:
+    """Return p(J) maps as (B, channels, H, W), by Horner's rule."""
     lowest, *lower, leading = setting.coefficients
     x = form.enter(maps)
     state = x if leading == 1 else x * leading
@@ -95,7 +99,7 @@ def _horner(form: Direct | Products, maps: Tensor, setting: _Setting) -> Tensor:
 
 
 class _Polynomial(torch.autograd.Function):
-    """p(J) x as a product of factors: the first channels if the last factor is short, else all channels."""
+    """p(J) x as a product of factors. It has the first channels only if the last factor computes no others."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, setting: _Setting) -> Tensor:
@@ -126,7 +130,7 @@ class _Polynomial(torch.autograd.Function):
 
 
 def _product(form: Direct | Products, x: Tensor, setting: _Setting) -> tuple[Tensor, list[Tensor]]:
-    """Return p(K) x as (B, channels, H, W), and the maps that were convolved on the way, in this order."""
+    """Return p(J) x as (B, channels, H, W), and the input of each convolution in turn."""
     leading = setting.coefficients[-1]
     state = x if leading == 1 else x * leading
     convolved = []
@@ -144,7 +148,7 @@ def _product(form: Direct | Products, x: Tensor, setting: _Setting) -> tuple[Ten
 
 
 def _convolved(form: Direct | Products, x: Tensor, saved: Sequence[Tensor], setting: _Setting) -> list[Tensor]:
-    """Return the maps that `_product` convolved, recomputed from the saved ones."""
+    """Return the inputs of the convolutions in `_product`: the saved ones, and those that must be recomputed."""
     degree, leading = len(setting.coefficients) - 1, setting.coefficients[-1]
     entered = form.enter(x)
     if not saved and degree > 1:
@@ -165,9 +169,9 @@ def _convolved(form: Direct | Products, x: Tensor, saved: Sequence[Tensor], sett
 def _product_adjoint(
     form: Direct | Products, gradient: Tensor, setting: _Setting, convolved: list[Tensor], x_too: bool, filter_too: bool
 ) -> Tensor:
-    """Return p(K)^T gradient with K^T = -K if x needs it, and collect the gradient of the filter if that is needed.
+    """Return p(J)^T gradient, with J^T = -J, if x needs it, and collect the filter's gradient if that is needed.
 
-    Pops the maps off the list, so that each is freed after its use.
+    Each map is popped off the list, so that its memory is freed after use.
     """
 
     def collect(gradient: Tensor, sign: int) -> None:
@@ -182,11 +186,11 @@ def _product_adjoint(
         wanted = x_too or number > 0
         collect(gradient, 1)
         if constant is not None:
-            # y = K s + constant x with s = (K + shift) x, so s receives -K gradient.
-            power = form.apply(gradient)
-            collect(power, -1)
+            # y = J s + constant x with s = (J + shift) x, so s receives -J gradient.
+            image = form.apply(gradient)
+            collect(image, -1)
             if wanted:
-                gradient = form.apply(power, -shift).add_(gradient, alpha=constant)
+                gradient = form.apply(image, -shift).add_(gradient, alpha=constant)
         elif wanted and short is not None:
             gradient = form.apply_to_first(gradient, shift)
         elif wanted:
@@ -196,7 +200,7 @@ def _product_adjoint(
 
 
 def _number_saved(x: Tensor, setting: _Setting) -> int:
-    """Return the number of maps, after x, that are saved for backward."""
+    """Return the number of maps besides x that are saved for backward."""
     if setting.recompute:
         return 0
     number = len(setting.coefficients) - 2
@@ -204,7 +208,7 @@ def _number_saved(x: Tensor, setting: _Setting) -> int:
 
 
 def _steps(setting: _Setting) -> list[tuple[float, float | None, int | None]]:
-    """Return the factors, each with the number of channels that it computes; None for all."""
+    """Return the factors, each with the number of channels that it computes, None for all."""
     steps: list[tuple[float, float | None, int | None]] = [(*factor, None) for factor in _factors(setting.coefficients)]
     shift, constant, _ = steps[-1]
     if constant is None and setting.groups == 1:
@@ -214,13 +218,13 @@ def _steps(setting: _Setting) -> list[tuple[float, float | None, int | None]]:
 
 @traced_as_constant
 def _factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
-    """Return `_real_factors`, as constants for a compiler instead of something to trace."""
+    """Return `_real_factors`, which compilers take as constants instead of tracing the function."""
     return _real_factors(coefficients)
 
 
 @lru_cache(maxsize=1024)
 def _real_factors(coefficients: tuple[float, ...]) -> tuple[_Factor, ...]:
-    """Return the real factors of the polynomial divided by its leading coefficient."""
+    """Return the real factors of the polynomial after division by its leading coefficient."""
     monic = torch.tensor(coefficients[:-1], dtype=torch.float64) / coefficients[-1]
     companion = torch.diag(torch.ones(len(monic) - 1, dtype=torch.float64), diagonal=-1)
     companion[:, -1] = -monic

@@ -10,18 +10,18 @@ which bounds what the layer does to it. Most layers are one of four kinds, or a 
 `products`         y = A x + b with dot products (linear layers, convolutions)
 =================  =====================================================================
 
-`absolute_norm`, `absolute_filter_norm` and `euclidean_norm` compute the sizes that these need; `accumulated` and `up`
-serve layers of another kind.
+`absolute_norm`, `absolute_filter_norm` and `euclidean_norm` compute the norms that these need; `accumulated` and `up`
+are for layers of another kind.
 
-The analysis: every operation of a step is a sum of products. Its computed value differs from the exact one by at most
-gamma_n sum |a_i| |b_i|, gamma_n = n u / (1 - n u) with the unit roundoff u = 2^-53, for any order of the n summands,
-with or without fused operations (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). For a
-matrix A and a vector x this is an error of norm gamma_n || |A| || ||x||. A result that underflows, or a subnormal
-operand that counts as 0, adds at most 2^-1022 each, so that flushing to zero is covered. Winograd and FFT convolutions
-and TF32 are not covered: they compute other sums, or round more.
+The analysis: every entry of a result is a sum of n products. Its computed value differs from the exact one by at most
+gamma_n sum |a_i| |b_i|, gamma_n = n u / (1 - n u) with the unit roundoff u = 2^-53, for any order of the summands, with
+or without fused operations (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). For a matrix
+A and a vector x, this is an error of norm gamma_n || |A| || ||x||. A result that underflows, or a subnormal operand
+that counts as 0, adds at most 2^-1022, so that flushing to zero is covered. Winograd and FFT convolutions and TF32 are
+not covered: they compute other sums, or round more.
 
-The bounds are floats themselves. They are sums, products and roots of numbers that are not negative, so each operation
-loses at most one unit; `up` covers thousands of operations.
+The bounds are floats themselves, computed by sums, products and roots of numbers that are not negative. Each operation
+loses at most one unit, and `up` covers thousands of operations.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class Signal(NamedTuple):
 
     @property
     def entries(self) -> int:
+        """Return the number of entries of one sample."""
         return prod(self.shape)
 
     def after(self, step: Step, shape: tuple[int, ...]) -> Signal:
-        """Return the bounds after a step whose results have this shape."""
+        """Return the bounds on the results of a step, which have this shape."""
         return Signal(shape, step.norm, up(step.gain * self.error + step.error))
 
 
@@ -85,7 +86,7 @@ class Step(NamedTuple):
         norm: an upper bound on the norm of the exact result for exact inputs.
         gain: an upper bound on the Lipschitz constant of the exact function.
         error: an upper bound on the distance between the computed result and the exact function, both for the
-            *computed* inputs. It is the error that this step adds to those before it.
+            *computed* inputs. It is the error that this step adds to that of its inputs.
     """
 
     norm: float
@@ -93,24 +94,27 @@ class Step(NamedTuple):
     error: float = 0.0
 
     def then(self, following: Step) -> Step:
-        """Combine this step and the next one, which takes its results, into one."""
+        """Combine this step and the following one, which takes its results, into one step."""
         error = following.gain * self.error + following.error
         return Step(following.norm, up(self.gain * following.gain), up(error))
 
 
 def exact(signal: Signal, gain: float = 1.0) -> Step:
-    """Return the step of a function that moves, sorts or drops entries and so rounds nothing."""
+    """Return the step of a function with Lipschitz constant ``gain`` that rounds nothing, such as a permutation."""
     return Step(up(gain * signal.norm), gain)
 
 
 def elementwise(signal: Signal, roundings: int, gain: float = 1.0) -> Step:
-    """Return the step of an elementwise function f with f(0) = 0 and a relative error of ``roundings`` u."""
+    """Return the step of an elementwise function f with f(0) = 0 and a relative error of ``roundings`` u.
+
+    ``gain`` is the Lipschitz constant of f.
+    """
     error = accumulated(roundings) * gain * signal.computed + _underflow(signal.entries, roundings, gain)
     return Step(up(gain * signal.norm), gain, up(error))
 
 
 def addition(signal: Signal, constant: Tensor | None, pixels: int) -> Step:
-    """Return the step that adds a constant (C,) to each of ``pixels`` pixels; None adds nothing."""
+    """Return the step that adds a constant (C,) to each of ``pixels`` pixels; None adds and rounds nothing."""
     if constant is None:
         return exact(signal)
     size = euclidean_norm(constant) * sqrt(pixels)
@@ -146,7 +150,7 @@ def products(
 
 
 def euclidean_norm(values: Tensor) -> float:
-    """Bound the Euclidean norm of all entries from above; infinity if an entry is not finite."""
+    """Bound the Euclidean norm of all entries of a tensor from above; infinity if an entry is not finite."""
     exact = to_float64(values.detach())
     norm = float(exact.norm())
     if norm < _SMALLEST_SQUARED and exact.numel():
@@ -176,11 +180,11 @@ def absolute_norm(matrices: Tensor) -> float:
     for _ in range(_POWER_STEPS):
         images = magnitudes.mT @ (magnitudes @ vectors)
         ratios = images / vectors
-        # The smallest and the largest ratio enclose the square of the norm.
+        # The smallest and the largest ratio enclose the squared norm.
         if bool((ratios.amax(dim=1) <= _CLOSE_ENOUGH * ratios.amin(dim=1)).all()):
             break
         largest = images.amax(dim=1, keepdim=True)
-        # v must be positive for every matrix; a zero matrix keeps the ones.
+        # Every entry of v must be positive. The vector of a zero matrix stays 1.
         vectors = torch.where(largest > 0, images / largest, 1.0).clamp_min(1e-6)
     largest_ratio = float(ratios.max())
     return up(sqrt(largest_ratio) * (1 + sum(magnitudes.shape[-2:]) * 4 * UNIT)) if largest_ratio < inf else inf
@@ -189,8 +193,8 @@ def absolute_norm(matrices: Tensor) -> float:
 def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
     """Bound || |J| || from above for a convolution J with this filter, whatever its padding, stride and dilation.
 
-    Padding is zero or circular. |J| has the filter |L|, without negative entries. In each entry, the modulus of its
-    frequency response is at most sum_k |L_k|, so || |J| || is at most the norm of that matrix. On feature maps without
+    Padding is zero or circular. |J| is the convolution with the filter |L|. The moduli of its frequency response are,
+    entry by entry, at most sum_k |L_k|, so || |J| || is at most the norm of that matrix. On feature maps without
     borders, frequency 0 attains it.
 
     Args:
@@ -206,16 +210,16 @@ def horner_error(
 ) -> float:
     """Bound the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
 
-    Each step makes three errors: in the product (gamma_n || |J| || ||s||), in the multiplication by c_k and in the
-    addition. Each later product multiplies them by at most ||J||. The exact s are polynomials of J, whose norms
-    `polynomial_gain` bounds.
+    Each step rounds three times: in the product (an error of at most gamma_n || |J| || ||s||), in the multiplication by
+    c_k, and in the addition. Each later product multiplies these errors by at most ||J||. The exact s are polynomials
+    of J applied to x; `polynomial_gain` bounds their norms.
 
     Args:
         coefficients: c_0, ..., c_n.
         norm: an upper bound on ||J||, J skew.
         magnitude: an upper bound on || |J| ||.
         length: number of products in the sum of an entry of J s.
-        size: an upper bound on ||x||, where x is the vector as stored, without an error of its own.
+        size: an upper bound on ||x|| for the stored x. Errors in x itself do not count here.
         entries: number of entries of x.
     """
     leading = coefficients[-1]
@@ -235,11 +239,11 @@ def accumulated(roundings: int) -> float:
     """Compute gamma_n = n u / (1 - n u), the relative error of n roundings in a row.
 
     Raises:
-        ValueError: for sums of 2^52 and more terms.
+        ValueError: for 2^52 roundings or more.
     """
     share = roundings * UNIT
     if share >= 0.5:
-        raise ValueError(f"sums of {roundings} terms have no useful bound on their rounding")
+        raise ValueError(f"roundings must be below 2^52 to have a useful bound, got {roundings}")
     return share / (1 - share)
 
 

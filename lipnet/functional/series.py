@@ -182,7 +182,7 @@ def monic_polynomial(coefficients: Sequence[float]) -> tuple[float, tuple[float,
         (0.5, [1.0, 2.0, 1.0])
     """
     if len(coefficients) < 2 or not coefficients[-1] > 0:
-        raise ValueError(f"coefficients must be two or more with a positive leading one, got {coefficients}")
+        raise ValueError(f"coefficients must be at least two, the last one positive, got {coefficients}")
     factor = (coefficients[-1] * (1 - 2**-40)) ** (1 / (len(coefficients) - 1))
     lower = (c * (1 - 2**-40) / factor**power for power, c in enumerate(coefficients[:-1]))
     return factor, (*lower, 1.0)

@@ -1,4 +1,4 @@
-"""The exponential of a skew convolution with circular padding, as a matrix at each frequency."""
+"""The exponential of a skew convolution with circular padding, as one matrix for each frequency."""
 
 from collections.abc import Sequence
 from math import pi
@@ -11,7 +11,7 @@ from lipnet.functional.constants import constant
 from lipnet.functional.exponential import matrix_function
 from lipnet.functional.frequency import frequency_response
 
-# Up to so many pixels a Fourier transform is one matrix product.
+# Up to this many pixels, a Fourier transform is computed as one matrix product.
 _PIXELS_OF_A_TRANSFORM_MATRIX = 64
 
 
@@ -41,14 +41,14 @@ def spectral_exponential(
 
 
 def apply_spectral(x: Tensor, response: Tensor) -> Tensor:
-    """Convolve circularly by a frequency response.
+    """Convolve circularly, by multiplication with a frequency response.
 
     The gradient of x is again such a convolution, with the conjugate transposes, and takes two transforms. The spectrum
     of x is saved for the gradient of the response.
 
     Args:
         x: real feature maps (B, c, H, W).
-        response: (H, W // 2 + 1, groups, c_out/groups, c/groups).
+        response: complex (H, W // 2 + 1, groups, c_out/groups, c/groups).
 
     Returns:
         Feature maps (B, c_out, H, W), differentiable.
@@ -84,12 +84,12 @@ class _SpectralConvolution(torch.autograd.Function):
         if torch.is_grad_enabled():
             # The saved spectrum has no graph, which a second derivative needs.
             spectrum = _spectrum(x, groups)
-        power = _spectrum(gradient, groups)
-        x_gradient = _maps(response.mH @ power, _size(x)) if ctx.needs_input_grad[0] else None
+        received = _spectrum(gradient, groups)
+        x_gradient = _maps(response.mH @ received, _size(x)) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return x_gradient, None
-        count = _shares(_size(x), dtype=gradient.dtype, device=gradient.device)
-        return x_gradient, (power @ spectrum.mH) * count.view(-1, 1, 1, 1)
+        shares = _shares(_size(x), dtype=gradient.dtype, device=gradient.device)
+        return x_gradient, (received @ spectrum.mH) * shares.view(-1, 1, 1, 1)
 
 
 def _size(x: Tensor) -> tuple[int, int]:
@@ -98,21 +98,24 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 @constant
 def _shares(size: tuple[int, int]) -> Tensor:
-    """Return the weight of each column of the half spectrum: doubled where its conjugate is left out."""
-    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
-    count[0] = 1
+    """Return the weight of each column of the half spectrum in the inverse transform, (W // 2 + 1,).
+
+    It is 2 / (H W), or 1 / (H W) for the columns that are their own conjugates.
+    """
+    columns = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
+    columns[0] = 1
     if size[1] % 2 == 0:
-        count[-1] = 1
-    return count / (size[0] * size[1])
+        columns[-1] = 1
+    return columns / (size[0] * size[1])
 
 
 def _spectrum(x: Tensor, groups: int) -> Tensor:
-    """Return ``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B), on small maps by a matrix (faster)."""
+    """Return ``torch.fft.rfft2`` as (H, W // 2 + 1, groups, c/groups, B); on small maps by a matrix (faster)."""
     size = _size(x)
     if size[0] * size[1] > _PIXELS_OF_A_TRANSFORM_MATRIX:
         spectrum = torch.fft.rfft2(x)
     else:
-        # Batched gradients know no flatten and unflatten, so shapes are spelled out.
+        # Batched gradients do not support flatten and unflatten, so shapes are spelled out.
         product = x.reshape(*x.shape[:2], size[0] * size[1]) @ _transform(size, dtype=x.dtype, device=x.device)
         spectrum = torch.view_as_complex(product.view(*x.shape[:2], size[0], size[1] // 2 + 1, 2))
     columns: Tensor = spectrum.permute(2, 3, 1, 0)

@@ -1,4 +1,4 @@
-"""Circular convolutions by products with constant Fourier matrices, which certificates use, and their rounding."""
+"""Circular convolutions by products with constant Fourier matrices, for certificates, and a bound on their rounding."""
 
 from fractions import Fraction
 from math import cos, inf, isfinite, pi, sin, sqrt
@@ -9,7 +9,7 @@ from torch import Tensor
 from lipnet.functional.constants import constant
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, absolute_norm, products
 
-# Roundings of an entry of a Fourier matrix: three of the angle, those of a cosine or sine, and four of the scale.
+# Roundings of an entry of a Fourier matrix: three of the angle, those of the cosine or sine, and four of the scale.
 _ENTRY = 3 + ELEMENTARY + 4
 
 
@@ -28,9 +28,10 @@ def real_form(response: Tensor) -> Tensor:
 
 
 def spectral_products(x: Tensor, matrices: Tensor) -> Tensor:
-    """Convolve circularly by a frequency response, with plain sums of products in place of Fourier transforms.
+    """Convolve circularly, by multiplication with a frequency response, with plain sums of products as transforms.
 
-    Same function as `lipnet.functional.spectral.apply_spectral`. `spectral_products_step` bounds its rounding.
+    This is the same function as `lipnet.functional.spectral.apply_spectral`; `spectral_products_step` bounds its
+    rounding.
 
     Args:
         x: real feature maps (B, c, H, W).
@@ -63,7 +64,7 @@ def spectral_products(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _swapped(values: Tensor) -> Tensor:
-    """Exchange real and imaginary parts with groups: (..., 2, groups, n) to (..., groups, 2, n), and back."""
+    """Swap the axes of parts (real, imaginary) and groups: (..., 2, groups, n) to (..., groups, 2, n), and back."""
     return values.transpose(2, 3)
 
 
@@ -71,16 +72,16 @@ def spectral_products_step(signal: Signal, response: Tensor, size: tuple[int, in
     """Bound the rounding of `spectral_products` with float64 operands.
 
     The function is y = P^T Q^T R Q P x: P transforms along W, Q along H, and R holds the matrices of the frequencies,
-    all in real arithmetic. P multiplies a column of the half spectrum by the root of its share of the whole one. Then P
-    and Q are isometries, P^T and Q^T have norm 1, and ||y|| <= max_w ||R(w)|| ||x||, whether or not R(-w) is
-    conj(R(w)).
+    all in real arithmetic. P scales each column of the half spectrum by sqrt(m / W), where m, 1 or 2, is the number of
+    columns of the full spectrum that it stands for. So P and Q are isometries, P^T and Q^T have norm 1, and
+    ||y|| <= max_w ||R(w)|| ||x||, whether or not R(-w) is conj(R(w)).
 
-    The exact function has the exact cosines and sines. A computed entry of P or Q is a (1 + d) with |d| <= gamma_k, and
-    k = ELEMENTARY + 7 roundings: its angle lies within an eighth of a turn, where sine and cosine do not enlarge
-    relative errors, and 0 is exact. A sum of n products with such entries differs from the exact one by gamma_(n+k) sum
-    |a| |x|, so that each of the five stages is a step of `products` with k more terms.
+    The exact function has the exact cosines and sines. A computed entry of P or Q is a (1 + d) with an exact entry a,
+    |d| <= gamma_k and k = ELEMENTARY + 7 roundings: the angle lies within an eighth of a turn, where sine and cosine do
+    not enlarge relative errors, and 0 is exact. A sum of n products with such entries differs from the exact one by at
+    most gamma_(n+k) sum |a| |x|, so each of the five stages is a step of `products` with k more terms.
 
-    R in real form has rows of 2 c products. The norm of its absolute values is that of |Re R| + |Im R|.
+    A row of R in real form has 2 c/groups products, and || |R| || is the norm of |Re R| + |Im R|.
 
     Args:
         signal: x.
@@ -111,9 +112,9 @@ def spectral_products_step(signal: Signal, response: Tensor, size: tuple[int, in
 
 @constant
 def _across(width: int) -> Tensor:
-    """Return P (2 (W // 2 + 1), W), from a row of pixels to real and imaginary parts, interleaved."""
+    """Return P (2 (W // 2 + 1), W), which maps a row of pixels to real and imaginary parts, interleaved."""
     half = width // 2 + 1
-    # Frequencies 0 and W / 2 are their own conjugates; any other one stands for two.
+    # Frequencies 0 and W / 2 are their own conjugates; every other one stands for two.
     alone = [k == 0 or 2 * k == width for k in range(half)]
     scale = torch.tensor([sqrt((1 if each else 2) / width) for each in alone], dtype=torch.float64)
     cosine, sine = _turns(width, half)
@@ -122,7 +123,10 @@ def _across(width: int) -> Tensor:
 
 @constant
 def _down(height: int) -> Tensor:
-    """Return Q (2 H, 2 H), the unitary Fourier transform of all real parts, then all imaginary ones, along H."""
+    """Return Q (2 H, 2 H), the unitary Fourier transform along H.
+
+    Inputs are all real parts, then all imaginary parts. In the results, they are interleaved.
+    """
     cosine, sine = _turns(height, height)
     blocks = torch.stack([torch.cat([cosine, sine], dim=1), torch.cat([-sine, cosine], dim=1)], dim=1)
     return blocks.view(2 * height, 2 * height) * sqrt(1 / height)
@@ -137,7 +141,7 @@ def _turns(length: int, frequencies: int) -> tuple[Tensor, Tensor]:
 
 
 def _cosine(turns: Fraction) -> float:
-    """Return cos(2 pi turns) with a small relative error, also near its zeros."""
+    """Return cos(2 pi turns), with a small relative error even near its zeros."""
     turns = turns % 1
     turns = min(turns, 1 - turns)
     sign = 1.0

@@ -116,7 +116,7 @@ def test_rank_one_kernels() -> None:
 
 
 def test_too_few_frequencies_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least as many points as taps \(3, 3\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"points must be at least as many as taps \(3, 3\), got \(2, 4\)"):
         kernel_norm_bound(noise(2, 2, 3, 3), points=(2, 4))
 
 

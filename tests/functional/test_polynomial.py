@@ -306,7 +306,7 @@ def test_autocast_computes_and_differentiates_in_the_lower_precision() -> None:
 
 @pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 0.0), (1.0, 2.0, 0.0)])
 def test_polynomials_of_degree_zero_are_refused(coefficients: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"degree 1 or more is needed, got the coefficients \("):
+    with pytest.raises(ValueError, match=r"coefficients must be at least two, the last one not 0, got \("):
         skew_polynomial(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 3, 3), coefficients)
 
 

@@ -177,7 +177,7 @@ def test_intervals_so_long_that_large_terms_cancel() -> None:
 
 @pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 0.0), (1.0, 2.0, -1.0), (1.0, math.nan)])
 def test_polynomials_without_a_positive_leading_coefficient_are_refused(coefficients: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"coefficients must be two or more with a positive leading one, got \("):
+    with pytest.raises(ValueError, match=r"coefficients must be at least two, the last one positive, got \("):
         monic_polynomial(coefficients)
 
 

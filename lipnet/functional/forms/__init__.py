@@ -13,7 +13,7 @@ __all__ = ["Blocked", "Direct", "Products", "convolution_form", "form_matrices"]
 
 # Tiles of 4 x 4 pixels are faster than convolutions from this number of channels on ...
 _MIN_CHANNELS_OF_TILES = 128
-# ... and from this batch size times map width on: making the matrices costs the same for every batch.
+# ... and from this batch size times map width on: computing the matrices costs the same for every batch.
 _MIN_BATCH_OF_TILES = 256
 
 
@@ -25,7 +25,7 @@ def convolution_form(
     | feature maps | form |
     | --- | --- |
     | at most 2 x 2 pixels, or 4 x 4 and 8 x 8 with many channels | `Products`: a few products of channels |
-    | float32 on the CPU, zero padding | `Blocked`: oneDNN's own layout, converted to once instead of per convolution |
+    | float32 on the CPU, zero padding | `Blocked`: oneDNN's own layout, with one conversion for all convolutions |
     | everything else | `Direct`: ``F.conv2d`` |
 
     Args:
@@ -62,7 +62,7 @@ def _takes_products(size: tuple[int, int], weight: Tensor, groups: int, padding_
     # A 1 x 1 kernel is one product for all pixels already.
     if kernel_size == (1, 1) or not has_bilinear_form(size, kernel_size, padding_mode):
         return False
-    # Tiles round more, which half precision cannot afford; on accelerators they were not measured.
+    # Tiles round more, which half precision cannot afford. On accelerators, they have not been measured.
     return not is_tiled(size) or (
         groups == 1
         and weight.shape[1] >= _MIN_CHANNELS_OF_TILES
@@ -79,7 +79,7 @@ def _has_blocked_layout(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
-        # Batches of gradients (``is_grads_batched``) and `torch.func` have no such layout.
+        # Batched gradients (``is_grads_batched``) and `torch.func` do not support the layout.
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)
     )

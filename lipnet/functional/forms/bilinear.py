@@ -1,16 +1,20 @@
 """Bilinear forms of convolutions on at most 8 x 8 pixels, with fewer products of channels than pairs of pixels.
 
-With zero padding a 3-tap convolution of two pixels is y_0 = t_0 x_0 + t_1 x_1, y_1 = t_-1 x_0 + t_0 x_1. Three products
+Two pixels: with zero padding, a 3-tap convolution is y_0 = t_0 x_0 + t_1 x_1, y_1 = t_-1 x_0 + t_0 x_1. Three products
 are enough:
 
-    y_0 = t_0 (x_0 + x_1) + (t_1 - t_0) x_1,    y_1 = t_0 (x_0 + x_1) + (t_-1 - t_0) x_0,
+    y_0 = t_0 (x_0 + x_1) + (t_1 - t_0) x_1,    y_1 = t_0 (x_0 + x_1) + (t_-1 - t_0) x_0.
 
-and with circular padding two, for x_0 + x_1 and x_0 - x_1. Four pixels and three taps are the polynomials
-sum_k x_k z^k and t_1 + t_0 z + t_-1 z^2, whose product has degree 5: the values of both at five points, and their
-leading coefficients, give its coefficients by six products. The middle four belong to the pixels themselves, the outer
-ones to the neighbours: eight pixels are two such tiles, which share the values of the taps. In two dimensions the forms
-nest: nine or four products instead of sixteen on 2 x 2 pixels, 36 instead of 100 on 4 x 4, 144 instead of 484 on 8 x 8.
-Each is a matrix product of channels, for the whole batch.
+With circular padding, two are enough, for x_0 + x_1 and x_0 - x_1.
+
+Four pixels: pixels and taps are the polynomials sum_k x_k z^k and t_1 + t_0 z + t_-1 z^2. Their product has degree 5,
+so six products give its coefficients: of the values at five points, and of the leading coefficients. The middle four
+coefficients belong to the pixels themselves, the outer two to the neighbours.
+
+Eight pixels: two tiles of four, which share the values of the taps.
+
+In two dimensions the forms nest: nine (zero padding) or four (circular) products instead of sixteen on 2 x 2 pixels, 36
+instead of 100 on 4 x 4, 144 instead of 484 on 8 x 8. Each is a matrix product of channels, for the whole batch.
 
 Source: bilinear algorithms for Toeplitz and circulant products and, for four pixels, Toom-Cook: Winograd, "Arithmetic
 Complexity of Computations", 1980.
@@ -27,8 +31,8 @@ from torch import Tensor
 
 from lipnet.functional.constants import constant
 
-# Points at which polynomials are evaluated, besides infinity. Relative error in float32 with 64 channels: 1e-6; with
-# the usual points 0, 1, -1, 2, -2: 2e-6; summed directly: 2e-7.
+# Points at which the polynomials are evaluated, besides infinity. In float32 with 64 channels, the relative error is
+# 1e-6. With the usual points 0, 1, -1, 2, -2, it is 2e-6, and for a direct sum 2e-7.
 _POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
 _TILE = 4
 
@@ -37,7 +41,7 @@ class BilinearForm(NamedTuple):
     """A convolution y = output ((taps @ filter) * (input x)) with r products, for P pixels in n tiles.
 
     Attributes:
-        input: (r n, P) with the tile as the faster index: one matrix, or one for rows and one for columns.
+        input: (r n, P) with the tile as the faster index: one matrix, or two factors, for rows and for columns.
         taps: (r, kh kw), shared by all tiles.
         output: (P, r n), in as many factors as the input.
     """
@@ -48,17 +52,17 @@ class BilinearForm(NamedTuple):
 
 
 def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
-    """Multiply the factors of a form's input or output, or their transposes, with columns (P, N)."""
+    """Multiply columns (P, N) by the factors of a form's input or output, or by the transposed factors."""
     if len(factors) == 1:
         return factors[0] @ columns
     down, across = factors
     height, number = down.shape[1], columns.shape[1]
-    halves = torch.bmm(across.expand(height, -1, -1), columns.view(height, across.shape[1], number))
-    return (down @ halves.view(height, len(across) * number)).view(len(down) * len(across), number)
+    rows = torch.bmm(across.expand(height, -1, -1), columns.view(height, across.shape[1], number))
+    return (down @ rows.view(height, len(across) * number)).view(len(down) * len(across), number)
 
 
 def has_bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> bool:
-    """Tell whether there is a form: 1, 2 or, for three taps and zero padding, 4 or 8 pixels in each dimension."""
+    """Tell whether a form exists: for 1 or 2 pixels in each dimension, or 4 or 8 with three taps and zero padding."""
     return all(
         length in (1, 2) or (length in (4, 8) and taps == 3 and padding_mode == "zeros")
         for length, taps in zip(size, kernel_size, strict=True)
@@ -100,7 +104,7 @@ def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_m
 
 @constant
 def _factor(end: str, lengths: tuple[int, ...], taps: tuple[int, ...], padding_mode: str) -> Tensor:
-    """Return the "input" or "output" for these dimensions together, in float64."""
+    """Return the form's "input" or "output" for these dimensions together, in float64."""
     lines = (_line(*each, padding_mode) for each in zip(lengths, taps, strict=True))
     factors: list[Tensor] = [getattr(line, end) for line in lines]
     return reduce(torch.kron, factors)
@@ -108,9 +112,9 @@ def _factor(end: str, lengths: tuple[int, ...], taps: tuple[int, ...], padding_m
 
 @constant
 def _taps(size: tuple[int, int], kernel_size: tuple[int, int], padding_mode: str) -> Tensor:
-    """Return the taps in float64."""
+    """Return the form's taps in float64."""
     rows, columns = (_line(*each, padding_mode) for each in zip(size, kernel_size, strict=True))
-    # Every tile of rows gets products of its own, since row tiles cannot be the faster index.
+    # Tiles of rows cannot be the faster index, so each of them has its own products, with the same taps.
     tiles = len(rows.input) // len(rows.taps)
     return torch.kron(rows.taps.repeat_interleave(tiles, dim=0), columns.taps)
 
@@ -124,6 +128,7 @@ class _Line(NamedTuple):
 
 
 def _line(length: int, taps: int, padding_mode: str) -> _Line:
+    """Return the form for one dimension with this many pixels and taps."""
     offsets = torch.arange(taps) - taps // 2
     if length == 1:
         reaching = offsets == 0 if padding_mode == "zeros" else torch.ones(taps)
@@ -143,12 +148,12 @@ def _line(length: int, taps: int, padding_mode: str) -> _Line:
 
 def _tiles(count: int) -> _Line:
     """Return the form for tiles of four pixels and three taps: polynomial products, added where they overlap."""
-    # A product is sum_i (value at point i) L_i(z) + (leading coefficient) prod_j (z - point j) with Lagrange's L_i.
+    # The product is sum_i (value at point i) L_i(z) + (leading coefficient) prod_j (z - point j), with Lagrange's L_i.
     columns = []
     for point in _POINTS:
         others = [other for other in _POINTS if other != point]
-        height = prod(point - other for other in others)
-        columns.append([coefficient / height for coefficient in _with_roots(others)] + [Fraction(0)])
+        scale = prod(point - other for other in others)
+        columns.append([coefficient / scale for coefficient in _with_roots(others)] + [Fraction(0)])
     columns.append(_with_roots(_POINTS))
     coefficients = torch.tensor([[float(each) for each in column] for column in columns], dtype=torch.float64)
     # The first coefficient of a tile belongs to the pixel before it, the last to the one after it.

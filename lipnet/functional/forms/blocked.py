@@ -6,7 +6,7 @@ from lipnet.functional.forms.direct import Direct
 
 
 class Blocked(Direct):
-    """Zero padding in float32 on the CPU, with feature maps that stay in the layout that oneDNN computes in."""
+    """Form for zero padding in float32 on the CPU: feature maps stay in the layout that oneDNN computes in."""
 
     def enter(self, maps: Tensor) -> Tensor:
         return maps if maps.is_mkldnn else maps.contiguous().to_mkldnn()

@@ -8,10 +8,10 @@ from lipnet.functional.convolution import same_convolution, same_convolution_wei
 
 
 class Direct:
-    """A 'same' convolution K as `skew_polynomial` uses it; the other forms replace these methods by faster ones.
+    """A 'same' convolution J with the methods that `skew_polynomial` needs; other forms override them with faster ones.
 
-    Feature maps are converted once by `enter`, stay in the form's own layout from call to call, and are converted back
-    by `leave`. The gradient of the filter is accumulated by `collect` and returned by `filter_gradient`.
+    `enter` converts feature maps to the form's own layout, in which they stay from call to call, and `leave` converts
+    them back. `collect` accumulates the gradient of the filter, and `filter_gradient` returns it.
 
     Args:
         weight: filter (c, c/groups, kh, kw).
@@ -21,12 +21,12 @@ class Direct:
 
     def __init__(self, weight: Tensor, groups: int, padding_mode: str) -> None:
         self.weight, self.groups, self.padding_mode = weight, groups, padding_mode
-        # Tensors to save for backward, which builds the same form again.
+        # Tensors that backward needs to build the same form again.
         self.saved: list[Tensor] = []
         self._total: Tensor | None = None
 
     def enter(self, maps: Tensor) -> Tensor:
-        """Convert (B, c, H, W) to the form's layout; maps that already have it are returned unchanged."""
+        """Convert maps (B, c, H, W) to the form's layout, unless they already have it."""
         return maps.to_dense() if maps.is_mkldnn else maps
 
     def leave(self, maps: Tensor) -> Tensor:
@@ -34,25 +34,25 @@ class Direct:
         return maps
 
     def apply(self, maps: Tensor, shift: float = 0.0, sign: int = 1) -> Tensor:
-        """Return (sign K + shift) maps in new memory."""
+        """Return (sign J + shift) maps in new memory."""
         if shift == 0 and sign == 1:
             return self._convolve(maps, self.weight)
-        # The shift is a pass over the filter (its middle tap) or over the maps, whichever is smaller.
+        # Add the shift to the smaller of the two: to the middle tap of the filter, or to the maps.
         if maps.numel() > self.weight.numel():
             return self._convolve(maps, self._shifted(shift, sign))
         result = self._convolve(maps, self.weight)
         return (result if sign == 1 else result.neg_()).add_(maps, alpha=shift)
 
     def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
-        """Return the first channels of (K + shift) maps as (B, channels, H, W), for one group."""
+        """Return the first ``channels`` channels of (J + shift) maps, as (B, channels, H, W); for one group only."""
         return self.leave(self._convolve(maps, self._shifted(shift, 1)[:channels]))
 
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
-        """Return (-K + shift) of the maps (B, first channels, H, W) continued by zero channels, for one group."""
+        """Return (-J + shift) maps for maps of the first channels; all others are zero. For one group only."""
         return self._convolve(self.enter(maps), self._shifted(shift, -1)[:, : maps.shape[1]].contiguous())
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
-        """Add the filter gradient of ``sign * K(maps)`` for the incoming ``gradient``."""
+        """Add the filter gradient of ``sign * J maps`` for the incoming ``gradient``."""
         # A gradient for the first channels only reaches the first filter rows.
         rows = self.weight[: gradient.shape[1]]
         part = same_convolution_weight_gradient(maps, gradient, rows, self.groups, self.padding_mode)
@@ -72,7 +72,7 @@ class Direct:
         return same_convolution(maps, weight, self.groups, self.padding_mode)
 
     def _shifted(self, shift: float, sign: int) -> Tensor:
-        """Return the filter of sign K + shift."""
+        """Return the filter of sign J + shift."""
         shifted = self.weight.clone() if sign == 1 else -self.weight
         rows, columns = (length // 2 for length in shifted.shape[-2:])
         middle = torch.unflatten(shifted, 0, (self.groups, -1))[..., rows, columns]

@@ -22,7 +22,14 @@ def product_matrices(weight: Tensor, size: tuple[int, int], groups: int, padding
 class Products:
     """A convolution with the methods of `Direct`, on feature maps laid out as (H W, groups B c/groups).
 
-    K is a bilinear form with r products of channels (see `lipnet.functional.forms.bilinear`).
+    J is a bilinear form with r products of channels (see `lipnet.functional.forms.bilinear`).
+
+    Args:
+        x: feature maps (B, c, H, W); only their shape matters.
+        weight: filter (c, c/groups, kh, kw).
+        groups: number of groups.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        matrices: result of `product_matrices` for this weight and map size; None to compute it.
     """
 
     def __init__(self, x: Tensor, weight: Tensor, groups: int, padding_mode: str, matrices: Tensor | None) -> None:
@@ -32,12 +39,12 @@ class Products:
         if matrices is None:
             matrices = product_matrices(weight, self.size, groups, padding_mode)
         self.matrices = matrices
-        # Single-tap matrices are views of the filter, and those of groups are cheap to rebuild: neither is saved.
+        # Do not save these: matrices of a single tap are views of the filter, and those of groups are cheap to rebuild.
         self.saved = [] if self.form.taps.numel() == 1 or groups > 1 else [self.matrices]
         self._pixels = self.size[0] * self.size[1]
-        # Columns that each matrix multiplies; a tiled form has one set per tile.
+        # Number of columns that each matrix multiplies; a tiled form has one set of them per tile.
         self._columns = prod([len(factor) for factor in self.form.input]) // len(self.form.taps) * self.batch
-        # Factors that are smaller than the matrices are collected and multiplied in one product at the end.
+        # Collect factors that are smaller than the matrices, and multiply them in one product at the end.
         self._in_one_product = 2 * self._columns < self.matrices.shape[2]
         self._collected: list[tuple[Tensor, Tensor]] = []
         self._total: Tensor | None = None
@@ -46,7 +53,7 @@ class Products:
         if maps.dim() == 2:
             return maps
         entries = self.batch * maps.shape[1]
-        if self.groups == 1:  # a plain transposition is copied faster than a permutation of four dimensions
+        if self.groups == 1:  # copying a plain transposition is faster than permuting four dimensions
             return maps.reshape(entries, self._pixels).t().contiguous()
         grouped = maps.reshape(self.batch, self.groups, maps.shape[1] // self.groups, self._pixels)
         return grouped.permute(3, 1, 0, 2).reshape(self._pixels, entries)
@@ -66,12 +73,12 @@ class Products:
     def apply_to_first(self, maps: Tensor, shift: float) -> Tensor:
         first, channels = self.enter(maps), maps.shape[1]
         result = self._gather(torch.bmm(self._spread(first), self.matrices[..., :channels].mT), None, 0.0, -1)
-        own = self._first(result, channels)
-        own.add_(first.view_as(own), alpha=shift)
+        shifted = self._first(result, channels)
+        shifted.add_(first.view_as(shifted), alpha=shift)
         return result
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
-        # The gradient may be one of the first channels, as (B, first channels, H, W).
+        # The gradient may have the first channels only, as (B, first channels, H, W).
         factors = _with_sign([factor.mT for factor in self.form.output], sign)
         gathered = self._products_of(factors, self.enter(gradient))
         missing = self.matrices.shape[1] - gathered.shape[2]
@@ -108,19 +115,19 @@ class Products:
         products = transform(factors, maps)
         return products.view(len(self.form.taps) * self.groups, self._columns, self._channels(maps) // self.groups)
 
-    def _gather(self, products: Tensor, own: Tensor | None, shift: float, sign: int) -> Tensor:
-        """Return the output side of the form, plus shift times the maps ``own``."""
+    def _gather(self, products: Tensor, maps: Tensor | None, shift: float, sign: int) -> Tensor:
+        """Return sign times the output side of the form, plus shift times the maps."""
         rows = prod([factor.shape[1] for factor in self.form.output])
         lines = products.view(rows, products.numel() // rows)
         factors = _with_sign(self.form.output, sign)
-        if own is None or shift == 0:
+        if maps is None or shift == 0:
             return transform(factors, lines)
         if len(factors) > 1:
-            return transform(factors, lines).add_(own, alpha=shift)
-        return torch.addmm(own, factors[0], lines, beta=shift)
+            return transform(factors, lines).add_(maps, alpha=shift)
+        return torch.addmm(maps, factors[0], lines, beta=shift)
 
 
 def _with_sign(factors: Sequence[Tensor], sign: int) -> Sequence[Tensor]:
-    """Return factors of sign times the product."""
+    """Return factors whose product has this sign."""
     first, *others = factors
     return factors if sign == 1 else (-first, *others)
