@@ -1,4 +1,4 @@
-"""Ways to compute exp(J) x, and the choice between them."""
+"""Ways to compute exp(J) x, and the choice between them. docs/notation.md defines the symbols."""
 
 from lipnet.layers.engines.base import Engine
 from lipnet.layers.engines.choose import Choice, Situation, choose_engine
@@ -19,7 +19,7 @@ ENGINE_CLASSES: dict[str, type[Engine]] = {
     "spectral": SpectralEngine,
     "dense": DenseEngine,
 }
-# For certificates: sums of products alone, whose rounding has a bound. Both compute the same function up to rounding.
+# For certificates: the same functions up to rounding, as sums of products, whose rounding has a bound.
 EXPLICIT_ENGINE_CLASSES: dict[str, type[Engine]] = {
     "series": ExplicitSeriesEngine,
     "spectral": ExplicitSpectralEngine,

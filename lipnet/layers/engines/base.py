@@ -33,7 +33,7 @@ class Engine(ABC):
         groups: active groups of the convolution.
         padding_mode: of the convolution.
         dtype: of the layer's weight.
-        recompute: save only the input for backward, where the engine can.
+        recompute: save only the input for backward, if the engine can.
     """
 
     name: ClassVar[str]
@@ -45,29 +45,33 @@ class Engine(ABC):
 
     @abstractmethod
     def train(self, weight: Tensor, series: Series, size: tuple[int, int]) -> Any:
-        """Prepare the operand of a training step from the filter, scaled and multiplied by the series' factor."""
+        """Return the operand of a training step for the scaled filter, already multiplied by ``series.factor``."""
 
     def factor(self, prepared: PreparedWeight) -> float:
-        """Return the factor by which `differentiate` needs the filter multiplied."""
+        """Return the factor by which the filter must be multiplied before `differentiate`."""
         return 1.0
 
     @abstractmethod
     def differentiate(self, weight: Tensor, prepared: PreparedWeight, size: tuple[int, int]) -> Any:
-        """Prepare the operand of evaluation from a differentiable float64 filter, multiplied by `factor`."""
+        """Return the operand of evaluation for a differentiable float64 filter, already multiplied by `factor`."""
 
     @abstractmethod
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Any:
-        """Return the operand of evaluation for exp(sign J); what it needs is computed once per weight and map size."""
+        """Return the operand of evaluation for exp(sign J), from constants cached for each weight and map size."""
 
     @abstractmethod
     def apply(self, maps: Tensor, operand: Any, channels: int) -> Tensor:
-        """Apply the operand to maps (B, channels of the active groups, H, W).
+        """Apply the operand to maps (B, c, H, W), with the channels of the active groups.
 
-        Only the first ``channels`` channels of the result are needed; an engine may compute more.
+        Only the first ``channels`` channels of the result are needed. An engine may return more.
         """
 
     def rounding_step(self, prepared: PreparedWeight, signal: Signal, size: tuple[int, int]) -> Step:
-        """Bound the rounding of `apply` in evaluation."""
+        """Bound the rounding of `apply` in evaluation.
+
+        Raises:
+            NotImplementedError: for an engine without explicit sums of products.
+        """
         raise NotImplementedError(f"the rounding of engine {self.name!r} has no bound")
 
     def facts(self, prepared: PreparedWeight) -> dict[str, Any]:
@@ -76,25 +80,25 @@ class Engine(ABC):
 
     @abstractmethod
     def constant(self, prepared: PreparedWeight, size: tuple[int, int], sign: int) -> Tensor:
-        """Return the tensor that an exported model stores."""
+        """Return the tensor that an exported model stores for exp(sign J) on maps of this size."""
 
     @abstractmethod
     def apply_constant(self, maps: Tensor, constant: Tensor, prepared: PreparedWeight, channels: int) -> Tensor:
-        """Return `apply` as plain operations on the exported constant."""
+        """Compute `apply` by plain operations on the exported constant."""
 
 
 class MatrixEngine(Engine):
-    """An engine whose operand is a tensor of matrices: in evaluation orthogonal matrices, shrunk to norm at most 1."""
+    """An engine that multiplies by matrices. In evaluation, they are orthogonal, then shrunk to norm at most 1."""
 
     @abstractmethod
     def exponential(
         self, weight: Tensor, size: tuple[int, int], coefficients: tuple[float, ...] | None = None
     ) -> Tensor:
-        """Return exp(J), or the polynomial with these coefficients, as matrices."""
+        """Return exp(J), or the polynomial of J with these coefficients, as matrices."""
 
     @abstractmethod
     def multiply(self, maps: Tensor, matrices: Tensor) -> Tensor:
-        """Apply the matrices to feature maps of the same precision."""
+        """Apply the matrices to feature maps (B, c, H, W) of the same precision."""
 
     @property
     @abstractmethod
@@ -117,7 +121,7 @@ class MatrixEngine(Engine):
             try:
                 return orthogonal_contractions(matrices, self.matrix_dtype)
             except ValueError:
-                # A larger norm: the exponential itself, without a polynomial made for an interval.
+                # The norm is larger than expected: compute the exponential itself.
                 return orthogonal_contractions(self.exponential(prepared.filter, size), self.matrix_dtype)
 
         matrices = prepared.constant(self.key(prepared.filter, size), compute)
@@ -125,6 +129,7 @@ class MatrixEngine(Engine):
         return matrices if sign > 0 else matrices.mH
 
     def key(self, weight: Tensor, size: tuple[int, int]) -> Hashable:
+        """Return the cache key of the matrices for maps of this size."""
         return self.name, size
 
     def apply(self, maps: Tensor, operand: Tensor, channels: int) -> Tensor:

@@ -7,7 +7,8 @@
 | larger | circular | the cheaper of spectral and series; series below 16 pixels | dense on small maps, else spectral |
 
 - Evaluation computes matrices once and caches them, so they may cost more than in training, where the weight changes
-  with every step. Maps are small for the dense engine if the matrix of a group, channels x height x width, is.
+  with every step. For the dense engine, maps are small if they have few entries in a group, channels x height x width:
+  that is the size of its matrix.
 - ``engine="series"``, ``"spectral"`` or ``"dense"`` overrules the table. Spectral with zero padding is an error, unless
   the kernel is 1 x 1.
 - Certificates use the same engines, with explicit sums of products in place of Fourier transforms.
@@ -19,24 +20,23 @@ from lipnet.functional.exponential import products_of_a_polynomial
 
 ENGINES = ("auto", "series", "spectral", "dense")
 
-# Evaluation caches a dense matrix for up to this many entries in a group; more if there are few pixels, where it saves
-# most. Beyond, computing the matrix costs more than it saves on ten thousand images.
+# Evaluation caches a dense matrix if maps have at most this many entries in a group. The limit is higher for few
+# pixels, where a matrix saves most. Beyond it, computing the matrix costs more than it saves on ten thousand images.
 _DENSE_ENTRIES = 512
 _DENSE_ENTRIES_OF_FEW_PIXELS = 1024
 _FEW_PIXELS = 4
 _DENSE_CHANNELS = 1024
-# Cost of the passes over the maps, in multiplications per entry at the speed of convolutions (benchmarks/engines.py):
-# of each convolution with circular padding, which copies, and with groups also changes the layout; and of the
-# transforms there and back, forward and backward.
+# Costs of passes over the maps, in multiplications per entry at the speed of convolutions (benchmarks/engines.py). Each
+# convolution with circular padding copies the maps, and with groups it also changes their layout. The transforms are
+# those of a forward and a backward pass together.
 _WRAPPED_PASSES = 20
 _WRAPPED_GROUPED_PASSES = 300
 _TRANSFORM_PASSES = 1050
-# Small complex products, of four real ones each, reach a fraction of the speed of convolutions.
+# A complex product is four real ones, and small products are slower than convolutions by this factor.
 _COMPLEX_PRODUCT = 2.7 * 4
 # Groups with fewer channels convolve more slowly for the work they do.
 _CHANNELS_AT_FULL_SPEED = 8
-_ONE_MATRIX = "maps of few entries in a group in evaluation: one matrix, kept"
-# On fewer pixels Fourier transforms have nothing to save.
+# On fewer pixels, Fourier transforms save nothing.
 _SPECTRAL_PIXELS = 16
 
 
@@ -45,12 +45,12 @@ class Situation(NamedTuple):
 
     Attributes:
         padding_mode, kernel_size: of the convolution.
-        channels: in a group.
+        channels: number of channels in a group.
         size: height and width of the feature maps, after the stride.
         batch: number of images.
         terms: degree of the series in training.
         training: mode of the layer.
-        groups: that are computed.
+        groups: number of groups that are computed.
     """
 
     padding_mode: str
@@ -64,6 +64,8 @@ class Situation(NamedTuple):
 
 
 class Choice(NamedTuple):
+    """Name of an engine, and the reason for choosing it."""
+
     engine: str
     reason: str
 
@@ -76,7 +78,7 @@ def choose_engine(requested: str, situation: Situation) -> Choice:
         situation: the layer's settings and the feature maps at hand.
 
     Raises:
-        ValueError: if the spectral engine is requested with zero padding and a kernel larger than 1 x 1.
+        ValueError: for an unknown engine, and for the spectral engine with zero padding and a kernel larger than 1 x 1.
     """
     if requested not in ENGINES:
         raise ValueError(f"engine must be one of {ENGINES}, got {requested!r}")
@@ -89,12 +91,13 @@ def choose_engine(requested: str, situation: Situation) -> Choice:
         return Choice(requested, "requested")
     if situation.kernel_size == (1, 1):
         return _pointwise(situation)
-    if not situation.training and _has_few_entries(situation):
-        return Choice("dense", _ONE_MATRIX)
+    entries = situation.channels * situation.size[0] * situation.size[1]
+    if not situation.training and entries <= (limit := _dense_limit(situation.size)):
+        return Choice("dense", f"at most {limit} entries in a group in evaluation: one matrix, cached")
     if situation.padding_mode == "zeros":
         return Choice("series", "zero padding: the exponential is summed as a polynomial")
     if not situation.training:
-        return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, kept")
+        return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, cached")
     return _circular_training(situation)
 
 
@@ -102,7 +105,7 @@ def _pointwise(situation: Situation) -> Choice:
     pixels = situation.batch * situation.size[0] * situation.size[1]
     if not situation.training:
         if situation.channels <= _DENSE_CHANNELS:
-            return Choice("dense", "a 1 x 1 kernel in evaluation: one matrix exponential, kept")
+            return Choice("dense", "a 1 x 1 kernel in evaluation: one matrix exponential, cached")
         return Choice("series", f"more than {_DENSE_CHANNELS} channels in a group: the exponential would cost too much")
     if pixels * (situation.terms - 1) > products_of_a_polynomial(situation.terms) * situation.channels:
         return Choice("dense", "a 1 x 1 kernel on many pixels: the polynomial of its matrix is cheaper than the series")
@@ -128,7 +131,5 @@ def _circular_training(situation: Situation) -> Choice:
     return Choice("series", "circular padding, but for this batch the series is cheaper than a matrix per frequency")
 
 
-def _has_few_entries(situation: Situation) -> bool:
-    pixels = situation.size[0] * situation.size[1]
-    most = _DENSE_ENTRIES_OF_FEW_PIXELS if pixels <= _FEW_PIXELS else _DENSE_ENTRIES
-    return situation.channels * pixels <= most
+def _dense_limit(size: tuple[int, int]) -> int:
+    return _DENSE_ENTRIES_OF_FEW_PIXELS if size[0] * size[1] <= _FEW_PIXELS else _DENSE_ENTRIES

@@ -13,7 +13,10 @@ from lipnet.layers.engines.prepared import PreparedWeight
 
 
 class DenseEngine(MatrixEngine):
-    """exp(J) as a dense matrix, exact in evaluation; same function as `lipnet.functional.reference.soc`, faster."""
+    """Engine that multiplies by exp(J) as a dense matrix: same function as `lipnet.functional.reference.soc`.
+
+    In evaluation, the exponential is exact up to rounding.
+    """
 
     name = "dense"
 

@@ -1,4 +1,4 @@
-"""The prepared weight: the scaled filter, the series for it, and the bounds of both, computed once a weight."""
+"""The prepared weight: the scaled filter, its series, and the bounds of both, computed once per weight."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ from lipnet.functional.series import (
     taylor_coefficients,
 )
 
-# (largest number of channels in a group, grid of the symbol bound). Wider groups only get the cheaper, looser bound.
+# (largest number of channels in a group, grid of the symbol bound). Wider groups get only the cheaper, looser bound.
 _GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
-# Largest number of channels in a group for which `expected_norm` computes eigenvalues at all frequencies. For four such
-# groups, that takes a tenth of a second.
+# Largest number of channels in a group for which `expected_norm` computes eigenvalues at all frequencies: a tenth of a
+# second for four groups.
 _NARROW = 16
 
 
@@ -37,14 +37,14 @@ class Series(NamedTuple):
 class PreparedWeight:
     """The values that evaluation computes from a weight: the scaled filter, cached constants, and certified bounds.
 
-    Evaluation needs no bound, so a bound is proven when it is first read.
+    Evaluation itself needs no bound. Each bound is proven when it is first read.
 
     Attributes:
-        vectors: vectors at which the scaling attains its norm, float64.
+        vectors: vectors at which the scaling evaluates its norm, float64.
         filter: scaled skew filter L of the active groups, float64.
         factored: the filter times the series' factor, in the layer's dtype.
         series: polynomial that replaces exp.
-        interval: largest ||J|| that the series is made for.
+        interval: largest ||J|| for which the series is made; no guarantee uses it.
         finite: whether all entries of the filter are finite.
         constants: cache of `constant`.
     """
@@ -71,14 +71,14 @@ class PreparedWeight:
 
     @cached_property
     def gain(self) -> float:
-        """Return an upper bound on the norm of the series, at least 1; infinity if the weight is not finite."""
+        """Return an upper bound on the norm of the series and at least 1; infinity if the weight is not finite."""
         gain = polynomial_gain(self.series.coefficients, self.factored_norm) if self.finite else inf
         return max(gain, 1.0) if isfinite(gain) else inf
 
-    # As for WeightCache.get: compiling what runs once per weight would take minutes.
+    # Compiling what runs once per weight would take minutes (as in `lipnet.layers.cache.WeightCache.get`).
     @_disable_dynamo
     def constant(self, key: Hashable, compute: Callable[[], Tensor | None]) -> Tensor | None:
-        """Return the cached constant of this key, computed on first use."""
+        """Return the constant cached under this key; call ``compute()`` on first use."""
         if key not in self.constants:
             # Leave inference mode: the constant may be used under autograd later.
             with torch.inference_mode(False), torch.no_grad():
@@ -89,7 +89,14 @@ class PreparedWeight:
 def make_series(norm: float, terms: int | None, tolerance: float, series: str) -> Series:
     """Return the polynomial that replaces exp(J) for ||J|| up to ``norm``.
 
-    Its degree is ``terms``, or the lowest one that keeps the tolerance if ``terms`` is None.
+    Args:
+        norm: upper limit of ||J||.
+        terms: degree; None for the lowest one within the tolerance.
+        tolerance: bound on ||p(J) - exp(J)||, if ``terms`` is None.
+        series: ``"chebyshev"`` or ``"taylor"``.
+
+    Raises:
+        ValueError: for fewer than one term, and as `exponential_coefficients` and `chebyshev_coefficients`.
     """
     if terms is not None and terms < 1:
         raise ValueError(f"terms must be at least 1, got {terms}")
@@ -105,11 +112,11 @@ def make_series(norm: float, terms: int | None, tolerance: float, series: str) -
 def prepare_weight(
     scaled: Tensor, vectors: list[Tensor], series: Series, interval: float, dtype: torch.dtype
 ) -> PreparedWeight:
-    """Round a scaled filter L of the active groups (c, c/groups, kh, kw), float64, to the dtype of a layer's weight.
+    """Prepare a scaled filter for evaluation in the dtype of a layer's weight.
 
     Args:
-        scaled: the filter.
-        vectors: vectors at which the scaling attains its norm.
+        scaled: filter L of the active groups, (c, c/groups, kh, kw), float64.
+        vectors: vectors at which the scaling evaluates its norm.
         series: polynomial for norms up to ``interval``.
         interval: expected upper limit of ||J||; no guarantee uses it.
         dtype: of the layer's weight.
@@ -119,7 +126,7 @@ def prepare_weight(
 
 
 def norm_bound(weight: Tensor) -> float:
-    """Bound ||J|| of a scaled filter from above: by a cheap bound and, where it is affordable, by a tight one."""
+    """Bound ||J|| of a scaled filter from above: by a cheap bound and, if affordable, by a tight one."""
     channels = weight.shape[1]
     groups = len(weight) // channels
     if weight.shape[-2:] == (1, 1):
@@ -131,9 +138,10 @@ def norm_bound(weight: Tensor) -> float:
 
 
 def expected_norm(weight: Tensor, otherwise: float) -> float:
-    """Return a number that `norm_bound` of this scaled filter hardly exceeds, the same on every machine up to rounding.
+    """Predict `norm_bound` of a scaled filter, the same on every machine up to rounding.
 
-    For narrow groups, it is computed from the eigenvalues on the grid of the bound. For wider ones it is ``otherwise``.
+    For narrow groups, the prediction comes from eigenvalues on the grid of the bound. For others, it is ``otherwise``.
+    No guarantee uses it.
     """
     channels, kernel = weight.shape[1], weight.shape[-2:]
     grid = _GRIDS[0][1]
@@ -141,24 +149,24 @@ def expected_norm(weight: Tensor, otherwise: float) -> float:
         return otherwise
     response = frequency_response(weight, (grid, grid), len(weight) // channels)
     largest = float(torch.linalg.eigvalsh(response.mul_(1j)).abs().max())
-    # The proof adds up to a few thousandths.
+    # The proven bound is larger by up to a few thousandths.
     return 1.004 * largest * room_beyond_grid(kernel, grid)
 
 
 def expected_norm_bound(estimate: float, channels: int, kernel_size: tuple[int, int]) -> float:
-    """Predict `norm_bound` from an estimate of the norm alone, without a filter.
+    """Predict `norm_bound` from an estimate of the norm, before there is a filter.
 
-    Evaluation makes its series for this norm, so that it need not wait for the proof. No guarantee uses it: if the norm
+    Evaluation makes its series for this norm, so that it does not wait for the proof. No guarantee uses it: if the norm
     is larger, the bound of the layer is larger, too.
 
     Args:
-        estimate: the norm on small circular maps.
-        channels: channels of a group.
-        kernel_size: of the filter.
+        estimate: of the norm, on small circular maps.
+        channels: number of channels in a group.
+        kernel_size: kh and kw.
     """
     if prod(kernel_size) == 1:
         return 1.02 * estimate
-    # Typical ratio of the supremum over maps of all sizes to the estimate, and of the bound to the supremum.
+    # Typical ratios: of the supremum over maps of all sizes to the estimate, and of the bound to the supremum.
     beyond = 1.035 if max(kernel_size) <= 3 else 1.15
     grids = [grid for most, grid in _GRIDS if channels <= most and max(kernel_size) <= grid // 2]
     room = room_beyond_grid(kernel_size, grids[0]) if grids else sqrt(prod(kernel_size)) / 2

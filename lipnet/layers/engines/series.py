@@ -20,7 +20,7 @@ class Polynomial(NamedTuple):
     Attributes:
         filter: multiplied by the series' factor.
         coefficients: of the series.
-        matrices: cached for this map size by `form_matrices` or `explicit_matrices`; None where these make none.
+        matrices: result of `form_matrices` or `explicit_matrices` for this map size, cached.
     """
 
     filter: Tensor
@@ -29,7 +29,7 @@ class Polynomial(NamedTuple):
 
 
 class SeriesEngine(Engine):
-    """p(J) x by `skew_polynomial`: same function as `lipnet.functional.reference.polynomial`, faster."""
+    """Engine that computes p(J) x by `skew_polynomial`: same function as `lipnet.functional.reference.polynomial`."""
 
     name = "series"
 
@@ -76,7 +76,7 @@ class SeriesEngine(Engine):
 
 
 class ExplicitSeriesEngine(SeriesEngine):
-    """The series of certificates: plain sums of products in evaluation, whose rounding has a bound."""
+    """The series for certificates. In evaluation, it uses plain sums of products, whose rounding has a bound."""
 
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Polynomial:
         matrices = prepared.constant(

@@ -13,9 +13,10 @@ from lipnet.layers.engines.prepared import PreparedWeight
 
 
 class SpectralEngine(MatrixEngine):
-    """exp(A(w)) at each frequency w, exact in evaluation; same function as `lipnet.functional.reference.soc`, faster.
+    """Engine that multiplies by exp(A(w)) at each frequency w: same function as `lipnet.functional.reference.soc`.
 
-    Half precision has no Fourier transforms: there it computes in float32.
+    In evaluation, the exponential is exact up to rounding. Half precision has no Fourier transforms, so it computes in
+    float32 instead.
     """
 
     name = "spectral"
@@ -39,7 +40,7 @@ class SpectralEngine(MatrixEngine):
 
 
 class ExplicitSpectralEngine(SpectralEngine):
-    """The same matrices between products with constant Fourier matrices, whose rounding has a bound."""
+    """The spectral engine for certificates, with products instead of Fourier transforms: their rounding has a bound."""
 
     def evaluate(self, prepared: PreparedWeight, size: tuple[int, int], sign: int = 1) -> Tensor:
         matrices = prepared.constant(

@@ -1,4 +1,4 @@
-"""A trained model as a plain torch module, with everything that depends on the weights alone computed beforehand."""
+"""A trained model as a plain torch module, in which everything that depends on the weights alone is a constant."""
 
 from lipnet.layers.export.model import declared_input_shape, example_batch, export
 

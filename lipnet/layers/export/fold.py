@@ -9,16 +9,16 @@ from torch import Tensor, fx
 
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Replace the results that a graph computes from its constants alone by constants, in place.
+    """Replace results that depend only on constants by constants, in place.
 
     Heads that normalise their rows, and parametrizations, then cost nothing at run time. Views stay in the graph: they
     cost nothing either, and keep the names of their bases.
 
     Args:
-        module: with a graph that changes no tensor in place.
+        module: a graph module whose graph changes no tensor in place.
     """
     values = _constant_values(module)
-    for node in _needed(values, module.graph):
+    for node in _needed_constants(values, module.graph):
         if node.op == "get_attr":
             continue
         name = f"constant_{node.name}"
@@ -29,7 +29,7 @@ def fold_constants(module: fx.GraphModule) -> None:
 
 
 def _constant_values(module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Return the nodes that do not depend on the input, with their values."""
+    """Return the value of each node that does not depend on the input."""
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -47,8 +47,8 @@ def _is_deterministic(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
 
 
-def _needed(values: dict[fx.Node, Any], graph: fx.Graph) -> Iterable[fx.Node]:
-    """Return the constant tensors that the rest of the graph needs, with the bases in place of views."""
+def _needed_constants(values: dict[fx.Node, Any], graph: fx.Graph) -> Iterable[fx.Node]:
+    """Return the constant tensors that the other nodes use, with the bases of views in place of the views."""
     users = [node for node in graph.nodes if node not in values]
     found: dict[fx.Node, None] = {}
     while users:

@@ -13,14 +13,14 @@ from lipnet.layers.soc import SOC
 
 
 def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
-    """Copy a model, and freeze the exponentials and operands that its layers compute from their weights.
+    """Copy a model, with the exponentials and operands that its layers compute from their weights as constants.
 
     Args:
         model: in evaluation mode.
-        example: a batch; the copy is made for the map sizes that layers receive with it.
+        example: a batch; the copy has constants for the map sizes that the layers receive with it.
 
     Returns:
-        The copy, computing the same function by the same engines for inputs of the example's shape.
+        The copy, which computes the same function with the same engines for inputs of the example's shape.
 
     Raises:
         TypeError: if the model does not return one tensor.
@@ -28,27 +28,27 @@ def frozen_copy(model: nn.Module, example: Tensor) -> nn.Module:
     copy = deepcopy(model).requires_grad_(False)
     for original, layer in zip(model.modules(), copy.modules(), strict=True):
         if isinstance(original, SOC):
-            # On the instance, so that everything around the exponential stays as the class has it.
+            # Set on the instance, so that the class's code around the exponential remains.
             vars(layer)["exponential"] = _FrozenExponential(original, layer)
         elif isinstance(original, OperandLayer):
             vars(layer)["operands_in_use"] = _FrozenOperands(original, layer)
     with torch.no_grad():
         result = copy(example)
     if not isinstance(result, Tensor):
-        raise TypeError(f"a model that returns one tensor is needed, got one that returns {type(result).__name__}")
+        raise TypeError(f"model must return one tensor, got one that returns {type(result).__name__}")
     for layer in copy.modules():
         if isinstance(layer, OrthogonalMixing):
-            # Filled just now, from the weights that are exported.
+            # The call above has filled the cache from the exported weights.
             layer._cache.freeze()
     return copy
 
 
 class _FrozenExponential:
-    """A layer's ``exponential`` with constants that are stored on the first call for each map size.
+    """Replacement for a layer's ``exponential``: the first call for each map size stores the constants.
 
     Args:
-        original: the layer, whose cached constants are taken if it has been evaluated.
-        copy: the layer of the copy, which stores the constants.
+        original: the layer; its cached constants are used if it has been evaluated.
+        copy: the same layer in the copy, which stores the constants.
     """
 
     def __init__(self, original: SOC, copy: nn.Module) -> None:
@@ -73,11 +73,11 @@ class _FrozenExponential:
 
 
 class _FrozenOperands:
-    """A layer's ``operands_in_use`` with the tensors of its evaluation, stored on the first call for each map size.
+    """Replacement for a layer's ``operands_in_use``: the first call for each map size stores the operands.
 
     Args:
-        original: the layer, whose cached operands are taken if it has been evaluated.
-        copy: the layer of the copy, which stores the operands.
+        original: the layer; its cached operands are used if it has been evaluated.
+        copy: the same layer in the copy, which stores the operands.
     """
 
     def __init__(self, original: OperandLayer, copy: nn.Module) -> None:

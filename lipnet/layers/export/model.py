@@ -11,18 +11,18 @@ from lipnet.layers.export.fold import fold_constants
 from lipnet.layers.export.freeze import frozen_copy
 from lipnet.layers.normalize import Normalize
 
-# Exceptions of a module that cannot be traced; torch's own are subclasses of these.
+# What a module that cannot be traced may raise; torch's own exceptions are subclasses of these.
 _UNTRACEABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.GraphModule:
-    """Return a plain torch module that computes the model's evaluation and needs no lipnet to run.
+    """Return a plain torch module that computes the same as the model in evaluation, and runs without lipnet.
 
-    The result is a graph of torch functions on constants: no lipnet code, no scaling, no norm, no cache. It can be
-    saved by ``torch.save``, loaded and run where lipnet is not installed, moved to another device, and given to
+    The result is a graph of torch functions on constants, without lipnet's code, scaling, norms and caches. It can be
+    saved by ``torch.save``, loaded and run where lipnet is not installed, moved to another device, and passed to
     ``torch.export``, ``torch.compile`` and ``torch.onnx``. Every layer keeps its engine for inputs of this shape and
-    the constants of its evaluation, so the result is the same function up to the order of summation, and has the same
-    Lipschitz bound.
+    the constants of its evaluation. So the function is the same up to the order of summation, and its Lipschitz bound
+    is the same.
 
     Args:
         model: in evaluation mode. Any module that ``torch.export`` can trace: lipnet's layers, torch's, containers,
@@ -32,12 +32,12 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
 
     Returns:
         A module for inputs (B, *input_shape) of any batch size B, on the model's device and of its dtype. Its
-        parameters do not require gradients; gradients with respect to the input flow. An input of another shape is an
+        parameters do not require gradients; gradients with respect to the input flow. An input of another shape raises
         AssertionError.
 
     Raises:
         ValueError: for a model in training mode, with forward hooks, or that changes its buffers in evaluation; for an
-            unknown input shape; and for a module that cannot be traced, which is named.
+            unknown input shape; and for a module that cannot be traced. The error names the module.
         TypeError: if the model does not return one tensor.
 
     Example:
@@ -57,7 +57,7 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
         traced = _traced(frozen_copy(model, example), example)
     folded = fx.GraphModule(traced, _plain_graph(traced.graph, tuple(example.shape[1:])))
     fold_constants(folded)
-    # A new module takes over only what its graph refers to.
+    # A new module takes over only the tensors that its graph refers to.
     return fx.GraphModule(folded, folded.graph, type(model).__name__).requires_grad_(False).eval()
 
 
@@ -70,16 +70,16 @@ def declared_input_shape(model: nn.Module) -> tuple[int, ...] | None:
 
 
 def example_batch(model: nn.Module, batch: int, input_shape: Sequence[int] | None = None) -> Tensor:
-    """Return inputs (batch, *input_shape) in [0, 1] of the model's device and dtype, the same in every process.
+    """Return inputs (batch, *input_shape) in [0, 1), of the model's device and dtype and the same in every process.
 
     Raises:
-        ValueError: for an unknown shape, or one that is not made of positive numbers.
+        ValueError: for an unknown shape, and for one with lengths that are not positive.
     """
     shape = declared_input_shape(model) if input_shape is None else tuple(input_shape)
     if shape is None:
         raise ValueError("input_shape is needed, (C, H, W) for images: the model has no Normalize with an image_size")
     if not shape or any(length < 1 for length in shape):
-        raise ValueError(f"input_shape needs positive lengths, got {shape}")
+        raise ValueError(f"input_shape must have positive lengths, got {shape}")
     reference = next(model.parameters(), torch.empty(0))
     entries = torch.arange(batch * torch.Size(shape).numel(), dtype=torch.float64)
     # The fractional parts of multiples of the golden ratio spread evenly.
@@ -92,7 +92,7 @@ def _check_running(model: nn.Module) -> None:
         if module.training:
             raise ValueError(f"{name} is in training mode; only evaluation can be exported: call model.eval() first")
         if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(f"{name} has forward hooks, which an exported model has not; remove them first")
+            raise ValueError(f"{name} has forward hooks, which an exported model cannot have; remove them first")
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -133,7 +133,7 @@ class _Trail:
 
 
 def _plain_graph(traced: fx.Graph, shape: tuple[int, ...]) -> fx.Graph:
-    """Copy the graph without the checks that tracing added, and check the shape of the input instead."""
+    """Copy a traced graph without the checks that tracing added; check the shape of the input instead."""
     graph, copies = fx.Graph(), {}
     for node in traced.nodes:
         if node.op == "placeholder":
@@ -142,7 +142,7 @@ def _plain_graph(traced: fx.Graph, shape: tuple[int, ...]) -> fx.Graph:
         elif node.op == "output":
             (result,) = node.args[0]
             graph.output(copies[result])
-        elif _takes_everything(node):
+        elif _is_whole_slice(node):
             copies[node] = copies[node.args[0]]
         elif not _is_tracers_check(node):
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -161,11 +161,11 @@ def _check_shape(graph: fx.Graph, x: fx.Node, shape: tuple[int, ...]) -> None:
     graph.call_function(torch._assert, (equal, message))
 
 
-def _takes_everything(node: fx.Node) -> bool:
+def _is_whole_slice(node: fx.Node) -> bool:
     """Tell whether a node is ``x[:]`` along some dimension."""
     return node.target is torch.ops.aten.slice.Tensor and node.args[2:] == (0, sys.maxsize)
 
 
 def _is_tracers_check(node: fx.Node) -> bool:
-    """Tell whether a node checks device, dtype or batch size against those of the tracing."""
+    """Tell whether a node checks device, dtype or batch size against those seen during tracing."""
     return node.op == "call_module" or node.target is torch.ops.aten._assert_tensor_metadata.default

@@ -25,8 +25,8 @@ def choose(requested: str = "auto", **changes: Any) -> Choice:
         ({"training": True}, "series", "zero padding"),
         ({"training": True, "size": (1, 1), "channels": 2}, "series", "zero padding"),
         ({"training": False}, "series", "zero padding"),
-        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "one matrix, kept"),
-        ({"training": False, "size": (1, 2), "channels": 128}, "dense", "one matrix, kept"),
+        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "at most 512 entries in a group"),
+        ({"training": False, "size": (1, 2), "channels": 128}, "dense", "at most 1024 entries in a group"),
         ({"training": False, "size": (1, 2), "channels": 4096}, "series", "zero padding"),
     ],
 )
@@ -38,8 +38,8 @@ def test_with_zero_padding(changes: dict[str, Any], engine: str, reason: str) ->
 @pytest.mark.parametrize(
     ("changes", "engine", "reason"),
     [
-        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "one matrix, kept"),
-        ({"training": False}, "spectral", "in evaluation: one exponential for each frequency, kept"),
+        ({"training": False, "size": (4, 4), "channels": 4}, "dense", "at most 512 entries in a group"),
+        ({"training": False}, "spectral", "in evaluation: one exponential for each frequency, cached"),
         ({"size": (2, 2), "batch": 10**6}, "series", "fewer than 16 pixels"),
         ({"batch": 10**6}, "spectral", "a polynomial at each frequency is cheaper than the series"),
         ({"batch": 1, "channels": 512}, "series", "for this batch the series is cheaper"),
@@ -58,7 +58,7 @@ def test_with_circular_padding(changes: dict[str, Any], engine: str, reason: str
 @pytest.mark.parametrize(
     ("changes", "engine", "reason"),
     [
-        ({"training": False}, "dense", "in evaluation: one matrix exponential, kept"),
+        ({"training": False}, "dense", "in evaluation: one matrix exponential, cached"),
         ({"training": False, "channels": 10**4}, "series", "channels in a group: the exponential would cost too much"),
         ({"batch": 10**6}, "dense", "many pixels: the polynomial of its matrix is cheaper"),
         ({"batch": 1, "size": (1, 1)}, "series", "few pixels: the series is cheaper"),
