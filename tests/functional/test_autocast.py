@@ -15,12 +15,12 @@ def random(seed: int) -> torch.Tensor:
     return torch.randn(5, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def test_outside_of_autocast_no_device_has_a_dtype() -> None:
+def test_without_autocast_no_device_has_a_dtype() -> None:
     assert [autocast_dtype(device) for device in (CPU, META, CUDA)] == [None] * 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_dtype_is_that_of_the_device_type_alone(dtype: torch.dtype) -> None:
+def test_each_device_type_has_its_own_dtype(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype):
         assert autocast_dtype(CPU) is dtype
         assert autocast_dtype(META) is None
@@ -67,6 +67,6 @@ def test_without_autocast_changes_nothing_where_nothing_is_cast(device: torch.de
         assert (torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)).dtype is torch.float32
 
 
-def test_without_autocast_on_another_device_leaves_that_of_the_cpu() -> None:
+def test_switching_off_autocast_elsewhere_keeps_it_on_the_cpu() -> None:
     with torch.autocast("cpu", torch.bfloat16), without_autocast(META):
         assert autocast_dtype(CPU) is torch.bfloat16

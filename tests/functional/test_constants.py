@@ -26,7 +26,7 @@ def thirds() -> Constant:
     return thirds
 
 
-def test_made_once_for_each_argument_and_dtype(thirds: Constant) -> None:
+def test_one_tensor_for_each_argument_and_dtype(thirds: Constant) -> None:
     first = thirds(3, dtype=torch.float32, device=CPU)
     assert first.dtype == torch.float32
     assert thirds(3, dtype=torch.float32, device=CPU) is first
@@ -34,7 +34,7 @@ def test_made_once_for_each_argument_and_dtype(thirds: Constant) -> None:
     assert len(thirds(2, dtype=torch.float32, device=CPU)) == 2
 
 
-def test_first_asked_for_in_inference_mode_it_serves_training(thirds: Constant) -> None:
+def test_a_constant_first_requested_in_inference_mode_works_in_training(thirds: Constant) -> None:
     with torch.inference_mode():
         thirds(1, dtype=torch.float32, device=CPU)
     weight = torch.ones(1, requires_grad=True)
@@ -43,20 +43,20 @@ def test_first_asked_for_in_inference_mode_it_serves_training(thirds: Constant) 
     assert not thirds(1, dtype=torch.float32, device=CPU).requires_grad
 
 
-def test_the_default_device_is_not_the_constants(thirds: Constant) -> None:
+def test_the_default_device_does_not_matter(thirds: Constant) -> None:
     with torch.device("meta"):
         assert thirds(1, dtype=torch.float64, device=CPU).tolist() == [1 / 3]
         assert thirds(1, dtype=torch.float64, device=torch.device("meta")).is_meta
 
 
-def test_what_a_tracer_makes_is_not_kept(thirds: Constant) -> None:
+def test_tensors_of_tracers_are_not_cached(thirds: Constant) -> None:
     with FakeTensorMode():
         traced = thirds(1, dtype=torch.float64, device=CPU)
     assert type(traced) is not Tensor
     assert thirds(1, dtype=torch.float64, device=CPU).tolist() == [1 / 3]
 
 
-def test_what_a_transform_makes_is_not_kept(thirds: Constant) -> None:
+def test_tensors_of_function_transforms_are_not_cached(thirds: Constant) -> None:
     def scaled(x: Tensor) -> Tensor:
         return x * thirds(1, dtype=torch.float64, device=CPU).sum()
 
@@ -65,7 +65,7 @@ def test_what_a_transform_makes_is_not_kept(thirds: Constant) -> None:
 
 
 @pytest.mark.slow
-def test_compilers_take_it_for_a_constant() -> None:
+def test_compilers_call_the_function_once() -> None:
     calls = []
 
     @constant

@@ -30,7 +30,7 @@ def test_the_polynomial_is_the_same(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (2, 2), (4, 1)])
-def test_matrices_hold_taps_and_zeros_alone(size: tuple[int, int]) -> None:
+def test_matrices_hold_only_taps_and_zeros(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     weight = torch.randn(4, 2, 3, 3, dtype=torch.float64)
     matrices = explicit_matrices(weight, size, 2, "zeros")

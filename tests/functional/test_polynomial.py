@@ -117,7 +117,7 @@ def test_long_polynomials_lose_no_precision_as_products() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("size", [(2, 2), (4, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_only_what_is_needed_is_differentiated(
+def test_only_tensors_that_require_gradients_get_them(
     dtype: torch.dtype, size: tuple[int, int], recompute: bool, needed: tuple[bool, bool]
 ) -> None:
     both = operands((2, 2, 3, 3), size=size, dtype=dtype)
@@ -133,7 +133,7 @@ def test_only_what_is_needed_is_differentiated(
     assert_all_close([kept], [correct], 1e-11 if dtype is torch.float64 else 1e-4)
 
 
-def test_nothing_is_recorded_where_nothing_is_needed() -> None:
+def test_without_gradients_no_graph_is_recorded() -> None:
     x, weight = (tensor.detach() for tensor in operands((2, 2, 3, 3)))
     assert skew_polynomial(x, weight, CUBIC).grad_fn is None
 
@@ -170,7 +170,7 @@ def test_cached_matrices_change_nothing(size: tuple[int, int], groups: int, padd
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("size", [(4, 3), (2, 2)])
-def test_what_is_kept_for_the_backward_pass(size: tuple[int, int], recompute: bool) -> None:
+def test_tensors_saved_for_backward(size: tuple[int, int], recompute: bool) -> None:
     x, weight = operands((2, 2, 3, 3), size=size)
     saved: list[Tensor] = []
 

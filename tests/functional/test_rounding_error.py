@@ -52,7 +52,7 @@ def test_up_is_above_thousands_of_roundings(value: float) -> None:
     assert up(value) <= value * (1 + 1e-12) + 1e-300
 
 
-def test_up_turns_what_is_no_number_to_infinity() -> None:
+def test_up_turns_nan_into_infinity() -> None:
     assert up(nan) == up(inf) == inf
 
 
@@ -75,7 +75,7 @@ def test_absolute_norm_of_reducible_matrices(matrix: Tensor) -> None:
 
 
 @pytest.mark.parametrize("value", [nan, inf])
-def test_what_is_not_finite_has_no_norm(value: float) -> None:
+def test_matrices_that_are_not_finite_have_an_infinite_norm(value: float) -> None:
     matrix = noise(4, 4)
     matrix[1, 2] = value
     assert absolute_norm(matrix) == euclidean_norm(matrix) == inf
@@ -169,7 +169,7 @@ def test_horner_of_an_unbounded_operator_has_no_bound() -> None:
     assert horner_error((1.0, 1.0), norm=inf, magnitude=1.0, length=1, size=1.0, entries=1) == inf
 
 
-def test_partial_polynomials_are_what_states_are_bounded_by() -> None:
+def test_states_are_bounded_by_the_gains_of_partial_polynomials() -> None:
     """The bound uses the norms of exact states; sums of magnitudes would be larger."""
     settings = {"norm": 3.0, "magnitude": 1e-300, "length": 1, "size": 1.0, "entries": 1}
     coefficients = [1.0, 1.0, 0.5, 1 / 6, 1 / 24]
@@ -177,7 +177,7 @@ def test_partial_polynomials_are_what_states_are_bounded_by() -> None:
     assert bound < 20 * UNIT * 3.0**4 * max(polynomial_gain(coefficients[k:], 3.0) for k in range(4))
 
 
-def test_steps_follow_on_each_other() -> None:
+def test_combined_steps_are_one_step_after_another() -> None:
     signal = Signal((3,), norm=2.0, error=0.25)
     first, second = Step(norm=6.0, gain=3.0, error=0.5), Step(norm=7.0, gain=2.0, error=1.0)
     together = signal.after(first.then(second), (5,))
@@ -203,6 +203,6 @@ def test_additions_and_functions_of_entries_round_once_each() -> None:
     assert 15 * UNIT <= elementwise(signal, roundings=5).error <= 15.001 * UNIT
 
 
-def test_what_underflows_is_counted() -> None:
+def test_underflow_is_counted() -> None:
     step = products(Signal((4,), 0.0), length=4, magnitude=0.0, gain=0.0, outputs=9)
     assert step.error >= 5 * TINY * 3

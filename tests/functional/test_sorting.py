@@ -26,7 +26,7 @@ def test_the_jacobian_is_a_permutation_in_a_tie() -> None:
     assert jacobian.square().sum() == 2
 
 
-def test_what_is_no_number_stays_so() -> None:
+def test_nan_stays_nan() -> None:
     larger, smaller = sort_pairs(torch.tensor([torch.nan, 1.0]), torch.tensor([0.0, torch.nan]))
     assert larger.isnan().all()
     assert smaller.isnan().all()

@@ -11,9 +11,8 @@ from lipnet.functional import forms, same_convolution, skew_filter
 from lipnet.functional.forms import Products, convolution_form, form_matrices
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
-# Dtype, padding and size decide the form: products of channels, the blocked layout of the CPU's library, or the
-# convolution as it is.
-# A single row of five pixels has maps smaller than the filter.
+# Dtype, padding and size decide the form: products of channels, oneDNN's blocked layout, or F.conv2d. Maps of a single
+# row are smaller than the kernel.
 FORMS = [
     pytest.param(torch.float64, "zeros", (2, 2), id="products"),
     pytest.param(torch.float64, "circular", (1, 2), id="products-circular"),
@@ -155,18 +154,18 @@ def test_saved_matrices_serve_another_form(padding_mode: str) -> None:
         case.close(other.leave(other.apply(other.enter(case.maps))), to_numpy(case.maps.flatten(1)) @ case.matrix.T)
 
 
-def test_matrices_of_groups_are_made_again() -> None:
+def test_matrices_of_groups_are_not_saved() -> None:
     assert Case(torch.float64, "zeros", (2, 2), (3, 3), 2).form.saved == []
 
 
-def test_larger_maps_keep_no_tensors() -> None:
+def test_larger_maps_save_no_tensors() -> None:
     case = Case(torch.float64, "zeros", (3, 5), (3, 3), 1)
     assert case.form.saved == []
     assert form_matrices(case.weight, (3, 5), 1, "zeros") is None
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
-def test_the_blocked_layout_is_left_where_the_library_is_switched_off() -> None:
+def test_the_blocked_layout_is_not_used_if_onednn_is_switched_off() -> None:
     enabled = Case(torch.float32, "zeros", (3, 5), (3, 3), 1)
     assert enabled.form.enter(enabled.maps).is_mkldnn == torch.backends.mkldnn.is_available()
     with torch.backends.mkldnn.flags(enabled=False):
@@ -211,7 +210,7 @@ def test_products_where_they_are_cheaper(
     assert (form_matrices(weight, size, groups, padding_mode) is not None) is products
 
 
-def test_small_batches_take_tiles_if_their_matrices_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_batches_use_tiles_only_with_cached_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     weight = torch.zeros(128, 128, 3, 3)
     for batch, tiles in ((63, False), (64, True)):
