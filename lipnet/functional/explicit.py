@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lipnet.functional.convolution import jacobian_matrices, same_convolution
 from lipnet.functional.exponential import apply_dense
+from lipnet.functional.gain import polynomial_gain
+from lipnet.functional.rounding_error import UNIT, accumulated, underflow, up
 
 # On maps of at most this many pixels, one matrix for all pixels is faster than a convolution of each image.
 _MAX_PIXELS_OF_A_MATRIX = 4
@@ -24,8 +26,7 @@ def explicit_polynomial(
 ) -> Tensor:
     """Return p(J) x by Horner's rule, where every entry of J x is a plain sum of products.
 
-    It is the same function as `skew_polynomial`, but slower. `lipnet.functional.rounding_error.horner_error` bounds its
-    distance from the exact value.
+    It is the same function as `skew_polynomial`, but slower. `horner_error` bounds its distance from the exact value.
 
     Args:
         x, weight, coefficients, groups, padding_mode, channels: as in `skew_polynomial`.
@@ -60,6 +61,36 @@ def explicit_length(weight: Tensor, size: tuple[int, int], padding_mode: str) ->
     """Return the number of products that `explicit_polynomial` sums for an entry of J x."""
     taps = prod(size if _takes_a_matrix(weight, size, padding_mode) else weight.shape[-2:])
     return int(weight.shape[1]) * taps
+
+
+def horner_error(
+    coefficients: Sequence[float], *, norm: float, magnitude: float, length: int, size: float, entries: int
+) -> float:
+    """Bound the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
+
+    Each step rounds three times: in the product (an error of at most gamma_n || |J| || ||s||), in the multiplication by
+    c_k, and in the addition. Each later product multiplies these errors by at most ||J||. The exact s are polynomials
+    of J applied to x; `polynomial_gain` bounds their norms.
+
+    Args:
+        coefficients: c_0, ..., c_n.
+        norm: an upper bound on ||J||, J skew.
+        magnitude: an upper bound on || |J| ||.
+        length: number of products in the sum of an entry of J s.
+        size: an upper bound on ||x|| for the stored x. Errors in x itself do not count here.
+        entries: number of entries of x.
+    """
+    leading = coefficients[-1]
+    state, error = abs(leading) * size, 0.0 if leading == 1 else UNIT * abs(leading) * size
+    for power in reversed(range(len(coefficients) - 1)):
+        term = abs(coefficients[power]) * size
+        computed = state + error
+        product = accumulated(length) * magnitude * computed
+        product += underflow(entries, length + 2, computed + magnitude + term)
+        added = UNIT * (norm * computed + product) + accumulated(2) * term
+        error = norm * error + product + added
+        state = polynomial_gain(coefficients[power:], norm) * size
+    return up(error)
 
 
 def _takes_a_matrix(weight: Tensor, size: tuple[int, int], padding_mode: str) -> bool:

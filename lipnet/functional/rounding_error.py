@@ -26,14 +26,12 @@ loses at most one unit, and `up` covers thousands of operations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf, isnan, prod, sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lipnet.functional.gain import polynomial_gain
 from lipnet.functional.rounding import to_float64
 
 UNIT = 2.0**-53
@@ -109,7 +107,7 @@ def elementwise(signal: Signal, roundings: int, gain: float = 1.0) -> Step:
 
     ``gain`` is the Lipschitz constant of f.
     """
-    error = accumulated(roundings) * gain * signal.computed + _underflow(signal.entries, roundings, gain)
+    error = accumulated(roundings) * gain * signal.computed + underflow(signal.entries, roundings, gain)
     return Step(up(gain * signal.norm), gain, up(error))
 
 
@@ -118,7 +116,7 @@ def addition(signal: Signal, constant: Tensor | None, pixels: int) -> Step:
     if constant is None:
         return exact(signal)
     size = euclidean_norm(constant) * sqrt(pixels)
-    error = UNIT * (signal.computed + size) + _underflow(signal.entries, 1, 0.0)
+    error = UNIT * (signal.computed + size) + underflow(signal.entries, 1, 0.0)
     return Step(up(signal.norm + size), 1.0, up(error))
 
 
@@ -145,7 +143,7 @@ def products(
     """
     computed = signal.computed
     error = accumulated(length + 1) * (magnitude * computed + bias_norm)
-    error += _underflow(max(outputs, signal.entries), length + 1, computed + magnitude)
+    error += underflow(max(outputs, signal.entries), length + 1, computed + magnitude)
     return Step(up(gain * signal.norm + bias_norm), gain, up(error))
 
 
@@ -205,36 +203,6 @@ def absolute_filter_norm(weight: Tensor, groups: int = 1) -> float:
     return up(absolute_norm(summed.view(groups, -1, summed.shape[1])))
 
 
-def horner_error(
-    coefficients: Sequence[float], *, norm: float, magnitude: float, length: int, size: float, entries: int
-) -> float:
-    """Bound the error of p(J) x by Horner's rule, s <- J s + c_k x from the leading coefficient down.
-
-    Each step rounds three times: in the product (an error of at most gamma_n || |J| || ||s||), in the multiplication by
-    c_k, and in the addition. Each later product multiplies these errors by at most ||J||. The exact s are polynomials
-    of J applied to x; `polynomial_gain` bounds their norms.
-
-    Args:
-        coefficients: c_0, ..., c_n.
-        norm: an upper bound on ||J||, J skew.
-        magnitude: an upper bound on || |J| ||.
-        length: number of products in the sum of an entry of J s.
-        size: an upper bound on ||x|| for the stored x. Errors in x itself do not count here.
-        entries: number of entries of x.
-    """
-    leading = coefficients[-1]
-    state, error = abs(leading) * size, 0.0 if leading == 1 else UNIT * abs(leading) * size
-    for power in reversed(range(len(coefficients) - 1)):
-        term = abs(coefficients[power]) * size
-        computed = state + error
-        product = accumulated(length) * magnitude * computed
-        product += _underflow(entries, length + 2, computed + magnitude + term)
-        added = UNIT * (norm * computed + product) + accumulated(2) * term
-        error = norm * error + product + added
-        state = polynomial_gain(coefficients[power:], norm) * size
-    return up(error)
-
-
 def accumulated(roundings: int) -> float:
     """Compute gamma_n = n u / (1 - n u), the relative error of n roundings in a row.
 
@@ -257,6 +225,12 @@ def up(value: float) -> float:
     return inf if isnan(value) else value * (1 + 2**-40) + 2.0**-1000
 
 
-def _underflow(entries: int, operations: int, magnitude: float) -> float:
-    """Bound the error of subnormal results and operands that are flushed to 0."""
+def underflow(entries: int, operations: int, magnitude: float) -> float:
+    """Bound the error of subnormal results and operands that are flushed to 0.
+
+    Args:
+        entries: number of results.
+        operations: number of operations for each result.
+        magnitude: an upper bound on the operands that multiply a flushed one.
+    """
     return TINY * sqrt(entries) * operations * (2 + magnitude)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import inf, nan, sqrt
+from math import inf, nan
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional import polynomial_gain, skew_filter
-from lipnet.functional.explicit import explicit_length, explicit_polynomial
 from lipnet.functional.rounding_error import (
     TINY,
     UNIT,
@@ -24,7 +22,6 @@ from lipnet.functional.rounding_error import (
     elementwise,
     euclidean_norm,
     exact,
-    horner_error,
     products,
     up,
 )
@@ -136,45 +133,6 @@ def test_sums_of_products_in_any_order_are_covered(order: str) -> None:
     )
     error = abs(Fraction(computed) - exact_dot(a.tolist(), b.tolist()))
     assert 0 < error <= Fraction(step.error)
-
-
-@pytest.mark.parametrize("mode", ["zeros", "circular"])
-@pytest.mark.parametrize(("size", "degree"), [((4, 4), 7), ((1, 2), 5), ((5, 4), 16)])
-def test_horner_is_covered(size: tuple[int, int], degree: int, mode: str) -> None:
-    """Against the polynomial of the dense matrix in rational arithmetic."""
-    weight = skew_filter(noise(2, 2, 3, 3)) / 3
-    coefficients = [float(c) for c in noise(degree + 1, seed=2)]
-    x = noise(1, 2, *size, seed=3)
-    computed = explicit_polynomial(x, weight, coefficients, 1, mode).flatten().tolist()
-    rows = [[Fraction(v) for v in row] for row in convolution_matrix(weight, *size, 1, mode).tolist()]
-    vector = [Fraction(v) for v in x.flatten().tolist()]
-    state = [Fraction(0)] * len(vector)
-    for c in reversed(coefficients):
-        image = [sum((a * b for a, b in zip(row, state, strict=True)), Fraction(0)) for row in rows]
-        state = [v + Fraction(c) * w for v, w in zip(image, vector, strict=True)]
-    squared = sum((Fraction(a) - b) ** 2 for a, b in zip(computed, state, strict=True))
-    bound = horner_error(
-        coefficients,
-        norm=spectral_norm(convolution_matrix(weight, *size, 1, mode)) * (1 + 1e-12),
-        magnitude=absolute_filter_norm(weight),
-        length=explicit_length(weight, size, mode),
-        size=euclidean_norm(x),
-        entries=x.numel(),
-    )
-    assert Fraction(bound) ** 2 >= squared > 0
-    assert bound < 1e4 * sqrt(float(squared))
-
-
-def test_horner_of_an_unbounded_operator_has_no_bound() -> None:
-    assert horner_error((1.0, 1.0), norm=inf, magnitude=1.0, length=1, size=1.0, entries=1) == inf
-
-
-def test_states_are_bounded_by_the_gains_of_partial_polynomials() -> None:
-    """The bound uses the norms of exact states; sums of magnitudes would be larger."""
-    settings = {"norm": 3.0, "magnitude": 1e-300, "length": 1, "size": 1.0, "entries": 1}
-    coefficients = [1.0, 1.0, 0.5, 1 / 6, 1 / 24]
-    bound = horner_error(coefficients, **settings)
-    assert bound < 20 * UNIT * 3.0**4 * max(polynomial_gain(coefficients[k:], 3.0) for k in range(4))
 
 
 def test_combined_steps_are_one_step_after_another() -> None:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from lipnet.functional import skew_polynomial
 from lipnet.functional.autocast import without_autocast
-from lipnet.functional.explicit import explicit_length, explicit_matrices, explicit_polynomial
+from lipnet.functional.explicit import explicit_length, explicit_matrices, explicit_polynomial, horner_error
 from lipnet.functional.forms import form_matrices
-from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, horner_error, up
+from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, up
 from lipnet.layers.engines.base import Engine
 from lipnet.layers.engines.prepared import PreparedWeight, Series
 
