@@ -277,10 +277,11 @@ class SOC(LipschitzModule):
         """
         if not self.training:
             return self.prepared(exact=True).gain
-        with torch.no_grad():
-            weight = self.filter()[: self.active_groups * self.weight.shape[1]].double()
-            series = self._training_series
-            return max(polynomial_gain(series.coefficients, norm_bound(weight * series.factor)), 1.0)
+        series, weight = self._training_series, self._active_weight
+        with torch.no_grad(), without_autocast(weight.device):
+            # The factor is part of the scale, as in a training step, and both are rounded together.
+            scaled, _ = self.scaling.scaled_skew(weight, self.scaling.current(weight), series.factor)
+            return max(polynomial_gain(series.coefficients, norm_bound(scaled.double())), 1.0)
 
     def lipschitz_estimate(self) -> float:
         """Return the bound for a filter of the expected norm, without a proof."""

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from lipnet.functional.gain import polynomial_gain
 from lipnet.layers import SOC, SOC1d, SOCLinear, SOCTranspose
+from lipnet.layers.engines.prepared import norm_bound
 from tests.oracles import (
     Matrix,
     convolution_matrix,
@@ -275,3 +277,24 @@ def test_pairs_of_inputs_never_move_apart(settings: dict[str, Any]) -> None:
     with torch.no_grad():
         moved = (layer(x) - layer(y)).flatten(1).norm(dim=1)
     assert (moved <= layer.lipschitz_bound() * (x - y).flatten(1).norm(dim=1) * (1 + 1e-13)).all()
+
+
+@pytest.mark.parametrize("scaling", ["jacobian", "reshaped"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_in_training_is_about_the_filter_that_is_convolved(seed: int, scaling: str) -> None:
+    """In float32, a filter that is scaled to the target first, and by the factor then, is rounded to another one."""
+    torch.manual_seed(seed)
+    layer = SOC(4, 4, train_terms=2, series="taylor", scaling=scaling).train()
+    convolved = []
+    multiply = layer.scaling.training_step
+
+    def record(weight: torch.Tensor, factor: float) -> torch.Tensor:
+        convolved.append(multiply(weight, factor))
+        return convolved[-1]
+
+    layer.scaling.training_step = record  # type: ignore[method-assign]
+    layer(torch.randn(2, 4, 8, 8))
+    series = layer._training_series
+    bound = polynomial_gain(series.coefficients, norm_bound(convolved[0].detach().double()))
+    assert bound > 1
+    assert layer.lipschitz_bound() == bound
