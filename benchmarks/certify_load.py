@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import resident_bytes
-from benchmarks.reliability import FOLDER, ROOT, write_figures
+from benchmarks.reliability import FOLDER, write_figures
+from benchmarks.rows import ROOT
 from lipnet.certify import read_summary
 from lipnet.data import CIFAR100DataModule
 from lipnet.models import build_model, save_checkpoint

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from benchmarks.reliability import ROOT, write_figures
+from benchmarks.reliability import write_figures
+from benchmarks.rows import ROOT
 
 
 class Recorder:
