@@ -62,6 +62,8 @@ class RowRunner(ABC, Generic[R]):
 
     def perform_ready(self, rows: Sequence[R], is_ready: Callable[[R], bool], jobs: int = 1) -> bool:
         """Run the rows whose learning rate is chosen, and name the others; return whether all rows are finished."""
+        if self.stopped:
+            return False
         ready = [row for row in rows if is_ready(row)]
         for row in rows:
             if row not in ready:

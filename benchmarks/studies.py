@@ -11,7 +11,12 @@ from benchmarks.rows import R, command_parser
 
 
 def study_parser(description: str | None, name: str, example: str, **settings: str) -> argparse.ArgumentParser:
-    """Return the parser of a study's command; ``example`` is a pattern of rows for the help."""
+    """Return the parser of a study's command.
+
+    Args:
+        description, name, **settings: see `command_parser`.
+        example: pattern of rows, for the help.
+    """
     parser = command_parser(description, name, **settings)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help=f"rows, such as '{example}'")
     parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time; default: 2")

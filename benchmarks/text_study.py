@@ -114,8 +114,6 @@ class Study(RowRunner[Row]):
         """Run trials, then the other rows whose learning rate is chosen; return whether all are finished."""
         _ = self.origin  # Recorded now, because the checkout may change during the study.
         tried = self.perform([row for row in rows if row.trial is not None], jobs)
-        if self.stopped:
-            return False
         others = [row for row in rows if row.trial is None]
         return self.perform_ready(others, lambda row: self.rate_of(row) is not None, jobs) and tried
 
