@@ -1,8 +1,8 @@
-"""Train on real CIFAR-100, certify twice, and check the guarantee of the trained network.
+"""Train on real CIFAR-100, certify twice, and check the bounds of the trained network's layers.
 
     python .ci/real_cifar100.py DATA_DIR RUN_DIR
 
-DATA_DIR holds the official folder cifar-100-python; RUN_DIR receives the files of the run.
+DATA_DIR contains the official folder cifar-100-python; RUN_DIR receives the files of the run.
 """
 
 import json
@@ -20,28 +20,30 @@ from lipnet.layers import SOC
 from lipnet.models import load_checkpoint
 
 N_SAMPLES = 200
-# Relative rounding error of a float64 singular value decomposition, with room to spare.
+# More than the relative rounding error of a singular value decomposition in float64.
 ROUNDING = 1e-9
 
 
 def run(*command: str) -> None:
+    """Run a Python script; raise if it fails."""
     subprocess.run([sys.executable, *command], check=True)
 
 
 def summary_of(folder: Path) -> dict[str, object]:
+    """Return the entries of a summary that two certifications of one checkpoint must share."""
     content = json.loads((folder / "summary.json").read_text())
-    own = ("wall_seconds", "checkpoint", "sha256")
-    return {key: value for key, value in content.items() if key not in own}
+    different = ("wall_seconds", "checkpoint", "sha256")
+    return {key: value for key, value in content.items() if key not in different}
 
 
 def check_names(data_dir: Path) -> None:
-    """Compare the names of the classes with those of the official file."""
+    """Compare lipnet's names of the classes with the official file's."""
     names = datasets.CIFAR100(data_dir, train=False).classes
     assert [name.replace("_", " ") for name in names] == list(CIFAR100DataModule.spec.classes or ()), names
 
 
 def check_figures(folder: Path) -> None:
-    """Check that all figures are finite and that certified accuracy is at most clean and falls with the radius."""
+    """Check that all figures are finite, and that certified accuracy is at most clean and falls with the radius."""
     summary = json.loads((folder / "summary.json").read_text())
     shares = [summary["clean_accuracy"], *summary["certified_accuracy"].values()]
     assert summary["n_samples"] == N_SAMPLES, summary
@@ -65,6 +67,8 @@ def check_guarantee(checkpoint: Path) -> None:
 
 
 def largest_singular_value(layer: SOC, size: int) -> float:
+    """Return the norm of the layer's Jacobian for inputs of size x size pixels, or for vectors if it is linear."""
+    # The only subclass of SOC in the network, SOCLinear, takes vectors.
     shape = (layer.in_channels,) if type(layer) is not SOC else (layer.in_channels, size, size)
 
     def function(x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Ratios against plain convolutions and the published layer, measured in one run."""
+"""Benchmarks, whose figures are ratios within one run, and studies of trainings. README.md lists the commands."""

@@ -1,16 +1,17 @@
-"""Everything that is worth measuring on an accelerator, in one command that keeps to a budget of minutes.
+"""Measure everything of interest on an accelerator, within a budget of minutes.
 
     python -m benchmarks.accelerator --minutes 12 --data-dir data
 
-In this order, each step saved before the next one starts:
+The steps, each of which is saved before the next one starts:
 
 1. a smoke test: a short training on CIFAR-100, certified on the device;
 2. the step times of LipConvNet-15 (`benchmarks.lipconvnet`), then of the other networks (`benchmarks.networks`): plain,
    in bfloat16 with the channels-last layout, and compiled;
 3. the recipe of ``experiment=speedrun/cifar100`` for the minutes that are left, certified on all test images.
 
-A step that fails or takes too long is noted, and the others go on. ``results/gpu/`` gets accelerator.json with the
-steps, a JSON file for each measurement, and config.yaml, run.json, summary.json and curve.png of the speedrun.
+If a step fails or takes too long, the command records that and continues with the next one. ``results/gpu/`` gets
+accelerator.json with the steps, a JSON file for each measurement, and config.yaml, run.json, summary.json and curve.png
+of the speedrun.
 """
 
 import argparse
@@ -29,9 +30,11 @@ from rich.console import Console
 from benchmarks.common import machine, write_json
 from benchmarks.rows import ROOT
 
-# Seconds of a training step of the command that are not training: start, certification, writing.
+# Seconds that the speedrun needs beside its training: start, certification, writing.
 _AROUND_SPEEDRUN = 60
+# With fewer seconds left for its training, the speedrun is left out.
 _LEAST_TRAINING = 20
+# Lines of a step's output in the record.
 _LINES_KEPT = 15
 KEPT = (".hydra/config.yaml", "run.json", "summary.json", "curve.png")
 TINY = ("data=digits", "model.stages=3", "model.depth=3", "model.initial_channels=8", "conv.groups=[2,null]")
@@ -45,7 +48,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and the largest share of the time left that it may take."""
+    """Command, and the largest share of the remaining time that it may take."""
 
     name: str
     command: Sequence[str]
@@ -53,10 +56,10 @@ class Step:
 
 
 class Session:
-    """Steps one after the other within a budget, with a record that is written after each.
+    """Runs steps one after the other within a budget, and writes a record after each one.
 
     Args:
-        output: folder of the record.
+        output: folder of the record, accelerator.json.
         seconds: the budget, which starts now.
         about: facts on the machine for the record.
     """
@@ -69,10 +72,11 @@ class Session:
 
     @property
     def left(self) -> float:
+        """Remaining seconds of the budget."""
         return self.end - time.monotonic()
 
     def run(self, step: Step) -> bool:
-        """Run a step, note what came of it, and return whether it succeeded."""
+        """Run a step, record its outcome, and return whether it succeeded."""
         start, limit = time.monotonic(), self.left * step.share
         if limit <= 0:
             return self._note(step, "no time left", 0.0, "")
@@ -96,7 +100,7 @@ class Session:
 
 
 def training(run: Path, data_dir: Path, device: torch.device, overrides: Sequence[str]) -> list[str]:
-    """Return the command of a training of the speedrun's recipe."""
+    """Return the command of a training by the speedrun's recipe."""
     kind = "gpu" if device.type == "cuda" else device.type
     return [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Success rate of attacks beyond the certified radius: the size of over-claim that they would reveal.
+"""Success rate of attacks at and beyond the certified radius, to see how large an over-claim they would reveal.
 
     python -m benchmarks.attack_power [checkpoint]
 
@@ -23,10 +23,10 @@ RADII = ("36/255", "72/255", "108/255", "1")
 
 
 def measured(model: nn.Module, images: Tensor, labels: Tensor, few: int) -> list[tuple[str, str]]:
-    """Return the rows of the table: PGD on all images, AutoAttack on the first few, PGD on the same few."""
+    """Return the rows of the table: PGD on all images, then AutoAttack and PGD on the first ``few``."""
     certificates = certify(model, images, labels)
-    radius = certificates.radius
-    extremes = ", ".join(f"{float(value):.4f}" for value in (radius.min(), radius.median(), radius.max()))
+    certified = certificates.radius
+    extremes = ", ".join(f"{float(value):.4f}" for value in (certified.min(), certified.median(), certified.max()))
     rows = [
         ("images; correct images", f"{len(images)}, {int(certificates.correct.sum())}"),
         ("certified radius: smallest, median, largest", extremes),
@@ -36,10 +36,10 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, few: int) -> list
     rows += [
         (f"accuracy at {radius}: certified, under PGD, clean", _shares(result.accuracies(radius))) for radius in RADII
     ]
-    nearest = (result.distance / radius)[radius > 0].min()
+    nearest = (result.distance / certified)[certified > 0].min()
     rows.append(("nearest flip found by PGD, divided by the certified radius", f"{float(nearest):.4f}"))
     if few:
-        part = Certificates(certificates.prediction[:few], radius[:few], certificates.correct[:few])
+        part = Certificates(certificates.prediction[:few], certified[:few], certificates.correct[:few])
         beyond = {"radii": ("36/255",), "factors": (1.2,)}
         automatic = AutoAttack(queries=500, steps=25)
         found = attack(model, images[:few], labels[:few], part, attacker=automatic, **beyond)

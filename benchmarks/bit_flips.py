@@ -2,9 +2,9 @@
 
     python -m benchmarks.bit_flips --flips 1000
 
-Each trial flips one random bit of the file, then reads the file with plain torch, csv or json, and with lipnet. The
-reader raises an error, or reads what was written (the bit has no meaning to it), or silently reads something else. The
-files are those of a small network on the digits; ``--checkpoint`` chooses another checkpoint.
+Each trial flips one random bit of a file, then reads the file with plain torch, csv or json, and with lipnet. A reader
+raises an error, or reads what was written because the bit has no meaning to it, or silently reads something else. The
+files come from a small network on the digits; ``--checkpoint`` chooses another checkpoint.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def json_alone(path: Path) -> Any:
 
 
 def outcomes(path: Path, readers: dict[str, Reader], flips: int, seed: int) -> dict[str, Counter[str]]:
-    """Count the outcomes of each reader over ``flips`` single flipped bits; the file is restored."""
+    """Count each reader's outcomes over ``flips`` single flipped bits, and restore the file."""
     data = path.read_bytes()
     written = {name: read(path) for name, read in readers.items()}
     counts: dict[str, Counter[str]] = {name: Counter() for name in readers}
@@ -82,6 +82,7 @@ def _outcome(path: Path, read: Reader, written: Any) -> str:
 
 
 def measure(folder: Path, checkpoint: Path | None, flips: int, seed: int) -> dict[str, dict[str, Counter[str]]]:
+    """Write the files into a folder, and count the outcomes for each file and reader."""
     own = folder / "network.ckpt"
     torch.manual_seed(seed)
     save_checkpoint(own, build_model(CONFIG), CONFIG, {"name": "digits", "seed": 0, "validation_fraction": 0.1})

@@ -2,9 +2,9 @@
 
     python -m benchmarks.certify_load --data-dir data
 
-``certify.py`` runs in its own process for each number of images; the system reports the process's peak memory, which
-should not grow with that number. The network is LipConvNet-15 of GS-SOC (4,-) with random weights: they take as long
-as trained ones.
+``certify.py`` runs in its own process for each number of images. The system reports the peak memory of each process,
+which should not grow with that number. The network is LipConvNet-15 of GS-SOC (4,-) with random weights, which take as
+long as trained ones.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.reliability import FOLDER, ROOT, write_figures
+from benchmarks.common import resident_bytes
+from benchmarks.reliability import FOLDER, write_figures
+from benchmarks.rows import ROOT
 from lipnet.certify import read_summary
 from lipnet.data import CIFAR100DataModule
 from lipnet.models import build_model, save_checkpoint
@@ -60,7 +62,7 @@ def certify(checkpoint: Path, output: Path, images: int, threads: int, overrides
     """Run ``certify.py`` on the first images.
 
     Raises:
-        RuntimeError: if it fails.
+        RuntimeError: if the command fails.
     """
     settings = [f"ckpt_path={checkpoint}", f"output_dir={output}", f"n_samples={images}", "device=cpu", *overrides]
     command = [sys.executable, str(ROOT / "certify.py"), f"hydra.run.dir={output}/hydra", *settings]
@@ -72,8 +74,7 @@ def certify(checkpoint: Path, output: Path, images: int, threads: int, overrides
     if process.returncode != 0:
         raise RuntimeError(f"certify.py ended with exit status {process.returncode}")
     summary = read_summary(output / "summary.json")
-    # Kibibytes on Linux, bytes on macOS.
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resident_bytes(usage.ru_maxrss)
     return Load(summary["n_samples"], seconds, summary["wall_seconds"], peak, os.getloadavg()[0])
 
 

@@ -7,15 +7,15 @@ Runs both by default, and writes results/reliability/mutation.json and results/r
 
 import argparse
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import ROOT, write_figures
+from benchmarks.reliability import write_figures
+from benchmarks.rows import ROOT
 
 
 class Recorder:
-    """Plugin that collects the properties which passed tests recorded with ``record_property``."""
+    """pytest plugin that collects what passed tests recorded with ``record_property``."""
 
     def __init__(self) -> None:
         self.properties: dict[str, list[tuple[str, object]]] = {}
@@ -25,11 +25,11 @@ class Recorder:
             self.properties[report.nodeid.split("::")[-1].removesuffix("[all]")] = list(report.user_properties)
 
 
-def run(*arguments: str) -> Recorder:
-    """Run tests of the suite; exit if one fails."""
+def run(suite: str) -> Recorder:
+    """Run the tests in tests/SUITE; exit if one fails."""
     recorder = Recorder()
-    # Each property once, with all its examples; in one process, so that the rows keep their order.
-    arguments = (*arguments, "-m", "slow or not slow", "-k", "not few", "-n0", "-q")
+    # Each property runs with few and with all examples: take all. One process keeps the rows in order.
+    arguments = [str(ROOT / "tests" / suite), "-m", "slow or not slow", "-k", "not few", "-n0", "-q"]
     code = pytest.main([*arguments, f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}"], plugins=[recorder])
     if code != pytest.ExitCode.OK:
         sys.exit(f"tests failed ({code!r}), so there is nothing to report")
@@ -61,25 +61,22 @@ def property_rows(recorder: Recorder) -> list[tuple[str, str]]:
     ]
 
 
+# Title and place of each suite on the page of `benchmarks.reliability`, and its rows.
+SUITES = {
+    "mutation": ("Planted defects", 21, mutation_rows),
+    "properties": ("Bounds of random and adversarial filters", 22, property_rows),
+}
+
+
 def main() -> None:
-    suites = {"mutation": _mutation, "properties": _properties}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", metavar="suite", help="mutation, properties; default: both")
-    names = parser.parse_args().suites or list(suites)
-    if not set(names) <= set(suites):
-        parser.error(f"suites must be among {', '.join(suites)}, got {', '.join(names)}")
+    names = parser.parse_args().suites or list(SUITES)
+    if not set(names) <= set(SUITES):
+        parser.error(f"suites must be among {', '.join(SUITES)}, got {', '.join(names)}")
     for name in names:
-        suites[name]()
-
-
-def _mutation() -> None:
-    recorder = run(str(Path(ROOT, "tests", "mutation")))
-    write_figures("mutation", "Planted defects", 21, mutation_rows(recorder))
-
-
-def _properties() -> None:
-    recorder = run(str(Path(ROOT, "tests", "properties")))
-    write_figures("properties", "Bounds of random and adversarial filters", 22, property_rows(recorder))
+        title, order, rows_of = SUITES[name]
+        write_figures(name, title, order, rows_of(run(name)))
 
 
 if __name__ == "__main__":

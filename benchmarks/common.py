@@ -1,19 +1,21 @@
-"""Timing, description of the machine, JSON output and exact comparison, shared by the benchmarks."""
+"""Timing, facts on the machine, JSON files, tables and exact comparison, shared by the benchmarks."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from lipnet.files import atomic_write
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Return the time that one call takes, until the device has finished."""
+    """Return the seconds that one call takes, until the device has finished its work."""
     start = time.perf_counter()
     function()
     if device.type != "cpu":
@@ -23,7 +25,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return the name of the device, the number of threads and the version of torch."""
-    # Imported here, because Lightning takes seconds to import.
+    # Import it here, because it imports Lightning, which takes seconds.
     from lipnet.training.run_record import processor
 
     name = processor()
@@ -32,10 +34,24 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"device": f"{device} ({name})", "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+def resident_bytes(ru_maxrss: int) -> int:
+    """Return the peak resident size that ``getrusage`` or ``wait4`` reports, in bytes."""
+    # Linux reports kibibytes, macOS bytes.
+    return ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def write_json(path: Path, content: Any, indent: int = 2) -> None:
     """Write a JSON file in one step: an interrupted benchmark leaves the previous file."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=indent, ensure_ascii=False).encode() + b"\n")
+
+
+def figure_table(*headings: str, **settings: Any) -> Table:
+    """Return an empty table: names in the first column, figures aligned right in the others, none of them wrapped."""
+    table = Table(**settings)
+    for heading in headings:
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    return table
 
 
 def identical(one: Any, other: Any) -> bool:

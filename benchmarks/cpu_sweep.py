@@ -3,10 +3,10 @@
     python -m benchmarks.cpu_sweep --data-dir data
     python -m benchmarks.cpu_sweep --render
 
-A row differs from the recipe of the first row in what its overrides state. Its number of steps is what five minutes of
-two cores allow: the steps of all rows are timed first, one after the other in several rounds, and the times are kept in
-``step_times.json``. What else the machine does meanwhile therefore changes no result. The last weights are certified on
-the validation images; the test images are not read. The same command resumes after an interruption.
+The first row is the recipe, and the overrides of each other row change it. A row has as many steps as five minutes of
+two cores allow. For that, the command times a step of every row before the first training, in several rounds, and keeps
+the times in ``step_times.json``. So a load on the machine during the trainings changes no result. The last weights are
+certified on the validation images; nothing reads the test images. The same command resumes after an interruption.
 """
 
 import sys
@@ -15,23 +15,24 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RADIUS
 from benchmarks.step_times import read_step_times
-from benchmarks.sweep import Row, Sweep, overrides_of, parser_of
-from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
+from benchmarks.sweep import Row, Sweep, overrides_of, sweep_parser
+from benchmarks.sweep_report import Description, simplest, write_report
 
+# Time of a training on two cores, and its smallest number of epochs.
 SECONDS, EPOCHS = 300, 4
-# Training images beside the validation images, and the recipe's batch size.
+# Training images without the validation images, and the recipe's batch size.
 IMAGES, BATCH_SIZE = 45_000, 128
 BASE = (
     "experiment=cpu/cifar100",
     "scheduler=one_cycle",
     "scheduler.pct_start=0.2",
     "trainer.max_time=null",
-    f"trainer.max_epochs={EPOCHS}",
-    f"trainer.check_val_every_n_epoch={EPOCHS}",
     "certify.split=validation",
     "seed=0",
 )
+MUON = "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"
 LIRESNET = (
     "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=4 model.channels=64 "
     "model.stem_stride=2 model.dense_features=512 model.dense_depth=2 optimizer=nadam optimizer.lr=0.002"
@@ -46,22 +47,14 @@ ROWS = tuple(
         ("base", "base", ""),
         ("lr_0.2", "rate", "optimizer.lr=0.2"),
         ("lr_0.4", "rate", "optimizer.lr=0.4"),
-        ("muon_0.02", "optimizer", "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"),
+        ("muon_0.02", "optimizer", MUON),
         ("batch_64", "batch", "data.batch_size=64"),
         ("no_crop", "augmentation", "data.crop_padding=0"),
         ("muon_0.05", "optimizer", "optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0"),
-        ("muon_3_steps", "optimizer", "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0 optimizer.steps=3"),
-        (
-            "muon_biases",
-            "optimizer",
-            "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0 optimizer.rest_lr=0.01",
-        ),
+        ("muon_3_steps", "optimizer", f"{MUON} optimizer.steps=3"),
+        ("muon_biases", "optimizer", f"{MUON} optimizer.rest_lr=0.01"),
         ("no_crop_lr_0.2", "combination", "data.crop_padding=0 optimizer.lr=0.2"),
-        (
-            "no_crop_muon",
-            "combination",
-            "data.crop_padding=0 optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0",
-        ),
+        ("no_crop_muon", "combination", f"data.crop_padding=0 {MUON}"),
         ("logit_annealing", "loss", "loss=logit_annealing"),
         ("patches", "network", "model.patch_rotation=4 model.stages=3 model.depth=3 model.initial_channels=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
@@ -88,11 +81,11 @@ ROWS = tuple(
 
 
 class CPUSweep(Sweep):
-    """A sweep whose rows have the steps that fit into the same time.
+    """Runs rows for the same time on two cores, as numbers of steps.
 
     Args:
-        seconds: time of a step of each row.
-        work, output, more, threads: as for `Sweep`.
+        seconds: time of a training step of each row, by name.
+        work, output, more, threads: see `Sweep`.
     """
 
     def __init__(
@@ -102,27 +95,32 @@ class CPUSweep(Sweep):
         self.seconds = seconds
 
     def overrides_of(self, row: Row) -> list[str]:
+        """Return the overrides of a row's training, with its epochs and the steps of each."""
         stated = super().overrides_of(row)
         sizes = [int(each.partition("=")[2]) for each in stated if each.startswith("data.batch_size=")]
+        batch_size = sizes[-1] if sizes else BATCH_SIZE
         steps = SECONDS / self.seconds[row.name]
-        # An epoch has no more batches than images, and validation comes after the last one alone.
-        epochs = max(EPOCHS, ceil(steps * (sizes or [BATCH_SIZE])[-1] / IMAGES))
-        length = [f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"]
-        names = ("trainer.max_epochs=", "trainer.check_val_every_n_epoch=")
-        kept = [each for each in stated if not each.startswith(names)]
-        return [*kept, *length, f"trainer.limit_train_batches={round(steps / epochs)}"]
+        # No epoch may need more images than there are.
+        epochs = max(EPOCHS, ceil(steps * batch_size / IMAGES))
+        return [
+            *stated,
+            f"trainer.max_epochs={epochs}",
+            # Validate after the last epoch alone.
+            f"trainer.check_val_every_n_epoch={epochs}",
+            f"trainer.limit_train_batches={round(steps / epochs)}",
+        ]
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> Description:
-    """Return the texts of the report on these rows."""
+    """Return the texts of the page about these rows."""
     summary = rows[0]["summary"]
     return Description(
         title="Sweep: the recipe for CIFAR-100 on two CPU cores",
         method=[
-            f"Each row is one training of as many steps as {SECONDS // 60} minutes of two cores allow on a quiet "
-            "machine: fewer, where a step takes longer. It differs from the recipe of the first row in what "
-            f"its overrides state. The last weights are certified in {summary['dtype']} on {summary['n_samples']:,} "
-            "validation images, held out from the training images. The test images are not read."
+            "The first row is the recipe, and the overrides of each other row change it. Each row is one training of "
+            f"as many steps as {SECONDS // 60} minutes of two cores allow on a quiet machine, so rows with slower "
+            f"steps have fewer. The last weights are certified in {summary['dtype']} on {summary['n_samples']:,} "
+            "validation images, held out from the training images. Nothing reads the test images."
         ],
         choice=f"`{simplest(rows)['name']}` has the fewest changes among the rows within two standard errors of the "
         f"best one at {RADIUS}.",
@@ -132,11 +130,11 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
 
 def main() -> None:
     names = [row.name for row in ROWS]
-    arguments = parser_of(__doc__, "cpu_sweep", names, jobs=2).parse_args()
+    arguments = sweep_parser(__doc__, "cpu_sweep", names, jobs=2).parse_args()
 
     done = True
     if not arguments.render:
-        more = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
+        more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         stated = {row.name: overrides_of(row, more, BASE) for row in ROWS}
         seconds = read_step_times(arguments.output / "step_times.json", stated, threads=2)
         sweep = CPUSweep(seconds, arguments.work, arguments.output, more)

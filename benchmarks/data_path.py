@@ -29,12 +29,19 @@ Batches = DataLoader[tuple[Tensor, Tensor]]
 
 
 def noise(count: int) -> LabelledImages:
+    """Return random images of CIFAR's size, the same ones at every call."""
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return LabelledImages(images, torch.arange(count) % 10, torch.arange(count), maximum=255)
 
 
 class NoiseDataModule(ImageDataModule):
-    """Noise in place of CIFAR-10, with the same augmentation and split."""
+    """Noise in place of CIFAR-10, with the same augmentation and split.
+
+    Args:
+        count: number of training images.
+        device: device that the images go to.
+        **settings: see `ImageDataModule`.
+    """
 
     spec = CIFAR10_SPEC
     usual_crop_padding = 4
@@ -68,11 +75,13 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
 
 def torchvision_loader(count: int, workers: int) -> Batches:
+    """Return an ordinary loader of noise, with torchvision's transforms."""
     dataset = TransformedImages(noise(count))
     return DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
 
 
 def contestants(count: int, workers: list[int], device: torch.device) -> dict[str, Batches]:
+    """Return the loaders to compare, by name."""
     loaders: dict[str, Batches] = {"memory": NoiseDataModule(count, device, loader="memory").train_dataloader()}
     for number in workers:
         module = NoiseDataModule(count, device, loader="workers", num_workers=number)
@@ -82,6 +91,8 @@ def contestants(count: int, workers: list[int], device: torch.device) -> dict[st
 
 
 def delivery(batches: Batches, device: torch.device) -> Callable[[], None]:
+    """Return a function that moves all batches to the device."""
+
     def deliver() -> None:
         for images, labels in batches:
             images.to(device, non_blocking=True)
@@ -91,7 +102,7 @@ def delivery(batches: Batches, device: torch.device) -> Callable[[], None]:
 
 
 def measure(count: int, workers: list[int], rounds: int, device: torch.device) -> dict[str, float]:
-    """Return the median images per second of each path, after one round that warms up."""
+    """Return the median images per second of each path, after a round that warms up."""
     loaders = contestants(count, workers, device)
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds + 1):

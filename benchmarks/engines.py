@@ -4,12 +4,11 @@
 
 A cell is a mode (training: forward and backward; evaluation: with cached operands), a number of channels, a number of
 groups and a size of feature maps; the kernel is 3 x 3, or 1 x 1 with ``--kernel-size 1``. In a cell, the engines and
-``nn.Conv2d`` without groups take turns in every round. The figures are ratios of the fastest turns, since other load on
-the machine can only add to a time. Engines that would take far longer than a convolution are left out, and so are cells
-whose plain convolution is too slow.
+``nn.Conv2d`` without groups take turns in every round. The figures are ratios of the fastest turns, because other load
+can only add to a time. Engines far slower than a convolution are left out, and so are cells with a slow convolution.
 
-The output file is completed: its cells are not measured again. Measuring ends after ``--seconds``, and the next call
-resumes. The choice of ``"auto"`` is not stored, so that the tables and the picture always show the present one.
+Cells that the output file has are not measured again. Measuring ends after ``--seconds``; the next call resumes. The
+file does not store the choice of ``"auto"``, so that tables and picture always show the present one.
 """
 
 import argparse
@@ -42,19 +41,21 @@ ENGINES = {
     "spectral": ("circular", "spectral"),
     "dense": ("zeros", "dense"),
 }
-# Engine and its name in ENGINES, for each padding mode.
+# Padding mode -> engine -> its name in ENGINES.
 CANDIDATES = {
     "zeros": {"series": "series", "dense": "dense"},
     "circular": {"series": "series, circular", "spectral": "spectral", "dense": "dense"},
 }
-# Most multiplications of the plain convolution, and of one product of all matrices of the spectral or dense engine.
+# Limits on the multiplications of the plain convolution, and of one product of all matrices of an engine.
 _LARGEST_CONVOLUTION = 2**31
 _LARGEST_PRODUCT = {"training": 2**27, "evaluation": 2**32}
-_ROUNDS = (4, 200)
+_ROUNDS = (4, 200)  # at least, at most
 _SECONDS_OF_A_CELL = 0.5
 
 
 class Cell(NamedTuple):
+    """Setting in which the engines are compared; ``size`` is the height and width of the feature maps."""
+
     mode: str
     size: int
     channels: int
@@ -77,6 +78,7 @@ class Cell(NamedTuple):
         """Return whether the engine is fast enough here to be measured."""
         per_group = self.channels // self.groups
         if engine == "spectral":
+            # Half of the frequencies, because the maps are real; a complex product takes four real ones.
             matrices, length = 4 * self.groups * self.size * (self.size // 2 + 1), per_group
         elif engine == "dense":
             matrices, length = self.groups, per_group * (self.size**2 if self.kernel_size > 1 else 1)
@@ -96,7 +98,7 @@ def cells(
 
 
 def measure(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Return the cell with the fastest time of every engine, in seconds."""
+    """Return the cell with the seconds of the fastest turn of every engine."""
     torch.manual_seed(0)
     training = cell.mode == "training"
     x = torch.rand(cell.batch, cell.channels, cell.size, cell.size, device=device, requires_grad=training)
@@ -153,6 +155,11 @@ def _evaluation(layer: nn.Module, x: Tensor) -> None:
         layer(x)
 
 
+def taken_by_auto(cell: dict[str, Any]) -> set[str]:
+    """Return the names, in `ENGINES`, of the engines that ``"auto"`` chooses."""
+    return {CANDIDATES[padding_mode][engine] for padding_mode, engine in cell["auto"].items()}
+
+
 def ratios(cell: dict[str, Any]) -> dict[str, float]:
     """Return the time of each engine as a multiple of the plain convolution's."""
     times = cell["seconds"]
@@ -160,9 +167,9 @@ def ratios(cell: dict[str, Any]) -> dict[str, float]:
 
 
 def lost_by_auto(cell: dict[str, Any], padding_mode: str) -> tuple[float, str]:
-    """Return the time of the engine that ``"auto"`` chooses as a multiple of the fastest engine's, and that engine.
+    """Return the time of ``"auto"``'s choice as a multiple of the fastest engine's, and the fastest engine.
 
-    The multiple is infinite if the chosen engine was too slow to be measured.
+    The multiple is infinite if the choice was too slow to be measured.
     """
     times = cell["seconds"]
     measured = {engine: times[name] for engine, name in CANDIDATES[padding_mode].items() if name in times}
@@ -176,7 +183,7 @@ def report(measured: Sequence[dict[str, Any]]) -> Table:
     for heading in ("mode", "maps", "channels", "groups", *ENGINES):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
     for cell in measured:
-        taken = {CANDIDATES[mode][engine] for mode, engine in cell["auto"].items()}
+        taken = taken_by_auto(cell)
         multiples = ratios(cell)
         figures = [f"{multiples[name]:.2f}" if name in multiples else "-" for name in ENGINES]
         table.add_row(
@@ -188,7 +195,7 @@ def report(measured: Sequence[dict[str, Any]]) -> Table:
 
 
 def report_of_losses(measured: Sequence[dict[str, Any]], tolerated: float) -> Table:
-    """Return a table of the cells in which the choice of ``"auto"`` is slower than ``tolerated`` times the fastest."""
+    """Return a table of the cells in which ``"auto"`` takes more than ``tolerated`` times as long as the fastest."""
     title = f"cells in which auto takes more than {tolerated} times as long as the fastest engine"
     table = Table("padding", "mode", "maps", "channels", "groups", "auto", "fastest", "times as long", title=title)
     for padding_mode, cell in product(CANDIDATES, measured):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.engines import CANDIDATES, ENGINES, MODES, ratios
+from benchmarks.engines import ENGINES, MODES, ratios, taken_by_auto
 
 _COLOURS = {"series": "#1f5a96", "series, circular": "#7fb3dd", "spectral": "#d9603b", "dense": "#2a9d8f"}
 _LABELS = {
@@ -24,7 +24,7 @@ _PANEL = (2.05, 1.85)  # inches
 
 
 def plot_engines(cells: Sequence[dict[str, Any]], kernel_size: int = 3) -> Figure:
-    """Draw the measured cells of one kernel size: rows are modes and groups, columns are sizes of feature maps.
+    """Draw the measured cells of a kernel size: a row for each mode and number of groups, a column for each map size.
 
     A filled dot marks the choice of ``engine="auto"``, with zero or with circular padding.
 
@@ -66,7 +66,9 @@ def _draw(axis: Axes, cells: Iterable[dict[str, Any]]) -> None:
     axis.axhline(1, color=_GREY, linewidth=0.8)
     for name, colour in _COLOURS.items():
         points = [
-            (cell["channels"], ratios(cell)[name], name in _taken(cell)) for cell in ordered if name in ratios(cell)
+            (cell["channels"], ratios(cell)[name], name in taken_by_auto(cell))
+            for cell in ordered
+            if name in ratios(cell)
         ]
         axis.plot([x for x, _, _ in points], [y for _, y, _ in points], color=colour, linewidth=1.4)
         for taken in (False, True):
@@ -81,11 +83,6 @@ def _draw(axis: Axes, cells: Iterable[dict[str, Any]]) -> None:
                 markeredgewidth=0.9,
                 zorder=3,
             )
-
-
-def _taken(cell: dict[str, Any]) -> set[str]:
-    """Return the names of the engines that ``"auto"`` chooses."""
-    return {CANDIDATES[padding_mode][engine] for padding_mode, engine in cell["auto"].items()}
 
 
 def _style(axis: Axes, channels: Sequence[int]) -> None:

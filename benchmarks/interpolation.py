@@ -34,7 +34,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def fit(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> nn.Module:
-    """Train what requires a gradient by Adam on the whole set."""
+    """Train the parameters that require a gradient by Adam, with all images in each step."""
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=3e-3)
     model.train()
     for _ in range(steps):

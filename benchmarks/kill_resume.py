@@ -3,20 +3,19 @@
     python -m benchmarks.kill_resume --kills 50
 
 Short runs of ``train.py experiment=quickstart`` on the digits write their last checkpoint every third of a second. Most
-get SIGKILL after a random part of an uninterrupted run's processor time, anywhere between the first line of train.py
-and the certification; some while they write a checkpoint; every third one again after it is resumed. Then they are
-resumed to the end. Weights, momenta, logged figures and certificates must be those of the uninterrupted run.
+get SIGKILL after a random share of an uninterrupted run's processor time, anywhere between the first line of train.py
+and the certification. Every fifth run gets it while it writes a checkpoint. Every third run gets it a second time,
+after it has resumed. Finally, all resume and finish. Weights, momenta, logged figures and certificates must equal those
+of the uninterrupted run.
 
-Importing torch and Lightning takes most of a short run. So this process imports them once, and every run is a fork of
-it, made before torch computes anything. Needs Linux.
+Importing torch and Lightning takes most of a short run. So this process imports them once, and forks for every run,
+before torch computes anything. Needs Linux.
 """
 
 import argparse
-import csv
 import math
 import os
 import random
-import resource
 import runpy
 import signal
 import sys
@@ -33,10 +32,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from lightning import Callback, LightningModule, Trainer
 
 import lipnet.workflows  # noqa: F401  imported once, before the forks
-from benchmarks.common import identical
-from benchmarks.reliability import FOLDER, ROOT, write_figures
-from lipnet.certify import read_certificates
-from lipnet.models.checkpoint import read_checkpoint
+from benchmarks.reliability import FOLDER, write_figures
+from benchmarks.rows import ROOT
+from benchmarks.run_differences import differences
 
 TASK = "quickstart"
 OVERRIDES = (
@@ -55,10 +53,10 @@ MOST_WRITINGS = 8
 
 
 class PhaseMarker(Callback):
-    """Callback of the training that writes its present phase to a file of one byte, for the killing process.
+    """Callback that writes the present phase of the training to a file, for the killing process.
 
     Args:
-        path: an existing file.
+        path: an existing file, which gets one byte.
     """
 
     def __init__(self, path: str) -> None:
@@ -85,7 +83,7 @@ class PhaseMarker(Callback):
 
 @dataclass
 class Run:
-    """A training in its own folder that may be killed and resumed.
+    """Training in its own folder that may be killed and resumed.
 
     Attributes:
         folder: folder for its logs.
@@ -141,7 +139,7 @@ class Run:
 
 
 def train(overrides: list[str], log: Path) -> None:
-    """Run ``train.py`` in this process, and end the process."""
+    """Run ``train.py`` in this process, a fork, and end it."""
     status = 1
     try:
         with log.open("a") as file:
@@ -177,46 +175,13 @@ def wait(child: int, run: Run, kill_after: float, at_writing: float) -> int:
 
 
 def processor_seconds(process: int) -> float:
-    """Return the processor time of a process. On a busy machine, wall-clock time says little about its progress."""
+    """Return a process's seconds of processor time, which tell its progress even on a busy machine."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def differences(whole: Path, other: Path) -> list[str]:
-    """List the differences between two finished runs."""
-    found = []
-    for name in ("best.ckpt", "last.ckpt"):
-        one, two = (read_checkpoint(folder / "checkpoints" / name)[0] for folder in (whole, other))
-        parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
-        found += [f"{name}: {part}" for part in parts if not identical(one[part], two[part])]
-    one, two = (read_certificates(folder / "certificates.tsv") for folder in (whole, other))
-    if list(one.rows.values()) != list(two.rows.values()):
-        found.append("certificates")
-    # A checkpoint contains the name of its folder, so its SHA-256 differs.
-    found += [
-        f"certificates: {key}" for key in one.facts if key != "checkpoint_sha256" and one.facts[key] != two.facts[key]
-    ]
-    expected, logged = figures_of(whole), figures_of(other)
-    found += [f"figure {key}" for key, value in logged.items() if expected.get(key) != value]
-    last = max(step for step, _ in expected)
-    found += [f"figure {key} is missing" for key in expected if key[0] == last and key not in logged]
-    return found
-
-
-def figures_of(folder: Path) -> dict[tuple[int, str], str]:
-    """Return the figures logged over all starts of a run, as text, by step and name."""
-    figures = {}
-    for path in sorted(folder.glob("csv/**/metrics.csv")):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                # A kill may have cut the last line.
-                if row["step"] and None not in row.values():
-                    figures.update({(int(row["step"]), name): text for name, text in row.items() if text and name})
-    return figures
-
-
 def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run], list[list[str]], float]:
-    """Kill runs at random points until the number of kills is reached, and resume each to its end.
+    """Kill runs at random points until there are as many kills as wanted, and resume each run to its end.
 
     Returns:
         The runs, the differences of each from the uninterrupted run, and that run's processor time in seconds.
@@ -224,11 +189,10 @@ def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run]
     generator = random.Random(seed)
     whole = Run(folder / "whole", epochs, [])
     whole.folder.mkdir()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = sum(os.times()[2:4])  # user and system time of finished children
     if not whole.start():
         raise RuntimeError("the uninterrupted run was killed by another process")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = sum(os.times()[2:4]) - before
     runs: list[Run] = []
     found: list[list[str]] = []
     while sum(len(run.kills) for run in runs) < kills:
@@ -244,9 +208,8 @@ def measure(folder: Path, kills: int, epochs: int, seed: int) -> tuple[list[Run]
         if not ended and not run.start():
             raise RuntimeError("a run was killed by another process")
         found.append(differences(whole.result(), run.result()))
-        print(
-            f"{run.folder.name}: killed in {', '.join(run.kills) or 'nothing'}; {found[-1] or 'identical'}", flush=True
-        )
+        kills_of_run = ", ".join(run.kills) or "nothing"
+        print(f"{run.folder.name}: killed in {kills_of_run}; {found[-1] or 'identical'}", flush=True)
     return runs, found, seconds
 
 

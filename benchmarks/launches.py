@@ -1,14 +1,14 @@
-"""Number of kernel launches, of copies from the CPU, and of waits for the device, of LipConvNet-15.
+"""Numbers of kernel launches, copies from the CPU, and waits for the device in LipConvNet-15.
 
     python -m benchmarks.launches --output benchmarks/launches.json
 
-On an accelerator, the time of a small network is that of its launches. A copy from the CPU waits for all earlier
-launches, and cannot be part of a CUDA graph. Both are counted on torch's meta device, which dispatches every operation
-and computes none: forward and backward of the second step, without a compiler. Views and allocations launch nothing and
-do not count. The networks are those of `benchmarks.lipconvnet`.
+On an accelerator, kernel launches take most of the time of a small network. A copy from the CPU waits for all earlier
+launches, and cannot be part of a CUDA graph. The command counts both on torch's meta device, which dispatches every
+operation and computes none, in the forward and backward pass of the second step, without a compiler. Views and
+allocations launch nothing and do not count. The networks come from `benchmarks.lipconvnet`.
 
-Waits are operations whose result the CPU reads, such as ``torch.equal`` and ``Tensor.item``. They are counted on the
-CPU, which the weight caches take for an accelerator meanwhile: in a training step, in a validation between two training
+Waits are operations whose result the CPU reads, such as ``torch.equal`` and ``Tensor.item``. The command counts them on
+the CPU, and lets the weight caches treat it as an accelerator: in a training step, in a validation between two training
 steps, and in an evaluation of prepared weights.
 """
 
@@ -38,8 +38,8 @@ class Launches(NamedTuple):
     """Counts of one computation.
 
     Attributes:
-        operations: operations that compute or copy something.
-        copies: those of them that copy from the CPU to the device.
+        operations: number of operations that compute or copy something.
+        copies: number of operations that copy from the CPU to the device; they are also in ``operations``.
     """
 
     operations: int
@@ -77,7 +77,7 @@ def _are_meta(values: Any) -> bool:
 
 
 def launches_of(make: Callable[[], nn.Module]) -> Launches:
-    """Count the launches of the forward and backward pass on images of 3 x 32 x 32."""
+    """Count the launches of the forward and backward pass for a batch of 128 images."""
     model = make().to("meta")
     images, labels = torch.empty(128, 3, 32, 32, device="meta"), torch.empty(128, dtype=torch.int64, device="meta")
     for _ in range(2):
@@ -109,7 +109,7 @@ class WaitCounter(TorchDispatchMode):
 
 
 def waits_of(make: Callable[[], nn.Module], batch: int = 2) -> dict[str, int]:
-    """Count the waits of a training step, an evaluation of prepared weights, and a batch of validation."""
+    """Count the waits in a training step, a batch of validation, and an evaluation of prepared weights."""
     model, images = make(), torch.rand(batch, 3, 32, 32)
 
     def train() -> None:

@@ -1,6 +1,6 @@
-"""The convolutions of lipnet, in the order of their names: one for each file of the configuration group ``conv``.
+"""List of lipnet's convolutions for benchmarks and tests, made from the files of the configuration group ``conv``.
 
-A layer is in the benchmarks and in the tests of all layers once `lipnet/conf/conv/NAME.yaml` exists.
+A layer joins the benchmarks and the tests of all layers once `lipnet/conf/conv/NAME.yaml` exists.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Factory = Callable[..., nn.Module]
 
 
 def layer_names() -> list[str]:
-    """Return the names of the layers, without the published variants of SOC and without group-and-shuffle.
+    """Return the sorted names of the layers, without the published variants of SOC and without group-and-shuffle.
 
-    LiRes is not among them: it keeps channels and size, so that only LiResNet can be made of it.
+    LiRes is left out, too: it cannot change channels or size, which LipConvNet needs.
     """
     names = sorted(file.stem for file in (CONF / "conv").glob("*.yaml"))
     return [name for name in names if not name.startswith("gs") and not name.endswith("_published") and name != "lires"]

@@ -2,15 +2,15 @@
 
     python -m benchmarks.layers --output benchmarks/layers_cpu.json
 
-Two networks: LipConvNet-15 with 32 initial channels, and one of the size of XS in arXiv 2311.16833, with two 3 x 3
-convolutions of the same channels in each of five stages, from 16 channels on 32 x 32 pixels to 256 on 2 x 2. Only the
-convolutions differ; the head is ``nn.Linear`` everywhere. A training step is forward, backward and SGD with momentum.
+The networks are LipConvNet-15 with 32 initial channels, and one of the size of XS in arXiv 2311.16833. It has two 3 x 3
+convolutions in each of five stages, from 16 channels on 32 x 32 pixels to 256 on 2 x 2. Only the convolutions differ;
+the head is ``nn.Linear`` everywhere. A training step is forward, backward and SGD with momentum.
 
 The peer is orthogonium's layer for AOC, AOL, BCOP and SOC, exported to plain convolutions for the evaluation, and the
 published formula in plain torch for the others (`benchmarks.peer_layers`, `benchmarks.published_layers`). The plain
-counterpart is one ``nn.Conv2d`` with zero padding, and two with a relu between them for CPL and SLL. The three take
-turns in every round until ``--seconds`` are used up; the figures are ratios of medians. Layers whose package is not
-installed have no peer. Other layers, networks and batch sizes stay in the output file.
+counterpart is one ``nn.Conv2d`` with zero padding, and two with a ReLU between them for CPL and SLL. Layer, peer and
+counterpart take turns in every round until ``--seconds`` are used up; the figures are ratios of medians. Layers whose
+package is not installed have no peer. Other layers, networks and batch sizes stay in the output file.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Results = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
 
 
 class PlainPotential(nn.Module):
-    """The two convolutions and the relu of a CPL or SLL, with c = max(in, out) channels between them."""
+    """Two plain convolutions with a ReLU, as in CPL and SLL, and c = max(in, out) channels between them."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ def lipconvnet(conv: Factory) -> nn.Sequential:
 
 
 def extra_small(conv: Factory) -> nn.Sequential:
-    """Return a network with two convolutions of constant channels in each stage, and plain moves between stages."""
+    """Return a network with two convolutions in each stage; its transitions between stages have no weights."""
     network = nn.Sequential(nn.Conv2d(3, 16, 1))
     for channels in (16, 32, 64, 128, 256):
         for _ in range(2):
             network.extend([conv(channels, channels, kernel_size=3, stride=1), MaxMinPermuted()])
-        # A quarter of the pixels, twice the channels.
+        # Half of the channels, then space-to-depth: twice the channels, a quarter of the pixels.
         network.extend([_FirstHalf(), nn.PixelUnshuffle(2)])
     return network.extend([nn.Flatten(), nn.Linear(512, 100)])
 
@@ -100,7 +100,7 @@ NETWORKS: dict[str, Callable[[Factory], nn.Sequential]] = {"LipConvNet-15": lipc
 
 
 def contestants_of(layer: str, groups: int | None = None) -> dict[str, Factory]:
-    """Return the convolutions that take turns: lipnet's, the peer's if it is installed, and the plain one.
+    """Return the convolutions that take turns: lipnet's, the peer's if its package is installed, and the plain one.
 
     Args:
         layer: name in `benchmarks.layer_list`.
@@ -116,16 +116,16 @@ def contestants_of(layer: str, groups: int | None = None) -> dict[str, Factory]:
 def measure(
     networks: dict[str, nn.Module], batches: Sequence[int], budget: float, device: torch.device
 ) -> dict[int, dict[str, dict[str, float]]]:
-    """Return median seconds of both kinds for each batch size and network, after a round that warms up.
+    """Return median seconds for each batch size, network and kind, after a round that warms up.
 
-    All training steps come first: an evaluation prepares its operands once for all batch sizes.
+    All training steps come first, so that the evaluations prepare their operands once for all batch sizes.
 
     Args:
-        networks: of images (3, 32, 32), by name; they take turns.
+        networks: networks for images (3, 32, 32), by name; they take turns.
         batches: numbers of images.
         budget: seconds for each kind and batch size, after which no further round begins; two rounds are always
             measured.
-        device: of the networks.
+        device: device of the networks.
     """
     running = {name: Contestant(lambda made=made: made, Setting(device)) for name, made in networks.items()}  # type: ignore[misc]
     result: dict[int, dict[str, dict[str, float]]] = {batch: {name: {} for name in networks} for batch in batches}

@@ -3,16 +3,16 @@
     python -m benchmarks.layers_compared --data-dir data
     python -m benchmarks.layers_compared --render
 
-A row is a layer, or group-and-shuffle over it with groups (4, 1): LipConvNet-5 with 16 initial channels on CIFAR-100,
-trained for 6 minutes on two threads with each of two learning rates. The rate with the larger certified accuracy on the
-validation images, in float32, is certified on the test images by certify.py, in float64. All rows share one recipe; the
-time includes validation. Rows come in the order of the layers' names. After an interruption, the same command resumes
-within the training. Run one command at a time: times are comparable only on a machine that does nothing else.
+A row is a layer, or group-and-shuffle over it with groups (4, 1). It trains LipConvNet-5 with 16 initial channels on
+CIFAR-100, with one recipe for all rows, for 6 minutes on two threads with each of two learning rates. The time includes
+validation. certify.py then certifies, on the test images in float64, the training whose certified accuracy on the
+validation images, in float32, is larger. Rows come in the order of the layers' names. After an interruption, the same
+command resumes within the training. Run one command at a time: times are comparable only on a machine that does nothing
+else.
 
 Longer trainings: --minutes 60. Other networks and devices: overrides such as model.depth=15 trainer=gpu.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -28,8 +28,9 @@ from omegaconf import OmegaConf
 
 from benchmarks.common import write_json
 from benchmarks.layer_list import layer_names
-from benchmarks.layers_report import RADIUS, write_report
-from benchmarks.rows import ROOT
+from benchmarks.layers_report import write_report
+from benchmarks.pages import certified
+from benchmarks.rows import ROOT, command_parser, stored_summary
 from benchmarks.sweep import Row, Sweep
 
 BASE = (
@@ -55,18 +56,19 @@ BASE = (
 GROUPS = "[4,1]"
 RATES = (0.03, 0.3)
 MINUTES = 6.0
-# In the folder of a training: the certificates of the test images.
+# Folder of the test images' certificates, in the folder of a training.
 TEST = "test"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: its name, and the overrides that choose its convolution."""
+    """Row of the table: its name, and the overrides that choose its convolution."""
 
     name: str
     overrides: tuple[str, ...]
 
     def training(self, rate: float) -> Row:
+        """Return the row's training at a learning rate."""
         return Row(f"{self.name}_lr_{rate:g}", self.name, (*self.overrides, f"optimizer.lr={rate:g}"))
 
 
@@ -83,13 +85,13 @@ def entries() -> list[Entry]:
 
 
 class Comparison:
-    """Rows of the table, one after the other.
+    """Runs the rows of the table, one after the other.
 
     Args:
         work: folder for the runs.
-        output: folder for rows/NAME.json, a file for each finished row.
-        more: overrides of all trainings.
-        minutes: of each training, with validation.
+        output: folder for the files of finished rows, rows/NAME.json.
+        more: overrides that apply to every training.
+        minutes: time of each training, with validation.
         rates: learning rates to choose from.
         threads: number of threads of each training.
     """
@@ -108,11 +110,12 @@ class Comparison:
 
     def perform(self, rows: Sequence[Entry]) -> bool:
         """Train and certify the unfinished rows; return whether all are finished."""
-        # All of them: a failed row does not keep the others from running.
+        # A list, because all() of a generator would skip the rows after a failed one.
         finished = [self._row(entry) for entry in rows]
         return all(finished)
 
     def file_of(self, entry: Entry) -> Path:
+        """Return the file of a finished row."""
         return self.output / "rows" / f"{entry.name}.json"
 
     def _row(self, entry: Entry) -> bool:
@@ -147,32 +150,33 @@ class Comparison:
 
 
 def duration(minutes: float) -> str:
-    """Write minutes as Lightning reads a time: DD:HH:MM:SS."""
+    """Write minutes as Lightning reads a time: DD:HH:MM:SS.
+
+    Raises:
+        ValueError: for less than a second.
+    """
     seconds = round(timedelta(minutes=minutes).total_seconds())
     if seconds < 1:
-        raise ValueError(f"a training needs at least a second, got {minutes} minutes")
+        raise ValueError(f"minutes must make up at least a second, got {minutes}")
     days, hours = divmod(seconds // 3600, 24)
     return f"{days:02}:{hours:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def share_of(file: Path) -> float | None:
     """Return the certified accuracy of a training on the validation images, or None if it did not finish."""
-    return None if not file.is_file() else float(json.loads(file.read_text())["summary"]["certified_accuracy"][RADIUS])
+    return certified(json.loads(file.read_text())) if file.is_file() else None
 
 
 def figures_of(run: Path) -> dict[str, Any]:
     """Return the summary of a run's test images, its record, speed, memory and validation curve.
 
-    Speed is the number of training images over the time of training and validation.
+    The speed is the number of training images divided by the time of training and validation.
     """
-    summary = json.loads((run / TEST / "summary.json").read_text())
-    # Leave out the local path, and the checksum over it.
-    summary = {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256", "layers")}
     record = json.loads((run / "run.json").read_text())
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
     batch = config.data.batch_size
     return {
-        "summary": summary,
+        "summary": stored_summary(run / TEST, "layers"),
         "run": record,
         "images_per_second": record["steps"] * batch / record["seconds"],
         "memory_bytes": memory_of(run / "checkpoints" / "best.ckpt", batch),
@@ -183,7 +187,7 @@ def figures_of(run: Path) -> dict[str, Any]:
 def curve_of(run: Path, record: dict[str, Any]) -> list[tuple[float, float]]:
     """Return pairs of seconds and certified accuracy on the validation images.
 
-    Metrics have steps, not times: the time of a step is its share of the training's time.
+    The logged metrics have steps but no times, so every step is given the same share of the training's time.
     """
     with (run / "csv" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/certified_36_255"]]
@@ -198,23 +202,19 @@ def memory_of(checkpoint: Path, batch: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__, "layers_compared")
     parser.add_argument("overrides", nargs="*", help="overrides of all trainings: model.depth=15 trainer=gpu")
-    parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/layers_compared"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/layers_compared"))
     names = [entry.name for entry in entries()]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of each training; default: 6")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time of each training; default: 6")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--threads", type=int, default=2, help="number of threads of each training")
     parser.add_argument("--page", type=Path, default=Path("docs/convolutions.md"), help="page that gets the table")
-    parser.add_argument("--render", action="store_true", help="only write the table and the plot")
     arguments = parser.parse_args()
 
     done = True
     if not arguments.render:
-        more = [f"paths.data_dir={Path(arguments.data_dir).absolute()}", *arguments.overrides]
+        more = [f"paths.data_dir={arguments.data_dir.absolute()}", *arguments.overrides]
         comparison = Comparison(
             arguments.work, arguments.output, more, arguments.minutes, arguments.rates, arguments.threads
         )

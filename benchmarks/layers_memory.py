@@ -1,6 +1,8 @@
-"""Print the peak of live bytes in a training step of a checkpoint's network, as benchmarks.memory measures it.
+"""Print the peak of live bytes in a training step of a checkpoint's network, as `benchmarks.memory` measures it.
 
-python -m benchmarks.layers_memory RUN/checkpoints/best.ckpt 128
+    python -m benchmarks.layers_memory RUN/checkpoints/best.ckpt 128
+
+`benchmarks.layers_compared` runs this command, with the batch size, in its own process.
 """
 
 import sys
@@ -12,7 +14,7 @@ from lipnet.models import build_model, load_checkpoint
 
 
 def peak_of_checkpoint(path: str, batch: int) -> int:
-    """Return the peak for images of the network's shape."""
+    """Return the peak of live bytes in a training step on random images."""
     config = load_checkpoint(path).model_config
     images = torch.rand(batch, config["in_channels"], config["image_size"], config["image_size"])
     labels = torch.randint(config["num_classes"], (batch,))

@@ -1,32 +1,37 @@
 """Table and plot of the comparison of layers, made from the files of its rows."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.pages import (
+    RADIUS,
+    certified,
+    markdown_table,
+    not_run_yet,
+    percent,
+    read_rows,
+    threads_of,
+    write_page,
+)
 from benchmarks.sweep_report import quoted
 from lipnet.files import atomic_write
 from tools.marks import replace_between
 
-RADIUS = "36/255"
 MARK = "layers_compared"
-_RADII = ("36/255", "72/255", "108/255")
+_RADII = (RADIUS, "72/255", "108/255")
 _HEADINGS = ("layer", "clean", *_RADII, "parameters", "images/s", "MiB", "K", "rate", "epochs")
 
 
 def write_report(folder: Path, names: Sequence[str], page: Path | None = None) -> None:
     """Write README.md and accuracy.png for the rows in ``folder``/rows, and the table between the marks of ``page``."""
-    rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
-    if not rows:
+    found = read_rows(folder, names)
+    if not found:
         return
-    missing = [name for name in names if name not in {row["name"] for row in rows}]
-    with atomic_write(folder / "accuracy.png") as file:
-        draw(rows).savefig(file, format="png", dpi=150)
-    with atomic_write(folder / "README.md") as file:
-        file.write(readme(rows, missing).encode())
+    rows, missing = list(found.values()), [name for name in names if name not in found]
+    write_page(folder, readme(rows, missing), draw(rows))
     if page is not None:
         content = replace_between(page.read_text(), "\n".join(table(rows)), page, MARK)
         with atomic_write(page) as file:
@@ -34,14 +39,14 @@ def write_report(folder: Path, names: Sequence[str], page: Path | None = None) -
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of the table, sorted by certified accuracy at the smallest radius."""
-    lines = [f"| {' | '.join(_HEADINGS)} |", f"| --- {'| ---: ' * (len(_HEADINGS) - 1)}|"]
-    for row in sorted(rows, key=share_of, reverse=True):
+    """Return the lines of the table, sorted by certified accuracy at `RADIUS`."""
+    lines = []
+    for row in sorted(rows, key=certified, reverse=True):
         summary = row["summary"]
         shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in _RADII)]
-        cells = [
+        line = [
             f"`{row['name']}`",
-            *(f"{100 * share:.2f}" for share in shares),
+            *map(percent, shares),
             f"{summary['parameters']:,}",
             f"{row['images_per_second']:.0f}",
             f"{row['memory_bytes'] / 2**20:.0f}",
@@ -49,8 +54,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['rate']:g}",
             f"{row['run']['epochs']}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(line)
+    return markdown_table(_HEADINGS, lines)
 
 
 def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
@@ -62,7 +67,7 @@ def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs = [
         "# Layers compared: the same network, recipe and training time",
         f"Each row is one network on {summary['dataset']}, trained for {run['seconds'] / 60:.1f} minutes including "
-        f"validation. Rows differ in the convolution alone. `gs_NAME` is group-and-shuffle over the layer NAME. Of the "
+        "validation. Rows differ in the convolution alone. `gs_NAME` is group-and-shuffle over the layer NAME. Of the "
         f"learning rates {rates}, each row takes the one with the larger certified accuracy at {RADIUS} on the "
         f"validation images. `certify.py` certifies its best epoch in {summary['dtype']} on {summary['n_samples']:,} "
         f"{summary['split']} images.",
@@ -72,15 +77,14 @@ def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
         "\n".join(table(rows)),
         "![certified accuracy on the validation images during the training](accuracy.png)",
     ]
-    if missing:
-        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
+    paragraphs += not_run_yet(missing)
     failed = [f"`{row['name']}` at {rate}" for row in rows for rate, share in row["validated"].items() if share is None]
     if failed:
         paragraphs.append(f"These trainings failed: {', '.join(failed)}.")
     paragraphs += [
         "This command trains the first row of the list of layers:",
         "```bash\npython train.py " + " ".join(map(quoted, first["overrides"])) + "\n```",
-        f"Times are from {machine['threads']} threads on {machine['cores']} cores of {machine['processor']}"
+        f"Times are from {threads_of(machine)} on {machine['cores']} cores of {machine['processor']}"
         + (f" with {machine['accelerator']}" if machine["accelerator"] else "")
         + ". Versions, commit, seed and time of each row are in `rows/`. This command makes table and plot from these "
         "files:",
@@ -93,23 +97,18 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw certified accuracy against training time: the layers alone, and group-and-shuffle over them."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    layers = sorted({row["name"].removeprefix("gs_") for row in rows})
+    by_name = {row["name"]: row for row in rows}
+    layers = sorted({name.removeprefix("gs_") for name in by_name})
     for axes, prefix in zip(panels, ("", "gs_"), strict=True):
         axes.set_title("group-and-shuffle over the layer" if prefix else "the layer alone")
         for number, layer in enumerate(layers):
-            for row in rows:
-                if row["name"] == f"{prefix}{layer}":
-                    minutes = [seconds / 60 for seconds, _ in row["curve"]]
-                    shares = [100 * share for _, share in row["curve"]]
-                    axes.plot(minutes, shares, marker=".", color=f"C{number}", label=layer)
+            if (row := by_name.get(prefix + layer)) is not None:
+                minutes = [seconds / 60 for seconds, _ in row["curve"]]
+                shares = [100 * share for _, share in row["curve"]]
+                axes.plot(minutes, shares, marker=".", color=f"C{number}", label=layer)
         axes.set_xlabel("training time, minutes")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
     panels[0].set_ylabel(f"certified at {RADIUS} on validation images, %")
     return figure
-
-
-def share_of(row: dict[str, Any]) -> float:
-    """Return the certified accuracy of a row at the smallest radius."""
-    return float(row["summary"]["certified_accuracy"][RADIUS])

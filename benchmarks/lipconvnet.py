@@ -5,8 +5,8 @@
 The plain network has the same shapes: 32 initial channels, images 3 x 32 x 32, 100 classes. A training step is forward,
 backward and SGD with momentum. All networks take turns in every round, so that other load on the machine affects them
 alike; the figures are ratios of medians. A second table has ratios of counted arithmetic. A third has the floor as a
-share of the measured time: the time that the convolutions and matrix products need at the machine's peak, limited by
-arithmetic or by memory (benchmarks/roofline.py).
+share of the measured time: the time that the convolutions and matrix products would take at the machine's peak, limited
+by arithmetic or by memory (`benchmarks.roofline`).
 
 On an accelerator use --device cuda, and --autocast (bfloat16 in training), --channels-last, or --compile default or
 reduce-overhead (CUDA graphs).
@@ -36,6 +36,7 @@ KINDS = ("training step", "evaluation")
 
 
 def plain_convolution(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Module:
+    """Return a plain convolution with zero padding that keeps the size, apart from its stride."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
 
 
@@ -59,7 +60,8 @@ class Setting:
         device: device of the networks.
         autocast: train the convolutions in bfloat16; parameters and evaluation stay in float32.
         channels_last: store images and weights in the channels-last layout.
-        compile: mode of ``torch.compile`` for the whole model, without graph breaks in training; None: no compilation.
+        compile: mode of ``torch.compile`` for the whole model; a graph break in training is an error. None: do not
+            compile.
     """
 
     device: torch.device
@@ -68,9 +70,11 @@ class Setting:
     compile: str | None = None
 
     def images(self, batch: int) -> Tensor:
+        """Return random images (batch, 3, 32, 32)."""
         return torch.rand(batch, 3, 32, 32, device=self.device).to(memory_format=self._layout)
 
     def model(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Return a seeded network on the device."""
         torch.manual_seed(0)
         return make().to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
 
@@ -80,7 +84,7 @@ class Setting:
         return cast(Callable[[Tensor], Tensor], torch.compile(model, mode=self.compile, fullgraph=training))
 
     def facts(self) -> dict[str, Any]:
-        """Return the machine, and what differs from the defaults."""
+        """Return facts on the machine, and the settings that differ from the defaults."""
         ran = {"autocast": self.autocast, "channels_last": self.channels_last, "compile": self.compile}
         return machine(self.device) | {name: value for name, value in ran.items() if value}
 
@@ -100,12 +104,18 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:
+    """Return the `Setting` of parsed options."""
     device = torch.device(arguments.device)
     return Setting(device, arguments.autocast, arguments.channels_last, arguments.compile)
 
 
 class Contestant:
-    """A network with its optimizer, to be timed beside others."""
+    """Network with an optimizer, whose training steps and evaluations are timed.
+
+    Args:
+        make: factory of the network.
+        setting: device, precision, layout and compilation.
+    """
 
     def __init__(self, make: Callable[[], nn.Module], setting: Setting) -> None:
         self.setting = setting
@@ -130,7 +140,7 @@ class Contestant:
 def measure(
     variants: Mapping[str, Callable[[], nn.Module]], batch: int, rounds: int, setting: Setting
 ) -> dict[str, dict[str, float]]:
-    """Return the median seconds of each kind of each network, after one round that warms up."""
+    """Return the median seconds for each network and kind, after a round that warms up."""
     images = setting.images(batch)
     labels = torch.randint(100, (batch,), device=setting.device)
     contestants = {name: Contestant(make, setting) for name, make in variants.items()}
@@ -148,7 +158,7 @@ def measure(
 
 
 def count(names: Sequence[str], batch: int, setting: Setting) -> dict[str, dict[str, ContractionCounter]]:
-    """Record the convolutions and matrix products of each kind of each network, without compilation."""
+    """Count the convolutions and matrix products for each network and kind, without compilation."""
     setting = replace(setting, compile=None)
     images = setting.images(batch)
     labels = torch.randint(100, (batch,), device=setting.device)
@@ -158,7 +168,7 @@ def count(names: Sequence[str], batch: int, setting: Setting) -> dict[str, dict[
         counts[name] = {}
         for kind, method in zip(KINDS, (each.training_step, each.evaluation), strict=True):
             each.model.train(kind == KINDS[0])
-            method(images, labels)  # fills the caches, which do not count
+            method(images, labels)  # fills the caches, which must not count
             with ContractionCounter() as counter:
                 method(images, labels)
             counts[name][kind] = counter
@@ -170,7 +180,7 @@ Figures = dict[int, dict[str, dict[str, float]]]
 
 
 def of_counts(counts: dict[int, dict[str, dict[str, ContractionCounter]]], figure: Callable[..., float]) -> Figures:
-    """Reduce each count to one number."""
+    """Reduce each count to one figure, such as its number of operations."""
     return {
         batch: {name: {kind: figure(counter) for kind, counter in kinds.items()} for name, kinds in networks.items()}
         for batch, networks in counts.items()
@@ -213,7 +223,7 @@ def main() -> None:
     console = Console()
     console.print(report(results, "time, multiples of the plain network"))
     console.print(report(operations, "arithmetic, multiples of the plain network"))
-    console.print(report(floors, "floor of the contractions, part of the measured time", results))
+    console.print(report(floors, "floor of convolutions and matrix products, share of the measured time", results))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     console.print(f"peaks: {peaks.operations / 1e9:.0f} GFLOP/s, {peaks.bytes / 1e9:.0f} GB/s")
     if arguments.output is not None:

@@ -5,10 +5,10 @@
 Each network runs in its own process: 32 initial channels, images 3 x 32 x 32, 100 classes. A step is forward, backward
 and SGD with momentum. The second step is measured, since the first allocates gradients and momentum.
 
-*Live bytes*: the largest sum, at any moment of the step, of all blocks that torch's allocator has handed out and not
-yet taken back. It includes parameters, buffers, gradients, momentum, images, tensors saved for backward, and the
-temporary memory of operators, also blocked layouts and scratch memory of the convolution library. On the CPU it is the
-sum of the profiler's memory events; on an accelerator it is the allocator's own peak.
+*Live bytes*: the peak, during the step, of the memory that torch's allocator has handed out and not yet taken back. It
+includes parameters, buffers, gradients, momentum, images, tensors saved for backward, and the temporary memory of
+operators, such as blocked layouts and scratch memory of the convolution library. On the CPU it is the sum of the
+profiler's memory events; on an accelerator it is the allocator's own peak.
 
 *Resident bytes* (Linux, CPU): growth of the process's peak resident size (VmHWM) from before the network exists. It
 includes the pages of executed code and the overhead of the system's allocator, and varies by a few per cent.
@@ -54,35 +54,40 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_of_step(name: str, batch: int, device: str) -> dict[str, Any]:
-    """Measure one network of `NETWORKS`, see `peak_of`."""
+    """Measure one network of `NETWORKS` on random images, see `peak_of`."""
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     return peak_of(NETWORKS[name], images, labels)
 
 
 def peak_of(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Measure one network: bytes ``live``, on Linux ``resident``, and on the CPU ``holders``: operator -> bytes."""
+    """Measure the memory of a training step.
+
+    Returns:
+        ``live`` and, for a CPU with Linux, ``resident``: peaks in bytes; for a CPU, ``holders``: bytes of the live peak
+        by operator.
+    """
     if images.device.type != "cpu":
         return {"live": _peak_of_accelerator(make, images, labels)}
     before = _status("VmRSS")
     _two_steps(make, images, labels)
     after = _status("VmHWM")
-    peak = {} if before is None or after is None else {"resident": after - before}
+    resident = {} if before is None or after is None else {"resident": after - before}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        # Allocated here, so that the images and labels count, too.
+        # Allocate copies here, so that images and labels count, too.
         _two_steps(make, images.clone(), labels.clone())
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     live, holders = peak_of_trace(events)
-    return {"live": live, **peak, "holders": dict(holders.most_common(_HOLDERS))}
+    return {"live": live, **resident, "holders": dict(holders.most_common(_HOLDERS))}
 
 
 def peak_of_trace(events: Iterable[dict[str, Any]]) -> tuple[int, Counter[str]]:
-    """Return the largest sum of live blocks within the measured step, and the bytes of it that each operator allocated.
+    """Return the peak of live bytes within the measured step, and the part that each operator allocated.
 
     Args:
-        events: events of a profiler's trace with memory events, with a range named ``"measured step"``.
+        events: events of a profiler's trace, memory events included, with a range named ``"measured step"``.
     """
     blocks: dict[int, tuple[int, str]] = {}
     live = peak = 0
@@ -102,7 +107,7 @@ def peak_of_trace(events: Iterable[dict[str, Any]]) -> tuple[int, Counter[str]]:
 
 
 def _allocations(events: Iterable[dict[str, Any]]) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield address, bytes (negative where they are freed) and the running operators, outermost first."""
+    """Yield the address, the bytes (negative when freed) and the running operators, outermost first."""
     running: list[tuple[float, str]] = []
     ranges = (event for event in events if event.get("cat") in ("cpu_op", "user_annotation", "cpu_instant_event"))
     for event in sorted(ranges, key=lambda event: (event["ts"], -event.get("dur", 0))):
@@ -138,7 +143,7 @@ def _peak_of_accelerator(make: Callable[[], nn.Module], images: Tensor, labels: 
 
 
 def _status(field: str) -> int | None:
-    """Return a size of this process in bytes, or None where the system does not tell."""
+    """Return a size of this process in bytes, or None if the system does not report it."""
     if not _STATUS.exists():
         return None
     lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
@@ -156,7 +161,7 @@ def measure(names: Sequence[str], batches: Sequence[int], device: str) -> dict[i
 
 
 def report(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
-    """Return a table of peaks in MiB, and as multiples of the plain network's."""
+    """Return a table of peaks in MiB and as multiples of the plain network's peak."""
     headings = (f"{kind}, batch {batch}" for batch in results for kind in ("live", "resident"))
     table = Table("network", *headings, title="peak memory of a training step")
     for name in next(iter(results.values())):
@@ -182,7 +187,7 @@ def report_of_holders(results: dict[int, dict[str, dict[str, Any]]], most: int =
 
 
 def write(results: dict[int, dict[str, dict[str, Any]]], about: dict[str, Any], output: Path) -> None:
-    """Write the peaks to a JSON file; those of other networks and batch sizes stay in it."""
+    """Write the peaks to a JSON file, which keeps the peaks of other networks and batch sizes."""
     peaks = json.loads(output.read_text())["peak_bytes"] if output.exists() else {}
     for batch, measured in results.items():
         peaks.setdefault(str(batch), {}).update(measured)

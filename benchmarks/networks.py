@@ -2,8 +2,9 @@
 
     python -m benchmarks.networks --batch 256 --device cuda --autocast --channels-last
 
-LiResNet and LipNeXt with dense and with group-and-shuffle matrices, as in docs/networks.md but narrower, and LipConvNet
-beside them. All networks take turns in every round, so that other load on the machine affects them alike.
+The networks are LiResNet, and LipNeXt with dense and with group-and-shuffle matrices, as in docs/networks.md but
+narrower, and LipConvNet for comparison. All take turns in every round, so that other load on the machine affects them
+alike.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from lipnet.models import LipConvNet, LipNeXt, LiResNet
 
 HEAD = {"head": NormalizedLinear}
 SHAPES = {
-    # Width and depth of LiResNet, then of LipNeXt; initial channels and depth of LipConvNet.
+    # Width and depth of LiResNet, width and depth of LipNeXt, initial channels and depth of LipConvNet.
     "full": ((256, 12), (512, 16), (64, 10)),
     "tiny": ((16, 2), (32, 2), (8, 5)),
 }
 
 
 def networks(shapes: str) -> dict[str, Callable[[], nn.Module]]:
-    """Return what makes each network, for 32 x 32 images and 100 classes."""
+    """Return factories of the networks by name, for 32 x 32 images and 100 classes."""
     (width, depth), (channels, blocks), (initial, layers) = SHAPES[shapes]
     lires = partial(LiResNet, 100, channels=width, depth=depth, dense_features=4 * width, dense_depth=4, **HEAD)
     lipnext = partial(LipNeXt, 100, channels=channels, depth=blocks, parametrization="manifold", **HEAD)

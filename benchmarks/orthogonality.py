@@ -1,6 +1,6 @@
-"""Singular values of the convolutions of a network after a few optimizer steps.
+"""Singular values of a network's convolutions after a few optimizer steps.
 
-A layer may be orthogonal in one mode only, or only before training. So these figures are measured after SGD steps, in
+A layer may be orthogonal in one mode only, or before training only. So these functions measure after SGD steps, in
 training and in evaluation mode, in the layers' own precision.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 MODES = ("training", "evaluation")
 STRIDES = ("stride 1", "stride 2")
-# Four kinds of layers, small enough for dense Jacobians: 16 channels on 8 x 8 pixels, then 32 on 4 x 4.
+# Four layers, small enough for dense Jacobians: two from 16 channels on 8 x 8 pixels, two from 32 on 4 x 4.
 _SMALL: dict[str, Any] = {"depth": 4, "stages": 2, "initial_channels": 16, "in_channels": 16, "image_size": 8}
 _CLASSES = 10
 _BATCH = 16
-# A new Krylov direction shorter than this, relative to its vector, is rounding: the space is invariant.
+# If orthogonalisation leaves less than this share of a new direction, that is rounding: the Krylov space is complete.
 _INVARIANT = 1e-5
 
 
@@ -52,7 +52,7 @@ def convolutions(model: nn.Sequential, input_shape: tuple[int, int, int]) -> lis
 def singular_values(layer: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     """Return all singular values of an affine layer's Jacobian for inputs (C, H, W), in descending order.
 
-    All are 1 if the Jacobian has orthonormal rows or columns. Its columns come from one call of the layer, since a
+    All are 1 if the Jacobian has orthonormal rows or columns. All columns come from one call of the layer, because a
     layer in training may change at each call.
     """
     size = prod(input_shape)
@@ -62,9 +62,9 @@ def singular_values(layer: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
 
 
 def largest_singular_value(layer: nn.Module, input_shape: tuple[int, ...], steps: int = 40) -> float:
-    """Return the largest singular value of an affine layer's Jacobian J on a Krylov space of J^T J: a lower bound.
+    """Return a lower bound on the largest singular value of an affine layer's Jacobian J, on a Krylov space of J^T J.
 
-    Power iteration would need hundreds of steps if many singular values lie close to the largest.
+    Power iteration would need hundreds of steps if many singular values are close to the largest.
     """
     with torch.no_grad():
         constant = layer(torch.zeros(1, *input_shape)).flatten()
@@ -96,7 +96,7 @@ def network_norm(model: nn.Module, images: Tensor) -> float:
 
 
 def layer_figures(make: Callable[..., nn.Sequential], steps: int) -> dict[str, dict[str, list[float]]]:
-    """Return, for each mode and stride, the smallest and the largest singular value among the layers."""
+    """Return the smallest and the largest singular value of the layers of each stride, in each mode."""
     torch.manual_seed(0)
     shape = (_SMALL["in_channels"], _SMALL["image_size"], _SMALL["image_size"])
     model = make(num_classes=_CLASSES, **_SMALL)
@@ -105,7 +105,7 @@ def layer_figures(make: Callable[..., nn.Sequential], steps: int) -> dict[str, d
     for mode in MODES:
         model.train(mode == "training")
         values = [singular_values(*found) for found in convolutions(model, shape)]
-        # The last layer of each of the two stages has stride 2.
+        # Each of the two stages has a layer of stride 1, then one of stride 2.
         of_stride = [torch.cat(values[offset::2]) for offset in range(len(STRIDES))]
         extremes = [[float(each.min()), float(each.max())] for each in of_stride]
         figures[mode] = dict(zip(STRIDES, extremes, strict=True))
@@ -117,8 +117,8 @@ def network_figures(
 ) -> dict[str, float]:
     """Return the norm of the network's Jacobian in each mode, and the product of its layers' norms in evaluation.
 
-    A certificate has to use the product; the Jacobian's norm at a few images is a lower bound on the truth. The product
-    is over the convolutions of ``export(model)``.
+    The norm at a few images is a lower bound on the Lipschitz constant; a certificate has to use the product, which is
+    over the convolutions of ``export(model)``.
     """
     torch.manual_seed(0)
     shape = (3, 32, 32)

@@ -1,15 +1,16 @@
-"""Time that users wait beside training steps, as multiples of a training step of the same network, in one run.
+"""Time that users wait for other things than training steps, as multiples of such a step of the same network.
 
     python -m benchmarks.overheads --output benchmarks/overheads_cpu.json
     python -m benchmarks.overheads --quickstart        (also trains the quickstart: a minute more)
 
-LipConvNet-15 with 32 initial channels on 32 x 32 images, and LipConvNet-5 with 16:
+The networks are LipConvNet-15 with 32 initial channels on 32 x 32 images, and LipConvNet-5 with 16. The first table has
 
-- evaluation of a batch: steady; the first one after the weights changed; after another ``model.eval()``;
-- proof: the Lipschitz bound K and the rounding bound E of the network in float64, computed anew;
+- evaluations of a batch: a repeated one, the first one after a training step, and the first one after another call of
+  ``model.eval()``;
+- proofs: the Lipschitz bound K and the rounding bound E (docs/notation.md) of the network in float64, without caches;
 - certification: a batch in float64 with explicit products, and its images per second.
 
-A second table has the seconds of start-up: imports, ``train.py --help``, and with ``--quickstart`` the time that the
+The second table has the seconds of start-up: imports, ``train.py --help``, and with ``--quickstart`` the time that the
 quickstart spends outside training and certification.
 """
 
@@ -32,16 +33,17 @@ from torch import nn
 
 from benchmarks.common import machine, seconds, write_json
 from benchmarks.lipconvnet import Contestant, Setting
+from benchmarks.rows import ROOT
 from lipnet.certify import explicit_arithmetic, lipschitz_bound, rounding_bounds
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
-ROOT = Path(__file__).parents[1]
 STEP = "training step"
 Figures = dict[str, float]
 
 
 def network(depth: int, channels: int, conv: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+    """Return the factory of a LipConvNet."""
     return partial(LipConvNet, depth=depth, initial_channels=channels, conv=conv, activation=MaxMinPermuted)
 
 
@@ -53,7 +55,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def measure(make: Callable[[], nn.Module], batch: int, rounds: int, device: torch.device) -> Figures:
-    """Return median seconds of each figure; the first round warms up and does not count."""
+    """Return the median seconds of a training step and of the evaluations, after a round that warms up."""
     each = Contestant(make, Setting(device))
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     evaluation = partial(each.evaluation, images, labels)
@@ -74,7 +76,7 @@ def measure(make: Callable[[], nn.Module], batch: int, rounds: int, device: torc
 
 
 def measure_certification(make: Callable[[], nn.Module], batch: int, rounds: int, device: torch.device) -> Figures:
-    """Return the seconds of the proofs and of a batch with explicit products, and images per second, in float64."""
+    """Return the seconds of the proofs and of a certified batch in float64, and its images per second."""
     model = Setting(device).model(make).double().eval()
     images = torch.rand(batch, 3, 32, 32, device=device, dtype=torch.float64)
     figures = {
@@ -88,7 +90,7 @@ def measure_certification(make: Callable[[], nn.Module], batch: int, rounds: int
 
 
 def start_up() -> Figures:
-    """Return the seconds of imports and of ``train.py --help``, each in a new interpreter, the second time."""
+    """Return the seconds of imports and of ``--help``, each the faster of two new interpreters."""
     commands = {
         "import torch": ["-c", "import torch"],
         "import lipnet.layers": ["-c", "import lipnet.layers"],
@@ -101,7 +103,7 @@ def start_up() -> Figures:
 
 
 def quickstart(overrides: Sequence[str] = ()) -> Figures:
-    """Train and certify the quickstart; return its seconds, and those outside training and certification."""
+    """Train and certify the quickstart; return its seconds: in all, of both parts, and outside them."""
     with TemporaryDirectory() as folder:
         run = Path(folder, "run")
         command = ["train.py", "experiment=quickstart", f"hydra.run.dir={run}", *overrides]
@@ -125,18 +127,13 @@ def _run_seconds(arguments: Sequence[str]) -> float:
 
 
 def ratio_table(results: dict[str, Figures]) -> Table:
-    """Return a table of multiples of each network's training step; images per second stay as they are."""
+    """Return a table of multiples of each network's training step, and of images per second."""
     table = Table("", *results, title="multiples of a training step")
     for name in dict.fromkeys(name for figures in results.values() for name in figures):
-        cells = [
-            "-"
-            if name not in figures
-            else f"{figures[name]:.1f}"
-            if name.endswith("per second")
-            else f"{figures[name] / figures[STEP]:.2f}"
-            for figures in results.values()
-        ]
-        table.add_row(name, *cells)
+        if name.endswith("per second"):
+            table.add_row(name, *(f"{figures[name]:.1f}" for figures in results.values()))
+        else:
+            table.add_row(name, *(f"{figures[name] / figures[STEP]:.2f}" for figures in results.values()))
     table.add_row("seconds of a training step", *(f"{figures[STEP]:.3f}" for figures in results.values()))
     return table
 

@@ -1,8 +1,9 @@
 """LipConvNet with the convolutions of other packages, and their export to plain convolutions.
 
-The packages differ in strides and in changes of the number of channels: each function below says how. The last layer of
-LipConvNet has a 1 x 1 kernel and stride 2, which after space-to-depth sees a window of 2 x 2 pixels. The other packages
-refuse a kernel smaller than the stride, or lose pixels to it, so their kernel is 2 x 2 there.
+The packages treat strides and changes of the number of channels differently; each function below says how. The last
+layer of LipConvNet has a 1 x 1 kernel and stride 2, and sees a window of 2 x 2 pixels, because its stride is
+space-to-depth. The other packages refuse a kernel smaller than the stride, or skip pixels, so their kernel is 2 x 2
+there.
 """
 
 import warnings
@@ -25,10 +26,10 @@ Make = Callable[..., nn.Sequential]
 
 
 def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
-    """Adaptive orthogonal convolution (arXiv 2501.07930): an explicit kernel, orthogonal with circular padding.
+    """Return an adaptive orthogonal convolution (arXiv 2501.07930): an explicit kernel, orthogonal if circular.
 
     Channels change in the kernel itself; stride 2 merges a 2 x 2 convolution and a strided 2 x 2 one into one kernel.
-    The first layer has no groups, since the 3 channels of an image cannot be divided.
+    The first layer has one group, because groups cannot divide the 3 channels of an image.
     """
     from orthogonium.layers import AdaptiveOrthoConv2d
 
@@ -38,9 +39,9 @@ def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, grou
 
 
 def bcop(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
-    """Block-convolution orthogonal kernel (arXiv 1911.00937), by orthogonium's parallel products; circular padding.
+    """Return a block convolution (BCOP, arXiv 1911.00937) by orthogonium's parallel products, with circular padding.
 
-    A stride is space-to-depth, as published; with kernel 1 only the orthogonal matrix is left.
+    A stride is space-to-depth, as published. With a 1 x 1 kernel, only the orthogonal matrix is left.
     """
     from orthogonium.layers import AdaptiveOrthoConv2d
 
@@ -49,10 +50,10 @@ def bcop(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> 
 
 
 def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
-    """orthogonium's SOC: the Taylor polynomial of degree 3 as one explicit kernel of 7 x 7, or 8 x 8 with stride 2.
+    """Return orthogonium's SOC: a Taylor polynomial of degree 3 as one explicit kernel, 7 x 7, or 8 x 8 with stride 2.
 
-    Channels change by cutting that kernel; stride as in `aoc`. Zero padding, since a circular padding of 3 does not fit
-    the network's last feature maps. So near the border the layer is a contraction at best.
+    Channels change by cutting that kernel; the stride is as in `aoc`. The padding is zero, because circular padding by
+    3 does not fit the network's last feature maps. So near the border the layer is a contraction at best.
     """
     from orthogonium.layers.conv.adaptiveSOC import AdaptiveSOCConv2d
 
@@ -71,7 +72,7 @@ def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: 
 
 
 def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
-    """Almost-orthogonal (ECCV 2022): the kernel rescaled to a contraction. Channels and stride as in ``nn.Conv2d``."""
+    """Return an almost-orthogonal layer (AOL, ECCV 2022): ``nn.Conv2d`` with a kernel rescaled to a contraction."""
     from orthogonium.layers.conv.AOL.aol import AOLConv2D
 
     kernel_size, padding = _window(kernel_size, stride)
@@ -79,9 +80,10 @@ def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> n
 
 
 def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
-    """Kernel orthonormalised as a matrix (out, in * taps), then divided by the square root of the overlapping taps.
+    """Return deel-torchlip's convolution (arXiv 2006.06520): a contraction with channels and stride of ``nn.Conv2d``.
 
-    A contraction, not orthogonal (arXiv 2006.06520). Channels and stride as in ``nn.Conv2d``.
+    Its kernel is orthonormal as a matrix (out, in * taps), and divided by the square root of the number of overlapping
+    taps. The layer is not orthogonal.
     """
     from deel.torchlip import SpectralConv2d
 
@@ -90,16 +92,16 @@ def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int)
 
 
 class OrthogonalPointwise(nn.Module):
-    """1 x 1 convolution in place of each 3 x 3 one, its matrix orthogonal by ``torch``'s parametrisation.
+    """1 x 1 convolution in place of a larger one, with a matrix that torch's parametrisation makes orthogonal.
 
-    Stride is space-to-depth: only there do pixels meet. The matrix is rectangular where the channels change.
+    A stride is space-to-depth; only strided layers mix pixels. The matrix is rectangular if the channels change.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        # A linear layer: on a weight (out, in, 1, 1) the parametrisation would treat each 1 x 1 kernel as a matrix.
-        # Cayley, since the gradient of the default takes half a minute for 2048 to 1024 channels on a CPU.
+        # A linear layer, because in a weight (out, in, 1, 1) torch would make each 1 x 1 kernel orthogonal. Cayley,
+        # because the gradient of torch's default takes half a minute for 2048 to 1024 channels on a CPU.
         self.linear = orthogonal(nn.Linear(in_channels * stride**2, out_channels), orthogonal_map="cayley")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,13 +111,13 @@ class OrthogonalPointwise(nn.Module):
 def shuffled(
     conv: Callable[..., nn.Module], in_channels: int, *arguments: int, groups: int, **settings: int
 ) -> nn.Module:
-    """Return a grouped convolution after the paired channel shuffle of GS-SOC, where that applies."""
+    """Return a grouped convolution after GS-SOC's paired channel shuffle, if the groups divide the channels."""
     shuffle = nn.Identity() if in_channels % groups else ChannelShuffle(groups, paired=True)
     return nn.Sequential(shuffle, conv(in_channels, *arguments, groups=groups, **settings))
 
 
 def _window(kernel_size: int, stride: int) -> tuple[int, int]:
-    """Return kernel size and padding for which a stride divides height and width."""
+    """Return kernel size and padding with which a stride divides height and width exactly."""
     kernel_size = max(kernel_size, stride)
     return kernel_size, (kernel_size - stride + 1) // 2
 
@@ -126,12 +128,18 @@ def _groups(in_channels: int, groups: int) -> int:
 
 @dataclass(frozen=True)
 class Peer:
-    """Network that needs a package."""
+    """Network that needs a package.
+
+    Attributes:
+        package: name of the distribution.
+        make: factory of the network, with the arguments of LipConvNet.
+    """
 
     package: str
     make: Make
 
     def missing(self) -> bool:
+        """Return whether the package is not installed."""
         try:
             version(self.package)
         except PackageNotFoundError:
@@ -155,7 +163,7 @@ PEERS: dict[str, Peer] = {
 
 
 def available(names: Sequence[str], say: Callable[[str], None]) -> dict[str, Make]:
-    """Return the networks whose packages are installed; call ``say`` with a line on each of the others."""
+    """Return the networks whose packages are installed; call ``say`` with a line about each of the others."""
     networks: dict[str, Make] = {}
     for name in names:
         if name in VARIANTS:
@@ -173,13 +181,14 @@ def versions() -> dict[str, str]:
 
 
 def exportable(model: nn.Module) -> bool:
+    """Return whether `exported` replaces a layer of the model."""
     return any(_parametrised(module) for module in model.modules())
 
 
 def exported(model: nn.Sequential) -> nn.Sequential:
     """Replace every parametrised convolution or linear layer, in place, by a plain one with the same weight.
 
-    Without this, the other packages recompute their weights at every call, in evaluation, too.
+    Otherwise the other packages recompute their weights at every call, even in evaluation.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -199,7 +208,7 @@ def _plain(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     if isinstance(layer, nn.Linear):
         plain = nn.Linear(layer.in_features, layer.out_features, has_bias)
     else:
-        # The size of the weight: the kernel of a polynomial of a convolution is larger than requested.
+        # The size of the weight, because orthogonium's SOC has a larger kernel than requested.
         plain = nn.Conv2d(
             layer.in_channels,
             layer.out_channels,

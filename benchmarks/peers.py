@@ -3,10 +3,11 @@
     python -m benchmarks.peers --batch 32 128 --output benchmarks/peers_cpu.json
     python -m benchmarks.peers --parts times --minutes 10 --output benchmarks/peers_cpu.json
 
-LipConvNet-15 with 32 initial channels on 32 x 32 images; only the convolutions differ (`benchmarks.peer_layers`), and
-the plain network's head. Times are multiples of the plain network's, and all networks take turns in the same run;
-singular values are those of `benchmarks.orthogonality`. Packages that are not installed are left out. ``--only``
-measures some networks and ``--parts`` one part: other entries of the output file stay.
+The networks are LipConvNet-15 with 32 initial channels on 32 x 32 images. They differ in the convolutions alone
+(`benchmarks.peer_layers`), apart from the plain network's head. Times are multiples of the plain network's, and all
+networks take turns in the same run. `benchmarks.orthogonality` measures the singular values. Packages that are not
+installed are left out. ``--only`` measures some networks and ``--parts`` one part; the output file keeps its other
+entries.
 """
 
 import argparse
@@ -37,9 +38,10 @@ _WIDTH = 130
 
 
 def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.device, budget: float = inf) -> Results:
-    """Return median seconds of each kind of each network, after a warm-up round, and multiples of the plain network.
+    """Return the median seconds for each network and kind, after a warm-up round, and multiples of the plain network.
 
-    Once a kind has used its share of ``budget`` seconds, it starts no further round than the first measured one.
+    Each kind has an equal share of ``budget`` seconds. It always has one measured round, and starts no other one after
+    its share.
     """
     images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
     contestants = {name: Contestant(make, Setting(device)) for name, make in networks.items()}
@@ -85,7 +87,7 @@ def time_table(results: Results) -> Table:
 
 
 def orthogonality_table(results: Results) -> Table:
-    """Return a table of the layers' extreme singular values and the network's norm, in each mode."""
+    """Return a table of the layers' extreme singular values and of the network's norm, in each mode."""
     columns = (f"{stride}, {end}" for stride in STRIDES for end in ("smallest", "largest"))
     table = Table(box=box.MARKDOWN, title="singular values after optimizer steps")
     table.add_column("network", no_wrap=True)
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: only print the tables")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds after the warm-up")
-    parser.add_argument("--minutes", type=float, default=inf, help="for the times of all batches; fewer rounds then")
+    parser.add_argument("--minutes", type=float, default=inf, help="budget for the times of all batches")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps before singular values are measured")
     parser.add_argument("--only", nargs="+", choices=others, default=others, help="networks; default: all")
     parser.add_argument("--device", default="cpu", help="device for the times; singular values are measured on the CPU")

@@ -36,7 +36,7 @@ STRUCTURES: dict[str, Callable[[], AdditiveUpdate]] = {
 
 
 def pinwheel(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return points (count, 2) on five twisted arms and their arms."""
+    """Return points (count, 2) on five twisted arms, and the number of each point's arm (count,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     points = torch.randn(count, 2, generator=generator) * torch.tensor([0.3, 0.07]) + torch.tensor([1.0, 0.0])

@@ -1,8 +1,10 @@
 """The published SOC layer, the baseline of the benchmarks.
 
-Its norm is estimated by power iteration on four reshaped filters, as element-wise products and sums over the whole
-filter. Its Taylor series is `lipnet.functional.reference.polynomial`, differentiated by autograd. Singla & Feizi, "Skew
-Orthogonal Convolutions", ICML 2021; with groups as in Gorbunov et al., NeurIPS 2024 (arXiv 2406.10019).
+It estimates its norm by power iteration on four reshaped filters, with element-wise products and sums over the whole
+filter. Its Taylor series is `lipnet.functional.reference.polynomial`, differentiated by autograd.
+
+Sources: Singla & Feizi, "Skew Orthogonal Convolutions", ICML 2021; groups: Gorbunov et al., NeurIPS 2024 (arXiv
+2406.10019).
 """
 
 import torch
@@ -22,7 +24,7 @@ class PublishedSOC(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups: as in `lipnet.layers.SOC`.
-        train_terms, eval_terms: degree of the Taylor polynomial.
+        train_terms, eval_terms: degree of the Taylor polynomial in training and in evaluation.
 
     Shape:
         (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride).
@@ -59,7 +61,7 @@ class PublishedSOC(nn.Module):
         return result[:, : self.out_channels] + self.bias.view(-1, 1, 1)
 
     def filter(self) -> Tensor:
-        """Return the skew filter with its smallest estimated norm brought to 0.7, or to 1 for a 1 x 1 kernel."""
+        """Return the skew filter, scaled so that the smallest of its four norms is 0.7, or 1 for a 1 x 1 kernel."""
         skew = skew_filter(self.weight, self.groups)
         grouped = skew.reshape(self.groups, -1, *skew.shape[1:])
         norms = [self._norm(grouped, number) for number in range(len(_RESHAPINGS))]
@@ -79,7 +81,7 @@ class PublishedSOC(nn.Module):
 
 
 class PublishedGSSOC(nn.Sequential):
-    """GS-SOC (groups, -) as published: a paired shuffle where it applies, then a grouped SOC."""
+    """GS-SOC (groups, -) as published: a paired shuffle, if the groups divide the channels, then a grouped SOC."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, groups: int = 4

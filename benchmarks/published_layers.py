@@ -1,8 +1,9 @@
-"""Layers as their papers compute them, in plain torch, for the benchmark beside lipnet's.
+"""Layers of the literature in plain torch, written from the formulas of their papers, as peers of lipnet's.
 
-Written from the formulas of the papers. Each takes ``(in_channels, out_channels, kernel_size, stride)``; a stride is
-space-to-depth. In evaluation, what depends on the weights alone is computed at the first call and kept, which
-favours them: some published codes compute it at every call. They certify nothing: their norms are estimates.
+Each takes ``(in_channels, out_channels, kernel_size, stride)`` and maps (B, in_channels, H, W) to (B, out_channels,
+H / stride, W / stride); a stride is space-to-depth. In evaluation, the first call caches everything that depends on the
+weights alone. That favours these layers: some published code computes it at every call. They certify nothing, because
+their norms are estimates.
 """
 
 from math import sqrt
@@ -11,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Larger matrices are solved one at a time: batched LU decompositions hang in some builds of torch 2.14.
+# Solve larger matrices one at a time: batched LU decompositions hang in some builds of torch 2.14.
 _BATCHED = 64
 
 
 class FrequencyLayer(nn.Module):
-    """A circular convolution that multiplies each frequency with a matrix made from the response of a filter.
+    """Circular convolution that multiplies each frequency by a matrix, computed from a filter's response there.
 
-    ``matrices(responses)`` maps filter responses (n, rows, columns) to matrices (n, c_out, c_in).
+    A subclass defines `matrices`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
@@ -27,13 +28,14 @@ class FrequencyLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(*self.shape(), kernel_size, kernel_size))
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight[0].numel()))
         self.bias = nn.Parameter(torch.zeros(out_channels, 1, 1))
-        self._kept: dict[torch.Size, Tensor] = {}
+        self._cached: dict[torch.Size, Tensor] = {}
 
     def shape(self) -> tuple[int, int]:
         """Return the rows and columns of the filter."""
         return self.channels_out, self.channels_in
 
     def matrices(self, responses: Tensor) -> Tensor:
+        """Map filter responses (n, rows, columns) to matrices (n, channels_out, channels_in)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,22 +47,24 @@ class FrequencyLayer(nn.Module):
         return torch.fft.irfft2(result, s=size) + self.bias
 
     def train(self, mode: bool = True) -> "FrequencyLayer":
-        self._kept.clear()
+        self._cached.clear()
         super().train(mode)
         return self
 
     def _matrices_of(self, size: torch.Size) -> Tensor:
-        if size in self._kept:
-            return self._kept[size]
+        if size in self._cached:
+            return self._cached[size]
         responses = torch.fft.rfft2(_wrapped(self.weight, size), s=size).permute(2, 3, 0, 1)
         matrices = self.matrices(responses.flatten(0, 1))
         if not self.training:
-            self._kept[size] = matrices.detach()
+            self._cached[size] = matrices.detach()
         return matrices
 
 
 class PublishedCayley(FrequencyLayer):
-    """Q = (I - A)(I + A)^(-1), A = V - V*; not square: A = U - U* + V*V, Q = [(I + A)^(-1)(I - A); -2 V (I + A)^(-1)].
+    """Cayley: Q = [(I + A)^(-1) (I - A); -2 V (I + A)^(-1)] with A = U - U* + V* V, for a response [U; V].
+
+    U is square, and V empty for as many channels in as out. For more channels in than out, Q is the adjoint.
 
     Source: Trockman & Kolter, ICLR 2021 (arXiv 2104.07167).
     """
@@ -80,7 +84,7 @@ class PublishedCayley(FrequencyLayer):
 
 
 class PublishedLOT(FrequencyLayer):
-    """Q = V (V*V)^(-1/2), the inverse root by ten Newton-Schulz steps.
+    """LOT: Q = V (V*V)^(-1/2), with the inverse root by ten Newton-Schulz steps.
 
     Source: Xu et al., NeurIPS 2022 (arXiv 2210.11620).
     """
@@ -105,7 +109,9 @@ class PublishedLOT(FrequencyLayer):
 
 
 class PublishedBRO(FrequencyLayer):
-    """Q = I - 2 V (V*V + eps I)^(-1) V* with V of c x c/2, c = max(in, out); zero channels in, or cut channels out.
+    """BRO: Q = I - 2 V (V*V + eps I)^(-1) V* with V of c x c/2 and c = max(in, out).
+
+    The input is padded with zero channels, or the output is cut, to the numbers of channels.
 
     Source: Lai et al., 2025 (arXiv 2505.15174).
     """
@@ -126,7 +132,10 @@ class PublishedBRO(FrequencyLayer):
 
 
 class PotentialLayer(nn.Module):
-    """x -> x - W^T (scale relu(W x + b)), c = max(in, out) channels; zero channels in, cut channels out."""
+    """Gradient step x - W^T (scale relu(W x + b)) on c = max(in, out) channels. A subclass defines `scale`.
+
+    The input is padded with zero channels, or the output is cut, to the numbers of channels.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -135,7 +144,7 @@ class PotentialLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(self.channels, self.channels, kernel_size, kernel_size))
         nn.init.xavier_normal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(self.channels))
-        self._kept: Tensor | None = None
+        self._cached: Tensor | None = None
 
     def scale(self) -> Tensor:
         """Return the factors (channels,) of the hidden maps."""
@@ -144,20 +153,20 @@ class PotentialLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = F.pixel_unshuffle(x, self.stride)
         maps = F.pad(maps, (0, 0, 0, 0, 0, self.channels - maps.shape[1]))
-        scale = self.scale() if self._kept is None else self._kept
+        scale = self.scale() if self._cached is None else self._cached
         if not self.training:
-            self._kept = scale.detach()
+            self._cached = scale.detach()
         hidden = F.conv2d(maps, self.weight, self.bias, padding=self.padding).relu() * scale[:, None, None]
         return (maps - F.conv_transpose2d(hidden, self.weight, padding=self.padding))[:, : self.channels_out]
 
     def train(self, mode: bool = True) -> "PotentialLayer":
-        self._kept = None
+        self._cached = None
         super().train(mode)
         return self
 
 
 class PublishedCPL(PotentialLayer):
-    """The scale is 2 / ||W||^2; the norm by one step of power iteration in training, and a hundred in evaluation.
+    """CPL: the scale is 2 / ||W||^2, with the norm by one step of power iteration in training, 100 in evaluation.
 
     Source: Meunier et al., ICML 2022 (arXiv 2110.12690).
     """
@@ -180,7 +189,7 @@ class PublishedCPL(PotentialLayer):
 
 
 class PublishedSLL(PotentialLayer):
-    """The scale is 2 / T_i, T_i = sum_j |W W^T|_ij q_j / q_i over all offsets, q > 0.
+    """SLL: the scale is 2 / T_i with T_i = sum_j |W W^T|_ij q_j / q_i, summed over all offsets, and q > 0.
 
     Source: Araujo et al., ICLR 2023 (arXiv 2303.03169).
     """

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import write_json
+from benchmarks.rows import ROOT
 from lipnet import __version__
 from lipnet.files import atomic_write
 from lipnet.training.run_record import processor
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "reliability"
 PAGE = ROOT / "results" / "reliability.md"
 INTRODUCTION = """# Reliability, as measured
@@ -49,8 +49,8 @@ def write_figures(
         name: name of the file, without the suffix.
         title: title of the section on the page.
         order: sort key of the section: bounds from 10, checks from 20, runs from 30.
-        rows: pairs of what was measured and the result.
-        command: command that measured them; None for the running module with its arguments.
+        rows: pairs of a measurement's description and its result.
+        command: command that measured them; None: the running module with its arguments.
         folder: folder for the files.
 
     Raises:
@@ -89,7 +89,7 @@ def render(folder: Path = FOLDER, page: Path = PAGE) -> str:
 
 
 def running_command() -> str:
-    """Return the running module or script with its arguments, without absolute paths of this machine."""
+    """Return the running module or script with its arguments, and PATH in place of absolute paths."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = ["-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
     arguments = ["PATH" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
@@ -104,7 +104,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, marked if the code differs from it, or "unknown" outside a repository."""
+    """Return the checked-out commit, marked if the code differs from it, or "unknown" outside a repository."""
     number = _git("rev-parse", "--short=12", "HEAD")
     if number is None:
         return "unknown"

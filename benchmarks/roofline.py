@@ -1,8 +1,9 @@
-"""Floor of a computation: a lower bound on the time of its convolutions and matrix products on a machine.
+"""Floor of a computation: the time that its convolutions and matrix products would take at a machine's peak.
 
-Each of them must do its arithmetic, and read its operands and write its result once. It takes at least the longer of
-the two times, at the machine's speed in a large matrix product and in a large copy. Activations, permutations,
-transforms and weight updates are not counted, so no implementation of the same convolutions can be faster.
+Each of them does its arithmetic, reads its operands and writes its result once. It counts with the longer of the two
+times, at the machine's speed in a large matrix product and in a large copy. Activations, permutations, transforms and
+weight updates count nothing. An implementation can only be faster if operands stay in the processor's cache, which is
+faster than the memory of a large copy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,12 +79,12 @@ class ContractionCounter(TorchDispatchMode):
         return sum(each.bytes for each in self.contractions)
 
     def floor(self, peaks: Peaks) -> float:
-        """Return a lower bound on the seconds that these contractions take, one after the other."""
+        """Return the seconds that these contractions would take at the peaks, one after the other."""
         return sum(max(each.operations / peaks.operations, each.bytes / peaks.bytes) for each in self.contractions)
 
 
 def peaks_of(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
-    """Measure the fastest of some large matrix products, and of some large copies (bytes read and written)."""
+    """Measure the peaks by the fastest of some large matrix products, and of some large copies (read and write)."""
     size = _MATRIX.get(device.type, _LARGE_MATRIX)
     matrix = torch.rand(size, size, device=device).to(dtype)
     product = torch.empty_like(matrix)

@@ -29,7 +29,7 @@ _CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
 
 
 class Case(NamedTuple):
-    """Network with images for it."""
+    """Named network, with images (B, C, H, W) for it."""
 
     name: str
     make: Callable[[], tuple[nn.Module, Tensor]]
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.manual_seed(0)
         rows += measure(case, options.repeats)
         print(*(f"{what}: {seen}" for what, seen in rows[-5:]), sep="\n", flush=True)
-        # After each network, so that an interruption loses only the next ones.
+        # Write after each network, so that an interruption loses only the next ones.
         write_figures("rounding", TITLE, 10, rows)
 
 
 def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
-    """Measure one network: bound, cost, deviations, and the time of certified relative to deployed logits."""
+    """Return the rows of a network: E, its cost in radius, measured distances, and the ratio of processor times."""
     model, images = case.make()
     model = model.double().eval().requires_grad_(False)
     evidence = Evidence(model, tuple(images.shape[1:]))
@@ -79,7 +79,7 @@ def measure(case: Case, repeats: int = 3) -> list[tuple[str, str]]:
 
 
 def _time_ratio(model: nn.Module, images: Tensor, repeats: int) -> float:
-    """Return the ratio of the fastest processor times for one batch, taken in turns after a warm-up."""
+    """Return the processor time of certified logits over that of deployed ones, each the fastest of its turns."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
         for times, context in zip(seconds, (nullcontext(), explicit_arithmetic(model)), strict=True):
@@ -92,7 +92,7 @@ def _time_ratio(model: nn.Module, images: Tensor, repeats: int) -> float:
 
 
 def cases(images: int) -> list[Case]:
-    """Return the networks, with the number of random images for those of CIFAR's size."""
+    """Return the networks, with ``images`` random images for each one of CIFAR's size."""
     circular = partial(SOC, padding_mode="circular")
     return [
         Case("LipConvNet-3 GS-SOC (4, -), trained on the digits", _trained),

@@ -1,5 +1,6 @@
 """Run the rows of a study as processes: each row once, several at a time, resumable, locked against other commands."""
 
+import argparse
 import fcntl
 import json
 import os
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,7 +23,7 @@ UNFINISHED = 75
 
 
 class Named(Protocol):
-    """A row of a study. The name is unique, and names its folder and its file."""
+    """Row of a study; its unique name is also the name of its folder and its file."""
 
     @property
     def name(self) -> str: ...
@@ -32,11 +33,11 @@ R = TypeVar("R", bound=Named)
 
 
 class RowRunner(ABC, Generic[R]):
-    """Run rows, one after the other or several at a time.
+    """Runs rows as processes, one after the other or several at a time.
 
     Args:
-        work: folder for the runs, one folder a row.
-        output: folder for rows/NAME.json, a file for each finished row.
+        work: folder for the runs, with a folder for each row.
+        output: folder for the files of finished rows, rows/NAME.json.
         threads: number of threads of each process.
     """
 
@@ -59,6 +60,16 @@ class RowRunner(ABC, Generic[R]):
         with ThreadPoolExecutor(jobs) as pool:
             return all(list(pool.map(self._row, rows)))
 
+    def perform_ready(self, rows: Sequence[R], is_ready: Callable[[R], bool], jobs: int = 1) -> bool:
+        """Run the rows whose learning rate is chosen, and name the others; return whether all rows are finished."""
+        if self.stopped:
+            return False
+        ready = [row for row in rows if is_ready(row)]
+        for row in rows:
+            if row not in ready:
+                self.console.print(f"{row.name}: waits for the trials of its learning rate")
+        return self.perform(ready, jobs) and ready == list(rows)
+
     def stop(self, *_: object) -> None:
         """Let the running processes save their state and end; start no further row."""
         self._stopped.set()
@@ -72,9 +83,11 @@ class RowRunner(ABC, Generic[R]):
 
     @property
     def stopped(self) -> bool:
+        """True after a call of `stop`."""
         return self._stopped.is_set()
 
     def file_of(self, row: R) -> Path:
+        """Return the file of a finished row."""
         return self.output / "rows" / f"{row.name}.json"
 
     def _row(self, row: R) -> bool:
@@ -86,7 +99,7 @@ class RowRunner(ABC, Generic[R]):
             except BlockingIOError:
                 self.console.print(f"{row.name}: locked by another process")
                 return False
-            # Checked under the lock: another process may have finished it meanwhile.
+            # Check under the lock: another command may have finished the row meanwhile.
             if self.file_of(row).is_file():
                 return True
             if self._stopped.is_set():
@@ -106,7 +119,7 @@ class RowRunner(ABC, Generic[R]):
     def _run(self, command: Sequence[str], folder: Path, lock: int) -> int:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with (folder / "output.log").open("ab") as output:
-            # The process inherits the lock, and holds it if only this one is killed.
+            # The child inherits the lock, and keeps it if this process alone is killed.
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, pass_fds=[lock]
             )
@@ -116,3 +129,24 @@ class RowRunner(ABC, Generic[R]):
             status = process.wait()
             self._running.remove(process)
         return status
+
+
+def stored_summary(folder: Path, *left_out: str) -> dict[str, Any]:
+    """Return the summary of a folder's certificates as rows store it.
+
+    It lacks the local path of the checkpoint, the checksum that covers this path, and the keys in ``left_out``.
+    """
+    summary = json.loads((folder / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256", *left_out)}
+
+
+def command_parser(
+    description: str | None, name: str, data_help: str = "folder that contains cifar-100-python"
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that all sweeps and studies have: their folders and ``--render``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help=data_help)
+    parser.add_argument("--work", type=Path, default=Path("logs", name), help="folder for the runs")
+    parser.add_argument("--output", type=Path, default=Path("results", name), help="folder for the finished rows")
+    parser.add_argument("--render", action="store_true", help="only make tables and picture from the finished rows")
+    return parser

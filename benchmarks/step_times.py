@@ -1,4 +1,4 @@
-"""Times of training steps, measured in turn, from which budgets in minutes become numbers of steps."""
+"""Times of training steps, measured in turns. With them, a budget in minutes becomes a number of steps."""
 
 import json
 import time
@@ -20,10 +20,15 @@ ROUNDS = 5
 
 
 def read_step_times(path: Path, rows: Mapping[str, Sequence[str]], threads: int) -> dict[str, float]:
-    """Return the time of a training step for the overrides of each row, in seconds.
+    """Return the seconds of a training step of each row.
 
-    The times come from a file. Rows that it lacks are timed beside the first one, and added. The machine may be slower
-    or faster by then: a new row gets its multiple of the first row's time.
+    Times that the file has are read from it. The other rows are timed along with the first one, and added. The machine
+    may be slower or faster by then, so a new row gets its multiple of the first row's time in the file.
+
+    Args:
+        path: JSON file of the times.
+        rows: overrides of train.py for each row.
+        threads: number of threads of a step.
     """
     content = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
     times: dict[str, float] = content["seconds"]
@@ -39,9 +44,9 @@ def read_step_times(path: Path, rows: Mapping[str, Sequence[str]], threads: int)
 
 
 def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return the median time of each step in seconds, over rounds in which all take turns.
+    """Return the median seconds of each step, over rounds in which all take turns, after a round that warms up.
 
-    With one thread it is processor time, which does not count what else the machine does.
+    With one thread these are seconds of processor time, which other load on the machine hardly affects.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -55,7 +60,7 @@ def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUND
 
 
 def training_step(overrides: Sequence[str]) -> Callable[[], None]:
-    """Return a function that makes a step of the training with these overrides, on random images."""
+    """Return a function that performs a step of the training with these overrides, on random images."""
     config, data, module = composed(overrides)
     optimizer = make_optimizer(config)(module)
     size, spec = config.data.batch_size, data.spec

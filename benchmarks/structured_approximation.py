@@ -2,8 +2,8 @@
 
     python -m benchmarks.structured_approximation --output results/structured --picture docs/images
 
-Low rank, Kronecker, circulant and Toeplitz have closed-form projections. For W(G, H) = sum circ(g_i) skew-circ(h_i)
-there is none: gradient descent gives an upper bound of its least error.
+Low rank, Kronecker, circulant and Toeplitz matrices have closed-form projections. W(G, H) = sum circ(g_i)
+skew-circ(h_i), of low displacement rank, has none: gradient descent gives an upper bound on its smallest error.
 
 Source: the comparison of Sehanobish et al., NeurIPS 2024 (arXiv 2406.17740).
 """
@@ -77,7 +77,8 @@ def descend(matrices: Tensor, rank: int, steps: int) -> list[float]:
     """Return the errors of W(G, H) after Adam with a cosine schedule, for all matrices at once."""
     count, size, _ = matrices.shape
     generator = torch.Generator().manual_seed(rank)
-    scale = (matrices.flatten(1).square().mean(dim=1) / rank) ** 0.25  # entries of W start of the matrix's size
+    # W starts with entries about as large as those of its matrix.
+    scale = (matrices.flatten(1).square().mean(dim=1) / rank) ** 0.25
     start = torch.randn(2, count, rank, size, generator=generator) * scale.float()[:, None, None] / size**0.25
     parameters = start.requires_grad_()
     optimizer = torch.optim.Adam([parameters], lr=0.03)
@@ -149,7 +150,7 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _lowest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the row of the least mean error for each number of parameters, in their order."""
+    """Return the row with the smallest mean error for each number of parameters, by ascending numbers."""
     best: dict[int, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: -sum(row["errors"])):
         best[row["parameters"]] = row

@@ -4,8 +4,8 @@
     python -m benchmarks.sweep --render
 
 A row is one training of LipConvNet-5 with 16 initial channels on CIFAR-100, in its own folder. It differs from the
-first row in one choice, or in a head and a loss. Its best epoch is certified on the validation images; the test images
-are not read. Rows come in order of importance. After an interruption, the same command resumes within the epoch.
+first row in one choice, or in a head and a loss. The best epoch is certified on the validation images; nothing reads
+the test images. Rows come in order of importance. After an interruption, the same command resumes within the epoch.
 Several commands may work on the same folders at once: each row is locked by one of them.
 """
 
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RowRunner
-from benchmarks.sweep_report import RADIUS, Description, simplest, write_report
+from benchmarks.pages import RADIUS
+from benchmarks.rows import RowRunner, command_parser, stored_summary
+from benchmarks.sweep_report import Description, simplest, write_report
 
-# Last checkpoint of a run. Not imported from lipnet, to do without torch.
+# Last checkpoint of a run. lipnet defines it, too, but importing it there would import torch.
 LAST = Path("checkpoints", "last.ckpt")
 BASE = (
     "data=cifar100",
@@ -47,7 +48,7 @@ QUIET = (
 
 @dataclass(frozen=True)
 class Row:
-    """One training: name, subject, and the overrides that distinguish it from the base."""
+    """A training: its name, its subject, and the overrides by which it differs from the base."""
 
     name: str
     group: str
@@ -92,19 +93,19 @@ ROWS = tuple(
 
 
 def overrides_of(row: Row, more: Sequence[str] = (), base: Sequence[str] = BASE) -> list[str]:
-    """Return the overrides of a row's training: those of the base, the row and ``more``, the later ones winning."""
+    """Return the overrides of a row's training: base, row and ``more``. Row and ``more`` replace those of the base."""
     stated = [*row.overrides, *more]
-    anew = {each.partition("=")[0] for each in stated}
-    return [*(each for each in (*base, *QUIET) if each.partition("=")[0] not in anew), *stated]
+    replaced = {each.partition("=")[0] for each in stated}
+    return [*(each for each in (*base, *QUIET) if each.partition("=")[0] not in replaced), *stated]
 
 
 class Sweep(RowRunner[Row]):
-    """Trainings of rows.
+    """Runs trainings of rows.
 
     Args:
-        work, output, threads: as for `RowRunner`.
-        more: overrides for all rows.
-        base: overrides of all rows that a row may replace.
+        work, output, threads: see `RowRunner`.
+        more: overrides that apply to every row.
+        base: overrides that apply to every row, unless the row or ``more`` replaces them.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Sweep(RowRunner[Row]):
         self.more, self.base = tuple(more), tuple(base)
 
     def overrides_of(self, row: Row) -> list[str]:
+        """Return the overrides of a row's training."""
         return overrides_of(row, self.more, self.base)
 
     def command_of(self, row: Row, folder: Path) -> list[str]:
@@ -122,11 +124,9 @@ class Sweep(RowRunner[Row]):
         return [sys.executable, "train.py", *self.overrides_of(row), f"hydra.run.dir={folder}", *resumed]
 
     def content_of(self, row: Row, folder: Path) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        summary = stored_summary(folder)
         if summary["split"] != "validation":
             raise ValueError(f"split of a sweep must be 'validation', got {summary['split']!r} in {folder}")
-        # Leave out the local path, and the checksum over it.
-        summary = {key: value for key, value in summary.items() if key not in ("checkpoint", "sha256")}
         shown = [each for each in self.overrides_of(row) if not each.startswith("paths.") and each not in QUIET]
         run = json.loads((folder / "run.json").read_text())
         content = {"name": row.name, "group": row.group, "change": row.overrides, "overrides": shown}
@@ -134,7 +134,7 @@ class Sweep(RowRunner[Row]):
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> Description:
-    """Return the texts of the report on these rows."""
+    """Return the texts of the page about these rows."""
     summary = rows[0]["summary"]
     return Description(
         title="Sweep: which choices help certified accuracy",
@@ -142,8 +142,8 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
             "Each row is one training of a small network. It differs from the first row in one choice, or in a head "
             f"and a loss. No setting was tuned. The epoch with the best certified accuracy at {RADIUS} is certified in "
             f"{summary['dtype']} on {summary['n_samples']:,} validation images, held out from the training images of "
-            f"{summary['dataset']}. The same images select the epoch, so all figures are slightly optimistic. The test "
-            "images are not read."
+            f"{summary['dataset']}. The same images select the epoch, so all figures are slightly optimistic. Nothing "
+            "reads the test images."
         ],
         choice="The defaults of `lipnet/conf/train.yaml` are the choices of "
         f"`{simplest(rows)['name']}`: among the rows within two standard errors of the best one, it has the fewest "
@@ -152,28 +152,24 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
     )
 
 
-def parser_of(description: str | None, name: str, names: Sequence[str], jobs: int) -> argparse.ArgumentParser:
-    """Return the parser of a sweep's command, with the options that all sweeps have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data", help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs", name), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results", name))
+def sweep_parser(description: str | None, name: str, names: Sequence[str], jobs: int) -> argparse.ArgumentParser:
+    """Return the parser of a sweep's command, whose rows have these names."""
+    parser = command_parser(description, name)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
-    parser.add_argument("--jobs", type=int, default=jobs, help="number of trainings at a time")
-    parser.add_argument("--render", action="store_true", help="only write the table")
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"number of trainings at a time; default: {jobs}")
     return parser
 
 
 def main() -> None:
     names = [row.name for row in ROWS]
-    parser = parser_of(__doc__, "sweep", names, jobs=1)
+    parser = sweep_parser(__doc__, "sweep", names, jobs=1)
     parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
     arguments = parser.parse_args()
 
     rows = [row for row in ROWS if row.name in arguments.only]
     done = True
     if not arguments.render:
-        data = [f"paths.data_dir={Path(arguments.data_dir).absolute()}"]
+        data = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         sweep = Sweep(arguments.work, arguments.output, data, arguments.threads)
         sweep.stop_on_signals()
         done = sweep.perform(rows, arguments.jobs)

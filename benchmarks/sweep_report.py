@@ -1,6 +1,5 @@
 """Table and picture of a sweep, made from the files of its rows."""
 
-import json
 from collections.abc import Callable, Sequence
 from math import sqrt
 from pathlib import Path
@@ -8,18 +7,26 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from lipnet.files import atomic_write
-
-RADIUS = "36/255"
+from benchmarks.pages import (
+    RADIUS,
+    certified,
+    markdown_table,
+    not_run_yet,
+    percent,
+    read_rows,
+    threads_of,
+    write_page,
+)
 
 
 class Description(NamedTuple):
-    """Texts of a report.
+    """Texts of a sweep's page.
 
     Attributes:
-        title, method: heading and paragraphs before the table.
-        choice: sentence on the row that is chosen.
-        module: whose ``--render`` writes the report.
+        title: heading.
+        method: paragraphs before the table.
+        choice: sentence about the chosen row.
+        module: module whose ``--render`` makes the page.
     """
 
     title: str
@@ -32,18 +39,15 @@ def write_report(
     folder: Path, names: Sequence[str], describe: Callable[[Sequence[dict[str, Any]]], Description]
 ) -> None:
     """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order, if the first is there."""
-    rows = [json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()]
-    if not rows or rows[0]["name"] != names[0]:
+    found = read_rows(folder, names)
+    if names[0] not in found:
         return
-    missing = [name for name in names if name not in {row["name"] for row in rows}]
-    with atomic_write(folder / "accuracy.png") as file:
-        draw(rows).savefig(file, format="png", dpi=150)
-    with atomic_write(folder / "README.md") as file:
-        file.write(page(rows, missing, describe(rows)).encode())
+    rows, missing = list(found.values()), [name for name in names if name not in found]
+    write_page(folder, page(rows, missing, describe(rows)), draw(rows))
 
 
 def page(rows: Sequence[dict[str, Any]], missing: Sequence[str], description: Description) -> str:
-    """Return the README of a sweep: method, table, and missing rows."""
+    """Return the README of a sweep: method, verdict, table, missing rows and commands."""
     first = rows[0]
     paragraphs = [
         f"# {description.title}",
@@ -55,13 +59,12 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str], description: De
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
-    if missing:
-        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
     machine = first["run"]["starts"][0]["hardware"]
     paragraphs += [
+        *not_run_yet(missing),
         "This command trains the first row:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
-        f"The minutes of training and validation are from {machine['threads']} thread on {machine['cores']} cores of "
+        f"The minutes of training and validation are from {threads_of(machine)} on {machine['cores']} cores of "
         f"{machine['processor']}, shared with other programs, and do not measure speed. Versions, commit, seed and "
         "time of each row are in `rows/`. This command makes table and picture from these files:",
         f"```bash\npython -m {description.module} --render\n```",
@@ -75,7 +78,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     names: dict[str, list[str]] = {"better": [], "worse": []}
     limit = 2 * sqrt(variance_of(first) * 2)
     for row in rows[1:]:
-        difference = share_of(row) - share_of(first)
+        difference = certified(row) - certified(first)
         if abs(difference) > limit:
             names["better" if difference > 0 else "worse"].append(f"`{row['name']}`")
     better, worse = (", ".join(each) or "none" for each in names.values())
@@ -88,34 +91,37 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def simplest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the fewest changes, then the best, among those within two standard errors of the best."""
-    best = max(rows, key=share_of)
-    near = [row for row in rows if share_of(best) - share_of(row) <= 2 * sqrt(variance_of(best) + variance_of(row))]
-    return min(near, key=lambda row: (len(row["change"]), -share_of(row)))
+    """Return the simplest of the rows within two standard errors of the best one.
+
+    It has the fewest changes and, of several such rows, the best certified accuracy.
+    """
+    best = max(rows, key=certified)
+    near = [row for row in rows if certified(best) - certified(row) <= 2 * sqrt(variance_of(best) + variance_of(row))]
+    return min(near, key=lambda row: (len(row["change"]), -certified(row)))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of the table, with each row's difference from the first at the radius."""
+    """Return the lines of the table, with the difference of each row from the first at `RADIUS`."""
     radii = list(rows[0]["summary"]["certified_accuracy"])
     headings = ["row", "change", "parameters", "clean", *radii, f"difference at {RADIUS}", "ACR", "steps", "minutes"]
-    lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
+    lines = []
     for row in rows:
         summary, run = row["summary"], row["run"]
         shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
-        difference = 100 * (share_of(row) - share_of(rows[0]))
+        difference = 100 * (certified(row) - certified(rows[0]))
         average = summary["average_certified_radius"]
-        cells = [
+        line = [
             f"`{row['name']}`",
             " ".join(f"`{each}`" for each in row["change"]) or "-",
             f"{summary['parameters']:,}",
-            *(f"{100 * share:.2f}" for share in shares),
+            *map(percent, shares),
             "-" if row is rows[0] else f"{difference:+.2f}",
             "-" if average is None else f"{average:.3f}",
             f"{run['steps']:,}",
             f"{run['seconds'] / 60:.0f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(line)
+    return markdown_table(headings, lines, texts=2)
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -124,7 +130,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     series = {
         "clean": [100 * row["summary"]["clean_accuracy"] for row in rows],
-        f"certified at {RADIUS}": [100 * share_of(row) for row in rows],
+        f"certified at {RADIUS}": [100 * certified(row) for row in rows],
     }
     for (label, values), marker in zip(series.items(), ("o", "s"), strict=True):
         (line,) = axes.plot(values, range(len(rows)), marker, label=label)
@@ -137,14 +143,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def share_of(row: dict[str, Any]) -> float:
-    """Return the certified accuracy of a row at the radius of the comparison."""
-    return float(row["summary"]["certified_accuracy"][RADIUS])
-
-
 def variance_of(row: dict[str, Any]) -> float:
-    """Return the variance of `share_of` due to the choice of images."""
-    return share_of(row) * (1 - share_of(row)) / int(row["summary"]["n_samples"])
+    """Return the variance of a row's certified accuracy at `RADIUS` due to the choice of images."""
+    return certified(row) * (1 - certified(row)) / int(row["summary"]["n_samples"])
 
 
 def quoted(override: str) -> str:

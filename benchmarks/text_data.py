@@ -1,4 +1,4 @@
-"""CoLA and SST-2: trainings, the split into training, validation and dev, batches of about equal lengths, scores."""
+"""Data of the text study: its two tasks, jobs and settings, the split of the sentences, batches and scores."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import torch
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from torch import Tensor
 
-# A batch is made of sentences that are neighbours in length, within a random pool of this many batches.
+# A batch consists of sentences of similar length from a random pool of this many batches.
 POOL = 16
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of two classes in NAME-train.tsv and NAME-dev.tsv: tab-separated, without header or quotes.
+    """Task of two classes in NAME-train.tsv and NAME-dev.tsv: tab-separated, without header or quotes.
 
     Attributes:
-        label: how the task is printed.
-        score: how its score is printed.
+        label: name of the task on the page.
+        score: name of its score on the page.
         sentence_column: column of the sentence; the other one holds the label.
         sentences: number of training sentences, chosen for the time of the study.
     """
@@ -38,11 +38,13 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all rows share.
+    """Settings that all rows share.
 
     Attributes:
+        epochs, batch: number of epochs, and of sentences in a batch.
         warmup: share of the steps in which the learning rate rises; then it falls linearly to zero.
         max_length: longer sentences are cut to this many tokens.
+        evaluation_batch: number of sentences in a batch of evaluation.
     """
 
     epochs: int = 3
@@ -54,15 +56,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A training.
+    """Training of one row, as its process reads it.
 
     Attributes:
         task, method, budget: keys of `TASKS`, `ALL_METHODS` and `UNITS` (or "none").
+        seed: seed of the new head, of dropout and of the order of the sentences.
+        rate: peak learning rate.
         dev: score the dev sentences once, at the end.
         sentences: number of training sentences.
         model: folder of a Hugging Face model and its tokenizer.
-        data: folder of the files of the tasks.
-        trained: folder of the same training, finished without dev; empty to train now.
+        data: folder of the tasks' files.
+        trained: folder in which a trial finished the same training; empty to train now.
     """
 
     task: str
@@ -108,17 +112,20 @@ def read(path: Path, sentence_column: int) -> tuple[list[str], list[int]]:
     return sentences, labels
 
 
-def load(task: str, split: str, data_dir: Path, tokenizer: Any, max_length: int) -> Sentences:
-    """Read and tokenize a split: "train" or "dev"."""
-    sentences, labels = read(data_dir / f"{task}-{split}.tsv", TASKS[task].sentence_column)
+def load(task: str, part: str, data_dir: Path, tokenizer: Any, max_length: int) -> Sentences:
+    """Read and tokenize a part of a task: "train" or "dev"."""
+    sentences, labels = read(data_dir / f"{task}-{part}.tsv", TASKS[task].sentence_column)
     tokens = tokenizer(sentences, truncation=True, max_length=max_length)["input_ids"]
     return Sentences(tokens, labels)
 
 
 def split(data: Sentences, count: int) -> tuple[Sentences, Sentences]:
-    """Return ``count`` training sentences and, apart from them, a tenth of all sentences for validation.
+    """Return ``count`` sentences for training and another tenth of all sentences for validation.
 
-    The split does not depend on the seed of a run.
+    The split is the same for every row.
+
+    Raises:
+        ValueError: if fewer than ``count`` sentences are left for training.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = len(data) // 10
@@ -139,7 +146,7 @@ def batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> It
 
 
 def padded(tokens: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
-    """Return the arguments of a Hugging Face model: tokens (N, T) padded to the longest sentence, and their mask."""
+    """Return the inputs of a Hugging Face model: tokens (N, T), padded to the longest sentence, and their mask."""
     width = max(map(len, tokens))
     ids = torch.tensor([[*sentence, *[pad] * (width - len(sentence))] for sentence in tokens])
     mask = torch.tensor([[1] * len(sentence) + [0] * (width - len(sentence)) for sentence in tokens])
@@ -147,5 +154,5 @@ def padded(tokens: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
 
 
 def score(task: str, labels: Sequence[int], predicted: Sequence[int]) -> float:
-    """Return the Matthews correlation for CoLA (0 if all predictions are equal), the accuracy for SST-2."""
+    """Return the Matthews correlation for CoLA (0 if all predictions are equal), or the accuracy for SST-2."""
     return float((matthews_corrcoef if task == "cola" else accuracy_score)(labels, predicted))

@@ -1,7 +1,8 @@
 """Methods of fine-tuning that the text study compares, at equal numbers of parameters.
 
-Every adapter stands on the n x n weights of attention: queries, keys, values and outputs. With u units it has u n
-numbers in each. Orthogonal ones have n more for their output scales, Toeplitz and Kronecker a few more.
+Every adapter changes the n x n weights of attention: queries, keys, values and outputs. A budget of u units gives it
+u n parameters for each weight. Orthogonal adapters have n more for their output scales, Toeplitz and Kronecker a few
+more.
 """
 
 from collections.abc import Callable
@@ -29,44 +30,50 @@ from lipnet.structured.updates import StackedUpdate
 TARGETS = ("query", "key", "value", "attention.output.dense")
 # Units of each budget: 0.3 % and 1 % of the parameters of MiniLM.
 UNITS = {"small": 8, "large": 24}
-# The only budget of methods without an adapter.
+# Budget of methods without an adapter.
 NO_BUDGET = "none"
 
 
 @dataclass(frozen=True)
 class RowBlocks(AdapterConfig):
-    """An adapter of its own for each of ``parts`` blocks of rows of a weight.
+    """Separate adapters, each with the same configuration, for ``parts`` blocks of rows of a weight.
 
-    A circulant or Toeplitz update has one size for each weight. With blocks of rows it meets any budget.
+    The weight fixes the number of parameters of one circulant or Toeplitz update. Blocks of rows multiply it, to meet
+    a budget.
     """
 
     config: AdapterConfig
     parts: int
 
     def build(self, out_features: int, in_features: int) -> StackedUpdate:
+        """Build the update of a weight (out_features, in_features).
+
+        Raises:
+            ValueError: unless ``parts`` divides the rows.
+        """
         if out_features % self.parts:
             raise ValueError(f"parts must divide the {out_features} rows of the weight, got {self.parts}")
         return StackedUpdate([self.config.build(out_features // self.parts, in_features) for _ in range(self.parts)])
 
 
 def kronecker(units: int, n: int) -> KroneckerConfig:
-    """Return the Kronecker product with a left factor of n / u numbers, as square as possible."""
-    numbers = n // units
-    columns = next(each for each in range(isqrt(numbers), 0, -1) if numbers % each == 0)
-    return KroneckerConfig(left_shape=(numbers // columns, columns))
+    """Return a Kronecker product whose left factor has n / ``units`` entries and is as square as possible."""
+    entries = n // units
+    columns = next(each for each in range(isqrt(entries), 0, -1) if entries % each == 0)
+    return KroneckerConfig(left_shape=(entries // columns, columns))
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to fine-tune a network.
+    """Way to fine-tune a network.
 
     Attributes:
-        label: how the method is printed.
+        label: name of the method on the page.
         rates: learning rates to choose from.
-        config: the adapter for u units and weights n x n, as lipnet's or peft's configuration; None without one.
+        config: function from units and n to the configuration of the adapter, lipnet's or peft's; None: no adapter.
         everything: train all parameters.
-        peft: the adapter is peft's.
-        rate_factor: factor of the adapter's learning rate, not of the head's.
+        peft: the configuration is peft's.
+        rate_factor: factor on the learning rate of peft's rotations. The head keeps the learning rate.
     """
 
     label: str
@@ -106,8 +113,9 @@ METHODS = {
         "low displacement rank", (1e-4, 3e-4, 1e-3), lambda u, n: LowDisplacementRankConfig(u // 2)
     ),
 }
-# The same structure from lipnet and from peft, by the method whose learning rate both take. peft's OFT has no scales,
-# and without CUDA its BOFT has one factor. Adam moves K = A - A^T of lipnet twice as fast as peft's K.
+# Pairs of the same structure from lipnet and from peft, by the method whose learning rate both take. peft's OFT has no
+# scales, and without CUDA its BOFT has one factor. lipnet's skew-symmetric generators are A - A^T with a parameter A,
+# so Adam moves them twice as fast as peft's. A rate factor of 2 makes up for that.
 PEERS = {
     "lora": ("lora", "peft_lora"),
     "oft": ("oft_without_scale", "peft_oft"),
@@ -132,7 +140,7 @@ ALL_METHODS = METHODS | PEER_METHODS
 
 
 def apply(method: Method, budget: str, model: nn.Module) -> nn.Module:
-    """Put a method on a Hugging Face model for classification, in place. Its new head is trained in every case."""
+    """Prepare a Hugging Face classifier for a method, in place. Every method trains its new head."""
     model.requires_grad_(method.everything)
     if method.config is not None:
         config = method.config(UNITS[budget], model.config.hidden_size)  # type: ignore[operator, union-attr, arg-type]
@@ -147,7 +155,7 @@ def apply(method: Method, budget: str, model: nn.Module) -> nn.Module:
 
 
 def parameter_groups(method: Method, model: nn.Module, rate: float) -> list[dict[str, Any]]:
-    """Return the groups of an optimizer: the matrices of peft's orthogonal adapters, and the rest."""
+    """Return the optimizer's parameter groups: peft's rotations at their own learning rate, and all others."""
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     rotations = [value for name, value in trained.items() if "oft_R" in name]
     rest = [value for name, value in trained.items() if "oft_R" not in name]

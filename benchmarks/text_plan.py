@@ -1,4 +1,4 @@
-"""Plan of the text study: parameters of each row, and an estimate of its time from one measured training step."""
+"""Plan of the text study: parameters of each row, and an estimate of its time from measured training steps."""
 
 import json
 import resource
@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 from transformers import AutoTokenizer
 
-from benchmarks.common import write_json
+from benchmarks.common import figure_table, write_json
 from benchmarks.rows import ROOT
 from benchmarks.text_data import TASKS, Job, Settings, load, split
 from benchmarks.text_methods import ALL_METHODS, parameter_groups
@@ -21,15 +20,17 @@ from benchmarks.text_row import counts, network, step
 if TYPE_CHECKING:
     from benchmarks.text_study import Row, Study
 
+# Tokens of each sentence in the measured batch.
 TOKENS = 12
 
 
 def measure(model: str, method: str, budget: str, settings: Settings) -> dict[str, Any]:
-    """Return a method's trained parameters, and the processor time of a token in training and in evaluation."""
+    """Return a method's trained parameters, and its processor seconds for a token in training and in evaluation."""
     built = network(Job("cola", method, budget, 0, 1e-5, False, 0, model, ""))
     ids = torch.randint(1, built.config.vocab_size, (settings.batch, TOKENS))
     batch = {"input_ids": ids, "labels": torch.arange(settings.batch) % 2}
-    optimizer, times = torch.optim.Adam(parameter_groups(ALL_METHODS[method], built, rate=1e-5)), []
+    optimizer = torch.optim.Adam(parameter_groups(ALL_METHODS[method], built, rate=1e-5))
+    times = []
     for _ in range(3):
         start = time.process_time()
         step(built.train(), optimizer, batch)
@@ -43,7 +44,10 @@ def measure(model: str, method: str, budget: str, settings: Settings) -> dict[st
 
 
 def measured(study: "Study", rows: Iterable["Row"]) -> dict[str, dict[str, Any]]:
-    """Return the figures of `measure` by method and budget, from work/step_seconds.json where it has them."""
+    """Return the figures of `measure` by method and budget, and the seconds in which a row's process starts.
+
+    work/step_seconds.json keeps them; only missing ones are measured.
+    """
     path = study.work / "step_seconds.json"
     found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
     torch.set_num_threads(study.threads)
@@ -54,13 +58,12 @@ def measured(study: "Study", rows: Iterable["Row"]) -> dict[str, dict[str, Any]]
     for method, budget in dict.fromkeys((row.method, row.budget) for row in rows):
         if (key := f"{method}-{budget}") not in found:
             found[key] = measure(str(study.model), method, budget, study.settings)
-    study.work.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     return found
 
 
 def tokens(study: "Study") -> dict[str, dict[str, int]]:
-    """Return the tokens of each task's training, validation and dev sentences."""
+    """Return the numbers of tokens of each task's training, validation and dev sentences."""
     tokenizer = AutoTokenizer.from_pretrained(study.model)
     found = {}
     for task in TASKS:
@@ -72,7 +75,7 @@ def tokens(study: "Study") -> dict[str, dict[str, int]]:
 
 
 def seconds_of(row: "Row", found: dict[str, dict[str, Any]], tokens: dict[str, int], epochs: int) -> float:
-    """Estimate the seconds of a row."""
+    """Estimate the seconds of a row from the figures of `measured` and the tokens of its task."""
     figures = found[f"{row.method}-{row.budget}"]
     seconds = float(found["start"]["seconds"])
     if not row.tried:
@@ -81,15 +84,13 @@ def seconds_of(row: "Row", found: dict[str, dict[str, Any]], tokens: dict[str, i
 
 
 def show(study: "Study", rows: Sequence["Row"], jobs: int, every_row: bool) -> float:
-    """Print the estimate of all unfinished rows, and of each on demand; return the total in hours."""
+    """Print the estimated time of the unfinished rows, of each one on demand, and return the sum in hours."""
     rows = [row for row in rows if not study.file_of(row).is_file()]
     if not rows:
         study.console.print("all rows are finished")
         return 0.0
     found, lengths = measured(study, rows), tokens(study)
-    table, total = Table(title="unfinished rows"), 0.0
-    for heading in ("row", "trained parameters", "minutes"):
-        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
+    table, total = figure_table("row", "trained parameters", "minutes", title="unfinished rows"), 0.0
     for row in rows:
         seconds = seconds_of(row, found, lengths[row.task], study.settings.epochs)
         total += seconds

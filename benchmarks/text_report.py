@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.pages import markdown_table, not_run_yet, read_rows, threads_of, write_page
 from benchmarks.text_data import TASKS
 from benchmarks.text_methods import METHODS
 from benchmarks.text_verdict import Entries, Entry, edges, peers, verdict
-from lipnet.files import atomic_write
 
 
 def entries_of(rows: Iterable[dict[str, Any]]) -> Entries:
@@ -24,14 +24,12 @@ def entries_of(rows: Iterable[dict[str, Any]]) -> Entries:
 
 
 def write_report(folder: Path, names: Sequence[str]) -> None:
-    """Write README.md and scores.png for the rows in ``folder``/rows, if one of the study has a score.
+    """Write README.md and scores.png for the rows in ``folder``/rows, if a method of the study has a dev score.
 
     Raises:
-        ValueError: if rows have different settings.
+        ValueError: if rows of a task have different settings.
     """
-    found = {
-        name: json.loads(path.read_text()) for name in names if (path := folder / "rows" / f"{name}.json").is_file()
-    }
+    found = read_rows(folder, names)
     entries = entries_of(found.values())
     if not any(method in METHODS for _, method, _ in entries):
         return
@@ -39,10 +37,7 @@ def write_report(folder: Path, names: Sequence[str]) -> None:
     if len(settings) > len({row["task"] for row in found.values()}):
         raise ValueError(f"all rows of a task must have the same settings, got {sorted(settings)} in {folder}")
     missing = [name for name in names if name not in found]
-    with atomic_write(folder / "scores.png") as file:
-        draw(entries).savefig(file, format="png", dpi=150)
-    with atomic_write(folder / "README.md") as file:
-        file.write(page(entries, list(found.values()), missing).encode())
+    write_page(folder, page(entries, list(found.values()), missing), draw(entries), picture="scores.png")
 
 
 def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
@@ -52,26 +47,26 @@ def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str
     paragraphs = [
         "# Adapters on a pretrained language model",
         f"MiniLM (6 layers, width 384) is fine-tuned on {' and '.join(sentences.values())}, "
-        f"{settings['epochs']} epochs of batches of {settings['batch']}. Every adapter stands on the queries, keys, "
-        "values and outputs of all attention layers, and a new head is trained along with it. A tenth of the training "
-        "file, apart from these sentences, chooses the epoch, and on CoLA at the larger budget one of three learning "
-        "rates for each method. The dev sentences are read once, at the end.",
+        f"{settings['epochs']} epochs of batches of {settings['batch']}. Every adapter changes the weights of queries, "
+        "keys, values and outputs in all attention layers, and trains a new head along with them. A held-out tenth of "
+        "the training file chooses the epoch and, on CoLA at the larger budget, one of three learning rates for each "
+        "method. The dev sentences are read once, at the end.",
         "Scores are in %: " + ", ".join(f"{task.score} for {task.label}" for task in TASKS.values()) + ". With several "
         "seeds, they are means and standard deviations. Trained parameters include the head's.",
         "\n".join(table(entries, score_columns())),
         "![score of each method against its trained parameters](scores.png)",
         *verdict(entries),
         "\n".join(table(entries, cost_columns())),
-        "Minutes are the processor time of a training with its validation, so that other programs hardly count. "
-        "Memory is the peak resident size of the process. Interpreter and packages take a part that all share.",
+        "Minutes are the processor time of a training with its validation, which other programs hardly affect. "
+        "Memory is the peak resident size of the process. The interpreter and the packages take the same part of it in "
+        "every row.",
         *edges(entries),
         *peers(entries),
     ]
-    if missing:
-        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
     versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
     paragraphs += [
-        f"The trainings had {machine['threads']} thread each on {machine['cores']} cores of {machine['processor']}, "
+        *not_run_yet(missing),
+        f"The trainings had {threads_of(machine)} each on {machine['cores']} cores of {machine['processor']}, "
         f"with {versions}. Versions, commit and seed of each row are in `rows/`. These commands run the study and "
         "make tables and plot from the files of the rows:",
         "```bash\npython -m benchmarks.text_study --data-dir data/text\n"
@@ -85,7 +80,7 @@ Column = Callable[[dict[str, Entry]], str]
 
 
 def score_columns() -> dict[str, Column]:
-    """Return the columns of the first table; a cell is made of the entries of a method and budget by task."""
+    """Return the columns of the table of scores. Each makes a cell from the entries of a method and budget by task."""
     columns: dict[str, Column] = {"trained parameters": lambda found: f"{_first(found)['trained_parameters']:,}"}
     for name, task in TASKS.items():
         columns[task.label] = lambda found, name=name: str(found.get(name, "-"))  # type: ignore[misc]
@@ -119,13 +114,13 @@ def _first(found: dict[str, Entry]) -> dict[str, Any]:
 
 def table(entries: Entries, columns: dict[str, Column]) -> list[str]:
     """Return the lines of a table with a row for each method and budget."""
-    lines = [f"| method | {' | '.join(columns)} |", f"| --- {'| ---: ' * len(columns)}|"]
+    lines = []
     for name, method in METHODS.items():
         for budget in reversed(method.budgets):
             found = {task: entries[task, name, budget] for task in TASKS if (task, name, budget) in entries}
             if found:
-                lines.append(f"| {method.label} | {' | '.join(cell(found) for cell in columns.values())} |")
-    return lines
+                lines.append([method.label, *(cell(found) for cell in columns.values())])
+    return markdown_table(["method", *columns], lines)
 
 
 def draw(entries: Entries) -> Figure:

@@ -1,7 +1,9 @@
-"""One row of the text study in a process of its own: python -m benchmarks.text_row FOLDER
+"""Train one row of the text study in its own process.
 
-FOLDER/job.json says what to train, see `Job` and `Settings`. FOLDER/result.json gets the result. A training without dev
-writes FOLDER/best.pt, too, so that dev can be scored later.
+    python -m benchmarks.text_row FOLDER
+
+FOLDER/job.json describes the training, see `Job` and `Settings`. The result goes to FOLDER/result.json. A training that
+does not score the dev sentences also writes FOLDER/best.pt, so that another row can score them.
 """
 
 import json
@@ -22,14 +24,14 @@ from torch.nn.utils import parametrize
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lipnet
-from benchmarks.common import write_json
+from benchmarks.common import resident_bytes, write_json
 from benchmarks.text_data import Job, Sentences, Settings, batches, load, padded, score, split
 from benchmarks.text_methods import ALL_METHODS, apply, parameter_groups
 from lipnet.files import atomic_write
 
 
 def network(job: Job) -> nn.Module:
-    """Return the pretrained network with a new head of the job's seed, and the job's method on it."""
+    """Return the pretrained network with a new head from the job's seed, prepared for the job's method."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(job.seed)
@@ -38,18 +40,18 @@ def network(job: Job) -> nn.Module:
 
 
 def precision() -> AbstractContextManager[Any]:
-    """Return a context with products in bfloat16 if the processor has instructions for them."""
+    """Return an autocast context: bfloat16 if the processor has instructions for it, else float32."""
     supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast("cpu", torch.bfloat16, enabled=supported)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: str, data: Sentences, size: int) -> tuple[float, float]:
-    """Return the score and the mean loss, computed in batches of this size."""
+    """Return the score and the mean loss; a loss that is not finite counts as infinite."""
     model.eval()
     ordered = data.subset(sorted(range(len(data)), key=lambda i: len(data.tokens[i])))
     logits, labels = [], torch.tensor(ordered.labels)
-    # Each adapted weight is formed once for all batches.
+    # Compute each adapted weight once for all batches.
     with parametrize.cached(), precision():
         for start in range(0, len(data), size):
             batch = padded(ordered.tokens[start : start + size], model.config.pad_token_id)
@@ -59,7 +61,7 @@ def evaluate(model: nn.Module, task: str, data: Sentences, size: int) -> tuple[f
 
 
 def epoch(data: Sentences, size: int, pad: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of an epoch."""
+    """Yield the batches of an epoch, as keyword arguments of the model."""
     for chosen in batches([len(each) for each in data.tokens], size, generator):
         batch = data.subset(chosen)
         yield padded(batch.tokens, pad) | {"labels": torch.tensor(batch.labels)}
@@ -78,14 +80,14 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Te
 def train(
     model: nn.Module, job: Job, training: Sentences, validation: Sentences, settings: Settings
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Train by Adam; return figures of each epoch, and the trained parameters of the one with the best score."""
+    """Train by Adam; return the figures of each epoch, and the trained parameters after the best epoch."""
     optimizer = torch.optim.Adam(parameter_groups(ALL_METHODS[job.method], model, job.rate))
     total = settings.epochs * -(-len(training) // settings.batch)
-    rise = max(1, round(settings.warmup * total))
+    warmup = max(1, round(settings.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / rise, (total - done) / max(1, total - rise))
+        optimizer, lambda done: min((done + 1) / warmup, (total - done) / max(1, total - warmup))
     )
-    torch.manual_seed(job.seed)  # Dropout is the same for all methods.
+    torch.manual_seed(job.seed)  # for the same dropout in all methods
     generator = torch.Generator().manual_seed(job.seed)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
@@ -103,12 +105,16 @@ def train(
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the epoch with the best validation score, the lower loss of equal ones, from 0."""
+    """Return the index of the epoch with the best validation score; of equal scores, the one with the lower loss."""
     return max(range(len(history)), key=lambda epoch: (history[epoch]["score"], -history[epoch]["loss"]))
 
 
 def perform(job: Job, settings: Settings, folder: Path) -> None:
-    """Train, or take the parameters of the same training, and write the result."""
+    """Train, or take the parameters from the finished training ``job.trained``, and write the result.
+
+    Raises:
+        ValueError: if the finished training has other parameters than this network.
+    """
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     pool = load(job.task, "train", Path(job.data), tokenizer, settings.max_length)
     training, validation = split(pool, job.sentences)
@@ -122,7 +128,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
         result = {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": resident_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
             "history": history,
             "epoch": best_epoch(history) + 1,
             **counts(model, ALL_METHODS[job.method].peft),
@@ -130,7 +136,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
     if job.dev:
         unknown = model.load_state_dict(best, strict=False).unexpected_keys
         if unknown:
-            raise ValueError(f"the trained parameters must fit the network, got {unknown} besides")
+            raise ValueError(f"parameters in {job.trained} must be the network's, got {unknown} besides")
         dev = load(job.task, "dev", Path(job.data), tokenizer, settings.max_length)
         found, _ = evaluate(model, job.task, dev, settings.evaluation_batch)
         result |= {"dev": found, "dev_sentences": len(dev)}
@@ -141,7 +147,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> None:
 
 
 def counts(model: nn.Module, peft: bool) -> dict[str, Any]:
-    """Return numbers of parameters, and versions."""
+    """Return the numbers of trained parameters, and the versions of the packages."""
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "lipnet": lipnet.__version__}
     if peft:
@@ -153,11 +159,6 @@ def counts(model: nn.Module, peft: bool) -> dict[str, Any]:
         "head_parameters": sum(number for name, number in trained.items() if name.startswith("classifier.")),
         "versions": versions,
     }
-
-
-def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(folder: Path) -> None:

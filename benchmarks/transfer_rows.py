@@ -1,4 +1,4 @@
-"""Rows of the transfer study: what is trained from which base, and the overrides of train.py for it."""
+"""Rows and trainings of the transfer study, and the overrides of train.py for each training."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,20 +12,20 @@ from benchmarks.rows import ROOT
 RECIPE = "cpu/cifar100"
 SEEDS = (0, 1, 2)
 CORES = 2
-# Minutes of two cores for a transfer. The recipe states those of a base.
+# Time of a transfer on two cores. The recipe states the time of a base.
 MINUTES = 5.0
 BASE = "base"
-# Learning rates of transfers that leave most of the network as it is, and of those that train everything.
+# Learning rates to choose from: for transfers that freeze most of the network, and for those that train everything.
 SMALL, LARGE = (3e-3, 1e-2), (1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A transfer by experiment=transfer/...
+    """Task of experiment=transfer/NAME.
 
     Attributes:
-        title: how the task is printed.
-        base: data of the base.
+        title: heading of the task on the page.
+        base: data of the base, a choice of the group ``data``.
         training_images: number of images in an epoch, of the base and of the transfer.
         test_images: number of test images of the transfer.
     """
@@ -44,11 +44,11 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Method:
-    """The parameters that a transfer trains.
+    """Choice of the parameters that a transfer trains.
 
     Attributes:
-        label: how the method is printed.
-        overrides: of train.py.
+        label: name of the method on the page.
+        overrides: overrides of train.py that choose them.
         rates: learning rates to choose from.
     """
 
@@ -75,13 +75,13 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Training:
-    """A training: the base of a task, or a transfer by a method at a learning rate.
+    """Training of the base of a task, or transfer by a method at a learning rate.
 
     Attributes:
         task: key of `TASKS`.
         method: key of `METHODS`, or "base".
-        rate: learning rate; None for a base, which has the recipe's.
-        seed: of everything random.
+        rate: learning rate; None for a base, which takes the recipe's.
+        seed: seed of everything random.
     """
 
     task: str
@@ -91,7 +91,7 @@ class Training:
 
     @property
     def kind(self) -> str:
-        """The name of all trainings that have the same step time."""
+        """Name shared by all trainings of a task with a method. Their steps take the same time."""
         return f"{self.task}-{self.method}"
 
     @property
@@ -100,13 +100,13 @@ class Training:
 
     @property
     def minutes(self) -> float:
-        """The time of the training on two cores."""
+        """Time of the training on two cores."""
         return recipe_minutes() if self.method == BASE else MINUTES
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the results: a task, a method and a seed, at the method's chosen learning rate."""
+    """Row of the results: a task, a method and a seed, at the method's chosen learning rate."""
 
     task: str
     method: str
@@ -120,12 +120,14 @@ class Row:
 def methods_of(task: str) -> list[str]:
     """Return the methods of a task.
 
-    A head of another shape is trained in any case, so that maps with a new head are the maps alone.
+    From coarse to fine classes, the head has another shape, so every transfer trains a new one. GSOFT maps alone would
+    be the same as GSOFT maps and head, and are left out.
     """
     return [name for name in METHODS if task == "halves" or name != "gsoft"]
 
 
 def bases() -> list[Training]:
+    """Return the training of each task's base."""
     return [Training(task, BASE) for task in TASKS]
 
 
@@ -135,6 +137,7 @@ def trials() -> list[Training]:
 
 
 def rows() -> list[Row]:
+    """Return the rows of the results."""
     return [Row(task, name, seed) for seed in SEEDS for task in TASKS for name in methods_of(task)]
 
 
@@ -143,7 +146,7 @@ def overrides_of(training: Training, base: str) -> list[str]:
 
     Args:
         training: the training.
-        base: checkpoint of the base, for a transfer.
+        base: checkpoint of the task's base; a base ignores it.
     """
     common = ["trainer=cpu", "trainer.max_time=null", f"seed={training.seed}"]
     if training.method == BASE:
@@ -160,7 +163,7 @@ def recipe() -> DictConfig:
 
 
 def recipe_of_transfers() -> list[str]:
-    """Return what a transfer takes from the bases' recipe, as overrides: loss, batch size and crops."""
+    """Return the overrides that give a transfer the loss, the batch size and the crops of the bases' recipe."""
     config = recipe()
     settings = {key: value for key, value in config.loss.items() if not str(key).startswith("_")}
     loss = [f"loss.{key}={'null' if value is None else value}" for key, value in settings.items()]
@@ -169,6 +172,6 @@ def recipe_of_transfers() -> list[str]:
 
 
 def recipe_minutes() -> float:
-    """Return the time budget of the bases' recipe."""
+    """Return the time of the bases' recipe, in minutes."""
     days, hours, minutes, seconds = map(int, recipe().trainer.max_time.split(":"))
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds() / 60

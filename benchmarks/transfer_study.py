@@ -1,4 +1,4 @@
-"""Adapt certified networks to other classes, by maps between their layers, their head, or as a whole.
+"""Adapt certified networks to other classes: by maps between their layers, by their head, or as a whole.
 
     python -m benchmarks.transfer_study --data-dir data --plan
     python -m benchmarks.transfer_study --data-dir data
@@ -9,35 +9,34 @@ coarse classes. From each one, transfers go to the other 50 classes and to the 1
 method, at the first seed, choose its learning rate by certified accuracy at 36/255 on the validation images. Then the
 last weights of three seeds are certified on all test images.
 
-A training has the number of steps that fit into its minutes of two cores. The processor time of a step is measured
-once, all kinds of training in turn, and kept in ``step_times.json``: start with --plan on a quiet machine. What else
-the machine does later changes no result. The same command resumes after an interruption, also within a training.
-Several commands may work on the same folders at once: each training is locked by one of them.
+A training has the number of steps that fit into its minutes of two cores. The command measures the processor time of a
+step once, for all kinds of training in turns, and keeps it in ``step_times.json``: start with --plan on a quiet
+machine. Afterwards, a load on the machine changes no result. The same command resumes after an interruption, also
+within a training. Several commands may work on the same folders at once: each training is locked by one of them.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import RowRunner
+from benchmarks.studies import best_rate, matching, study_parser
 from benchmarks.transfer_plan import show
 from benchmarks.transfer_report import write_report
 from benchmarks.transfer_rows import METHODS, Row, Training, bases, rows, trials
 from benchmarks.transfer_trainings import Trainings, summary_of
 
-# In the folder of a training: the certificates of the test images.
+# Folder of the test images' certificates, in the folder of a training.
 TEST = "test"
 
 
 class Study(RowRunner[Row]):
-    """The rows of the results: certificates of the test images, after the trainings that they need.
+    """Runs the rows of the results: certificates of the test images, after the trainings that they need.
 
     Args:
-        trainings: the trainings; the rows are written to their output.
+        trainings: runner of the trainings. The rows share its folders.
     """
 
     def __init__(self, trainings: Trainings) -> None:
@@ -49,9 +48,13 @@ class Study(RowRunner[Row]):
         self.trainings.stop(*arguments)
 
     def run(self, chosen: Sequence[Row], jobs: int = 1) -> bool:
-        """Train the bases, with the threads of all jobs, then trials and the other seeds, and certify the rows."""
+        """Train the bases with a thread for each job, then trials and the other seeds, and certify the rows.
+
+        Returns:
+            Whether all chosen rows are finished.
+        """
         trainings = self.trainings
-        # Measured before other threads start: Hydra composes one configuration at a time.
+        # Measure before other threads start, because Hydra composes one configuration at a time.
         _ = trainings.seconds, trainings.trained
         trainings.threads = jobs
         if not trainings.perform(bases()):
@@ -65,11 +68,13 @@ class Study(RowRunner[Row]):
         return self.perform(trained, jobs) and len(trained) == len(chosen)
 
     def training_of(self, row: Row) -> Training:
-        """Return the training of a row, at the best learning rate of its method's trials."""
-        validated = self.trainings.validated(row.task, row.method)
-        if validated is None:
-            raise ValueError(f"{row.name} needs a learning rate: run the trials of {row.method} first")
-        return Training(row.task, row.method, max(validated, key=lambda rate: validated[rate]), row.seed)
+        """Return the training of a row, at the best learning rate of its method's trials.
+
+        Raises:
+            ValueError: while one of these trials is missing.
+        """
+        rate = best_rate(row.name, row.method, self.trainings.validated(row.task, row.method))
+        return Training(row.task, row.method, rate, row.seed)
 
     def command_of(self, row: Row, folder: Path) -> list[str]:
         run = self.trainings.folder_of(self.training_of(row))
@@ -97,19 +102,13 @@ class Study(RowRunner[Row]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/transfer_study"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/transfer"))
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="rows, such as 'halves-*-seed0'")
-    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time, of one thread each")
-    parser.add_argument("--plan", action="store_true", help="only print rows, parameters, steps and estimated minutes")
-    parser.add_argument("--render", action="store_true", help="only write the tables and the plot")
+    parser = study_parser(__doc__, "transfer_study", "halves-*-seed0")
+    parser.set_defaults(output=Path("results/transfer"))
     arguments = parser.parse_args()
 
     done = True
     if not arguments.render:
-        chosen = [row for row in rows() if any(fnmatchcase(row.name, pattern) for pattern in arguments.only)]
+        chosen = matching(rows(), arguments.only)
         more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         study = Study(Trainings(arguments.work, arguments.output, more))
         if arguments.plan:

@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.rows import RowRunner
+from benchmarks.pages import certified
+from benchmarks.rows import RowRunner, stored_summary
 from benchmarks.step_times import composed, read_step_times
+from benchmarks.studies import read_trials
 from benchmarks.sweep import LAST, QUIET, Row
 from benchmarks.sweep import overrides_of as merged
-from benchmarks.sweep_report import RADIUS
 from benchmarks.transfer_rows import (
     BASE,
     CORES,
@@ -34,15 +35,15 @@ LOCAL = ("ckpt_path=", "paths.")
 
 
 class Trainings(RowRunner[Training]):
-    """The trainings of the study, each in work/NAME, and output/trainings/NAME.json for each finished one.
+    """Runs the trainings of the study. The file of a finished one is output/trainings/NAME.json.
 
     A training ends with the certificates of the validation images, in float32.
 
     Args:
-        work, output: as for `RowRunner`.
-        more: overrides of all trainings.
-        network: overrides of the bases alone, such as ``model.depth=10``.
-        minutes: on two cores, instead of those of each training.
+        work, output: see `RowRunner`.
+        more: overrides that apply to every training.
+        network: overrides that apply to the bases alone, such as ``model.depth=10``.
+        minutes: time of every training on two cores; None: `Training.minutes`.
     """
 
     def __init__(
@@ -61,28 +62,30 @@ class Trainings(RowRunner[Training]):
         return self.output / "trainings" / f"{row.name}.json"
 
     def folder_of(self, training: Training) -> Path:
+        """Return the folder of a training's run."""
         return self.work / training.name
 
     def command_of(self, row: Training, folder: Path) -> list[str]:
         last = folder / LAST
-        # Of two checkpoints, Hydra takes the later one.
+        # It comes after the base's checkpoint, and Hydra takes the last of several values.
         resumed = [f"ckpt_path={last}"] if last.is_file() else []
         return [sys.executable, "train.py", *self.overrides_of(row), f"hydra.run.dir={folder}", *resumed]
 
     def overrides_of(self, training: Training) -> list[str]:
+        """Return the overrides of a training, with its epochs and the steps of each."""
         base = self.folder_of(Training(training.task, BASE)) / BEST
         epochs, batches = self.length_of(training)
         length = [
             f"trainer.max_epochs={epochs}",
             f"trainer.limit_train_batches={batches}",
-            # Only the last weights are validated, and so they are the best ones.
+            # Validate after the last epoch alone, so that the best checkpoint is the last one.
             f"trainer.check_val_every_n_epoch={epochs}",
             "certify.split=validation",
             "certify.dtype=float32",
         ]
-        return [*self._stated(training, str(base)), *length]
+        return [*self._without_length(training, str(base)), *length]
 
-    def _stated(self, training: Training, base: str) -> list[str]:
+    def _without_length(self, training: Training, base: str) -> list[str]:
         more = [*self.more, *(self.network if training.method == BASE else ())]
         return merged(Row(training.name, training.task), more, overrides_of(training, base))
 
@@ -96,23 +99,24 @@ class Trainings(RowRunner[Training]):
         }
 
     def length_of(self, training: Training) -> tuple[int, int]:
-        """Return epochs of equal length, and the steps of each, that fit into the minutes."""
+        """Return the number of epochs and the steps of each, so that the training fits into its minutes."""
         minutes = training.minutes if self.minutes is None else self.minutes
         steps = max(1, round(60 * CORES * minutes / self.seconds[training.kind]))
         epochs = ceil(steps * recipe().data.batch_size / TASKS[training.task].training_images)
         return epochs, round(steps / epochs)
 
     def steps_of(self, training: Training) -> int:
+        """Return the number of steps of a training."""
         return prod(self.length_of(training))
 
     @cached_property
     def seconds(self) -> dict[str, float]:
-        """The processor time of a training step of each kind."""
+        """Processor seconds of a training step, by kind of training."""
         return read_step_times(self.output / "step_times.json", self.untrained, threads=1)
 
     @cached_property
     def trained(self) -> dict[str, int]:
-        """The number of trained parameters of each kind of training."""
+        """Number of trained parameters, by kind of training."""
         models = {kind: composed(overrides)[2].model for kind, overrides in self.untrained.items()}
         return {
             kind: sum(each.numel() for each in model.parameters() if each.requires_grad)
@@ -121,17 +125,17 @@ class Trainings(RowRunner[Training]):
 
     @cached_property
     def untrained(self) -> dict[str, list[str]]:
-        """The overrides of each kind of training, from bases that are not trained."""
+        """Overrides by kind of training, with untrained bases, to measure and count before any base is trained."""
         found = {}
         for base in bases():
-            found[base.kind] = self._stated(base, "")
+            found[base.kind] = self._without_length(base, "")
             module = composed(found[base.kind])[2]
             assert module.description is not None
             path = Path(self._untrained.name, f"{base.task}.ckpt")
             save_checkpoint(path, module.model, module.description["model"], module.description["dataset"])
             for name in methods_of(base.task):
                 training = Training(base.task, name, METHODS[name].rates[0])
-                found[training.kind] = self._stated(training, str(path))
+                found[training.kind] = self._without_length(training, str(path))
         return found
 
     def validated(self, task: str, method: str) -> dict[float, float] | None:
@@ -139,16 +143,12 @@ class Trainings(RowRunner[Training]):
         files = {
             each.rate: self.file_of(each)
             for each in trials()
-            if (each.task, each.method) == (task, method) and each.rate
+            if (each.task, each.method) == (task, method) and each.rate is not None
         }
-        if not all(file.is_file() for file in files.values()):
-            return None
-        contents = {rate: json.loads(file.read_text()) for rate, file in files.items()}
-        return {rate: content["summary"]["certified_accuracy"][RADIUS] for rate, content in contents.items()}
+        contents = read_trials(files)
+        return None if contents is None else {rate: certified(content) for rate, content in contents.items()}
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """Return the summary of the certificates in a folder, without the local path, the checksum over it, and lists."""
-    summary = json.loads((folder / "summary.json").read_text())
-    left_out = ("checkpoint", "sha256", "layers", "classes")
-    return {key: value for key, value in summary.items() if key not in left_out}
+    """Return the summary of a folder's certificates, without its lists of layers and classes."""
+    return stored_summary(folder, "layers", "classes")

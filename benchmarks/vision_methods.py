@@ -1,8 +1,8 @@
 """Methods of adaptation that the vision study compares, at equal numbers of parameters.
 
-Every adapter stands on the 3 x 3 convolutions of the residual blocks, as matrices of m rows (outputs) and n = 9 c
-columns (c input channels). It has about 8 n numbers in each: a few more for the learned output scales of the orthogonal
-ones, and a sixth more for Double GSOFT, which also rotates the outputs.
+Every adapter changes the 3 x 3 convolutions of the residual blocks, as matrices with a row for each of m outputs and
+n = 9 c columns for c input channels. It has about 8 n parameters for each. Orthogonal adapters have a few more for
+their output scales, and Double GSOFT a sixth more, because it also rotates the outputs.
 """
 
 from dataclasses import dataclass
@@ -25,29 +25,30 @@ from lipnet.structured.adapters import (
 from lipnet.structured.updates import WeightUpdate
 
 TARGETS = "stage*.conv*"
-# Numbers of an adapter in each weight, as a multiple of its columns.
+# Parameters of an adapter for each weight, as a multiple of its columns.
 UNITS = 8
 
 
 @dataclass(frozen=True)
 class BalancedKronecker(AdapterConfig):
-    """A Kronecker product A kron B in which A has m / ``units`` numbers, and B ``units`` n."""
+    """Kronecker product of A with m / ``units`` entries and B with ``units`` n entries."""
 
     units: int
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
+        """Build the update of a weight (out_features, in_features)."""
         return kronecker(self.units, out_features).build(out_features, in_features)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to adapt a network.
+    """Way to adapt a network.
 
     Attributes:
-        label: how the method is printed.
+        label: name of the method on the page.
         rates: learning rates to choose from.
-        config: the adapter; None without one.
-        setting: rank, block size or the like.
+        config: configuration of the adapter; None: no adapter.
+        setting: rank, block size or the like, as on the page.
         everything: train all parameters.
     """
 
@@ -59,13 +60,13 @@ class Method:
 
     @property
     def place(self) -> str:
-        """Places where the method changes the network, apart from the new head."""
+        """The part of the network that the method changes, besides the new head."""
         if self.everything:
             return "all parameters"
         return "nothing" if self.config is None else "3 x 3 convolutions of all blocks"
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Prepare a network for the adaptation, in place. Its head is trained in every case."""
+        """Prepare a network for the adaptation, in place. Every method trains its new head."""
         model.requires_grad_(self.everything)
         if self.config is not None:
             attach(model, self.config, TARGETS)
@@ -81,24 +82,20 @@ class Method:
         return model
 
 
-def _methods(u: int) -> dict[str, Method]:
-    rotation, update, full_rank = (1e-3, 5e-3), (1e-3, 5e-3), (3e-4, 1.5e-3)
-    blocks = f"{u} blocks of rows"
-    return {
-        "head": Method("head alone", (3e-3, 1.5e-2)),
-        "lora": Method("LoRA", update, LoRAConfig(u - 1), f"rank {u - 1}"),
-        "oft": Method("OFT", rotation, OFTConfig(u), f"b = {u}"),
-        "boft": Method("BOFT", rotation, BOFTConfig(u // 2, factors=2), f"b = {u // 2}, 2 factors"),
-        "gsoft": Method("GSOFT", rotation, GSOFTConfig(u // 2), f"b = {u // 2}, 2 factors"),
-        "double_gsoft": Method("Double GSOFT", rotation, DoubleGSOFTConfig(u // 2), f"b = {u // 2}, both sides"),
-        "circulant": Method("circulant", full_rank, RowBlocks(CirculantConfig(), u), blocks),
-        "toeplitz": Method("Toeplitz", full_rank, RowBlocks(ToeplitzConfig(), u), blocks),
-        "kronecker": Method("Kronecker", update, BalancedKronecker(u), f"A of m / {u} numbers"),
-        "low_displacement_rank": Method(
-            "low displacement rank", full_rank, LowDisplacementRankConfig(u // 2), f"rank {u // 2}"
-        ),
-        "everything": Method("everything", (3e-4, 1.5e-3), everything=True),
-    }
-
-
-METHODS: dict[str, Method] = _methods(UNITS)
+# Learning rates to choose from: usual ones, and lower ones for updates of full rank and for all parameters.
+_USUAL, _LOWER = (1e-3, 5e-3), (3e-4, 1.5e-3)
+_HALF = UNITS // 2
+_BLOCKS = f"{UNITS} blocks of rows"
+METHODS = {
+    "head": Method("head alone", (3e-3, 1.5e-2)),
+    "lora": Method("LoRA", _USUAL, LoRAConfig(UNITS - 1), f"rank {UNITS - 1}"),
+    "oft": Method("OFT", _USUAL, OFTConfig(UNITS), f"b = {UNITS}"),
+    "boft": Method("BOFT", _USUAL, BOFTConfig(_HALF, factors=2), f"b = {_HALF}, 2 factors"),
+    "gsoft": Method("GSOFT", _USUAL, GSOFTConfig(_HALF), f"b = {_HALF}, 2 factors"),
+    "double_gsoft": Method("Double GSOFT", _USUAL, DoubleGSOFTConfig(_HALF), f"b = {_HALF}, both sides"),
+    "circulant": Method("circulant", _LOWER, RowBlocks(CirculantConfig(), UNITS), _BLOCKS),
+    "toeplitz": Method("Toeplitz", _LOWER, RowBlocks(ToeplitzConfig(), UNITS), _BLOCKS),
+    "kronecker": Method("Kronecker", _USUAL, BalancedKronecker(UNITS), f"A of m / {UNITS} numbers"),
+    "low_displacement_rank": Method("low displacement rank", _LOWER, LowDisplacementRankConfig(_HALF), f"rank {_HALF}"),
+    "everything": Method("everything", _LOWER, everything=True),
+}

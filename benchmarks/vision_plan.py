@@ -1,12 +1,12 @@
-"""Plan of the vision study: parameters of each row, and an estimate of its time from a few measured steps."""
+"""Plan of the vision study: parameters of each row, and an estimate of its time from measured steps."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from rich.table import Table
 from torch import nn
 
+from benchmarks.common import figure_table
 from benchmarks.step_times import times_in_turn
 from benchmarks.vision_methods import METHODS
 from benchmarks.vision_row import BASE, BATCH, Job, accuracy, data_of, make_optimizer, parameters_of, prepared, step
@@ -21,9 +21,7 @@ EVALUATION = "evaluation"
 
 def show(study: "Study", rows: Sequence["Row"], jobs: int) -> None:
     """Print the unfinished rows with their trained parameters and minutes of a core, and the sum in hours."""
-    table, total = Table(title="unfinished rows"), 0.0
-    for heading in ("row", "trained parameters", "minutes of a core"):
-        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
+    table, total = figure_table("row", "trained parameters", "minutes of a core", title="unfinished rows"), 0.0
     rows = [row for row in rows if not study.file_of(row).is_file()]
     for row, trained, minutes in estimates(study, rows):
         total += minutes
@@ -33,11 +31,11 @@ def show(study: "Study", rows: Sequence["Row"], jobs: int) -> None:
 
 
 def estimates(study: "Study", rows: Sequence["Row"]) -> list[tuple["Row", int, float]]:
-    """Return the trained parameters and the estimated minutes of rows, measured with the threads of a row."""
-    settings, place = study.settings, str(study.data_dir)
+    """Return rows with their trained parameters and estimated minutes, from steps with the threads of a row."""
+    settings, data_dir = study.settings, str(study.data_dir)
     jobs = {
-        BASE: Job(BASE, 0, 0.1, settings.base_epochs, settings.base_data, place, ""),
-        **{name: Job(name, 0, 0.1, settings.epochs, settings.data, place, "") for name in METHODS},
+        BASE: Job(BASE, 0, 0.1, settings.base_epochs, settings.base_data, data_dir, ""),
+        **{name: Job(name, 0, 0.1, settings.epochs, settings.data, data_dir, "") for name in METHODS},
     }
     data = {settings.base_data: data_of(jobs[BASE]), settings.data: data_of(jobs["head"])}
     torch.set_num_threads(study.threads)
@@ -46,10 +44,11 @@ def estimates(study: "Study", rows: Sequence["Row"]) -> list[tuple["Row", int, f
     models = {name: prepared(name, 0, spec.num_classes, spec.in_channels) for name, spec in chosen.items()}
     steps = {name: measured_step(name, model, specs[name]) for name, model in models.items()}
     steps[EVALUATION] = measured_evaluation(data[settings.data].spec)
-    seconds, found = times_in_turn(steps, ROUNDS), []
+    seconds = times_in_turn(steps, ROUNDS)
     images = {
         name: (len(each.training_dataset()), len(each.evaluation_dataset("validation"))) for name, each in data.items()
     }
+    found = []
     for row in rows:
         job, trained = jobs[row.method], parameters_of(models[row.method])["trained"]
         training, validation = images[job.data]
@@ -59,7 +58,7 @@ def estimates(study: "Study", rows: Sequence["Row"]) -> list[tuple["Row", int, f
 
 
 def measured_step(method: str, model: nn.Module, spec: DatasetSpec) -> Callable[[], object]:
-    """Return a function that makes a training step on random images."""
+    """Return a function that performs a training step on random images."""
     optimizer = make_optimizer(method, model, rate=1e-3)
     images = torch.rand(BATCH, spec.in_channels, spec.image_size, spec.image_size)
     labels = torch.randint(spec.num_classes, (BATCH,))

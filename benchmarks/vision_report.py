@@ -1,7 +1,6 @@
 """README and picture of the vision study, made from the files of its rows."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import hypot
 from pathlib import Path
 from statistics import fmean, mean, stdev
@@ -9,28 +8,24 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.pages import markdown_table, mean_and_spread, not_run_yet, percent, read_rows, write_page
 from benchmarks.vision_row import BASE
-from lipnet.files import atomic_write
 
 HEAD = "head"
 
 
 def write_report(folder: Path, names: Sequence[str]) -> None:
     """Write README.md and accuracy.png for the rows in ``folder``/rows, if base and head alone are there."""
-    files = {name: folder / "rows" / f"{name}.json" for name in (BASE, *names)}
-    rows = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    rows = read_rows(folder, [BASE, *names])
     base = rows.pop(BASE, None)
     methods = by_method(rows.values())
     if base is None or HEAD not in methods:
         return
     missing = [name for name in names if name not in rows]
-    with atomic_write(folder / "accuracy.png") as file:
-        draw(methods).savefig(file, format="png", dpi=150)
-    with atomic_write(folder / "README.md") as file:
-        file.write(page(base, methods, missing).encode())
+    write_page(folder, page(base, methods, missing), draw(methods))
 
 
-def by_method(rows: Any) -> dict[str, list[dict[str, Any]]]:
+def by_method(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of each method, one for each seed."""
     methods: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -39,7 +34,7 @@ def by_method(rows: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing: Sequence[str]) -> str:
-    """Return the README: method, table, the adapters that gain nothing, and the commands."""
+    """Return the README: method, table, the methods that gain nothing, and the commands."""
     first = methods[HEAD][0]
     machine = base["machine"]
     paragraphs = [
@@ -47,7 +42,7 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
         f"A residual network of {base['parameters']['network']:,} parameters was trained on the classes 0 to 49 of "
         f"CIFAR-100 for {base['epochs']} epochs with crops and flips, to {percent(base['validation'])} % of its "
         f"validation images. Then it was adapted to the classes 50 to 99 for {first['epochs']} epochs, with a new head "
-        "in every case. Adapters stand on the 3 x 3 convolutions of the residual blocks and have about the same number "
+        "in every case. Adapters change the 3 x 3 convolutions of the residual blocks and have about the same number "
         "of parameters. Frozen normalisations keep their statistics.",
         "For each method, validation accuracy at the first seed chose one of two learning rates. The test images were "
         "read once, by the rows at the chosen rates.",
@@ -57,9 +52,8 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
         verdict(methods),
         "![accuracy against trained parameters](accuracy.png)",
     ]
-    if missing:
-        paragraphs.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.")
     paragraphs += [
+        *not_run_yet(missing),
         "The first command prints rows, parameters and an estimate of the time. The second one trains, and resumes "
         "after an interruption. The third one makes this page from the files in `rows/`:",
         "```bash\npython -m benchmarks.vision_study --data-dir data --plan\n"
@@ -73,26 +67,26 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
 def table(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return the lines of the table, a line for each method."""
     headings = ["method", "setting", "parameters", "share", "learning rate", "validation", "test", "seeds", "minutes"]
-    lines = [f"| {' | '.join(headings)} |", f"| --- | --- {'| ---: ' * (len(headings) - 2)}|"]
+    lines = []
     for rows in methods.values():
         first, parameters = rows[0], rows[0]["parameters"]
-        cells = [
+        line = [
             first["label"],
             first["setting"] or "-",
             f"{parameters['trained']:,}",
             f"{100 * parameters['trained'] / parameters['network']:.1f} %",
             f"{first['rate']:g}",
             percent(mean(row["validation"] for row in rows)),
-            f"{percent(score(rows))} ± {percent(spread(rows))}" if len(rows) > 1 else percent(score(rows)),
+            mean_and_spread([row["test"] for row in rows]),
             str(len(rows)),
             f"{mean(row['seconds'] for row in rows) / 60:.1f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(line)
+    return markdown_table(headings, lines, texts=2)
 
 
 def verdict(methods: dict[str, list[dict[str, Any]]]) -> str:
-    """Name the methods that are not beyond the head alone, and what may explain it."""
+    """Name the methods that do not exceed the head alone, with figures that may explain why."""
     head = methods[HEAD]
     behind = {
         name: rows
@@ -106,8 +100,9 @@ def verdict(methods: dict[str, list[dict[str, Any]]]) -> str:
         )
     lines = [
         "These methods do not exceed the head alone by more than twice the standard deviation of the difference over "
-        "the seeds. Validation accuracies at both learning rates, and the training loss in the last epoch, which is "
-        f"{head[0]['history'][-1]['loss']:.2f} with the head alone, are those of the first seed:\n"
+        "the seeds. The list has their distance from the head alone and, at the first seed, the validation accuracies "
+        "at both learning rates and the training loss in the last epoch. That loss is "
+        f"{head[0]['history'][-1]['loss']:.2f} with the head alone.\n"
     ]
     for rows in behind.values():
         first = rows[0]
@@ -123,7 +118,7 @@ def draw(methods: dict[str, list[dict[str, Any]]]) -> Figure:
     """Plot test accuracy against trained parameters."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (_, rows), marker in zip(methods.items(), "osv^<>DPX*dph", strict=False):
+    for rows, marker in zip(methods.values(), "osv^<>DPX*dph", strict=False):
         axes.errorbar(
             rows[0]["parameters"]["trained"],
             100 * score(rows),
@@ -148,7 +143,3 @@ def score(rows: Sequence[dict[str, Any]]) -> float:
 def spread(rows: Sequence[dict[str, Any]]) -> float:
     """Return the standard deviation of the test accuracy over the seeds; 0 for one seed."""
     return stdev(row["test"] for row in rows) if len(rows) > 1 else 0.0
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.2f}"

@@ -1,7 +1,9 @@
-"""One row of the vision study in a process of its own: python -m benchmarks.vision_row FOLDER
+"""Train one row of the vision study in its own process.
 
-FOLDER/job.json says what to train, see `Job`. FOLDER/result.json gets the result. The job's state file is written after
-every epoch, so that an interrupted row goes on from there. It also lets two rows share a training.
+    python -m benchmarks.vision_row FOLDER
+
+FOLDER/job.json describes the training, see `Job`. The result goes to FOLDER/result.json. The training writes its state
+file after every epoch, so that an interrupted row resumes there, and so that two rows can share a training.
 """
 
 import json
@@ -23,6 +25,7 @@ from benchmarks.vision_methods import METHODS
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import atomic_write
 
+# Channels of the residual blocks.
 WIDTHS = (32, 64, 128, 208)
 BATCH = 128
 BASE = "base"
@@ -30,18 +33,18 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Job:
-    """A training.
+    """Training of one row, as its process reads it.
 
     Attributes:
         method: key of `METHODS`, or "base" for a training from scratch.
-        seed: of the new weights, the validation images, the order and the augmentation.
+        seed: seed of the new weights, the validation images, the order and the augmentation.
         rate: peak learning rate.
         epochs: number of epochs.
         data: key of `lipnet.data.DATAMODULES`.
-        data_dir: folder of the files of the data, if they have any.
-        state: file of the state of the training.
+        data_dir: folder of the data's files, if they have any.
+        state: file for the state of the training.
         base: state file of the network to adapt.
-        test: read the test images, too.
+        test: also measure the accuracy on the test images.
     """
 
     method: str
@@ -56,7 +59,7 @@ class Job:
 
 
 class Block(nn.Module):
-    """A residual block of two 3 x 3 convolutions; a stride above 1 averages the shortcut."""
+    """Residual block of two 3 x 3 convolutions; with a stride above 1, the shortcut averages pixels."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -76,7 +79,11 @@ class Block(nn.Module):
 
 
 def network(classes: int, channels: int = 3) -> nn.Sequential:
-    """Return a residual network of one block for each of `WIDTHS`, on images that its first layer halves."""
+    """Return a residual network with a stem of stride 2 and a block for each of `WIDTHS`.
+
+    Shape:
+        (B, channels, H, W) to (B, classes).
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["pixels"] = nn.BatchNorm2d(channels, affine=False)
     layers["stem"] = nn.Conv2d(channels, WIDTHS[0], 3, stride=2, padding=1, bias=False)
@@ -90,7 +97,14 @@ def network(classes: int, channels: int = 3) -> nn.Sequential:
 
 
 def prepared(method: str, seed: int, classes: int, channels: int = 3, base: str = "") -> nn.Module:
-    """Return the network of a job before its training: the base adapted by a method, with a new head, or a new one."""
+    """Return the network of a job before its training.
+
+    Args:
+        method: key of `METHODS`, or "base" for a network without an adapter.
+        seed: seed of the new weights.
+        classes, channels: number of classes, and of the images' channels.
+        base: state file whose weights the network gets, except for its head; empty for random weights.
+    """
     torch.manual_seed(seed)
     model = network(classes, channels)
     if method == BASE:
@@ -121,7 +135,7 @@ def step(method: str, model: nn.Module, optimizer: torch.optim.Optimizer, images
 
 
 def train(model: nn.Module, job: Job, data: ImageDataModule) -> list[dict[str, float]]:
-    """Train, or go on with a training from its state file; return loss, accuracy and seconds of each epoch."""
+    """Train, or resume from the state file; return loss, validation accuracy and seconds of each epoch."""
     loader, state = data.train_dataloader(), Path(job.state)
     optimizer = make_optimizer(job.method, model, job.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -143,14 +157,9 @@ def train(model: nn.Module, job: Job, data: ImageDataModule) -> list[dict[str, f
         validation = accuracy(model, data.val_dataloader())
         seconds = time.perf_counter() - start
         history.append({"loss": fmean(losses), "validation": validation, "seconds": seconds})
-        save({name: part.state_dict() for name, part in parts.items()} | {"history": history}, state)
+        with atomic_write(state) as file:
+            torch.save({name: part.state_dict() for name, part in parts.items()} | {"history": history}, file)
     return history
-
-
-def save(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        torch.save(content, file)
 
 
 @torch.no_grad()
@@ -158,7 +167,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     """Return the share of images that the network classifies correctly."""
     model.eval()
     correct = total = 0
-    # Each adapted weight is formed once for all batches.
+    # Compute each adapted weight once for all batches.
     with parametrize.cached():
         for images, labels in batches:
             logits = model(images.contiguous(memory_format=torch.channels_last))
@@ -167,7 +176,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 
 
 def parameters_of(model: nn.Module) -> dict[str, int]:
-    """Return numbers of parameters: all of the network, those that are trained, and the head's."""
+    """Return the numbers of parameters of the network without adapters, of trained ones, and of the head's."""
     every = dict(model.named_parameters())
     adapters = sum(value.numel() for name, value in every.items() if ".updates." in name)
     return {
@@ -178,14 +187,14 @@ def parameters_of(model: nn.Module) -> dict[str, int]:
 
 
 def data_of(job: Job) -> ImageDataModule:
-    """Return the data of a job, with the crop and flip that are usual for them."""
+    """Return the data of a job, with their usual crops and flips."""
     kind = DATAMODULES[job.data]
     options: dict[str, Any] = {"data_dir": job.data_dir} if job.data.startswith("cifar") else {}
     return kind(batch_size=BATCH, eval_batch_size=500, seed=job.seed, loader="memory", **options)
 
 
 def perform(job: Job) -> dict[str, Any]:
-    """Train, validate and, if asked to, test; return the result."""
+    """Train, validate and, if the job says so, test; return the result."""
     data = data_of(job)
     model = prepared(job.method, job.seed, data.num_classes, data.spec.in_channels, job.base)
     history = train(model, job, data)

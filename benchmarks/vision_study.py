@@ -5,21 +5,19 @@
     python -m benchmarks.vision_study --render
 
 The base is a residual network of a million parameters, trained on the classes 0 to 49 for about an hour of two cores.
-All adapters have about the same number of parameters, and a new head is trained along with each. The baselines are the
-head alone and fine-tuning of everything. A row is one training in a process of its own. The first rows are trials: for
-each method they choose one of two learning rates by validation images, at the first seed. The test images are read
-once, by the chosen trainings.
+All adapters have about the same number of parameters, and each trains a new head along with them. The baselines train
+the head alone, and everything. A row is one training in its own process. The first rows are trials: for each method,
+they choose one of two learning rates by the validation images, at the first seed. The chosen trainings alone read the
+test images, once.
 
-After an interruption, the same command goes on after the last complete epoch of each row. Several commands may work on
-the same folders at once: each row is locked by one of them.
+After an interruption, the same command resumes each row after its last complete epoch. Several commands may work on the
+same folders at once: each row is locked by one of them.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import torch
 
 from benchmarks.common import write_json
 from benchmarks.rows import RowRunner
+from benchmarks.studies import best_rate, matching, read_trials, study_parser
 from benchmarks.vision_methods import METHODS
 from benchmarks.vision_report import write_report
 from benchmarks.vision_row import BASE, Job
@@ -38,7 +37,12 @@ BASE_RATE = 0.2
 
 @dataclass(frozen=True)
 class Settings:
-    """Data of the base and of the adaptations, keys of `lipnet.data.DATAMODULES`, and numbers of epochs."""
+    """Settings that all rows share.
+
+    Attributes:
+        base_data, data: data of the base and of the adaptations, keys of `lipnet.data.DATAMODULES`.
+        base_epochs, epochs: numbers of epochs of the base and of an adaptation.
+    """
 
     base_data: str = "cifar100_first_half"
     data: str = "cifar100_second_half"
@@ -48,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One training: a key of `METHODS` or the base, a seed, and the learning rate of a trial."""
+    """A training: a key of `METHODS` or "base", a seed, and the learning rate if it is a trial."""
 
     method: str
     seed: int = SEEDS[0]
@@ -62,7 +66,7 @@ class Row:
 
     @property
     def tried(self) -> bool:
-        """A trial has trained this network already, so that only the test images are left."""
+        """True if a trial trains this network, so that only the test images remain."""
         return self.method != BASE and self.trial is None and self.seed == SEEDS[0]
 
 
@@ -72,17 +76,17 @@ def trials() -> list[Row]:
 
 
 def finals() -> list[Row]:
-    """Return the rows with results."""
+    """Return the rows with test accuracies."""
     return [Row(name, seed) for seed in SEEDS for name in METHODS]
 
 
 class Study(RowRunner[Row]):
-    """Trainings of rows, each by benchmarks.vision_row.
+    """Runs rows, each by benchmarks.vision_row.
 
     Args:
-        work, output: as for `RowRunner`.
-        data_dir: folder of the files of the data.
-        settings: of all rows.
+        work, output: see `RowRunner`.
+        data_dir: folder of the data's files.
+        settings: settings that all rows share.
     """
 
     def __init__(self, work: Path, output: Path, data_dir: Path, settings: Settings | None = None) -> None:
@@ -90,7 +94,11 @@ class Study(RowRunner[Row]):
         self.data_dir, self.settings = data_dir.absolute(), settings or Settings()
 
     def run(self, rows: Sequence[Row], jobs: int = 1) -> bool:
-        """Train the base, with the threads of all jobs, then trials, then the rows whose learning rate is chosen."""
+        """Train the base with a thread for each job, then trials, then the rows whose learning rate is chosen.
+
+        Returns:
+            Whether all these rows are finished.
+        """
         base = Row(BASE)
         self.threads = jobs
         if not self.perform([base]):
@@ -98,37 +106,28 @@ class Study(RowRunner[Row]):
         self.threads = 1
         tried = self.perform([row for row in rows if row.trial is not None], jobs)
         others = [row for row in rows if row.trial is None and row != base]
-        ready = [row for row in others if self.validated(row.method) is not None]
-        for row in others:
-            if row not in ready:
-                self.console.print(f"{row.name}: waits for the trials of its learning rate")
-        return self.perform(ready, jobs) and tried and ready == others
+        return self.perform_ready(others, lambda row: self.validated(row.method) is not None, jobs) and tried
 
     def validated(self, method: str) -> dict[float, float] | None:
         """Return the validation accuracy of each trial of a method by learning rate, or None while one is missing."""
         files = {row.trial: self.file_of(row) for row in trials() if row.method == method and row.trial is not None}
-        if not all(file.is_file() for file in files.values()):
-            return None
-        return {rate: json.loads(file.read_text())["validation"] for rate, file in files.items()}
+        contents = read_trials(files)
+        return None if contents is None else {rate: content["validation"] for rate, content in contents.items()}
 
     def job_of(self, row: Row) -> Job:
+        """Return the training of a row.
+
+        Raises:
+            ValueError: while a trial of the row's method is missing.
+        """
         base, data_dir = self._state(BASE), str(self.data_dir)
         if row.method == BASE:
             return Job(BASE, row.seed, BASE_RATE, self.settings.base_epochs, self.settings.base_data, data_dir, base)
-        rate = self.rate_of(row)
-        # The chosen trial and the row of its seed share a training.
+        rate = best_rate(row.name, row.method, self.validated(row.method)) if row.trial is None else row.trial
+        # The chosen trial and the row of the first seed share a training.
         state = self._state(f"{row.method}-rate{rate:g}-seed{row.seed}")
         settings = (self.settings.epochs, self.settings.data, data_dir)
         return Job(row.method, row.seed, rate, *settings, state, base, test=row.trial is None)
-
-    def rate_of(self, row: Row) -> float:
-        """Return the learning rate of a trial, or the best one of its method's trials."""
-        if row.trial is not None:
-            return row.trial
-        validated = self.validated(row.method)
-        if validated is None:
-            raise ValueError(f"{row.name} needs a learning rate: run the trials of {row.method} first")
-        return max(validated, key=lambda rate: validated[rate])
 
     def _state(self, training: str) -> str:
         return str(self.work / "states" / f"{training}.pt")
@@ -151,19 +150,11 @@ class Study(RowRunner[Row]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder that contains cifar-100-python")
-    parser.add_argument("--work", type=Path, default=Path("logs/vision_study"), help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=Path("results/vision_study"))
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="rows, such as 'lora-*'")
-    parser.add_argument("--jobs", type=int, default=2, help="number of trainings at a time, of one thread each")
-    parser.add_argument("--plan", action="store_true", help="only print rows, parameters and estimated minutes")
-    parser.add_argument("--render", action="store_true", help="only write the table and the plot")
-    arguments = parser.parse_args()
+    arguments = study_parser(__doc__, "vision_study", "lora-*").parse_args()
 
-    done, every = True, [*trials(), *finals()]
+    done = True
     if not arguments.render:
-        rows = [row for row in every if any(fnmatchcase(row.name, pattern) for pattern in arguments.only)]
+        rows = matching([*trials(), *finals()], arguments.only)
         study = Study(arguments.work, arguments.output, arguments.data_dir)
         if arguments.plan:
             from benchmarks.vision_plan import show

@@ -13,7 +13,7 @@ from lipnet.layers import GSSOC, MaxMinPermuted, NormalizedLinear
 from lipnet.metrics.functional import certified_accuracy
 
 RADII = ("36/255", "72/255", "108/255")
-# The margin that the loss asks for. A radius of r needs a margin of sqrt(2) r between two logits.
+# The loss asks for this margin between logits. A radius r needs a margin of sqrt(2) r.
 MARGIN, TEMPERATURE = 0.4, 0.25
 
 
@@ -42,7 +42,7 @@ def network() -> nn.Sequential:
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits in which the true class is handicapped by a margin, so that margins keep growing."""
+    """Return the cross-entropy after lowering the logit of the true class, which rewards margins up to `MARGIN`."""
     handicap = MARGIN * F.one_hot(labels, logits.shape[1])
     return F.cross_entropy((logits - handicap) / TEMPERATURE, labels)
 

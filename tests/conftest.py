@@ -1,4 +1,4 @@
-"""A LipConvNet small enough for 8 x 8 digits: configuration, network, checkpoint, trained weights."""
+"""Selection of slow cases, report of planted defects, seeds, and a LipConvNet small enough for 8 x 8 digits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = digits_network.CONFIG | {"depth": 3, "initial_channels": 8}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark the cases of tests with ``@pytest.mark.cover(n)`` slow that add no combination of n parameter values."""
+    """Mark slow, for tests with ``@pytest.mark.cover(n)``, the cases that add no combination of n parameter values."""
     functions: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("cover") is not None:
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for cases in functions.values():
         marker = cases[0].get_closest_marker("cover")
         assert marker is not None
-        # Step by about the golden ratio: neighbouring cases differ in one parameter only and would cover less.
+        # Step by about the golden ratio, because neighbouring cases differ in one parameter only and cover less.
         step = next(n for n in range(int(0.618 * len(cases)) + 1, 0, -1) if gcd(n, len(cases)) == 1)
         covered: set[tuple[tuple[str, str], ...]] = set()
         for number in range(len(cases)):
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """One thread per process, child processes included: pytest-xdist keeps all cores busy, and tensors are small."""
+    """Give each process and its children one thread: pytest-xdist keeps all cores busy, and tensors are small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """Let every test draw the same numbers, whichever tests run before it."""
+    """Seed all random numbers, so that a test draws the same ones whichever tests run before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="session")
 def _trained_weights() -> dict[str, Tensor]:
-    """Weights of the tiny network after 80 steps of SGD: about 90 % of the test images are classified correctly."""
+    """Weights of the tiny network after 80 steps of SGD, with about 90 % of the test images classified correctly."""
     return digits_network.trained_network(steps=80, depth=3, initial_channels=8).state_dict()
 
 

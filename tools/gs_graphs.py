@@ -17,11 +17,13 @@ from lipnet.functional import shuffle_permutation
 from lipnet.structured import GSMatrix, HigherOrderGS, butterfly, group_and_shuffle
 
 _TEXT, _LINES = "#222222", "#c8c8c8"
+# Half of the width of a node.
+_HALF = 0.14
 _COLOURS = ["#1f5a96", "#2a9d8f", "#e0a526", "#d9603b"]
 
 
 def graph_figure(blocks: int = 4, block_size: int = 4) -> Figure:
-    """Draw the blocks of group-and-shuffle and butterfly products as nodes, and an edge for each entry passed on."""
+    """Draw group-and-shuffle and butterfly products as graphs: blocks are nodes, entries passed on are edges."""
     factor = torch.ones(blocks, block_size, block_size)
     matrices = {
         "Group and shuffle: 2 factors": group_and_shuffle([factor] * 2),
@@ -44,7 +46,7 @@ def draw_graph(axis: Axes, A: HigherOrderGS) -> None:
             block = entry // source.shape[1]
             start = (entry + 0.5) / source.shape[1]
             axis.plot(
-                [level - 0.86, level + 1 - 1.14],
+                [level - 1 + _HALF, level - _HALF],
                 [start, (place + 0.5) / target.shape[2]],
                 color=_COLOURS[block % len(_COLOURS)],
                 linewidth=1.1,
@@ -53,7 +55,7 @@ def draw_graph(axis: Axes, A: HigherOrderGS) -> None:
         for block in range(len(factor)):
             colour = _COLOURS[block % len(_COLOURS)]
             axis.fill(
-                [level - 0.14, level + 0.14, level + 0.14, level - 0.14],
+                [level - _HALF, level + _HALF, level + _HALF, level - _HALF],
                 [block + 0.06] * 2 + [block + 0.94] * 2,
                 color=colour,
             )
@@ -63,7 +65,7 @@ def draw_graph(axis: Axes, A: HigherOrderGS) -> None:
 
 
 def ranks_figure() -> Figure:
-    """Draw the block ranks of three GS-matrices of size 12 x 12 with inner sizes 12, 12 and 24."""
+    """Draw the ranks of the blocks of three 12 x 12 GS-matrices with inner sizes 12, 12 and 24."""
     shapes = {
         "4 blocks 3 x 3, 2 of 6 x 6": ((4, 3, 3), (2, 6, 6), 4),
         "3 blocks 4 x 4, 3 of 4 x 4": ((3, 4, 4), (3, 4, 4), 3),
@@ -89,7 +91,7 @@ def ranks_figure() -> Figure:
 
 
 def shuffles_figure(size: int = 12, groups: tuple[int, ...] = (2, 3, 4, 6)) -> Figure:
-    """Draw P_(k, n) for several k: a line from every entry to its place, in the colour of its residue mod k."""
+    """Draw the shuffles P_(k, n) for several k: a line from every entry to its place, coloured by its residue mod k."""
     figure = _figure(8.4, 3.6)
     for axis, count in zip(figure.subplots(1, len(groups)), groups, strict=True):
         for entry, place in enumerate(shuffle_permutation(size, count).tolist()):
@@ -102,7 +104,7 @@ def shuffles_figure(size: int = 12, groups: tuple[int, ...] = (2, 3, 4, 6)) -> F
 
 
 def write_graphs(folder: Path) -> list[Path]:
-    """Write the three pictures into a folder, atomically, and return their paths."""
+    """Write the three pictures into a folder, each whole or not at all, and return their paths."""
     figures = {"gs_graph.png": graph_figure(), "gs_ranks.png": ranks_figure(), "gs_shuffles.png": shuffles_figure()}
     for name, figure in figures.items():
         with atomic_write(folder / name) as file:

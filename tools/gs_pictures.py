@@ -22,7 +22,7 @@ from torch import Tensor
 from lipnet.files import atomic_write
 from lipnet.structured import HigherOrderGS, butterfly, factors_needed, group_and_shuffle
 
-# One colour for each block of a factor, from the first to the last.
+# Colours of a factor's blocks, from the first to the last.
 _COLOURS = LinearSegmentedColormap.from_list("blocks", ["#1f5a96", "#2a9d8f", "#e9c46a", "#d9603b"])
 _TEXT = "#222222"
 _GREY = "#555555"
@@ -44,7 +44,14 @@ Colours = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Panel:
-    """One picture in a row: its colours (rows, columns, 3), the label below, dots, and an equals sign before it."""
+    """One picture in a row.
+
+    Attributes:
+        colours: colours of the entries (rows, columns, 3).
+        label: text below.
+        dots: row of the dot in each column (columns,), or None.
+        equals: put an equals sign before it.
+    """
 
     colours: Colours
     label: str
@@ -57,10 +64,10 @@ class _Panel:
 
 
 def plot_factors(matrices: Mapping[str, HigherOrderGS]) -> Figure:
-    """Draw A = P_{m+1} B_m P_m ... B_1 P_1 for each named matrix: a row of its factors and, after '=', their product.
+    """Draw a row for each named matrix A = P_{m+1} B_m P_m ... B_1 P_1: its factors and, after '=', their product.
 
-    Each block of a factor has its own colour, and a permutation has dots at its ones; identities are left out. The
-    product shows the entries that can be non-zero, in the colour of the block of B_1 that the input enters.
+    Each block of a factor has its own colour, and a permutation has dots at its ones; identities are left out. In the
+    product, an entry that can be non-zero has the colour of the block of B_1 that its input enters.
 
     Returns:
         A figure made without pyplot; save it with ``figure.savefig``.
@@ -93,7 +100,7 @@ def plot_density(products: Mapping[str, Sequence[HigherOrderGS]]) -> Figure:
 
 
 def structure_figure(blocks: int = 4, block_size: int = 4) -> Figure:
-    """Draw the factors of a group-and-shuffle and a butterfly product, with as few as make each dense."""
+    """Draw the factors of a group-and-shuffle and a butterfly product, as few as each needs to be dense."""
     factor = torch.ones(blocks, block_size, block_size)
     return plot_factors(
         {
@@ -104,7 +111,7 @@ def structure_figure(blocks: int = 4, block_size: int = 4) -> Figure:
 
 
 def density_figure(blocks: int = 16, block_size: int = 4) -> Figure:
-    """Draw the density of group-and-shuffle and butterfly products, after each factor until they are dense."""
+    """Draw group-and-shuffle and butterfly products of one, two, ... factors, until they are dense."""
     factor = torch.ones(blocks, block_size, block_size)
     size = f"{blocks * block_size} x {blocks * block_size} with blocks of {block_size} x {block_size}"
     what = f"{size}: entries that can be non-zero"
@@ -119,7 +126,7 @@ def density_figure(blocks: int = 16, block_size: int = 4) -> Figure:
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """Write ``gs_structure.png`` and ``gs_density.png`` into a folder, atomically, and return their paths."""
+    """Write ``gs_structure.png`` and ``gs_density.png`` into a folder, each whole or not at all; return their paths."""
     figures = {"gs_structure.png": structure_figure(), "gs_density.png": density_figure()}
     for name, figure in figures.items():
         with atomic_write(folder / name) as file:
@@ -157,7 +164,7 @@ def _block_colours(factor: Tensor) -> Colours:
 
 
 def _product_colours(A: HigherOrderGS) -> Colours:
-    """Return the support of A in the colours of the blocks of B_1 that the inputs enter, white elsewhere."""
+    """Return the colours of A: of the block of B_1 that the input enters where A can be non-zero, white elsewhere."""
     count, _, columns = A.blocks[0].shape
     places = torch.arange(A.shape[1]) if A.permutations[0] is None else A.permutations[0].cpu()
     by_input = _palette(count)[(places // columns).numpy()]
@@ -189,14 +196,14 @@ def _rows_of_panels(rows: Mapping[str, Sequence[_Panel]]) -> Figure:
 
 
 def _entry_size(panels: Sequence[_Panel]) -> float:
-    """Return the side of an entry, in inches, with which the row fills the width."""
+    """Return the side of an entry, in inches, for which the row fills the width of the figure."""
     gaps = sum(panel.gap for panel in panels[1:])
     columns: int = sum(panel.colours.shape[1] for panel in panels)
     return (_WIDTH - 2 * _MARGIN - gaps) / columns
 
 
 def _draw_row(figure: Figure, panels: Sequence[_Panel], middle: float, entry: float) -> None:
-    """Draw panels from the left, centred at a height, with entries of this size, all in inches."""
+    """Draw panels from left to right, centred at the height ``middle``, with entries of side ``entry``, in inches."""
     height = figure.get_figheight()
     left = _MARGIN
     for number, panel in enumerate(panels):

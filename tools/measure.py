@@ -67,7 +67,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Measure:
-    """Row of the table; `found` names each place, `limit` is the highest count that `--check` accepts."""
+    """Row of the table.
+
+    Attributes:
+        name: description of the count.
+        count: the measured number.
+        limit: largest count that ``--check`` accepts; None: any.
+        found: places that are counted.
+    """
 
     name: str
     count: int
@@ -76,6 +83,7 @@ class Measure:
 
     @property
     def exceeded(self) -> bool:
+        """True if the count is above its limit."""
         return self.limit is not None and self.count > self.limit
 
 
@@ -111,9 +119,9 @@ def lines_by_room(sources: Sequence[Source], root: Path) -> list[str]:
 
 
 def called_once(sources: Sequence[Source]) -> tuple[list[str], int]:
-    """List private module-level functions whose name is referenced once in all files, and count all private names.
+    """List private module-level functions whose name is referenced once in all files, and count all such functions.
 
-    Methods are left out: a base class may call them. An import is no reference.
+    Methods are left out, because a base class may call them. An import is no reference.
     """
     references: Counter[str] = Counter()
     defined: dict[str, str] = {}
@@ -128,9 +136,9 @@ def called_once(sources: Sequence[Source]) -> tuple[list[str], int]:
 
 
 def shared_lines(sources: Sequence[Source]) -> list[str]:
-    """List pairs of places with at least `WINDOW` equal consecutive code lines, each maximal run once.
+    """List pairs of places with at least `WINDOW` equal consecutive code lines, each longest run once.
 
-    Signatures, and lines that only pass an argument on or import a name, are left out: every convolution repeats the
+    Signatures are left out, and so are lines that only pass an argument or import a name: every convolution repeats the
     arguments of ``nn.Conv2d`` on purpose.
     """
     code, numbers = [], []

@@ -1,7 +1,7 @@
-"""Hooks of the documentation site: pages and files of the repository outside docs/, and notebooks as pages.
+"""MkDocs hooks that add files outside docs/ to the documentation site.
 
-A page links to such a file as on the repository's own page (``../results/reliability.md``). The site holds a copy of
-each linked file below ``repository/``, README.md as its first page, and a page for each notebook.
+Pages link to such files by relative paths, such as ``../results/reliability.md``, which also work on GitHub. The site
+has a copy of each linked file below ``repository/``, README.md as its first page, and a page for each notebook.
 """
 
 import json
@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def site_uri(path: str) -> str:
-    """Return where the site has a file of the repository.
+    """Return the path in the site of a file or folder of the repository.
 
     Example:
         >>> site_uri("docs/layers.md"), site_uri("results/reliability.md"), site_uri("notebooks/own_images.ipynb")
@@ -67,7 +67,7 @@ def site_uri(path: str) -> str:
 
 
 def notebook_markdown(text: str) -> str:
-    """Return a notebook as a page: its text, and its code in fences."""
+    """Return a notebook as Markdown: its text, and its code in fences."""
     return "\n\n".join(
         "".join(cell["source"]) if cell["cell_type"] == "markdown" else f"```python\n{''.join(cell['source'])}\n```"
         for cell in json.loads(text)["cells"]
@@ -75,7 +75,7 @@ def notebook_markdown(text: str) -> str:
 
 
 _moved: dict[str, str] = {}
-"""The site's path of each file outside docs/."""
+"""Path in the site of each file outside docs/."""
 
 
 def _file(path: str, config: MkDocsConfig) -> File:

@@ -1,4 +1,4 @@
-"""Let the site show the examples of docstrings as code, and their formulas as formulas."""
+"""griffe extension with which the site shows the examples of docstrings as code, and their formulas as formulas."""
 
 import re
 from textwrap import dedent
@@ -8,9 +8,9 @@ import griffe
 from latex2mathml.converter import convert
 
 _INLINE = re.compile(r":math:`([^`]+)`")
-# A formula of its own, up to the next empty line or the end.
+# A displayed formula ends at an empty line or at the end of the docstring.
 _BLOCK = re.compile(r"^( *)\.\. math::[ \n]+(.+?)(?=\n *\n|\Z)", re.MULTILINE | re.DOTALL)
-# Markdown would read these as its own marks.
+# Escape the characters that Markdown would take for markup.
 _MARKS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "*_`[]\\"})
 
 
@@ -18,7 +18,7 @@ class ReadableDocstrings(griffe.Extension):
     """Rewrites docstrings for the site.
 
     - A section ``Example:`` becomes griffe's ``Examples:``, the only name under which it recognises doctests.
-    - Formulas in Sphinx's notation become MathML, which browsers show without scripts or fonts from elsewhere.
+    - Formulas in Sphinx's notation become MathML, which browsers show without scripts or downloaded fonts.
     """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

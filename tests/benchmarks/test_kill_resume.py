@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_resume import figures_of
+from benchmarks.run_differences import figures_of
 
 ROOT = Path(__file__).parents[2]
 

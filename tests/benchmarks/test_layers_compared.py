@@ -106,7 +106,7 @@ def test_minutes_are_written_as_lightning_reads_them(minutes: float, text: str) 
 
 @pytest.mark.parametrize("minutes", [0, -1, 0.001])
 def test_a_training_without_time_is_refused(minutes: float) -> None:
-    with pytest.raises(ValueError, match=f"a training needs at least a second, got {minutes} minutes"):
+    with pytest.raises(ValueError, match=f"minutes must make up at least a second, got {minutes}"):
         duration(minutes)
 
 

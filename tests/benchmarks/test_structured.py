@@ -6,21 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.structured import (
+from benchmarks.structured import comparisons, density, earlier_rows, report
+from benchmarks.structured_measures import (
     FROZEN,
     Contestant,
     Row,
     build,
-    comparisons,
-    density,
     deviation,
-    earlier_rows,
     free_parameters,
     kept_bytes,
     measure,
     of_peft,
     ours,
-    report,
 )
 from lipnet.structured.adapters import GSOFTConfig, OFTConfig, attach
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.studies import matching
 from benchmarks.text_data import TASKS, Job, Sentences, Settings, batches, padded, read, score, split
 from benchmarks.text_methods import ALL_METHODS, METHODS, NO_BUDGET, PEERS, TARGETS, UNITS, RowBlocks, apply
 from benchmarks.text_report import entries_of, write_report
-from benchmarks.text_study import SEEDS, Row, Study, finals, matches, peers, trials
+from benchmarks.text_study import SEEDS, Row, Study, finals, peers, trials
 from benchmarks.text_verdict import Entry, expectation
 from lipnet.structured.adapters import CirculantConfig
 
@@ -310,7 +311,7 @@ def test_nothing_is_written_without_a_score(tmp_path: Path) -> None:
 
 
 def test_rows_are_chosen_by_patterns() -> None:
-    chosen = {row.name for row in finals() if matches(row, ["cola-gsoft-*", "*-head-*seed2"])}
+    chosen = {row.name for row in matching(finals(), ["cola-gsoft-*", "*-head-*seed2"])}
     gsoft = {"cola-gsoft-small-seed0", *(f"cola-gsoft-large-seed{seed}" for seed in SEEDS)}
     assert chosen == gsoft | {"cola-head-none-seed2", "sst2-head-none-seed2"}
 

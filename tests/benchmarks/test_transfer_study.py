@@ -167,7 +167,7 @@ def test_the_page_compares_with_fine_tuning_everything(tmp_path: Path) -> None:
     assert "| GSOFT maps, b = 16, and head | 200 | 20.0 % | 0.01 | 50.00 ± 0.00 | 19.00 ± 1.00 |" in lines[2]
     assert lines[2].endswith("| 3.7500 | 3 | 95 % |")
     assert verdict(methods).endswith(
-        "certifies the most at 36/255: 95 % of what fine-tuning everything does. That reaches the goal of 90%."
+        "certifies the most at 36/255: 95 % of what fine-tuning everything does. That reaches the goal of 90 %."
     )
     assert "are not run yet" in verdict({"maps_and_head": methods["maps_and_head"]})
     too_large = {**methods, "maps_and_head": [row_of("maps_and_head", 0, 0.19, 300)]}

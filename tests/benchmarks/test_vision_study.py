@@ -102,7 +102,7 @@ def test_a_step_leaves_the_rest_alone(name: str) -> None:
 
 def test_an_adapter_starts_as_the_base_with_a_new_head(tmp_path: Path, small: None) -> None:
     base = network(10).eval()
-    vision_row.save({"model": base.state_dict()}, tmp_path / "base.pt")
+    torch.save({"model": base.state_dict()}, tmp_path / "base.pt")
     adapted = prepared("kronecker", 3, 50, base=str(tmp_path / "base.pt")).eval()
     x = torch.rand(4, 3, 16, 16)
     features = [nn.Sequential(*list(model.children())[:-1])(x) for model in (base, adapted)]

@@ -1,4 +1,4 @@
-"""Result folders: the files of a certified run that its figures rest on."""
+"""Result folders: the files of a certified run from which its figures follow."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.certify.files import read_summary, sealed, summary_bytes
 
 CONFIG, RUN, SUMMARY, CURVE = FILES = ("config.yaml", "run.json", "summary.json", "curve.png")
-# Keys that the table reads. A file that lacks one is an error when it is read, not when it is shown.
+# Keys that the table needs. Reading a file checks them, so that making the table cannot fail on them.
 _SUMMARY_KEYS = (
     "average_certified_radius",
     "certified_accuracy",
@@ -30,7 +30,7 @@ _RUN_KEYS = ("epochs", "finished", "planned_epochs", "seconds", "seed", "starts"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*")
 # Files of a run, relative to its folder.
 _COMPOSED, _CHECKPOINT = ".hydra/config.yaml", "checkpoints/best.ckpt"
-# These replace the paths of the machine that trained.
+# Paths that replace those of the training's machine.
 _PATHS = {"data_dir": "data", "log_dir": "logs", "output_dir": "RUN"}
 
 
@@ -73,12 +73,11 @@ def read_result(folder: Path, name: str | None = None) -> Result:
 
     Raises:
         FileNotFoundError: if one of the four files is missing.
-        ValueError: for a file that cannot be read, was edited or lacks a key, and for figures of other images than
-            the test images.
+        ValueError: if a file cannot be read, was edited or lacks a key, or if the figures are not those of test images.
     """
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder} is no result: {', '.join(missing)} missing")
+        raise FileNotFoundError(f"{folder} is no result, it lacks {', '.join(missing)}")
     config = OmegaConf.to_container(_read_config(folder / CONFIG), resolve=True)
     assert isinstance(config, dict)
     summary = _read_certified(folder)
@@ -91,7 +90,7 @@ def read_result(folder: Path, name: str | None = None) -> Result:
 def add_result(run: Path, name: str, root: Path) -> Result:
     """Make the result `root`/`name` from the folder of a run, whole or not at all.
 
-    The configuration is resolved and stored without the paths of the machine and without loggers.
+    It stores the resolved configuration, without the paths of the machine and without loggers.
 
     Args:
         run: folder of a run of train.py that was certified on the test images.
@@ -99,11 +98,11 @@ def add_result(run: Path, name: str, root: Path) -> Result:
         root: folder of all results.
 
     Raises:
-        FileNotFoundError: if the run lacks a file: it was not certified, or has no best checkpoint.
+        FileNotFoundError: if the run lacks a file, because it was not certified or has no best checkpoint.
         FileExistsError: if a result of this name exists.
-        ValueError: for another name, for files that cannot be read or were edited, for figures of other images than
-            the test images or of another checkpoint than the run's best, and for a run that continues one in another
-            folder, because its total time is unknown.
+        ValueError: if the name has other characters; if a file cannot be read or was edited; if the figures are not
+            those of test images and the best checkpoint; or if the run continues one in another folder, because then
+            its total time is unknown.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(

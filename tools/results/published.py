@@ -40,7 +40,7 @@ class PublishedRow:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def matches(self, result: Result) -> bool:
-        """Return True if the result is a training of this row."""
+        """Return whether the result is a training of this row."""
         if self.experiment is None or result.config.get("task_name") != self.experiment:
             return False
         return all(setting(result.config, name) == value for name, value in self.settings.items())

@@ -20,7 +20,7 @@ DATASETS = {
 }
 _HEADINGS = ("", "parameters", "clean", *RADII, "training", "source")
 _RULE = ("---", *("---:" for _ in range(2 + len(RADII))), "---", "---")
-# Settings that do not change what is trained: seeds, and the display and storage of a training.
+# Settings in which runs of one row may differ: seeds, and the display and storage of a training.
 _IRRELEVANT = {
     "enable_model_summary",
     "enable_progress_bar",
@@ -33,19 +33,19 @@ _IRRELEVANT = {
     "run_record",
     "seed",
 }
-# A line's certified accuracy at the smallest radius, by which the table is sorted, and its cells.
+# Certified accuracy at the smallest radius, by which the table is sorted, and the cells of a line.
 _Line = tuple[float, Sequence[str]]
 
 
 def results_tables(results: Sequence[Result], published: Sequence[PublishedRow], links: str = "results") -> str:
-    """Return a table for each dataset: measured rows in bold among published ones, by certified accuracy.
+    """Return a table for each dataset: measured rows in bold among published ones, sorted by certified accuracy.
 
     Runs that differ in their seed alone share a row, with the means of their figures.
 
     Args:
-        results: the measured rows.
-        published: the other rows; those that are no headlines appear only beside a measured row that they match.
-        links: path of the folder of all results, as seen from the page.
+        results: the measured runs.
+        published: the published rows; one that is no headline appears only beside a run that it matches.
+        links: path from the page to the folder of all results.
 
     Raises:
         ValueError: for a dataset that is not in `DATASETS`, and for a result that lacks one of the radii.
@@ -69,7 +69,7 @@ def results_tables(results: Sequence[Result], published: Sequence[PublishedRow],
 
 
 def group_by_settings(results: Sequence[Result]) -> list[list[Result]]:
-    """Group results that train the same apart from the seed, in the order of each group's first."""
+    """Group results whose trainings differ in the seed alone, in the order of each group's first."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(json.dumps(_relevant_settings(result.config), sort_keys=True), []).append(result)
@@ -88,16 +88,17 @@ def describe(config: Mapping[str, Any]) -> str:
     """Describe the trained network in a few words: ``LipConvNet-15, 32 channels, SOC, MaxMin, CrossEntropyLoss``."""
     if setting(config, "model.depth") is None:  # a network from a checkpoint
         return f"{config.get('task_name')}, {_class_name(config, 'loss')}"
-    conv = _class_name(config, "model.conv")
-    groups = setting(config, "model.conv.groups")
+    layer = "model.conv" if setting(config, "model.block") is None else "model.block"
+    conv = _class_name(config, layer)
+    groups = setting(config, f"{layer}.groups")
     if isinstance(groups, Sequence):
-        paired = "paired" if setting(config, "model.conv.paired") else "not paired"
+        paired = "paired" if setting(config, f"{layer}.paired") else "not paired"
         conv = f"{conv} ({','.join('-' if each is None else str(each) for each in groups)}) {paired}"
-    if setting(config, "model.conv.scaling") == "reshaped":
+    if setting(config, f"{layer}.scaling") == "reshaped":
         conv += " as published"
     parts = [
-        f"LipConvNet-{setting(config, 'model.depth')}",
-        f"{setting(config, 'model.initial_channels')} channels",
+        f"{_class_name(config, 'model') or 'LipConvNet'}-{setting(config, 'model.depth')}",
+        f"{setting(config, 'model.initial_channels') or setting(config, 'model.channels')} channels",
         conv,
         *(_class_name(config, name) for name in ("model.activation", "model.head", "loss")),
     ]

@@ -29,7 +29,7 @@ def test_no_folder_has_no_results(tmp_path: Path) -> None:
 def test_a_folder_that_lost_a_file_is_no_result(tmp_path: Path, make_run: Make, missing: str) -> None:
     add_result(make_run(), "one", tmp_path)
     (tmp_path / "one" / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=f"one is no result: {missing} missing"):
+    with pytest.raises(FileNotFoundError, match=f"one is no result, it lacks {missing}"):
         read_results(tmp_path)
 
 

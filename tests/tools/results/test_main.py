@@ -54,7 +54,7 @@ def test_a_page_without_its_marks_is_refused_and_stays(tmp_path: Path, content: 
     with pytest.raises(SystemExit):
         main(["--results", str(tmp_path / "results"), "--write", str(page)])
     assert page.read_text() == content
-    with pytest.raises(ValueError, match=r"README\.md needs .* each once"):
+    with pytest.raises(ValueError, match=r"README\.md must have .* each once"):
         replace_between(content, "| new |", page, MARK)
 
 

@@ -96,6 +96,9 @@ def test_the_description_names_the_published_layer_and_a_transfer() -> None:
     assert "GSSOC (4,-) paired as published, MaxMinPermuted" in describe(published.config)
     soc = {"model": {"depth": 15, "initial_channels": 32, "conv": {"_target_": "lipnet.layers.SOC"}}}
     assert describe(soc) == "LipConvNet-15, 32 channels, SOC"
+    block = {"_target_": "lipnet.layers.LiRes"}
+    liresnet = {"model": {"_target_": "lipnet.models.LiResNet", "depth": 12, "channels": 512, "block": block}}
+    assert describe(liresnet) == "LiResNet-12, 512 channels, LiRes"
     transfer = {"task_name": "transfer/halves", "model": {"adapter": None}, "loss": {"_target_": "torch.nn.Hinge"}}
     assert describe(transfer) == "transfer/halves, Hinge"
 
