@@ -33,6 +33,8 @@ BASE = (
     "seed=0",
 )
 MUON = "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"
+EIGHT_BY_EIGHT = "model.patch_rotation=4 model.stages=3"
+PATCHES = f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=64"
 LIRESNET = (
     "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=4 model.channels=64 "
     "model.stem_stride=2 model.dense_features=512 model.dense_depth=2 optimizer=nadam optimizer.lr=0.002"
@@ -56,7 +58,14 @@ ROWS = tuple(
         ("no_crop_lr_0.2", "combination", "data.crop_padding=0 optimizer.lr=0.2"),
         ("no_crop_muon", "combination", f"data.crop_padding=0 {MUON}"),
         ("logit_annealing", "loss", "loss=logit_annealing"),
-        ("patches", "network", "model.patch_rotation=4 model.stages=3 model.depth=3 model.initial_channels=64"),
+        ("patches", "network", PATCHES),
+        ("patches_2", "network", "model.patch_rotation=2 model.stages=4 model.depth=4 model.initial_channels=32"),
+        ("patches_96", "network", f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=96"),
+        ("patches_depth_6", "network", f"{EIGHT_BY_EIGHT} model.depth=6 model.initial_channels=64"),
+        ("patches_lr_0.2", "combination", f"{PATCHES} optimizer.lr=0.2"),
+        ("patches_no_crop_lr_0.2", "combination", f"{PATCHES} data.crop_padding=0 optimizer.lr=0.2"),
+        ("patches_no_crop_muon", "combination", f"{PATCHES} data.crop_padding=0 {MUON}"),
+        ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),
         ("channels_24", "network", "model.initial_channels=24"),
