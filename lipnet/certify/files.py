@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from lipnet.certify.certificates import Certificates
 from lipnet.files import resolve_path
+from lipnet.functional.margins import round_down
 
 TITLE = "# lipnet certificates, format 1"
 COLUMNS = ("idx", "label", "prediction", "radius", "correct")
@@ -44,6 +48,21 @@ class Row(NamedTuple):
     prediction: int
     radius: str
     correct: int
+
+
+def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:
+    """Return the rows of a batch, with radii rounded down to the file's decimals.
+
+    Args:
+        indices: each image's index in the official file, (B,).
+        labels: the true classes, (B,).
+        certificates: certificates of the same images.
+    """
+    columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
+    return tuple(
+        Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
+        for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify.arithmetic import explicit_arithmetic, reference_tensor
-from lipnet.certify.bounds import declared_pairwise
+from lipnet.certify.bounds import LogitBounds, declared_pairwise
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rules import Children, describe, find_rule, join, leaves, step_of
 from lipnet.functional.pairwise import scale_up
@@ -51,6 +51,13 @@ class RoundingBounds:
     logits: float
     pairwise: Tensor | None
     modules: tuple[RoundedModule, ...]
+
+    def radius_cost(self, bounds: LogitBounds) -> float:
+        """Return the largest reduction of a certified radius due to rounding, for the model's Lipschitz bounds."""
+        if bounds.pairwise is None or self.pairwise is None:
+            return 2 * self.logits / bounds.lipschitz
+        apart = ~torch.eye(len(self.pairwise), dtype=torch.bool)
+        return float((2 * self.pairwise / bounds.pairwise.cpu())[apart].max())
 
 
 class ModuleRun(NamedTuple):

@@ -9,9 +9,10 @@ import torch
 
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
 from lipnet.certify.html import REPORT
+from lipnet.certify.partial import check_free
 from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.ranks import certify_in_ranks, process_group
-from lipnet.certify.run import Certification, certify_here, check_free, run_certification
+from lipnet.certify.run import Certification, certify_here, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
