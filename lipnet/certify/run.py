@@ -29,12 +29,12 @@ from lipnet.metrics.functional import check_radii
 
 
 class Evidence:
-    """The bounds of one model for images of one shape, computed once, and the certificates based on them.
+    """Bounds of one model for images of one shape, computed once, and certificates based on them.
 
     For a float64 model, radii account for rounding. For another dtype, they do not, and `summary` says so.
 
     Args:
-        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change any more.
+        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change afterwards.
         image_shape: (C, H, W) of one image.
 
     Raises:
@@ -88,10 +88,10 @@ class Evidence:
 
 @dataclass
 class Certification:
-    """A dataset to certify, and the model to certify it with.
+    """Dataset to certify, and the model to certify it with.
 
     Attributes:
-        model: from pixels in [0, 1] to logits, in evaluation mode; it is run on its own device and in its own dtype.
+        model: from pixels in [0, 1] to logits, in evaluation mode; it runs on its own device and in its own dtype.
         batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``. An iterator is enough to
             certify once; an attack or a report iterates over the batches again.
         indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
@@ -100,7 +100,7 @@ class Certification:
         remarks: further entries of the summary, such as a path.
         class_names: names of the classes for a report; None for their numbers.
         started: start time by ``time.perf_counter``.
-        first_images: images of the first batch that are among the n samples.
+        first_images: images of the first batch, as far as they are among the n samples.
         evidence: the bounds of the model for images like these.
 
     Raises:
@@ -212,7 +212,8 @@ def certify_dataset(
         The content of summary.json.
 
     Raises:
-        FileExistsError: as `check_free`; nothing is changed.
+        FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
+            certification, unless ``resume`` or ``replace``; nothing is changed.
         ValueError: as for `certify`, if there are fewer samples than indices, and if the settings differ from those of
             the certification to resume.
     """

@@ -163,7 +163,7 @@ def test_a_summary_that_says_more_than_the_file_is_noticed(run: Path) -> None:
     (problem,) = verify(run).problems
     assert problem.startswith("summary.json states clean_accuracy 0.99, the file ")
     (run / "summary.json").write_text(json.dumps(forged))
-    with pytest.raises(CertificateFileError, match=r"summary\.json is not as it was written"):
+    with pytest.raises(CertificateFileError, match=r"summary\.json was changed after it was written"):
         verify(run)
 
 
