@@ -144,7 +144,7 @@ class _Search:
         unconfirmed: as in `AttackResult`.
 
     Raises:
-        CertificateViolationError: from the constructor and from `attack`, as soon as a certificate is shown to be wrong.
+        CertificateViolationError: from the constructor and from `attack`, once a certificate is shown to be wrong.
     """
 
     def __init__(
