@@ -91,20 +91,20 @@ def make_trainer(config: DictConfig) -> Trainer:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check before anything is built that the settings which must be numbers are numbers.
+    """Check the types of numeric settings before anything is built from them.
 
-    The model is left out: `lipnet.models.build_model` decides what may be imported for it, and its parts check their
+    The model is left out: `lipnet.models.build_model` decides which targets it may import, and its parts check their
     own arguments.
 
     Raises:
-        ValueError: for a text where a number is needed, for example.
+        ValueError: as `check_number`, for instance for text in place of a number.
     """
     for name, kind in (("seed", int), ("bias_lr_factor", float), ("manifold_lr", float)):
         check_number(name, config[name], kind)
     if config.certify is not None:
         check_number("certify.n_samples", config.certify.n_samples, int | None)
         check_number("certify.batch_size", config.certify.batch_size, int)
-    # Other groups refer to the trainer's settings, so check those by their own names first.
+    # The trainer comes first: other groups refer to its settings, and an error should name the setting itself.
     for group in ("trainer", "data", "loss", "optimizer", "lookahead", "scheduler", "callbacks", "logger"):
         if config.get(group) is not None:
             check_numbers(OmegaConf.to_container(config[group], resolve=True), group)

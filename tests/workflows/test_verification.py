@@ -140,7 +140,7 @@ def test_an_edited_file_is_noticed(run: Path) -> None:
     row = next(iter(read_certificates(path).rows.values()))
     path.write_text(path.read_text().replace(row.radius, "5.000000000", 1))
     found = verify(run)
-    assert any("its SHA-256 is not the one" in problem for problem in found.problems)
+    assert any("its SHA-256 differs from the one" in problem for problem in found.problems)
     (difference,) = found.differences
     assert "claims more" in difference
 
