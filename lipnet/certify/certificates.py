@@ -162,10 +162,7 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
 def _checked_batches(
     images: ArrayLike | DataLoader[Any], labels: ArrayLike | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check the arguments, and return an iterator over batches of images and labels.
-
-    Batches of a ``DataLoader`` are checked as they are loaded.
-    """
+    """Check the arguments; return an iterator over batches, which checks those of a ``DataLoader`` as they load."""
     if isinstance(images, DataLoader):
         if labels is not None:
             raise ValueError("labels must be None for a DataLoader, which has the labels itself")

@@ -171,7 +171,7 @@ def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
 
     Raises:
         TypeError: if a module has no bound.
-        ValueError: for a setting that a rule does not cover, and for a bound that is negative or NaN.
+        ValueError: for a setting without a rule, and a bound that is negative or NaN.
     """
     children = children_in_order(module)
     if children is not None:
@@ -202,13 +202,11 @@ def step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...]
     Args:
         path: path of the module in the model, which errors name.
         module: a `LipschitzModule`, or a module with a rule.
-        signal: bounds on its input.
-        shape: shape of its output, for one sample.
-        parts: the steps of the rule's parts.
+        signal, shape, parts: arguments of `Rule.rounding`.
 
     Raises:
         TypeError: if the module has no bound on its rounding.
-        ValueError: for a setting that a rule does not cover, and for a step that is negative or NaN.
+        ValueError: for a setting without a rule, and a step that is negative or NaN.
     """
     name, found = describe(path, module), find_rule(module)
     try:

@@ -1,6 +1,6 @@
 """Certify a checkpoint: load model and data, write the files, print the tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -99,9 +99,7 @@ def certify_checkpoint(
     files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
     with process_group() if launched else nullcontext():
         summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
-    say(summary_table({ckpt_path.name: summary}), rounding_sentence(summary))
-    if layers:
-        say(layer_table([Layer(**layer) for layer in summary["layers"]]))
+    _print_tables(ckpt_path.name, summary, layers)
     with reported(report, certification, folder) as keep:
         if attack is not None:
             settings: dict[str, Any] = {"radii": radii, "on_batch": keep}
@@ -109,6 +107,12 @@ def certify_checkpoint(
             say(*attack_tables(summary["attack"]))
     say(f"Certificates, summary and curve are in {folder}" + (f"; to look at: {REPORT}" if report else ""))
     return summary
+
+
+def _print_tables(name: str, summary: Mapping[str, Any], layers: bool) -> None:
+    say(summary_table({name: summary}), rounding_sentence(summary))
+    if layers:
+        say(layer_table([Layer(**layer) for layer in summary["layers"]]))
 
 
 def assist_certification(ckpt_path: str | Path, **settings: Any) -> None:
@@ -159,12 +163,7 @@ def prepare_certification(
     trust: Sequence[str] = (),
 ) -> Certification:
     """Load model and data, and compute the bounds; arguments and errors as in `certify_checkpoint`."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    check_number("batch_size", batch_size, int)
-    check_number("n_samples", n_samples, int | None)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    _check_settings(dtype, batch_size, n_samples)
     ckpt_path = checkpoint_path(ckpt_path)
     checkpoint = load_checkpoint(ckpt_path, trust)
     data = _data_of(checkpoint, data_dir) if data is None else data
@@ -189,6 +188,16 @@ def prepare_certification(
         remarks={"checkpoint": str(ckpt_path)},
         class_names=data.facts().get("classes"),
     )
+
+
+def _check_settings(dtype: str, batch_size: int, n_samples: int | None) -> None:
+    """Refuse settings that are wrong for every checkpoint and dataset."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_number("batch_size", batch_size, int)
+    check_number("n_samples", n_samples, int | None)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:

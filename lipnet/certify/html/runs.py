@@ -49,7 +49,7 @@ class Run:
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether each prediction is correct, bool (n,)."""
+        """True for each correct prediction, bool (n,)."""
         return radii_of(self.rows)[1]
 
     @cached_property
