@@ -1,4 +1,4 @@
-"""AutoAttack, computed by the package pyautoattack."""
+"""AutoAttack, through its authors' package."""
 
 import sys
 from dataclasses import dataclass
