@@ -10,7 +10,7 @@ from typing import BinaryIO
 def resolve_path(path: str | Path) -> Path:
     """Return the absolute path, with ``~`` and ``~user`` expanded.
 
-    Every path that a user gives goes through here once, before the working folder can change.
+    Every path from a user is resolved once, before the working folder can change.
 
     Raises:
         ValueError: if the home folder that the path names is unknown.
@@ -45,8 +45,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
     """Open temporary files that replace all of ``paths`` when the block ends without an error, or none of them.
 
-    All are flushed to the disk before the first replacement. The last path marks a complete set: its old file goes
-    first, so it only exists together with the files that belong to it.
+    All are flushed to the disk before the first replacement. The last path marks a complete set: its old file is
+    removed before the others are replaced, so it never stands beside files of another set.
 
     Args:
         paths: files in one folder, which is created if it is missing.
@@ -83,7 +83,7 @@ def _flush(file: BinaryIO) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renaming durable, on systems that can open folders."""
+    """Make a rename durable, on systems that can open folders."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

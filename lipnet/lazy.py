@@ -6,10 +6,10 @@ from typing import Any
 
 
 def lazy_attributes(modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__``, which imports each of its public names when it is first asked for.
+    """Return a ``__getattr__`` for a package that imports each public name at its first use.
 
     Args:
-        modules: the module that defines each name.
+        modules: for each public name, the module that defines it.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807

@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def override_attributes(objects: Iterable[Any], name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of all objects to a value within the context, and restore each object's own value at the end.
+    """Set an attribute of several objects within the context, and restore each object's own value at the end.
 
     Example:
         >>> from types import SimpleNamespace
@@ -24,5 +24,5 @@ def override_attributes(objects: Iterable[Any], name: str, value: Any) -> Iterat
             setattr(owner, name, value)
         yield
     finally:
-        for owner, own in before:
-            setattr(owner, name, own)
+        for owner, previous in before:
+            setattr(owner, name, previous)

@@ -1,4 +1,4 @@
-"""Printing for people: text is printed literally, and a terminal that cannot show it causes no error."""
+"""Printing for people: text is literal, and a terminal that cannot show it causes no error."""
 
 import io
 import sys
@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 def say(*items: RenderableType, file: TextIO | None = None) -> None:
     """Print lines of text and rich tables, to the standard output by default.
 
-    Text is no markup, so that a folder named ``out[seed]`` is printed as it is; control characters are shown as
-    escapes. A closed or full output, or one that lacks a character, never raises: a finished job must not fail because
-    its last line cannot be shown.
+    Text is printed without rich's markup, so that a folder named ``out[seed]`` keeps its name; control characters are
+    printed as escapes. A closed or full output, or one that cannot encode a character, raises no error: a finished job
+    must not fail because its last line cannot be shown.
     """
     stream = file or sys.stdout
     try:
@@ -30,7 +30,7 @@ def _without_controls(text: str) -> str:
 
 
 def _rendered(item: RenderableType, stream: TextIO) -> str:
-    """Render for the stream's width and colours, but into a string: rich ends the program at a broken pipe."""
+    """Render into a string, for the stream's width and colours: rich itself would end the program at a broken pipe."""
     target = Console(file=stream)
     buffer = io.StringIO()
     settings = {"force_terminal": target.is_terminal, "width": target.width, "markup": False, "emoji": False}

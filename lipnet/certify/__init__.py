@@ -1,6 +1,6 @@
-"""Lipschitz bounds of whole models, certificates of their predictions, and reports of them."""
+"""Lipschitz bounds of whole models, certificates of their predictions, and reports on them."""
 
-from lipnet.certify import torch_rules as torch_rules  # registers them
+from lipnet.certify import torch_rules as torch_rules  # registers the rules
 from lipnet.certify import torch_rules_activations as torch_rules_activations
 from lipnet.certify import torch_rules_batchnorm as torch_rules_batchnorm
 from lipnet.certify import torch_rules_resampling as torch_rules_resampling

@@ -12,8 +12,8 @@ from lipnet.functional.autocast import without_autocast
 from lipnet.layers.explicit import explicit_products
 from lipnet.overrides import override_attributes
 
-# torch's switches hold for the whole process and the layers' switches for everybody who shares the model. One thread at
-# a time may change them; a private copy of the model would not help, because torch's switches would still be shared.
+# torch's switches hold for the whole process, and the layers' switches for every thread that shares the model. So one
+# thread at a time may change them. A private copy of the model would not help: torch's switches would still be shared.
 _LOCK = threading.RLock()
 
 
@@ -24,6 +24,9 @@ def explicit_arithmetic(model: nn.Module) -> Iterator[None]:
     In float64, layers use only plain sums of products, whose rounding `rounding_bounds` bounds. In another dtype, the
     model is unchanged and computes in IEEE arithmetic of that dtype. One thread at a time is inside; others wait. The
     process's settings and the model are restored at the end, also after an exception.
+
+    Args:
+        model: its first parameter decides the device and the dtype.
 
     Raises:
         RuntimeError: if another thread changed torch's settings meanwhile, so that the results are not covered.
@@ -52,9 +55,9 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
-    """Use `ieee_arithmetic`, and compute every convolution as a plain matrix product, within the context.
+    """Use `ieee_arithmetic` within the context, and compute every convolution as a plain matrix product.
 
-    cuDNN and oneDNN are off: they may choose Winograd's or Fourier algorithms, whose rounding has no bound here.
+    cuDNN and oneDNN are off: they may choose Winograd or Fourier algorithms, whose rounding has no bound here.
 
     Raises:
         RuntimeError: if another thread changed torch's settings meanwhile.
@@ -66,7 +69,7 @@ def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _held(switches: Iterable[Any], name: str, value: Any) -> Iterator[None]:
-    """Set a switch within the context, and check at its end that nobody else has changed it."""
+    """Set a switch within the context, and check at the end that no other thread has changed it."""
     switches = tuple(switches)
     with override_attributes(switches, name, value):
         yield
@@ -78,21 +81,21 @@ def _held(switches: Iterable[Any], name: str, value: Any) -> Iterator[None]:
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the model's logits (B, C) of a batch, on the CPU, without gradients, in the arithmetic of the context.
+    """Run a model on a batch in the current arithmetic; return the logits (B, C) on the CPU, without gradients.
 
     Raises:
-        ValueError: if the model answers something else than one row of logits for each image.
+        ValueError: if the model returns anything but one row of logits for each image.
     """
     reference = reference_tensor(model)
     with torch.no_grad():
         # A copy, because a model may begin with a module that works in place.
         logits: Tensor = model(images.to(reference.device, reference.dtype, copy=True))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must map {len(images)} images to logits ({len(images)}, C), got {answer}")
+        received = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must map {len(images)} images to logits ({len(images)}, C), got {received}")
     return logits.cpu()
 
 
 def reference_tensor(model: nn.Module) -> Tensor:
-    """Return a tensor with the device and dtype of a model's arithmetic: its first parameter, or an empty float64."""
+    """Return a tensor with the model's device and dtype: its first parameter, or an empty float64 tensor."""
     return next(model.parameters(), torch.empty(0, dtype=torch.float64))

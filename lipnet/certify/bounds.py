@@ -1,4 +1,4 @@
-"""Lipschitz bounds of whole models: K of all logits together, D of each difference of two."""
+"""Lipschitz bounds of whole models: K for all logits together, D for each difference of two (docs/notation.md)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lipnet.layers.base import LipschitzModule
 def lipschitz_bound(model: nn.Module) -> float:
     """Return an upper bound on the Lipschitz constant of a model (L2 to L2), from its inputs to its outputs.
 
-    The bound is a product over the modules that run one after another. A `lipnet.layers.LipschitzModule` answers
-    itself; other modules, torch's among them, have a rule for their exact class (`lipnet.certify.rule`). A module
-    without either is an error.
+    The bound is the product of the bounds of the modules that run one after another. A `lipnet.layers.LipschitzModule`
+    bounds itself; other modules, torch's among them, have a rule for their exact class (`lipnet.certify.rule`). A
+    module without either is an error.
 
     Args:
         model: in evaluation mode.
@@ -47,15 +47,15 @@ class LogitBounds:
     """Upper bounds on the Lipschitz constants of a map to logits, and the radii that they certify.
 
     Attributes:
-        lipschitz: K, of the map to all logits together; infinite if none is known.
-        pairwise: float64 (C, C), of the differences f_i - f_j, if the head declares them; None for sqrt(2) K.
+        lipschitz: K, for all logits together; infinite if none is known.
+        pairwise: float64 (C, C), for the differences f_i - f_j, if the head declares them; None for sqrt(2) K.
     """
 
     lipschitz: float
     pairwise: Tensor | None = None
 
     def after(self, lipschitz: float) -> LogitBounds:
-        """Return the bounds of this map after another one with the given bound."""
+        """Return the bounds of the composition: first a map with the given bound, then this one."""
         pairwise = None if self.pairwise is None else scale_up(self.pairwise, lipschitz)
         return LogitBounds(product_up([lipschitz, self.lipschitz]), pairwise)
 
@@ -69,9 +69,9 @@ class LogitBounds:
         `lipnet.functional.pairwise.pairwise_certified_radius`.
 
         Args:
-            logits: as computed.
+            logits: the computed logits.
             error: E, an upper bound on the distance of computed logits from exact ones.
-            pairwise_errors: float64 (C, C), of the differences f_i - f_j; None for sqrt(2) E.
+            pairwise_errors: float64 (C, C), the same for the differences f_i - f_j; None for sqrt(2) E.
         """
         if self.pairwise is None:
             return certified_radius(logits, self.lipschitz, error)
@@ -83,18 +83,18 @@ class LogitBounds:
 def logit_bounds(model: nn.Module, *, estimate: bool = False) -> LogitBounds:
     """Return the bounds of a model from its inputs to its logits (L2 to L2).
 
-    A head declares its kind, nothing is guessed: a `LipschitzModule` with ``pairwise_lipschitz()``, such as
-    `lipnet.layers.NormalizedLinear`, answers with a bound for each difference of two logits. If it is the last module,
-    the differences are bounded by these numbers times the bound of the modules before.
+    A head states its own bounds; none are guessed. A `LipschitzModule` with ``pairwise_lipschitz()``, such as
+    `lipnet.layers.NormalizedLinear`, returns a bound for each difference of two logits. If it is the last module, these
+    bounds times the bound of the modules before it hold for the model.
 
     Args:
         model: in evaluation mode.
-        estimate: take `LipschitzModule.lipschitz_estimate` in place of bounds whose proof takes long. The result proves
+        estimate: use `LipschitzModule.lipschitz_estimate`, because some proven bounds take long. The result proves
             nothing; validation during training uses it.
 
     Raises:
-        TypeError, ValueError: as `lipnet.certify.lipschitz_bound`; and ValueError if a head's answer is not a float64
-            matrix of numbers that are not negative.
+        TypeError, ValueError: as `lipnet.certify.lipschitz_bound`; and ValueError if a head returns anything but a
+            square float64 matrix without negative numbers.
 
     Example:
         >>> from lipnet.layers import NormalizedLinear
@@ -119,7 +119,7 @@ def _bounds(path: str, module: nn.Module, estimate: bool) -> LogitBounds:
 
 
 def declared_pairwise(path: str, module: nn.Module) -> Tensor | None:
-    """Return a head's answer to ``pairwise_lipschitz()``, checked; None if it declares nothing."""
+    """Return the checked result of a head's ``pairwise_lipschitz()``, float64 (C, C); None if it declares none."""
     if find_rule(module) is not None or not isinstance(module, LipschitzModule):
         return None
     pairwise = module.pairwise_lipschitz()

@@ -46,17 +46,17 @@ def certify(
 ) -> Certificates:
     """Certify a float64 model on images, on the model's device.
 
-    radius = (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K), with K the model's Lipschitz bound in its input pixels and E
-    a bound on the rounding of its logits. If the last layer declares bounds D for the differences of two logits,
-    radius = min over j of (f_y - f_j - 2 E[y, j]) / D[y, j]. The radius holds for the logits as computed within
-    `explicit_arithmetic`, for every image in the ball whose pixels are in [0, 1]. Several threads may certify one
-    model; they take turns.
+    radius = (f_(1) - f_(2) - 2 sqrt(2) E) / (sqrt(2) K), where K is the model's Lipschitz bound from pixels to logits,
+    and E a bound on the rounding of its logits. If the last layer declares bounds D for the differences of two logits,
+    radius = min over j of (f_y - f_j - 2 E[y, j]) / (K D[y, j]), with K of the layers before it. The radius holds for
+    the logits as computed within `explicit_arithmetic`, for every image in the ball whose pixels are in [0, 1]. Several
+    threads may certify one model; they take turns.
 
     In float32, a bound on the rounding would leave no radius above 0. With ``ignore_rounding``, a float32 model is
     certified as if its arithmetic were exact. Such a certificate does not cover predictions that rounding changes.
 
     Args:
-        model: from pixels in [0, 1] to logits, in evaluation mode.
+        model: from pixels in [0, 1] to logits, in evaluation mode, on any device.
         images: (B, C, H, W), pixels in [0, 1]: a tensor, an array, or a list; or a ``DataLoader`` of images and labels,
             whose images must all have one shape.
         labels: the true classes, integers (B,); None for a ``DataLoader``, which has them.
@@ -70,7 +70,7 @@ def certify(
             not fit, a model that `lipschitz_bound` refuses, logits that do not depend on the image (K = 0), and an
             ``ignore_rounding`` that does not fit the dtype.
         TypeError: for a module without a rule.
-        RuntimeError: if torch's settings or the model were changed meanwhile, as by another thread that trains it.
+        RuntimeError: if another thread changes torch's settings or the model meanwhile, for instance by training it.
 
     Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034); for each pair of
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
@@ -115,9 +115,9 @@ class Deviation:
 
     Attributes:
         images: number of images.
-        float64: distance of the model deployed in float64, by the fastest algorithms.
-        float32: distance of the same model in float32.
-        float32_predictions: number of images with another prediction in float32.
+        float64: distance of the logits if the model is deployed in float64, with the fastest algorithms.
+        float32: distance of the logits in float32.
+        float32_predictions: number of images whose prediction changes in float32.
     """
 
     images: int
@@ -127,7 +127,7 @@ class Deviation:
 
 
 def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
-    """Run a model in its certified arithmetic, as deployed in float64, and in float32, on the same images.
+    """Measure how far deployed logits, in float64 and in float32, are from the certified ones on the same images.
 
     Args:
         model: float64, in evaluation mode; it is not changed.
@@ -162,10 +162,7 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
 def _checked_batches(
     images: ArrayLike | DataLoader[Any], labels: ArrayLike | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check the arguments, and return an iterator over batches of images and labels.
-
-    The batches of a ``DataLoader`` are checked when they are loaded.
-    """
+    """Check the arguments; return an iterator over batches, which checks those of a ``DataLoader`` as they load."""
     if isinstance(images, DataLoader):
         if labels is not None:
             raise ValueError("labels must be None for a DataLoader, which has the labels itself")
@@ -222,9 +219,9 @@ def _plain_tensor(values: ArrayLike) -> Tensor:
 
 
 def _state_of(model: nn.Module) -> tuple[list[bool], list[tuple[int, int | None]]]:
-    """Return the modes of all modules, and address and version of all parameters and buffers, as far as they have one.
+    """Return the modes of all modules, and the address and version of each parameter and buffer.
 
-    Writes through ``.data`` change no version.
+    Inference tensors have no version. Writes through ``.data`` do not change it.
     """
     tensors = [*model.parameters(), *model.buffers()]
     versions = [(each.data_ptr(), None if each.is_inference() else each._version) for each in tensors]

@@ -3,9 +3,9 @@
 Rules and bounds belong to classes: they are right for the ``forward`` of the class, its weights and its settings. These
 checks refuse everything that can silently make a module compute another function than the bounded one.
 
-Two kinds of methods matter: *calls*, which compute the output (``forward`` and torch's methods around it, `CALLS`), and
-*answers*, on which certificates rest (``lipschitz_bound``, ``rounding_step``, ...). A class may only override a call
-together with the answers about it.
+Two kinds of methods matter. *Calls* compute the output: ``forward`` and torch's methods around it, `CALLS`. *Answers*
+are what certificates rest on: ``lipschitz_bound``, ``rounding_step`` and others. A class that overrides a call must
+also define the answers about it.
 """
 
 from collections.abc import Iterator
@@ -34,6 +34,9 @@ _ANSWERS = ("lipschitz_bound", "children_in_order", "rounding_step", "pairwise_l
 def check_computes_as_declared(model: nn.Module) -> None:
     """Refuse a model that may compute something other than its modules' classes declare.
 
+    Args:
+        model: the whole model; its modules are checked, too.
+
     Raises:
         ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
             compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
@@ -48,7 +51,7 @@ def check_computes_as_declared(model: nn.Module) -> None:
 
 
 def check_module(path: str, module: nn.Module) -> None:
-    """Check a module without its children, as `check_computes_as_declared` does for all modules of a model."""
+    """Check one module without its children; arguments and errors as for `check_computes_as_declared`."""
     name = describe(path, module)
     _check_state(name, module)
     _check_calls(name, module)
@@ -62,6 +65,7 @@ def check_module(path: str, module: nn.Module) -> None:
 
 
 def _check_state(name: str, module: nn.Module) -> None:
+    """Refuse compiled modules, training mode, hooks, and parametrizations without a rule."""
     if "_orig_mod" in module._modules:
         raise ValueError(
             f"{name} is compiled by torch.compile, whose kernels no bound covers; certify the module itself, "
@@ -80,7 +84,7 @@ def _check_state(name: str, module: nn.Module) -> None:
 
 
 def _check_calls(name: str, module: nn.Module) -> None:
-    """Refuse methods that are replaced on the object, and calls that a subclass overrides without their answers."""
+    """Refuse methods that an instance replaces, and calls that a subclass overrides without their answers."""
     own = [
         key
         for key, value in vars(module).items()
@@ -114,10 +118,11 @@ def _answers_in_use(module: LipschitzModule) -> Iterator[str]:
 
 
 def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
-    """Return a call that a class overrides below (in a subclass of) the class that defines the answer, or None.
+    """Return a method that a class overrides without defining the answer about it, or None.
 
-    If the class that defines the answer has no ``forward``, it is abstract, and the first ``forward`` below it is not
-    an override. lipnet's own classes are covered by lipnet's tests.
+    A class and its bases form a line, the method resolution order, from the subclass up to nn.Module. Classes in front
+    of the one that defines the answer are below it: an override there makes the answer wrong. A ``forward`` below an
+    abstract class, which has none, is not an override. lipnet's own classes may override: lipnet's tests cover them.
     """
     order = cls.__mro__[: cls.__mro__.index(nn.Module) + 1]
     defining = next(place for place, each in enumerate(order) if answer in vars(each))
@@ -127,20 +132,20 @@ def _overridden_below(cls: type[nn.Module], answer: str) -> str | None:
     for call in CALLS:
         places = [place for place, each in enumerate(order) if call in vars(each)]
         if call == "forward":
-            places = places[:-1]  # nn.Module's own only raises an error
+            places = places[:-1]  # The last one is nn.Module's own, which only raises an error.
         if len(places) > 1 and places[0] < defining and not order[places[0]].__module__.startswith("lipnet."):
             return call
     return None
 
 
 def _overridden_helper(order: tuple[type, ...], defining: int) -> str | None:
-    """Return a method or attribute of a lipnet class that a user's subclass overrides, or None.
+    """Return a method or attribute of a lipnet class that a user's subclass overrides, or None: the bound may use it.
 
-    The bound may use it. Abstract methods do not count: they are there to be defined.
+    Abstract methods do not count: they are there to be defined.
 
     Args:
-        order: the classes, from the subclass up.
-        defining: index of the class that defines the answer; only classes before it are checked.
+        order: the method resolution order up to nn.Module.
+        defining: position of the class that defines the answer; only classes in front of it are checked.
     """
     for place, each in enumerate(order[:defining]):
         for name in () if each.__module__.startswith("lipnet.") else vars(each):
@@ -171,6 +176,7 @@ def _check_children(name: str, module: nn.Module) -> None:
 
 
 def _check_numbers(name: str, module: nn.Module) -> None:
+    """Refuse weights that are not plain real tensors, and settings that are NaN."""
     attributes = [
         (key, each)
         for key, value in vars(module).items()
@@ -196,7 +202,10 @@ def _check_numbers(name: str, module: nn.Module) -> None:
 def _check_in_place(path: str, module: nn.Module, shared: bool) -> None:
     """Refuse ``inplace=True`` wherever the input may be read again: everywhere except in plain chains of modules.
 
-    ``shared`` tells whether a module around this one may read its input again.
+    Args:
+        path: path of the module in the model.
+        module: the module to check, with its children.
+        shared: True if a module around this one may read its input again.
     """
     if shared and getattr(module, "inplace", False):
         raise ValueError(

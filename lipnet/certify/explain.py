@@ -1,4 +1,4 @@
-"""Explain, module by module, what a certificate of a model would rest on, and suggest replacements."""
+"""Explain, module by module, the bounds behind a model's certificates, and suggest replacements."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,15 +57,15 @@ _OWN = (
 
 @dataclass(frozen=True)
 class ExplainedModule:
-    """A module of a model, and its part in a certificate.
+    """Module of a model, and its part in a certificate.
 
     Attributes:
         path: path of the module in the model.
         kind: name of its class.
         rule: source of its bounds: "rule" (the registry), "own" (its ``lipschitz_bound()``), or "none".
         bound: its Lipschitz bound, rounded up; None if it has none.
-        rounding: its share of E if shapes are known; otherwise whether its rounding has a bound.
-        suggestion: what to change, or why; empty if all is well.
+        rounding: its share of E if the image shape is known; otherwise True if its rounding has a bound.
+        suggestion: a change, with its reason; empty if nothing needs to change.
     """
 
     path: str
@@ -78,13 +78,13 @@ class ExplainedModule:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The modules of a model in order, and what is wrong with the model as a whole. ``print`` shows a table.
+    """The modules of a model in order, and the problems of the model as a whole. ``print`` shows a table.
 
     Attributes:
         modules: a row for each module that runs; below a module without a rule, rows for its children.
-        problems: reasons why the model as a whole cannot be certified as it is.
+        problems: reasons why the model as a whole cannot be certified.
         lipschitz: K; None if a module has no bound.
-        rounding: E, if shapes are known and every module has a bound on its rounding; otherwise None.
+        rounding: E, if the image shape is known and every module has a bound on its rounding; otherwise None.
     """
 
     modules: tuple[ExplainedModule, ...]
@@ -94,7 +94,7 @@ class Explanation:
 
     @property
     def certifiable(self) -> bool:
-        """Tell whether every module has both bounds and the model has no problems."""
+        """Return True if every module has both bounds and the model has no problems."""
         covered = all(each.bound is not None and each.rounding is not False for each in self.modules)
         return covered and not self.problems
 
@@ -124,11 +124,14 @@ class Explanation:
 
 
 def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Explanation:
-    """Explain what a certificate of a model rests on. A module without a rule becomes a row, not an error.
+    """Explain the bounds behind a model's certificates. A module without a rule becomes a row, not an error.
 
     Args:
-        model: in any mode and dtype. It is explained in evaluation mode, and then set back to its own.
+        model: in any mode and dtype. It is explained in evaluation mode; the modes of its modules are restored.
         image_shape: (C, H, W) of one image; with it, a float64 model is run to bound its rounding.
+
+    Returns:
+        A row for each module, the problems of the whole model, K and E. It never raises for a model that has no bound.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm(6), nn.ReLU(), nn.Flatten())
@@ -144,7 +147,7 @@ def explain(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> Exp
         rows = list(_rows("", model))
         bounds = [row.bound for row in rows if row.bound is not None]
         if len(bounds) < len(rows):
-            # The row of a module without a bound says what is wrong: checks of the whole model would only repeat it.
+            # The row of a module without a bound names the problem; checks of the whole model would only repeat it.
             return Explanation(tuple(rows), (), None, None)
         problems: tuple[str, ...] = ()
         shares: dict[str, float | bool] = {}
@@ -172,6 +175,7 @@ def _rows(path: str, module: nn.Module) -> Iterator[ExplainedModule]:
 
 
 def _explained(path: str, module: nn.Module) -> ExplainedModule:
+    """Return the row of one module."""
     found, kind = find_rule(module), type(module).__name__
     if found is None and not isinstance(module, LipschitzModule):
         return ExplainedModule(path, kind, "none", None, False, _replacement(module))
@@ -206,7 +210,7 @@ def _replacement(module: nn.Module) -> str:
 
 
 def _shares(found: RoundingBounds) -> dict[str, float | bool]:
-    """Return each module's share of E by path. If a module runs several times, its shares are added."""
+    """Return each module's share of E by path; the shares of a module that runs several times are added."""
     shares: dict[str, float | bool] = {}
     for each in found.modules:
         shares[each.path] = shares.get(each.path, 0.0) + each.contribution

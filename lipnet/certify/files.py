@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from lipnet.certify.certificates import Certificates
 from lipnet.files import resolve_path
+from lipnet.functional.margins import round_down
 
 TITLE = "# lipnet certificates, format 1"
 COLUMNS = ("idx", "label", "prediction", "radius", "correct")
 RADIUS_DECIMALS = 9
 CERTIFICATES, CURVE, SUMMARY = FILES = ("certificates.tsv", "curve.png", "summary.json")
-# At most 18 digits, which every integer type holds.
+# At most 18 digits, which fit into int64.
 _ROW = re.compile(
     rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,300}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII
 )
@@ -25,11 +29,11 @@ _CHECKSUM = "sha256"
 
 
 class CertificateFileError(ValueError):
-    """The file is no certificate file or summary, or it was cut, damaged or edited."""
+    """A file is not a certificate file or summary, or it was cut, damaged or edited."""
 
 
 class Row(NamedTuple):
-    """The certificate of an image.
+    """Certificate of an image.
 
     Attributes:
         idx: the image's index in the official file.
@@ -46,6 +50,21 @@ class Row(NamedTuple):
     correct: int
 
 
+def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:
+    """Return the rows of a batch, with radii rounded down to the file's decimals.
+
+    Args:
+        indices: each image's index in the official file, (B,).
+        labels: the true classes, (B,).
+        certificates: certificates of the same images.
+    """
+    columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
+    return tuple(
+        Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
+        for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class CertificateFile:
     """Content of a file of certificates.
@@ -53,7 +72,7 @@ class CertificateFile:
     Attributes:
         facts: the settings and bounds that the certificates rest on, by name.
         rows: a certificate for each image, by its line number, from 1.
-        problems: signs that the file is not as lipnet wrote it; empty for an intact file.
+        problems: signs that the file was changed after lipnet wrote it; empty for an intact file.
     """
 
     facts: dict[str, Any]
@@ -64,13 +83,12 @@ class CertificateFile:
 def certificate_bytes(facts: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
     """Return the content of a file of certificates.
 
-    It is a table of tab-separated values between lines that begin with ``#``, as
-    ``pandas.read_csv(path, sep="\\t", comment="#")`` reads it: first the facts, each with its value as JSON; last the
-    SHA-256 of every byte before that line.
+    ``pandas.read_csv(path, sep="\\t", comment="#")`` reads it: a table of tab-separated values. Lines that begin with
+    ``#`` state the facts before the table, each with its value as JSON, and after it the SHA-256 of all bytes above.
 
     Args:
-        facts: ``n_samples`` among them; names are letters, digits and underscores.
-        rows: in the order of the data.
+        facts: the settings and bounds, with ``n_samples``; names consist of letters, digits and underscores.
+        rows: the certificates in the order of the data.
     """
     text = io.StringIO()
     text.writelines(f"{line}\n" for line in (TITLE, *(f"# {name}: {json.dumps(facts[name])}" for name in facts)))
@@ -84,11 +102,11 @@ def read_certificates(path: str | Path) -> CertificateFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CertificateFileError: if it is no file of certificates, or not as lipnet wrote it.
+        CertificateFileError: if it is not a file of certificates, or was changed after lipnet wrote it.
     """
     content = examine_certificates(path)
     if content.problems:
-        raise CertificateFileError(f"{path} is not as it was written: {'; '.join(content.problems)}")
+        raise CertificateFileError(f"{path} was changed after it was written: {'; '.join(content.problems)}")
     return content
 
 
@@ -97,7 +115,7 @@ def examine_certificates(path: str | Path) -> CertificateFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CertificateFileError: if it does not begin as a file of certificates.
+        CertificateFileError: if its first line is not the title of a file of certificates.
     """
     path = resolve_path(path)
     if not path.is_file():
@@ -105,8 +123,8 @@ def examine_certificates(path: str | Path) -> CertificateFile:
     data = path.read_bytes()
     if not data.startswith(f"{TITLE}\n".encode()):
         raise CertificateFileError(
-            f"{path} is no file of certificates that this version of lipnet reads: its first line is not {TITLE!r}; "
-            "files without that line carry no checksum: certify again"
+            f"{path} is not a file of certificates that this version of lipnet reads: its first line must be "
+            f"{TITLE!r}; older files have no checksum: certify again"
         )
     facts: dict[str, Any] = {}
     rows: dict[int, Row] = {}
@@ -130,16 +148,18 @@ def examine_certificates(path: str | Path) -> CertificateFile:
 
 
 def _damage(data: bytes, digest: Any, facts: Mapping[str, Any], rows: Sequence[Row], intact: bool) -> Iterator[str]:
+    """Yield a problem if the SHA-256 is missing or wrong, or if lipnet would write the intact content otherwise."""
     body, mark, _ = data.rpartition(f"# {_CHECKSUM}: ".encode())
     if digest is None:
         yield "its last line, with the SHA-256, is missing: it was cut or edited"
     elif not mark or hashlib.sha256(body).hexdigest() != digest:
-        yield "its SHA-256 is not the one that its last line states: it was damaged or edited"
+        yield "its SHA-256 differs from the one in its last line: it was damaged or edited"
     elif intact and data != certificate_bytes(facts, rows):
-        yield "its lines are not in the form and order in which lipnet writes them: it was edited"
+        yield "lipnet writes these lines in another form or order: it was edited"
 
 
 def _fact(line: str) -> tuple[str, Any] | None:
+    """Return the name and value of a fact, or None if the line states none."""
     match = _FACT.fullmatch(line)
     try:
         return None if match is None else (match[1], json.loads(match[2]))
@@ -167,7 +187,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CertificateFileError: if it is not as lipnet wrote it.
+        CertificateFileError: if it was changed after lipnet wrote it.
     """
     path = resolve_path(path)
     data = path.read_bytes()
@@ -177,6 +197,6 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CertificateFileError(f"{path} cannot be read as JSON: it was cut, damaged or edited ({error})") from error
     if not intact:
-        raise CertificateFileError(f"{path} is not as it was written: its SHA-256 does not fit its content")
+        raise CertificateFileError(f"{path} was changed after it was written: its SHA-256 does not fit its content")
     assert isinstance(content, dict)
     return content

@@ -1,4 +1,4 @@
-"""An unfinished certification on the disk: each batch is durable as soon as it is certified."""
+"""An unfinished certification on the disk: each batch is flushed to it as soon as it is certified."""
 
 import hashlib
 import json
@@ -9,25 +9,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from lipnet.certify.files import Row
+from lipnet.certify.files import FILES, Row
 from lipnet.files import atomic_write
 
+PARTIAL = "certificates.partial"
+"""Name of the folder of an unfinished certification, inside the folder of its files."""
 SETTINGS = "settings.json"
-
 
 Batches = dict[int, tuple[Row, ...]]
 """Certificates, one for each image in order, by the number of their batch in the data, from 0."""
 
 
+def count_rows(batches: Batches) -> int:
+    """Return the number of certificates in batches."""
+    return sum(map(len, batches.values()))
+
+
+def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
+    """Raise FileExistsError if a certification would overwrite something in the folder.
+
+    Args:
+        folder: destination of the certification's files.
+        replace: allow the certification to replace them.
+        resume: allow an unfinished certification, which it continues.
+    """
+    begun = (folder / PARTIAL).exists()
+    if replace or (resume and begun):
+        return
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
+        )
+    if begun:
+        raise FileExistsError(
+            f"{folder.absolute()} holds an unfinished certification; resume=true continues it, and overwrite=true "
+            "begins again"
+        )
+
+
 class PartialCertification:
-    """The folder of an unfinished certification.
+    """Folder of an unfinished certification.
 
     It holds the settings on which every certificate rests, and files of batches, one for each process that wrote some.
-    A batch is a line with its own SHA-256: a line that was cut by a kill, or damaged, does not count, and its batch is
+    A batch is a line with its own SHA-256. A line that is damaged, or that a kill has cut, does not count: its batch is
     certified again.
 
     Args:
-        folder: one that `begin` has made.
+        folder: a folder that `begin` has made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,12 +64,12 @@ class PartialCertification:
 
     @classmethod
     def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Self:
-        """Make the folder, or continue the one that is there.
+        """Make the folder, or continue an existing one.
 
         Args:
             folder: for this certification alone; without ``resume``, its content is removed.
             settings: everything that a certificate depends on, as JSON values.
-            resume: continue with the batches that are certified, if there are any.
+            resume: keep the batches that are already certified.
 
         Raises:
             ValueError: when resuming, if the folder's settings differ.
@@ -64,10 +93,10 @@ class PartialCertification:
         differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
         if differing:
             values = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differing)
-            raise ValueError(f"{self.folder} was begun with other settings, so that it cannot be resumed: {values}")
+            raise ValueError(f"{self.folder} cannot be resumed, because its settings differ: {values}")
 
     def batches(self) -> Batches:
-        """Return the certified batches."""
+        """Return the certified batches, read from the disk."""
         certified: Batches = {}
         for path in sorted(self.folder.glob("*.batches")):
             for line in path.read_bytes().split(b"\n"):
@@ -77,12 +106,30 @@ class PartialCertification:
                     certified[batch["number"]] = tuple(Row(*row) for row in batch["rows"])
         return certified
 
+    def all_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Return the certificates of all samples in order.
+
+        Args:
+            indices: each sample's index in the official file.
+
+        Raises:
+            ValueError: unless there is exactly one certificate for each sample.
+        """
+        batches = self.batches()
+        rows = [row for number in sorted(batches) for row in batches[number]]
+        if [row.idx for row in rows] != list(indices):
+            raise ValueError(
+                f"{self.folder} must hold certificates of {len(indices)} samples, got {len(rows)} certificates, or "
+                "those of other samples; overwrite=true begins again"
+            )
+        return rows
+
     @contextmanager
     def writer(self) -> Iterator[Callable[[int, Sequence[Row]], None]]:
-        """Open a new file of batches; yield a function that adds a batch, which is durable when it returns."""
-        # Never a file that another process writes, nor one whose last line may be cut.
-        place = len(list(self.folder.glob("*.batches")))
-        with (self.folder / f"{place:04}-{os.getpid()}.batches").open("xb") as file:
+        """Open a new file of batches; yield a function that adds a batch and flushes it to the disk."""
+        # A new file each time: another process may be writing to an old one, or its last line may be cut.
+        count = len(list(self.folder.glob("*.batches")))
+        with (self.folder / f"{count:04}-{os.getpid()}.batches").open("xb") as file:
 
             def add(number: int, rows: Sequence[Row]) -> None:
                 content = json.dumps({"number": number, "rows": rows}).encode()

@@ -1,32 +1,31 @@
-"""Certify with several processes, each on its share of the batches."""
+"""Certify with several processes on one machine, each on its share of the batches."""
 
 import os
 import pickle
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from math import ceil
 from pathlib import Path
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from lipnet.certify.partial import PartialCertification
+from lipnet.certify.partial import PartialCertification, count_rows
 from lipnet.certify.report import progress
-from lipnet.certify.run import Certification, count_rows
+from lipnet.certify.run import Certification
 
 POLL_SECONDS = 0.5
 
 
 class CertifyInProcesses:
-    """Certifies the missing batches in a process for each device.
+    """Executor that certifies the missing batches with one process for each device.
 
-    The batches are those of a single process, so that a certificate does not depend on the number of processes. Each
-    process makes model and data for itself, and begins only if its settings are those of the others. If one fails or is
-    killed, the others are ended too; the batches they have certified stay. If the parent dies, they end by themselves.
+    A single process would certify the same batches, so a certificate does not depend on the number of processes. Each
+    process builds its own model and data, and begins only if its settings equal the parent's. If one fails or is
+    killed, the others are stopped too; the batches they have certified stay. If the parent dies, they stop themselves.
 
     Args:
-        prepare: makes the certification on a device; it is sent to the processes by pickle.
+        prepare: builds the certification on a device; pickle sends it to the processes.
         devices: one for each process.
 
     Raises:
@@ -39,10 +38,9 @@ class CertifyInProcesses:
     def __call__(self, certification: Certification, partial: PartialCertification) -> None:
         certified = partial.batches()
         total = len(certification.indices)
-        size: int = certification.batches.batch_size  # type: ignore[attr-defined]
-        missing = sorted(set(range(ceil(total / size))) - certified.keys())
+        missing = certification.missing(certified)
         shares = [missing[rank :: len(self.devices)] for rank in range(len(self.devices))]
-        # Together as many threads as one process would have.
+        # All processes together use as many threads as one process would.
         threads = max(1, torch.get_num_threads() // len(self.devices))
         arguments = (os.getpid(), pickle.dumps(self.prepare), self.devices, partial.folder, shares, threads)
         processes = spawn(_certify_share, arguments, nprocs=len(self.devices), join=False)  # type: ignore[no-untyped-call]
@@ -53,7 +51,7 @@ class CertifyInProcesses:
             except (ProcessExitedException, ProcessRaisedException) as error:
                 done = count_rows(partial.batches())
                 raise ChildProcessError(
-                    f"process {error.error_index + 1} of {len(self.devices)} {_end_of(error)}; {done} of {total} "
+                    f"process {error.error_index + 1} of {len(self.devices)} {_describe_end(error)}; {done} of {total} "
                     "images are certified: resume=true continues with the others"
                 ) from error
             finally:
@@ -72,7 +70,8 @@ def _certify_share(
     shares: Sequence[Collection[int]],
     threads: int,
 ) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    """Certify the batches of ``shares[rank]`` on ``devices[rank]``; runs in a process of its own."""
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     certification: Certification = pickle.loads(prepare)(devices[rank])
     partial = PartialCertification(folder)
@@ -82,14 +81,15 @@ def _certify_share(
             add(number, rows)
 
 
-def _end_with(parent: int) -> None:
-    """End this process as soon as its parent is gone: a killed parent cannot tell it."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit this process once its parent is gone: a killed parent cannot stop it."""
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(1)
 
 
-def _end_of(error: ProcessExitedException | ProcessRaisedException) -> str:
+def _describe_end(error: ProcessExitedException | ProcessRaisedException) -> str:
+    """Return the end of a failed process as a predicate, for an error."""
     if isinstance(error, ProcessRaisedException):
         return f"failed: {str(error).strip().splitlines()[-1]}"
     return f"was ended by {error.signal_name}" if error.signal_name else f"ended with exit status {error.exit_code}"

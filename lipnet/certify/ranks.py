@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil
 from typing import Any
 
 import torch.distributed as dist
 
 from lipnet.certify.files import Row
-from lipnet.certify.partial import PartialCertification
+from lipnet.certify.partial import PartialCertification, count_rows
 from lipnet.certify.report import progress
-from lipnet.certify.run import Certification, count_rows
+from lipnet.certify.run import Certification
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that the environment names (MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE), and leave them."""
+    """Join the process group that MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE name; leave it after the block."""
     dist.init_process_group("gloo")
     try:
         yield
@@ -26,11 +25,12 @@ def process_group() -> Iterator[None]:
 def certify_in_ranks(certification: Certification, partial: PartialCertification | None) -> None:
     """Certify the missing batches together with the other processes of the group.
 
-    The batches are those of a single process, so that a certificate does not depend on the number of processes. Each
-    process certifies a batch, then the first one saves them all: no other process needs its folder.
+    A single process would certify the same batches, so a certificate does not depend on the number of processes. In
+    each round every process certifies one batch, and the first process saves them all: no other process needs its
+    folder.
 
     Args:
-        certification: made by each process for itself.
+        certification: each process builds its own.
         partial: the unfinished certification, in the first process; None in the others.
 
     Raises:
@@ -45,9 +45,8 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
                 pass
             return
         certified, total = partial.batches(), len(certification.indices)
-        size: int = certification.batches.batch_size  # type: ignore[attr-defined]
         _broadcast(certification.settings())
-        missing = _broadcast(sorted(set(range(ceil(total / size))) - certified.keys()))
+        missing = _broadcast(certification.missing(certified))
         done = count_rows(certified)
         with progress(total, done) as show, partial.writer() as add:
             for batches in _rounds(certification, missing):
@@ -56,20 +55,21 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
                     done += len(rows)
                 show(done)
     except RuntimeError as error:
+        # gloo reports a lost process as a plain RuntimeError.
         if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
             raise
         raise ChildProcessError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} lost another one, which failed or was ended; "
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost another process, which failed or was ended; "
             "resume=true continues with the images that are not certified"
         ) from error
 
 
 def _rounds(certification: Certification, missing: list[int]) -> Iterator[list[tuple[int, tuple[Row, ...]]]]:
-    """Certify a batch in each process, round by round; yield a round's batches in the first process."""
+    """Certify one batch per round in each process; yield each round's batches in the first process, else nothing."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    # None for a number of batches that is no multiple of the number of processes.
     share = certification.certify(numbers=set(missing[rank::size]))
     for start in range(0, len(missing), size):
+        # In the last round there may be fewer batches than processes.
         batch = next(share) if start + rank < len(missing) else None
         gathered: list[Any] | None = [None] * size if rank == 0 else None
         dist.gather_object(batch, gathered, dst=0)
@@ -77,7 +77,7 @@ def _rounds(certification: Certification, missing: list[int]) -> Iterator[list[t
 
 
 def _broadcast(value: Any) -> Any:
-    """Return the first process's value in all of them."""
+    """Return the first process's value in all processes."""
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]

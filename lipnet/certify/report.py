@@ -1,4 +1,4 @@
-"""Reports for people: figures of a certification, tables, the layers, the rounding in words, and the progress."""
+"""Reports for people: figures of a certification, tables of the layers and results, the rounding in words, progress."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Layer:
-    """A module on the way from the pixels to the logits.
+    """A module on the way from the pixels to the logits. Symbols: docs/notation.md.
 
     Attributes:
         path: path of the module in the model.
@@ -36,9 +36,9 @@ class Layer:
         input_shape: shape of its input, for one sample.
         constant: upper bound on its Lipschitz constant; K is the product of all.
         engine: for an orthogonal convolution, how certificates compute its exponential; None for other modules.
-        norm_bound: upper bound on ||J||, from the filter that is convolved with.
-        degree: degree of the polynomial that stands for the exponential; None if a matrix does.
-        interval: norms for which the polynomial is made. If ``norm_bound`` exceeds them, ``constant`` is still the
+        norm_bound: upper bound on ||J||, from the filter that the layer convolves with.
+        degree: degree of the polynomial that approximates the exponential; None if the engine uses a matrix.
+        interval: largest ||J|| that the polynomial is made for. If ``norm_bound`` exceeds it, ``constant`` is still the
             polynomial's maximum up to ``norm_bound``.
         rounding: its share of E, the bound on the rounding of the logits; None in float32.
     """
@@ -62,8 +62,8 @@ def layer_report(
     Args:
         model: in evaluation mode.
         image_shape: (C, H, W) of one image.
-        rounding: its `rounding_bounds`, if already computed. They are computed for a float64 model; one in another
-            dtype has none.
+        rounding: its `rounding_bounds`, if already computed; otherwise they are computed for a float64 model. Models
+            in other dtypes have none.
 
     Raises:
         TypeError, ValueError: as `lipschitz_bound` and `rounding_bounds`.
@@ -86,6 +86,7 @@ def layer_report(
 
 
 def _layer(path: str, module: nn.Module, shape: tuple[int, ...], rounding: float | None) -> Layer:
+    """Return the row of a module, with the ``layer_facts`` that it states, if any."""
     facts = getattr(module, "layer_facts", None)
     known = facts(shape) if callable(facts) else {}
     exponential = {name: known.get(name) for name in ("engine", "norm_bound", "degree", "interval")}
@@ -112,7 +113,15 @@ def layer_table(layers: Sequence[Layer]) -> Table:
 
 
 def figures_of(rows: Sequence[Row], radii: Sequence[str]) -> dict[str, Any]:
-    """Return clean and certified accuracy and the average certified radius, from the radii **as written**."""
+    """Return clean and certified accuracy and the average certified radius, from the radii **as written**.
+
+    Args:
+        rows: the certificates.
+        radii: the radii of certified accuracy, as text.
+
+    Returns:
+        Entries of summary.json; accuracies are fractions.
+    """
     radius, correct = radii_of(rows)
     shares = certified_accuracy(radius, correct, radii).tolist()
     return {
@@ -145,13 +154,13 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
         radius = summary["average_certified_radius"]
         average = "-" if radius is None else round_down(radius, 3)
-        # Text, because a name such as "out[seed]" is no markup.
+        # As a Text, because rich would take a name such as "out[seed]" for markup.
         table.add_row(Text(name), f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
     return table
 
 
 def rounding_sentence(summary: Mapping[str, Any]) -> str:
-    """Return a sentence on the rounding that a summary covers.
+    """Say in words whether the radii of a summary account for rounding, and by how much.
 
     Example:
         >>> rounding_sentence({"dtype": "float32", "rounding": {"covered": False}})
@@ -179,15 +188,15 @@ def _number(value: float | None) -> str:
 def progress(
     total: int, done: int = 0, console: Console | None = None, verb: str = "certified"
 ) -> Iterator[Callable[[int], None]]:
-    """Show how many images are certified, or attacked: a bar on a terminal, a line every ten seconds elsewhere.
+    """Show how many images are done: a bar on a terminal, a line every ten seconds elsewhere.
 
-    The rate is that of this start: images that were certified before count as done, but not for the rate.
+    The rate only counts images of this run, although images that an earlier run certified count as done.
 
     Args:
         total: number of images.
-        done: number of images that are certified already.
+        done: number of images that are done already.
         console: None for the standard output.
-        verb: what is done to the images, in the past tense.
+        verb: past participle for the images: "certified" or "attacked".
 
     Yields:
         A function to call with the number of images that are done by now.

@@ -1,4 +1,4 @@
-"""The rounding of whole models: E, a bound on the distance of computed logits from exact ones."""
+"""The rounding of whole models: E, a bound on the distance of computed logits from exact ones (docs/notation.md)."""
 
 from dataclasses import dataclass
 from math import ceil, frexp, inf, isfinite, ldexp, prod, sqrt
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify.arithmetic import explicit_arithmetic, reference_tensor
-from lipnet.certify.bounds import declared_pairwise
+from lipnet.certify.bounds import LogitBounds, declared_pairwise
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rules import Children, describe, find_rule, join, leaves, step_of
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
 
-# What a chain of modules computes on this many images shows whether images are kept apart.
+# Images in a trial run: two are enough to see whether a model mixes the images of a batch.
 _BATCH = 2
 
 
@@ -27,7 +27,7 @@ class RoundedModule:
         module: the module itself.
         shape: shape of its input, for one sample.
         step: effect of the module on exact and computed values.
-        contribution: its own error, carried on to the logits by the bounds of the modules after it.
+        contribution: its own error at the logits: multiplied by the bounds of the modules after it.
     """
 
     path: str
@@ -43,14 +43,21 @@ class RoundingBounds:
 
     Attributes:
         logits: E, in the Euclidean norm of all logits together.
-        pairwise: float64 (C, C), of the differences f_i - f_j, if the head declares bounds for these; None for
+        pairwise: float64 (C, C), for the differences f_i - f_j, if the head declares bounds for these; None for
             sqrt(2) E.
-        modules: in the order in which they run.
+        modules: the modules in the order in which they run.
     """
 
     logits: float
     pairwise: Tensor | None
     modules: tuple[RoundedModule, ...]
+
+    def radius_cost(self, bounds: LogitBounds) -> float:
+        """Return the largest reduction of a certified radius due to rounding, for the model's Lipschitz bounds."""
+        if bounds.pairwise is None or self.pairwise is None:
+            return 2 * self.logits / bounds.lipschitz
+        apart = ~torch.eye(len(self.pairwise), dtype=torch.bool)
+        return float((2 * self.pairwise / bounds.pairwise.cpu())[apart].max())
 
 
 class ModuleRun(NamedTuple):
@@ -65,9 +72,9 @@ class ModuleRun(NamedTuple):
 def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:
     """Bound the rounding of a float64 model within `lipnet.certify.explicit_arithmetic`.
 
-    Two numbers are followed from module to module: a bound on the norm of the exact values, and a bound on the distance
-    of the computed ones. A `LipschitzModule` answers with its ``rounding_step(signal, shape)``; other modules have a
-    rule for their exact class (`lipnet.certify.rule`). A module without either is an error.
+    Each module updates two numbers: a bound on the norm of the exact values, and a bound on the distance of the
+    computed values from them. A `LipschitzModule` does so by its ``rounding_step(signal, shape)``; other modules have
+    a rule for their exact class (`lipnet.certify.rule`). A module without either is an error.
 
     Args:
         model: float64, in evaluation mode.
@@ -75,8 +82,8 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
 
     Raises:
         TypeError: names the module that has no rule.
-        ValueError: names a parameter of another dtype than float64, or a module with such results; and as
-            `lipschitz_bound` and `run_in_order`.
+        ValueError: names a parameter or a module's result in another dtype than float64; and as `lipschitz_bound` and
+            `run_in_order`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin
@@ -88,7 +95,8 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float64:
             raise ValueError(
-                f"rounding is bounded in float64 alone, but {name} is {parameter.dtype}: call model.double() first"
+                f"parameters must be float64, the only dtype whose rounding is bounded, got {name} in "
+                f"{parameter.dtype}: call model.double() first"
             )
     signal = Signal(tuple(image_shape), up(sqrt(prod(image_shape))), pixels=True)
     runs = run_in_order(model, image_shape)
@@ -124,13 +132,13 @@ def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> list[ModuleR
 
 
 def check_images_apart(model: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """Refuse a model that computes two images together in another way than one by one.
+    """Refuse a model whose results for two images depend on whether they are in one batch.
 
-    torch's convolutions, and lipnet's, take an input without a batch: a batch of two that a module before has brought
-    to three dimensions then counts as one image of two channels.
+    Convolutions of torch and lipnet also accept an input without a batch dimension. If an earlier module leaves three
+    dimensions of a batch of two, they take it for one image with two channels.
 
     Raises:
-        ValueError: if a batch of one image fails, or has other results than in a batch of two.
+        ValueError: if a batch of one image fails, or gives other results than a batch of two.
     """
     reference = reference_tensor(model)
     generator = torch.Generator().manual_seed(0)
@@ -147,10 +155,11 @@ def check_images_apart(model: nn.Module, image_shape: tuple[int, ...]) -> None:
     tolerance = torch.finfo(reference.dtype).eps ** 0.5
     same = alone.shape == together.shape
     if not same or not torch.allclose(alone, together, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-        raise ValueError("the model does not compute each image by itself; in a batch of two, the results are others")
+        raise ValueError("the model does not compute each image by itself; a batch of two gives other results")
 
 
 def _run(path: str, module: nn.Module, values: Tensor) -> tuple[list[ModuleRun], Tensor]:
+    """Run a chain of modules one by one; return each run, and the result of the last."""
     runs = []
     for each, leaf in leaves(path, module):
         shape, dtype = tuple(values.shape[1:]), values.dtype
@@ -158,17 +167,17 @@ def _run(path: str, module: nn.Module, values: Tensor) -> tuple[list[ModuleRun],
         values = leaf(values.clone())
         if values.shape[:1] != (_BATCH,):
             raise ValueError(
-                f"{describe(each, leaf)} answers {tuple(values.shape)} for {_BATCH} images; the first dimension must "
-                "stay that of the images"
+                f"{describe(each, leaf)} must keep the first dimension, which counts the images, got "
+                f"{tuple(values.shape)} for {_BATCH} images"
             )
         if values.dtype != dtype:
-            raise ValueError(f"{describe(each, leaf)} turns {dtype} into {values.dtype}")
+            raise ValueError(f"{describe(each, leaf)} must return {dtype}, as it receives, got {values.dtype}")
         runs.append(ModuleRun(each, leaf, shape, tuple(values.shape[1:])))
     return runs, values
 
 
 def _step(run: ModuleRun, signal: Signal) -> Step:
-    """Bound a module's rounding, with that of the parts that its rule combines."""
+    """Bound the rounding of a module and of the parts that its rule combines."""
     found = find_rule(run.module)
     parts: Children = [] if found is None else found.parts(run.module)
     steps = [_chain(join(run.path, name), part, signal) for name, part in parts]
@@ -176,7 +185,7 @@ def _step(run: ModuleRun, signal: Signal) -> Step:
 
 
 def _chain(path: str, module: nn.Module, signal: Signal) -> Step:
-    """Bound the rounding of a part, itself perhaps a chain of modules, as one step."""
+    """Bound the rounding of a part, which may be a chain of modules, as one step."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn((_BATCH, *signal.shape), generator=generator, dtype=torch.float64)
     reference = reference_tensor(module)
@@ -194,7 +203,7 @@ def _chain(path: str, module: nn.Module, signal: Signal) -> Step:
 
 
 def _rounded_up(bound: float) -> float:
-    """Round up to 20 binary digits, so that machines that sum in another order find the same number."""
+    """Round up to 20 binary digits, so that machines that sum in different orders find the same number."""
     if not isfinite(bound):
         return bound
     mantissa, exponent = frexp(bound)
@@ -202,7 +211,12 @@ def _rounded_up(bound: float) -> float:
 
 
 def _pairwise(runs: list[ModuleRun], steps: list[Step], before: float) -> Tensor | None:
-    """Bound the error of each difference of two logits: D times that of the features, plus sqrt(2) times the head's."""
+    """Bound the error of each difference of two logits: D times the features' error, plus sqrt(2) times the head's.
+
+    Args:
+        runs, steps: the modules' runs and roundings, in order.
+        before: bound on the error of the features, the input of the last module.
+    """
     if not runs:
         return None
     declared = declared_pairwise(runs[-1].path, runs[-1].module)
@@ -214,6 +228,7 @@ def _pairwise(runs: list[ModuleRun], steps: list[Step], before: float) -> Tensor
 
 
 def _with_contributions(runs: list[ModuleRun], steps: list[Step]) -> tuple[RoundedModule, ...]:
+    """Return the modules with their own errors at the logits; ``gain`` is the bound of the modules after each."""
     modules, gain = [], 1.0
     for run, step in zip(reversed(runs), reversed(steps), strict=True):
         contribution = up(gain * step.error) if step.error else 0.0

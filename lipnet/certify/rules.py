@@ -1,8 +1,8 @@
 """The registry of rules: Lipschitz bound and rounding of modules that do not bound themselves.
 
-A module is bounded iff it is a `lipnet.layers.LipschitzModule` or its exact class has a rule. A class without a rule is
-an error that names the module: no module counts as 1-Lipschitz or exact by default. `bound_of` and `step_of` apply the
-rules; `lipnet.certify.torch_rules` has the rules of torch's modules.
+A module has bounds if it is a `lipnet.layers.LipschitzModule` or if its exact class has a rule. Any other module is an
+error that names it: no module counts as 1-Lipschitz or exact by default. `bound_of` and `step_of` apply the rules;
+`lipnet.certify.torch_rules` has the rules of torch's modules.
 """
 
 from collections.abc import Callable
@@ -21,38 +21,42 @@ from lipnet.layers.base import LipschitzModule
 Children = list[tuple[str, nn.Module]]
 
 CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_compiled_call_impl")
-"""The attributes of a module that decide what a call of it computes."""
+"""Attributes of a module that decide what calling it computes."""
 
 
 class Rule:
     """Lipschitz bound and rounding of one class of modules; subclass it and register it with `rule`.
 
-    Both methods receive the module. A setting that the rule does not cover raises ValueError. A module that combines
-    the results of other modules names them in ``parts``; their bounds and steps are passed on as further arguments.
+    Both methods receive the module, and raise ValueError for a setting that the rule does not cover. If the module
+    combines the results of other modules, ``parts`` lists these; their bounds and steps are further arguments.
     """
 
     calls: tuple[Any, ...] = ()
+    """`calls_of` the class when the rule was registered, by which checks notice that the class was changed since."""
 
     lipschitz: Callable[..., float]
     """``lipschitz(module, *bounds_of_parts)`` returns an upper bound on the Lipschitz constant (L2), rounded up."""
 
     rounding: Callable[..., Step]
-    """``rounding(module, signal, shape, *steps_of_parts)`` bounds the rounding in float64; ``signal`` describes the
-    input, ``shape`` is that of the output, both of one sample. See `lipnet.functional.rounding_error`."""
+    """``rounding(module, signal, shape, *steps_of_parts)`` bounds the rounding in float64, for one sample: ``signal``
+    describes its input, and ``shape`` is the shape of its output. See `lipnet.functional.rounding_error`."""
 
     def parts(self, module: nn.Module) -> Children:
         """Return the names and modules whose results the module combines; each runs on the module's own input."""
         return []
 
     def children_in_order(self, module: nn.Module) -> Children | None:
-        """Return the names and modules that run one after another, if the module does nothing else."""
+        """Return the names and modules that run one after another if the module does nothing else; otherwise None."""
         return None
 
 
 class ParametrizedRule(Rule):
-    """The rule of a module under torch's parametrizations: that of its class, for the weights that are multiplied with.
+    """Rule of a module with torch's parametrizations: the rule of its class, for the weights that these compute.
 
     Each call of the module computes its weights anew. They must be the same at every call.
+
+    Args:
+        plain: the rule of the class.
     """
 
     def __init__(self, plain: Rule) -> None:
@@ -66,10 +70,10 @@ class ParametrizedRule(Rule):
 
 
 def evaluated(module: nn.Module) -> nn.Module:
-    """Return a module without parametrizations that has the weights which a parametrized one multiplies with.
+    """Return a copy without parametrizations, with the weights that the parametrized module computes and uses.
 
     Raises:
-        ValueError: the parametrization computes other weights at each call, or no plain real ones.
+        ValueError: if a parametrization computes other weights at each call, or anything but plain real tensors.
     """
     plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
     plain.__dict__.update(vars(module), _parameters=dict(module._parameters), _modules={})
@@ -131,7 +135,7 @@ def find_rule(module: nn.Module) -> Rule | None:
     if parametrize.is_parametrized(module):
         plain = _RULES.get(parametrize.type_before_parametrizations(module))
         childless = module._modules.keys() == {"parametrizations"}
-        # A class with a forward of its own, as adapters make it, multiplies with something else than the weight.
+        # Adapters give the class a forward of its own, which does not simply multiply by the weight.
         known = plain is not None and childless and calls_of(type(module)) == plain.calls
         return ParametrizedRule(plain) if known else None  # type: ignore[arg-type]
     found = _RULES.get(type(module))
@@ -158,7 +162,17 @@ def leaves(path: str, module: nn.Module) -> Children:
 
 
 def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
-    """Bound the Lipschitz constant of a module, or estimate it; errors name the module by its path in the model."""
+    """Bound the Lipschitz constant of a module, or estimate it.
+
+    Args:
+        path: path of the module in the model, which errors name.
+        module: a container, a `LipschitzModule`, or a module with a rule.
+        estimate: use each layer's ``lipschitz_estimate()``, which proves nothing.
+
+    Raises:
+        TypeError: if a module has no bound.
+        ValueError: for a setting without a rule, and a bound that is negative or NaN.
+    """
     children = children_in_order(module)
     if children is not None:
         return product_up(bound_of(join(path, name), child, estimate) for name, child in children)
@@ -178,12 +192,22 @@ def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
     except NotImplementedError as error:
         raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() in its class") from error
     if isnan(bound) or bound < 0:
-        raise ValueError(f"{name} answers {bound} for its Lipschitz bound; it must be a number of at least 0")
+        raise ValueError(f"the Lipschitz bound of {name} must be at least 0, got {bound}")
     return bound
 
 
 def step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...], *parts: Step) -> Step:
-    """Bound the rounding of a module that is no container; ``parts`` are the steps of its rule's parts."""
+    """Bound the rounding of a module that is not a container.
+
+    Args:
+        path: path of the module in the model, which errors name.
+        module: a `LipschitzModule`, or a module with a rule.
+        signal, shape, parts: arguments of `Rule.rounding`.
+
+    Raises:
+        TypeError: if the module has no bound on its rounding.
+        ValueError: for a setting without a rule, and a step that is negative or NaN.
+    """
     name, found = describe(path, module), find_rule(module)
     try:
         if found is None and isinstance(module, LipschitzModule):
@@ -200,14 +224,14 @@ def step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if not all(number >= 0 for number in step):
-        raise ValueError(f"{name} answers {step} for its rounding; norm, gain and error must be at least 0")
+        raise ValueError(f"norm, gain and error of the rounding of {name} must be at least 0, got {step}")
     return step
 
 
 def _no_rule(name: str, module: nn.Module) -> str:
     if callable(getattr(module, "lipschitz_bound", None)):
         return (
-            f"{name} has a method lipschitz_bound(), but is no LipschitzModule: inherit from "
+            f"{name} has a method lipschitz_bound(), but is not a LipschitzModule: inherit from "
             "lipnet.layers.LipschitzModule, or register a rule with lipnet.certify.rule"
         )
     return (

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,24 @@ from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
-from lipnet.certify.files import (
-    FILES,
-    RADIUS_DECIMALS,
-    Row,
-    certificate_bytes,
-    sealed,
-    summary_bytes,
-)
-from lipnet.certify.partial import Batches, PartialCertification
+from lipnet.certify.files import FILES, Row, certificate_bytes, rows_of, sealed, summary_bytes
+from lipnet.certify.partial import PARTIAL, PartialCertification, check_free, count_rows
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
 from lipnet.functional.digest import tensors_sha256
-from lipnet.functional.margins import STANDARD_RADII, round_down
+from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics.curve import plot_certified_curve
 from lipnet.metrics.functional import check_radii
 
-PARTIAL = "certificates.partial"
-
 
 class Evidence:
-    """The bounds of one model for images of one shape, computed once, and the certificates based on them.
+    """Bounds of one model for images of one shape, computed once, and certificates based on them.
 
     For a float64 model, radii account for rounding. For another dtype, they do not, and `summary` says so.
 
     Args:
-        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change any more.
+        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change afterwards.
         image_shape: (C, H, W) of one image.
 
     Raises:
@@ -79,31 +70,28 @@ class Evidence:
         return {"lipschitz_bound": self.bounds.lipschitz, "rounding_bound": bound}
 
     def summary(self, images: Tensor) -> dict[str, Any]:
-        """Return the entries ``rounding``, with the deviation on these images, and ``layers``, as JSON values."""
+        """Return the summary's entries ``layers`` and ``rounding``, as JSON values.
+
+        Args:
+            images: (B, C, H, W), on which the deviation of the deployed model is measured.
+        """
         layers = [asdict(layer) for layer in layer_report(self.model, self.image_shape, self.rounding)]
         rounding: dict[str, Any] = {"covered": self.rounding is not None}
         if self.rounding is not None:
-            rounding |= {"logits": self.rounding.logits, "radius": self._radius_cost(self.rounding)}
+            rounding |= {"logits": self.rounding.logits, "radius": self.rounding.radius_cost(self.bounds)}
             rounding["measured"] = asdict(measured_deviation(self.model, images))
-        # JSON has no infinities: write null in their place.
         text = json.dumps({"rounding": rounding, "layers": layers})
-        plain: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
-        return plain
-
-    def _radius_cost(self, rounding: RoundingBounds) -> float:
-        """Return the largest reduction of a certified radius due to rounding."""
-        if self.bounds.pairwise is None or rounding.pairwise is None:
-            return 2 * rounding.logits / self.bounds.lipschitz
-        apart = ~torch.eye(len(rounding.pairwise), dtype=torch.bool)
-        return float((2 * rounding.pairwise / self.bounds.pairwise.cpu())[apart].max())
+        # JSON has no infinities: write null in their place.
+        entries: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
+        return entries
 
 
 @dataclass
 class Certification:
-    """A dataset to certify, and the model to certify it with.
+    """Dataset to certify, and the model to certify it with.
 
     Attributes:
-        model: from pixels in [0, 1] to logits, in evaluation mode; it is run on its own device and in its own dtype.
+        model: from pixels in [0, 1] to logits, in evaluation mode; it runs on its own device and in its own dtype.
         batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``. An iterator is enough to
             certify once; an attack or a report iterates over the batches again.
         indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
@@ -112,7 +100,7 @@ class Certification:
         remarks: further entries of the summary, such as a path.
         class_names: names of the classes for a report; None for their numbers.
         started: start time by ``time.perf_counter``.
-        first_images: images of the first batch that are among the n samples.
+        first_images: images of the first batch, as far as they are among the n samples.
         evidence: the bounds of the model for images like these.
 
     Raises:
@@ -133,8 +121,9 @@ class Certification:
         stream = iter(self.batches)
         first = next(stream, None)
         if first is None:
-            raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only 0")
-        if stream is self.batches:  # an iterator yields its first batch only once: put it back
+            raise ValueError(f"the data must hold {len(self.indices)} samples, got none")
+        if stream is self.batches:
+            # An iterator yields its first batch only once: put it back.
             self.batches = chain([first], stream)
         self.first_images = first[0][: len(self.indices)]
         self.evidence = Evidence(self.model, tuple(first[0].shape[1:]))
@@ -164,7 +153,7 @@ class Certification:
     def certify(
         self, numbers: Collection[int] | None = None, without: Collection[int] = ()
     ) -> Iterator[tuple[int, tuple[Row, ...]]]:
-        """Certify batches one by one; errors as for `lipnet.certify.certify`.
+        """Certify batches one by one.
 
         Args:
             numbers: numbers of the batches to certify, from 0; None for all.
@@ -172,6 +161,10 @@ class Certification:
 
         Yields:
             The number of each batch and its certificates.
+
+        Raises:
+            ValueError: if there are fewer samples than indices.
+            ValueError, TypeError, RuntimeError: as `lipnet.certify.certify`.
         """
         done = 0
         for number, (images, labels) in enumerate(self.batches):
@@ -182,16 +175,12 @@ class Certification:
                 yield number, rows_of(indices, labels, self.evidence.certify(images, labels))
             if done == len(self.indices):
                 return
-        raise ValueError(f"{len(self.indices)} samples were to be certified, but the data hold only {done}")
+        raise ValueError(f"the data must hold {len(self.indices)} samples, got {done}")
 
-
-def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:
-    """Return a batch of certificates as rows of certificates.tsv, with radii rounded down to its decimals."""
-    columns = (indices, labels, certificates.prediction, certificates.radius, certificates.correct)
-    return tuple(
-        Row(idx, label, prediction, round_down(radius, RADIUS_DECIMALS), int(correct))
-        for idx, label, prediction, radius, correct in zip(*(column.tolist() for column in columns), strict=True)
-    )
+    def missing(self, certified: Collection[int]) -> list[int]:
+        """Return the numbers of the batches that are not certified yet; ``batches`` must be a ``DataLoader``."""
+        size: int = self.batches.batch_size  # type: ignore[attr-defined]
+        return sorted(set(range(ceil(len(self.indices) / size))) - set(certified))
 
 
 def certify_dataset(
@@ -206,10 +195,11 @@ def certify_dataset(
     replace: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Certify every image and write the three files into a folder. Each appears when it is whole, the summary last.
+    """Certify every image, and write certificates.tsv, curve.png and summary.json into a folder.
 
-    Each batch is saved in the subfolder certificates.partial before the next one begins. An interrupted certification
-    leaves that subfolder and nothing else; ``resume`` continues it.
+    The three files appear at the end, each of them whole, the summary last. Until then, each batch is saved in the
+    subfolder certificates.partial before the next one begins. An interrupted certification leaves that subfolder and
+    nothing else; ``resume`` continues it.
 
     Args:
         model, batches, indices, facts, remarks: as in `Certification`.
@@ -227,7 +217,7 @@ def certify_dataset(
         ValueError: as for `certify`, if there are fewer samples than indices, and if the settings differ from those of
             the certification to resume.
     """
-    # `run_certification` checks both again; here, a mistake shows before the bounds are computed.
+    # `run_certification` checks both again. Here, a mistake shows before the bounds are computed.
     check_free(folder, replace=replace, resume=resume)
     radii, _ = check_radii(radii)
     certification = Certification(model, batches, indices, facts, remarks or {})
@@ -266,7 +256,7 @@ def run_certification(
     settings = certification.settings()
     partial = PartialCertification.begin(folder / PARTIAL, settings, resume=resume)
     execute(certification, partial)
-    rows = _all_rows(certification, partial)
+    rows = partial.all_rows(certification.indices.tolist())
     evidence = certification.evidence.summary(certification.first_images)
     seconds = round(time.perf_counter() - certification.started, 3)
     figures = {**figures_of(rows, radii), **evidence, "wall_seconds": seconds}
@@ -279,37 +269,3 @@ def run_certification(
         description.write(summary_bytes(summary))
     partial.discard()
     return summary
-
-
-def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
-    """Raise FileExistsError if the folder holds something that a certification would overwrite."""
-    begun = (folder / PARTIAL).exists()
-    if replace or (resume and begun):
-        return
-    taken = [name for name in FILES if (folder / name).exists()]
-    if taken:
-        raise FileExistsError(
-            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
-        )
-    if begun:
-        raise FileExistsError(
-            f"{folder.absolute()} holds a certification that is not finished; resume=true continues it, and "
-            "overwrite=true begins again"
-        )
-
-
-def count_rows(batches: Batches) -> int:
-    return sum(map(len, batches.values()))
-
-
-def _all_rows(certification: Certification, partial: PartialCertification) -> list[Row]:
-    """Return the certificates of all samples in order; raise ValueError unless there is exactly one for each."""
-    batches = partial.batches()
-    rows = [row for number in sorted(batches) for row in batches[number]]
-    expected = certification.indices.tolist()
-    if [row.idx for row in rows] != expected:
-        raise ValueError(
-            f"{len(expected)} samples were to be certified, but {partial.folder} holds {len(rows)} certificates, or "
-            "those of other samples: overwrite=true begins again"
-        )
-    return rows

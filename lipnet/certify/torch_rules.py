@@ -34,7 +34,7 @@ _ROUNDING = 1 + 1e-10
 class _Sequential(Rule):
     def children_in_order(self, module: nn.Module) -> Children:
         assert isinstance(module, nn.Sequential)
-        # Not named_children(), which lists a module that occurs, and so runs, twice only once.
+        # named_children() would list a module that occurs twice, and so runs twice, only once.
         return list(zip(module._modules, module, strict=True))
 
 
@@ -49,7 +49,7 @@ class _Residual(Rule):
         return round_up(Fraction(abs(module.skip)) + Fraction(abs(module.branch)) * Fraction(body))
 
     def rounding(self, module: Residual, signal: Signal, shape: tuple[int, ...], body: Step) -> Step:
-        """Two products and a sum for each entry, after the body's own rounding."""
+        """Bound two products and a sum for each entry, after the body's own rounding."""
         skip, branch = abs(module.skip), abs(module.branch)
         sizes = skip * signal.computed + branch * signal.after(body, signal.shape).computed
         underflow = TINY * sqrt(signal.entries) * (4 + skip + branch)
@@ -62,7 +62,7 @@ class _Residual(Rule):
 
 @rule(nn.ChannelShuffle, nn.Dropout, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ReLU)
 class _Exact(Rule):
-    """Entries are moved, dropped or kept: 1-Lipschitz without rounding."""
+    """Modules that move, drop or keep entries: 1-Lipschitz, without rounding."""
 
     def lipschitz(self, module: nn.Module) -> float:
         return 1.0
@@ -87,7 +87,7 @@ class _Linear(Rule):
         return spectral_norm_bound(module.weight)
 
     def rounding(self, module: nn.Linear, signal: Signal, shape: tuple[int, ...]) -> Step:
-        # On an input of several dimensions the layer multiplies each vector of the last one, which changes no norm.
+        # The matrix multiplies each vector along the last dimension, so further dimensions do not change its norm.
         vectors = prod(shape[:-1])
         return products(
             signal,
@@ -126,7 +126,7 @@ class _Conv2d(Rule):
             raise ValueError(f"Conv2d has padding_mode {module.padding_mode!r}; the rule covers 'zeros' and 'circular'")
         if module.padding_mode == "zeros":
             return
-        # Circular padding is read from this private copy, not from module.padding.
+        # torch takes circular padding from this private copy, (left, right, top, bottom), not from module.padding.
         padding = module._reversed_padding_repeated_twice
         reach = [dilation * (size - 1) for dilation, size in zip(module.dilation, kernel, strict=True)]
         if any(

@@ -63,7 +63,7 @@ class _ELU(Rule):
         return max(1.0, abs(module.alpha))
 
     def rounding(self, module: nn.ELU, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Allow for e^x - 1 by expm1, of small relative error, and by a difference, of an absolute error of 9 u."""
+        """Cover e^x - 1 by expm1, with a small relative error, and by a difference, with an absolute error of 9 u."""
         step = elementwise(signal, roundings=ELEMENTARY + 2, gain=self.lipschitz(module))
         absolute = accumulated(ELEMENTARY + 4) * abs(module.alpha) * sqrt(signal.entries)
         return step._replace(error=up(step.error + absolute))
@@ -121,8 +121,8 @@ class _Sigmoid(Rule):
 class _Softplus(Rule):
     """log(1 + e^(beta x)) / beta, of slope below 1. Where beta x exceeds the threshold, torch returns x itself.
 
-    The bounds are those of the smooth function. What the threshold changes, at most log(1 + e^-threshold) / beta for an
-    entry, counts as rounding. At torch's own threshold of 20 this is 2e-9, and at 40 it is nothing.
+    The bounds hold for the smooth function. The jump at the threshold, at most log(1 + e^-threshold) / beta for each
+    entry, counts as rounding. For beta = 1 it is 2e-9 at torch's default threshold of 20, and 4e-18 at 40.
     """
 
     def lipschitz(self, module: nn.Softplus) -> float:
@@ -136,10 +136,10 @@ class _Softplus(Rule):
         return 1.0
 
     def rounding(self, module: nn.Softplus, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Bound the error by that of beta x, of size |x|, and that of exp, log1p and the quotient, of size f(x)."""
+        """Add the error of beta x, relative to |x|, and the error of exp, log1p and the quotient, relative to f(x)."""
         gain, entries = self.lipschitz(module), sqrt(signal.entries)
         at_zero = log(2) / module.beta * entries
-        # The computed beta x exceeds the threshold up to its rounding.
+        # torch compares the computed beta x with the threshold, so the jump may happen one rounding below it.
         jump = log1p(exp(-module.threshold * (1 - 1e-10))) / module.beta * entries
         error = accumulated(2 * ELEMENTARY + 4) * (2 * signal.computed + at_zero) + jump * (1 + 1e-9)
         underflow = TINY * entries * (4 + 4 / module.beta)

@@ -19,23 +19,23 @@ from lipnet.functional.rounding_error import (
     up,
 )
 
-# Below this, a variance that counts as 0 where it underflows would change the quotient noticeably.
+# If var + eps is smaller, flushing a subnormal variance to 0 could change the quotient noticeably.
 _SMALLEST_VARIANCE = Fraction(1, 2**900)
 
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class _BatchNorm(Rule):
-    """Affine map of evaluation: y = (x - mean) weight / sqrt(var + eps) + bias with the statistics of the training."""
+    """Affine map of evaluation: y = (x - mean) weight / sqrt(var + eps) + bias, with the running statistics."""
 
     def lipschitz(self, module: nn.BatchNorm2d) -> float:
         """Return the largest |weight| / sqrt(var + eps) of a channel."""
         return max(self._factors(module))
 
     def rounding(self, module: nn.BatchNorm2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Cover the two orders of torch: x a + (bias - mean a) with a = weight / sqrt(var + eps), and as written above.
+        """Cover torch's two orders: x a + (bias - mean a) with a = weight / sqrt(var + eps), and the formula above.
 
-        The factor a takes a sum, a root, a quotient and a product, the root and the quotient perhaps by one elementary
-        function; then there are a difference, a product and a sum.
+        The factor a takes a sum, a root, a quotient and a product; one elementary function may replace the root and the
+        quotient. A difference, a product and a sum follow.
         """
         factors = self._factors(module)
         assert module.running_mean is not None
@@ -44,19 +44,19 @@ class _BatchNorm(Rule):
         shift = euclidean_norm(mean * torch.tensor(factors, dtype=torch.float64)) * repeated
         shift += 0.0 if module.bias is None else euclidean_norm(module.bias) * repeated
         gain = max(factors)
-        # A weight or a factor that counts as 0 changes (x - mean) / sqrt(var + eps), and 2^450 is the largest 1 / root.
+        # A flushed weight or factor counts as 0, which loses TINY times |x - mean| / root; 1 / root is at most 2^450.
         lost = 2.0**450 * (1 + signal.computed + euclidean_norm(mean) * repeated)
         underflow = TINY * sqrt(signal.entries) * 8 * (2 + gain + lost)
         error = accumulated(ELEMENTARY + 8) * (gain * signal.computed + shift) + underflow
         return Step(up(gain * signal.norm + shift), gain, up(error))
 
     def _factors(self, module: nn.BatchNorm2d) -> list[float]:
-        """Return |weight| / sqrt(var + eps) of each channel, rounded up."""
+        """Return |weight| / sqrt(var + eps) of each channel, rounded up; infinity alone if a value is not finite."""
         mean, variance = module.running_mean, module.running_var
         if mean is None or variance is None:
             raise ValueError(
-                f"{type(module).__name__} has no running statistics and normalises by those of the batch; the rule "
-                "covers track_running_stats=True"
+                f"{type(module).__name__} has no running statistics and normalises by the statistics of the batch; the "
+                "rule covers track_running_stats=True"
             )
         tensors = {"running_mean": mean, "running_var": variance, "weight": module.weight, "bias": module.bias}
         for name, values in tensors.items():

@@ -19,16 +19,17 @@ class _AvgPool2d(Rule):
     def lipschitz(self, module: nn.AvgPool2d) -> float:
         """Return the root of the product over both directions of sum_j max(0, k - |j| s) / k^2.
 
-        In one direction, A A^T has the entries max(0, k - |j| s) / k^2: the shares that windows at distance j have in
-        common. Its norm is at most their sum, and nearly that on long rows. Without overlap the result is 1 / sqrt(n)
-        for windows of n pixels. Zero padding leaves columns of A out.
+        In one direction, let A be the matrix of the pooling. Two windows that are j strides apart share
+        max(0, k - |j| s) pixels, so A A^T has the entries max(0, k - |j| s) / k^2. Its norm is at most their sum, and
+        close to it on long rows. Without overlap the result is 1 / sqrt(n) for windows of n pixels. Zero padding
+        leaves columns of A out.
         """
         kernel, stride, padding = (_pair(each) for each in (module.kernel_size, _stride(module), module.padding))
         if module.ceil_mode or module.divisor_override is not None:
             raise ValueError(f"{module} has ceil_mode or divisor_override, for which there is no rule")
         if padding != (0, 0) and not module.count_include_pad:
             raise ValueError(
-                f"{module} has padding that does not count, for which there is no rule; count_include_pad=True"
+                f"{module} has padding that does not count, for which there is no rule; set count_include_pad=True"
             )
         shares = prod(
             sum(max(0, k - abs(j) * s) for j in range(-k, k + 1)) for k, s in zip(kernel, stride, strict=True)
@@ -37,7 +38,7 @@ class _AvgPool2d(Rule):
 
     def rounding(self, module: nn.AvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
         gain = self.lipschitz(module)
-        # No entry of the matrix is negative, so that it is its own matrix of absolute values.
+        # The matrix has no negative entries, so the norm of its absolute values is its own norm.
         return products(signal, length=prod(_pair(module.kernel_size)), magnitude=gain, gain=gain, outputs=prod(shape))
 
 
@@ -59,9 +60,9 @@ class _MaxPool2d(Rule):
     def lipschitz(self, module: nn.MaxPool2d) -> float:
         """Return the root of the largest number of windows that read a pixel.
 
-        The maximum of a window moves no further than one of its pixels, and a pixel counts once in each window that
-        reads it. In one direction, the taps a d of a kernel of k, with d = dilation, meet a pixel where a d = x modulo
-        the stride s. Every s / gcd(s, d)-th tap does.
+        The maximum of a window changes by no more than one of its pixels, and a pixel counts once in each window that
+        reads it. In one direction, with dilation d and stride s, tap a of a window can read pixel x if a d = x modulo
+        s. This holds for every s / gcd(s, d)-th of the k taps.
         """
         if module.return_indices:
             raise ValueError(f"{module} returns indices, for which there is no rule")
@@ -75,7 +76,7 @@ class _MaxPool2d(Rule):
 
 @rule(nn.ZeroPad2d)
 class _ZeroPad2d(Rule):
-    """Zeros are added around the maps, or with negative padding rows and columns are dropped."""
+    """Padding adds zeros around the feature maps; negative padding drops rows and columns."""
 
     def lipschitz(self, module: nn.ZeroPad2d) -> float:
         if module.value != 0 or len(module.padding) != 4:
@@ -90,13 +91,13 @@ class _ZeroPad2d(Rule):
 
 @rule(nn.Upsample, nn.UpsamplingNearest2d)
 class _Upsample(Rule):
-    """Each pixel is repeated s x t times by mode "nearest" with scale_factor=(s, t)."""
+    """Mode "nearest" with scale_factor=(s, t) repeats each pixel s x t times."""
 
     def lipschitz(self, module: nn.Upsample) -> float:
         """Return sqrt(s t).
 
-        torch multiplies positions by the rounded reciprocal of a factor, which is only exact for powers of two. One
-        factor for all dimensions repeats as often as their number says, which the module does not know.
+        torch multiplies positions by the rounded reciprocal of a factor, which is only exact for powers of two. A
+        single factor is refused: it applies to every dimension, and the module does not know how many there are.
         """
         factors, name = module.scale_factor, type(module).__name__
         if module.mode != "nearest" or module.size is not None:

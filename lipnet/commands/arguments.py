@@ -1,4 +1,4 @@
-"""Short forms of arguments on the command line, written out for Hydra."""
+"""Expand short forms of command-line arguments for Hydra."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from lipnet.files import resolve_path
 
 
 def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
-    """Let the first argument of a command be the path of a checkpoint or run: put ``ckpt_path=`` before it.
+    """Put ``ckpt_path=`` before the first argument if it is a path instead of an override or an option.
 
     Example:
         >>> with_checkpoint_key(["runs/it's.ckpt", "n_samples=5"])
@@ -20,7 +20,7 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
 
 
 def with_compare_list(arguments: Sequence[str]) -> list[str]:
-    """Let ``compare=RUN1,RUN2`` name a list, where Hydra would see a sweep; ``compare=[...]`` is left as it is.
+    """Rewrite ``compare=RUN1,RUN2``, which Hydra would take for a sweep, as a list; keep ``compare=[...]``.
 
     Example:
         >>> with_compare_list(["compare=logs/a,it's", "overwrite=true"])
@@ -35,6 +35,6 @@ def with_compare_list(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a text in Hydra's quotes, in which quotes are escaped, and backslashes before a quote."""
+    """Quote a text for Hydra: escape quotes, and backslashes before a quote."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"

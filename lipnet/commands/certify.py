@@ -8,8 +8,11 @@ lipnet-certify compare=RUN1,RUN2                     # a page that overlays cert
 lipnet-certify verify=RUN/certificates.tsv
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.utils import instantiate
@@ -19,16 +22,16 @@ from lipnet.commands.arguments import with_checkpoint_key, with_compare_list
 from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
 
+if TYPE_CHECKING:
+    from lipnet.data import ImageDataModule
+
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
 def _certify(config: DictConfig) -> None:
-    """Certify a checkpoint and write its files; or verify a file of certificates; or compare certified runs."""
+    """Compare certified runs, verify a file of certificates, or certify a checkpoint and write its files."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
-    from lipnet.workflows import certify_checkpoint, verify_certificates
-    from lipnet.workflows.certification import assist_certification
-    from lipnet.workflows.devices import devices_of_command
-    from lipnet.workflows.launch import device_of_launch, launch_of_process
+    from lipnet.workflows import verify_certificates
     from lipnet.workflows.reporting import compare_runs
     from lipnet.workflows.verification import DIFFERENT
 
@@ -42,33 +45,41 @@ def _certify(config: DictConfig) -> None:
         found = verify_certificates(config.verify, ckpt_path, data=data, data_dir=data_dir, device=config.device)
         sys.exit(0 if found.confirmed else DIFFERENT)
     if ckpt_path is None:
-        raise ValueError("ckpt_path=... is needed: the checkpoint to certify; or pretrained=NAME")
+        raise ValueError("ckpt_path must name the checkpoint to certify, or pretrained a network; got neither")
+    _certify_or_assist(config, ckpt_path, data)
+
+
+def _certify_or_assist(config: DictConfig, ckpt_path: str | Path, data: ImageDataModule | None) -> None:
+    """Certify a checkpoint; among several processes, only the first one writes, and the others assist it."""
+    from lipnet.workflows import certify_checkpoint
+    from lipnet.workflows.certification import assist_certification
+    from lipnet.workflows.devices import devices_of_command
+    from lipnet.workflows.launch import device_of_launch, launch_of_process
+
     launch = launch_of_process()
-    if launch is not None and launch.rank > 0:
+    device: str | list[str]
+    if launch is None:
+        device = devices_of_command(config.device, config.trainer)
+    else:
         device = device_of_launch(launch, config.device, config.trainer)
-        shared = {name: config[name] for name in ("split", "n_samples", "batch_size", "dtype")}
-        assist_certification(ckpt_path, device=device, data=data, data_dir=data_dir, **shared)
+    settings = {name: config[name] for name in ("split", "n_samples", "batch_size", "dtype")}
+    settings |= {"device": device, "data": data, "data_dir": config.paths.data_dir}
+    if launch is not None and launch.rank > 0:
+        assist_certification(ckpt_path, **settings)
         return
-    as_stated = ("split", "n_samples", "batch_size", "dtype", "overwrite", "resume", "layers", "report")
     certify_checkpoint(
         ckpt_path,
         config.output_dir,
-        data=data,
-        data_dir=data_dir,
-        device=(
-            devices_of_command(config.device, config.trainer)
-            if launch is None
-            else device_of_launch(launch, config.device, config.trainer)
-        ),
         launched=launch is not None,
         radii=list(config.radii),
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
-        **{name: config[name] for name in as_stated},
+        **{name: config[name] for name in ("overwrite", "resume", "layers", "report")},
+        **settings,
     )
 
 
 def _checkpoint_of(config: DictConfig) -> str | Path | None:
-    """Return the checkpoint that ``ckpt_path`` or ``pretrained`` names; None for neither."""
+    """Return the checkpoint that ``ckpt_path`` or ``pretrained`` names, or None if neither is set."""
     from lipnet.models.pretrained import pretrained_file
 
     if config.pretrained is None:

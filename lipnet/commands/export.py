@@ -15,7 +15,7 @@ from lipnet.workflows.errors import clear_errors
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")
 @clear_errors
 def main(config: DictConfig) -> None:
-    """Rebuild the model from its checkpoint, write it, and check that the file computes the same as the model."""
+    """Rebuild the model from its checkpoint, check that the export computes the same, and write it."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import export_checkpoint
 

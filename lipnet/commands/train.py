@@ -16,7 +16,7 @@ from lipnet.workflows.errors import clear_errors
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="train")
 @clear_errors
 def main(config: DictConfig) -> float | None:
-    """Fit, choose the best checkpoint by validation and certify it on the test images; return its validation score."""
+    """Fit, choose the best checkpoint by validation, certify it on the test images; return its validation score."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lightning import seed_everything
 
@@ -39,7 +39,7 @@ def main(config: DictConfig) -> float | None:
     checkpoint, score = training.checkpoint_to_certify(trainer, folder)
     training.end_distributed()
     if trainer.is_global_zero:
-        # A new data module, which is not divided among processes; a resumed run replaces its earlier certificates.
+        # The new data module is not divided among processes. A resumed run replaces its earlier certificates.
         settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
         summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), overwrite=True, **settings)
         training.log_certificates(trainer, summary, folder / "curve.png")

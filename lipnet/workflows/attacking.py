@@ -34,13 +34,13 @@ OnBatch = Callable[[Tensor, AttackResult], None]
 
 @dataclass(frozen=True)
 class CertificateAttack:
-    """Settings of an attack on certificates; ``attack=pgd`` and ``attack=autoattack`` on the command line.
+    """Settings of an attack on certificates: ``attack=pgd`` or ``attack=autoattack`` on the command line.
 
     Attributes:
         method: the attack, such as `lipnet.certify.PGD`.
-        n_samples: number of certificates, the first ones, or all if there are fewer; None for all.
-        factors: multiples of the certified radius at which the attack's power is measured, more than 1.
-        radii: fixed radii, as text; None for those of the certification.
+        n_samples: number of certificates, from the first one, or all if there are fewer; None for all.
+        factors: multiples of the certified radius at which the attack's power is measured, above 1.
+        radii: fixed radii, as text; None for the radii of the certification.
 
     Raises:
         ValueError: for settings out of range.
@@ -71,7 +71,7 @@ def attack_certificates(
 ) -> dict[str, Any]:
     """Attack the certificates of a folder's certificates.tsv, and add the results to its summary.json.
 
-    The lines of the file are read back and attacked as written, in their order.
+    The attack reads the lines back from the file and takes each as written, in order.
 
     Args:
         model: the certified model, in evaluation mode.
@@ -85,11 +85,11 @@ def attack_certificates(
         The content of summary.json, with the results under the key ``attack``.
 
     Raises:
-        CertificateViolationError: for an image with another prediction within its certified radius; it is then in
-            violation.npz, and the summary says so.
-        UnsoundCertificatesError: if certified <= under attack <= clean does not hold.
-        CertificateFileError: if a file is not as it was written.
-        ValueError: as `lipnet.certify.attack`, and for data whose labels are not those of the file.
+        CertificateViolationError: for an image with another prediction within its certified radius; violation.npz
+            then holds it, and the summary says so.
+        UnsoundCertificatesError: unless certified <= under attack <= clean.
+        CertificateFileError: if a file was changed after it was written.
+        ValueError: as `lipnet.certify.attack`, and for data whose labels differ from the file's.
     """
     start = time.perf_counter()
     rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
@@ -102,7 +102,7 @@ def attack_certificates(
         result = _attack_rows(model, batches, rows, plan, radii, on_batch)
     except CertificateViolationError as violation:
         violation.save(folder / VIOLATION)
-        _add(folder, {**facts, "violation": str(violation), "file": VIOLATION})
+        _add_to_summary(folder, {**facts, "violation": str(violation), "file": VIOLATION})
         raise
     found = {
         **facts,
@@ -113,7 +113,7 @@ def attack_certificates(
         "unconfirmed": result.unconfirmed,
         "wall_seconds": round(time.perf_counter() - start, 3),
     }
-    return _add(folder, found)
+    return _add_to_summary(folder, found)
 
 
 def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
@@ -144,6 +144,7 @@ def _attack_rows(
     radii: list[str],
     on_batch: OnBatch | None,
 ) -> AttackResult:
+    """Attack the certificates of the rows batch by batch, and return the results of all of them."""
     certificates = Certificates(
         torch.tensor([row.prediction for row in rows]),
         torch.tensor([float(row.radius) for row in rows], dtype=torch.float64),
@@ -173,21 +174,21 @@ def _attack_rows(
             done += len(part)
             show(done)
     if done != len(rows):
-        raise ValueError(f"{len(rows)} certificates were to be attacked, but the data hold only {done} images")
+        raise ValueError(f"the data must hold the images of {len(rows)} certificates, got {done} images")
     distance = torch.cat([result.distance for result in results])
     return AttackResult(certificates, distance, sum(result.unconfirmed for result in results))
 
 
 def _pieces(batches: Iterable[tuple[Tensor, Tensor]], most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of at most so many images."""
+    """Split batches into pieces of at most ``most`` images; None leaves them whole."""
     for images, labels in batches:
         size = most or max(1, len(images))
         for start in range(0, len(images), size):
             yield images[start : start + size], labels[start : start + size]
 
 
-def _add(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Add the results to the summary, write it, and return it."""
+def _add_to_summary(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Add the results of the attack to summary.json, and return its content."""
     path = folder / SUMMARY
     summary = sealed({**unsealed(read_summary(path)), "attack": found})
     with atomic_write(path) as file:

@@ -1,6 +1,7 @@
-"""Certify a checkpoint: model and data, files, tables."""
+"""Certify a checkpoint: load model and data, write the files, print the tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
 from lipnet.certify.html import REPORT
+from lipnet.certify.partial import check_free
 from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.ranks import certify_in_ranks, process_group
-from lipnet.certify.run import Certification, certify_here, check_free, run_certification
+from lipnet.certify.run import Certification, certify_here, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
@@ -48,28 +50,28 @@ def certify_checkpoint(
     trust: Sequence[str] = (),
     launched: bool = False,
 ) -> dict[str, Any]:
-    """Certify a checkpoint on the data that it was trained for; write the files and print the table.
+    """Certify a checkpoint on the dataset that it was trained on; write the files and print the table.
 
     Args:
         ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
         output_dir: destination of certificates.tsv, summary.json and curve.png.
-        data: the data; None for those that the checkpoint names.
-        data_dir: folder of the data's files, if the checkpoint names the data.
+        data: the data module; None for the dataset that the checkpoint names.
+        data_dir: folder of the dataset's files, if the checkpoint names the dataset.
         split: ``"test"`` or ``"validation"``.
-        n_samples: number of samples, the first ones; None for all.
+        n_samples: number of samples, from the first one; None for all.
         batch_size: images per forward pass.
         dtype: ``"float64"``: the radii account for rounding; ``"float32"``: they do not.
-        device: a device of torch, or ``"auto"``: the accelerator if there is one. Several devices: a process for each,
-            which together write the same files as one process.
+        device: a device of torch, or ``"auto"``: the accelerator if there is one. For a list of devices, a process for
+            each; together they write the same files as one process.
         radii: the radii of the table, as text.
         overwrite: replace certificates that ``output_dir`` already holds.
         resume: continue an interrupted certification in ``output_dir``, if there is one.
-        attack: attack on the certificates once they are written; None for no attack.
-        layers: print the bounds of the layers, too.
-        report: ``"html"`` also writes report.html, a page to look at.
+        attack: settings of an attack on the written certificates; None for no attack.
+        layers: also print the bounds of the layers.
+        report: ``"html"`` to also write report.html, a page to look at; or None.
         trust: packages of your own whose modules the checkpoint may name; never for a stranger's file.
-        launched: torchrun started this process as the first of several, and the others call `assist_certification`
-            with the same settings.
+        launched: True if torchrun or Slurm started this process as the first of several; the others call
+            `assist_certification` with the same settings.
 
     Returns:
         The content of summary.json.
@@ -78,13 +80,13 @@ def certify_checkpoint(
         FileNotFoundError: for a missing checkpoint or missing data.
         FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``, or an unfinished
             certification, unless ``overwrite`` or ``resume``.
-        ValueError: for a setting out of range, a damaged checkpoint, data that are not the checkpoint's, or an
+        ValueError: for a setting out of range, a damaged checkpoint, another dataset than the checkpoint's, or an
             unfinished certification with other settings.
         ChildProcessError: if one of several processes fails or is killed.
         UnsoundCertificatesError: if the attack shows that a certificate is wrong; violation.npz holds the image.
     """
     folder, ckpt_path = resolve_path(output_dir), checkpoint_path(ckpt_path)
-    # Refuse whatever can be refused before anything is read.
+    # Settings first: they can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
     check_report(report, folder, replace=overwrite or resume)
     radii, _ = check_radii(radii)
@@ -92,17 +94,12 @@ def certify_checkpoint(
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
     chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
     prepare: Callable[[str], Certification] = partial(prepare_certification, ckpt_path, **chosen)
-    execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     certification = prepare(devices[0])
-    write = partial(run_certification, certification, folder, radii=radii, replace=overwrite, resume=resume)
-    if launched:
-        with process_group():
-            summary = write(execute=certify_in_ranks)
-    else:
-        summary = write(execute=execute)
-    say(summary_table({ckpt_path.name: summary}), rounding_sentence(summary))
-    if layers:
-        say(layer_table([Layer(**layer) for layer in summary["layers"]]))
+    execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
+    files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
+    with process_group() if launched else nullcontext():
+        summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
+    _print_tables(ckpt_path.name, summary, layers)
     with reported(report, certification, folder) as keep:
         if attack is not None:
             settings: dict[str, Any] = {"radii": radii, "on_batch": keep}
@@ -112,12 +109,18 @@ def certify_checkpoint(
     return summary
 
 
+def _print_tables(name: str, summary: Mapping[str, Any], layers: bool) -> None:
+    say(summary_table({name: summary}), rounding_sentence(summary))
+    if layers:
+        say(layer_table([Layer(**layer) for layer in summary["layers"]]))
+
+
 def assist_certification(ckpt_path: str | Path, **settings: Any) -> None:
     """Certify a share of the batches for the first of several processes, which writes the files.
 
     Args:
         ckpt_path: as in `certify_checkpoint`.
-        settings: those of `prepare_certification`.
+        settings: further arguments of `prepare_certification`.
     """
     certification = prepare_certification(ckpt_path, **settings)
     with process_group():
@@ -127,7 +130,9 @@ def assist_certification(ckpt_path: str | Path, **settings: Any) -> None:
 def checkpoint_path(path: str | Path) -> Path:
     """Return the absolute path of a checkpoint.
 
-    A run's folder stands for its checkpoints/best.ckpt, and a folder of `save_pretrained` for its model.safetensors.
+    Args:
+        path: a checkpoint; a run's folder, for its checkpoints/best.ckpt; or a folder that `save_pretrained` wrote, for
+            its model.safetensors.
 
     Raises:
         FileNotFoundError: for a folder without such a checkpoint.
@@ -158,12 +163,7 @@ def prepare_certification(
     trust: Sequence[str] = (),
 ) -> Certification:
     """Load model and data, and compute the bounds; arguments and errors as in `certify_checkpoint`."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    check_number("batch_size", batch_size, int)
-    check_number("n_samples", n_samples, int | None)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    _check_settings(dtype, batch_size, n_samples)
     ckpt_path = checkpoint_path(ckpt_path)
     checkpoint = load_checkpoint(ckpt_path, trust)
     data = _data_of(checkpoint, data_dir) if data is None else data
@@ -190,12 +190,23 @@ def prepare_certification(
     )
 
 
+def _check_settings(dtype: str, batch_size: int, n_samples: int | None) -> None:
+    """Refuse settings that are wrong for every checkpoint and dataset."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_number("batch_size", batch_size, int)
+    check_number("n_samples", n_samples, int | None)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
 def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
+    """Return the data module of the dataset that a checkpoint names."""
     settings = dict(checkpoint.dataset)
     name = settings.pop("name")
     if not isinstance(name, str) or name not in DATAMODULES:
         raise ValueError(f"the checkpoint's dataset {name!r} is none of {', '.join(DATAMODULES)}; name one by data=...")
-    # A checkpoint may be a stranger's: it chooses neither folders nor downloads.
+    # A checkpoint may come from a stranger, so it must choose neither folders nor downloads.
     allowed, facts = DATAMODULES[name].checkpoint_settings, DATAMODULES[name].checkpoint_facts
     settings = {key: value for key, value in settings.items() if key not in facts}
     refused = sorted(settings.keys() - set(allowed))
@@ -207,6 +218,7 @@ def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
 
 
 def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) -> None:
+    """Refuse another dataset than the checkpoint's, and a split that may hold images of its training."""
     trained_on, name = checkpoint.dataset["name"], data.dataset_name
     if name != trained_on:
         raise ValueError(
@@ -225,5 +237,5 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
 
 
 def _shortened(value: Any) -> Any:
-    """Return a value of a description for an error: of a long list, such as that of the classes, the first entries."""
+    """Shorten a long list, such as the names of the classes, to its first entries, for an error."""
     return [*value[:5], "..."] if isinstance(value, list) and len(value) > 5 else value

@@ -12,10 +12,10 @@ _CPU = torch.device("cpu")
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name; ``"auto"`` is the accelerator of this machine if it has one, else the CPU.
+    """Return the device that a name stands for; ``"auto"`` is this machine's accelerator if it has one, else the CPU.
 
     Raises:
-        ValueError: if torch knows no such device, or this machine has none.
+        ValueError: if torch does not know the device, or this machine does not have it.
     """
     accelerator = _accelerator()
     if name == AUTO:
@@ -30,7 +30,7 @@ def device_of(name: str) -> torch.device:
 
 
 def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | list[str]:
-    """Return the device that a command names, or the devices of its group ``trainer``.
+    """Return the device that a command names, or the list of devices of its group ``trainer``.
 
     Raises:
         ValueError: if it names both; and as `devices_of_trainer`.
@@ -66,7 +66,9 @@ def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:
         count = kind.auto_device_count() if devices == AUTO else devices
         found = kind.get_parallel_devices(kind.parse_devices(count))
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ValueError(f"trainer.devices={devices} of {accelerator} are not there: {error}") from error
+        raise ValueError(
+            f"trainer.devices={devices} of {accelerator} must be available on this machine: {error}"
+        ) from error
     return [str(device) for device in found]
 
 

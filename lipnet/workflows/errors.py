@@ -14,14 +14,14 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a program end with one message and exit code 1 for wrong input, or 2 for a wrong certificate.
+    """End a program with one message, and exit code 1 for wrong input or 2 for a wrong certificate.
 
-    Wrong values and types (ValueError, TypeError), missing files and files in the way (OSError) and settings that Hydra
-    or Lightning refuse are reported by the message of the original cause. With HYDRA_FULL_ERROR=1 in the environment
-    the traceback is shown, as everywhere in Hydra. Certificates that are shown to be wrong (UnsoundCertificatesError)
-    end the program with exit code 2. Every other exception is a defect of the program and keeps its traceback.
+    Wrong input means wrong values and types (ValueError, TypeError), missing files and files in the way (OSError), and
+    settings that Hydra or Lightning refuse; the message is that of the original cause. HYDRA_FULL_ERROR=1 in the
+    environment shows the traceback, as everywhere in Hydra. A wrong certificate is an UnsoundCertificatesError. Every
+    other exception is a defect of the program and keeps its traceback.
 
-    In a job of a multirun the error is raised again after its message, so that the other jobs run.
+    A job of a multirun raises the error again after its message, so that the other jobs run.
     """
 
     @wraps(main)

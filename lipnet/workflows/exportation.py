@@ -38,8 +38,8 @@ def export_checkpoint(
     Raises:
         FileNotFoundError: for a missing checkpoint.
         FileExistsError: if ``output`` exists, unless ``overwrite``.
-        ValueError: for another ending or dtype, a damaged checkpoint, packages that ONNX needs and that are missing,
-            and what `lipnet.certify.export_onnx` and `lipnet.certify.export_program` refuse.
+        ValueError: for another ending or dtype, a damaged checkpoint, missing packages that ONNX needs, and models that
+            `lipnet.certify.export_onnx` or `lipnet.certify.export_program` refuse.
     """
     output = resolve_path(output)
     if output.suffix not in WRITERS:

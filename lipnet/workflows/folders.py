@@ -30,12 +30,12 @@ _PATIENCE = 10.0
 
 
 def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bool = False) -> str:
-    """Return the folder of a run: that of the run to resume, or a new log_dir/task_name/DATE_TIME.
+    """Return the folder of the run to resume, or a new folder log_dir/task_name/DATE_TIME.
 
     Args:
         log_dir: folder of all runs.
         task_name: name of this kind of run.
-        ckpt_path: None; ``"last"`` for the newest run of the task that has a last checkpoint; or a checkpoint's path.
+        ckpt_path: a checkpoint's path; ``"last"`` for the newest run of the task that has a last checkpoint; or None.
         transfer: True if ``ckpt_path`` may be a network to start from; the new run then has its own folder.
     """
     resumed = None if starts_from(ckpt_path, transfer) else checkpoint_to_resume(log_dir, task_name, ckpt_path)
@@ -81,9 +81,9 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
 
 
 def _start_of(checkpoint: Path) -> tuple[datetime, str]:
-    """Return the start time of a run by its record, or else the time of its last checkpoint; and its folder.
+    """Return the key that sorts runs by start: the time in its record, or else of its last checkpoint; and its path.
 
-    Folder names are local times, which summer time and a change of the zone set back.
+    Folder names do not sort: they are local times, which jump back at the end of summer time or in another zone.
     """
     record = checkpoint.parents[1] / "run.json"
     starts = read_starts(record) if record.is_file() else []
@@ -99,7 +99,7 @@ def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
 
 
 def is_multirun() -> bool:
-    """Return whether this is a job of a Hydra multirun."""
+    """Return True in a job of a Hydra multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -126,10 +126,17 @@ class RunFolder(Callback):
     on_multirun_end = on_run_end
 
     def _claim(self, config: DictConfig, place: DictConfig, automatic: Callable[..., str]) -> None:
+        """Make and lock a folder, and write its final name into the configuration.
+
+        Args:
+            config: the configuration of the command.
+            place: ``hydra.run`` or ``hydra.sweep``, whose ``dir`` is the folder.
+            automatic: the resolver that names the folder unless the user does.
+        """
         folder = Path(place.dir).expanduser()
         stated = OmegaConf.to_container(place, resolve=False)["dir"]  # type: ignore[index, call-overload]
         if config.ckpt_path is None and str(stated).startswith(f"${{{automatic.__name__}:"):
-            # Another start of the same second may have taken the name meanwhile.
+            # Another command that started in the same second may have taken the name.
             while not _made(folder):
                 folder = _unused(folder)
             new = True
@@ -156,6 +163,7 @@ class RunFolder(Callback):
         sys.exit(1)
 
     def _remove_empty(self) -> None:
+        """Remove the folder of an unfinished run that left neither checkpoint, certificates, metrics nor record."""
         folder = self._unfinished
         if folder is None or any(map(holds_run, [folder, *folder.glob("*")])) or [*folder.rglob("metrics.csv")]:
             return
@@ -173,12 +181,12 @@ def _made(folder: Path) -> bool:
 
 
 def holds_run(folder: Path) -> bool:
-    """Return whether a folder holds a checkpoint or certificates of a run."""
+    """Return True if a folder holds a checkpoint or certificates of a run."""
     return (folder / "summary.json").exists() or any((folder / CHECKPOINTS).glob("*.ckpt"))
 
 
 def check_unused(folder: Path, config: DictConfig) -> None:
-    """Raise FileExistsError if a folder holds another run than the one that this start resumes."""
+    """Raise FileExistsError if a folder holds a run that this start does not resume."""
     if not holds_run(folder) or _is_requeued():
         return
     transfer = bool(config.get("transfer", False))
@@ -191,7 +199,7 @@ def check_unused(folder: Path, config: DictConfig) -> None:
 
 
 def _is_requeued() -> bool:
-    """Return whether Slurm has requeued this job, which resumes its run with the command of the first start."""
+    """Return True if Slurm has requeued this job, which then resumes its run with the first start's command."""
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
@@ -200,6 +208,6 @@ def _now() -> str:
 
 
 def _unused(folder: Path) -> Path:
-    """Return a folder that does not exist yet: the given one, or its name with the first free number."""
+    """Return the given folder if it does not exist yet, or else its name with the first free number."""
     names = chain([folder.name], (f"{folder.name}_{number}" for number in count(2)))
     return next(free for name in names if not (free := folder.with_name(name)).exists())

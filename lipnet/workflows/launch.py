@@ -17,7 +17,7 @@ class Launch:
 
     Attributes:
         rank: its number among all processes.
-        local_rank: its number among those of its machine.
+        local_rank: its number among the processes of its machine.
         size: number of processes.
     """
 
@@ -29,7 +29,7 @@ class Launch:
 def launch_of_process() -> Launch | None:
     """Return this process's place among several that torchrun or Slurm's srun started; None if it is alone.
 
-    For Slurm, the address of the first process is put into the environment, where torchrun puts it.
+    For Slurm, write the place and the address of the first process into the environment, as torchrun does.
     """
     environment: TorchElasticEnvironment | SLURMEnvironment
     if TorchElasticEnvironment.detect():
@@ -46,7 +46,7 @@ def launch_of_process() -> Launch | None:
 
 
 def device_of_launch(launch: Launch, device: str, trainer: Mapping[str, Any] | None) -> str:
-    """Return the device of this process: that of its number on its machine.
+    """Return the device of this process, chosen by its number on its machine.
 
     Args:
         launch: this process among the others.
@@ -64,8 +64,8 @@ def device_of_launch(launch: Launch, device: str, trainer: Mapping[str, Any] | N
     devices = _all_devices() if trainer is None else devices_of_trainer({**trainer, "num_nodes": 1})
     if trainer is not None and launch.size != trainer.get("num_nodes", 1) * len(devices):
         raise ValueError(
-            f"trainer.num_nodes={trainer.get('num_nodes', 1)} with {len(devices)} devices each need a process for each "
-            f"device, got {launch.size} processes"
+            f"trainer.num_nodes={trainer.get('num_nodes', 1)} with {len(devices)} devices each needs one process for "
+            f"each device, got {launch.size} processes"
         )
     if devices == ["cpu"]:
         return "cpu"
@@ -75,5 +75,6 @@ def device_of_launch(launch: Launch, device: str, trainer: Mapping[str, Any] | N
 
 
 def _all_devices() -> list[str]:
+    """Return all accelerators of this machine, or the CPU once, which several processes can share."""
     found = devices_of_trainer({"accelerator": AUTO, "devices": AUTO})
     return ["cpu"] if found[0].startswith("cpu") else found

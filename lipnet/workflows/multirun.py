@@ -35,7 +35,7 @@ class SweepTable(Callback):
             error = cause_of(job_return._return_value)
             self._errors[overrides] = f"{type(error).__name__}: {error}"
             if str(job_return.hydra_cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
-                # Hydra's own sweeper would raise the error after all jobs, and skip the table. Others count failures.
+                # Hydra's own sweeper would raise the error after all jobs and skip the table. Others count failed jobs.
                 job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,9 +55,9 @@ class SweepTable(Callback):
 
 
 def distinct_names(runs: Sequence[Overrides]) -> list[str]:
-    """Return a name for each run: the overrides that not all runs share, shortened if the names stay distinct.
+    """Return a name for each run: its overrides that not all runs share, shortened if the names stay distinct.
 
-    A run without overrides of its own is named by its number.
+    A run without such overrides is named by its number.
     """
     shared = set(runs[0]).intersection(*runs)
     own = [[override for override in overrides if override not in shared] for overrides in runs]

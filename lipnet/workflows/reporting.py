@@ -17,7 +17,7 @@ HTML = "html"
 
 
 def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
-    """Check the option ``report`` before anything is computed.
+    """Check the option ``report`` before the certification begins.
 
     Raises:
         ValueError: for another value than ``"html"`` or None.
@@ -31,14 +31,14 @@ def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
 
 @contextmanager
 def reported(report: str | None, certification: Certification, folder: Path) -> Iterator[OnBatch | None]:
-    """Write report.html at the end of the block, also if an attack in it shows that a certificate is wrong.
+    """Write report.html at the end of the block, even if an attack in the block shows that a certificate is wrong.
 
-    An earlier report of the folder is removed: it is not about these certificates.
+    An earlier report in the folder is removed, because it shows other certificates.
 
     Args:
         report: ``"html"``, or None for no report.
-        certification: has just ended.
-        folder: holds its files.
+        certification: a finished certification.
+        folder: the folder of its files.
 
     Yields:
         The function that keeps the images of an attack for the report; None without a report.
@@ -69,7 +69,7 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, *, overwrit
 
     Args:
         runs: folders that hold certificates.tsv and summary.json.
-        output_dir: destination.
+        output_dir: folder of compare.html.
         overwrite: replace an existing compare.html.
 
     Raises:

@@ -9,7 +9,9 @@ from importlib import import_module
 from omegaconf import OmegaConf
 
 
-def _late(name: str) -> Callable[..., str]:
+def _importing(name: str) -> Callable[..., str]:
+    """Return a resolver that imports the function of this name at each call."""
+
     def resolver(*arguments: object) -> str:
         folder: str = getattr(import_module("lipnet.workflows.folders"), name)(*arguments)
         return folder
@@ -19,5 +21,5 @@ def _late(name: str) -> Callable[..., str]:
 
 # Cached, since the name of a new folder depends on the time of day.
 for name in ("run_folder", "sweep_folder", "resumption"):
-    OmegaConf.register_new_resolver(name, _late(name), replace=True, use_cache=True)
-OmegaConf.register_new_resolver("output_folder", _late("output_folder"), replace=True)
+    OmegaConf.register_new_resolver(name, _importing(name), replace=True, use_cache=True)
+OmegaConf.register_new_resolver("output_folder", _importing("output_folder"), replace=True)

@@ -1,4 +1,4 @@
-"""Checks that settings which must be numbers are numbers, before anything is built from them."""
+"""Type checks of numeric settings, before anything is built from them."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -14,15 +14,15 @@ _NUMBERS = {bool: "true or false", int: "an integer", float: "a number"}
 def check_number(name: str, value: Any, annotation: Any) -> None:
     """Check a setting against the annotation of the argument that it becomes.
 
-    Annotations that admit more than numbers and null are not checked.
+    Annotations that admit more than numbers, tensors and null are not checked.
 
     Raises:
-        ValueError: the value is a text, a fraction or null, for example, and the annotation admits only integers.
+        ValueError: if the annotation does not admit the value, such as text, a fraction or null for an integer.
     """
     admitted = set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
     if not admitted <= {*_NUMBERS, NoneType, Tensor} or not admitted & {*_NUMBERS}:
         return
-    # Python, too, takes an integer where a float is annotated.
+    # An integer is also a valid float.
     if type(value) in admitted or (type(value) is int and float in admitted):
         return
     words = [word for kind, word in _NUMBERS.items() if kind in admitted] + ["null"] * (NoneType in admitted)
@@ -33,8 +33,8 @@ def check_numbers(settings: Any, name: str = "") -> None:
     """Check the arguments of each ``_target_`` in a part of a configuration against the target's annotations.
 
     Args:
-        settings: plain mappings, sequences and values. Targets are imported.
-        name: full name of this part, for messages.
+        settings: plain mappings, lists and values; the targets in it are imported.
+        name: full name of this part, for errors.
 
     Raises:
         ValueError: as for `check_number`.
@@ -53,13 +53,13 @@ def check_numbers(settings: Any, name: str = "") -> None:
 
 
 def _annotations(target: str) -> dict[str, Any]:
-    """Return the annotations of the arguments of a target, with None admitted where it is the default."""
+    """Return the annotations of a target's arguments; where the default is None, they admit None."""
     try:
         found: Any = locate(target)
         function = found.__init__ if isinstance(found, type) else found  # type: ignore[misc]
         hints, parameters = get_type_hints(function), signature(function).parameters
     except (ErrorDuringImport, NameError, TypeError, ValueError):
-        # Hydra reports a target that does not exist. Others have names for type checkers alone, or are written in C.
+        # Hydra itself reports a missing target. Others are written in C, or annotate with names for type checkers only.
         return {}
     kept = {name: hint for name, hint in hints.items() if name in parameters}
     defaults = {name for name in kept if parameters[name].default is None}

@@ -12,12 +12,21 @@ from lipnet.certify.run import Certification
 from lipnet.functional.margins import parse_radius
 from lipnet.metrics.functional import check_radii
 
-# Entries that no recomputation yields: where the checkpoint was, how long it took, the attack.
+# Entries that are not recomputed, and their types: path of the checkpoint, duration, attack, checksum.
 _UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256": str}
 
 
 def compare_summary(path: Path, content: CertificateFile, certification: Certification) -> tuple[list[str], list[str]]:
-    """Compare every entry of the summary with certificates and recomputed values; nothing if there is no summary."""
+    """Compare every entry of the summary with the certificates and with recomputed values.
+
+    Args:
+        path: summary.json; nothing is compared if it does not exist.
+        content: the file of certificates.
+        certification: the same samples with the recomputed bounds.
+
+    Returns:
+        Sentences for problems, and for notes.
+    """
     if not path.is_file():
         return [], []
     try:
@@ -36,7 +45,7 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
     ]
     for name, value in certification.evidence.summary(certification.first_images).items():
         for place in _disagreements(summary.get(name), value, name):
-            problems.append(f"{path.name} states something else of {place} than is found now")
+            problems.append(f"{path.name} states another value of {place} than the recomputed one")
         expected[name] = value
     for name in summary.keys() - expected.keys():
         if not isinstance(summary[name], _UNREPEATED.get(name, ())):
@@ -51,12 +60,12 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
 
 
 def identical(stated: Any, found: Any) -> bool:
-    """Compare as JSON, in which true is not 1."""
+    """Compare two values as JSON, where true differs from 1."""
     return json.dumps(stated, sort_keys=True) == json.dumps(found, sort_keys=True)
 
 
 def _disagreements(stated: Any, found: Any, place: str) -> Iterator[str]:
-    """Yield the places where two JSON values differ by more than the arithmetic of two machines may."""
+    """Yield the places where two JSON values differ by more than two machines' arithmetic explains."""
     if place == "rounding.measured":
         if not _same_measurement(stated, found):
             yield place
@@ -77,7 +86,7 @@ def _disagreements(stated: Any, found: Any, place: str) -> Iterator[str]:
 
 
 def _same_measurement(stated: Any, found: Mapping[str, Any]) -> bool:
-    """Compare measured distances by their magnitude: their digits depend on the machine."""
+    """Compare measured distances by magnitude, because their digits depend on the machine."""
     if not isinstance(stated, dict) or stated.keys() != found.keys() or stated["images"] != found["images"]:
         return False
     if not all(type(stated[name]) is type(value) for name, value in found.items()):

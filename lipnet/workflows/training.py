@@ -1,4 +1,4 @@
-"""Parts of a training, made from its configuration and checked before it starts."""
+"""Parts of a training: built from its configuration, and checked before it starts."""
 
 import logging
 import warnings
@@ -54,7 +54,7 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
 
 
 def make_optimizer(config: DictConfig) -> ModuleOptimizer:
-    """Return what makes the optimizer: the group ``optimizer``, with the rates by kind of parameter and Lookahead."""
+    """Return the optimizer's factory: the group ``optimizer``, learning rates by kind of parameter, and Lookahead."""
     return ModuleOptimizer(
         instantiate(config.optimizer),
         bias_lr_factor=config.get("bias_lr_factor", 1.0),
@@ -66,10 +66,10 @@ def make_optimizer(config: DictConfig) -> ModuleOptimizer:
 def make_trainer(config: DictConfig) -> Trainer:
     """Return the Trainer of the group ``trainer``, with the callbacks and loggers of their groups that are not null.
 
-    A progress bar is left out if ``trainer.enable_progress_bar`` is false, and the learning rate's monitor if there is
-    no logger.
+    The progress bar is left out if ``trainer.enable_progress_bar`` is false, and the monitor of the learning rate if
+    there is no logger.
     """
-    # Drop an advertisement, lines on absent hardware, and a warning about Lightning's own use of torch.
+    # Suppress an advertisement, lines about absent hardware, and a warning about Lightning's own use of torch.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_reading)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
     # `logger=[]` composes to a configuration without the key.
@@ -91,31 +91,32 @@ def make_trainer(config: DictConfig) -> Trainer:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check before anything is built that the settings which must be numbers are numbers.
+    """Check the types of numeric settings before anything is built from them.
 
-    The model is left out: `lipnet.models.build_model` decides what may be imported for it, and its parts check their
+    The model is left out: `lipnet.models.build_model` decides which targets it may import, and its parts check their
     own arguments.
 
     Raises:
-        ValueError: for a text where a number is needed, for example.
+        ValueError: as `check_number`, for instance for text in place of a number.
     """
     for name, kind in (("seed", int), ("bias_lr_factor", float), ("manifold_lr", float)):
         check_number(name, config[name], kind)
     if config.certify is not None:
         check_number("certify.n_samples", config.certify.n_samples, int | None)
         check_number("certify.batch_size", config.certify.batch_size, int)
-    # Other groups refer to the trainer's settings, so check those by their own names first.
+    # The trainer comes first: other groups refer to its settings, and an error should name the setting itself.
     for group in ("trainer", "data", "loss", "optimizer", "lookahead", "scheduler", "callbacks", "logger"):
         if config.get(group) is not None:
             check_numbers(OmegaConf.to_container(config[group], resolve=True), group)
 
 
 def check_certification(config: DictConfig) -> None:
-    """Check before the first epoch what the certification after the last one needs.
+    """Check, before the first epoch, the settings and data of the certification after the last one.
 
     Raises:
-        ValueError, FileNotFoundError: for a setting of ``certify`` out of range, missing or empty test data, and a
-            training that will have nothing to certify.
+        FileNotFoundError: for missing test data.
+        ValueError: for a setting of ``certify`` out of range, empty test data, and a training that will have nothing to
+            certify.
     """
     if config.trainer.get("max_epochs") == 0:
         raise ValueError("trainer.max_epochs must be positive, or -1 for no limit, got 0: nothing would be trained")
@@ -138,15 +139,15 @@ def check_certification(config: DictConfig) -> None:
 
 
 def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
-    """Return the checkpoint to resume, checked to be of the same model and data; None for a new training or transfer.
+    """Return the checkpoint to resume, after checking its model and data; None for a new training or transfer.
 
     Raises:
         FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to resume.
-        ValueError: if it is damaged, or of another model or other data.
+        ValueError: if it is damaged, or belongs to another model or other data.
     """
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if path is None:
-        # In a resumed sweep, some jobs start only now.
+        # Resuming a sweep also starts the jobs that have not run yet.
         if config.ckpt_path is not None and not is_multirun():
             folder = Path(config.paths.log_dir, config.task_name).expanduser().absolute()
             raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
@@ -175,7 +176,7 @@ def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
 def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, float | None]:
     """Return the best checkpoint and its score, or the last state and None if no validation chose one.
 
-    Without any checkpoint the state is saved, by all processes together.
+    If there is no checkpoint at all, all processes together save the present state.
     """
     best = best_checkpoint(trainer)
     if best is not None:
@@ -190,7 +191,7 @@ def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, f
 def end_distributed() -> None:
     """Leave the process group of a distributed training, so that the first process can certify alone.
 
-    Metrics wait for all processes of a group, and the others are done.
+    Metrics wait for all processes of the group, but the others have already ended.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -205,7 +206,7 @@ def log_configuration(trainer: Trainer, config: DictConfig) -> None:
 
 @rank_zero_only
 def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) -> None:
-    """Give the figures of the certificates to the loggers, and the plot of the curve to those that accept images."""
+    """Give the figures of the certificates to the loggers, and the plot of the curve to loggers that accept images."""
     names = ("clean_accuracy", "average_certified_radius", "lipschitz_bound")
     figures = {f"certificates/{name}": summary[name] for name in names if summary[name] is not None}
     for radius, share in summary["certified_accuracy"].items():
@@ -228,7 +229,7 @@ def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) 
 def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:
     """Return the model's configuration for these data as plain containers.
 
-    The data determine classes, channels, image size, mean and std, unless the configuration states them.
+    The data determine the number of classes, channels, image size, mean and std that the configuration leaves open.
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(stated, dict)

@@ -16,9 +16,9 @@ _DEFAULTS = {"conv": "lipnet.layers.SOC", "head": "lipnet.layers.SOCLinear"}
 
 
 def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
-    """Return whether a run starts from the network of a checkpoint instead of resuming its training.
+    """Return True if a run starts from the network of a checkpoint instead of resuming its training.
 
-    A transfer does, unless the checkpoint is itself of a transfer, which it then resumes.
+    A transfer does so, unless the checkpoint comes from a transfer itself: then it resumes that transfer.
     """
     if not transfer or ckpt_path is None or not Path(ckpt_path).is_file():
         return False
@@ -34,8 +34,8 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
 
     Args:
         config: the run's configuration, with ``model=transferred``.
-        ckpt_path: checkpoint of the network to start from, or of the transfer to resume.
-        spec: description of the data.
+        ckpt_path: checkpoint with the network to start from, or of the transfer to resume.
+        spec: facts about the data, such as the number of classes.
 
     Raises:
         FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.

@@ -33,13 +33,13 @@ _NEEDED = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of the verification of a file of certificates.
+    """Result of verifying a file of certificates.
 
     Attributes:
         certified: number of samples that were certified again.
         problems: faults of the file, or of the summary beside it, as a whole.
-        differences: a line for each certificate that is missing, superfluous, or not the one computed now.
-        notes: remarks that are no faults: other versions, another device, statements that are not recomputed.
+        differences: a line for each certificate that is missing, superfluous, or differs from the recomputed one.
+        notes: remarks on other versions, another device, and statements that are not recomputed; these are no faults.
     """
 
     certified: int
@@ -49,6 +49,7 @@ class Verification:
 
     @property
     def confirmed(self) -> bool:
+        """True if there are neither problems nor differences."""
         return not self.problems and not self.differences
 
 
@@ -62,19 +63,19 @@ def verify_certificates(
 ) -> Verification:
     """Certify the samples of a certificate file again, compare sample by sample, and print the differences.
 
-    The file is trusted only for its settings (split, number of samples, batch size, dtype) and for the SHA-256 that
-    identify checkpoint and data. Every other statement in it, and in summary.json beside it, is recomputed and
-    compared; unknown, missing and repeated statements are problems. A radius differs if its text does.
-    On another machine radii may differ in the last decimal and still be right; the report says which of the two claims
-    more, and by how much.
+    The file only gives the settings (split, number of samples, batch size, dtype) and the SHA-256 that identify
+    checkpoint and data. Every other statement in it, and in summary.json beside it, is recomputed and compared;
+    unknown, missing and repeated statements are problems. A radius differs if its text does. On another machine radii
+    may differ in the last decimal and still be right; the printed line says which of the two claims more, and by how
+    much.
 
     Args:
         path: a file of certificates.
-        ckpt_path: the checkpoint; None for the one that summary.json beside the file names, or that of the run.
+        ckpt_path: the checkpoint; None for the one that summary.json beside the file names, or the run's best one.
         data, data_dir, device: as for `lipnet.workflows.certify_checkpoint`.
 
     Raises:
-        FileNotFoundError: for a missing file, checkpoint or missing data.
+        FileNotFoundError: for a missing file, a missing checkpoint or missing data.
         ValueError: if the file holds no certificates, or rests on another checkpoint or other data.
     """
     path = resolve_path(path)
@@ -110,6 +111,7 @@ def verify_certificates(
 
 
 def _check_needed(path: Path, content: CertificateFile) -> None:
+    """Raise CertificateFileError unless the file has rows and states the settings that a verification needs."""
     missing = [name for name in _NEEDED if name not in content.facts]
     if missing or not content.rows:
         raise CertificateFileError(f"{path} cannot be checked: it does not say {', '.join(missing) or 'anything'}")
@@ -121,23 +123,23 @@ def _check_needed(path: Path, content: CertificateFile) -> None:
 
 
 def _checkpoint_of(path: Path) -> Path:
-    """Find the checkpoint that a file of certificates was made from."""
+    """Find the checkpoint behind a file of certificates: the one in its summary, or the best one of its run."""
     summary = path.with_name(SUMMARY)
     named = read_summary(summary).get("checkpoint") if summary.is_file() else None
     candidates = [Path(named)] if isinstance(named, str) else []
     for candidate in (*candidates, path.parent / CHECKPOINTS / "best.ckpt"):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"the checkpoint of {path} is not where it was: say where by ckpt_path=...")
+    raise FileNotFoundError(f"the checkpoint of {path} is missing: name it by ckpt_path=...")
 
 
 def _check_same(content: CertificateFile, name: str, here: Any, what: str, path: Path) -> None:
     if content.facts[name] != here:
-        raise ValueError(f"{path} is of other {what}: its {name} is {content.facts[name]}, here it is {here}")
+        raise ValueError(f"{name} of the {what} must be {content.facts[name]}, as {path} states, got {here}")
 
 
 def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return a sentence for each fact that is stated otherwise than found now: problems, and notes."""
+    """Return a sentence for each stated fact that differs from the recomputed one: problems, and notes."""
     problems = {
         name: f"{name}: the file states {stated.get(name)}, now {value}"
         for name, value in found.items()
@@ -150,7 +152,7 @@ def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple
 
 
 def _differences(stated: Mapping[int, Row], found: Sequence[Row]) -> Iterator[str]:
-    """Yield a sentence for each line that differs from the one found now, and for each that is missing."""
+    """Yield a sentence for each line that differs from the recomputed one, and for each that is missing."""
     expected = {row.idx: row for row in found}
     for line, row in stated.items():
         other = expected.pop(row.idx, None)
@@ -165,6 +167,7 @@ def _differences(stated: Mapping[int, Row], found: Sequence[Row]) -> Iterator[st
 
 
 def _differing(stated: Row, found: Row) -> Iterator[str]:
+    """Yield a clause for each column in which two rows of an image differ."""
     for name in ("label", "prediction", "correct"):
         if getattr(stated, name) != getattr(found, name):
             yield f"{name} {getattr(stated, name)}, found {getattr(found, name)}"

@@ -375,9 +375,9 @@ class Answering(LipschitzModule):
 
 @pytest.mark.parametrize("answer", [-5.0, -inf, nan])
 def test_bounds_that_are_none_are_refused(answer: float) -> None:
-    with pytest.raises(ValueError, match=rf"0 \(Answering\) answers {answer} for its Lipschitz bound"):
+    with pytest.raises(ValueError, match=rf"bound of 0 \(Answering\) must be at least 0, got {answer}"):
         lipschitz_bound(nn.Sequential(Answering(answer)).eval())
-    with pytest.raises(ValueError, match=r"0 \(Answering\) answers Step\(.* for its rounding"):
+    with pytest.raises(ValueError, match=r"rounding of 0 \(Answering\) must be at least 0, got Step\("):
         rounding_bounds(nn.Sequential(Answering(1.0, answer)).eval(), (1, 2, 2))
 
 
@@ -385,7 +385,9 @@ def test_bounds_that_are_none_are_refused(answer: float) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_modules_that_mix_the_images_of_a_batch_are_refused(module: nn.Module, count: int) -> None:
     model = nn.Sequential(module, nn.Flatten(), nn.Linear(4, 3)).double().eval()
-    with pytest.raises(ValueError, match=r"start_dim 0|0 \(Flatten\) answers \(6, 2, 2\) for 2 images"):
+    with pytest.raises(
+        ValueError, match=r"start_dim 0|0 \(Flatten\) must keep the first dimension, .* got \(6, 2, 2\) for 2 images"
+    ):
         certify(model, torch.rand(count, 3, 2, 2), [0] * count)
 
 
@@ -413,7 +415,9 @@ class Third(nn.Module):
 
 @pytest.mark.usefixtures("registry")
 def test_a_rule_for_a_module_of_somebody_else() -> None:
-    with pytest.raises(TypeError, match=r"has a method lipschitz_bound\(\), but is no LipschitzModule.*certify\.rule"):
+    with pytest.raises(
+        TypeError, match=r"has a method lipschitz_bound\(\), but is not a LipschitzModule.*certify\.rule"
+    ):
         lipschitz_bound(Third().eval())
 
     @rule(Third)

@@ -60,7 +60,7 @@ def test_no_shorter_file_passes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("0.123456789", "0.923456789", "its SHA-256 is not the one that its last line states"),
+        ("0.123456789", "0.923456789", "its SHA-256 differs from the one in its last line"),
         ("7\t1\t1\t0.123456789\t1\n", "", "holds 2 certificates and states 3"),
         ("0.123456789", "inf", r"line 7 cannot be read: '7\\t1\\t1\\tinf\\t1'"),
         ("99\t99", "99\t-1", "line 9 cannot be read"),
@@ -70,7 +70,7 @@ def test_no_shorter_file_passes(path: Path) -> None:
 )
 def test_what_is_wrong_with_an_edited_file_is_said(path: Path, old: str, new: str, problem: str) -> None:
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(CertificateFileError, match=rf"certificates\.tsv is not as it was written: .*{problem}"):
+    with pytest.raises(CertificateFileError, match=rf"certificates\.tsv was changed after it was written: .*{problem}"):
         read_certificates(path)
     assert examine_certificates(path).problems
 
@@ -78,7 +78,7 @@ def test_what_is_wrong_with_an_edited_file_is_said(path: Path, old: str, new: st
 @pytest.mark.parametrize("content", [b"", b"idx\tlabel\n", b"# lipnet certificates, format 2\n", bytes(range(256))])
 def test_another_file_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(CertificateFileError, match="is no file of certificates"):
+    with pytest.raises(CertificateFileError, match="is not a file of certificates"):
         examine_certificates(path)
 
 
@@ -111,10 +111,10 @@ def resealed(lines: list[str]) -> str:
     ("change", "problem"),
     [
         (lambda lines: [*lines[:3], '# dataset: "another"', *lines[3:]], "line 4 states dataset a second time"),
-        (lambda lines: [*lines, '# split: "test"'], "not in the form and order in which lipnet writes them"),
-        (lambda lines: [*lines[:6], "", *lines[6:]], "not in the form and order"),
-        (lambda lines: [line.replace("7\t1", "07\t1") for line in lines], "not in the form and order"),
-        (lambda lines: [line for line in lines if not line.startswith("idx")], "not in the form and order"),
+        (lambda lines: [*lines, '# split: "test"'], "lipnet writes these lines in another form or order"),
+        (lambda lines: [*lines[:6], "", *lines[6:]], "in another form or order"),
+        (lambda lines: [line.replace("7\t1", "07\t1") for line in lines], "in another form or order"),
+        (lambda lines: [line for line in lines if not line.startswith("idx")], "in another form or order"),
         (lambda lines: [*lines[:2], f"# deep: {'[' * 100000}", *lines[2:]], "line 3 cannot be read"),
         (lambda lines: [*lines[:2], f"# long: {'1' * 5000}", *lines[2:]], "line 3 cannot be read"),
         (lambda lines: [line.replace("7\t1", "7" * 5000 + "\t1") for line in lines], "line 7 cannot be read"),

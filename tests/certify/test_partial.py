@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import certify_dataset, run
 from lipnet.certify.files import FILES, Row
-from lipnet.certify.partial import PartialCertification
-from lipnet.certify.run import PARTIAL
+from lipnet.certify.partial import PARTIAL, PartialCertification
 from tests.full_disk import room_for
 
 SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
@@ -78,7 +77,7 @@ def test_beginning_again_forgets(partial: PartialCertification) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("dtype", "float32"), ("bound", 0.3), ("more", 1)])
 def test_other_settings_are_not_gone_on_with(partial: PartialCertification, name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"begun with other settings.*{name}: .* there, {value} here"):
+    with pytest.raises(ValueError, match=rf"settings differ.*{name}: .* there, {value} here"):
         PartialCertification.begin(partial.folder, {**SETTINGS, name: value}, resume=True)
     assert len(partial.batches()) == 5
 
@@ -153,7 +152,7 @@ def test_what_is_unfinished_is_neither_dropped_nor_gone_on_with_unasked(
     tmp_path: Path, model: nn.Module, batches: Batches
 ) -> None:
     interrupted(tmp_path, model, batches)
-    with pytest.raises(FileExistsError, match=r"certification that is not finished; resume=true continues it"):
+    with pytest.raises(FileExistsError, match=r"an unfinished certification; resume=true continues it"):
         certified(tmp_path, model, batches)
     certified(tmp_path, model, batches, replace=True)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
@@ -170,7 +169,7 @@ def test_another_certification_is_not_gone_on_with(
             model[1].bias += 1
     model = model.float() if change == "dtype" else model
     difference = {"weights": "weights_sha256", "samples": "n_samples", "dtype": "dtype"}[change]
-    with pytest.raises(ValueError, match=rf"other settings.*{difference}: "):
+    with pytest.raises(ValueError, match=rf"settings differ: .*{difference}: "):
         certified(tmp_path, model, batches, count, resume=True)
 
 
@@ -186,7 +185,7 @@ def test_certificates_of_other_samples_do_not_make_a_file(tmp_path: Path, model:
     partial = PartialCertification(tmp_path / PARTIAL)
     with partial.writer() as add:
         add(1, [Row(3, 0, 0, "0.100000000", 1)] * 4)
-    with pytest.raises(ValueError, match=r"30 samples were to be certified, .* or those of other samples"):
+    with pytest.raises(ValueError, match=r"must hold certificates of 30 samples, got .* or those of other samples"):
         certified(tmp_path, model, batches, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
 

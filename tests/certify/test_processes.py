@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from lipnet.certify.processes import CertifyInProcesses, _end_with
-from lipnet.certify.run import PARTIAL, Certification, run_certification
+from lipnet.certify.partial import PARTIAL
+from lipnet.certify.processes import CertifyInProcesses, _exit_with_parent
+from lipnet.certify.run import Certification, run_certification
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.certification import prepare_certification
 
@@ -69,7 +70,7 @@ def test_two_processes_write_the_file_of_one(tmp_path: Path, tiny_checkpoint: Pa
     [
         ("SIGKILL", r"process 2 of 2 was ended by SIGKILL; \d+ of 359 images are certified: resume=true continues"),
         ("error", r"process 2 of 2 failed: OSError: no space left on the disk; \d+ of 359"),
-        ("other settings", r"process 2 of 2 failed: ValueError: .*other settings.*split: test there, \? here"),
+        ("other settings", r"process 2 of 2 failed: ValueError: .*settings differ.*split: test there, \? here"),
     ],
 )
 def test_a_process_that_does_not_come_back_is_an_error(
@@ -86,7 +87,7 @@ def test_a_process_that_does_not_come_back_is_an_error(
 
 
 def _wait_with_parent(connection: Any) -> None:
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     connection.send(os.getpid())
     time.sleep(600)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lipnet
 from lipnet.certify import certify, certify_dataset, lipschitz_bound, summary_table
-from lipnet.certify.run import PARTIAL
+from lipnet.certify.partial import PARTIAL
 
 RADII = ("4/255", "0.05", "36/255")
 NAMES = {"certificates.tsv", "summary.json", "curve.png"}
@@ -208,7 +208,7 @@ def test_an_error_midway_leaves_what_can_be_gone_on_with_alone(
 
 
 def test_too_few_samples_make_no_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
-    with pytest.raises(ValueError, match=r"23 samples were to be certified, but the data hold only 16"):
+    with pytest.raises(ValueError, match=r"data must hold 23 samples, got 16"):
         certify_dataset(model, batches[:2], INDICES, tmp_path, facts={})
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
 

@@ -113,7 +113,7 @@ def test_data_that_are_not_those_of_the_file_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"labels in certificates\.tsv are not those of the data"):
         attack_certificates(trained_model, batches[1:], folder, PLAN, radii=["1"])
-    with pytest.raises(ValueError, match=r"30 certificates were to be attacked, but the data hold only 20"):
+    with pytest.raises(ValueError, match=r"must hold the images of 30 certificates, got 20"):
         attack_certificates(trained_model, batches[:1], folder, PLAN, radii=["1"])
 
 

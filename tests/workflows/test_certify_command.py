@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 
 from lipnet.certify import read_certificates
 from lipnet.certify.files import FILES
-from lipnet.certify.partial import PartialCertification
-from lipnet.certify.run import PARTIAL
+from lipnet.certify.partial import PARTIAL, PartialCertification
 from lipnet.commands.certify import _checkpoint_of
 from lipnet.models import PRETRAINED
 from lipnet.workflows import certify_checkpoint

@@ -34,8 +34,8 @@ def test_devices_are_as_many_as_the_trainers(trainer: dict[str, Any], devices: l
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        ({"accelerator": "cpu", "devices": 0}, r"trainer\.devices=0 of cpu are not there"),
-        ({"accelerator": "cpu", "devices": -1}, r"trainer\.devices=-1 of cpu are not there"),
+        ({"accelerator": "cpu", "devices": 0}, r"trainer\.devices=0 of cpu must be available"),
+        ({"accelerator": "cpu", "devices": -1}, r"trainer\.devices=-1 of cpu must be available"),
         ({"accelerator": "gpu", "devices": 2}, r"trainer\.accelerator=gpu is not available on this machine"),
         ({"accelerator": "abacus"}, r"trainer\.accelerator=abacus is not available"),
         ({"accelerator": "cpu", "num_nodes": 2}, r"one machine, got trainer\.num_nodes=2: start it"),

@@ -53,7 +53,7 @@ def test_checkpoint_and_data_alone_are_enough(run: Path, tmp_path: Path, tiny_ch
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(run / "certificates.tsv", alone)
-    with pytest.raises(FileNotFoundError, match=r"checkpoint of .* is not where it was: say where by ckpt_path"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint of .* is missing: name it by ckpt_path"):
         verify(alone)
     assert verify(alone, tiny_checkpoint, data=DigitsDataModule()).confirmed
 
@@ -140,7 +140,7 @@ def test_an_edited_file_is_noticed(run: Path) -> None:
     row = next(iter(read_certificates(path).rows.values()))
     path.write_text(path.read_text().replace(row.radius, "5.000000000", 1))
     found = verify(run)
-    assert any("its SHA-256 is not the one" in problem for problem in found.problems)
+    assert any("its SHA-256 differs from the one" in problem for problem in found.problems)
     (difference,) = found.differences
     assert "claims more" in difference
 
@@ -163,7 +163,7 @@ def test_a_summary_that_says_more_than_the_file_is_noticed(run: Path) -> None:
     (problem,) = verify(run).problems
     assert problem.startswith("summary.json states clean_accuracy 0.99, the file ")
     (run / "summary.json").write_text(json.dumps(forged))
-    with pytest.raises(CertificateFileError, match=r"summary\.json is not as it was written"):
+    with pytest.raises(CertificateFileError, match=r"summary\.json was changed after it was written"):
         verify(run)
 
 
@@ -256,7 +256,7 @@ def test_a_summary_without_a_checkpoint_leaves_the_run_s_own(run: Path) -> None:
     summary = unsealed(read_summary(run / "summary.json"))
     del summary["checkpoint"]
     (run / "summary.json").write_bytes(summary_bytes(sealed(summary)))
-    with pytest.raises(FileNotFoundError, match=r"say where by ckpt_path"):
+    with pytest.raises(FileNotFoundError, match=r"name it by ckpt_path"):
         verify(run)
 
 
@@ -264,7 +264,9 @@ def test_another_checkpoint_is_an_error(run: Path, tmp_path: Path, tiny_config: 
     torch.manual_seed(1)
     other = tmp_path / "other.ckpt"
     save_checkpoint(other, build_model(tiny_config), tiny_config, {"name": "digits", "seed": 0})
-    with pytest.raises(ValueError, match=r"is of other checkpoint .*other\.ckpt: its checkpoint_sha256 is \w+, here"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint_sha256 of the checkpoint .*other\.ckpt must be \w+, as .* states, got \w+"
+    ):
         verify(run, other)
 
 
@@ -277,7 +279,7 @@ def test_a_damaged_checkpoint_is_an_error(run: Path, tiny_checkpoint: Path) -> N
 def test_other_data_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = DigitsDataModule()
     data.evaluation_dataset("test").source.images[0, 0, 0, 0] += 1
-    with pytest.raises(ValueError, match=r"is of other data: its data_sha256 is \w+, here it is \w+"):
+    with pytest.raises(ValueError, match=r"data_sha256 of the data must be \w+, as .* states, got \w+"):
         verify(run, data=data)
 
 

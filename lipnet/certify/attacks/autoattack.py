@@ -1,4 +1,4 @@
-"""AutoAttack, by the package of its authors."""
+"""AutoAttack, through its authors' package."""
 
 import sys
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ class AutoAttack:
     """The ensemble of Croce & Hein, ICML 2020 (arXiv 2003.01690), in the L2 norm.
 
     Its standard version is APGD on the cross-entropy, targeted APGD, targeted FAB and Square. It takes one radius for
-    all images of a batch, so that images with radii of their own go through it one by one: a check for hundreds of
-    images, not for thousands. The package computes in float32; the model, between its images and logits, in its own
-    dtype.
+    all images of a batch, so images with different radii go through it one by one: a check for hundreds of images, not
+    for thousands. The package computes in float32, and the model in its own dtype.
 
     Attributes:
         attacks: a selection of ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``; None
@@ -38,7 +37,7 @@ class AutoAttack:
     queries: int = 5000
     steps: int = 100
     seed: int = 0
-    # Images with radii of their own take some seconds each: progress shows after so many.
+    # Images with different radii take some seconds each, so batches are small for the progress bar to move.
     images_at_once: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
@@ -52,7 +51,7 @@ class AutoAttack:
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
         """Search for images within epsilon that the model classifies differently; arguments as in `PGD.perturb`."""
         found = images.clone()
-        # The package draws from the global generator, and ends the trace of a debugger or coverage tool.
+        # The package draws from the global generator, and removes the trace function of a debugger or coverage tool.
         trace = sys.gettrace()
         try:
             with torch.random.fork_rng(), torch.enable_grad():
@@ -64,7 +63,7 @@ class AutoAttack:
         return found
 
     def _attack(self, model: nn.Module, images: Tensor, prediction: Tensor, radius: float) -> Tensor:
-        # For smaller radii the package divides by zero.
+        # The package divides by zero for smaller radii.
         if radius < torch.finfo(torch.float32).eps:
             return images
         classes = model(images[:1]).shape[1]
@@ -95,6 +94,7 @@ class AutoAttack:
 
 
 def _package() -> Any:
+    """Return the package's class of attacks; raise ValueError if it is not installed."""
     try:
         import pyautoattack  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:

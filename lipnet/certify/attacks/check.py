@@ -1,4 +1,4 @@
-"""Attack certificates, to check that none of them is wrong."""
+"""Attack certified images, to check that no certificate is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lipnet.functional.margins import STANDARD_RADII, parse_radius
 POWER_FACTORS: tuple[float, ...] = (1.1, 1.2, 1.5, 2.0)
 """Multiples of the certified radius at which an attack shows how much it finds."""
 
-# The ball is open: search just inside it.
+# A certificate holds for distances below its radius: search just inside.
 _INSIDE = 1 - 1e-9
 # Bisection steps between an image and a flipped one, to find the distance of the flip.
 _HALVINGS = 12
@@ -33,7 +33,10 @@ class Attacker(Protocol):
     """The interface of an attack, such as `PGD` and `AutoAttack`."""
 
     def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
-        """Return images in [0, 1] within the L2 distances epsilon (B,), with another prediction where one was found."""
+        """Return images in [0, 1] within the L2 distances epsilon, with another prediction where one was found.
+
+        Arguments and shapes are those of `PGD.perturb`.
+        """
 
 
 def attack(
@@ -50,25 +53,25 @@ def attack(
 ) -> AttackResult:
     """Attack every certified image, whether its prediction is right or not.
 
-    An image is attacked just inside its certified radius, then at multiples of it, then, if its prediction is right, at
-    fixed radii. A changed prediction counts once it is confirmed in float64, in the certified arithmetic; then the
-    distance is lowered by bisection. An attack that finds nothing proves nothing; the changes that it finds
-    beyond the radius show its power.
+    Each image is attacked just inside its certified radius, then at multiples of it, and, if its prediction is right,
+    at fixed radii. A changed prediction counts if it is confirmed in float64, in the certified arithmetic; bisection
+    then lowers its distance. An attack that finds nothing proves nothing; the changes that it finds beyond the radius
+    show its power.
 
     Args:
-        model: the certified model, in evaluation mode; its device and dtype are those of the attack.
+        model: the certified model, in evaluation mode; the attack runs on its device and in its dtype.
         images: (B, C, H, W), pixels in [0, 1].
-        labels: (B,).
-        certificates: those of exactly these images.
+        labels: the true classes, (B,).
+        certificates: the certificates of exactly these images.
         attacker: `PGD` by default.
         radii: fixed radii, as text.
-        factors: multiples of the certified radius, more than 1.
+        factors: multiples of the certified radius, above 1.
         batch_size: images per forward pass.
         indices: the images' numbers, for errors; 0, 1, ... by default.
 
     Raises:
-        CertificateViolationError: for an image whose prediction changes within its certified radius, or is wrong from
-            the start.
+        CertificateViolationError: for an image whose prediction changes within its certified radius, or whose own
+            prediction is not the certified one.
         ValueError: for images, labels and certificates that do not belong together, a factor of 1 or less, a model in
             training mode, and radii that cannot be read.
 
@@ -115,7 +118,7 @@ def attack(
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Freeze the weights, so that the model computes as it does when it is certified."""
+    """Freeze the weights within the context, because layers compute differently while weights require gradients."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:
@@ -129,9 +132,19 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 class _Search:
     """Search for the smallest distances at which the predictions of a batch change.
 
+    Args:
+        model: the model to attack; it may compute in float32.
+        exact: the same model in float64, which confirms every change.
+        images: (B, C, H, W), on the model's device.
+        certificates: their certificates.
+        numbers: the images' numbers, for errors.
+
     Attributes:
-        distance: float64 (B,), on the CPU.
+        distance: the smallest distances found so far, float64 (B,), on the CPU.
         unconfirmed: as in `AttackResult`.
+
+    Raises:
+        CertificateViolationError: from the constructor and from `attack`, once a certificate is shown to be wrong.
     """
 
     def __init__(
@@ -142,12 +155,12 @@ class _Search:
         self.distance = torch.full((len(images),), inf, dtype=torch.float64)
         self.unconfirmed = 0
         self._nearest = images.double().clone()
-        # The images themselves first: each must have the prediction that is certified around it.
+        # Distance 0 first: each certified image must itself have the certified prediction.
         certified = self.radius > 0
         self._record(certified, images[certified.to(images.device)])
 
     def nearest_images(self) -> tuple[Tensor, Tensor]:
-        """Return the images at these distances, float32, and their predictions; both on the CPU."""
+        """Return the nearest changed images, float32, and their predictions in float64; both on the CPU."""
         return self._nearest.float().cpu(), self._predict(self._nearest).cpu()
 
     def attack(self, attacker: Attacker, epsilon: Tensor) -> None:
@@ -160,13 +173,21 @@ class _Search:
             self._record(wanted, found.detach())
 
     def _record(self, which: Tensor, end: Tensor) -> None:
-        """Lower the distances of the images whose prediction has changed; ``end`` holds the marked images, moved."""
+        """Lower the distances of the images whose prediction changes.
+
+        Args:
+            which: bool (B,), on the CPU: the images that were attacked.
+            end: the attacked images after the attack, in the same order.
+
+        Raises:
+            CertificateViolationError: if an image changes within its certified radius.
+        """
         place = which.nonzero().squeeze(1)
         if len(place) == 0:
             return
         there = which.to(self.images.device)
         start, prediction = self.images[there], self.prediction[there]
-        # Certificates only hold for pixels in [0, 1]; rounding may have left the range.
+        # Certificates only hold for pixels in [0, 1], which rounding may have left.
         end = end.clamp(0, 1)
         flipped = self._predict(end) != prediction
         if self.exact is not self.model:
@@ -188,7 +209,7 @@ class _Search:
                 raise CertificateViolationError(index, original, perturbed, distance, radius, certified, changed)
 
     def _nearer(self, start: Tensor, end: Tensor, prediction: Tensor) -> Tensor:
-        """Return nearer images with another prediction, by bisection towards the start."""
+        """Return images nearer to ``start`` that still have another prediction, by bisection from ``end``."""
         low = torch.zeros(len(start), 1, 1, 1, dtype=torch.float64, device=start.device)
         high, nearest = torch.ones_like(low), end
         for _ in range(_HALVINGS):
@@ -200,6 +221,6 @@ class _Search:
         return nearest
 
     def _predict(self, images: Tensor) -> Tensor:
-        # The function that the certificates are about.
+        # Certificates are about this function: float64 weights in explicit arithmetic.
         with explicit_arithmetic(self.exact):
             return logits_of(self.exact, images).argmax(dim=1).to(images.device)

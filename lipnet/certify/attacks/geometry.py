@@ -23,8 +23,8 @@ def unit(offsets: Tensor) -> Tensor:
 def project(images: Tensor, offsets: Tensor, epsilon: Tensor) -> Tensor:
     """Return the nearest offsets of length at most epsilon that keep images + offsets within [0, 1].
 
-    The conditions for the minimum of ||d - d0||^2 over the ball and the box together leave d = clip(s d0) with one
-    scale s in (0, 1] for each image, whose length grows with s: s is found by bisection, from below.
+    The minimum of ||d - d0||^2 over the ball and the box together is d = clip(s d0), with one scale s in (0, 1] for
+    each image. The length of d grows with s, so bisection finds s, from below.
 
     Args:
         images: (B, C, H, W), pixels in [0, 1].
@@ -49,8 +49,8 @@ def _clip(images: Tensor, offsets: Tensor) -> Tensor:
 def distances_up(images: Tensor, others: Tensor) -> Tensor:
     """Return the L2 distances between images and others, both (B, C, H, W), float64 (B,), rounded up."""
     offsets = (others.double() - images.double()).flatten(1)
-    # A difference, a square, a sum of n squares and a root: less than (n + 4) units of rounding, relatively.
+    # A difference, a square, a sum of n squares and a root: a relative error of less than n + 4 roundings.
     rounding = 1 + (offsets.shape[1] + 4) * torch.finfo(torch.float64).eps
-    # Squares of less than the square root of the smallest float64 are lost.
+    # Differences below about 1e-154 are lost, because their squares underflow.
     norms: Tensor = offsets.norm(dim=1)
     return (norms * rounding).clamp_min(1e-150)

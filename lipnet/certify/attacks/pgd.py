@@ -25,12 +25,12 @@ def cross_entropy_loss(logits: Tensor, prediction: Tensor) -> Tensor:
 
 
 def targeted_loss(logits: Tensor, prediction: Tensor, target: Tensor) -> Tensor:
-    """Return f_j - f_y, (B,), for a class j for each sample."""
+    """Return f_j - f_y, (B,), with a target class j for each sample."""
     return (logits.gather(1, target.unsqueeze(1)) - logits.gather(1, prediction.unsqueeze(1))).squeeze(1)
 
 
 def ranked_classes(logits: Tensor, prediction: Tensor, rank: int) -> Tensor:
-    """Return the classes, (B,), ``rank`` places behind the prediction, or the last ones if there are fewer."""
+    """Return the class ``rank`` places behind the prediction for each sample, (B,), or the last if there are fewer."""
     rank = min(rank, logits.shape[1] - 1)
     others = logits.scatter(1, prediction.unsqueeze(1), -inf)
     return others.topk(rank, dim=1).indices[:, -1]
@@ -40,11 +40,11 @@ def ranked_classes(logits: Tensor, prediction: Tensor, rank: int) -> Tensor:
 class PGD:
     """Projected gradient descent on the prediction: the untargeted L2 attack of Madry et al., ICLR 2018.
 
-    Each step goes along the normalised gradient of a loss, by a length that falls from twice the radius to zero (half a
-    cosine), and back to the nearest point of the ball and the pixel box. Each restart has another loss: the margin to
-    whatever class is next, the cross-entropy, then the margins to the class that comes second behind the image's
-    prediction, third, and so on. The first restart starts at the image, the others at random points of the sphere.
-    Flipped images are not attacked further.
+    Each step follows the normalised gradient of a loss, and then returns to the nearest point of the ball and the pixel
+    box. Its length falls from twice the radius to zero, as half a cosine. Each restart has its own loss: the margin to
+    the strongest other class at each step, then the cross-entropy, then margins to one class: the second behind the
+    image's prediction, the third, and so on. The first restart starts at the image, the others at random points of the
+    sphere. Flipped images are not attacked further.
 
     Attributes:
         steps: number of steps of each restart.

@@ -15,11 +15,11 @@ class AttackResult:
 
     Attributes:
         certificates: the attacked certificates.
-        distance: float64 (B,), the smallest L2 distance, rounded up, at which another prediction was found, confirmed
-            in float64; infinite where none was.
-        unconfirmed: how many predictions changed in the model's own precision, but not in float64.
-        nearest: float32 (B, C, H, W), the images at these distances; those of the data where none was found. None if
-            they were not kept.
+        distance: float64 (B,), the smallest L2 distance, rounded up, at which another prediction was found and
+            confirmed in float64; infinite where none was found.
+        unconfirmed: number of predictions that changed in the model's own precision, but not in float64.
+        nearest: float32 (B, C, H, W), the images at these distances, or the original image where none was found; None
+            if they were not kept.
         nearest_prediction: int64 (B,), their predictions in float64, before the images were rounded to float32; None if
             they were not kept.
 
@@ -40,7 +40,13 @@ class AttackResult:
     nearest_prediction: Tensor | None = None
 
     def accuracies(self, radius: str) -> dict[str, float]:
-        """Return the shares of images that are ``certified``, right ``under_attack``, and ``clean`` at a radius.
+        """Return the fractions of images that are certified, correct under attack, and correct without an attack.
+
+        Args:
+            radius: in pixels of [0, 1], as text such as ``"36/255"``.
+
+        Returns:
+            The fractions under the keys ``certified``, ``under_attack`` and ``clean``.
 
         Raises:
             UnsoundCertificatesError: unless certified <= under attack <= clean.
@@ -56,9 +62,9 @@ class AttackResult:
         return {"certified": certified, "under_attack": under_attack, "clean": clean}
 
     def power(self, factor: float) -> float | None:
-        """Return the share of certified images that flipped within ``factor`` times their radius, or None.
+        """Return the fraction of certified images that flipped within ``factor`` times their radius.
 
-        None means that no image is certified. Here an image is certified if its radius is not 0, even if misclassified.
+        Here an image is certified if its radius is not 0, even if it is misclassified. None if no image is certified.
         """
         certified = self.certificates.radius > 0
         flipped = self.distance[certified] <= factor * self.certificates.radius[certified]

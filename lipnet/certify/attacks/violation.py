@@ -10,20 +10,20 @@ from lipnet.files import atomic_write
 
 
 class UnsoundCertificatesError(RuntimeError):
-    """Certificates that claim more than is true: nothing based on them may be used."""
+    """Certificates claim more than is true: nothing based on them may be used."""
 
 
 @dataclass(eq=False)
 class CertificateViolationError(UnsoundCertificatesError):
-    """An image with another prediction within the certified radius: the certificate is wrong.
+    """An image within the certified radius has another prediction: the certificate is wrong.
 
     Attributes:
         index: the image's number.
-        original, perturbed: float64 (C, H, W).
-        distance: L2 between the two, rounded up.
-        radius: the certified one, which is larger.
-        prediction, perturbed_prediction: the class that is certified, and that of the perturbed image.
-        path: the file that holds all this; None before it is saved.
+        original, perturbed: both images, float64 (C, H, W), pixels in [0, 1].
+        distance: L2 distance between the two, rounded up.
+        radius: the certified radius, which is larger.
+        prediction, perturbed_prediction: the certified class, and the class of the perturbed image.
+        path: the file that holds these values; None before it is saved.
     """
 
     index: int
@@ -42,7 +42,7 @@ class CertificateViolationError(UnsoundCertificatesError):
         ) + ("" if self.path is None else f"; both images are in {self.path}")
 
     def save(self, path: Path) -> None:
-        """Write all attributes but the path to an .npz file, whole or not at all."""
+        """Write all attributes except the path to an .npz file, whole or not at all."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "path"}
         with atomic_write(path) as file:
             np.savez(file, **values)

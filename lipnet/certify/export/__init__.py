@@ -1,4 +1,4 @@
-"""Export models to files that run without lipnet and state their Lipschitz bound: ONNX and torch.export."""
+"""Export models to ONNX and torch.export files, which run without lipnet and state their Lipschitz bound."""
 
 from lipnet.certify.export.onnx import export_onnx
 from lipnet.certify.export.program import METADATA_FILE, export_program

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lipnet.certify.export.prepared import INPUT_UNITS, Prepared, check_result, free_batch, prepare
 from lipnet.files import atomic_write
 
-# Imported by name where they are needed: they may be missing, and have no type annotations.
+# Imported by name where needed: they may be missing, and have no type annotations.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# A protocol buffer holds 2 GiB; leave some room for the graph.
+# A protocol buffer holds less than 2 GiB; leave some room for the graph.
 _LARGEST = 2**31 - 2**20
 
 
@@ -28,24 +28,24 @@ def export_onnx(
     class_names: Sequence[str] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a model as an ONNX file with a free batch size, its Lipschitz bound in the file's metadata.
+    """Write a model as an ONNX file with a free batch size, and its Lipschitz bound in the file's metadata.
 
-    The file has one input ``"input"``, (B, *input_shape), and one output ``"logits"``. Before it appears under its
-    name, whole, onnxruntime runs it at several batch sizes, and the results are compared with the model's.
+    The file has one input ``"input"``, (B, *input_shape), and one output ``"logits"``, (B, classes). onnxruntime first
+    runs it at several batch sizes, and the results are compared with the model's. Then the file appears, whole.
 
-    The metadata are strings under the keys that this function returns; other values are JSON, so that
-    ``float(metadata["lipschitz_bound"])`` is the bound, exactly.
+    The file's metadata have the keys that this function returns. Their values are text: strings as they are, other
+    values as JSON, so that ``float(metadata["lipschitz_bound"])`` is exactly the bound.
 
     Args:
-        model: to logits, in evaluation mode, float32, as `lipnet.layers.export` takes it; it is not changed.
+        model: any that `lipnet.layers.export` accepts, to logits, in evaluation mode, float32; it is not changed.
         path, input_shape, input_units, class_names, facts: as in `export_program`.
 
     Returns:
         The metadata, as `export_program`.
 
     Raises:
-        ImportError: if a package that ONNX needs is missing; the message says what to install.
-        ValueError: for another dtype than float32, a model of 2 GiB or more, and as `export_program`.
+        ImportError: if a package that ONNX needs is missing; the message says how to install it.
+        ValueError: for a dtype other than float32, a model of 2 GiB or more, and as `export_program`.
         TypeError: as `export_program`.
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
@@ -55,12 +55,12 @@ def export_onnx(
     dtype = prepared.example.dtype
     if dtype != torch.float32:
         raise ValueError(
-            f"ONNX files are written in float32, which all runtimes have, got a model in {dtype}: "
+            f"the model must be in float32, which all runtimes have, got {dtype}: "
             "call model.float() first, or use export_program"
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in prepared.plain.state_dict().values())
     if size >= _LARGEST:
-        raise ValueError(f"the constants of this model take {size} bytes, but an ONNX file holds less than 2 GiB")
+        raise ValueError(f"the model's constants must take less than 2 GiB, the limit of ONNX files, got {size} bytes")
     content = _content(prepared)
     session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
 
@@ -74,6 +74,7 @@ def export_onnx(
 
 
 def _content(prepared: Prepared) -> bytes:
+    """Return the content of the ONNX file, with the metadata."""
     program = torch.onnx.export(
         prepared.plain,
         (prepared.example,),
@@ -82,7 +83,7 @@ def _content(prepared: Prepared) -> bytes:
         input_names=["input"],
         output_names=["logits"],
         verbose=False,
-        # The optimizer treats factors within 1e-5 of 1 as 1. Polynomials have such factors: the function would change.
+        # The optimizer rounds factors within 1e-5 of 1 to 1. Polynomials have such factors: the function would change.
         optimize=False,
     )
     assert program is not None

@@ -1,4 +1,4 @@
-"""Steps that all export formats share: plain model, metadata, and the comparison of the file with the model."""
+"""Steps that all export formats share: plain model, metadata, and comparison of the file with the model."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +17,28 @@ from lipnet.layers.export import example_batch, export
 INPUT_UNITS = "pixels in [0, 1]"
 # Batch sizes on which a file is checked before it appears; the model is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
-# Another order of summation changes some tens of units in the last place; another function changes far more.
+# Units in the last place: another order of summation changes some tens of them, another function far more.
 _UNITS = 200
 
 
 class Prepared(NamedTuple):
-    """A model that is ready to be exported."""
+    """Model that is ready for export.
 
-    model: nn.Module  # a copy on the CPU
+    Attributes:
+        model: a copy of the model on the CPU.
+        plain: the same function as plain torch operations.
+        example: a batch of 2 inputs.
+        metadata: the entries to write beside the model.
+    """
+
+    model: nn.Module
     plain: fx.GraphModule
-    example: Tensor  # a batch of 2
+    example: Tensor
     metadata: dict[str, Any]
 
 
 def free_batch() -> tuple[dict[int, Any]]:
-    """Return the dynamic shapes of an export whose one input has a free first dimension."""
+    """Return the ``dynamic_shapes`` of an export with one input whose first dimension is free."""
     return ({0: torch.export.Dim("batch")},)
 
 
@@ -43,7 +50,7 @@ def prepare(
     facts: Mapping[str, Any] | None,
 ) -> Prepared:
     """Return the plain model and the metadata of a file; arguments and errors as in `export_program`."""
-    # On the CPU, where every reader can load it. The bound is computed from the very weights that are written.
+    # The CPU is where every reader can load it. The bound comes from the very weights that are written.
     model = deepcopy(model).cpu()
     bounds = logit_bounds(model)
     finite = isfinite(bounds.lipschitz) and (bounds.pairwise is None or bool(bounds.pairwise.isfinite().all()))
@@ -51,15 +58,15 @@ def prepare(
         raise ValueError("the weights are not finite, or a head has a zero row: an infinite bound certifies nothing")
     example = example_batch(model, 2, input_shape)
     if example.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a model in float32 or float64 is needed, got one in {example.dtype}")
+        raise ValueError(f"the model must be in float32 or float64, got {example.dtype}")
     plain = export(model, example.shape[1:])
     with torch.no_grad():
         logits = plain(example)
     if logits.dim() != 2:
-        raise ValueError(f"a model to logits (B, classes) is needed, got one to {tuple(logits.shape)}")
+        raise ValueError(f"the model must return logits (B, classes), got shape {tuple(logits.shape)}")
     classes = logits.shape[1]
     if class_names is not None and len(class_names) != classes:
-        raise ValueError(f"class_names must be {classes}, one for each logit, got {len(class_names)}")
+        raise ValueError(f"class_names must have {classes} names, one for each logit, got {len(class_names)}")
     metadata = {
         **_plain_facts(facts or {}),
         "lipschitz_bound": bounds.lipschitz,
@@ -75,7 +82,13 @@ def prepare(
 
 
 def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str) -> None:
-    """Raise ValueError if the exported model differs from the model by more than rounding."""
+    """Raise ValueError if the exported model differs from the model by more than rounding.
+
+    Args:
+        run: the exported model.
+        prepared: the model that was exported.
+        what: description of the file, for the error.
+    """
     for batch in _CHECKED_BATCHES:
         inputs = example_batch(prepared.model, batch, prepared.example.shape[1:])
         with torch.no_grad(), ieee_arithmetic(inputs.device):
@@ -89,10 +102,11 @@ def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str)
 
 
 def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as JSON values; raise TypeError if JSON cannot hold them."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"facts must be plain values that JSON can hold: {error}") from error
+        raise TypeError(f"facts must be values that JSON can hold: {error}") from error
     return plain
 
 

@@ -24,16 +24,17 @@ def export_program(
     class_names: Sequence[str] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a model by ``torch.export.save`` (.pt2) with a free batch size, its Lipschitz bound in an extra file.
+    """Write a model with ``torch.export.save`` (.pt2) for a free batch size, and its Lipschitz bound in an extra file.
 
-    ``torch.export.load(path).module()`` runs it where lipnet is not installed. The metadata are JSON in the extra file
-    ``"lipnet.json"``. Before the file appears under its name, whole, it is loaded and compared with the model at
-    several batch sizes.
+    ``torch.export.load(path).module()`` runs it where lipnet is not installed. The extra file ``"lipnet.json"`` holds
+    the metadata as JSON. The file is first loaded and compared with the model at several batch sizes; then it appears,
+    whole.
 
     Args:
-        model: to logits, in evaluation mode, float32 or float64, as `lipnet.layers.export` takes it; not changed.
+        model: any that `lipnet.layers.export` accepts, to logits, in evaluation mode, float32 or float64; it is not
+            changed.
         path: the file; an existing one is replaced.
-        input_shape: shape of one input, without the batch; None for that of the model's `Normalize`.
+        input_shape: shape of one input, without the batch; None for the shape that the model's `Normalize` states.
         input_units: units of the input, for the metadata; the bound refers to them.
         class_names: a name for each logit.
         facts: further metadata, of plain values, such as ``dataset`` and ``checkpoint_sha256``.
@@ -44,10 +45,10 @@ def export_program(
         ``num_classes``, ``class_names`` (if given), ``lipnet_version``, and the facts.
 
     Raises:
-        ValueError: for another dtype, a model that does not answer logits, weights that are not finite or zero rows
-            of a `NormalizedLinear`, names that do not fit, what `lipnet.layers.export` and
-            `lipnet.certify.lipschitz_bound` refuse, and if the file would not compute what the model does.
-        TypeError: for a module without a rule for its bound, and facts that are not plain.
+        ValueError: for another dtype, a model that does not return logits, weights that are not finite, zero rows of a
+            `NormalizedLinear`, a wrong number of class names, models that `lipnet.layers.export` or
+            `lipnet.certify.lipschitz_bound` refuse, and if the file does not compute the same as the model.
+        TypeError: for a module without a bound, and for facts that are not JSON values.
     """
     prepared = prepare(model, input_shape, input_units, class_names, facts)
     with torch.no_grad():

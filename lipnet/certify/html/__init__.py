@@ -1,4 +1,4 @@
-"""Reports to look at: one HTML file for a certification, or for several of them side by side."""
+"""Reports in HTML: one file for a certification, or one that compares several."""
 
 from lipnet.certify.html.page import COMPARISON, REPORT, write_comparison, write_report
 from lipnet.certify.html.pictures import AttackedImages

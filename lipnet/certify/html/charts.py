@@ -18,7 +18,7 @@ SERIES = 8
 
 
 class _Axes:
-    """Coordinates of a chart: x from 0 to ``end``, y from 0 to ``top``."""
+    """Axes of a chart: x from 0 to ``end``, y from 0 to ``top``, in the units of the data."""
 
     def __init__(self, end: float, top: float) -> None:
         self.end, self.top = end, top
@@ -46,7 +46,7 @@ class _Axes:
 
 
 def curve_chart(runs: Sequence[Run]) -> Element:
-    """Return certified accuracy in per cent against radius, a line for each run, with their clean accuracies dashed."""
+    """Return the chart of certified accuracy in per cent: a line for each run, and its clean accuracy dashed."""
     axes = _Axes(axis_end(runs), 100)
     marks = []
     for number, run in enumerate(runs):
@@ -56,8 +56,8 @@ def curve_chart(runs: Sequence[Run]) -> Element:
         points = zip(grid.tolist(), (100 * above / len(run.rows)).tolist(), strict=True)
         path = "L".join(f"{axes.x(r):.1f} {axes.y(share):.1f}" for r, share in points)
         if len(runs) == 1:
-            floor = f"L{axes.x(axes.end):.1f} {axes.y(0):.1f}L{axes.x(0):.1f} {axes.y(0):.1f}Z"
-            marks.append(element("path", d=f"M{path}{floor}", class_=f"area {series}"))
+            base = f"L{axes.x(axes.end):.1f} {axes.y(0):.1f}L{axes.x(0):.1f} {axes.y(0):.1f}Z"
+            marks.append(element("path", d=f"M{path}{base}", class_=f"area {series}"))
         clean = axes.y(100 * run.clean)
         marks.append(_line(LEFT, clean, WIDTH - RIGHT, clean, class_=f"clean {series}"))
         marks.append(element("path", d=f"M{path}", class_=f"curve {series}"))
@@ -102,18 +102,18 @@ def histogram(run: Run) -> Element:
         ]
         bars.append(element("g", title, *parts))
     certified = int((run.radius > 0).sum())
-    label = f"Histogram of {certified} certified radii, of which {int(wrong.sum())} are of wrong predictions"
+    label = f"Histogram of {certified} certified radii; {int(wrong.sum())} of them belong to wrong predictions"
     return axes.chart(*bars, label=label, x_label="L2 radius (pixels in [0, 1])", y_label="images", y_step=step)
 
 
 def _counts(radii: Tensor, end: float) -> Tensor:
-    # Radii beyond the axis count in the last bin.
+    # The last bin also counts radii beyond the axis.
     return torch.histc(radii.clamp(max=end), BINS, 0, end)
 
 
 def _mark(axes: _Axes, text: str, radius: float, share: float) -> list[Element]:
     x, y = axes.x(radius), axes.y(share)
-    # The labels of the last marks would leave the chart on the right.
+    # Labels near the right edge stand to the left of their marks, or they would leave the chart.
     side = "value end" if x > WIDTH - RIGHT - 70 else "value"
     return [
         element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_="mark s0"),
@@ -122,12 +122,13 @@ def _mark(axes: _Axes, text: str, radius: float, share: float) -> list[Element]:
 
 
 def _in_words(run: Run) -> str:
+    """Return the curve of a run in words, for readers who cannot see it."""
     shares = ", ".join(f"{100 * share:.1f} % at {text}" for text, share in run.summary["certified_accuracy"].items())
     return f"{run.name}: {100 * run.clean:.1f} % clean, {shares}"
 
 
 def _nice(step: float) -> float:
-    """Return the nearest step of the form 1, 2 or 5 times a power of ten that is not smaller."""
+    """Round a step up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** floor(log10(step))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
 

@@ -11,7 +11,7 @@ from lipnet.functional.margins import round_down
 
 
 def comparison(runs: Sequence[Run]) -> Element:
-    """Return a sortable table of the runs' headline figures, and remarks on what differs between their images."""
+    """Return a sortable table of the runs' headline figures, and a warning for each difference of their images."""
     marks = list(dict.fromkeys(text for run in runs for text in run.marks))
     names = ("run", "parameters", "clean %", *marks, "ACR", "K")
     columns = [sortable(name, place) for place, name in enumerate(names)]
@@ -34,10 +34,10 @@ def comparison(runs: Sequence[Run]) -> Element:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Return a sentence for each difference of the certified images or the arithmetic: such runs compare badly."""
+    """Return a sentence for each difference of images or arithmetic, which makes the comparison unfair."""
     sentences = {
-        "dataset": "The runs are of different datasets",
-        "split": "The runs are of different splits",
+        "dataset": "The runs certify different datasets",
+        "split": "The runs certify different splits",
         "data_sha256": "The runs certify different images",
         "dtype": "The runs are certified in different arithmetic",
     }
@@ -50,4 +50,5 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def _radius(runs: Sequence[Run], text: str) -> float:
+    """Return the number of a radius that at least one run states as text."""
     return next(run.marks[text] for run in runs if text in run.marks)

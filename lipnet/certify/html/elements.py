@@ -1,4 +1,4 @@
-"""HTML as a tree, so that every text and attribute is escaped when the tree is written."""
+"""HTML as a tree: writing it escapes every text and attribute."""
 
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, tostring
@@ -12,16 +12,16 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
     Args:
         tag: such as ``"table"``; never script or style, whose text HTML does not escape.
         children: elements and texts.
-        attributes: written in full; ``class_`` and ``for_`` stand for the Python keywords, other underscores for
-            hyphens, and an attribute that is None is left out.
+        attributes: their values as text; None leaves an attribute out. A trailing underscore is dropped (``class_``,
+            ``for_``), and other underscores become hyphens.
 
     Example:
         >>> html(element("td", "a < b", class_="number", data_value=0.5))
         '<td class="number" data-value="0.5">a &lt; b</td>'
     """
     assert tag not in ("script", "style")
-    stated = {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items() if value is not None}
-    made = Element(tag, stated)
+    named = {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items() if value is not None}
+    made = Element(tag, named)
     for child in children:
         if isinstance(child, Element):
             made.append(child)
@@ -38,13 +38,13 @@ def html(*elements: Element) -> str:
 
 
 def section(identifier: str, title: str, *children: Child) -> Element:
-    """Return a section with a heading, to which links ``#identifier`` lead."""
+    """Return a section with a heading; links to ``#identifier`` lead to it."""
     heading = element("h2", title, id=f"{identifier}-title")
     return element("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
 
 
 def table(columns: Iterable[Element], rows: Iterable[Element], **attributes: object) -> Element:
-    """Return a table in a box that scrolls, also by the keyboard."""
+    """Return a table in a box that scrolls with the mouse or the keyboard."""
     body = element(
         "table",
         element("thead", element("tr", *columns)),

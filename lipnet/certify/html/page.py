@@ -1,4 +1,4 @@
-"""The page of a report: one file with everything in it, which loads nothing and runs no script but its own."""
+"""The page of a report: one complete file, which loads nothing and runs no script but its own."""
 
 import base64
 import hashlib
@@ -23,8 +23,8 @@ from lipnet.files import atomic_write, resolve_path
 
 REPORT, COMPARISON = "report.html", "compare.html"
 GALLERY = 10_000
-"""Largest number of images in the gallery; figures, charts and tables are of all."""
-# In base64 and with as many certificates, below 15 MB.
+"""Largest number of images in the gallery; figures, charts and tables cover all."""
+# Bytes of the images: in base64, and with 10,000 certificates, the page stays below 15 MB.
 IMAGE_BYTES, ATTACK_BYTES = 10_300_000, 1_400_000
 
 
@@ -36,14 +36,15 @@ def write_report(
     attacked: AttackedImages | None = None,
     command: str | None = None,
 ) -> Path:
-    """Write report.html beside the files of a certification; a view of them that no verification reads.
+    """Write report.html beside the files of a certification. It shows them; no verification reads it.
 
     Args:
         folder: holds certificates.tsv and summary.json.
-        images: the certified images, in batches (B, C, H, W) in the order of the certificates; others may follow.
+        images: the certified images, pixels in [0, 1], in batches (B, C, H, W) in the order of the certificates; other
+            images may follow.
         class_names: names of the classes; by default those in the summary, or their numbers.
-        attacked: images of an attack, in the order of the certificates from the first one.
-        command: the command that certified, for the record.
+        attacked: images of an attack, in the order of the certificates, beginning with the first.
+        command: the command line of the certification, to show.
 
     Returns:
         The path of the report.
@@ -77,10 +78,10 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, *, command: s
     Args:
         runs: folders with certificates.tsv and summary.json, at least two.
         path: the file to write.
-        command: the command that was given, for the record.
+        command: the command line of the comparison, to show.
 
     Raises:
-        ValueError: fewer than two runs.
+        ValueError: for fewer than two runs.
         FileNotFoundError, CertificateFileError: as `read_run`.
     """
     folders = [certified_folder(run) for run in runs]
@@ -94,7 +95,7 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, *, command: s
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart."""
+    """Return a name for each folder: the end of its path, just long enough to tell the folders apart."""
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(set(folders)):
@@ -103,14 +104,14 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield the first images of batches; raise ValueError if there are fewer."""
+    """Yield batches with the first ``count`` images; raise ValueError if there are fewer."""
     left = count
     for batch in batches:
         yield batch[:left]
         left -= len(batch)
         if left <= 0:
             return
-    raise ValueError(f"{count} images were certified, but the data hold only {count - left}")
+    raise ValueError(f"images must be the {count} certified ones, got {count - left}")
 
 
 def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _gallery(run: Run) -> dict[str, Any]:
-    """Return the certificates by column; radii as written, because rounding could make them larger."""
+    """Return the certificates by column, with radii as written: rounding could make them larger."""
     rows = run.rows[:GALLERY]
     labels = sorted({row.label for row in rows} | {row.prediction for row in rows})
     return {
@@ -131,7 +132,7 @@ def _gallery(run: Run) -> dict[str, Any]:
 
 
 def _attacked(found: AttackedImages) -> tuple[dict[str, Any], dict[str, Sprites]]:
-    """Return the attack's results for the gallery, and the perturbed images with their differences, amplified."""
+    """Return the attack's results for the gallery, and sheets of the perturbed images and amplified differences."""
     gains: list[float] = []
     differences = []
     for images, perturbed in found.pairs:
@@ -148,7 +149,7 @@ def _attacked(found: AttackedImages) -> tuple[dict[str, Any], dict[str, Sprites]
 
 
 def _gallery_section(run: Run, pictures: dict[str, Sprites]) -> Element:
-    """Return the gallery's controls; the script fills it."""
+    """Return the controls of the gallery; the script adds the images."""
     orders = {
         "surest": "surest: correct, largest radius",
         "unsure": "least sure: correct, smallest radius",
@@ -171,7 +172,7 @@ def _gallery_section(run: Run, pictures: dict[str, Sprites]) -> Element:
     note = pictures["images"].note
     hint = "Select an image to enlarge it." + (f" The images here are {note}." if note else "")
     if len(run.rows) > GALLERY:
-        hint += f" They are the first {GALLERY:,} of {len(run.rows):,}; charts and tables are of all."
+        hint += f" They are the first {GALLERY:,} of {len(run.rows):,}; charts and tables cover all."
     more = element("button", "Show more", type="button", id="more")
     return section("gallery", "Images", element("p", hint), controls, element("div", id="tiles", class_="tiles"), more)
 
@@ -179,10 +180,11 @@ def _gallery_section(run: Run, pictures: dict[str, Sprites]) -> Element:
 def _write(
     path: Path, title: str, parts: Sequence[Element], data: dict[str, Any], pictures: dict[str, Sprites]
 ) -> None:
+    """Fill the template with sections, data and pictures, and write the page."""
     assets = files("lipnet.certify.html") / "assets"
     style, script, template = ((assets / name).read_text() for name in ("report.css", "report.js", "report.html"))
     links = [element("a", str(part[0].text), href=f"#{part.get('id')}") for part in parts]
-    # Only this style and this script run: a text that got into the page as markup would do nothing.
+    # Browsers apply only this style and run only this script, even if a text reached the page as markup.
     policy = (
         f"default-src 'none'; img-src data: blob:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -204,7 +206,7 @@ def _write(
         sheets="\n".join(sheets),
     )
     with atomic_write(path) as file:
-        # File names need not be UTF-8.
+        # Names of files may hold bytes that UTF-8 cannot encode.
         file.write(page.encode("utf-8", "backslashreplace"))
 
 

@@ -17,10 +17,10 @@ from lipnet.certify.attacks.result import AttackResult
 
 COLUMNS = 32
 PER_SHEET = COLUMNS * COLUMNS
-# Blocks of JPEG with halved colour resolution: tiles that fill them do not bleed into each other.
+# JPEG with halved colour resolution has blocks of this size: tiles that fill whole blocks do not bleed into each other.
 _BLOCK = 16
 _SMALLEST = 12
-# Tried in this order: lossless first, then JPEG of these qualities, then the same at smaller sizes.
+# Tried in this order: at each size lossless first (None), then JPEG of these qualities.
 _SCALES, _QUALITIES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), (None, 92, 85, 75)
 _ATTACKED, _ATTACKED_PIXELS = 1_000, 30_000_000
 
@@ -40,7 +40,7 @@ class AttackedImages:
     prediction: list[int] = field(default_factory=list)
 
     def add(self, images: Tensor, result: AttackResult) -> None:
-        """Keep the images of a batch, until there are 1000 or their pixels fill about 250 MB."""
+        """Keep the images of a batch, up to 1000 images, or about 250 MB with the perturbed ones."""
         assert result.nearest is not None
         assert result.nearest_prediction is not None
         room = min(_ATTACKED, _ATTACKED_PIXELS // images[0].numel()) - len(self.distance)
@@ -59,7 +59,7 @@ class Sprites:
         media_type: such as ``"image/png"``.
         width, height: size of an image in pixels.
         pitch: distance of neighbouring tiles in pixels, (x, y).
-        note: how the images differ from the originals, as a clause.
+        note: the differences from the original images, such as "compressed as JPEG of quality 85"; empty for none.
     """
 
     sheets: Sequence[bytes]
@@ -84,12 +84,13 @@ def sprite_sheets(batches: Iterable[Tensor], budget: int, largest: int = 96) -> 
     """Return images as sheets of at most ``budget`` bytes: lossless if they fit, else as JPEG, else smaller.
 
     Args:
-        batches: images (B, C, H, W) with pixels in [0, 1]; one channel is grey, the first three of others are colours.
+        batches: images (B, C, H, W), pixels in [0, 1]; three or more channels are shown in colour by the first three,
+            fewer in grey by the first.
         budget: bytes of all sheets together.
         largest: longest side of a tile in pixels.
 
     Raises:
-        ValueError: no images, or more than fit at 12 pixels.
+        ValueError: for no images, and for more than fit at a side of 12 pixels.
     """
     images, shape = _small_images(batches, largest)
     for scale in _SCALES:
@@ -120,6 +121,7 @@ def _small_images(batches: Iterable[Tensor], largest: int) -> tuple[np.ndarray[A
 
 
 def _resized(images: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Return images (N, H, W, C) in another size (height, width)."""
     if images.shape[1:3] == size:
         return images
     maps = torch.from_numpy(images).permute(0, 3, 1, 2).float()
@@ -130,7 +132,7 @@ def _resized(images: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[
 def _encode(
     images: np.ndarray[Any, Any], size: tuple[int, int], quality: int | None, shape: tuple[int, int], budget: int
 ) -> Sprites | None:
-    """Encode all sheets with tiles of this size, as PNG without a quality; None if they are more than the budget."""
+    """Encode all sheets with tiles of this size, as PNG if quality is None; return None if they exceed the budget."""
     height, width = size
     pitch = (width, height) if quality is None else (_BLOCK * ceil(width / _BLOCK), _BLOCK * ceil(height / _BLOCK))
     sheets: list[bytes] = []
@@ -144,7 +146,7 @@ def _encode(
             sheet.save(buffer, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
         sheets.append(buffer.getvalue())
         spent, expected = sum(map(len, sheets)), len(images) / min(len(images), first + PER_SHEET)
-        # The first sheet already tells whether all of them can fit.
+        # Extrapolate to all sheets: the first one already tells whether they can fit.
         if spent * expected > (budget if expected == 1 else 1.1 * budget):
             return None
     notes = [] if (height, width) == shape else [f"reduced from {shape[1]} x {shape[0]} to {width} x {height} pixels"]
@@ -154,11 +156,11 @@ def _encode(
 
 
 def _sheet(images: np.ndarray[Any, Any], pitch_x: int, pitch_y: int) -> np.ndarray[Any, Any]:
-    """Return images (N, H, W, C) as one picture of rows of 32 tiles."""
+    """Return images (N, H, W, C) as one picture with 32 tiles in a row."""
     count, height, width, channels = images.shape
     rows = ceil(count / COLUMNS)
     margins = ((0, rows * COLUMNS - count), (0, pitch_y - height), (0, pitch_x - width), (0, 0))
-    # The edge of a tile continues into its margin: a jump would show inside the tile.
+    # Continue the edge of each tile into its margin: JPEG would smear a jump into the tile.
     padded = np.pad(images, (margins[0], *margins[1:]), mode="edge")
     tiles = padded.reshape(rows, COLUMNS, pitch_y, pitch_x, channels)
     return np.asarray(tiles.swapaxes(1, 2).reshape(rows * pitch_y, COLUMNS * pitch_x, channels))

@@ -1,4 +1,4 @@
-"""Certified runs, read from their files, and the figures that reports show of them."""
+"""Certified runs, read from their files, and the figures that reports show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lipnet.certify.report import radii_of
 from lipnet.files import resolve_path
 from lipnet.functional.margins import parse_radius
 
-# What pages show of a summary, and the kind of its value.
+# Entries of a summary that pages show, and the types of their values.
 _SHOWN: dict[str, type | tuple[type, ...]] = {
     "average_certified_radius": (int, float, NoneType),
     "certified_accuracy": dict,
@@ -31,7 +31,7 @@ class Run:
     """A certification, as its files state it.
 
     Attributes:
-        name: to tell several runs apart.
+        name: a name that tells several runs apart.
         rows: the certificates, in the order of the file.
         summary: the content of summary.json.
         class_names: names of the classes; None for their numbers.
@@ -49,7 +49,7 @@ class Run:
 
     @cached_property
     def correct(self) -> Tensor:
-        """The correctness of the predictions, bool (n,)."""
+        """True for each correct prediction, bool (n,)."""
         return radii_of(self.rows)[1]
 
     @cached_property
@@ -58,25 +58,27 @@ class Run:
         return self.radius[self.correct].sort().values
 
     def certified(self, radius: float) -> float:
-        """Return the share of images that are correct with a larger certified radius."""
+        """Return the fraction of images that are correct and have a larger certified radius."""
         return int((self.steps > radius).sum()) / len(self.rows)
 
     @property
     def clean(self) -> float:
+        """The fraction of correct images."""
         return len(self.steps) / len(self.rows)
 
     @property
     def marks(self) -> dict[str, float]:
-        """The radii of the summary's table, by their text."""
+        """The radii of the summary's table as numbers, by their text."""
         return {text: parse_radius(text) for text in self.summary["certified_accuracy"]}
 
     def class_name(self, number: int) -> str:
+        """Return the name of a class, or its number as text."""
         names = self.class_names or ()
         return str(names[number]) if number < len(names) else str(number)
 
 
 def certified_folder(path: str | Path) -> Path:
-    """Return the absolute path of a certification's folder, which either of its two files may stand for."""
+    """Return the absolute path of a certification's folder, given the folder or one of its two files."""
     path = resolve_path(path)
     return path.parent if path.name in (CERTIFICATES, SUMMARY) else path
 
@@ -90,8 +92,8 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         class_names: names of the classes; by default those that the summary states, if it does.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        CertificateFileError: a file is not as it was written, or the two do not belong together.
+        FileNotFoundError: if a file is missing.
+        CertificateFileError: if a file was changed after it was written, or the two do not belong together.
     """
     folder = certified_folder(folder)
     for file in (CERTIFICATES, SUMMARY):
@@ -114,6 +116,6 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
 
 
 def axis_end(runs: Sequence[Run]) -> float:
-    """Return where the radius axis of charts ends: beyond nearly all certified radii, and never 0."""
+    """Return the end of the radius axis of charts: beyond nearly all certified radii, and never 0."""
     ends = [float(torch.quantile(run.steps, 0.995)) for run in runs if len(run.steps)]
     return 1.04 * max(ends, default=0.0) or 1.0

@@ -31,11 +31,12 @@ _FACTS = (
 
 
 def percent(share: float) -> str:
+    """Format a fraction in per cent."""
     return f"{100 * share:.2f} %"
 
 
 def headline(run: Run) -> Element:
-    """Return the figures that matter most, and what they mean."""
+    """Return the most important figures and their meaning."""
     summary = run.summary
     average = summary["average_certified_radius"]
     cards = [("clean accuracy", percent(run.clean), "")]
@@ -54,6 +55,7 @@ def headline(run: Run) -> Element:
 
 
 def _sentence(run: Run) -> str:
+    """Say in words what fraction of the images is correct, and what fraction is certified at the first radius."""
     images = f"{len(run.rows):,} {run.summary.get('split', '')} images"
     sentence = f"The network classifies {percent(run.clean)} of {images} correctly."
     for text, share in list(run.summary["certified_accuracy"].items())[:1]:
@@ -65,7 +67,7 @@ def _sentence(run: Run) -> str:
 
 
 def charts(runs: Sequence[Run]) -> Element:
-    """Return the curve with a slider to read it, and for a single run the histogram of the radii."""
+    """Return the curve with a slider to read it; for a single run, also the histogram of the radii."""
     slider = element("input", type="range", id="radius", min=0, max=1000, value=0, step=1)
     readout = element("output", id="readout", for_="radius", aria_live="polite")
     curve = element(
@@ -122,7 +124,11 @@ def sortable(name: str, place: int) -> Element:
 
 
 def attack(found: Mapping[str, Any]) -> Element:
-    """Return the figures of an attack, or the violation that it found."""
+    """Return the figures of an attack, or the violation that it found.
+
+    Args:
+        found: the entry ``attack`` of summary.json.
+    """
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["settings"].items())
     method = f"{found['method']} ({settings})" if settings else str(found["method"])
     if "violation" in found:
@@ -156,7 +162,11 @@ def attack(found: Mapping[str, Any]) -> Element:
 
 
 def layers(found: Sequence[Mapping[str, Any]]) -> Element:
-    """Return a table of the layers' bounds; those of constant 1 without rounding are marked as quiet."""
+    """Return a table of the layers' bounds; layers of constant 1 without rounding are greyed.
+
+    Args:
+        found: the entry ``layers`` of summary.json.
+    """
     names = ("layer", "kind", "input", "engine", "norm of J", "degree", "constant", "rounding")
     columns = [element("th", name, scope="col") for name in names[:4]]
     columns += [element("th", name, scope="col", class_="number") for name in names[4:]]
@@ -176,7 +186,7 @@ def layers(found: Sequence[Mapping[str, Any]]) -> Element:
 
 
 def provenance(run: Run, command: str | None) -> Element:
-    """Return what the figures rest on, and how to check them."""
+    """Return the command, hashes and versions behind the figures, and how to check them."""
     stated = {} if command is None else {"command": command}
     check = element(
         "p",
@@ -189,7 +199,7 @@ def provenance(run: Run, command: str | None) -> Element:
 
 
 def provenances(runs: Sequence[Run], command: str | None) -> Element:
-    """Return what the figures of several runs rest on."""
+    """Return the command, and the hashes and versions behind the figures of several runs."""
     parts = [element("details", element("summary", run.name), _facts(_basis(run))) for run in runs]
     stated = [] if command is None else [_facts({"command": command})]
     return section("provenance", "Provenance", *stated, *parts)
@@ -200,6 +210,7 @@ def _basis(run: Run) -> dict[str, Any]:
 
 
 def _facts(shown: Mapping[str, Any]) -> Element:
+    """Return names and values as a list."""
     entries = [
         element("div", element("dt", name.replace("_", " ")), element("dd", element("code", _text(value))))
         for name, value in shown.items()

@@ -90,9 +90,9 @@ def test_bounds_of_pairs_are_those_of_the_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"class_names": ["a"]}, ValueError, "class_names must be 4, one for each logit, got 1"),
-        ({"facts": {"model": nn.ReLU()}}, TypeError, "facts must be plain values"),
-        ({"facts": {"radius": float("nan")}}, TypeError, "facts must be plain values"),
+        ({"class_names": ["a"]}, ValueError, "class_names must have 4 names, one for each logit, got 1"),
+        ({"facts": {"model": nn.ReLU()}}, TypeError, "facts must be values that JSON can hold"),
+        ({"facts": {"radius": float("nan")}}, TypeError, "facts must be values that JSON can hold"),
         ({"input_shape": None}, ValueError, "input_shape is needed"),
     ],
 )
@@ -110,9 +110,9 @@ def test_models_that_are_refused(tmp_path: Path) -> None:
         export_program(head(192).train(), path, input_shape=shape)
     with pytest.raises(TypeError, match=r"1 \(Mish\) has no rule"):
         export_program(nn.Sequential(head(192), nn.Mish()).eval(), path, input_shape=shape)
-    with pytest.raises(ValueError, match=r"to logits \(B, classes\) is needed, got one to \(2, 8, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"must return logits \(B, classes\), got shape \(2, 8, 8, 8\)"):
         export_program(SOC(3, 8).eval(), path, input_shape=shape)
-    with pytest.raises(ValueError, match=r"float32 or float64 is needed, got one in torch\.bfloat16"):
+    with pytest.raises(ValueError, match=r"must be in float32 or float64, got torch\.bfloat16"):
         export_program(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).bfloat16().eval(), path, input_shape=shape)
     broken = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
     with torch.no_grad():

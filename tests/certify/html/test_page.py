@@ -145,7 +145,7 @@ def test_a_violation_is_an_alarm(tmp_path: Path) -> None:
 
 def test_fewer_images_than_certificates_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path)
-    with pytest.raises(ValueError, match="100 images were certified, but the data hold only 90"):
+    with pytest.raises(ValueError, match="must be the 100 certified ones, got 90"):
         write_report(tmp_path, [make_images(60), make_images(30)])
     assert {path.name for path in tmp_path.iterdir()} == {FILES[0], FILES[2]}
 
@@ -175,7 +175,7 @@ def test_the_gallery_of_a_large_set_shows_its_first_images(tmp_path: Path, monke
     data = data_of(page)
     assert data["idx"] == [row.idx for row in rows[:40]]
     assert len(data["curves"][0]["radii"]) == sum(row.correct for row in rows)
-    assert "They are the first 40 of 100; charts and tables are of all." in page
+    assert "They are the first 40 of 100; charts and tables cover all." in page
 
 
 def test_runs_are_compared_with_names_that_tell_them_apart(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_comparison_says_what_differs(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", dataset="other", dtype="float32")
     page = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "all.html").read_text()
-    assert "The runs are of different datasets: a: synthetic, b: other." in page
+    assert "The runs certify different datasets: a: synthetic, b: other." in page
     assert "The runs are certified in different arithmetic: a: float64, b: float32." in page
 
 

@@ -52,7 +52,7 @@ def test_missing_edited_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_run(tmp_path / "one")
     table = tmp_path / "one" / "certificates.tsv"
     table.write_text(table.read_text().replace("\t0.", "\t9.", 1))
-    with pytest.raises(CertificateFileError, match="is not as it was written"):
+    with pytest.raises(CertificateFileError, match="was changed after it was written"):
         read_run(tmp_path / "one")
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Every text from the data enters the page by textContent or setAttribute: it can never become markup.
+// Texts from the data enter the page only by textContent or setAttribute, so they never become markup.
 (() => {
   const find = (id) => document.getElementById(id);
   const data = JSON.parse(find("data").textContent);
@@ -11,7 +11,7 @@
     return made;
   };
 
-  // The curve: the slider, the pointer and the arrow keys read it.
+  // The curve: the slider, the pointer or the arrow keys choose the radius to read.
   const curve = find("curve"), slider = find("radius"), cursor = find("cursor");
   const [end, left, right, width] = ["end", "left", "right", "width"].map((name) => Number(curve.dataset[name]));
 
@@ -45,7 +45,7 @@
   });
   readCurve();
 
-  // Tables: a heading's button sorts by its column, numbers from the largest first.
+  // Tables: the button in a heading sorts by its column, numbers in descending order first.
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => {
       const heading = button.parentElement, headings = [...heading.parentElement.children];
@@ -93,7 +93,7 @@
   const radius = data.radius.map(Number), everything = radius.map((_, index) => index);
   const isCorrect = (index) => data.label[index] === data.prediction[index];
   const className = (number) => data.classes[number] ?? String(number);
-  // Cut, not rounded: a certified radius is never shown larger than it is.
+  // Cut off digits instead of rounding: a certified radius must never look larger than it is.
   const cut = (text, decimals) => text.slice(0, text.indexOf(".") + 1 + decimals);
   const flip = (index) => (data.attack && index < data.attack.distance.length ? data.attack.distance[index] : null);
   const orders = {
@@ -137,7 +137,7 @@
     showMore();
   };
 
-  // The viewer: one image, enlarged, with what an attack made of it.
+  // The viewer: one enlarged image, and its changed version if an attack found one.
   const viewer = find("viewer");
   let current = 0;
 
