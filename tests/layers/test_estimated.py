@@ -72,7 +72,7 @@ def test_neither_logits_nor_constant_wait_for_a_proof_or_a_matrix(
         "prepared.norm_bound",
         "prepared.symbol_bound",
         "prepared.reshaped_filter_bound",
-        "base.contraction",
+        "base.orthogonal_contractions",
     )
     with torch.no_grad(), estimated_scales(model):
         model(images)

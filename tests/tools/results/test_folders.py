@@ -52,7 +52,7 @@ def test_an_edited_figure_is_found(tmp_path: Path, make_run: Make) -> None:
     add_result(make_run(), "one", tmp_path)
     file = tmp_path / "one" / "summary.json"
     file.write_text(file.read_text().replace("0.4401", "0.5401"))
-    with pytest.raises(ValueError, match=r"summary\.json is not as it was written"):
+    with pytest.raises(ValueError, match=r"summary\.json was changed after it was written"):
         read_result(tmp_path / "one")
 
 
