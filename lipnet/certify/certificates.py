@@ -14,6 +14,7 @@ from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logi
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rounding import RoundingBounds, check_images_apart, rounding_bounds
+from lipnet.layers.identity import state_of
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
@@ -76,7 +77,7 @@ def certify(
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
     batches = _checked_batches(images, labels, batch_size)
-    before = _state_of(model)
+    before = state_of(model)
     check_computes_as_declared(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
     if not isinstance(bounds, LogitBounds):
@@ -93,16 +94,20 @@ def certify(
                 check_images_apart(model, shape)
             elif rounding is None:
                 rounding = rounding_bounds(model, shape)
+            elif rounding.modules and rounding.modules[0].shape != shape:
+                stated = rounding.modules[0].shape
+                raise ValueError(f"the images have shape {shape}, and the rounding is that of images of shape {stated}")
         if shape != tuple(batch.shape[1:]):
             raise ValueError(f"all images must have one shape, got {shape} and {tuple(batch.shape[1:])}")
         errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
         with explicit_arithmetic(model):
             logits = logits_of(model, batch)
-        if _state_of(model) != before:
+        if state_of(model) != before:
             raise RuntimeError(
                 "the model was changed while its certificates were computed; change it before or after, or certify a "
                 "copy.deepcopy of it"
             )
+        check_computes_as_declared(model)  # a hook may have come meanwhile
         _check_classes(batch_labels, logits.shape[1])
         prediction, radius = bounds.certified_radius(logits, *errors)
         parts.append((prediction, radius, prediction == batch_labels.cpu()))
@@ -170,8 +175,8 @@ def _checked_batches(
     if labels is None:
         raise ValueError("labels are missing: give an integer for each image, or a DataLoader that has them")
     images, labels = checked_images(images, labels)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
     return zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
 
 
@@ -216,16 +221,6 @@ def _plain_tensor(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"images and labels must be arrays of numbers: {error}") from error
-
-
-def _state_of(model: nn.Module) -> tuple[list[bool], list[tuple[int, int | None]]]:
-    """Return the modes of all modules, and the address and version of each parameter and buffer.
-
-    Inference tensors have no version. Writes through ``.data`` do not change it.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    versions = [(each.data_ptr(), None if each.is_inference() else each._version) for each in tensors]
-    return [module.training for module in model.modules()], versions
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:

@@ -40,8 +40,9 @@ def check_computes_as_declared(model: nn.Module) -> None:
     Raises:
         ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
             compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
-            modules whose input is read again, complex weights or weights of a subclass of Tensor, settings that are
-            NaN, children that are listed but not registered, and attributes that contradict the weights.
+            modules whose input is read again, weights that are complex, on the meta device or of a subclass of Tensor,
+            settings that are NaN, children that are listed but not registered, and attributes that contradict the
+            weights.
     """
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
@@ -192,6 +193,8 @@ def _check_numbers(name: str, module: nn.Module) -> None:
             raise ValueError(
                 f"{name} has {key} of type {type(tensor).__name__}, {tensor.layout}; plain tensors are needed"
             )
+        if tensor.is_meta:
+            raise ValueError(f"{name} has {key} on the meta device, without values; load or initialise the model first")
         if tensor.is_complex():
             raise ValueError(f"{name} has {key} of dtype {tensor.dtype}; real numbers are needed")
     for key, each in attributes:

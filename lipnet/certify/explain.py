@@ -183,7 +183,7 @@ def _explained(path: str, module: nn.Module) -> ExplainedModule:
     try:
         check_module(path, module)
         bound = bound_of(path, module)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         return ExplainedModule(path, kind, rule, None, False, str(error))
     if isinstance(module, LipschitzModule) and found is None:
         has_rounding = type(module).rounding_step is not LipschitzModule.rounding_step

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lipnet.certify.files import FILES, Row
 from lipnet.files import atomic_write
@@ -16,13 +16,26 @@ PARTIAL = "certificates.partial"
 """Name of the folder of an unfinished certification, inside the folder of its files."""
 SETTINGS = "settings.json"
 
-Batches = dict[int, tuple[Row, ...]]
-"""Certificates, one for each image in order, by the number of their batch in the data, from 0."""
+
+class Batch(NamedTuple):
+    """Certificates of a batch.
+
+    Attributes:
+        rows: a certificate for each image, in order.
+        data_sha256: the SHA-256 of the images, labels and indices that were certified.
+    """
+
+    rows: tuple[Row, ...]
+    data_sha256: str
+
+
+Batches = dict[int, Batch]
+"""Certified batches by their number in the data, from 0."""
 
 
 def count_rows(batches: Batches) -> int:
     """Return the number of certificates in batches."""
-    return sum(map(len, batches.values()))
+    return sum(len(batch.rows) for batch in batches.values())
 
 
 def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
@@ -52,8 +65,8 @@ class PartialCertification:
     """Folder of an unfinished certification.
 
     It holds the settings on which every certificate rests, and files of batches, one for each process that wrote some.
-    A batch is a line with its own SHA-256. A line that is damaged, or that a kill has cut, does not count: its batch is
-    certified again.
+    A batch is a line with the SHA-256 of these settings and of itself: a line that was cut by a kill, was damaged, or
+    comes from another certification does not count, and its batch is certified again.
 
     Args:
         folder: a folder that `begin` has made.
@@ -96,14 +109,24 @@ class PartialCertification:
             raise ValueError(f"{self.folder} cannot be resumed, because its settings differ: {values}")
 
     def batches(self) -> Batches:
-        """Return the certified batches, read from the disk."""
+        """Return the certified batches, read from the disk.
+
+        Raises:
+            ValueError: for a line that carries a right checksum and is no batch of certificates.
+        """
         certified: Batches = {}
+        begun = self._settings_bytes()
         for path in sorted(self.folder.glob("*.batches")):
             for line in path.read_bytes().split(b"\n"):
                 digest, _, content = line.partition(b" ")
-                if hashlib.sha256(content).hexdigest().encode() == digest:
+                if _digest(begun, content) != digest:
+                    continue
+                try:
                     batch = json.loads(content)
-                    certified[batch["number"]] = tuple(Row(*row) for row in batch["rows"])
+                    rows = tuple(Row(*row) for row in batch["rows"])
+                    certified[int(batch["number"])] = Batch(rows, str(batch["data_sha256"]))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(f"{path} is not as lipnet writes it; begin again with overwrite=true") from error
         return certified
 
     def all_rows(self, indices: Sequence[int]) -> list[Row]:
@@ -116,7 +139,7 @@ class PartialCertification:
             ValueError: unless there is exactly one certificate for each sample.
         """
         batches = self.batches()
-        rows = [row for number in sorted(batches) for row in batches[number]]
+        rows = [row for number in sorted(batches) for row in batches[number].rows]
         if [row.idx for row in rows] != list(indices):
             raise ValueError(
                 f"{self.folder} must hold certificates of {len(indices)} samples, got {len(rows)} certificates, or "
@@ -125,15 +148,16 @@ class PartialCertification:
         return rows
 
     @contextmanager
-    def writer(self) -> Iterator[Callable[[int, Sequence[Row]], None]]:
+    def writer(self) -> Iterator[Callable[[int, Batch], None]]:
         """Open a new file of batches; yield a function that adds a batch and flushes it to the disk."""
         # A new file each time: another process may be writing to an old one, or its last line may be cut.
         count = len(list(self.folder.glob("*.batches")))
+        begun = self._settings_bytes()
         with (self.folder / f"{count:04}-{os.getpid()}.batches").open("xb") as file:
 
-            def add(number: int, rows: Sequence[Row]) -> None:
-                content = json.dumps({"number": number, "rows": rows}).encode()
-                file.write(hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n")
+            def add(number: int, batch: Batch) -> None:
+                content = json.dumps({"number": number, **batch._asdict()}).encode()
+                file.write(_digest(begun, content) + b" " + content + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -143,3 +167,12 @@ class PartialCertification:
         """Remove the folder, if it is there."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+    def _settings_bytes(self) -> bytes:
+        path = self.folder / SETTINGS
+        return path.read_bytes() if path.is_file() else b""
+
+
+def _digest(begun: bytes, content: bytes) -> bytes:
+    """Return the checksum of a line, which ties it to the settings of its certification."""
+    return hashlib.sha256(hashlib.sha256(begun).digest() + content).hexdigest().encode()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from lipnet.certify.partial import PartialCertification, count_rows
+from lipnet.certify.partial import Batches, PartialCertification, count_rows
 from lipnet.certify.report import progress
 from lipnet.certify.run import Certification
 
@@ -42,7 +42,7 @@ class CertifyInProcesses:
         shares = [missing[rank :: len(self.devices)] for rank in range(len(self.devices))]
         # All processes together use as many threads as one process would.
         threads = max(1, torch.get_num_threads() // len(self.devices))
-        arguments = (os.getpid(), pickle.dumps(self.prepare), self.devices, partial.folder, shares, threads)
+        arguments = (os.getpid(), pickle.dumps(self.prepare), self.devices, partial.folder, shares, certified, threads)
         processes = spawn(_certify_share, arguments, nprocs=len(self.devices), join=False)  # type: ignore[no-untyped-call]
         with progress(total, count_rows(certified)) as show:
             try:
@@ -68,6 +68,7 @@ def _certify_share(
     devices: Sequence[str],
     folder: Path,
     shares: Sequence[Collection[int]],
+    certified: Batches,
     threads: int,
 ) -> None:
     """Certify the batches of ``shares[rank]`` on ``devices[rank]``; runs in a process of its own."""
@@ -75,10 +76,10 @@ def _certify_share(
     torch.set_num_threads(threads)
     certification: Certification = pickle.loads(prepare)(devices[rank])
     partial = PartialCertification(folder)
-    partial.check(certification.settings())
+    partial.check(certification.identity())
     with partial.writer() as add:
-        for number, rows in certification.certify(numbers=set(shares[rank])):
-            add(number, rows)
+        for number, batch in certification.certify(set(shares[rank]), certified):
+            add(number, batch)
 
 
 def _exit_with_parent(parent: int) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from lipnet.certify.files import Row
-from lipnet.certify.partial import PartialCertification, count_rows
+from lipnet.certify.partial import Batch, Batches, PartialCertification, count_rows
 from lipnet.certify.report import progress
 from lipnet.certify.run import Certification
 
@@ -40,19 +39,18 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
     try:
         if partial is None:
             _check_settings(certification, _broadcast(None))
-            missing = _broadcast(None)
-            for _ in _rounds(certification, missing):
+            for _ in _rounds(certification, *_broadcast(None)):
                 pass
             return
         certified, total = partial.batches(), len(certification.indices)
-        _broadcast(certification.settings())
-        missing = _broadcast(certification.missing(certified))
+        _broadcast(certification.identity())
+        missing, certified = _broadcast((certification.missing(certified), certified))
         done = count_rows(certified)
         with progress(total, done) as show, partial.writer() as add:
-            for batches in _rounds(certification, missing):
-                for number, rows in batches:
-                    add(number, rows)
-                    done += len(rows)
+            for batches in _rounds(certification, missing, certified):
+                for number, batch in batches:
+                    add(number, batch)
+                    done += len(batch.rows)
                 show(done)
     except RuntimeError as error:
         # gloo reports a lost process as a plain RuntimeError.
@@ -64,10 +62,10 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
         ) from error
 
 
-def _rounds(certification: Certification, missing: list[int]) -> Iterator[list[tuple[int, tuple[Row, ...]]]]:
+def _rounds(certification: Certification, missing: list[int], certified: Batches) -> Iterator[list[tuple[int, Batch]]]:
     """Certify one batch per round in each process; yield each round's batches in the first process, else nothing."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    share = certification.certify(numbers=set(missing[rank::size]))
+    share = certification.certify(set(missing[rank::size]), certified)
     for start in range(0, len(missing), size):
         # In the last round there may be fewer batches than processes.
         batch = next(share) if start + rank < len(missing) else None
@@ -84,7 +82,7 @@ def _broadcast(value: Any) -> Any:
 
 
 def _check_settings(certification: Certification, first: dict[str, Any]) -> None:
-    here = certification.settings()
+    here = certification.identity()
     differing = sorted(name for name in {*here, *first} if here.get(name) != first.get(name))
     if differing:
         values = "; ".join(f"{name}: {first.get(name)} in the first, {here.get(name)} here" for name in differing)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipnet.certify.arithmetic import ieee_arithmetic
+from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.functional import product_up
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.base import LipschitzModule
@@ -77,9 +77,9 @@ def evaluated(module: nn.Module) -> nn.Module:
     """
     plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
     plain.__dict__.update(vars(module), _parameters=dict(module._parameters), _modules={})
-    for name, parametrization in module.parametrizations.items():  # type: ignore[operator, union-attr]
-        device = next(parametrization.parameters(), torch.empty(0)).device
-        with torch.no_grad(), ieee_arithmetic(device):
+    for name in module.parametrizations:  # type: ignore[union-attr]
+        # As for the logits: a parametrization may ask for torch's settings.
+        with torch.no_grad(), explicit_arithmetic(module):
             weight, again = getattr(module, name), getattr(module, name)
         if type(weight) not in (Tensor, nn.Parameter) or weight.layout != torch.strided or weight.is_complex():
             raise ValueError(f"the parametrization of {name} must compute a plain real tensor, got {weight.dtype}")

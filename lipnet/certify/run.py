@@ -17,13 +17,14 @@ from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
-from lipnet.certify.files import FILES, Row, certificate_bytes, rows_of, sealed, summary_bytes
-from lipnet.certify.partial import PARTIAL, PartialCertification, check_free, count_rows
+from lipnet.certify.files import FILES, certificate_bytes, rows_of, sealed, summary_bytes
+from lipnet.certify.partial import PARTIAL, Batch, Batches, PartialCertification, check_free, count_rows
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII
+from lipnet.layers.identity import model_sha256, state_of
 from lipnet.metrics.curve import plot_certified_curve
 from lipnet.metrics.functional import check_radii
 
@@ -34,8 +35,11 @@ class Evidence:
     For a float64 model, radii account for rounding. For another dtype, they do not, and `summary` says so.
 
     Args:
-        model: from pixels in [0, 1] to logits, in evaluation mode; its weights must not change afterwards.
+        model: from pixels in [0, 1] to logits, in evaluation mode; a change of it from now on is an error.
         image_shape: (C, H, W) of one image.
+
+    Attributes:
+        model_sha256: of the model that the bounds are about, see `lipnet.layers.identity`.
 
     Raises:
         ValueError: for weights that are not finite, for logits that do not depend on the image, and as for `certify`.
@@ -44,6 +48,7 @@ class Evidence:
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
         self.model, self.image_shape = model, image_shape
+        self._state, self.model_sha256 = state_of(model), model_sha256(model)
         self.bounds: LogitBounds = logit_bounds(model)
         if not isfinite(self.bounds.lipschitz):
             raise ValueError("the model's weights are not finite: there is nothing to certify")
@@ -53,7 +58,13 @@ class Evidence:
         self.rounding: RoundingBounds | None = rounding_bounds(model, image_shape) if covered else None
 
     def certify(self, images: Tensor, labels: Tensor) -> Certificates:
-        """Return the certificates of a batch; errors as for `lipnet.certify.certify`."""
+        """Return the certificates of a batch.
+
+        Raises:
+            RuntimeError: if the model is another one than when its bounds were computed.
+            ValueError, TypeError: as for `lipnet.certify.certify`.
+        """
+        self._check(state_of(self.model) == self._state)
         return certify(
             self.model,
             images,
@@ -63,6 +74,17 @@ class Evidence:
             rounding=self.rounding,
             ignore_rounding=self.rounding is None,
         )
+
+    def check_unchanged(self) -> None:
+        """Compare all weights, which finds writes through ``.data``, too; RuntimeError if the model was changed."""
+        self._check(model_sha256(self.model) == self.model_sha256)
+
+    def _check(self, unchanged: bool) -> None:
+        if not unchanged:
+            raise RuntimeError(
+                "the model was changed after its bounds were computed, which are not about it any more; begin again "
+                "with the model as it is"
+            )
 
     def facts(self) -> dict[str, Any]:
         """Return the two numbers behind every radius: K, and E or None."""
@@ -150,29 +172,42 @@ class Certification:
             },
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Return the settings, and what else tells an unfinished certification from another one."""
+        return {**self.settings(), "model_sha256": self.evidence.model_sha256}
+
     def certify(
-        self, numbers: Collection[int] | None = None, without: Collection[int] = ()
-    ) -> Iterator[tuple[int, tuple[Row, ...]]]:
+        self, numbers: Collection[int] | None = None, certified: Batches | None = None
+    ) -> Iterator[tuple[int, Batch]]:
         """Certify batches one by one.
 
         Args:
             numbers: numbers of the batches to certify, from 0; None for all.
-            without: numbers of batches to skip.
+            certified: batches of an interrupted certification, which are not certified again.
 
         Yields:
             The number of each batch and its certificates.
 
         Raises:
-            ValueError: if there are fewer samples than indices.
+            ValueError: if there are fewer samples than indices, or the images or labels of a certified batch differ.
+            RuntimeError: if the model was changed after its bounds were computed.
             ValueError, TypeError, RuntimeError: as `lipnet.certify.certify`.
         """
+        certified = certified or {}
         done = 0
         for number, (images, labels) in enumerate(self.batches):
             indices = self.indices[done : done + len(labels)]
             done += len(indices)
-            if number not in without and (numbers is None or number in numbers):
-                images, labels = images[: len(indices)], labels[: len(indices)]
-                yield number, rows_of(indices, labels, self.evidence.certify(images, labels))
+            images, labels = images[: len(indices)], labels[: len(indices)]
+            if number in certified:
+                if certified[number].data_sha256 != data_sha256(images, labels, indices):
+                    raise ValueError(
+                        f"batch {number} has other images or labels than when it was certified; resume with the same "
+                        "data, or begin again with overwrite=true"
+                    )
+            elif numbers is None or number in numbers:
+                rows = rows_of(indices, labels, self.evidence.certify(images, labels))
+                yield number, Batch(rows, data_sha256(images, labels, indices))
             if done == len(self.indices):
                 return
         raise ValueError(f"the data must hold {len(self.indices)} samples, got {done}")
@@ -181,6 +216,11 @@ class Certification:
         """Return the numbers of the batches that are not certified yet; ``batches`` must be a ``DataLoader``."""
         size: int = self.batches.batch_size  # type: ignore[attr-defined]
         return sorted(set(range(ceil(len(self.indices) / size))) - set(certified))
+
+
+def data_sha256(images: Tensor, labels: Tensor, indices: Tensor) -> str:
+    """Return the SHA-256 of a batch."""
+    return tensors_sha256({"images": images, "labels": labels, "indices": indices})
 
 
 def certify_dataset(
@@ -214,8 +254,9 @@ def certify_dataset(
     Raises:
         FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
             certification, unless ``resume`` or ``replace``; nothing is changed.
-        ValueError: as for `certify`, if there are fewer samples than indices, and if the settings differ from those of
-            the certification to resume.
+        ValueError: as for `certify`, if there are fewer samples than indices, and if model, data or settings differ
+            from those of the certification to resume.
+        RuntimeError: if the model was changed meanwhile.
     """
     # `run_certification` checks both again. Here, a mistake shows before the bounds are computed.
     check_free(folder, replace=replace, resume=resume)
@@ -229,9 +270,9 @@ def certify_here(certification: Certification, partial: PartialCertification) ->
     certified = partial.batches()
     done = count_rows(certified)
     with progress(len(certification.indices), done) as show, partial.writer() as add:
-        for number, rows in certification.certify(without=certified):
-            add(number, rows)
-            done += len(rows)
+        for number, batch in certification.certify(certified=certified):
+            add(number, batch)
+            done += len(batch.rows)
             show(done)
 
 
@@ -253,9 +294,15 @@ def run_certification(
     """
     check_free(folder, replace=replace, resume=resume)
     radii, _ = check_radii(radii)
+    certification.evidence.check_unchanged()
     settings = certification.settings()
-    partial = PartialCertification.begin(folder / PARTIAL, settings, resume=resume)
+    partial = PartialCertification.begin(folder / PARTIAL, certification.identity(), resume=resume)
     execute(certification, partial)
+    try:
+        certification.evidence.check_unchanged()
+    except RuntimeError:
+        partial.discard()  # nobody knows which of the batches were certified before the change
+        raise
     rows = partial.all_rows(certification.indices.tolist())
     evidence = certification.evidence.summary(certification.first_images)
     seconds = round(time.perf_counter() - certification.started, 3)

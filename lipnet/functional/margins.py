@@ -162,7 +162,7 @@ def parse_radius(radius: str | float) -> float:
     """
     try:
         value = float(Fraction(radius)) if isinstance(radius, str) and "/" in radius else float(radius)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"radius must be a number such as '36/255' or 0.5, got {radius!r} ({error})") from error
     if not 0 <= value < math.inf:
         raise ValueError(f"radius must be finite and at least 0, got {radius!r}")

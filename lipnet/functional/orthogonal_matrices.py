@@ -39,9 +39,10 @@ def orthogonal_cayley(matrices: Tensor) -> Tensor:
     """Return `cayley` of real square matrices (..., n, n), corrected by one Newton-Schulz step.
 
     The rounding of the Cholesky decomposition grows with the square of the skew part's norm. The step removes most of
-    it.
+    it. Half precision, which has no such decomposition, is computed in float32.
     """
-    return newton_schulz_step(cayley(matrices))
+    precise = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    return newton_schulz_step(cayley(precise)).to(matrices.dtype)
 
 
 def newton_schulz_step(matrices: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lipnet.functional.block_convolution import with_stride, without_stride
 from lipnet.functional.convolution import pad_circularly
 from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.layers.bcop import BlockKernel
+from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 
@@ -92,7 +93,7 @@ class AOC(ConvolutionLayer):
         if self.reduction is not None:
             with torch.no_grad():
                 for matrix in self.reduction:
-                    nn.init.orthogonal_(matrix)
+                    reset_orthogonal(matrix)
         self.reset_bias()
 
     def weights(self) -> list[Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
+from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer, MatrixLayer
 from lipnet.layers.operands import Operands
 
@@ -111,7 +112,7 @@ class AOLLinear(MatrixLayer):
 
     def reset_parameters(self) -> None:
         """Start orthogonal, without bias."""
-        nn.init.orthogonal_(self.weight)
+        reset_orthogonal(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

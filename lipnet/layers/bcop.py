@@ -7,6 +7,7 @@ from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel
 from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.functional.skew import adjoint_filter
+from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
 
@@ -48,7 +49,7 @@ class BlockKernel(nn.Module):
         with torch.no_grad():
             for matrix in (*self.matrix, *self.bases.flatten(0, 1)):
                 if matrix.numel():
-                    nn.init.orthogonal_(matrix)
+                    reset_orthogonal(matrix)
 
     def kernel(self, matrix: Tensor, bases: Tensor) -> Tensor:
         """Return the kernel (c_out, c_in/groups, kh, kw) for values of both parameters, differentiable."""

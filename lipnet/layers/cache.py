@@ -93,6 +93,23 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
     return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
 
 
+def check_not_batched(name: str, weights: Sequence[Tensor]) -> None:
+    """Refuse weights that `torch.func.vmap` has batched, for an evaluation that needs to read their values.
+
+    Args:
+        name: of the layer's class, for the error.
+        weights: that the evaluation is computed from.
+
+    Raises:
+        RuntimeError: if one is batched.
+    """
+    if any(torch._C._functorch.is_batchedtensor(weight) for weight in weights):
+        raise RuntimeError(
+            f"{name} cannot be evaluated by torch.func.vmap over its weights, whose values it has to read: call the "
+            "models one after another, or vmap them in training mode"
+        )
+
+
 def waits_for_comparisons(weight: Tensor) -> bool:
     """Return whether comparing a tensor's values waits for a device that works asynchronously."""
     return weight.device.type != "cpu"

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.norm_bounds import gram_norm_bound
+from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import MatrixLayer
 from lipnet.layers.operands import Operands
 
@@ -53,7 +54,7 @@ class Cholesky(MatrixLayer):
 
     def reset_parameters(self) -> None:
         """Draw an orthogonal matrix, and biases uniformly from +-1 / sqrt(out_features)."""
-        nn.init.orthogonal_(self.weight)
+        reset_orthogonal(self.weight)
         self.reset_bias()
 
     def weights(self) -> list[Tensor]:
@@ -72,8 +73,10 @@ class Cholesky(MatrixLayer):
 def orthonormal_rows(weight: Tensor) -> Tensor:
     """Return L^(-1) W with L L^T = W W^T + eps I for W (m, n), m <= n; NaN if rounding leaves no such L.
 
-    Differentiable. See `Cholesky` for eps.
+    Differentiable. See `Cholesky` for eps. Half precision, which has no Cholesky decomposition, is computed in float32.
     """
+    dtype = weight.dtype
+    weight = weight.to(torch.promote_types(dtype, torch.float32))
     # Scaled, so that the norm does not overflow or vanish in float32.
     scaled = weight / weight.detach().abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
     gram = scaled @ scaled.mT
@@ -81,4 +84,4 @@ def orthonormal_rows(weight: Tensor) -> Tensor:
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, info = torch.linalg.cholesky_ex(gram + damping * identity)
     rows: Tensor = torch.linalg.solve_triangular(factor, scaled, upper=False)
-    return torch.where(info == 0, rows, torch.nan)
+    return torch.where(info == 0, rows, torch.nan).to(dtype)

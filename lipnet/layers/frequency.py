@@ -16,6 +16,7 @@ from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
 from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.base import LinearFeatures
+from lipnet.layers.cache import check_not_batched
 from lipnet.layers.operands import OperandLayer, Operands
 
 
@@ -102,6 +103,7 @@ class FrequencyLayer(OperandLayer):
         return (self.matrices(precise, size),)
 
     def _evaluated(self, weights: Sequence[Tensor], size: tuple[int, int]) -> Operands:
+        check_not_batched(type(self).__name__, weights)
         (matrices,) = self.compute_operands(*(weight.double() for weight in weights), size=size)
         real = torch.promote_types(weights[0].dtype, torch.float32)
         return (contractions(matrices, real.to_complex() if matrices.is_complex() else real),)

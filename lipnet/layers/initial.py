@@ -19,3 +19,11 @@ def reset_uniform(weight: Tensor) -> None:
     """Draw a filter uniformly from +-1 / sqrt(fan in), as ``nn.Conv2d`` does."""
     bound = 1 / sqrt(prod(weight.shape[1:]))
     nn.init.uniform_(weight, -bound, bound)
+
+
+def reset_orthogonal(weight: Tensor) -> None:
+    """Draw a matrix with orthonormal rows or columns, as ``nn.init.orthogonal_`` does, in any floating dtype."""
+    with torch.no_grad():
+        # torch has no QR decomposition in half precision.
+        precise = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        weight.copy_(nn.init.orthogonal_(precise))

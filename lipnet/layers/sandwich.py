@@ -120,16 +120,18 @@ def orthonormal_columns(matrix: Tensor) -> Tensor:
     """Return the Cayley transform of a matrix (n + m, n) with at least as many rows as columns, differentiable.
 
     With U and V the first n rows and the others, Z = U - U^T + V^T V and M = I + Z, it is [2 M^(-1) - I; -2 V M^(-1)].
-    The inverse is M^(-1) = (M^T M)^(-1) M^T by a Cholesky decomposition: M^T M >= I, because Z + Z^T >= 0.
+    The inverse is M^(-1) = (M^T M)^(-1) M^T by a Cholesky decomposition: M^T M >= I, because Z + Z^T >= 0. Half
+    precision, which has none, is computed in float32.
 
     Source: Trockman & Kolter, "Orthogonalizing convolutional layers with the Cayley transform", ICLR 2021
     (arXiv 2104.07167).
     """
-    size = matrix.shape[1]
+    size, dtype = matrix.shape[1], matrix.dtype
+    matrix = matrix.to(torch.promote_types(dtype, torch.float32))
     upper, lower = matrix[:size], matrix[size:]
     identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     shifted = identity + upper - upper.mT + lower.mT @ lower
     factor, info = torch.linalg.cholesky_ex(shifted.mT @ shifted)
     inverse = torch.cholesky_solve(shifted.mT, factor)
     columns = torch.cat((2 * inverse - identity, -2 * lower @ inverse))
-    return torch.where(info == 0, columns, torch.nan)
+    return torch.where(info == 0, columns, torch.nan).to(dtype)

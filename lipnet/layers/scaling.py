@@ -210,6 +210,9 @@ class JacobianScaling(Scaling):
         return norm, [new]
 
     def scaled_skew(self, weight: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            # torch.func has no rules for an autograd.Function of this form.
+            return super().scaled_skew(weight, vectors, factor)
         scaled, new = scaled_skew_filter(weight, self._mixed(vectors), self.target * factor, count_groups(weight))
         return scaled, [new]
 

@@ -12,7 +12,7 @@ from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
 from lipnet.layers.base import LipschitzModule
-from lipnet.layers.cache import WeightCache
+from lipnet.layers.cache import WeightCache, check_not_batched
 from lipnet.layers.engines import (
     ENGINE_CLASSES,
     EXPLICIT_ENGINE_CLASSES,
@@ -252,6 +252,7 @@ class SOC(LipschitzModule):
         return self._cache.get([self.weight], self._prepare, exact=exact)
 
     def _prepare(self) -> PreparedWeight:
+        check_not_batched(type(self).__name__, [self.weight])
         skew = skew_filter(self._active_weight.detach().double(), self.active_groups)
         vectors = self.scaling.converged(skew)
         scaled, _ = self.scaling.scaled(skew, vectors)

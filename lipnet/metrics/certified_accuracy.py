@@ -70,7 +70,12 @@ class CertifiedAccuracy(RadiusMetric):
         self.total += total
 
     def compute(self) -> Tensor:
-        """Compute the certified accuracy at each radius, float64."""
+        """Compute the certified accuracy at each radius, float64.
+
+        Raises:
+            ValueError: the counts are at other radii, such as those of a loaded state dict.
+        """
+        self._check_radii(self.radii_text)
         return self.certified.to(torch.float64) / self.total
 
     def named(self) -> dict[str, float]:
@@ -84,10 +89,13 @@ class CertifiedAccuracy(RadiusMetric):
             ValueError: the other metric has other radii.
         """
         state: dict[str, Any] = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
-        text = bytes(state["radii_text"].tolist()).decode() if "radii_text" in state else "unknown radii"
-        if text != " ".join(self.radii):
-            raise ValueError(f"merge_state needs the counts at {' '.join(self.radii)}, got those at {text}")
+        self._check_radii(state.get("radii_text"))
         super().merge_state(incoming_state)
+
+    def _check_radii(self, radii_text: Tensor | None) -> None:
+        text = "unknown radii" if radii_text is None else bytes(radii_text.tolist()).decode()
+        if text != " ".join(self.radii):
+            raise ValueError(f"CertifiedAccuracy needs the counts at {' '.join(self.radii)}, got those at {text}")
 
     def _plot_results(self, results: list[Tensor], ax: Axes | None) -> tuple[Figure, Axes]:
         return plot_accuracy_at_radii(self.radii, [result.reshape(-1) for result in results], ax=ax)

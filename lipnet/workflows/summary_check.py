@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lipnet.certify.files import CertificateFile, CertificateFileError, Row, read_summary
-from lipnet.certify.report import figures_of, radii_of
+from lipnet.certify.report import figures_of, radii_of, same_figure
 from lipnet.certify.run import Certification
 from lipnet.functional.margins import parse_radius
 from lipnet.metrics.functional import check_radii
@@ -37,11 +37,12 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
     except (KeyError, TypeError, ValueError) as error:
         return [f"{path.name} states no certified_accuracy at radii that can be read ({error!r})"], []
     rows = list(content.rows.values())
-    expected = {**content.facts, **figures_of(rows, radii)}
+    figures = figures_of(rows, radii)
+    expected = {**content.facts, **figures}
     problems = [
         f"{path.name} states {name} {summary.get(name)}, the file {value}"
         for name, value in expected.items()
-        if not identical(summary.get(name), value)
+        if not (same_figure if name in figures else identical)(summary.get(name), value)
     ]
     for name, value in certification.evidence.summary(certification.first_images).items():
         for place in _disagreements(summary.get(name), value, name):
@@ -51,9 +52,10 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
         if not isinstance(summary[name], _UNREPEATED.get(name, ())):
             problems.append(f"{path.name} states {name} {summary[name]!r}, which is no entry of a summary")
     problems += [f"{path.name} does not state {name}" for name in ("checkpoint", "wall_seconds") if name not in summary]
-    if not 0 <= summary.get("wall_seconds", 0) < float("inf"):
+    seconds = summary.get("wall_seconds", 0.0)
+    if isinstance(seconds, float) and not 0 <= seconds < float("inf"):
         problems.append(f"{path.name} states wall_seconds {summary['wall_seconds']}")
-    if "attack" not in summary:
+    if not isinstance(summary.get("attack"), dict):
         return problems, []
     problems += [f"{path.name} states {claim}" for claim in _attack_problems(summary["attack"], rows)]
     return problems, [f"{path.name} states an attack, which is not repeated here: certify.py attack=... repeats it"]

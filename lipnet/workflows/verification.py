@@ -90,7 +90,7 @@ def verify_certificates(
     rows: list[Row] = []
     with progress(len(certification.indices)) as show:
         for _, batch in certification.certify():
-            rows += batch
+            rows += batch.rows
             show(len(rows))
     problems, notes = _compare_facts(content.facts, certification.settings())
     more_problems, more_notes = compare_summary(path.with_name(SUMMARY), content, certification)

@@ -315,6 +315,21 @@ def test_bounds_of_the_rounding_can_be_given() -> None:
     assert certify(model, x, labels, rounding=vacuous).radius.tolist() == [0.0] * 5
 
 
+def test_bounds_of_the_rounding_of_other_images_are_refused() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 3)).double().eval()
+    rounding = rounding_bounds(model, (1, 2, 2))
+    images, labels = torch.rand(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"have shape \(1, 16, 16\), and the rounding is that .* \(1, 2, 2\)"):
+        certify(model, images, labels, rounding=rounding)
+
+
+@pytest.mark.parametrize("size", [0, 1.5, True])
+def test_batch_sizes_that_are_none_are_refused(size: Any) -> None:
+    model, x, labels = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double().eval(), torch.rand(2, 1, 2, 2), [0, 1]
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got"):
+        certify(model, x, labels, batch_size=size)
+
+
 def test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_certified() -> None:
     """Two large logits differ by little, so images lie on the boundary up to rounding."""
     row = 1e8 * noise(6)

@@ -25,7 +25,17 @@ from lipnet.certify import (
     rules,
 )
 from lipnet.functional.rounding_error import exact
-from lipnet.layers import GSSOC, SOC, LipschitzModule, MaxMin, Normalize, NormalizedLinear, Residual, SOCLinear
+from lipnet.layers import (
+    GSSOC,
+    SOC,
+    LipschitzModule,
+    MaxMin,
+    Normalize,
+    NormalizedLinear,
+    Residual,
+    ScaledConv2d,
+    SOCLinear,
+)
 from lipnet.models import LipConvNet
 
 IN_PLACE = {
@@ -343,6 +353,12 @@ def test_weights_that_are_no_plain_real_tensors_are_refused(kind: str) -> None:
         layer.register_buffer("scale", torch.eye(2).as_subclass(Scaled))
     with pytest.raises(ValueError, match=r"0 \(Linear\) has (weight|scale) of (dtype torch\.complex128|type \w+)"):
         lipschitz_bound(nn.Sequential(layer).eval())
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 2), lambda: ScaledConv2d(2, 2), lambda: SOC(2, 2)])
+def test_weights_without_values_are_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"0 \(\w+\) has (weight|bias) on the meta device, without values; load"):
+        lipschitz_bound(nn.Sequential(make()).to("meta").eval())
 
 
 @pytest.mark.parametrize("value", [nan, (1.0, nan)], ids=str)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,8 @@ from lipnet.certify import (
     rounding_bounds,
     rounding_sentence,
 )
-from lipnet.layers import NormalizedLinear
+from lipnet.certify.run import PARTIAL, Certification, run_certification
+from lipnet.layers import LipschitzModule, Normalize, NormalizedLinear
 
 SHAPE = (1, 8, 8)
 
@@ -94,3 +98,53 @@ def test_a_summary_is_json_whatever_the_bounds() -> None:
     json.dumps(summary, allow_nan=False)
     assert summary["rounding"]["radius"] is None
     assert "an unknown distance" in rounding_sentence(summary)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "weight": lambda model: nn.init.constant_(model[1].weight, 100.0),
+    "data": lambda model: model[1].weight.data.mul_(10),
+    "state": lambda model: model.load_state_dict({key: 10 * value for key, value in model.state_dict().items()}),
+    "swap": lambda model: torch.utils.swap_tensors(model[1].weight, nn.Parameter(10 * model[1].weight.detach())),
+    "setting": lambda model: setattr(model[0], "std", 0.025),
+    "module": lambda model: model.append(nn.LeakyReLU(10.0).eval()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("midway", [False, True], ids=["before", "midway"])
+def test_a_model_that_changes_after_its_bounds_is_not_certified_by_them(
+    tmp_path: Path, change: str, midway: bool
+) -> None:
+    model = nn.Sequential(Normalize([0.5], 0.25), nn.Conv2d(1, 2, 2), nn.Flatten()).double().eval()
+    images = torch.rand(4, 1, 2, 2, dtype=torch.float64).split(2)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        yield images[0], torch.zeros(2, dtype=torch.int64)
+        if midway:
+            CHANGES[change](model)
+        yield images[1], torch.zeros(2, dtype=torch.int64)
+
+    certification = Certification(model, batches(), torch.arange(4), {})
+    if not midway:
+        CHANGES[change](model)
+    with pytest.raises(RuntimeError, match="the model was changed after its bounds were computed"):
+        run_certification(certification, tmp_path)
+    # Nobody knows which batches were certified before a change that only the comparison of all weights finds.
+    kept = [PARTIAL] if midway and change != "data" else []
+    assert [path.name for path in tmp_path.iterdir()] == kept
+
+
+def test_settings_of_a_user_s_own_module_may_count_calls() -> None:
+    class Counting(LipschitzModule):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x
+
+        def lipschitz_bound(self) -> float:
+            return 1.0
+
+    model = nn.Sequential(Counting(), nn.Flatten(), nn.Linear(4, 3)).eval()
+    evidence = Evidence(model, (1, 2, 2))
+    assert len(evidence.certify(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)).radius) == 2

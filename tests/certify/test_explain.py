@@ -144,6 +144,20 @@ def test_weights_that_are_not_finite_are_named() -> None:
     assert "finite" in explain(model).modules[0].suggestion
 
 
+def test_a_bound_that_fails_is_a_row() -> None:
+    class Failing(LipschitzModule):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+        def lipschitz_bound(self) -> float:
+            raise RuntimeError("the decomposition did not converge")
+
+    explanation = explain(nn.Sequential(nn.ReLU(), Failing()))
+    assert [each.bound for each in explanation.modules] == [1.0, None]
+    assert explanation.modules[1].suggestion == "the decomposition did not converge"
+    assert not explanation.certifiable
+
+
 def test_parametrized_modules_are_one_row() -> None:
     explanation = explain(nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))))
     assert [(each.kind, each.rule) for each in explanation.modules] == [("ParametrizedLinear", "rule")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify import certify_dataset, run
+from lipnet.certify import Evidence, certify_dataset, run
 from lipnet.certify.files import FILES, Row
-from lipnet.certify.partial import PARTIAL, PartialCertification
+from lipnet.certify.partial import PARTIAL, Batch, PartialCertification
+from lipnet.layers import MaxMin, MaxMinPermuted, Normalize
 from tests.full_disk import room_for
 
 SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
-BATCHES = {number: (Row(number, 1, 1, "0.123456789", 1),) * 3 for number in range(5)}
+BATCHES = {number: Batch((Row(number, 1, 1, "0.123456789", 1),) * 3, "d" * 64) for number in range(5)}
 COUNT = 30
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -27,8 +30,8 @@ Batches = list[tuple[Tensor, Tensor]]
 def partial(tmp_path: Path) -> PartialCertification:
     partial = PartialCertification.begin(tmp_path / "partial", SETTINGS)
     with partial.writer() as add:
-        for number, rows in BATCHES.items():
-            add(number, rows)
+        for number, batch in BATCHES.items():
+            add(number, batch)
     return partial
 
 
@@ -173,6 +176,68 @@ def test_another_certification_is_not_gone_on_with(
         certified(tmp_path, model, batches, count, resume=True)
 
 
+def _folding(activation: nn.Module, mean: float = 0.25) -> nn.Module:
+    """A network whose activation and mean are neither in its state dict nor in K or E."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = Normalize([mean], 0.5), nn.Conv2d(1, 4, 1), activation, nn.Flatten(), nn.Linear(36, 3)
+        return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize("other", [_folding(MaxMinPermuted()), _folding(MaxMin(), mean=0.75)], ids=["part", "mean"])
+def test_another_model_with_the_same_state_and_bounds_is_not_gone_on_with(
+    tmp_path: Path, batches: Batches, other: nn.Module
+) -> None:
+    one = _folding(MaxMin())
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert Evidence(one, (1, 3, 3)).facts() == Evidence(other, (1, 3, 3)).facts()
+    interrupted(tmp_path, one, batches)
+    with pytest.raises(ValueError, match=r"settings differ: .*model_sha256: "):
+        certified(tmp_path, other, batches, resume=True)
+    assert certified(tmp_path, _folding(MaxMin()), batches, resume=True)["n_samples"] == COUNT
+
+
+@pytest.mark.parametrize("change", ["pixel", "label", "order", "batch size"])
+def test_other_data_are_not_gone_on_with(tmp_path: Path, model: nn.Module, batches: Batches, change: str) -> None:
+    interrupted(tmp_path, model, batches)
+    others = [(images.clone(), labels.clone()) for images, labels in batches]
+    if change == "pixel":
+        others[1][0][3, 0, 2, 2] /= 2
+    elif change == "label":
+        others[1][1][3] = (others[1][1][3] + 1) % 3
+    elif change == "order":
+        others[0], others[1] = others[1], others[0]
+    else:
+        images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
+        others = list(zip(images.split(5), labels.split(5), strict=True))
+    number = 1 if change in ("pixel", "label") else 0
+    with pytest.raises(ValueError, match=rf"batch {number} has other images or labels than when it was certified"):
+        certified(tmp_path, model, others, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+    certified(tmp_path, model, iter(batches), resume=True)
+
+
+def test_batches_of_another_certification_do_not_count(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
+    interrupted(tmp_path / "one", model, batches)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[1].bias += torch.arange(3)
+    interrupted(tmp_path / "other", other, batches)
+    for path in (tmp_path / "other" / PARTIAL).glob("*.batches"):
+        shutil.copy(path, tmp_path / "one" / PARTIAL / f"9999-{path.name}")
+    assert len(PartialCertification(tmp_path / "one" / PARTIAL).batches()) == 2
+    certified(tmp_path / "one", model, batches, resume=True)
+    certified(tmp_path / "whole", model, batches)
+    assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
+
+
+def test_a_line_that_is_no_batch_is_named(partial: PartialCertification) -> None:
+    with partial.writer() as add:
+        add(5, Batch([[1, 2]], "d"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\.batches is not as lipnet writes it; begin again with overwrite=true"):
+        partial.batches()
+
+
 def test_there_may_be_nothing_to_go_on_with(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
     """One command can be repeated until it succeeds."""
     certified(tmp_path, model, batches, resume=True)
@@ -184,7 +249,7 @@ def test_certificates_of_other_samples_do_not_make_a_file(tmp_path: Path, model:
     interrupted(tmp_path, model, batches)
     partial = PartialCertification(tmp_path / PARTIAL)
     with partial.writer() as add:
-        add(1, [Row(3, 0, 0, "0.100000000", 1)] * 4)
+        add(1, partial.batches()[1]._replace(rows=(Row(3, 0, 0, "0.100000000", 1),) * 4))
     with pytest.raises(ValueError, match=r"must hold certificates of 30 samples, got .* or those of other samples"):
         certified(tmp_path, model, batches, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]

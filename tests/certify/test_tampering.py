@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -205,17 +206,31 @@ class Changing(Dataset[tuple[Tensor, int]]):
         return torch.rand(1, 2, 2), 0
 
 
-@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor"])
+@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor", "setting", "module"])
 def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> None:
-    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5)).double().eval()
+    layers = nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5), nn.ELU()
+    model = nn.Sequential(*layers).double().eval()
     changes: dict[str, Callable[[], object]] = {
         "weight": lambda: nn.init.constant_(model[2].weight, 100),  # type: ignore[arg-type]
         "buffer": lambda: model[0].running_var.mul_(1e-3),  # type: ignore[operator, union-attr]
         "mode": model.train,
         "other tensor": lambda: setattr(model[2].weight, "data", torch.rand(3, 4).double()),
+        "setting": lambda: setattr(model[4], "alpha", 10.0),
+        "module": lambda: model.__setitem__(4, nn.LeakyReLU(10.0).eval()),
     }
     with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
         certify(model, DataLoader(Changing(changes[change]), batch_size=1))
+
+
+def test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused() -> None:
+    for change in (
+        lambda part: part.register_forward_hook(lambda module, inputs, output: 10 * output),
+        lambda part: setattr(part, "forward", lambda x: 10 * x),
+    ):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ELU()).double().eval()
+        images = DataLoader(Changing(functools.partial(change, model[2])), batch_size=1)
+        with pytest.raises(ValueError, match=r"2 \(ELU\) has (forward hooks|a forward of its own)"):
+            certify(model, images)
 
 
 HELPERS: dict[str, tuple[Callable[[], nn.Module], str]] = {

@@ -327,6 +327,20 @@ def test_a_parametrization_that_differs_from_call_to_call_is_refused() -> None:
         lipschitz_bound(nn.Sequential(module).eval())
 
 
+class _OutsideOneDNN(nn.Module):
+    """Another weight where oneDNN is off, as it is for certificates."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if torch.backends.mkldnn.enabled else 100 * weight
+
+
+def test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic() -> None:
+    layer = nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    plain = lipschitz_bound(layer.eval())
+    parametrize.register_parametrization(layer, "weight", _OutsideOneDNN())
+    assert lipschitz_bound(layer.eval()) >= 99.999 * plain
+
+
 def test_parametrized_modules_without_a_rule_are_refused() -> None:
     for module in (doubled(SOC(2, 2), "weight"), doubled(nn.GroupNorm(2, 2), "weight")):
         with pytest.raises(ValueError, match=r"0 \(Parametrized\w*\) is parametrized.*remove_parametrizations"):

@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from benchmarks.layer_list import layer_class, layer_factory, layer_names
 from lipnet.certify import certify
-from lipnet.layers import GroupAndShuffle, MaxMinPermuted, SOCLinear, export
+from lipnet.layers import (
+    AOLLinear,
+    BROLinear,
+    CayleyLinear,
+    Cholesky,
+    GroupAndShuffle,
+    MaxMinPermuted,
+    NormalizedLinear,
+    Sandwich,
+    SOCLinear,
+    export,
+)
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.explicit import explicit_products
 from lipnet.models import LipConvNet
@@ -262,6 +273,54 @@ def test_one_sample_and_no_sample(name: str, training: bool) -> None:
     with torch.no_grad():
         torch.testing.assert_close(layer(x[1]), layer(x)[1])
         assert layer.train(training)(x[:0]).shape == (0, 8, SIZE[0] // 2, SIZE[1] // 2)
+
+
+def run_half(layer: nn.Module, x: Tensor, training: bool) -> None:
+    y = layer.train(training)(x)
+    assert y.dtype == x.dtype
+    assert bool(y.isfinite().all())
+    y.float().sum().backward()
+    assert all(bool(weight.grad.isfinite().all()) for weight in layer.parameters() if weight.grad is not None)
+
+
+@both_modes
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@every_layer
+def test_half_precision_is_built_trained_and_evaluated(name: str, dtype: torch.dtype, training: bool) -> None:
+    layer = layer_factory(name)(4, 4, kernel_size=3, dtype=dtype)
+    run_half(layer, torch.rand(2, 4, 6, 6, dtype=dtype), training)
+    assert layer.lipschitz_bound() < 1.1
+
+
+@both_modes
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", [AOLLinear, BROLinear, CayleyLinear, Cholesky, NormalizedLinear, Sandwich, SOCLinear])
+def test_linear_layers_work_in_half_precision(kind: Any, dtype: torch.dtype, training: bool) -> None:
+    run_half(kind(6, 4, dtype=dtype), torch.rand(2, 6, dtype=dtype), training)
+
+
+# Evaluation of the others reads values of the weight, such as the norm that a series is made for.
+BATCHED = {"aol", "aoc", "bcop", "cpl", "sll"}
+
+
+@both_modes
+@every_layer
+def test_models_are_run_together_by_vmap_or_refused(name: str, training: bool) -> None:
+    layers = [layer_factory(name)(4, 4, kernel_size=3).train(training) for _ in range(2)]
+    x = torch.rand(2, 4, 6, 6)
+    parameters, buffers = torch.func.stack_module_state(layers)
+
+    def run(parameters: Any, buffers: Any) -> Tensor:
+        result: Tensor = torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+        return result
+
+    with torch.no_grad():
+        if not training and name not in BATCHED:
+            with pytest.raises(RuntimeError, match=r"cannot be evaluated by torch\.func\.vmap over its weights"):
+                torch.func.vmap(run)(parameters, buffers)
+            return
+        expected = torch.stack([copy.deepcopy(layer)(x) for layer in layers])
+        torch.testing.assert_close(torch.func.vmap(run)(parameters, buffers), expected, rtol=0, atol=1e-5)
 
 
 @every_layer

@@ -204,3 +204,13 @@ def test_counts_of_the_same_radii_are_merged() -> None:
     assert metric.compute().equal(certified_accuracy(radius, correct))
     metric.to(torch.bfloat16).merge_state(other.metric_state)
     assert metric.total == 50
+
+
+def test_counts_at_other_radii_are_not_shown_as_those_at_one_s_own() -> None:
+    metric, other = CertifiedAccuracy(["0.5"]), CertifiedAccuracy(["0.9"])
+    metric.update(torch.tensor([0.7]), torch.tensor([True]))
+    for each in (metric, other):
+        each.persistent(True)
+    other.load_state_dict(metric.state_dict())
+    with pytest.raises(ValueError, match=r"needs the counts at 0\.9, got those at 0\.5"):
+        other.named()

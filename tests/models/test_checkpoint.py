@@ -349,6 +349,32 @@ def test_what_could_not_be_loaded_is_not_written(
     assert not list(tmp_path.glob("new.ckpt*"))
 
 
+@pytest.mark.parametrize("change", ["std", "padding", "activation", "addition"])
+def test_a_model_that_was_changed_after_it_was_built_is_not_lost(
+    change: str, tmp_path: Path, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    """The weights would fit, and the file would describe another function."""
+    model = build_model(tiny_config)
+    stage: Any = model.stage1
+    if change == "std":
+        model.normalize.std = 0.1  # type: ignore[union-attr, assignment]
+    elif change == "padding":
+        stage[0].spatial.padding_mode = "circular"
+    elif change == "activation":
+        stage[1] = nn.ReLU()
+    else:
+        model.add_module("last", nn.ReLU())
+    named = {
+        "std": r"normalize\.std is 0\.1 in place of 0\.3",
+        "padding": r"stage1\.0\.spatial\.padding_mode is 'circular' in place of 'zeros'",
+        "activation": r"stage1\.1 is ReLU in place of MaxMinPermuted",
+        "addition": "last is ReLU in place of no module",
+    }
+    with pytest.raises(CheckpointError, match=f"is not the one that model_config describes: {named[change]}"):
+        save_checkpoint(tmp_path / "new.ckpt", model, tiny_config, digits_dataset)
+    assert not list(tmp_path.glob("new.ckpt*"))
+
+
 def test_a_model_of_a_trusted_package_comes_back(
     tmp_path: Path, digits_dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

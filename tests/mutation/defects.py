@@ -76,6 +76,7 @@ from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
+from tests.mutation.defects_identity import ROWS as IDENTITY
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
 from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
 from tests.mutation.defects_operands import ROWS as OPERANDS
@@ -746,4 +747,5 @@ DEFECTS = [
     *(Defect(*row) for row in GROUP_AND_SHUFFLE),
     *(Defect(*row) for row in SPATIAL_LAYERS),
     *(Defect(*row) for row in OPERANDS),
+    *(Defect(*row) for row in IDENTITY),
 ]

@@ -191,6 +191,9 @@ SUMMARY_LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an attack that found nothing": lambda summary: summary.update(
         attack={"n_samples": COUNT, "n_certified": COUNT, "accuracy": {}, "flipped": {"1": 0}}
     ),
+    "an attack that is a number": lambda summary: summary.update(attack=3),
+    "seconds as text": lambda summary: summary.update(wall_seconds="x"),
+    "an average of yes": lambda summary: summary.update(average_certified_radius=True),
     "an attack without figures": lambda summary: summary.update(attack={"method": "PGD"}),
 }
 

@@ -1,29 +1,19 @@
 """Certified runs, read from their files, and the figures that reports show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipnet.certify.files import CERTIFICATES, SUMMARY, CertificateFileError, Row, read_certificates, read_summary
-from lipnet.certify.report import radii_of
+from lipnet.certify.report import figures_of, radii_of, same_figure
+from lipnet.certify.summary_form import wrong_entries
 from lipnet.files import resolve_path
 from lipnet.functional.margins import parse_radius
-
-# Entries of a summary that pages show, and the types of their values.
-_SHOWN: dict[str, type | tuple[type, ...]] = {
-    "average_certified_radius": (int, float, NoneType),
-    "certified_accuracy": dict,
-    "layers": list,
-    "lipschitz_bound": (int, float),
-    "parameters": int,
-    "rounding": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -105,14 +95,23 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         raise CertificateFileError(
             f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
         )
-    wrong = [key for key, kind in _SHOWN.items() if not isinstance(summary.get(key, ...), kind)]
-    wrong += [] if isinstance(summary.get("classes"), (list, NoneType)) else ["classes"]
+    rows = list(content.rows.values())
+    wrong = wrong_entries(summary) or _false_figures(summary, rows)
     if wrong:
         raise CertificateFileError(
-            f"{folder / SUMMARY} is not as lipnet writes it: {', '.join(wrong)} missing or wrong"
+            f"{folder / SUMMARY} is not as lipnet writes it: {', '.join(wrong[:5])} missing or wrong"
         )
     names = summary.get("classes") if class_names is None else class_names
-    return Run(name or folder.name, list(content.rows.values()), summary, names)
+    return Run(name or folder.name, rows, summary, names)
+
+
+def _false_figures(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """Return the names of figures in a summary that are not those of the certificates."""
+    try:
+        figures = figures_of(rows, list(summary["certified_accuracy"]))
+    except ValueError:  # there are no radii, or they cannot be read
+        return ["certified_accuracy"]
+    return [name for name, value in figures.items() if not same_figure(summary[name], value)]
 
 
 def axis_end(runs: Sequence[Run]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lipnet.certify import CertificateFileError
 from lipnet.certify.html import read_run
 from lipnet.certify.html.runs import axis_end
-from tests.certify.html.synthetic import make_run
+from tests.certify.html.synthetic import LAYERS, make_run
 
 
 def test_the_figures_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -62,6 +63,45 @@ def test_missing_edited_and_foreign_files_are_refused(tmp_path: Path) -> None:
 def test_a_summary_with_a_wrong_entry_is_named(tmp_path: Path, entry: str, value: object) -> None:
     make_run(tmp_path, **{entry: value})
     with pytest.raises(CertificateFileError, match=rf"is not as lipnet writes it: {entry} missing or wrong"):
+        read_run(tmp_path)
+
+
+_COVERED = {"covered": True, "logits": 1e-9, "radius": 1e-9}
+
+
+@pytest.mark.parametrize(
+    ("entries", "place"),
+    [
+        ({"layers": ["x"]}, r"layers\[0\]"),
+        ({"layers": [{**LAYERS[0], "input_shape": 5}]}, r"layers\[0\]\.input_shape"),
+        ({"layers": [{key: value for key, value in LAYERS[0].items() if key != "path"}]}, r"layers\[0\]\.path"),
+        ({"layers": [{**LAYERS[0], "constant": "x"}]}, r"layers\[0\]\.constant"),
+        ({"rounding": {}}, r"rounding\.covered"),
+        ({"rounding": _COVERED}, r"rounding\.measured"),
+        ({"certified_accuracy": {"1": "x"}}, r"certified_accuracy\.1"),
+        ({"certified_accuracy": {"far": 0.5}}, "certified_accuracy"),
+        ({"certified_accuracy": {}}, "certified_accuracy"),
+        ({"average_certified_radius": math.nan}, "average_certified_radius"),
+        ({"average_certified_radius": True}, "average_certified_radius"),
+        ({"attack": 3}, "attack"),
+        ({"attack": {"method": "pgd", "settings": {}, "violation": 3, "file": "x"}}, r"attack\.violation"),
+        ({"attack": {"method": "pgd", "settings": {}, "n_samples": 1, "flipped": {}}}, r"attack\.accuracy"),
+    ],
+)
+def test_a_nested_entry_that_is_wrong_is_named(tmp_path: Path, entries: dict[str, object], place: str) -> None:
+    make_run(tmp_path, **entries)
+    with pytest.raises(CertificateFileError, match=rf"is not as lipnet writes it: {place} missing or wrong"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"clean_accuracy": 1.0}, {"average_certified_radius": 9.0}, {"certified_accuracy": {"1": 1.0}}]
+)
+def test_figures_that_are_not_those_of_the_certificates_are_not_shown(tmp_path: Path, entry: dict[str, object]) -> None:
+    make_run(tmp_path, **entry)
+    with pytest.raises(
+        CertificateFileError, match=rf"is not as lipnet writes it: {next(iter(entry))} missing or wrong"
+    ):
         read_run(tmp_path)
 
 

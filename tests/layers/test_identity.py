@@ -1,0 +1,67 @@
+"""States, digests and differences of models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lipnet.layers import SOC, MaxMin, MaxMinPermuted, Normalize
+from lipnet.layers.identity import differing_part, model_sha256, settings_of, state_of
+
+
+def make() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(Normalize([0.5], 0.25), SOC(1, 4), MaxMin(), nn.Flatten(), nn.Linear(16, 3)).eval()
+
+
+# What each change is called by `differing_part`, which compares no values of tensors.
+CHANGES: dict[str, tuple[Callable[[Any], object], str | None]] = {
+    "weight": (lambda model: nn.init.ones_(model[4].weight), None),
+    "buffer that is not saved": (lambda model: model[0].mean.fill_(0.75), None),
+    "number": (lambda model: setattr(model[0], "std", 0.5), "0.std is 0.5 in place of 0.25"),
+    "text": (lambda model: setattr(model[1], "padding_mode", "circular"), "1.padding_mode is 'circular'"),
+    "tuple": (lambda model: setattr(model[1], "stride", (1, 2)), "1.stride is (1, 2) in place of (1, 1)"),
+    "class": (lambda model: model.__setitem__(2, MaxMinPermuted().eval()), "2 is MaxMinPermuted in place of MaxMin"),
+    "more": (lambda model: model.append(nn.ReLU().eval()), "5 is ReLU in place of no module"),
+    "less": (lambda model: model.pop(2), "2 is Flatten in place of MaxMin"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_is_noticed(name: str) -> None:
+    model, (change, words) = make(), CHANGES[name]
+    state, digest = state_of(model), model_sha256(model)
+    change(model)
+    assert state_of(model) != state
+    assert model_sha256(model) != digest
+    found = differing_part(model, make())
+    assert found == words if words is None else str(found).startswith(words)
+
+
+def test_nothing_is_noticed_without_a_change() -> None:
+    model = make()
+    state, digest = state_of(model), model_sha256(model)
+    with torch.no_grad():
+        model(torch.rand(2, 1, 2, 2))
+    model[1].lipschitz_bound()  # type: ignore[operator]
+    assert state_of(model) == state
+    assert model_sha256(model) == digest == model_sha256(copy.deepcopy(model)) == model_sha256(make())
+    assert differing_part(model.train(), make()) is None
+
+
+def test_a_write_through_data_is_in_the_digest_alone() -> None:
+    model = make()
+    state, digest = state_of(model), model_sha256(model)
+    model[4].weight.data.mul_(2)  # type: ignore[operator, union-attr]
+    assert state_of(model) == state
+    assert model_sha256(model) != digest
+
+
+def test_settings_are_plain_values() -> None:
+    assert settings_of(nn.ELU(2.0)) == {"alpha": "2.0", "inplace": "False"}
+    assert "explicit" not in settings_of(SOC(1, 2))

@@ -1,0 +1,66 @@
+"""Defects that confuse models, data and runs: stale bounds, and certifications resumed with something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lipnet.certify import certify
+from lipnet.certify.html.runs import _false_figures
+from lipnet.certify.partial import _digest
+from lipnet.certify.rules import evaluated
+from lipnet.certify.run import Certification, Evidence
+from lipnet.layers.identity import state_of
+from lipnet.models.checkpoint import _check_described
+from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
+
+PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
+
+ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "resumption: another model with the same state dict and bounds",
+        edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', ""),
+        [PARTIAL + "test_another_model_with_the_same_state_and_bounds_is_not_gone_on_with"],
+    ),
+    (
+        "resumption: other images or labels",
+        edit_method(
+            Certification, "certify", "certified[number].data_sha256 != data_sha256(images, labels, indices)", "False"
+        ),
+        [PARTIAL + "test_other_data_are_not_gone_on_with"],
+    ),
+    (
+        "resumption: batches of another certification count",
+        edit(_digest, "hashlib.sha256(begun).digest() + content", "content"),
+        [PARTIAL + "test_batches_of_another_certification_do_not_count"],
+    ),
+    (
+        "evidence: the model may change after its bounds",
+        attribute(Evidence, "_check", lambda self, unchanged: None),
+        ["tests/certify/test_evidence.py::test_a_model_that_changes_after_its_bounds_is_not_certified_by_them"],
+    ),
+    (
+        "certify: settings may change meanwhile",
+        edit(state_of, "settings_of(module) if of_lipnet_or_torch(module) else None", "None"),
+        [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
+    ),
+    (
+        "certify: hooks may come meanwhile",
+        edit(certify, "check_computes_as_declared(model)  # a hook may have come meanwhile", "pass"),
+        [TAMPERING + "test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused"],
+    ),
+    (
+        "rules: a parametrized weight is that of another arithmetic",
+        edit(evaluated, "explicit_arithmetic(module)", "torch.no_grad()"),
+        ["tests/certify/test_torch_rules.py::test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic"],
+    ),
+    (
+        "reports: figures of the summary need not be those of the certificates",
+        replace(_false_figures, lambda summary, rows: []),
+        ["tests/certify/html/test_runs.py::test_figures_that_are_not_those_of_the_certificates_are_not_shown"],
+    ),
+    (
+        "checkpoints: the configuration may describe another model",
+        replace(_check_described, lambda model, config, trust: None),
+        ["tests/models/test_checkpoint.py::test_a_model_that_was_changed_after_it_was_built_is_not_lost"],
+    ),
+]
