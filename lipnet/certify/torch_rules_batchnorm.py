@@ -1,4 +1,4 @@
-"""Rule of torch's batch normalisation in evaluation: bound and rounding."""
+"""Rule of torch's batch normalisation in evaluation mode: bound and rounding."""
 
 from fractions import Fraction
 from math import inf, isfinite, prod, sqrt
@@ -11,47 +11,54 @@ from lipnet.functional import square_root_up
 from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import (
     ELEMENTARY,
-    TINY,
     Signal,
     Step,
     accumulated,
     euclidean_norm,
+    underflow,
     up,
 )
 
-# If var + eps is smaller, flushing a subnormal variance to 0 could change the quotient noticeably.
+# Below this, treating a subnormal variance as 0 could change 1 / sqrt(var + eps) by more than a rounding.
 _SMALLEST_VARIANCE = Fraction(1, 2**900)
+_LARGEST_INVERSE_ROOT = 2.0**450
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class _BatchNorm(Rule):
     """Affine map of evaluation: y = (x - mean) weight / sqrt(var + eps) + bias, with the running statistics."""
 
-    def lipschitz(self, module: nn.BatchNorm2d) -> float:
+    def lipschitz(self, module: BatchNorm) -> float:
         """Return the largest |weight| / sqrt(var + eps) of a channel."""
         return max(self._factors(module))
 
-    def rounding(self, module: nn.BatchNorm2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        """Cover torch's two orders: x a + (bias - mean a) with a = weight / sqrt(var + eps), and the formula above.
+    def rounding(self, module: BatchNorm, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Cover both orders in which torch may compute the map, with a = weight / sqrt(var + eps).
 
-        The factor a takes a sum, a root, a quotient and a product; one elementary function may replace the root and the
-        quotient. A difference, a product and a sum follow.
+        They are x a + (bias - mean a) and (x - mean) a + bias. torch may compute 1 / sqrt(var + eps) by one elementary
+        function. With the sum in the root, the products with weight and x, and the two sums, there are at most
+        ELEMENTARY + 6 roundings; the bound has room for two more.
         """
         factors = self._factors(module)
-        assert module.running_mean is not None
+        assert module.running_mean is not None  # `_factors` has refused None
         mean = to_float64(module.running_mean.detach()).cpu()
-        repeated = sqrt(prod(shape[1:]))
-        shift = euclidean_norm(mean * torch.tensor(factors, dtype=torch.float64)) * repeated
-        shift += 0.0 if module.bias is None else euclidean_norm(module.bias) * repeated
+        # Each channel's constant occurs once per pixel.
+        root_of_pixels = sqrt(prod(shape[1:]))
+        constant_norm = euclidean_norm(mean * torch.tensor(factors, dtype=torch.float64)) * root_of_pixels
+        constant_norm += 0.0 if module.bias is None else euclidean_norm(module.bias) * root_of_pixels
         gain = max(factors)
-        # A flushed weight or factor counts as 0, which loses TINY times |x - mean| / root; 1 / root is at most 2^450.
-        lost = 2.0**450 * (1 + signal.computed + euclidean_norm(mean) * repeated)
-        underflow = TINY * sqrt(signal.entries) * 8 * (2 + gain + lost)
-        error = accumulated(ELEMENTARY + 8) * (gain * signal.computed + shift) + underflow
-        return Step(up(gain * signal.norm + shift), gain, up(error))
+        # A subnormal weight or factor may count as 0. The lost product is at most TINY |x - mean| / sqrt(var + eps).
+        flushed = _LARGEST_INVERSE_ROOT * (1 + signal.computed + euclidean_norm(mean) * root_of_pixels)
+        error = accumulated(ELEMENTARY + 8) * (gain * signal.computed + constant_norm)
+        error += underflow(signal.entries, 8, gain + flushed)
+        return Step(up(gain * signal.norm + constant_norm), gain, up(error))
 
-    def _factors(self, module: nn.BatchNorm2d) -> list[float]:
-        """Return |weight| / sqrt(var + eps) of each channel, rounded up; infinity alone if a value is not finite."""
+    def _factors(self, module: BatchNorm) -> list[float]:
+        """Return |weight| / sqrt(var + eps) of each channel, rounded up.
+
+        The list is [inf] if any weight or statistic is not finite.
+        """
         mean, variance = module.running_mean, module.running_var
         if mean is None or variance is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Data loaders that mix batches and resume within an epoch."""
+"""Data loaders that apply MixUp or CutMix, and continue an interrupted epoch."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,20 +12,22 @@ from lipnet.data.samplers import EpochSampler
 
 
 class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A ``DataLoader`` that can mix its batches and resume within an epoch.
+    """A ``DataLoader`` that can apply MixUp or CutMix to its batches, and continue an interrupted epoch.
 
     The epoch is read when the first batch is requested, not when the iterator is created: Lightning creates the
-    iterator of a resumed run first and sets the epoch afterwards. A loader that was interrupted within an epoch
-    continues from its ``state_dict`` with the batch after the last one delivered.
+    iterator of a resumed run first and sets the epoch afterwards. With an `EpochSampler`, an interrupted epoch
+    continues from its ``state_dict`` with the batch after the last one delivered. With another sampler it starts again.
 
     Args:
         dataset: the images.
-        num_classes: number of classes.
-        mixing: torchvision's MixUp or CutMix, applied to each batch; None leaves batches unchanged.
+        num_classes: number of classes, for mixing.
+        mixing: torchvision's MixUp or CutMix, applied to each batch, whose labels become probabilities
+            (B, num_classes); None leaves batches unchanged.
         seed: seed of the mixing.
         settings: as for ``torch.utils.data.DataLoader``.
     """
 
+    # MemoryLoader does not use the workers of its base class.
     uses_workers: ClassVar[bool] = True
 
     def __init__(
@@ -40,8 +42,9 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
         """Yield the batches of an epoch, or its remaining ones after ``load_state_dict``.
 
         Raises:
-            ValueError: the epoch was begun with another batch size.
+            ValueError: the epoch was begun with another batch size or number of processes.
         """
+        # Samplers of torch have neither, and no augmentation to seed.
         epoch, rank = (int(getattr(self.sampler, name, 0)) for name in ("epoch", "rank"))
         # Skip before the workers start, since they load ahead.
         start = self._skip_delivered()
@@ -54,11 +57,16 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
                 yield seeded_mix(self.mixing, batch, self.num_classes, (self.seed, epoch, rank, number))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch of the last batch, the number of batches delivered in it, and the batch size."""
-        return {**self._progress, "batch_size": self.batch_size or 0}
+        """Return the place of the last delivered batch, as `load_state_dict` takes it.
+
+        It is the epoch, the number of batches that each process got in it, the batch size and the number of processes.
+        A loaded state counts from the first batch on.
+        """
+        processes = getattr(self.sampler, "num_replicas", 1)
+        return {**self._progress, "batch_size": self.batch_size or 0, "processes": processes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Skip the delivered batches in the next iteration, if that is in the same epoch."""
+        """Skip the delivered batches in the next iteration if it is of the epoch in ``state``, else forget them."""
         self._resumed = dict(state)
 
     def _skip_delivered(self) -> int:
@@ -66,11 +74,16 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
         state, self._resumed = self._resumed, None
         if state is None or not isinstance(self.sampler, EpochSampler) or state["epoch"] != self.sampler.epoch:
             return 0
-        if state["batch_size"] != self.batch_size:
-            raise ValueError(
-                f"the epoch was begun with batch_size={state['batch_size']}, got {self.batch_size}: resume with the "
-                "same batch size"
-            )
+        for name, stated, here in (
+            ("batch_size", state["batch_size"], self.batch_size),
+            # Checkpoints of earlier versions do not have it.
+            ("number of processes", state.get("processes", self.sampler.num_replicas), self.sampler.num_replicas),
+        ):
+            if stated != here:
+                raise ValueError(
+                    f"{name} must be {stated}, with which the interrupted epoch was begun, got {here}: another one "
+                    "would repeat or leave out images"
+                )
         self.sampler.skip(state["batches"] * state["batch_size"])
         return state["batches"]
 
@@ -79,7 +92,10 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
 
 
 class MemoryLoader(WorkerLoader):
-    """A loader that builds each batch in one step on the device that holds the images, without worker processes."""
+    """A loader that builds each batch by indexing the tensor of all images, on its device.
+
+    There are no worker processes: ``num_workers``, ``collate_fn`` and ``pin_memory`` have no effect.
+    """
 
     uses_workers: ClassVar[bool] = False
 
@@ -90,4 +106,4 @@ class MemoryLoader(WorkerLoader):
 
 
 LOADERS: dict[str, type[WorkerLoader]] = {"memory": MemoryLoader, "workers": WorkerLoader}
-"""The loader classes by their name in ``data.loader``."""
+"""The loader classes by the values of ``loader`` of `ImageDataModule`, in Hydra ``data.loader``."""

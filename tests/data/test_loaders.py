@@ -114,12 +114,12 @@ def test_an_epoch_goes_on_where_it_was(kind: str) -> None:
     batches = iter(interrupted)
     first = [next(batches) for _ in range(4)]
     state = interrupted.state_dict()
-    assert state == {"epoch": 2, "batches": 4, "batch_size": 150}
+    assert state == {"epoch": 2, "batches": 4, "batch_size": 150, "processes": 1}
     resumed = make()
     resumed.load_state_dict(state)
     rest = epoch_of(resumed, 2)
     assert_same(first + rest, whole)
-    assert resumed.state_dict() == {"epoch": 2, "batches": 9, "batch_size": 150}
+    assert resumed.state_dict() == {"epoch": 2, "batches": 9, "batch_size": 150, "processes": 1}
     assert_same(epoch_of(resumed, 2), whole)
     assert_same(epoch_of(interrupted, 2), whole)
 
@@ -136,8 +136,19 @@ def test_a_state_of_another_epoch_means_nothing() -> None:
 def test_an_epoch_does_not_go_on_in_other_batches() -> None:
     loader = DigitsDataModule(batch_size=100).train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 2, "batch_size": 150})
-    with pytest.raises(ValueError, match="epoch was begun with batch_size=150, got 100"):
+    with pytest.raises(ValueError, match=r"batch_size must be 150, with which .* begun, got 100"):
         next(iter(loader))
+
+
+def test_an_epoch_does_not_go_on_with_another_number_of_processes() -> None:
+    """Each process would skip as many images as before, which are others than those that were seen."""
+    loader = rank_of_two(DigitsDataModule(batch_size=100), 0).train_dataloader()
+    state = {"epoch": 0, "batches": 2, "batch_size": 100}
+    loader.load_state_dict({**state, "processes": 1})
+    with pytest.raises(ValueError, match=r"number of processes must be 1, with which .* begun, got 2"):
+        next(iter(loader))
+    loader.load_state_dict(state)  # of lipnet 0.1, which did not record it
+    next(iter(loader))
 
 
 @pytest.mark.parametrize("kind", KINDS)

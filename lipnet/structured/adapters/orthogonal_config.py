@@ -10,14 +10,17 @@ from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
 
 @dataclass(frozen=True)
 class _OrthogonalConfig(AdapterConfig):
-    """Settings of all orthogonal adapters. Q is the orthogonal matrix that multiplies the weight W.
+    """Settings of all orthogonal adapters.
+
+    An adapter replaces the weight W by W Q^T on the input side, by Q W on the output side, or multiplies on both, with
+    orthogonal matrices Q that start as the identity.
 
     Attributes:
-        block_size: b; it must divide the number of features that Q acts on.
-        blocks: number of blocks, instead of their size; it must divide the number of features.
-        scale: also learn the magnitude of each output.
+        block_size: size b of Q's blocks, a divisor of the number of features that Q acts on.
+        blocks: number of blocks, a divisor of the number of features; if given, ``block_size`` is ignored.
+        scale: also learn a factor for each output, starting at 1.
         block_map: ``"cayley"`` or ``"exponential"``.
-        transpose: multiply W by Q^T on the input side. False multiplies by Q, as GSOFT's published code does.
+        transpose: on the input side, False replaces W by W Q instead of W Q^T, as GSOFT's published code does.
     """
 
     block_size: int = 8
@@ -26,7 +29,7 @@ class _OrthogonalConfig(AdapterConfig):
     scale: bool = True
     block_map: str = "cayley"
     transpose: bool = True
-    # Class attributes, not fields: a subclass with such a setting makes it a field; the others keep these values.
+    # Constants of this class, not fields. OneSidedConfig has ``side`` as a field, BOFT and GSOFT have ``factors``.
     side = "both"
     factors = 1
 
@@ -40,10 +43,13 @@ class _OrthogonalConfig(AdapterConfig):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
     def build(self, out_features: int, in_features: int) -> WeightUpdate:
-        output = self.matrix(out_features) if self.side != "input" else None
-        input = self.matrix(in_features) if self.side != "output" else None
         return OrthogonalUpdate(
-            out_features, in_features, output=output, input=input, scale=self.scale, transpose=self.transpose
+            out_features,
+            in_features,
+            output=self.matrix(out_features) if self.side in ("output", "both") else None,
+            input=self.matrix(in_features) if self.side in ("input", "both") else None,
+            scale=self.scale,
+            transpose=self.transpose,
         )
 
     def matrix(self, features: int) -> StructuredOrthogonal:
@@ -85,6 +91,7 @@ class OFTConfig(OneSidedConfig):
 class BOFTConfig(OneSidedConfig):
     """W' = W Q^T with BOFT's Q of butterfly factors, see `boft`; Q W with ``side="output"``."""
 
+    _: KW_ONLY
     factors: int = 2
 
     def matrix_of_blocks(self, features: int, block_size: int) -> StructuredOrthogonal:
@@ -95,16 +102,17 @@ class BOFTConfig(OneSidedConfig):
 class GSOFTConfig(OneSidedConfig):
     """W' = W Q^T with GSOFT's Q = P^T L P R, see `gsoft`; Q W with ``side="output"``.
 
-    The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``. Its published code
-    computes W (Q x) instead, so W' = W Q: use ``transpose=False`` for weights trained with that code. It also has
-    K = (A - A^T) / 2 where lipnet has K = A - A^T. To import its parameters into an update with ``transpose=False``,
-    set
+    The paper writes W' = Q W for W (in x out), which is W Q^T in the layout of ``nn.Linear``, (out x in). Its published
+    code computes W (Q x) instead, so W' = W Q: use ``transpose=False`` for weights trained with that code. The skew
+    matrix of a block with parameters A is A - A^T in lipnet, and (A - A^T) / 2 in the published code. To import its
+    parameters into an update with ``transpose=False``, copy (see docs/adapters.md)
 
-    - ``input.generators[0] = gsoft_R / 2`` and ``input.generators[1] = gsoft_L / 2``,
-    - ``scale = gsoft_s``.
+    - ``gsoft_R / 2`` to ``input.generators[0]``, and ``gsoft_L / 2`` to ``input.generators[1]``,
+    - ``gsoft_s`` to ``scale``.
 
     Attributes:
-        factors: number m of block-diagonal factors. Q can be dense from 1 + ceil(log_b(n / b)) factors on.
+        factors: number m of block-diagonal factors. For n features and blocks of size b, Q can be dense from
+            1 + ceil(log_b(n / b)) factors on.
     """
 
     _: KW_ONLY
@@ -116,9 +124,9 @@ class GSOFTConfig(OneSidedConfig):
 
 @dataclass(frozen=True)
 class DoubleGSOFTConfig(_OrthogonalConfig):
-    """W' = Q_U W Q_V^T with two matrices of GSOFT, for W in the layout of ``nn.Linear``, (out x in).
+    """W' = Q_U W Q_V^T with GSOFT's matrices Q_U (``output``) and Q_V (``input``), for W (out x in) of ``nn.Linear``.
 
-    The published code computes Q_U W Q_V: use ``transpose=False`` for it, and see `GSOFTConfig`.
+    The published code computes Q_U W Q_V: use ``transpose=False`` for its weights, see `GSOFTConfig`.
     """
 
     factors = 2
