@@ -59,7 +59,6 @@ ROWS = tuple(
         ("no_crop_muon", "combination", f"data.crop_padding=0 {MUON}"),
         ("logit_annealing", "loss", "loss=logit_annealing"),
         ("patches", "network", PATCHES),
-        ("patches_2", "network", "model.patch_rotation=2 model.stages=4 model.depth=4 model.initial_channels=32"),
         ("patches_96", "network", f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=96"),
         ("patches_depth_6", "network", f"{EIGHT_BY_EIGHT} model.depth=6 model.initial_channels=64"),
         ("patches_lr_0.2", "combination", f"{PATCHES} optimizer.lr=0.2"),
