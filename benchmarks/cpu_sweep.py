@@ -2,15 +2,17 @@
 
     python -m benchmarks.cpu_sweep --data-dir data
     python -m benchmarks.cpu_sweep --render
+    python -m benchmarks.cpu_sweep --data-dir data --minutes 27 --only base patches --output results/cpu_sweep_27min
 
 The first row is the recipe, and the overrides of each other row change it. A row has as many steps as five minutes of
-two cores allow. For that, the command times a step of every row before the first training, in several rounds, and keeps
+two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command times a step of every row before the first training, in several rounds, and keeps
 the times in ``step_times.json``. So a load on the machine during the trainings changes no result. The last weights are
 certified on the validation images; nothing reads the test images. The same command resumes after an interruption.
 """
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from benchmarks.sweep import Row, Sweep, overrides_of, sweep_parser
 from benchmarks.sweep_report import Description, simplest, write_report
 
 # Time of a training on two cores, and its smallest number of epochs.
-SECONDS, EPOCHS = 300, 4
+MINUTES, EPOCHS = 5.0, 4
 # Training images without the validation images, and the recipe's batch size.
 IMAGES, BATCH_SIZE = 45_000, 128
 BASE = (
@@ -94,20 +96,27 @@ class CPUSweep(Sweep):
     Args:
         seconds: time of a training step of each row, by name.
         work, output, more, threads: see `Sweep`.
+        minutes: time of a row.
     """
 
     def __init__(
-        self, seconds: dict[str, float], work: Path, output: Path, more: Sequence[str] = (), threads: int = 1
+        self,
+        seconds: dict[str, float],
+        work: Path,
+        output: Path,
+        more: Sequence[str] = (),
+        threads: int = 1,
+        minutes: float = MINUTES,
     ) -> None:
         super().__init__(work, output, more, threads, BASE)
-        self.seconds = seconds
+        self.seconds, self.minutes = seconds, minutes
 
     def overrides_of(self, row: Row) -> list[str]:
         """Return the overrides of a row's training, with its epochs and the steps of each."""
         stated = super().overrides_of(row)
         sizes = [int(each.partition("=")[2]) for each in stated if each.startswith("data.batch_size=")]
         batch_size = sizes[-1] if sizes else BATCH_SIZE
-        steps = SECONDS / self.seconds[row.name]
+        steps = 60 * self.minutes / self.seconds[row.name]
         # No epoch may need more images than there are.
         epochs = max(EPOCHS, ceil(steps * batch_size / IMAGES))
         return [
@@ -119,14 +128,14 @@ class CPUSweep(Sweep):
         ]
 
 
-def describe(rows: Sequence[dict[str, Any]]) -> Description:
-    """Return the texts of the page about these rows."""
+def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Description:
+    """Return the texts of the page about these rows, of this many minutes each."""
     summary = rows[0]["summary"]
     return Description(
         title="Sweep: the recipe for CIFAR-100 on two CPU cores",
         method=[
             "The first row is the recipe, and the overrides of each other row change it. Each row is one training of "
-            f"as many steps as {SECONDS // 60} minutes of two cores allow on a quiet machine, so rows with slower "
+            f"as many steps as {minutes:g} minutes of two cores allow on a quiet machine, so rows with slower "
             f"steps have fewer. The last weights are certified in {summary['dtype']} on {summary['n_samples']:,} "
             "validation images, held out from the training images. Nothing reads the test images."
         ],
@@ -138,17 +147,19 @@ def describe(rows: Sequence[dict[str, Any]]) -> Description:
 
 def main() -> None:
     names = [row.name for row in ROWS]
-    arguments = sweep_parser(__doc__, "cpu_sweep", names, jobs=2).parse_args()
+    parser = sweep_parser(__doc__, "cpu_sweep", names, jobs=2)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time of a row; default: {MINUTES:g}")
+    arguments = parser.parse_args()
 
     done = True
     if not arguments.render:
         more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         stated = {row.name: overrides_of(row, more, BASE) for row in ROWS}
         seconds = read_step_times(arguments.output / "step_times.json", stated, threads=2)
-        sweep = CPUSweep(seconds, arguments.work, arguments.output, more)
+        sweep = CPUSweep(seconds, arguments.work, arguments.output, more, minutes=arguments.minutes)
         sweep.stop_on_signals()
         done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)
-    write_report(arguments.output, names, describe)
+    write_report(arguments.output, names, partial(describe, minutes=arguments.minutes))
     sys.exit(0 if done else 1)
 
 
