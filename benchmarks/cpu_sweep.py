@@ -5,9 +5,10 @@
     python -m benchmarks.cpu_sweep --data-dir data --minutes 27 --only base patches --output results/cpu_sweep_27min
 
 The first row is the recipe, and the overrides of each other row change it. A row has as many steps as five minutes of
-two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command times a step of every row before the first training, in several rounds, and keeps
-the times in ``step_times.json``. So a load on the machine during the trainings changes no result. The last weights are
-certified on the validation images; nothing reads the test images. The same command resumes after an interruption.
+two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command times a step of every
+row before the first training, in several rounds, and keeps the times in ``step_times.json``. So a load on the machine
+during the trainings changes no result. The last weights are certified on the validation images; nothing reads the test
+images. The same command resumes after an interruption.
 """
 
 import sys
