@@ -1,6 +1,7 @@
-"""Write a checkpoint's model as a file that runs without lipnet, with its Lipschitz bound in the metadata.
+"""Write a checkpoint's model as a file that runs without lipnet, or as a folder that others can load.
 
-lipnet-export ckpt_path=RUN/checkpoints/best.ckpt output=model.onnx
+lipnet-export ckpt_path=RUN output=model.onnx
+lipnet-export ckpt_path=RUN output=my-network
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from lipnet.workflows.errors import clear_errors
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="export")
 @clear_errors
 def main(config: DictConfig) -> None:
-    """Rebuild the model from its checkpoint, check that the export computes the same, and write it."""
+    """Rebuild the model from its checkpoint, check that an exported file computes the same, and write it."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import export_checkpoint
 

@@ -1,14 +1,16 @@
-"""Export a checkpoint to a file that runs without lipnet."""
+"""Export a checkpoint: to a file that runs without lipnet, or to a folder to share."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lipnet.certify import export_onnx, export_program
+from lipnet.certify import export_onnx, export_program, read_summary
+from lipnet.certify.files import SUMMARY
 from lipnet.files import resolve_path
-from lipnet.models import load_checkpoint
+from lipnet.models import Checkpoint, load_checkpoint, save_pretrained
 from lipnet.printing import say
 from lipnet.workflows.certification import DTYPES, checkpoint_path
+from lipnet.workflows.folders import CHECKPOINTS
 
 WRITERS = {".onnx": export_onnx, ".pt2": export_program}
 
@@ -22,15 +24,18 @@ def export_checkpoint(
     class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a checkpoint's model as an ONNX or torch.export file, with its Lipschitz bound in the metadata.
+    """Write a checkpoint's model as an ONNX or torch.export file with its Lipschitz bound, or as a folder to share.
+
+    The folder is that of `lipnet.models.save_pretrained`. Its model card has the certified figures of the run's
+    summary.json, if the checkpoint is in a run's folder that has one.
 
     Args:
         ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
-        output: the file; its ending, ``.onnx`` or ``.pt2``, chooses the format.
-        input_shape: (C, H, W) of the images; None for the shape that the model's `Normalize` needs.
-        dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``.
-        class_names: a name for each logit.
-        overwrite: replace an existing file.
+        output: the file, whose ending ``.onnx`` or ``.pt2`` chooses the format; without an ending, the folder.
+        input_shape: (C, H, W) of the images, for a file; None for the shape that the model's `Normalize` needs.
+        dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``. A folder keeps the dtype of the checkpoint.
+        class_names: a name for each logit, for a file.
+        overwrite: replace existing files.
 
     Returns:
         The metadata, including the checkpoint's ``dataset`` and ``checkpoint_sha256``.
@@ -38,18 +43,28 @@ def export_checkpoint(
     Raises:
         FileNotFoundError: for a missing checkpoint.
         FileExistsError: if ``output`` exists, unless ``overwrite``.
-        ValueError: for another ending or dtype, a damaged checkpoint, missing packages that ONNX needs, and models that
-            `lipnet.certify.export_onnx` or `lipnet.certify.export_program` refuse.
+        ValueError: for another ending or dtype, settings of a file beside a folder, a damaged checkpoint, a summary of
+            another checkpoint, missing packages that ONNX needs, and models that `lipnet.certify.export_onnx` or
+            `lipnet.certify.export_program` refuse.
     """
     output = resolve_path(output)
+    if not output.suffix:
+        if input_shape is not None or class_names is not None or dtype != "float32":
+            raise ValueError(
+                f"input_shape, dtype and class_names are for files that end in {' or '.join(WRITERS)}, got the folder "
+                f"{str(output)!r}"
+            )
+        return _export_folder(checkpoint_path(ckpt_path), output, overwrite)
     if output.suffix not in WRITERS:
-        raise ValueError(f"output must end in {' or '.join(WRITERS)}, got {str(output)!r}")
+        raise ValueError(
+            f"output must end in {' or '.join(WRITERS)}, or be a folder's name without a dot, got {str(output)!r}"
+        )
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another output, or overwrite=true to replace it")
     checkpoint = load_checkpoint(checkpoint_path(ckpt_path))
-    facts = {"dataset": checkpoint.dataset["name"], "checkpoint_sha256": checkpoint.sha256}
+    facts = _facts(checkpoint)
     model = checkpoint.model.to(DTYPES[dtype])
     try:
         metadata = WRITERS[output.suffix](model, output, input_shape=input_shape, class_names=class_names, facts=facts)
@@ -58,3 +73,17 @@ def export_checkpoint(
     bound, units = metadata["lipschitz_bound"], metadata["input_units"]
     say(f"{output}: inputs are {units}, the Lipschitz bound is {bound:.6g}")
     return metadata
+
+
+def _export_folder(ckpt_path: Path, folder: Path, overwrite: bool) -> dict[str, Any]:
+    checkpoint = load_checkpoint(ckpt_path)
+    run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
+    summary = read_summary(run / SUMMARY) if (run / SUMMARY).is_file() else None
+    save_pretrained(checkpoint, folder, summary=summary, overwrite=overwrite)
+    figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"
+    say(f"{folder}: weights, configuration and model card, {figures}")
+    return _facts(checkpoint)
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"dataset": checkpoint.dataset["name"], "checkpoint_sha256": checkpoint.sha256}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import nn
 from lipnet.certify import lipschitz_bound
 from lipnet.certify.export import METADATA_FILE
 from lipnet.certify.export import onnx as onnx_file
-from lipnet.workflows import export_checkpoint
+from lipnet.models import load_pretrained
+from lipnet.workflows import certify_checkpoint, export_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,10 +52,31 @@ def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> Non
     assert json.loads(stored["class_names"]) == names
 
 
+def test_a_run_becomes_a_folder_to_share_with_its_figures(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_model: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_checkpoint(tiny_checkpoint, tmp_path / "plain")
+    assert "without certified figures" in capsys.readouterr().out
+
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, run / "checkpoints" / "best.ckpt")
+    summary = certify_checkpoint(run, run, n_samples=10)
+    facts = export_checkpoint(run, tmp_path / "network")
+    assert facts["checkpoint_sha256"] == summary["checkpoint_sha256"]
+    assert f"{100 * summary['clean_accuracy']:.2f}" in (tmp_path / "network" / "README.md").read_text()
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(load_pretrained(tmp_path / "network")(x), tiny_model(x))
+    with pytest.raises(FileExistsError, match="already holds"):
+        export_checkpoint(run, tmp_path / "network")
+    export_checkpoint(run, tmp_path / "network", overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("output", "settings", "message"),
     [
-        ("model.pth", {}, r"output must end in \.onnx or \.pt2, got"),
+        ("model.pth", {}, r"output must end in \.onnx or \.pt2, or be a folder's name without a dot, got"),
+        ("folder", {"dtype": "float64"}, r"input_shape, dtype and class_names are for files .* got the folder"),
         ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ("model.pt2", {"input_shape": (1, 9, 9)}, r"images must have shape \(B, 1, 8, 8\)"),
     ],
