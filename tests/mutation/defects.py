@@ -529,7 +529,7 @@ DEFECTS = [
     ),
     Defect(
         "parametrization: the stored weight is bounded instead of the one that is multiplied with",
-        edit(evaluated, "getattr(module, name), getattr(module, name)", "[parametrization.original] * 2"),
+        edit(evaluated, "getattr(module, name), getattr(module, name)", "[module.parametrizations[name].original] * 2"),
         [TORCH_RULES + "test_a_parametrized_module_is_bounded_by_the_weight_that_it_multiplies_with[doubled]"],
     ),
     Defect(
