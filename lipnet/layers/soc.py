@@ -88,11 +88,6 @@ class SOC(LipschitzModule):
     # `groups` divides the padded channels, not in_channels: see `lipnet.layers.group_and_shuffle`.
     pads_channels: ClassVar[bool] = True
 
-    # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
-    explicit: bool = False
-    # Set by `lipnet.layers.estimated.estimated_scales`: evaluate with an estimated scale.
-    estimated: bool = False
-
     def __init__(
         self,
         in_channels: int,
@@ -131,6 +126,9 @@ class SOC(LipschitzModule):
         self._evaluation_series = make_series(self.scaling.interval, eval_terms, eval_tolerance, series)
         self._cache: WeightCache[PreparedWeight] = WeightCache()
         self._estimate: WeightCache[Tensor] = WeightCache()
+        # `explicit_products` sets ``explicit``: evaluate by plain sums of products. `estimated_scales` sets
+        # ``estimated``. With class attributes in their place, these contexts would make torch.compile compile again.
+        self.explicit = self.estimated = False
         # Refuse an engine that cannot work now, not at the first image.
         self.choice(1, (1, 1))
         self.reset_parameters()
