@@ -9,7 +9,7 @@ also define the answers about it.
 """
 
 from collections.abc import Iterator
-from math import isnan
+from numbers import Number
 
 import torch
 from torch import Tensor, nn
@@ -198,8 +198,16 @@ def _check_numbers(name: str, module: nn.Module) -> None:
         if tensor.is_complex():
             raise ValueError(f"{name} has {key} of dtype {tensor.dtype}; real numbers are needed")
     for key, each in attributes:
-        if isinstance(each, float) and isnan(each):
+        if _is_nan(each):
             raise ValueError(f"{name} has the setting {key}={vars(module)[key]}; numbers are needed")
+
+
+def _is_nan(value: object) -> bool:
+    """Tell whether a setting is NaN: a number of any kind, numpy's included, or a tensor, which torch accepts as one."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and bool(value.isnan())
+    # No NaN equals itself.
+    return isinstance(value, Number) and bool(value != value)
 
 
 def _check_in_place(path: str, module: nn.Module, shared: bool) -> None:

@@ -24,7 +24,7 @@ from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII
-from lipnet.layers.identity import model_sha256, state_of
+from lipnet.layers.identity import model_sha256, state_of, values_sha256
 from lipnet.metrics.curve import plot_certified_curve
 from lipnet.metrics.functional import check_radii
 
@@ -48,7 +48,8 @@ class Evidence:
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
         self.model, self.image_shape = model, image_shape
-        self._state, self.model_sha256 = state_of(model), model_sha256(model)
+        self._state, self._values = state_of(model), values_sha256(model)
+        self.model_sha256 = model_sha256(model)
         self.bounds: LogitBounds = logit_bounds(model)
         if not isfinite(self.bounds.lipschitz):
             raise ValueError("the model's weights are not finite: there is nothing to certify")
@@ -77,7 +78,7 @@ class Evidence:
 
     def check_unchanged(self) -> None:
         """Compare all weights, which finds writes through ``.data``, too; RuntimeError if the model was changed."""
-        self._check(model_sha256(self.model) == self.model_sha256)
+        self._check(values_sha256(self.model) == self._values)
 
     def _check(self, unchanged: bool) -> None:
         if not unchanged:

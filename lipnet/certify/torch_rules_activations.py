@@ -24,7 +24,7 @@ from lipnet.functional.rounding_error import (
 @rule(nn.LeakyReLU)
 class _LeakyReLU(Rule):
     def lipschitz(self, module: nn.LeakyReLU) -> float:
-        return max(1.0, abs(module.negative_slope))
+        return max(abs(module.negative_slope), 1.0)
 
     def rounding(self, module: nn.LeakyReLU, signal: Signal, shape: tuple[int, ...]) -> Step:
         return elementwise(signal, roundings=1, gain=self.lipschitz(module))
@@ -60,7 +60,7 @@ class _ELU(Rule):
     """x for x > 0, else alpha (e^x - 1), with slopes 1 and alpha e^x."""
 
     def lipschitz(self, module: nn.ELU) -> float:
-        return max(1.0, abs(module.alpha))
+        return max(abs(module.alpha), 1.0)
 
     def rounding(self, module: nn.ELU, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Cover e^x - 1 by expm1, with a small relative error, and by a difference, with an absolute error of 9 u."""

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.digest import tensors_sha256
+from lipnet.functional.fingerprint import class_fingerprint, fingerprint
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
+_LIBRARIES = ("lipnet.", "torch.")
 # The function that evaluation computes does not depend on these.
-_IRRELEVANT = ("training", "explicit", "estimated", "recompute")
+_IRRELEVANT = {"training", "explicit", "estimated", "recompute", *vars(nn.Module())}
 
 
 def state_of(model: nn.Module) -> list[Any]:
@@ -29,20 +31,23 @@ def state_of(model: nn.Module) -> list[Any]:
     return [modules, versions]
 
 
-def model_sha256(model: nn.Module) -> str:
+def values_sha256(model: nn.Module) -> str:
     """Return the SHA-256 of a model's modules, their settings, and the values of all parameters and buffers.
 
-    It is the same in every process. A state dict alone leaves out settings, activations, and buffers that are not
-    saved: two models with other functions may share it.
+    Of your own modules, it only covers public settings that are numbers, texts, or tuples and lists of them: other
+    attributes may be caches. `model_sha256` covers them, too.
     """
-    digest = hashlib.sha256()
-    for path, module in model.named_modules(remove_duplicate=False):
-        kind = type(module)
-        digest.update(repr((path, kind.__module__, kind.__qualname__, settings_of(module))).encode())
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors |= dict(model.named_buffers(remove_duplicate=False))
-    digest.update(tensors_sha256(tensors).encode())
-    return digest.hexdigest()
+    return _sha256(model, {path: settings_of(module) for path, module in _paths(model)})
+
+
+def model_sha256(model: nn.Module) -> str:
+    """Return a SHA-256 that two models only share if they compute the same function.
+
+    It is the same in every process, and covers what `values_sha256` does, all attributes of your own modules, private
+    ones too, and the code of their methods. A state dict alone leaves out settings, activations, and buffers that are
+    not saved.
+    """
+    return _sha256(model, {path: _everything_of(module) for path, module in _paths(model)})
 
 
 def differing_part(model: nn.Module, other: nn.Module) -> str | None:
@@ -54,7 +59,7 @@ def differing_part(model: nn.Module, other: nn.Module) -> str | None:
         >>> differing_part(nn.Sequential(nn.ELU(2.0)), nn.Sequential(nn.ELU()))
         '0.alpha is 2.0 in place of 1.0'
     """
-    here, there = (dict(each.named_modules(remove_duplicate=False)) for each in (model, other))
+    here, there = dict(_paths(model)), dict(_paths(other))
     for path in {**here, **there}:
         kinds = [type(modules[path]).__name__ if path in modules else "no module" for modules in (here, there)]
         if path not in here or path not in there or type(here[path]) is not type(there[path]):
@@ -69,17 +74,46 @@ def differing_part(model: nn.Module, other: nn.Module) -> str | None:
 
 
 def settings_of(module: nn.Module) -> dict[str, str]:
-    """Return the texts of a module's plain settings by name: numbers, texts, and tuples or lists of them."""
+    """Return the texts of a module's settings by name.
+
+    For classes of torch, these are all attributes: torch pads circularly by a private one. For other classes, they are
+    the public attributes that are numbers, texts, or tuples and lists of them, and for lipnet's also tensors, arrays
+    and mappings.
+    """
+    of_torch, own = type(module).__module__.startswith("torch."), not of_lipnet_or_torch(module)
     return {
-        name: repr(value)
+        name: repr(value) if _is_plain(value) else fingerprint(value)
         for name, value in vars(module).items()
-        if not name.startswith("_") and name not in _IRRELEVANT and _is_plain(value)
+        if name not in _IRRELEVANT and (of_torch or not name.startswith("_")) and (_is_plain(value) or not own)
     }
 
 
 def of_lipnet_or_torch(module: nn.Module) -> bool:
     """Tell whether a module's class is one of lipnet or torch."""
-    return type(module).__module__.startswith(("lipnet.", "torch."))
+    return type(module).__module__.startswith(_LIBRARIES)
+
+
+def _everything_of(module: nn.Module) -> dict[str, str]:
+    """Return the fingerprints of all attributes of an own module, and of its class; other modules' settings."""
+    if of_lipnet_or_torch(module):
+        return settings_of(module)
+    attributes = {name: fingerprint(value) for name, value in vars(module).items() if name not in _IRRELEVANT}
+    return {**attributes, "class": class_fingerprint(type(module), _LIBRARIES)}
+
+
+def _sha256(model: nn.Module, settings: dict[str, dict[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for path, module in _paths(model):
+        kind = type(module)
+        digest.update(repr((path, kind.__module__, kind.__qualname__, settings[path])).encode())
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    digest.update(tensors_sha256(tensors).encode())
+    return digest.hexdigest()
+
+
+def _paths(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(model.named_modules(remove_duplicate=False))
 
 
 def _is_plain(value: Any) -> bool:
