@@ -16,9 +16,9 @@ from torch.nn.modules.module import (
 )
 
 from lipnet import __version__
-from lipnet.layers.identity import differing_part
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
+from lipnet.models.described import check_described
 from lipnet.models.tensor_file import SUFFIX, read_tensor_file, write_tensor_file
 
 DESCRIPTION = "lipnet"
@@ -78,8 +78,8 @@ def save_checkpoint(
         trust: packages besides lipnet and torch.nn that `load_checkpoint` will be allowed to build from.
 
     Raises:
-        CheckpointError: `load_checkpoint` could not read the file, or would build another model, because a module or a
-            setting was changed after ``build_model``; nothing is written.
+        CheckpointError: `load_checkpoint` could not read the file, or would build another model, because a module, a
+            setting or a buffer that is not saved was changed after ``build_model``; nothing is written.
         TypeError: a configuration holds values that are not plain.
     """
     state, description = checked_content(path, model, model_config, dataset, trust)
@@ -105,7 +105,7 @@ def checked_content(
     _check_content(path, {"state_dict": state, DESCRIPTION: description})
     with _one_error(f"{path} is not written, as it could not be read again"):
         _check_fit(description["model"], state, trust)
-        _check_described(model, description["model"], trust)
+        check_described(model, description["model"], trust)
     return state, description
 
 
@@ -208,14 +208,6 @@ def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Se
     if len(dtypes) > 1:
         raise ValueError(f"weights must share one floating-point dtype, got {sorted(map(str, dtypes))}")
     return dtypes.pop() if dtypes else torch.float32
-
-
-def _check_described(model: nn.Module, config: Mapping[str, Any], trust: Sequence[str]) -> None:
-    """Refuse a model that was changed after it was built: a file would hold its weights, and another function."""
-    with torch.device("meta"):
-        difference = differing_part(model, build_model(config, trust))
-    if difference is not None:
-        raise ValueError(f"the model is not the one that model_config describes: {difference}")
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:

@@ -91,7 +91,10 @@ class ExponentialMovingAverage(Callback):
         state = checkpoint["state_dict"]
         present = {name: state[name] for name in self._stored}
         training, averaged = (self._stored, present) if self._swapped else (present, self._stored)
-        checkpoint["state_dict"] = {**state, **averaged}
+        # A parameter that two modules share has two names in a state dict, and one among the averages.
+        first = {parameter: name for name, parameter in pl_module.named_parameters()}
+        names = {name: first[parameter] for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
+        checkpoint["state_dict"] = {**state, **{name: averaged[own] for name, own in names.items()}}
         checkpoint[AVERAGING] = {"steps": self._steps, "training_weights": training}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

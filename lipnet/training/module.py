@@ -22,6 +22,7 @@ from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe
+from lipnet.models.described import check_described
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA
@@ -104,7 +105,7 @@ class CertifiedClassifier(LightningModule):
         super().__init__()
         if compile_mode is not None and compile_mode not in COMPILE_MODES:
             raise ValueError(f"compile must be one of {COMPILE_MODES} or null, got {compile_mode!r}")
-        self.compile_mode = compile_mode
+        self.compile_mode, self.trust = compile_mode, trust
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if isinstance(model, nn.Module):
             self.model, self.description = model, None
@@ -208,6 +209,7 @@ class CertifiedClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         check_dtypes(self)
+        self._check_described()
         check_accumulation(self.trainer, self.compile_mode)
         check_monitors(self.trainer, [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii])
         if self.compile_mode is not None:
@@ -219,7 +221,13 @@ class CertifiedClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.description is not None:
+            self._check_described()
             checkpoint[DESCRIPTION] = self.description
+
+    def _check_described(self) -> None:
+        """Raise ValueError if a checkpoint's configuration would describe another network than this one."""
+        if self.description is not None:
+            check_described(self.model, self.description["model"], self.trust)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -230,7 +238,7 @@ class CertifiedClassifier(LightningModule):
         model: nn.Module | None = None,
         **settings: Any,
     ) -> Self:
-        """Rebuild the module from a checkpoint, without executing anything from the file.
+        """Rebuild the module from a checkpoint, in its dtype, without executing anything from the file.
 
         Args:
             checkpoint_path: a checkpoint of a training or of `lipnet.models.save_checkpoint`.
@@ -248,9 +256,18 @@ class CertifiedClassifier(LightningModule):
         if model is None and described is None:
             raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
         dataset = None if described is None else described["dataset"]
-        module = cls(described["model"] if model is None else model, dataset, **settings)
+        module, state = cls(described["model"] if model is None else model, dataset, **settings), content["state_dict"]
+        network = [value for name, value in state.items() if name.startswith("model.")]
+        dtypes = {value.dtype for value in network if value.is_floating_point()}
+        if len(dtypes) > 1:
+            raise CheckpointError(
+                f"{checkpoint_path}: weights must share one floating-point dtype, got {sorted(map(str, dtypes))}"
+            )
         try:
-            module.load_state_dict(content["state_dict"])
+            # Otherwise loading would round the weights to the module's dtype.
+            for dtype in dtypes:
+                module.model.to(dtype)
+            module.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint_path}: the weights do not fit the network: {error}") from error
         return module if map_location is None else module.to(map_location)

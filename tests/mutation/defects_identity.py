@@ -10,7 +10,7 @@ from lipnet.certify.partial import _digest
 from lipnet.certify.rules import evaluated
 from lipnet.certify.run import Certification, Evidence
 from lipnet.layers.identity import state_of
-from lipnet.models.checkpoint import _check_described
+from lipnet.models.described import check_described
 from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
@@ -60,7 +60,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "checkpoints: the configuration may describe another model",
-        replace(_check_described, lambda model, config, trust: None),
+        replace(check_described, lambda model, config, trust=(): None),
         ["tests/models/test_checkpoint.py::test_a_model_that_was_changed_after_it_was_built_is_not_lost"],
     ),
 ]
