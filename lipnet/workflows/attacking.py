@@ -26,6 +26,7 @@ from lipnet.certify.files import (
 )
 from lipnet.certify.report import progress
 from lipnet.files import atomic_write
+from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import parse_radius
 
 VIOLATION = "violation.npz"
@@ -89,9 +90,11 @@ def attack_certificates(
             then holds it, and the summary says so.
         UnsoundCertificatesError: unless certified <= under attack <= clean.
         CertificateFileError: if a file was changed after it was written.
-        ValueError: as `lipnet.certify.attack`, and for data whose labels differ from the file's.
+        ValueError: as `lipnet.certify.attack`, for data whose labels differ from the file's, and for a model with other
+            weights than the certified one.
     """
     start = time.perf_counter()
+    _check_model(model, folder)
     rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
     (folder / VIOLATION).unlink(missing_ok=True)
     radii = [str(radius) for radius in plan.radii or radii]
@@ -134,6 +137,13 @@ def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
     for factor, share in found["flipped"].items():
         power.add_row(factor, "-" if share is None else f"{100 * share:.2f}")
     return sandwich, power
+
+
+def _check_model(model: nn.Module, folder: Path) -> None:
+    """Raise ValueError if the summary states other weights: it would report the attack of another model."""
+    here, stated = tensors_sha256(model.state_dict()), read_summary(folder / SUMMARY).get("weights_sha256")
+    if stated != here:
+        raise ValueError(f"the weights must be the certified ones, whose weights_sha256 is {stated}, got {here}")
 
 
 def _attack_rows(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from lipnet.certify import (
     rule,
     rules,
 )
+from lipnet.certify.rules import bound_of
 from lipnet.functional.rounding_error import exact
 from lipnet.layers import (
     GSSOC,
@@ -361,7 +363,9 @@ def test_weights_without_values_are_refused(make: Callable[[], nn.Module]) -> No
         lipschitz_bound(nn.Sequential(make()).to("meta").eval())
 
 
-@pytest.mark.parametrize("value", [nan, (1.0, nan)], ids=str)
+@pytest.mark.parametrize(
+    "value", [nan, (1.0, nan), np.float32(nan), torch.tensor(nan)], ids=["float", "tuple", "numpy", "tensor"]
+)
 @pytest.mark.parametrize(
     ("make", "name"), [(nn.LeakyReLU, "negative_slope"), (lambda: Residual(nn.ReLU()), "branch"), (MaxMin, "eps")]
 )
@@ -370,6 +374,14 @@ def test_settings_that_are_no_numbers_are_refused(make: Callable[[], nn.Module],
     setattr(module, name, value)
     with pytest.raises(ValueError, match=rf"has the setting {name}=.*nan.*numbers are needed"):
         lipschitz_bound(module)
+
+
+@pytest.mark.parametrize("make", [nn.LeakyReLU, nn.ELU])
+@pytest.mark.parametrize("kind", [float, np.float32, torch.tensor])
+def test_a_slope_that_is_no_number_has_no_bound(make: Callable[..., nn.Module], kind: Callable[[float], Any]) -> None:
+    """max(1, nan) is 1: the rule itself must not take the slope for a small one."""
+    with pytest.raises(ValueError, match=r"must be at least 0, got nan"):
+        bound_of("", make(kind(nan)).eval())
 
 
 class Answering(LipschitzModule):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from lipnet.certify import Evidence, certify_dataset, run
 from lipnet.certify.files import FILES, Row
 from lipnet.certify.partial import PARTIAL, Batch, PartialCertification
-from lipnet.layers import MaxMin, MaxMinPermuted, Normalize
+from lipnet.functional.rounding_error import Signal, Step, addition
+from lipnet.layers import LipschitzModule, MaxMin, MaxMinPermuted, Normalize
 from tests.full_disk import room_for
 
 SETTINGS = {"dtype": "float64", "bound": 0.1 + 0.2}
@@ -195,6 +196,32 @@ def test_another_model_with_the_same_state_and_bounds_is_not_gone_on_with(
     with pytest.raises(ValueError, match=r"settings differ: .*model_sha256: "):
         certified(tmp_path, other, batches, resume=True)
     assert certified(tmp_path, _folding(MaxMin()), batches, resume=True)["n_samples"] == COUNT
+
+
+class Shifting(LipschitzModule):
+    """A user's module, whose setting is a private mapping."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self._options = {"shift": shift}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self._options["shift"]
+
+    def lipschitz_bound(self) -> float:
+        return 1.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return addition(signal, torch.ones(1), signal.entries)
+
+
+def test_other_settings_of_an_own_module_are_not_gone_on_with(tmp_path: Path, batches: Batches) -> None:
+    one, other = _folding(Shifting(0.5)), _folding(Shifting(-0.5))
+    assert Evidence(one, (1, 3, 3)).facts() == Evidence(other, (1, 3, 3)).facts()
+    interrupted(tmp_path, one, batches)
+    with pytest.raises(ValueError, match=r"settings differ: .*model_sha256: "):
+        certified(tmp_path, other, batches, resume=True)
+    assert certified(tmp_path, _folding(Shifting(0.5)), batches, resume=True)["n_samples"] == COUNT
 
 
 @pytest.mark.parametrize("change", ["pixel", "label", "order", "batch size"])

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lipnet.layers import SOC, MaxMin, MaxMinPermuted, Normalize
-from lipnet.layers.identity import differing_part, model_sha256, settings_of, state_of
+from lipnet.layers import LipschitzModule
+from lipnet.layers.identity import differing_part, model_sha256, settings_of, state_of, values_sha256
 
 
 def make() -> nn.Sequential:
@@ -65,3 +66,57 @@ def test_a_write_through_data_is_in_the_digest_alone() -> None:
 def test_settings_are_plain_values() -> None:
     assert settings_of(nn.ELU(2.0)) == {"alpha": "2.0", "inplace": "False"}
     assert "explicit" not in settings_of(SOC(1, 2))
+
+
+def plain_bias(model: Any) -> None:
+    """Keep the bias as a plain tensor, as torch's pruning does with weights."""
+    bias = model[4].bias.detach()
+    del model[4].bias
+    model[4].bias = bias
+
+
+def test_plain_tensors_count() -> None:
+    model = make()
+    plain_bias(model)
+    state, digest = state_of(model), model_sha256(model)
+    model[4].bias.add_(1)  # type: ignore[operator, union-attr]
+    assert state_of(model) != state
+    assert model_sha256(model) != digest
+    assert str(differing_part(model, make())).startswith("4.bias is torch.Tensor")
+
+
+def test_private_settings_of_torch_count() -> None:
+    """torch pads circularly by a private copy of the padding."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")).eval()
+    other = copy.deepcopy(model)
+    other[0]._reversed_padding_repeated_twice = [1, 1, 0, 0]  # type: ignore[union-attr, assignment]
+    assert state_of(model)[0][1][3] != state_of(other)[0][1][3]
+    assert model_sha256(model) != model_sha256(other)
+    assert "_reversed_padding_repeated_twice" in str(differing_part(other, model))
+
+
+class Own(LipschitzModule):
+    """A user's module with settings of any kind."""
+
+    def __init__(self, shift: Any) -> None:
+        super().__init__()
+        self.options = {"shift": shift}
+        self._shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self._shift
+
+
+class Other(Own):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self._shift
+
+
+@pytest.mark.parametrize("shift", [1.0, torch.ones(2)], ids=["number", "tensor"])
+def test_all_attributes_and_the_code_of_your_own_modules_count(shift: Any) -> None:
+    one, another, changed = Own(shift), Own(2 * shift), Own(shift)
+    changed.options["shift"] = 2 * shift
+    assert len({model_sha256(each) for each in (one, another, changed, Other(shift))}) == 4
+    assert model_sha256(one) == model_sha256(Own(shift)) == model_sha256(copy.deepcopy(one))
+    # Private attributes may be caches: the digest that must not change meanwhile leaves them out.
+    assert values_sha256(one) == values_sha256(another)

@@ -375,6 +375,43 @@ def test_a_model_that_was_changed_after_it_was_built_is_not_lost(
     assert not list(tmp_path.glob("new.ckpt*"))
 
 
+@pytest.mark.parametrize("change", ["mean", "rounded mean", "other mean"])
+def test_a_buffer_that_is_not_saved_is_not_lost(
+    change: str, tmp_path: Path, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    model: Any = build_model(tiny_config)
+    if change == "mean":
+        model.normalize.mean += 0.25
+    elif change == "rounded mean":
+        model.half().float()
+    else:
+        model.normalize.mean = model.normalize.mean.repeat(1, 2, 2)
+    with pytest.raises(CheckpointError, match=r"model_config describes: normalize\.mean has other values"):
+        save_checkpoint(tmp_path / "new.ckpt", model, tiny_config, digits_dataset)
+    assert not list(tmp_path.glob("new.ckpt*"))
+    save_checkpoint(tmp_path / "half.ckpt", build_model(tiny_config).half(), tiny_config, digits_dataset)
+
+
+def test_buffers_that_a_model_computes_are_compared_too(
+    tmp_path: Path, digits_dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device they have no values, so the model is built once more."""
+    (tmp_path / "counting_net.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(2, 2)\n"
+        "        self.register_buffer('places', torch.arange(3.0), persistent=False)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"_target_": "counting_net.Net"}
+    model: Any = build_model(config, ["counting_net"])
+    state = torch.get_rng_state()
+    save_checkpoint(tmp_path / "new.ckpt", model, config, digits_dataset, ["counting_net"])
+    assert torch.get_rng_state().equal(state)
+    model.places[1] = 7
+    with pytest.raises(CheckpointError, match=r"places has other values"):
+        save_checkpoint(tmp_path / "other.ckpt", model, config, digits_dataset, ["counting_net"])
+
+
 def test_a_model_of_a_trusted_package_comes_back(
     tmp_path: Path, digits_dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -75,6 +76,53 @@ def own_network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), SOCLinear(64, 64), nn.ReLU(), SOCLinear(64, 10))
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("change", ["activation", "mean"])
+def test_a_network_that_is_not_the_described_one_is_not_saved(
+    tmp_path: Path, tiny_config: dict[str, Any], change: str, when: str
+) -> None:
+    """The checkpoint would hold its weights, and the configuration of another function."""
+    module = make_module(tiny_config)
+    model = module.model
+
+    def apply() -> None:
+        if change == "activation":
+            model.stage1[1] = nn.ReLU()  # type: ignore[operator, index]
+        else:
+            model.normalize.mean += 0.25  # type: ignore[operator, union-attr]
+
+    class Changing(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            apply()
+
+    if when == "before":
+        apply()
+    callbacks = [ModelCheckpoint(dirpath=tmp_path), *([Changing()] if when == "meanwhile" else [])]
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=1, callbacks=callbacks)
+    with pytest.raises(ValueError, match=r"not the one that model_config describes: (stage1\.1 is|normalize\.mean has)"):
+        trainer.fit(module, DigitsDataModule(batch_size=64))
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_checkpoint_keeps_its_dtype(
+    tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor], described: bool
+) -> None:
+    module = CertifiedClassifier(tiny_config if described else own_network(), DATASET).double()
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=1, precision="64-true")
+    trainer.fit(module, DigitsDataModule(batch_size=64))
+    path = trainer.checkpoint_callback.last_model_path
+    loaded = CertifiedClassifier.load_from_checkpoint(path, model=None if described else own_network())
+    images = digits[0][:5].double()
+    assert loaded.eval()(images).equal(module.eval()(images))
+    content = torch.load(path, weights_only=True)
+    first = next(name for name in content["state_dict"] if name.startswith("model."))
+    content["state_dict"][first] = content["state_dict"][first].float()
+    torch.save(content, tmp_path / "mixed.ckpt")
+    with pytest.raises(CheckpointError, match=r"weights must share one floating-point dtype"):
+        CertifiedClassifier.load_from_checkpoint(tmp_path / "mixed.ckpt", model=own_network())
 
 
 def test_a_network_of_ones_own_trains_and_loads(tmp_path: Path, digits: tuple[Tensor, Tensor]) -> None:

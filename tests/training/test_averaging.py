@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipnet.certify import certify
+from lipnet.layers import SOCLinear
 from lipnet.metrics.functional import certified_accuracy
 from lipnet.models import load_checkpoint
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage, LastCheckpoint, certified_accuracy_key
@@ -101,6 +102,20 @@ def test_what_is_selected_is_what_can_be_certified(tmp_path: Path, tiny_config: 
     shares = certified_accuracy(certificates.radius, certificates.correct, RADII)
     for radius, share in zip(RADII, shares.tolist(), strict=True):
         assert figures_of(trainer)[certified_accuracy_key(radius)] == pytest.approx(share, abs=1.01 / 143)
+
+
+def test_the_average_of_a_shared_parameter_is_saved_under_all_its_names(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        shared = SOCLinear(64, 64)
+        return nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, SOCLinear(64, 10))
+
+    recorder, last = Recorder(), LastCheckpoint(tmp_path / "latest.ckpt")
+    callbacks = [ExponentialMovingAverage(decay=0.9), recorder, last]
+    fit({}, tmp_path, module=CertifiedClassifier(network()), limit_train_batches=5, callbacks=callbacks)
+    loaded = CertifiedClassifier.load_from_checkpoint(last.path, model=network())
+    saved = weights_of(loaded)
+    assert saved["model.1.weight"].equal(recorder.validated[-1]["model.1.weight"])
+    assert not saved["model.1.weight"].equal(recorder.steps[-1]["model.1.weight"])
 
 
 def test_buffers_are_those_of_the_training_weights(tmp_path: Path, tiny_config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_data_that_are_not_those_of_the_file_are_refused(
         attack_certificates(trained_model, batches[1:], folder, PLAN, radii=["1"])
     with pytest.raises(ValueError, match=r"must hold the images of 30 certificates, got 20"):
         attack_certificates(trained_model, batches[:1], folder, PLAN, radii=["1"])
+
+
+def test_a_model_with_other_weights_is_refused(
+    folder: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    before, other = read_summary(folder / "summary.json"), copy.deepcopy(trained_model)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1 + 1e-12)
+    with pytest.raises(ValueError, match=r"the weights must be the certified ones, whose weights_sha256 is \w+, got"):
+        attack_certificates(other, batches, folder, PLAN, radii=["1"])
+    assert read_summary(folder / "summary.json") == before
 
 
 @pytest.mark.parametrize(
