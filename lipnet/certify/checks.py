@@ -203,7 +203,7 @@ def _check_numbers(name: str, module: nn.Module) -> None:
 
 
 def _is_nan(value: object) -> bool:
-    """Tell whether a setting is NaN: a number of any kind, numpy's included, or a tensor, which torch accepts as one."""
+    """Tell whether a setting is NaN: a number of any kind, also numpy's, or a tensor, which torch takes for one."""
     if isinstance(value, Tensor):
         return value.numel() == 1 and bool(value.isnan())
     # No NaN equals itself.

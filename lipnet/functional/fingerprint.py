@@ -44,7 +44,9 @@ def class_fingerprint(cls: type, libraries: tuple[str, ...]) -> str:
     texts = [_name(cls)]
     for each in cls.__mro__:
         if each is not object and not each.__module__.startswith(libraries):
-            texts += [f"{key}: {fingerprint(value)}" for key, value in vars(each).items() if not _is_incidental(key, value)]
+            texts += [
+                f"{key}: {fingerprint(value)}" for key, value in vars(each).items() if not _is_incidental(key, value)
+            ]
     return "; ".join(texts)
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipnet.layers import SOC, MaxMin, MaxMinPermuted, Normalize
-from lipnet.layers import LipschitzModule
+from lipnet.layers import SOC, LipschitzModule, MaxMin, MaxMinPermuted, Normalize
 from lipnet.layers.identity import differing_part, model_sha256, settings_of, state_of, values_sha256
 
 

@@ -101,7 +101,9 @@ def test_a_network_that_is_not_the_described_one_is_not_saved(
         apply()
     callbacks = [ModelCheckpoint(dirpath=tmp_path), *([Changing()] if when == "meanwhile" else [])]
     trainer = make_trainer(tmp_path, max_epochs=1, limit_train_batches=1, callbacks=callbacks)
-    with pytest.raises(ValueError, match=r"not the one that model_config describes: (stage1\.1 is|normalize\.mean has)"):
+    with pytest.raises(
+        ValueError, match=r"not the one that model_config describes: (stage1\.1 is|normalize\.mean has)"
+    ):
         trainer.fit(module, DigitsDataModule(batch_size=64))
     assert not list(tmp_path.glob("*.ckpt"))
 
