@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipnet.certify import certify
+from lipnet.certify.checks import _is_nan
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import _digest
 from lipnet.certify.rules import evaluated
 from lipnet.certify.run import Certification, Evidence
-from lipnet.layers.identity import state_of
+from lipnet.certify.torch_rules_activations import _LeakyReLU
+from lipnet.layers.identity import _everything_of, settings_of, state_of
 from lipnet.models.described import check_described
+from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
+from lipnet.workflows.attacking import _check_model
 from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
@@ -62,5 +66,55 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         "checkpoints: the configuration may describe another model",
         replace(check_described, lambda model, config, trust=(): None),
         ["tests/models/test_checkpoint.py::test_a_model_that_was_changed_after_it_was_built_is_not_lost"],
+    ),
+    (
+        "resumption: another setting of a module of one's own",
+        replace(_everything_of, settings_of),
+        [
+            PARTIAL + "test_other_settings_of_an_own_module_are_not_gone_on_with",
+            "tests/layers/test_identity.py::test_all_attributes_and_the_code_of_your_own_modules_count",
+        ],
+    ),
+    (
+        "settings: private ones of torch are left out",
+        edit(settings_of, "(of_torch or not name", "(not name"),
+        ["tests/layers/test_identity.py::test_private_settings_of_torch_count"],
+    ),
+    (
+        "checks: settings that are NaN in numpy or in a tensor are accepted",
+        replace(_is_nan, lambda value: isinstance(value, float) and value != value),
+        ["tests/certify/test_checks.py::test_settings_that_are_no_numbers_are_refused"],
+    ),
+    (
+        "activations: a slope that is NaN counts as a small one",
+        edit_method(
+            _LeakyReLU, "lipschitz", "max(abs(module.negative_slope), 1.0)", "max(1.0, abs(module.negative_slope))"
+        ),
+        ["tests/certify/test_checks.py::test_a_slope_that_is_no_number_has_no_bound"],
+    ),
+    (
+        "checkpoints: buffers that are not saved may have other values",
+        edit(check_described, "if _differ(constants, there, name)", "if False"),
+        ["tests/models/test_checkpoint.py::test_a_buffer_that_is_not_saved_is_not_lost"],
+    ),
+    (
+        "trainings: the network may be another one than the described one",
+        attribute(CertifiedClassifier, "_check_described", lambda self: None),
+        ["tests/training/test_api.py::test_a_network_that_is_not_the_described_one_is_not_saved"],
+    ),
+    (
+        "averages: a shared parameter is saved without its average",
+        edit_method(
+            ExponentialMovingAverage,
+            "on_save_checkpoint",
+            "for name, own in names.items()",
+            "for name, own in names.items() if name == own",
+        ),
+        ["tests/training/test_averaging.py::test_the_average_of_a_shared_parameter_is_saved_under_all_its_names"],
+    ),
+    (
+        "attack: another model than the certified one is attacked",
+        replace(_check_model, lambda model, folder: None),
+        ["tests/workflows/test_attacking.py::test_a_model_with_other_weights_is_refused"],
     ),
 ]
