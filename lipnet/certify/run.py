@@ -190,7 +190,8 @@ class Certification:
             The number of each batch and its certificates.
 
         Raises:
-            ValueError: if there are fewer samples than indices, or the images or labels of a certified batch differ.
+            ValueError: if there are fewer samples than indices, if the images or labels of a certified batch differ, or
+                if the batches are others than before: shuffled, or augmented.
             RuntimeError: if the model was changed after its bounds were computed.
             ValueError, TypeError, RuntimeError: as `lipnet.certify.certify`.
         """
@@ -200,6 +201,8 @@ class Certification:
             indices = self.indices[done : done + len(labels)]
             done += len(indices)
             images, labels = images[: len(indices)], labels[: len(indices)]
+            if number == 0:
+                self._check_first(images)
             if number in certified:
                 if certified[number].data_sha256 != data_sha256(images, labels, indices):
                     raise ValueError(
@@ -212,6 +215,15 @@ class Certification:
             if done == len(self.indices):
                 return
         raise ValueError(f"the data must hold {len(self.indices)} samples, got {done}")
+
+    def _check_first(self, images: Tensor) -> None:
+        """Refuse batches that change between iterations: indices would not name the images of the certificates."""
+        # Compare bytes, because NaN differs from itself; `certify` refuses it with an error of its own.
+        if tensors_sha256({"": images}) != tensors_sha256({"": self.first_images}):
+            raise ValueError(
+                "the first batch must have the same images in every iteration, got others: set shuffle=False, and leave "
+                "out random augmentation"
+            )
 
     def missing(self, certified: Collection[int]) -> list[int]:
         """Return the numbers of the batches that are not certified yet; ``batches`` must be a ``DataLoader``."""

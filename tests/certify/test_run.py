@@ -16,6 +16,7 @@ import torch
 import torchvision
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lipnet
 from lipnet.certify import certify, certify_dataset, lipschitz_bound, summary_table
@@ -211,6 +212,29 @@ def test_too_few_samples_make_no_file(tmp_path: Path, model: nn.Module, batches:
     with pytest.raises(ValueError, match=r"data must hold 23 samples, got 16"):
         certify_dataset(model, batches[:2], INDICES, tmp_path, facts={})
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+
+
+class Noisy(TensorDataset):
+    """Images with other noise at each reading, as random augmentation gives."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, label = super().__getitem__(index)
+        return (image + torch.rand(()) / 100).clamp(0, 1), label
+
+
+@pytest.mark.parametrize("loader", ["shuffled", "augmented"])
+def test_batches_that_change_make_no_file(
+    tmp_path: Path, model: nn.Module, samples: tuple[Tensor, Tensor], loader: str
+) -> None:
+    """The file would say that the n-th certificate is the n-th image's."""
+    dataset = TensorDataset(*samples) if loader == "shuffled" else Noisy(*samples)
+    batches = DataLoader(dataset, batch_size=8, shuffle=loader == "shuffled")
+    with pytest.raises(ValueError, match=r"the same images in every iteration, got others: set shuffle=False"):
+        certify_dataset(model, batches, INDICES, tmp_path, facts={})
+    assert not NAMES & {path.name for path in tmp_path.iterdir()}
+    in_order = DataLoader(TensorDataset(*samples), batch_size=8)
+    certify_dataset(model, in_order, INDICES, tmp_path, facts={}, replace=True)
+    assert [int(row["label"]) for row in rows_of(tmp_path)] == samples[1].tolist()
 
 
 def test_pixels_out_of_range_make_no_file(tmp_path: Path, model: nn.Module, batches: Batches) -> None:

@@ -117,4 +117,9 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         replace(_check_model, lambda model, folder: None),
         ["tests/workflows/test_attacking.py::test_a_model_with_other_weights_is_refused"],
     ),
+    (
+        "samples: batches in a random order are certified",
+        attribute(Certification, "_check_first", lambda self, images: None),
+        ["tests/certify/test_run.py::test_batches_that_change_make_no_file"],
+    ),
 ]
