@@ -84,8 +84,16 @@ def settings_of(module: nn.Module) -> dict[str, str]:
     return {
         name: repr(value) if _is_plain(value) else fingerprint(value)
         for name, value in vars(module).items()
-        if name not in _IRRELEVANT and (of_torch or not name.startswith("_")) and (_is_plain(value) or not own)
+        if (of_torch or not name.startswith("_")) and (_is_plain(value) or not own) and _is_setting(module, name)
     }
+
+
+def _is_setting(module: nn.Module, name: str) -> bool:
+    """Tell whether an attribute may be a setting: it is none of nn.Module, and replaces no method of the class.
+
+    Certificates refuse replaced methods, with an error of their own.
+    """
+    return name not in _IRRELEVANT and not callable(getattr(type(module), name, None))
 
 
 def of_lipnet_or_torch(module: nn.Module) -> bool:
