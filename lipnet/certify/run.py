@@ -221,8 +221,8 @@ class Certification:
         # Compare bytes, because NaN differs from itself; `certify` refuses it with an error of its own.
         if tensors_sha256({"": images}) != tensors_sha256({"": self.first_images}):
             raise ValueError(
-                "the first batch must have the same images in every iteration, got others: set shuffle=False, and leave "
-                "out random augmentation"
+                "the first batch must have the same images in every iteration, got others: set shuffle=False, and "
+                "leave out random augmentation"
             )
 
     def missing(self, certified: Collection[int]) -> list[int]:
