@@ -90,13 +90,7 @@ def certify(
     for batch, batch_labels in batches:
         if shape is None:
             shape = tuple(batch.shape[1:])
-            if ignore_rounding:
-                check_images_apart(model, shape)
-            elif rounding is None:
-                rounding = rounding_bounds(model, shape)
-            elif rounding.modules and rounding.modules[0].shape != shape:
-                stated = rounding.modules[0].shape
-                raise ValueError(f"the images have shape {shape}, and the rounding is that of images of shape {stated}")
+            rounding = _rounding_for(model, shape, rounding, ignore_rounding)
         if shape != tuple(batch.shape[1:]):
             raise ValueError(f"all images must have one shape, got {shape} and {tuple(batch.shape[1:])}")
         errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
@@ -112,6 +106,21 @@ def certify(
         prediction, radius = bounds.certified_radius(logits, *errors)
         parts.append((prediction, radius, prediction == batch_labels.cpu()))
     return Certificates(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _rounding_for(
+    model: nn.Module, shape: tuple[int, ...], given: RoundingBounds | None, ignored: bool
+) -> RoundingBounds | None:
+    """Return the bounds on the rounding for images of a shape: the given ones, or new ones unless they are ignored."""
+    if ignored:
+        check_images_apart(model, shape)
+        return given
+    if given is None:
+        return rounding_bounds(model, shape)
+    if given.modules and given.modules[0].shape != shape:
+        stated = given.modules[0].shape
+        raise ValueError(f"the images have shape {shape}, and the rounding is that of images of shape {stated}")
+    return given
 
 
 @dataclass(frozen=True)

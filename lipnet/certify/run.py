@@ -173,9 +173,14 @@ class Certification:
             },
         }
 
-    def identity(self) -> dict[str, Any]:
-        """Return the settings, and what else tells an unfinished certification from another one."""
-        return {**self.settings(), "model_sha256": self.evidence.model_sha256}
+    def identity(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the settings, and what else tells an unfinished certification from another one.
+
+        Args:
+            settings: the result of `settings`, if it is already computed: it hashes all weights.
+        """
+        settings = self.settings() if settings is None else settings
+        return {**settings, "model_sha256": self.evidence.model_sha256}
 
     def certify(
         self, numbers: Collection[int] | None = None, certified: Batches | None = None
@@ -309,7 +314,7 @@ def run_certification(
     radii, _ = check_radii(radii)
     certification.evidence.check_unchanged()
     settings = certification.settings()
-    partial = PartialCertification.begin(folder / PARTIAL, certification.identity(), resume=resume)
+    partial = PartialCertification.begin(folder / PARTIAL, certification.identity(settings), resume=resume)
     execute(certification, partial)
     try:
         certification.evidence.check_unchanged()

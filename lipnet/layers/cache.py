@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 Value = TypeVar("Value")
-_State = tuple[tuple[int, int, torch.Size, torch.dtype], ...]
+_State = tuple[tuple[int, ...], list[tuple[torch.Size, torch.dtype]]]
 
 
 class WeightCache(Generic[Value]):
@@ -39,9 +39,8 @@ class WeightCache(Generic[Value]):
     @_disable_dynamo
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Value], *, exact: bool = False) -> Value:
         """Return the value for these tensors; call ``compute()``, without gradients, if one has changed."""
-        if any(torch._C._functorch.is_batchedtensor(weight) for weight in weights):
-            # Values cannot be compared under `torch.func.vmap` over weights.
-            return compute()
+        if _are_batched(weights):
+            return compute()  # their values cannot be compared
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
         kept = self._kept
@@ -93,6 +92,11 @@ def versions(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
     return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
 
 
+def _are_batched(tensors: Sequence[Tensor]) -> bool:
+    """Return whether `torch.func.vmap` has batched one of the tensors, so that its values cannot be read."""
+    return any(torch._C._functorch.is_batchedtensor(each) for each in tensors)
+
+
 def check_not_batched(name: str, weights: Sequence[Tensor]) -> None:
     """Refuse weights that `torch.func.vmap` has batched, for an evaluation that needs to read their values.
 
@@ -103,7 +107,7 @@ def check_not_batched(name: str, weights: Sequence[Tensor]) -> None:
     Raises:
         RuntimeError: if one is batched.
     """
-    if any(torch._C._functorch.is_batchedtensor(weight) for weight in weights):
+    if _are_batched(weights):
         raise RuntimeError(
             f"{name} cannot be evaluated by torch.func.vmap over its weights, whose values it has to read: call the "
             "models one after another, or vmap them in training mode"
@@ -117,6 +121,5 @@ def waits_for_comparisons(weight: Tensor) -> bool:
 
 def _state_of(weights: Sequence[Tensor]) -> _State | None:
     """Return version, address, shape and dtype of tensors, or None where they have no version."""
-    if any(weight.is_inference() for weight in weights) or torch._C._are_functorch_transforms_active():
-        return None
-    return tuple((weight._version, weight.data_ptr(), weight.shape, weight.dtype) for weight in weights)
+    seen = versions(weights)
+    return None if seen is None else (seen, [(weight.shape, weight.dtype) for weight in weights])

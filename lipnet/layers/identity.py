@@ -80,20 +80,23 @@ def settings_of(module: nn.Module) -> dict[str, str]:
     the public attributes that are numbers, texts, or tuples and lists of them, and for lipnet's also tensors, arrays
     and mappings.
     """
-    of_torch, own = type(module).__module__.startswith("torch."), not of_lipnet_or_torch(module)
     return {
         name: repr(value) if _is_plain(value) else fingerprint(value)
         for name, value in vars(module).items()
-        if (of_torch or not name.startswith("_")) and (_is_plain(value) or not own) and _is_setting(module, name)
+        if _is_setting(module, name, value)
     }
 
 
-def _is_setting(module: nn.Module, name: str) -> bool:
-    """Tell whether an attribute may be a setting: it is none of nn.Module, and replaces no method of the class.
+def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
+    """Tell whether an attribute counts as a setting, see `settings_of`.
 
-    Certificates refuse replaced methods, with an error of their own.
+    Those of nn.Module itself do not, nor do replaced methods, which certificates refuse with an error of their own.
     """
-    return name not in _IRRELEVANT and not callable(getattr(type(module), name, None))
+    if name in _IRRELEVANT or callable(getattr(type(module), name, None)):
+        return False
+    if type(module).__module__.startswith("torch."):
+        return True
+    return not name.startswith("_") and (of_lipnet_or_torch(module) or _is_plain(value))
 
 
 def of_lipnet_or_torch(module: nn.Module) -> bool:

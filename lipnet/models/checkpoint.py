@@ -204,6 +204,11 @@ def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Se
     needed = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if needed > held + _SPARE_ELEMENTS:
         raise ValueError(f"{_UNFIT}: it has {needed} elements, and the file holds {held} bytes of weights")
+    return floating_dtype(state)
+
+
+def floating_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the floating-point dtype of weights, float32 if they have none; raise ValueError if they have several."""
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(f"weights must share one floating-point dtype, got {sorted(map(str, dtypes))}")

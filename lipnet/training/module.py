@@ -21,7 +21,7 @@ from lipnet.layers.estimated import estimated_scales
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
-from lipnet.models.checkpoint import DESCRIPTION, describe
+from lipnet.models.checkpoint import DESCRIPTION, describe, floating_dtype
 from lipnet.models.described import check_described
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard
@@ -257,17 +257,11 @@ class CertifiedClassifier(LightningModule):
             raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
         dataset = None if described is None else described["dataset"]
         module, state = cls(described["model"] if model is None else model, dataset, **settings), content["state_dict"]
-        network = [value for name, value in state.items() if name.startswith("model.")]
-        dtypes = {value.dtype for value in network if value.is_floating_point()}
-        if len(dtypes) > 1:
-            raise CheckpointError(
-                f"{checkpoint_path}: weights must share one floating-point dtype, got {sorted(map(str, dtypes))}"
-            )
+        network = {name: value for name, value in state.items() if name.startswith("model.")}
         try:
             # Otherwise loading would round the weights to the module's dtype.
-            for dtype in dtypes:
-                module.model.to(dtype)
+            module.model.to(floating_dtype(network))
             module.load_state_dict(state)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint_path}: the weights do not fit the network: {error}") from error
         return module if map_location is None else module.to(map_location)

@@ -282,7 +282,7 @@ def test_pairs_of_inputs_never_move_apart(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("scaling", ["jacobian", "reshaped"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bound_in_training_is_about_the_filter_that_is_convolved(seed: int, scaling: str) -> None:
-    """In float32, a filter that is scaled to the target first, and by the factor then, is rounded to another one."""
+    """Scaling to the target first and by the factor then, in float32, rounds the filter to another one."""
     torch.manual_seed(seed)
     layer = SOC(4, 4, train_terms=2, series="taylor", scaling=scaling).train()
     convolved = []

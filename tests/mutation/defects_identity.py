@@ -11,7 +11,7 @@ from lipnet.certify.partial import _digest
 from lipnet.certify.rules import evaluated
 from lipnet.certify.run import Certification, Evidence
 from lipnet.certify.torch_rules_activations import _LeakyReLU
-from lipnet.layers.identity import _everything_of, settings_of, state_of
+from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.workflows.attacking import _check_model
@@ -77,7 +77,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "settings: private ones of torch are left out",
-        edit(settings_of, "(of_torch or not name", "(not name"),
+        edit(_is_setting, "return True", 'return not name.startswith("_")'),
         ["tests/layers/test_identity.py::test_private_settings_of_torch_count"],
     ),
     (
