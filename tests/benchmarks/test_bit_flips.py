@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.bit_flips import NOTICED, OTHER, SAME, measure, outcomes, rows_of
 
 
+@pytest.mark.slow
 def test_lipnet_notices_what_torch_reads(tmp_path: Path) -> None:
     results = measure(tmp_path, None, flips=40, seed=0)
     assert results["network.ckpt"]["torch.load"][OTHER] > 30

@@ -37,6 +37,7 @@ def test_a_row_is_a_training_without_the_test_images(row: Row, tmp_path: Path) -
     assert 2e5 < sum(parameter.numel() for parameter in network.parameters()) < 1e7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "minutes"), [("base", 5), ("soc", 5), ("patches", 5), ("patches", 27), ("batch_256", 5)]
 )

@@ -27,6 +27,7 @@ def test_counts_operations_and_copies_but_no_views() -> None:
     assert counter.launches == Launches(operations=5, copies=1)
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("lipnet")])
 def test_a_training_step_copies_nothing_from_the_cpu(name: str) -> None:
@@ -35,6 +36,7 @@ def test_a_training_step_copies_nothing_from_the_cpu(name: str) -> None:
     assert counted.operations > launches_of(VARIANTS[PLAIN]).operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_neither_training_nor_prepared_evaluation_nor_validation_waits_for_the_device(padding_mode: str) -> None:
     def network() -> nn.Module:

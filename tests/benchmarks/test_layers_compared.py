@@ -57,6 +57,7 @@ def test_every_layer_has_a_row_and_one_with_group_and_shuffle() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", layer_names())
 def test_the_list_makes_layers_with_the_options_of_their_files(name: str) -> None:
     with torch.device("meta"):

@@ -26,6 +26,7 @@ def test_measures_and_reports() -> None:
     assert list(table.columns[1].cells) == [f"{multiple:.2f}" for multiple in multiples]
 
 
+@pytest.mark.slow
 def test_counts_operations() -> None:
     counts = {batch: count([PLAIN, "lipnet GS-SOC (4,-)"], batch, Setting(CPU)) for batch in (1, 2)}
     once, twice = of_counts(counts, lambda counter: counter.operations).values()
@@ -38,6 +39,7 @@ def test_counts_operations() -> None:
         assert once["lipnet GS-SOC (4,-)"][kind] > once[PLAIN][kind]
 
 
+@pytest.mark.slow
 def test_other_settings_run() -> None:
     setting = Setting(CPU, autocast=True, channels_last=True)
     names = [PLAIN, "lipnet GS-SOC (4,-), circular"]

@@ -8,6 +8,7 @@ from lipnet.layers import SOC
 from tests.settings import PUBLISHED, touch
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("settings", [{}, {"groups": 4}, {"stride": 2, "groups": 2}, {"kernel_size": 1}])
 @pytest.mark.parametrize("training", [True, False])

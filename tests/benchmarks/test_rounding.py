@@ -29,6 +29,7 @@ def test_five_rows_for_a_network() -> None:
     assert re.fullmatch(r"\d+\.\d\d", ratio)
 
 
+@pytest.mark.slow
 def test_the_trained_network_is_one_of_the_cases() -> None:
     """Its deployed and its float32 logits are measured on the digits' test images."""
     torch.manual_seed(0)

@@ -47,6 +47,7 @@ def test_the_rows_of_a_small_measurement_are_drawn() -> None:
     assert len(structured_approximation.plot(rows).axes) == 3
 
 
+@pytest.mark.slow
 def test_the_pinwheel_trains_the_layer_and_the_head_alone() -> None:
     for name in pinwheel.STRUCTURES:
         start, _ = pinwheel.trained(name, 0, steps=0)
@@ -56,6 +57,7 @@ def test_the_pinwheel_trains_the_layer_and_the_head_alone() -> None:
         assert accuracy > 0.5
 
 
+@pytest.mark.slow
 def test_the_ends_of_the_interpolation_are_the_base_and_the_adapter() -> None:
     rows = interpolation.measure(steps=20)
     accuracies = {(row["adapter"], row["strength"]): (row["upright"], row["turned"]) for row in rows}
@@ -65,6 +67,7 @@ def test_the_ends_of_the_interpolation_are_the_base_and_the_adapter() -> None:
     assert len(interpolation.plot(rows).axes) == 2
 
 
+@pytest.mark.slow
 def test_the_commands_write_a_picture_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["study", "--output", str(tmp_path), "--picture", str(tmp_path)])
     rows = interpolation.measure(steps=2)

@@ -94,6 +94,7 @@ def test_small_transfers_of_the_recipe_train_at_most_a_quarter_of_the_parameters
     assert small["halves-maps_and_head"] == small["halves-gsoft"] + head_weight
 
 
+@pytest.mark.slow
 def test_a_transfer_takes_loss_batch_and_crops_from_the_recipe(trainings: Trainings) -> None:
     recipe = transfer_rows.recipe()
     config, _, module = composed(trainings.untrained["halves-gsoft"])

@@ -117,6 +117,7 @@ def test_targets_are_the_convolutions_of_the_blocks() -> None:
     assert TARGETS == "stage*.conv*"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_training_resumes_after_an_epoch_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Job("lora", 0, 1e-3, 3, "digits", "", str(tmp_path / "whole.pt"), test=True)
@@ -141,6 +142,7 @@ def test_a_training_resumes_after_an_epoch_and_ends_the_same(tmp_path: Path, mon
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_rows_from_the_base_to_the_page(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.validated("head") is None

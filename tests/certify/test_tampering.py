@@ -338,6 +338,7 @@ def test_the_bound_of_a_positive_kernel_is_not_below_its_exact_sum() -> None:
     assert Fraction(layer.bound_operands((kernel,))) >= exact
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("cls", [LiRes, ScaledConv2d, lambda channels, _: OrthogonalMixing(channels)])
 def test_a_trace_by_torch_export_has_the_present_weights(cls: Callable[..., nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""Start-up imports only what is used: heavy packages stay out where nothing needs them."""
+"""Start-up imports only what is used, and the help of a command is short."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ PLOTS_AND_DATA = {"matplotlib", "PIL", "scipy", "sklearn", "tensorboard", "torch
 HEAVY = PLOTS_AND_DATA | {"lightning", "rich", "sympy", "torch._dynamo", "torch._inductor", "hydra"}
 
 
-def modules_after(code: str) -> set[str]:
-    """Run a program in a new interpreter and return the modules that it has imported at its end."""
+def output_and_modules(code: str) -> tuple[list[str], set[str]]:
+    """Run a program in a new interpreter; return the lines that it prints and the modules that it has imported."""
     report = f"import atexit, json, sys\natexit.register(lambda: print(json.dumps(list(sys.modules))))\n{code}"
     result = subprocess.run([sys.executable, "-c", report], cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
-    modules: list[str] = json.loads(result.stdout.splitlines()[-1])
-    return set(modules)
+    *lines, modules = result.stdout.splitlines()
+    return lines, set(json.loads(modules))
+
+
+def modules_after(code: str) -> set[str]:
+    return output_and_modules(code)[1]
 
 
 @pytest.mark.slow
@@ -35,11 +39,24 @@ def test_certificates_need_neither_lightning_nor_torchmetrics() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "certify", "export"])
-def test_the_help_of_a_command_imports_neither_torch_nor_lightning(command: str) -> None:
-    code = f"import sys; sys.argv = ['{command}.py', '--help']; from lipnet.commands.{command} import main; main()"
-    loaded = modules_after(code)
-    assert "hydra" in loaded
-    assert not loaded & ({"torch", "lightning"} | PLOTS_AND_DATA)
+def test_the_help_of_a_command_fits_on_two_screens_and_imports_neither_torch_nor_lightning(command: str) -> None:
+    name = f"lipnet-{command}"
+    lines, modules = output_and_modules(
+        f"import sys; sys.argv = [{name!r}, '--help']; from lipnet.commands.{command} import main; main()"
+    )
+    assert "hydra" in modules
+    assert not modules & ({"torch", "lightning"} | PLOTS_AND_DATA)
+    assert len(lines) <= 50
+    assert any(f"{name} " in line for line in lines)
+    assert any("SETTINGS (name=value" in line for line in lines)
+    shown = {line.split(":")[0] for line in lines}
+    if command == "train":
+        assert {path.name for path in (ROOT / "lipnet/conf").iterdir() if path.is_dir()} - {
+            "hydra",
+            "__pycache__",
+        } <= shown
+    if command == "certify":
+        assert {"attack", "data", "trainer"} <= shown
 
 
 @pytest.mark.slow

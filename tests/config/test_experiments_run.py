@@ -49,6 +49,7 @@ def test_there_is_an_experiment_of_each_kind() -> None:
     assert {"quickstart", "table3/gs_soc_4", "best/cifar100", "speedrun/cifar100", "cpu/cifar100"} <= set(EXPERIMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_runs(

@@ -1,8 +1,11 @@
 """The one-file example learns and certifies."""
 
+import pytest
+
 from examples import minimal
 
 
+@pytest.mark.slow
 def test_the_example_learns_and_certifies() -> None:
     figures = list(minimal.main(epochs=4).values())
     assert figures == sorted(figures, reverse=True)

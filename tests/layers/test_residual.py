@@ -31,6 +31,7 @@ def test_a_body_that_changes_the_shape_is_refused() -> None:
         Residual(nn.Linear(3, 4))(torch.zeros(2, 3))
 
 
+@pytest.mark.slow
 def test_a_network_with_it_is_trained_certified_and_exported() -> None:
     torch.manual_seed(0)
     body = nn.Sequential(SOC(4, 4), MaxMin())

@@ -72,6 +72,7 @@ def test_converged_vectors_depend_on_nothing_else(name: str) -> None:
     assert all(map(torch.equal, first.converged(skew), first.converged(skew.clone())))
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("kernel_size", KERNELS)
 @pytest.mark.parametrize("name", SCALINGS)

@@ -132,6 +132,7 @@ def test_patches_are_the_channels_of_the_first_convolution() -> None:
         tiny_network(patch_rotation=3, image_size=16)
 
 
+@pytest.mark.slow
 def test_pooling_that_does_not_fit_the_last_maps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"windows of 2 x 2 divide, got \(1, 1024, 1, 1\)"):
         LipConvNet(100, pooling=NormPool2d)

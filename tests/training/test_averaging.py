@@ -87,6 +87,7 @@ def test_accumulated_gradients_count_as_one_step(tmp_path: Path, tiny_config: di
     assert_close(recorder.validated[0], averages[-1])
 
 
+@pytest.mark.slow
 def test_what_is_selected_is_what_can_be_certified(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     recorder, keeper = Recorder(), best_checkpoint(tmp_path)
     trainer = fit(tiny_config, tmp_path, callbacks=[ExponentialMovingAverage(decay=0.9), recorder, keeper])

@@ -38,6 +38,7 @@ class Steps(Callback):
         self.count += 1
 
 
+@pytest.mark.slow
 def test_the_first_bad_step_is_named_and_the_run_ends_soon(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """An epoch has 162 batches of 8: the run ends long before the end of the epoch."""
     steps, module = Steps(), make_module(tiny_config, loss=BreakingAt(call=60))

@@ -170,6 +170,7 @@ def test_a_training_goes_on_where_it_ended(config: DictConfig, tmp_path: Path) -
     assert (second.current_epoch, second.global_step) == (2, 6)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_has_the_best_score(config: DictConfig, tmp_path: Path) -> None:
     """The learning rate of the third epoch undoes what was learned before."""
     longer = {"max_epochs": 3, "limit_train_batches": 1.0}

@@ -40,6 +40,7 @@ def exact_distances(model: nn.Module, images: Tensor) -> Tensor:
     return torch.where(away > 0, margins / away, torch.inf).amin(dim=1)
 
 
+@pytest.mark.slow
 @installed
 @pytest.mark.parametrize("attacks", [("apgd-ce",), ("apgd-t",), ("fab-t",), ("square",)], ids=str)
 def test_each_attack_finds_what_is_far_inside_and_nothing_outside(

@@ -36,6 +36,7 @@ def over_claimed(certificates: Certificates, factor: float) -> Certificates:
     return replace(certificates, radius=certificates.radius * factor)
 
 
+@pytest.mark.slow
 def test_certificates_that_are_right_survive_and_the_attack_shows_its_power(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
 ) -> None:
@@ -73,6 +74,7 @@ def test_radii_that_claim_too_much_are_found(
     assert predictions[0] == certificates.prediction[number] != predictions[1]
 
 
+@pytest.mark.slow
 def test_wrong_predictions_are_attacked_as_well(trained_model: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
     """Certificates of wrong predictions count, too: here no label is the prediction."""
     images, labels = samples[0], (trained_model(samples[0]).argmax(dim=1) + 1) % 10

@@ -27,6 +27,7 @@ def classifier(weight: Tensor) -> nn.Module:
 IMAGES = 0.5 + 0.02 * noise(30, 1, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_it_finds_the_nearest_boundary_of_a_linear_classifier(classes: int, dtype: torch.dtype) -> None:

@@ -175,6 +175,7 @@ def test_no_file_that_computes_something_else(
     assert (tmp_path / "model.onnx").read_text() == "what was there before"
 
 
+@pytest.mark.slow
 def test_no_coefficient_of_a_polynomial_is_taken_for_one(tmp_path: Path) -> None:
     conv = SOC(3, 16, engine="series", eval_tolerance=1e-5)
     lowest = conv.eval().prepared().series.coefficients[0]

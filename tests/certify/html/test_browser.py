@@ -98,6 +98,7 @@ def test_figures_charts_and_gallery_are_there(report: Path, open_page: Any) -> N
     assert size == 32 * 8
 
 
+@pytest.mark.slow
 def test_the_orders_of_the_gallery(report: Path, open_page: Any) -> None:
     page = open_page(report)
     assert radii_shown(page) == sorted(radii_shown(page), reverse=True)
@@ -111,6 +112,7 @@ def test_the_orders_of_the_gallery(report: Path, open_page: Any) -> None:
     assert page.locator("#count").inner_text() == "59 of 59 images"
 
 
+@pytest.mark.slow
 def test_the_class_filter_and_more_images(report: Path, open_page: Any) -> None:
     page = open_page(report)
     page.select_option("#order", "file")
@@ -125,6 +127,7 @@ def test_the_class_filter_and_more_images(report: Path, open_page: Any) -> None:
     assert {label.split(" ")[0] for label in labels} == {"2"}
 
 
+@pytest.mark.slow
 def test_the_table_of_classes_sorts(report: Path, open_page: Any) -> None:
     page = open_page(report)
     heading = page.locator("#class-table th", has_text="clean %")
@@ -136,6 +139,7 @@ def test_the_table_of_classes_sorts(report: Path, open_page: Any) -> None:
         assert values == sorted(values, reverse=reverse)
 
 
+@pytest.mark.slow
 def test_the_curve_is_read_by_slider_and_pointer(report: Path, open_page: Any) -> None:
     page = open_page(report)
     share = page.locator("figure svg#curve + label + output")
@@ -179,6 +183,7 @@ def test_hostile_names_do_nothing(tmp_path: Path, open_page: Any) -> None:
     assert page.locator("img").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_follows_the_colour_scheme(report: Path, open_page: Any, scheme: str) -> None:
     page = open_page(report, width=360, height=700, color_scheme=scheme, has_touch=True, is_mobile=True)
@@ -205,6 +210,7 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(report: Path, open_page: 
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+@pytest.mark.slow
 def test_without_scripts_figures_and_charts_are_there(report: Path, open_page: Any) -> None:
     page = open_page(report, java_script_enabled=False)
     assert page.locator(".cards dd").first.is_visible()
@@ -212,6 +218,7 @@ def test_without_scripts_figures_and_charts_are_there(report: Path, open_page: A
     assert page.locator("#class-table tbody tr").count() == 5
 
 
+@pytest.mark.slow
 def test_several_runs_are_overlaid(tmp_path: Path, open_page: Any) -> None:
     for number in range(3):
         make_run(tmp_path / f"run{number}", seed=number)

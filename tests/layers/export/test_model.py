@@ -124,6 +124,7 @@ def test_a_layer_at_two_sizes_and_its_inverse() -> None:
     check_equal(Pyramid(), (4, 12, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_a_network(padding_mode: str) -> None:
@@ -151,6 +152,7 @@ def test_an_exported_layer_is_orthogonal() -> None:
     assert 1 - 2e-4 < values.min() <= values.max() <= 1 + 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("inference", [False, True])
 def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants(inference: bool) -> None:

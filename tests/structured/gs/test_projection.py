@@ -105,6 +105,7 @@ def descend(A: GSMatrix, matrix: Tensor) -> float:
     return loss().item() ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("left", "right"), SHAPES)
 def test_descent_finds_nothing_nearer_and_from_elsewhere_the_same(left: Shape, right: Shape) -> None:
     places = permutations(left, right)
