@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lipnet.layers.cache
-from benchmarks.common import write_json
+from benchmarks.common import figure_table, write_json
 from benchmarks.lipconvnet import PLAIN, VARIANTS
 from lipnet.layers.estimated import estimated_scales
 from lipnet.overrides import override_attributes
@@ -140,10 +139,11 @@ def main() -> None:
 
     counts = {name: launches_of(make) for name, make in VARIANTS.items()}
     waits = {name: waits_of(make) for name, make in VARIANTS.items()}
-    table = Table("network", "operations", "copies from the CPU", *(f"waits, {name}" for name in waits[PLAIN]))
+    headings = ("network", "operations", "copies from the CPU", *(f"waits, {name}" for name in waits[PLAIN]))
+    table = figure_table(*headings)
     for name, launches in counts.items():
         table.add_row(name, *map(str, launches), *map(str, waits[name].values()))
-    Console().print(table)
+    Console(width=120).print(table)
     if arguments.output is not None:
         networks = {name: {**each._asdict(), "waits": waits[name]} for name, each in counts.items()}
         write_json(arguments.output, {"torch": torch.__version__, "networks": networks})
