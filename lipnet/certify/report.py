@@ -216,6 +216,9 @@ def progress(
     def rate_at(now: float, by_now: int) -> float:
         return (by_now - done) / (now - start) if now > start else 0.0
 
+    def in_words(rate: float) -> str:
+        return f"{rate:,.1f} images/s" if rate >= 1 or rate == 0 else f"{60 * rate:.1f} images/min"
+
     def line(by_now: int) -> None:
         nonlocal printed
         now = time.perf_counter()
@@ -223,7 +226,7 @@ def progress(
             return
         printed, rate = now, rate_at(now, by_now)
         left = f", {(total - by_now) / rate:,.0f} s left" if rate > 0 and by_now < total else ""
-        text = f"{verb} {by_now:,} of {total:,} images, {rate:,.1f} images/s{left}"
+        text = f"{verb} {by_now:,} of {total:,} images, {in_words(rate)}{left}"
         console.print(text, highlight=False, soft_wrap=True)
 
     if not console.is_terminal:
@@ -233,6 +236,4 @@ def progress(
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, *times, console=console) as bar:
         task = bar.add_task("", total=total, completed=done, rate="")
-        yield lambda by_now: bar.update(
-            task, completed=by_now, rate=f"{rate_at(time.perf_counter(), by_now):,.1f} images/s"
-        )
+        yield lambda by_now: bar.update(task, completed=by_now, rate=in_words(rate_at(time.perf_counter(), by_now)))

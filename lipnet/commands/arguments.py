@@ -24,7 +24,7 @@ def with_compare_list(arguments: Sequence[str]) -> list[str]:
 
     Example:
         >>> with_compare_list(["compare=logs/a,it's", "overwrite=true"])
-        ["compare=['logs/a','it\\\\'s']", 'overwrite=true']
+        ["compare=[logs/a,'it\\\\'s']", 'overwrite=true']
     """
     return [
         f"compare=[{','.join(map(quoted, each.removeprefix('compare=').split(',')))}]"
@@ -35,6 +35,9 @@ def with_compare_list(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Quote a text for Hydra: escape quotes, and backslashes before a quote."""
+    """Quote a text for Hydra: escape quotes, and backslashes before a quote. Leave plain paths as they are."""
+    # The slash tells a path from a number, true or null.
+    if "/" in text and re.fullmatch(r"[A-Za-z0-9_./-]+", text):
+        return text
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"

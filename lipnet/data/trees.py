@@ -66,7 +66,9 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
             folder of the tree, whose images would count twice.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"images were looked for in {root}, which is no folder")
+        raise FileNotFoundError(
+            f"images were looked for in {root}, which is no folder: name their folder with paths.data_dir=PATH"
+        )
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
     loose = [entry.name for entry in entries if not entry.is_dir() and entry.suffix.lower() in _SUFFIXES]

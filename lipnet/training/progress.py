@@ -16,10 +16,13 @@ from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import BarColumn, ProgressColumn
 
 from lipnet.files import atomic_write
 
 log = logging.getLogger("lipnet")
+
+BAR_WIDTH = 8
 
 
 @rank_zero_only
@@ -30,25 +33,47 @@ def report(line: str) -> None:
         print(line, flush=True)
 
 
+class Clock:
+    """The time left of a training: the rest of ``max_time``, or of the steps at the speed so far, the shorter one."""
+
+    def __init__(self) -> None:
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Start from this optimizer step."""
+        self._began, self._first_step = monotonic(), step
+
+    def left(self, trainer: Trainer) -> timedelta | None:
+        """Return the time left in whole seconds, or None while it is not known."""
+        timers = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+        ends = [float(each) for each in timers if each is not None]
+        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        if done > 0 and math.isfinite(steps):
+            ends.append((steps - trainer.global_step) * (monotonic() - self._began) / done)
+        return timedelta(seconds=round(max(0.0, min(ends)))) if ends else None
+
+
 class EpochLog(Callback):
-    """Reports loss, accuracy, certified accuracy and time after every epoch.
+    """Reports loss, accuracy, certified accuracy, time and the time left after every epoch.
 
     In a Hydra command, the lines go to train.log, and to the output unless that is a terminal.
     """
 
     def __init__(self) -> None:
-        self._began = monotonic()
+        self._began, self._clock = monotonic(), Clock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = monotonic()
+        self._clock.start(trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = trainer.callback_metrics
         certified = [name for name in figures if name.startswith("val/certified_")][:1]
         shown = [name for name in ("train/loss", "val/loss", "val/accuracy", *certified) if name in figures]
         texts = [f"{name} {figures[name].item():.4f}" for name in shown]
-        now = monotonic()
-        report(", ".join([f"epoch {trainer.current_epoch}: {texts[0]}", *texts[1:], f"{now - self._began:.1f} s"]))
+        now, left = monotonic(), self._clock.left(trainer)
+        times = [f"{now - self._began:.1f} s", *([f"{left} left"] if left is not None else [])]
+        report(", ".join([f"epoch {trainer.current_epoch}: {texts[0]}", *texts[1:], *times]))
         self._began = now
 
 
@@ -67,8 +92,7 @@ class ModelSummary(Callback):
 class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with loss, accuracy, certified accuracy and the time left of the whole training.
 
-    It appears on a terminal only; elsewhere `EpochLog` prints lines. The time left is the rest of ``max_time``, or the
-    time that the remaining steps take at the speed so far, whichever is shorter. It is left out while neither is known.
+    It appears on a terminal only; elsewhere `EpochLog` prints lines. The time left is that of `Clock`.
 
     Args:
         refresh_rate: number of batches between two refreshes.
@@ -76,7 +100,7 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self, refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        self._began, self._first_step = monotonic(), 0
+        self._clock = Clock()
 
     @property
     def is_enabled(self) -> bool:
@@ -85,7 +109,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the time left."""
-        self._began, self._first_step = monotonic(), trainer.global_step
+        self._clock.start(trainer.global_step)
         super().on_train_start(trainer, pl_module)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -97,19 +121,18 @@ class ProgressBar(RichProgressBar):
             if name == "train/loss":
                 shown["loss"] = f"{value:.3f}"
             elif name == "val/accuracy":
-                shown["accuracy"] = f"{value:.1%}"
+                shown["acc"] = f"{value:.1%}"
             elif short.startswith("certified_"):
                 shown[short.removeprefix("certified_").replace("_", "/")] = f"{value:.1%}"
-        left = self._seconds_left(trainer)
-        return shown if left is None else {**shown, "left": str(timedelta(seconds=round(left)))}
+        left = self._clock.left(trainer)
+        return shown if left is None else {**shown, "left": str(left)}
 
-    def _seconds_left(self, trainer: Trainer) -> float | None:
-        timers = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-        ends = [float(each) for each in timers if each is not None]
-        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
-        if done > 0 and math.isfinite(steps):
-            ends.append((steps - trainer.global_step) * (monotonic() - self._began) / done)
-        return max(0.0, min(ends)) if ends else None
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Return Lightning's columns of epoch, bar and batches, so narrow that the figures fit into 80 characters."""
+        columns: list[ProgressColumn] = super().configure_columns(trainer)[:3]
+        for bar in (each for each in columns if isinstance(each, BarColumn)):
+            bar.bar_width = BAR_WIDTH
+        return columns
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Leave out the number of epochs where it is unlimited; Lightning would write "Epoch 3/-2"."""

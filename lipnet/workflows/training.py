@@ -69,9 +69,11 @@ def make_trainer(config: DictConfig) -> Trainer:
     The progress bar is left out if ``trainer.enable_progress_bar`` is false, and the monitor of the learning rate if
     there is no logger.
     """
-    # Suppress an advertisement, lines about absent hardware, and a warning about Lightning's own use of torch.
+    # Suppress advertisements, lines about absent hardware, and warnings about what is no fault: Lightning's use of
+    # torch, epochs of few batches (figures of epochs are logged anyway), and the folder of a resumed run.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_reading)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+    for message in ("LeafSpec", "smaller than the logging interval", "Checkpoint directory .* exists and is not empty"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*", module="lightning")
     # `logger=[]` composes to a configuration without the key.
     callbacks, loggers = (
         [instantiate(each) for each in dict(config.get(group) or {}).values() if each is not None]
@@ -241,9 +243,14 @@ def _is_transfer(config: DictConfig) -> bool:
     return bool(config.get("transfer", False))
 
 
-_NOISE = ("GPU available: False", "TPU available: False", "HPU available: False", "`Trainer.fit` stopped: `max_epochs=")
+_NOISE = (
+    "\N{ELECTRIC LIGHT BULB} Tip: ",
+    "GPU available: False",
+    "TPU available: False",
+    "HPU available: False",
+    "`Trainer.fit` stopped: `max_epochs=",
+)
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return "litlogger" not in message and not message.startswith(_NOISE)
+    return not record.getMessage().startswith(_NOISE)

@@ -49,6 +49,14 @@ def test_what_is_soon_done_is_a_single_line(clock: Clock) -> None:
     assert text.getvalue() == "certified 20 of 20 images, 10.0 images/s\n"
 
 
+def test_a_slow_rate_is_given_per_minute(clock: Clock) -> None:
+    text = io.StringIO()
+    with progress(4, console=Console(file=text), verb="attacked") as show:
+        clock.now += 96
+        show(4)
+    assert text.getvalue() == "attacked 4 of 4 images, 2.5 images/min\n"
+
+
 def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120)

@@ -339,7 +339,8 @@ def test_a_tree_that_does_not_fit_is_refused(trees: Path, fault: str) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=f"images were looked for in {tmp_path / 'nowhere'}, which is no folder"
+        FileNotFoundError,
+        match=f"looked for in {tmp_path / 'nowhere'}, which is no folder: .*paths.data_dir=",
     ):
         module(tmp_path / "nowhere").setup("fit")
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
 
 from lipnet.training import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
+from lipnet.training.progress import Clock
 from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit
 
 
@@ -26,10 +34,40 @@ def test_an_epoch_is_a_line(
         assert line.startswith(f"epoch {epoch}: train/loss ")
         assert "val/accuracy 0." in line
         assert "val/certified_36_255 0." in line
-        assert line.endswith(" s")
+        assert re.search(r", \d+\.\d s, 0:\d\d:\d\d left$", line)
+    assert lines[-1].endswith(" 0:00:00 left")
     assert len(lines) == 3
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line in lines] == lines, "the output is no terminal here"
+
+
+def test_the_time_left_is_that_of_the_time_limit(
+    tmp_path: Path, tiny_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lipnet"):
+        fit(tiny_config, tmp_path, callbacks=[EpochLog()], max_epochs=1000, max_time="00:00:00:03")
+    lines = [record.getMessage() for record in caplog.records if record.name == "lipnet"]
+    assert lines
+    assert all(re.search(r", 0:00:0[0-3] left$", line) for line in lines), lines
+
+
+def test_the_bar_and_its_figures_fit_into_80_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = ProgressBar()
+    trainer = Trainer(max_epochs=40, logger=False, enable_checkpointing=False, accelerator="cpu")
+    figures = {"train/loss": 1.2345, "val/accuracy": 0.9321, "val/certified_36_255": 0.8768, "lr": 0.1}
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: figures)
+    monkeypatch.setattr(Clock, "left", lambda *_: timedelta(seconds=754))
+    shown = bar.get_metrics(trainer, LightningModule())
+    assert shown == {"loss": "1.234", "acc": "93.2%", "36/255": "87.7%", "left": "0:12:34"}
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    progress = Progress(*bar.configure_columns(trainer), console=console)
+    progress.add_task("Epoch 12/39", total=351, completed=120)
+    [line] = progress.get_renderables()
+    with console.capture() as capture:
+        console.print(line)
+    text = Text.from_ansi(capture.get()).plain.rstrip()
+    assert "120/351" in text
+    assert len(f"{text} {' '.join(f'{name}: {value}' for name, value in shown.items())}") <= 80
 
 
 def test_a_training_without_a_last_epoch_names_none() -> None:

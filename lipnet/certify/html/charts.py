@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import floor, log10
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 import torch
@@ -13,6 +14,8 @@ from lipnet.certify.html.runs import Run, axis_end
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 26, 42
 POINTS, BINS = 400, 32
+LABEL_WIDTH, LABEL_ASCENT, LABEL_DESCENT = 100, 10, 3
+"""Size of the longest label, "108/255: 99.9 %", above and below its baseline."""
 SERIES = 8
 """Number of colours for runs; further runs repeat them."""
 
@@ -25,6 +28,9 @@ class _Axes:
 
     def x(self, value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * value / self.end
+
+    def radius(self, x: float) -> float:
+        return self.end * (x - LEFT) / (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / self.top
@@ -63,9 +69,7 @@ def curve_chart(runs: Sequence[Run]) -> Element:
         marks.append(element("path", d=f"M{path}", class_=f"curve {series}"))
         if len(runs) == 1:
             marks.append(_text(WIDTH - RIGHT, clean - 6, f"clean {100 * run.clean:.1f} %", class_="value end"))
-            for text, radius in run.marks.items():
-                if radius <= axes.end:
-                    marks += _mark(axes, text, radius, 100 * run.certified(radius))
+            marks += _marks(axes, run)
     marks.append(_line(LEFT, TOP, LEFT, HEIGHT - BOTTOM, class_="cursor", id="cursor"))
     label = "Certified accuracy against radius: " + "; ".join(_in_words(run) for run in runs)
     names = {"x_label": "L2 radius (pixels in [0, 1])", "y_label": "certified accuracy (%)"}
@@ -111,14 +115,50 @@ def _counts(radii: Tensor, end: float) -> Tensor:
     return torch.histc(radii.clamp(max=end), BINS, 0, end)
 
 
-def _mark(axes: _Axes, text: str, radius: float, share: float) -> list[Element]:
-    x, y = axes.x(radius), axes.y(share)
-    # Labels near the right edge stand to the left of their marks, or they would leave the chart.
-    side = "value end" if x > WIDTH - RIGHT - 70 else "value"
-    return [
-        element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_="mark s0"),
-        _text(x + (-6 if side.endswith("end") else 7), y - 7, f"{text}: {share:.1f} %", class_=side),
-    ]
+def _marks(axes: _Axes, run: Run) -> list[Element]:
+    """Return a dot and a label for each radius of the table that is on the axis.
+
+    A label stands at the upper right of its dot, or below that, where it meets neither another label nor a line.
+    """
+    marks: list[Element] = []
+    taken: list[_Box] = []
+    for text, radius in run.marks.items():
+        if radius > axes.end:
+            continue
+        share = 100 * run.certified(radius)
+        x, y = axes.x(radius), axes.y(share)
+        # Labels near the right edge stand to the left of their marks, or they would leave the chart.
+        at_edge = x > WIDTH - RIGHT - LABEL_WIDTH
+        left = x - 6 - LABEL_WIDTH if at_edge else x + 7
+        heights = [y - 7 + step for step in range(0, max(1, int(HEIGHT - BOTTOM - y)), 3)]
+        boxes = [_Box(left, height - LABEL_ASCENT, left + LABEL_WIDTH, height + LABEL_DESCENT) for height in heights]
+        free = (box for box in boxes if not box.meets_line(axes, run) and not any(map(box.meets, taken)))
+        box = next(free, boxes[0])
+        taken.append(box)
+        anchor, side = (x - 6, "value end") if at_edge else (x + 7, "value")
+        marks.append(element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_="mark s0"))
+        marks.append(_text(anchor, box.bottom - LABEL_DESCENT, f"{text}: {share:.1f} %", class_=side))
+    return marks
+
+
+class _Box(NamedTuple):
+    """The place of a label, in units of the chart."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: "_Box") -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def meets_line(self, axes: _Axes, run: Run) -> bool:
+        """Return whether the dashed line of the clean accuracy or the curve, which only falls, crosses the label."""
+        clean = axes.y(100 * run.clean)
+        upper, lower = (axes.y(100 * run.certified(axes.radius(x))) for x in (self.left, self.right))
+        return self.top < clean < self.bottom or (self.top < lower and upper < self.bottom)
 
 
 def _in_words(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -53,6 +54,19 @@ def test_marks_carry_the_figures_of_the_summary(run: Run) -> None:
     assert f"36/255: {100 * share:.1f} %" in texts
     # The axis ends before radius 1: nothing is there to mark.
     assert not any(str(text).startswith("1:") for text in texts)
+
+
+def test_labels_of_a_flat_curve_stand_apart(tmp_path: Path) -> None:
+    """Certified accuracies near 100 % up to large radii: the labels would lie on each other and on the clean line."""
+    make_run(tmp_path, count=200)
+    run = read_run(tmp_path)
+    rows = [row._replace(radius=f"{0.02 * number:.9f}", correct=1) for number, row in enumerate(run.rows)]
+    flat = dataclasses.replace(run, rows=tuple(rows))
+    labels = [each for each in curve_chart([flat]).iter("text") if re.match(r"(\d+/255|1): ", str(each.text))]
+    assert len(labels) == 3
+    heights = [float(each.get("y", "")) for each in labels]
+    assert min(heights) - 10 > TOP, "the first 10 units above a baseline are letters"
+    assert abs(heights[0] - heights[1]) > 12
 
 
 def test_the_histogram_counts_every_certified_image_once(run: Run) -> None:
