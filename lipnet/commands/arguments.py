@@ -19,6 +19,20 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
     return [f"ckpt_path={quoted(first)}", *others]
 
 
+def with_data_place(arguments: Sequence[str]) -> list[str]:
+    """Take ``data.data_dir=``, as a training does, without a group ``data=`` for ``paths.data_dir=``.
+
+    Example:
+        >>> with_data_place(["RUN", "data.data_dir=photos"])
+        ['RUN', 'paths.data_dir=photos']
+        >>> with_data_place(["RUN", "data=folder", "data.data_dir=photos"])
+        ['RUN', 'data=folder', 'data.data_dir=photos']
+    """
+    if any(each.startswith("data=") for each in arguments):
+        return list(arguments)
+    return [f"paths.{each[5:]}" if each.startswith("data.data_dir=") else each for each in arguments]
+
+
 def with_compare_list(arguments: Sequence[str]) -> list[str]:
     """Rewrite ``compare=RUN1,RUN2``, which Hydra would take for a sweep, as a list; keep ``compare=[...]``.
 

@@ -18,12 +18,13 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lipnet.commands.arguments import with_checkpoint_key, with_compare_list
+from lipnet.commands.arguments import with_checkpoint_key, with_compare_list, with_data_place
 from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
 
 if TYPE_CHECKING:
     from lipnet.data import ImageDataModule
+    from lipnet.workflows.launch import Launch
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
@@ -32,9 +33,13 @@ def _certify(config: DictConfig) -> None:
     """Compare certified runs, verify a file of certificates, or certify a checkpoint and write its files."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import verify_certificates
+    from lipnet.workflows.launch import launch_of_process
     from lipnet.workflows.reporting import compare_runs
     from lipnet.workflows.verification import DIFFERENT
 
+    launch = launch_of_process()
+    if launch is not None and launch.rank > 0 and (config.compare is not None or config.verify is not None):
+        return  # The first of several processes compares and verifies alone.
     if config.compare is not None:
         compare_runs(list(config.compare), config.output_dir, overwrite=config.overwrite)
         return
@@ -46,17 +51,18 @@ def _certify(config: DictConfig) -> None:
         sys.exit(0 if found.confirmed else DIFFERENT)
     if ckpt_path is None:
         raise ValueError("ckpt_path must name the checkpoint to certify, or pretrained a network; got neither")
-    _certify_or_assist(config, ckpt_path, data)
+    _certify_or_assist(config, ckpt_path, data, launch)
 
 
-def _certify_or_assist(config: DictConfig, ckpt_path: str | Path, data: ImageDataModule | None) -> None:
+def _certify_or_assist(
+    config: DictConfig, ckpt_path: str | Path, data: ImageDataModule | None, launch: Launch | None
+) -> None:
     """Certify a checkpoint; among several processes, only the first one writes, and the others assist it."""
     from lipnet.workflows import certify_checkpoint
     from lipnet.workflows.certification import assist_certification
     from lipnet.workflows.devices import devices_of_command
-    from lipnet.workflows.launch import device_of_launch, launch_of_process
+    from lipnet.workflows.launch import device_of_launch
 
-    launch = launch_of_process()
     device: str | list[str]
     if launch is None:
         device = devices_of_command(config.device, config.trainer)
@@ -95,5 +101,5 @@ def _checkpoint_of(config: DictConfig) -> str | Path | None:
 
 def main() -> None:
     """Run the command; its first argument may be the path of a checkpoint or of a run's folder."""
-    sys.argv[1:] = with_compare_list(with_checkpoint_key(sys.argv[1:]))
+    sys.argv[1:] = with_data_place(with_compare_list(with_checkpoint_key(sys.argv[1:])))
     _certify()

@@ -7,6 +7,7 @@ from lipnet.data.cifar100_tasks import (
     CIFAR100FirstHalfDataModule,
     CIFAR100SecondHalfDataModule,
 )
+from lipnet.data.decoding import read_image
 from lipnet.data.digits import DigitsDataModule
 from lipnet.data.extra import ExtraImages, FolderImages, NpzImages
 from lipnet.data.folder import FolderDataModule
@@ -52,4 +53,5 @@ __all__ = [
     "NpzImages",
     "SVHNDataModule",
     "TinyImageNetDataModule",
+    "read_image",
 ]

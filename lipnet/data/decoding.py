@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
+
+from lipnet.files import resolve_path
 
 # Other formats are not decoded: Pillow starts an external program for some of them (Ghostscript for EPS).
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
@@ -71,6 +75,20 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def read_image(path: str | Path, size: int, channels: int = 3) -> Tensor:
+    """Read an image file as `FolderDataModule` does: float32 (channels, size, size), pixels in [0, 1].
+
+    Args:
+        path: the file: PNG, JPEG, BMP, WebP or PPM.
+        size: height and width of the result, ``data.image_size`` of the training.
+        channels: 3 for RGB, 1 for greyscale.
+
+    Raises:
+        ValueError: the file cannot be read; the message names it.
+    """
+    return torch.from_numpy(decode_fitted(resolve_path(path), size, channels).astype(np.float32)).div_(255)
 
 
 def check_header(path: Path) -> None:

@@ -28,9 +28,15 @@ model = load_pretrained({text})  # pixels in [0, 1] in, logits out
 To certify the network yourself:
 
 ```bash
-lipnet-certify {argument}
+lipnet-certify {arguments}
 ```
 """
+
+MOST_NAMES = 10
+"""Number of classes whose names the card states."""
+
+_NO_FILES = "digits"
+"""The dataset whose images come with scikit-learn. Others need ``paths.data_dir``."""
 
 
 def model_card(name: str, description: Mapping[str, Any], parameters: int, summary: Mapping[str, Any] | None) -> str:
@@ -45,17 +51,27 @@ def model_card(name: str, description: Mapping[str, Any], parameters: int, summa
     name = " ".join(name.replace("`", "").split())
     kind = str(description["model"].get("_target_", "network")).rpartition(".")[2]
     intro = (
-        f"A {_plain(kind)} with {parameters:,} parameters, trained on {_plain(description['dataset']['name'])} with "
+        f"A {_plain(kind)} with {parameters:,} parameters, trained on {_images(description['dataset'])} with "
         f"lipnet {description['version']}. Its Lipschitz bound certifies a radius around each image within which the "
         "prediction cannot change."
     )
+    place = [] if description["dataset"]["name"] == _NO_FILES else ["paths.data_dir=DATA"]
     return _CARD.format(
         title=_plain(name),
         intro=intro,
         text=json.dumps(name),
-        argument=shlex.quote(f"pretrained={name}"),
+        arguments=shlex.join([f"pretrained={name}", *place]),
         figures="" if summary is None else _figures(summary),
     )
+
+
+def _images(dataset: Mapping[str, Any]) -> str:
+    """Say in words what the training images were: a dataset, or a folder of images with its classes."""
+    if dataset["name"] != "folder":
+        return _plain(dataset["name"])
+    classes = dataset.get("classes", [])
+    names = ", ".join(_plain(name) for name in classes[:MOST_NAMES]) + (", ..." if len(classes) > MOST_NAMES else "")
+    return f"a folder of images with {len(classes)} classes ({names})"
 
 
 def _figures(summary: Mapping[str, Any]) -> str:

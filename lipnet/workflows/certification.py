@@ -99,7 +99,8 @@ def certify_checkpoint(
     files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
     with process_group() if launched else nullcontext():
         summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
-    _print_tables(ckpt_path.name, summary, layers)
+    # All saved networks have files of one name; their folders tell them apart.
+    _print_tables(ckpt_path.parent.name if ckpt_path.name == WEIGHTS else ckpt_path.name, summary, layers)
     with reported(report, certification, folder) as keep:
         if attack is not None:
             settings: dict[str, Any] = {"radii": radii, "on_batch": keep}

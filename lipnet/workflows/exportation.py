@@ -34,7 +34,7 @@ def export_checkpoint(
         output: the file, whose ending ``.onnx`` or ``.pt2`` chooses the format; without an ending, the folder.
         input_shape: (C, H, W) of the images, for a file; None for the shape that the model's `Normalize` needs.
         dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``. A folder keeps the dtype of the checkpoint.
-        class_names: a name for each logit, for a file.
+        class_names: a name for each logit, for a file; None for the names in the checkpoint, if it has any.
         overwrite: replace existing files.
 
     Returns:
@@ -65,6 +65,8 @@ def export_checkpoint(
         raise FileExistsError(f"{output} exists; choose another output, or overwrite=true to replace it")
     checkpoint = load_checkpoint(checkpoint_path(ckpt_path))
     facts = _facts(checkpoint)
+    if class_names is None:
+        class_names = checkpoint.dataset.get("classes")
     model = checkpoint.model.to(DTYPES[dtype])
     try:
         metadata = WRITERS[output.suffix](model, output, input_shape=input_shape, class_names=class_names, facts=facts)

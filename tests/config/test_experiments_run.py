@@ -16,6 +16,7 @@ from torchvision import datasets
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model, save_checkpoint
 from lipnet.workflows.training import make_data, make_module, make_trainer, model_config
+from tests.fake_images import write_class
 from tests.training.runs import figures_of
 
 CONF = Path(__file__).parents[2] / "lipnet" / "conf"
@@ -56,7 +57,13 @@ def test_an_experiment_runs(
     tmp_path: Path, write_fake_cifar: Callable[[type[datasets.CIFAR10]], Any], experiment: str
 ) -> None:
     overrides = [f"experiment={experiment}", "debug=fast", *QUIET, f"paths.output_dir={tmp_path / 'run'}"]
-    config = composed(*overrides, f"paths.data_dir={write_fake_cifar(datasets.CIFAR100).root}")
+    if experiment == "own_images":
+        for number in range(2):
+            write_class(tmp_path / "images" / str(number), 20, number)
+        root = tmp_path / "images"
+    else:
+        root = write_fake_cifar(datasets.CIFAR100).root
+    config = composed(*overrides, f"paths.data_dir={root}")
     if config.transfer:
         config.ckpt_path = str(base_of_a_transfer(tmp_path / "base.ckpt"))
     config = small(config)

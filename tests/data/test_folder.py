@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from PIL import Image
 
-from lipnet.data import FolderDataModule, NpzImages
+from lipnet.data import FolderDataModule, NpzImages, read_image
 from lipnet.data.decoding import decode_fitted
 from lipnet.data.trees import StreamedImages, measure, scan_tree
 from lipnet.models import LipConvNet
@@ -190,6 +190,9 @@ def test_every_kind_of_file_becomes_rgb(kind: str, tmp_path: Path) -> None:
     write(path)
     np.testing.assert_array_equal(decode_fitted(path, 12, 3).transpose(1, 2, 0), expected())
     assert decode_fitted(path, 12, 1).shape == (1, 12, 12)
+    image = read_image(str(path), 12)
+    assert image.dtype == torch.float32
+    np.testing.assert_array_equal(image.numpy(), decode_fitted(path, 12, 3).astype(np.float32) / np.float32(255))
 
 
 def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:

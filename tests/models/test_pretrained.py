@@ -109,6 +109,15 @@ def test_text_in_a_card_is_no_markup() -> None:
     assert 'load_pretrained("[x](y) # big")' in card
 
 
+def test_a_card_names_the_classes_of_a_folder_and_asks_for_the_images() -> None:
+    dataset = {"name": "folder", "classes": ["big cat", "<b>", *map(str, range(20))]}
+    card = model_card("net", {"model": {"_target_": "a.B"}, "dataset": dataset, "version": "0"}, 1, None)
+    assert "trained on a folder of images with 22 classes (big cat, \\<b\\>, 0, 1, 2, 3, 4, 5, 6, 7, ...) with" in card
+    assert "lipnet-certify pretrained=net paths.data_dir=DATA\n" in card
+    digits = {"model": {"_target_": "a.B"}, "dataset": {"name": "digits"}, "version": "0"}
+    assert "lipnet-certify pretrained=net\n" in model_card("net", digits, 1, None)
+
+
 def test_a_plain_network_needs_its_configuration(
     tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
 ) -> None:

@@ -44,6 +44,14 @@ def test_a_checkpoint_becomes_a_file(
     assert "inputs are pixels in [0, 1], the Lipschitz bound is 2.66" in capsys.readouterr().out
 
 
+def test_names_of_the_classes_come_from_the_checkpoint(
+    tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any]
+) -> None:
+    names = [f"class {number}" for number in range(10)]
+    save_checkpoint(tmp_path / "own.ckpt", tiny_model, tiny_config, {"name": "folder", "classes": names})
+    assert export_checkpoint(tmp_path / "own.ckpt", tmp_path / "model.pt2")["class_names"] == names
+
+
 @pytest.mark.slow
 def test_the_ending_names_the_kind(tmp_path: Path, tiny_checkpoint: Path) -> None:
     names = [str(number) for number in range(10)]

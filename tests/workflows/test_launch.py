@@ -62,6 +62,19 @@ def test_an_error_of_the_first_process_ends_all_and_writes_nothing(tmp_path: Pat
     assert (tmp_path / "certificates.tsv").read_bytes() == b""
 
 
+@pytest.mark.slow
+def test_one_of_two_processes_verifies_and_compares(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for name in ("one", "two"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / name, device="cpu", n_samples=60)
+    settings = ["device=cpu", f"hydra.run.dir={tmp_path / 'hydra'}"]
+    result = torchrun(f"verify={tmp_path / 'one' / 'certificates.tsv'}", f"ckpt_path={tiny_checkpoint}", *settings)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("all 60 certificates are confirmed") == 1
+    result = torchrun(f"compare={tmp_path / 'one'},{tmp_path / 'two'}", f"output_dir={tmp_path / 'page'}", *settings)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "page" / "compare.html").is_file()
+
+
 def test_a_process_alone_is_no_launch() -> None:
     assert launch_of_process() is None
 
