@@ -229,7 +229,8 @@ def progress(
         text = f"{verb} {by_now:,} of {total:,} images, {in_words(rate)}{left}"
         console.print(text, highlight=False, soft_wrap=True)
 
-    if not console.is_terminal:
+    # Not console.is_terminal: FORCE_COLOR, which Jupyter sets, makes it true for pipes, where cursor moves are noise.
+    if not console.file.isatty():
         yield line
         return
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))

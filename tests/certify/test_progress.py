@@ -57,9 +57,23 @@ def test_a_slow_rate_is_given_per_minute(clock: Clock) -> None:
     assert text.getvalue() == "attacked 4 of 4 images, 2.5 images/min\n"
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_forced_colours_bring_no_bar_to_a_pipe(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
     text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=120)
+    with progress(20, console=Console(file=text)) as show:
+        clock.now += 2
+        show(20)
+    assert text.getvalue() == "certified 20 of 20 images, 10.0 images/s\n"
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
+    text = Terminal()
+    console = Console(file=text, width=120)
     with progress(10, console=console) as show:
         show(4)
     printed = text.getvalue()

@@ -18,7 +18,7 @@ from torch import nn
 from lipnet.certify import lipschitz_bound
 from lipnet.certify.export import METADATA_FILE
 from lipnet.certify.export import onnx as onnx_file
-from lipnet.models import load_pretrained
+from lipnet.models import load_pretrained, save_checkpoint
 from lipnet.workflows import certify_checkpoint, export_checkpoint
 
 ROOT = Path(__file__).parents[2]
