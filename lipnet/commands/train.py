@@ -4,6 +4,7 @@ lipnet-train experiment=quickstart
 lipnet-train experiment=table3/gs_soc_4 paths.data_dir=/path/to/data
 """
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -22,6 +23,9 @@ def main(config: DictConfig) -> float | None:
 
     from lipnet.workflows import certify_checkpoint, training
 
+    if config.trust and str(Path.cwd()) not in sys.path:
+        # A trusted package may be in the command's folder, which comes last: nothing there hides an installed module.
+        sys.path.append(str(Path.cwd()))
     training.check_settings(config)
     seed_everything(config.seed, workers=True, verbose=False)
     training.check_certification(config)

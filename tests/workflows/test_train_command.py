@@ -78,3 +78,29 @@ def test_status_0_means_certified_without_a_validation(tmp_path: Path) -> None:
     output = end_of(process, seconds=200)
     assert process.returncode == 0, output
     assert (tmp_path / "run" / "certificates.tsv").exists()
+
+
+PACKAGE = """
+from torch import nn
+
+from lipnet.layers import SOCLinear
+
+
+class MyNetwork(nn.Sequential):
+    def __init__(self, num_classes, in_channels, image_size, mean, std):
+        super().__init__(nn.Flatten(), SOCLinear(in_channels * image_size**2, num_classes))
+"""
+
+
+@pytest.mark.slow
+def test_a_trusted_package_may_be_in_the_folder_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "my_package.py").write_text(PACKAGE)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: my_package.MyNetwork\n")
+    # As an installed console script does, -P leaves the folder out of the path.
+    program = [sys.executable, "-P", "-c", "from lipnet.commands.train import main; main()"]
+    settings = ["--config-dir", "conf", "model=mine", "data=digits", "trust=[my_package]", "debug=fast", "certify=null"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([*program, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "MyNetwork: " in result.stdout
