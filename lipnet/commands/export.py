@@ -22,6 +22,9 @@ def _export(config: DictConfig) -> None:
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import export_checkpoint
 
+    for name, needed in (("ckpt_path", "a checkpoint or a run's folder"), ("output", "a file or a folder to write")):
+        if OmegaConf.is_missing(config, name):
+            raise ValueError(f"{name} must name {needed}, got nothing: lipnet-export RUN output=model.onnx")
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     export_checkpoint(**settings)
 

@@ -67,7 +67,7 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
     """
     if not root.is_dir():
         raise FileNotFoundError(
-            f"images were looked for in {root}, which is no folder: name their folder with paths.data_dir=PATH"
+            f"images were looked for in {root}, which is no folder: name their folder with data.data_dir=..."
         )
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
@@ -226,7 +226,9 @@ def _for_each(function: Callable[[int], object], count: int, root: Path) -> None
             found = pool.map(partial(_error_of, function), range(start, min(start + _CHUNK, count)))
             errors += [error for error in found if error is not None]
     if errors:
-        raise ValueError(f"{len(errors):,} of {count:,} files in {root} cannot be used: {few(errors, '; ')}")
+        raise ValueError(
+            f"{len(errors):,} of {count:,} files in {root} cannot be used, repair or remove them: {few(errors, '; ')}"
+        )
 
 
 def _error_of(function: Callable[[int], object], position: int) -> str | None:

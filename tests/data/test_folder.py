@@ -240,7 +240,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_files_are_all_named_before_the_training(trees: Path, damage: str, loader: str) -> None:
     for name in ("ant/003.png", "cat/010.png"):
         DAMAGES[damage](trees / "train" / name)
-    with pytest.raises(ValueError, match=r"2 of 60 files in .*train cannot be used: .*ant/003\.png .*cat/010\.png"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 60 files in .*train cannot be used, repair or remove them: .*ant/003\.png .*cat/010\.png",
+    ):
         module(trees, loader=loader).setup("fit")
 
 
@@ -343,7 +346,7 @@ def test_a_tree_that_does_not_fit_is_refused(trees: Path, fault: str) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError,
-        match=f"looked for in {tmp_path / 'nowhere'}, which is no folder: .*paths.data_dir=",
+        match=f"looked for in {tmp_path / 'nowhere'}, which is no folder: .*data.data_dir=",
     ):
         module(tmp_path / "nowhere").setup("fit")
 
