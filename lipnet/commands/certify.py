@@ -10,11 +10,13 @@ lipnet-certify verify=RUN/certificates.tsv
 
 from __future__ import annotations
 
+import atexit
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -33,10 +35,12 @@ def _certify(config: DictConfig) -> None:
     """Compare certified runs, verify a file of certificates, or certify a checkpoint and write its files."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import verify_certificates
+    from lipnet.workflows.folders import remove_unused
     from lipnet.workflows.launch import launch_of_process
     from lipnet.workflows.reporting import compare_runs
     from lipnet.workflows.verification import DIFFERENT
 
+    atexit.register(remove_unused, Path(HydraConfig.get().runtime.output_dir))
     launch = launch_of_process()
     if launch is not None and launch.rank > 0 and (config.compare is not None or config.verify is not None):
         return  # The first of several processes compares and verifies alone.

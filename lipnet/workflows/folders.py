@@ -180,6 +180,12 @@ def _made(folder: Path) -> bool:
     return True
 
 
+def remove_unused(folder: Path) -> None:
+    """Remove the folder that Hydra made for a command, unless it holds more than the command's configuration."""
+    if folder.is_dir() and folder != Path.cwd() and {each.name for each in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def holds_run(folder: Path) -> bool:
     """Return True if a folder holds a checkpoint or certificates of a run."""
     return (folder / "summary.json").exists() or any((folder / CHECKPOINTS).glob("*.ckpt"))

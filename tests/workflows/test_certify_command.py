@@ -69,6 +69,7 @@ def test_the_exit_status_of_a_check(tmp_path: Path, tiny_checkpoint: Path) -> No
     assert f"idx {row.idx}: radius 3.000000000 claims more than {row.radius}" in printed
     assert "1 differences in 50 certificates" in printed
     assert "error: ckpt_path must name the checkpoint to certify" in ended(start(tmp_path), 1)
+    assert not [*tmp_path.rglob(".hydra")], "a command that wrote no certificates leaves no folder"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.workflows import RunFolder
-from lipnet.workflows.folders import checkpoint_to_resume, resumption, run_folder, sweep_folder
+from lipnet.workflows.folders import checkpoint_to_resume, remove_unused, resumption, run_folder, sweep_folder
 
 
 def make_run(folder: Path, *names: str) -> Path:
@@ -190,3 +190,13 @@ def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     claim(configuration(tmp_path / "run"))._remove_empty()
     assert (tmp_path / "run").exists()
+
+
+def test_an_unused_folder_is_removed_and_a_used_one_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("unused", "used", "current"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+    (tmp_path / "used" / "certificates.partial").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    for name in ("unused", "used", "current", "missing"):
+        remove_unused(tmp_path / name)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["current", "used"]
