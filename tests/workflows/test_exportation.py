@@ -125,4 +125,4 @@ def test_the_command(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {tiny_checkpoint.name, "model.pt2"}
     failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: Missing mandatory value: output")
+    assert failed.stderr.startswith("error: output must name a file or a folder to write, got nothing")
