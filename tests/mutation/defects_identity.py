@@ -8,9 +8,10 @@ from lipnet.certify import certify
 from lipnet.certify.checks import _is_nan
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import _digest
-from lipnet.certify.rules import evaluated
+from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence
 from lipnet.certify.torch_rules_activations import _LeakyReLU
+from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -53,9 +54,26 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         [TAMPERING + "test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused"],
     ),
     (
-        "rules: a parametrized weight is that of another arithmetic",
-        edit(evaluated, "explicit_arithmetic(module)", "torch.no_grad()"),
-        ["tests/certify/test_torch_rules.py::test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic"],
+        "bounds: what they rest on is computed in another arithmetic",
+        edit(bound_of, "explicit_arithmetic(module)", "torch.no_grad()"),
+        [
+            "tests/certify/test_torch_rules.py::test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic",
+            "tests/certify/test_arithmetic.py::test_bounds_are_computed_in_the_arithmetic_of_the_logits",
+            "tests/certify/test_arithmetic.py::test_weights_that_torch_flushes_to_zero_count_in_bounds",
+        ],
+    ),
+    (
+        "rules: a parametrized weight may be another one with gradients, where attacks search",
+        edit(evaluated, "torch.enable_grad()", "torch.no_grad()"),
+        [
+            "tests/certify/test_torch_rules.py::"
+            "test_a_parametrization_that_differs_with_and_without_gradients_is_refused"
+        ],
+    ),
+    (
+        "rounding: a mean over a map without channels counts one of its dimensions",
+        edit_method(_AdaptiveAvgPool2d, "rounding", "signal.shape[-2:]", "signal.shape[1:]"),
+        ["tests/certify/test_rounding.py::test_maps_without_channels_are_averaged_over_all_their_pixels"],
     ),
     (
         "reports: figures of the summary need not be those of the certificates",
