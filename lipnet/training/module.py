@@ -81,10 +81,11 @@ class CertifiedClassifier(LightningModule):
         trust: packages besides lipnet and torch.nn whose modules ``model`` may name.
 
     Raises:
-        ValueError: for a configuration that `build_model` refuses, and for an unknown mode. In training: the loss or a
-            weight is not finite, parameters are not in float32 or float64, a schedule does not know the number of steps
-            or the time, a checkpoint callback monitors a radius that is not logged, or gradients are accumulated in
-            memory that a CUDA graph overwrites.
+        ValueError: for a configuration that `build_model` refuses, for an unknown mode, and for radii that would be logged
+            under one name, such as 1/5 and 1.5. In training: the loss or a weight is not finite, parameters
+            are not in float32 or float64, a schedule does not know the number of steps or the time, a checkpoint
+            callback monitors a radius that is not logged, or gradients are accumulated in memory that a CUDA graph
+            overwrites.
     """
 
     description: dict[str, Any] | None
@@ -125,6 +126,9 @@ class CertifiedClassifier(LightningModule):
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_loss = MeanMetric()
         self.certified_accuracy = CertifiedAccuracy(radii)
+        names = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
+        if len(set(names)) < len(names):
+            raise ValueError(f"radii must be logged under different names, got {', '.join(names)}")
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
