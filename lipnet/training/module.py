@@ -81,8 +81,8 @@ class CertifiedClassifier(LightningModule):
         trust: packages besides lipnet and torch.nn whose modules ``model`` may name.
 
     Raises:
-        ValueError: for a configuration that `build_model` refuses, for an unknown mode, and for radii that would be logged
-            under one name, such as 1/5 and 1.5. In training: the loss or a weight is not finite, parameters
+        ValueError: for a configuration that `build_model` refuses, for an unknown mode, and for radii that would be
+            logged under one name, such as 1/5 and 1.5. In training: the loss or a weight is not finite, parameters
             are not in float32 or float64, a schedule does not know the number of steps or the time, a checkpoint
             callback monitors a radius that is not logged, or gradients are accumulated in memory that a CUDA graph
             overwrites.
