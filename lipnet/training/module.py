@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
+from lipnet.certify.certificates import check_pixels
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
 from lipnet.metrics import CertifiedAccuracy
@@ -57,7 +58,8 @@ class CertifiedClassifier(LightningModule):
     the Lipschitz constant, because proofs would take longer than many training steps. ``trainer.test`` logs the same
     figures with proven bounds as ``test/...``, with ``test/lipschitz_bound`` in place of the estimate.
     ``trainer.predict`` returns a `Prediction` for each batch. All these radii ignore rounding; ``certify.py`` writes
-    the certificates.
+    the certificates. Evaluation refuses images with pixels outside [0, 1], in which radii are measured: normalise them
+    in the model, for example by `lipnet.layers.Normalize`.
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
@@ -165,6 +167,7 @@ class CertifiedClassifier(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
+        check_pixels(images)
         with ieee_arithmetic(self.device):
             logits = self(images)
             loss = self.loss(logits, labels)
@@ -195,6 +198,7 @@ class CertifiedClassifier(LightningModule):
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Prediction:
         images = batch if isinstance(batch, Tensor) else batch[0]
+        check_pixels(images)
         with ieee_arithmetic(self.device):
             return Prediction(*self._bounds.certified_radius(self(images)))
 

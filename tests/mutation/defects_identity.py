@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipnet.certify import certify
+from lipnet.certify.certificates import check_pixels
 from lipnet.certify.checks import _is_nan
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import _digest
@@ -21,6 +22,14 @@ from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "units: pixels may lie outside [0, 1], the unit of radii",
+        replace(check_pixels, lambda images: None),
+        [
+            "tests/training/test_api.py::test_images_in_other_units_than_the_radii_are_refused",
+            "tests/certify/test_certificates.py::test_images_that_are_no_pixels_are_refused",
+        ],
+    ),
     (
         "resumption: another model with the same state dict and bounds",
         edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', ""),

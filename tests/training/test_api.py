@@ -56,6 +56,17 @@ def test_predict_returns_predictions_and_radii(
     )
 
 
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+@pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (1.0, -0.5), (255.0, 0.0)])
+def test_images_in_other_units_than_the_radii_are_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor], stage: str, scale: float, shift: float
+) -> None:
+    dataset = torch.utils.data.TensorDataset(scale * digits[0][:8].float() + shift, digits[1][:8])
+    evaluate = getattr(make_trainer(tmp_path), stage)
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\], got .*: let the model normalise them"):
+        evaluate(make_module(tiny_config), torch.utils.data.DataLoader(dataset, batch_size=8))
+
+
 def test_a_checkpoint_loads_as_a_module(
     tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor]
 ) -> None:
