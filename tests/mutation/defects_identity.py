@@ -23,6 +23,16 @@ PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tamp
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     (
+        "training: the network may change while it is evaluated by its old bounds",
+        attribute(CertifiedClassifier, "_end_evaluation", lambda self: None),
+        ["tests/training/test_api.py::test_a_network_that_changes_during_an_evaluation_is_an_error"],
+    ),
+    (
+        "training: figures of another forward than the network's",
+        edit_method(CertifiedClassifier, "_begin_evaluation", "is not CertifiedClassifier.forward", "is None"),
+        ["tests/training/test_api.py::test_a_class_whose_forward_is_not_the_networks_is_not_certified"],
+    ),
+    (
         "units: pixels may lie outside [0, 1], the unit of radii",
         replace(check_pixels, lambda images: None),
         [
