@@ -229,6 +229,8 @@ def check_pixels(images: Tensor) -> None:
 def _plain_tensor(values: ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         return values.as_subclass(Tensor)
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError("images and labels must be complete, got a masked array")
     if not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], Tensor):
         return torch.stack(list(values)).as_subclass(Tensor)
     try:
