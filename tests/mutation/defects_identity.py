@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lipnet.certify import certify
 from lipnet.certify.certificates import check_pixels
-from lipnet.certify.checks import _is_nan
+from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import _digest
 from lipnet.certify.rules import bound_of, evaluated
@@ -31,6 +31,11 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         "training: figures of another forward than the network's",
         edit_method(CertifiedClassifier, "_begin_evaluation", "is not CertifiedClassifier.forward", "is None"),
         ["tests/training/test_api.py::test_a_class_whose_forward_is_not_the_networks_is_not_certified"],
+    ),
+    (
+        "checks: modes of torch that change operations are accepted",
+        edit(check_computes_as_declared, "type(mode) is not DeviceContext", "False"),
+        ["tests/certify/test_checks.py::test_modes_that_may_change_every_operation_are_refused"],
     ),
     (
         "units: pixels may lie outside [0, 1], the unit of radii",
