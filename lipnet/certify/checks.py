@@ -47,7 +47,8 @@ def check_computes_as_declared(model: nn.Module) -> None:
             settings that are NaN, children that are listed but not registered, and attributes that contradict the
             weights. Global hooks and active modes of torch, which may change every operation, are refused, too.
     """
-    for mode in (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()):
+    functions, operators = _get_current_function_mode_stack(), _get_current_dispatch_mode_stack()  # type: ignore[no-untyped-call]
+    for mode in (*functions, *operators):
         if type(mode) is not DeviceContext:  # of torch.device(...) as a context
             raise ValueError(
                 f"{type(mode).__name__} is active, a mode of torch that may change what every operation computes; "

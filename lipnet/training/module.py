@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.certificates import check_pixels
+from lipnet.certify.checks import check_computes_as_declared
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.identity import state_of
@@ -168,6 +169,7 @@ class CertifiedClassifier(LightningModule):
     def _end_evaluation(self) -> None:
         if state_of(self.model) != self._state:
             raise RuntimeError("the network was changed while it was evaluated; its bounds are not about it any more")
+        check_computes_as_declared(self.model)  # a hook may have come meanwhile
 
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
         self._begin_evaluation(estimate)

@@ -85,6 +85,19 @@ def test_a_network_that_changes_during_an_evaluation_is_an_error(
         evaluate(make_module(tiny_config), DigitsDataModule())
 
 
+class HookLate(Callback):
+    """Register a hook that scales the logits after the bounds were computed."""
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        pl_module.model.register_forward_hook(lambda module, images, logits: 3 * logits)
+
+
+def test_hooks_that_come_during_an_evaluation_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[HookLate()])
+    with pytest.raises(ValueError, match="has forward hooks"):
+        trainer.test(make_module(tiny_config), DigitsDataModule())
+
+
 class Sharper(CertifiedClassifier):
     def forward(self, images: Tensor) -> Tensor:
         return 100 * super().forward(images)
