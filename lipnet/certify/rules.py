@@ -192,7 +192,8 @@ def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
         except ValueError as error:
             raise ValueError(f"{path or 'the model'}: {error}") from error
         except NotImplementedError as error:
-            raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() in its class") from error
+            # torch raises this error, too, for a dtype or device without an operation.
+            raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() ({error})") from error
     if isnan(bound) or bound < 0:
         raise ValueError(f"the Lipschitz bound of {name} must be at least 0, got {bound}")
     return bound
