@@ -44,12 +44,14 @@ def explicit_arithmetic(model: nn.Module) -> Iterator[None]:
 def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32 and float64 as float64 within the context: no TF32, no bfloat16, no autocast.
 
+    Numbers below the normal range count, even after ``torch.set_flush_denormal(True)``.
+
     Raises:
         RuntimeError: if another thread changed torch's settings meanwhile.
     """
     backends: Any = torch.backends
     switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    with _LOCK, without_autocast(device), _held(switches, "fp32_precision", "ieee"):
+    with _LOCK, without_autocast(device), _gradual_underflow(), _held(switches, "fp32_precision", "ieee"):
         yield
 
 
@@ -65,6 +67,18 @@ def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
     backends: Any = torch.backends
     with ieee_arithmetic(device), _held((backends.cudnn, backends.mkldnn), "enabled", False):
         yield
+
+
+@contextmanager
+def _gradual_underflow() -> Iterator[None]:
+    """Do not flush numbers below the normal range to zero within the context, in this thread."""
+    # torch sets this mode and does not tell it. In this mode, such a number equals 0.
+    flushes = bool(torch.tensor(2.0**-1030, dtype=torch.float64, device="cpu") == 0)
+    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushes)
 
 
 @contextmanager

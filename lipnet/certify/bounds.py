@@ -8,6 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rules import bound_of, children_in_order, describe, find_rule, join
 from lipnet.functional import product_up
@@ -106,7 +107,8 @@ def logit_bounds(model: nn.Module, *, estimate: bool = False) -> LogitBounds:
         6.0
     """
     check_computes_as_declared(model)
-    return _bounds("", model, estimate)
+    with explicit_arithmetic(model):
+        return _bounds("", model, estimate)
 
 
 def _bounds(path: str, module: nn.Module, estimate: bool) -> LogitBounds:

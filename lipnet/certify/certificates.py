@@ -212,18 +212,25 @@ def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor
         raise ValueError(
             f"labels must be {len(images)} integers, one for each image, got {labels.dtype} {tuple(labels.shape)}"
         )
+    check_pixels(images)
+    return images, labels
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise ValueError unless all pixels of images (B, ...) are numbers in [0, 1], the unit of radii."""
     if not bool(images.isfinite().all()):
         count = int((~images.isfinite()).flatten(1).any(dim=1).sum())
         raise ValueError(f"pixels must be numbers in [0, 1], got NaN or infinity in {count} of {len(images)} images")
     lowest, highest = float(images.min()), float(images.max())
     if lowest < 0 or highest > 1:
         raise ValueError(f"pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]: let the model normalise them")
-    return images, labels
 
 
 def _plain_tensor(values: ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
         return values.as_subclass(Tensor)
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError("images and labels must be complete, got a masked array")
     if not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], Tensor):
         return torch.stack(list(values)).as_subclass(Tensor)
     try:

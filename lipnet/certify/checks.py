@@ -14,6 +14,9 @@ from numbers import Number
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lipnet.certify.rules import CALLS, calls_of, children_in_order, describe, find_rule, join
 from lipnet.layers.base import LipschitzModule
@@ -42,8 +45,15 @@ def check_computes_as_declared(model: nn.Module) -> None:
             compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
             modules whose input is read again, weights that are complex, on the meta device or of a subclass of Tensor,
             settings that are NaN, children that are listed but not registered, and attributes that contradict the
-            weights.
+            weights. Global hooks and active modes of torch, which may change every operation, are refused, too.
     """
+    functions, operators = _get_current_function_mode_stack(), _get_current_dispatch_mode_stack()  # type: ignore[no-untyped-call]
+    for mode in (*functions, *operators):
+        if type(mode) is not DeviceContext:  # of torch.device(...) as a context
+            raise ValueError(
+                f"{type(mode).__name__} is active, a mode of torch that may change what every operation computes; "
+                "leave its context first"
+            )
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
     for path, module in model.named_modules():

@@ -73,14 +73,16 @@ def evaluated(module: nn.Module) -> nn.Module:
     """Return a copy without parametrizations, with the weights that the parametrized module computes and uses.
 
     Raises:
-        ValueError: if a parametrization computes other weights at each call, or anything but plain real tensors.
+        ValueError: if a parametrization computes other weights at the next call, or anything but plain real tensors.
     """
     plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
     plain.__dict__.update(vars(module), _parameters=dict(module._parameters), _modules={})
     for name in module.parametrizations:  # type: ignore[union-attr]
-        # As for the logits: a parametrization may ask for torch's settings.
-        with torch.no_grad(), explicit_arithmetic(module):
-            weight, again = getattr(module, name), getattr(module, name)
+        # Logits are computed without gradients, and attacks with them.
+        with torch.no_grad():
+            weight = getattr(module, name)
+        with torch.enable_grad():
+            again = getattr(module, name)
         if type(weight) not in (Tensor, nn.Parameter) or weight.layout != torch.strided or weight.is_complex():
             raise ValueError(f"the parametrization of {name} must compute a plain real tensor, got {weight.dtype}")
         if not torch.equal(weight.nan_to_num(), again.nan_to_num()):
@@ -173,24 +175,25 @@ def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
         TypeError: if a module has no bound.
         ValueError: for a setting without a rule, and a bound that is negative or NaN.
     """
-    children = children_in_order(module)
-    if children is not None:
-        return product_up(bound_of(join(path, name), child, estimate) for name, child in children)
-    name, found = describe(path, module), find_rule(module)
-    if found is None and not isinstance(module, LipschitzModule):
+    name, found, children = describe(path, module), find_rule(module), children_in_order(module)
+    if children is None and found is None and not isinstance(module, LipschitzModule):
         raise TypeError(_no_rule(name, module))
-    parts = [] if found is None else found.parts(module)
-    bounds = [bound_of(join(path, part), inner, estimate) for part, inner in parts]
-    try:
-        if found is not None:
-            bound = float(found.lipschitz(module, *bounds))
-        else:
-            assert isinstance(module, LipschitzModule)
-            bound = float(module.lipschitz_estimate() if estimate else module.lipschitz_bound())
-    except ValueError as error:
-        raise ValueError(f"{path or 'the model'}: {error}") from error
-    except NotImplementedError as error:
-        raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() in its class") from error
+    # As for the logits: what the bound rests on may depend on torch's settings.
+    with explicit_arithmetic(module):
+        parts = [] if found is None else found.parts(module)
+        bounds = [bound_of(join(path, part), inner, estimate) for part, inner in children or parts]
+        if children is not None:
+            return product_up(bounds)
+        try:
+            if found is not None:
+                bound = float(found.lipschitz(module, *bounds))
+            else:
+                bound = float(module.lipschitz_estimate() if estimate else module.lipschitz_bound())  # type: ignore[operator]
+        except ValueError as error:
+            raise ValueError(f"{path or 'the model'}: {error}") from error
+        except NotImplementedError as error:
+            # torch raises this error, too, for a dtype or device without an operation.
+            raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() ({error})") from error
     if isnan(bound) or bound < 0:
         raise ValueError(f"the Lipschitz bound of {name} must be at least 0, got {bound}")
     return bound
@@ -210,12 +213,13 @@ def step_of(path: str, module: nn.Module, signal: Signal, shape: tuple[int, ...]
     """
     name, found = describe(path, module), find_rule(module)
     try:
-        if found is None and isinstance(module, LipschitzModule):
-            step = module.rounding_step(signal, shape)
-        elif found is not None and hasattr(found, "rounding"):
-            step = found.rounding(module, signal, shape, *parts)
-        else:
-            raise NotImplementedError
+        with explicit_arithmetic(module):
+            if found is None and isinstance(module, LipschitzModule):
+                step = module.rounding_step(signal, shape)
+            elif found is not None and hasattr(found, "rounding"):
+                step = found.rounding(module, signal, shape, *parts)
+            else:
+                raise NotImplementedError
     except NotImplementedError as error:
         raise TypeError(
             f"{name} has no rule for its rounding: implement rounding_step(signal, shape) of LipschitzModule, or "

@@ -50,7 +50,8 @@ class _AdaptiveAvgPool2d(Rule):
         return 1.0
 
     def rounding(self, module: nn.AdaptiveAvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        count = prod(signal.shape[1:])
+        # A batch of maps without channels is pooled map by map.
+        count = prod(signal.shape[-2:])
         gain = self.lipschitz(module)
         return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))
 

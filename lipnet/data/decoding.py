@@ -53,8 +53,8 @@ def decode_exact(path: Path, size: tuple[int, int], mode: str) -> Bytes:
 def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
     """Return the largest centred square of an image file, resized: uint8 of shape (channels, size, size).
 
-    Images are turned as their EXIF orientation says. Palettes, CMYK and greyscale are converted, 16-bit values are
-    rounded to 8 bits, and transparent images are put on white.
+    Images are turned as their EXIF orientation says. Palettes, CMYK and greyscale are converted, 16-bit grey values are
+    rounded to 8 bits, and transparent images are put on white. Of 16-bit colours, Pillow only keeps the upper 8 bits.
 
     Args:
         path: the file.
@@ -108,7 +108,7 @@ def _check_regular(path: Path) -> None:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255.
+    """Round 16-bit grey values to 8 bits. Pillow's own conversion clips them at 255, and forgets the transparent value.
 
     Raises:
         ValueError: the pixels are floating-point numbers.
@@ -117,7 +117,11 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers")
     if not image.mode.startswith("I"):
         return image
-    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    values = np.asarray(image).astype(np.int64)
+    rounded = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        rounded.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return rounded
 
 
 def unreadable(path: Path, error: BaseException) -> ValueError:

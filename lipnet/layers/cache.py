@@ -86,10 +86,19 @@ def _same_values(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
 
 def versions(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
     """Return version counter and address of each tensor, or None where tensors have none, such as in a trace."""
-    untracked = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if untracked or any(each.is_inference() for each in tensors):
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return None
-    return tuple(number for each in tensors for number in (each._version, each.data_ptr()))
+    counters = [version_of(each) for each in tensors]
+    known = tuple(counter for counter in counters if counter is not None)
+    return (*known, *(each.data_ptr() for each in tensors)) if len(known) == len(tensors) else None
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return a tensor's version counter, or None for one that was made in inference mode."""
+    try:
+        return tensor._version
+    except RuntimeError:  # is_inference() is False for a parameter that has moved to another dtype since
+        return None
 
 
 def _are_batched(tensors: Sequence[Tensor]) -> bool:

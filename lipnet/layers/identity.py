@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.fingerprint import class_fingerprint, fingerprint
+from lipnet.layers.cache import version_of
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _LIBRARIES = ("lipnet.", "torch.")
@@ -27,7 +28,7 @@ def state_of(model: nn.Module) -> list[Any]:
         for path, module in model.named_modules()
     ]
     tensors = [*model.parameters(), *model.buffers()]
-    versions = [(each.data_ptr(), None if each.is_inference() else each._version) for each in tensors]
+    versions = [(each.data_ptr(), version_of(each)) for each in tensors]
     return [modules, versions]
 
 

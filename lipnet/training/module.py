@@ -16,8 +16,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
+from lipnet.certify.certificates import check_pixels
+from lipnet.certify.checks import check_computes_as_declared
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
+from lipnet.layers.identity import state_of
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
@@ -57,7 +60,8 @@ class CertifiedClassifier(LightningModule):
     the Lipschitz constant, because proofs would take longer than many training steps. ``trainer.test`` logs the same
     figures with proven bounds as ``test/...``, with ``test/lipschitz_bound`` in place of the estimate.
     ``trainer.predict`` returns a `Prediction` for each batch. All these radii ignore rounding; ``certify.py`` writes
-    the certificates.
+    the certificates. Evaluation refuses images with pixels outside [0, 1], in which radii are measured: normalise them
+    in the model, for example by `lipnet.layers.Normalize`.
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
@@ -81,10 +85,12 @@ class CertifiedClassifier(LightningModule):
         trust: packages besides lipnet and torch.nn whose modules ``model`` may name.
 
     Raises:
-        ValueError: for a configuration that `build_model` refuses, and for an unknown mode. In training: the loss or a
-            weight is not finite, parameters are not in float32 or float64, a schedule does not know the number of steps
-            or the time, a checkpoint callback monitors a radius that is not logged, or gradients are accumulated in
-            memory that a CUDA graph overwrites.
+        ValueError: for a configuration that `build_model` refuses, for an unknown mode, and for radii that would be
+            logged under one name, such as 1/5 and 1.5. In training: the loss or a weight is not finite, parameters
+            are not in float32 or float64, a schedule does not know the number of steps or the time, a checkpoint
+            callback monitors a radius that is not logged, or gradients are accumulated in memory that a CUDA graph
+            overwrites. In evaluation: pixels outside [0, 1], and a subclass that overrides ``forward``.
+        RuntimeError: if the network is changed during an evaluation.
     """
 
     description: dict[str, Any] | None
@@ -125,6 +131,9 @@ class CertifiedClassifier(LightningModule):
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_loss = MeanMetric()
         self.certified_accuracy = CertifiedAccuracy(radii)
+        names = [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii]
+        if len(set(names)) < len(names):
+            raise ValueError(f"radii must be logged under different names, got {', '.join(names)}")
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
@@ -149,8 +158,21 @@ class CertifiedClassifier(LightningModule):
         # in the first process alone.
         self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
+    def _begin_evaluation(self, estimate: bool = False) -> None:
+        """Compute the bounds of the network, which must stay as it is until `_end_evaluation`."""
+        if type(self).forward is not CertifiedClassifier.forward:
+            raise ValueError(
+                f"{type(self).__name__} overrides forward, and the bounds are those of its model: change the model"
+            )
+        self._bounds, self._state = logit_bounds(self.model, estimate=estimate), state_of(self.model)
+
+    def _end_evaluation(self) -> None:
+        if state_of(self.model) != self._state:
+            raise RuntimeError("the network was changed while it was evaluated; its bounds are not about it any more")
+        check_computes_as_declared(self.model)  # a hook may have come meanwhile
+
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
-        self._bounds = logit_bounds(self.model, estimate=estimate)
+        self._begin_evaluation(estimate)
         # Reset here: states that are reset under the inference mode of `trainer.validate` cannot be updated in `fit`.
         for metric in (self.certified_accuracy, self.val_loss, self.val_accuracy):
             metric.reset()
@@ -161,8 +183,9 @@ class CertifiedClassifier(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
+        check_pixels(images)
         with ieee_arithmetic(self.device):
-            logits = self(images)
+            logits = self.model(images)
             loss = self.loss(logits, labels)
         prediction, radius = self._bounds.certified_radius(logits)
         self.certified_accuracy.update(radius, prediction == labels)
@@ -170,6 +193,7 @@ class CertifiedClassifier(LightningModule):
         self.val_loss.update(loss, weight=len(labels))
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
+        self._end_evaluation()
         certified = self.certified_accuracy.named()
         figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
         shown = next(iter(figures))
@@ -187,12 +211,16 @@ class CertifiedClassifier(LightningModule):
         self.on_validation_epoch_end("test")
 
     def on_predict_epoch_start(self) -> None:
-        self._bounds = logit_bounds(self.model)
+        self._begin_evaluation()
+
+    def on_predict_epoch_end(self) -> None:
+        self._end_evaluation()
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Prediction:
         images = batch if isinstance(batch, Tensor) else batch[0]
+        check_pixels(images)
         with ieee_arithmetic(self.device):
-            return Prediction(*self._bounds.certified_radius(self(images)))
+            return Prediction(*self._bounds.certified_radius(self.model(images)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer(self)

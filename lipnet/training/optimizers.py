@@ -156,6 +156,8 @@ class Lookahead(Optimizer):
         self.optimizer, self.steps, self.pull = optimizer, steps, pull
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
+        # In the first group, so that checkpoints contain the count, and a resumed training compares the settings.
+        self.param_groups[0].update(lookahead_step=0, lookahead_steps=steps, lookahead_pull=pull)
 
     def _share(self) -> None:
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
@@ -169,9 +171,8 @@ class Lookahead(Optimizer):
         self.optimizer.step()
         for parameter, start in starts.items():
             self.state[parameter]["slow"] = start
-        # The first group holds the count of steps, so that checkpoints contain it.
         first = self.param_groups[0]
-        first["lookahead_step"] = first.get("lookahead_step", 0) + 1
+        first["lookahead_step"] += 1
         if first["lookahead_step"] % self.steps == 0:
             for group in self.param_groups:
                 self._pull(group)

@@ -101,8 +101,8 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
                 f"a resumed training keeps its optimizer, got {name}, which differs from the checkpoint's in "
                 f"{', '.join(sorted(unshared)) or 'its parameters'}: resume with that one, or start a new run"
             )
-        # A schedule has changed these settings since; it keeps the first learning rate as initial_lr.
-        moving = {"params"} | ({"lr"} if "initial_lr" in new else set())
+        # Schedules and Lookahead have changed these entries since; initial_lr is the first learning rate of a schedule.
+        moving = {"params", "lookahead_step"} | ({"lr"} if "initial_lr" in new else set())
         moving |= {"momentum", "betas"} if "max_momentum" in new else set()
         differing = [key for key in sorted((old.keys() & new.keys()) - moving) if old[key] != new[key]]
         if differing:

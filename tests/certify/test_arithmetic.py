@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify import certify
+from lipnet.certify import certify, lipschitz_bound, logit_bounds
 from lipnet.certify.arithmetic import dot_product_arithmetic, ieee_arithmetic
+from lipnet.functional import spectral_norm_bound
 from lipnet.functional.rounding_error import Signal, Step, exact
-from lipnet.layers import LipschitzModule
+from lipnet.layers import LipschitzModule, Residual
 
 CPU = torch.device("cpu")
 SWITCHES = {
@@ -123,6 +124,70 @@ def test_autocast_is_off_where_the_model_runs() -> None:
         certify(model, torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64))
     assert witness.autocast
     assert not any(witness.autocast)
+
+
+class Product(LipschitzModule):
+    """Multiplication by A^2, whose bound rests on a product that torch's settings may round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
+        self.seen: list[dict[str, str]] = []
+
+    def matrix(self) -> Tensor:
+        return self.weight @ self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.matrix().mT
+
+    def lipschitz_bound(self) -> float:
+        self.seen.append(settings())
+        return spectral_norm_bound(self.matrix())
+
+
+@pytest.mark.usefixtures("outside")
+def test_bounds_are_computed_in_the_arithmetic_of_the_logits() -> None:
+    model = nn.Sequential(nn.Sequential(Product()), nn.ReLU()).eval()
+    exact_bound = lipschitz_bound(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lipschitz_bound(model) == exact_bound == logit_bounds(model).lipschitz
+    assert model[0][0].seen == 3 * [dict.fromkeys(SWITCHES, "ieee")]
+
+
+def diagonal(value: float) -> nn.Linear:
+    layer = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    # Not a product, which would be flushed, too.
+    layer.weight = nn.Parameter(torch.tensor([[value, 0.0], [0.0, value]], dtype=torch.float64))
+    return layer
+
+
+@pytest.fixture
+def flushing() -> Iterator[None]:
+    """Let torch count numbers below the normal range as 0."""
+    assert torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_weights_that_torch_flushes_to_zero_count_in_bounds() -> None:
+    tiny, huge = 2.0**-1030, 2.0**1020
+    model = nn.Sequential(Residual(nn.Sequential(diagonal(tiny), diagonal(huge)), 1.0, 1024.0)).eval()
+    assert lipschitz_bound(model) >= logit_bounds(model).lipschitz >= 2
+
+
+@pytest.mark.usefixtures("flushing")
+def test_flushing_is_off_inside_and_on_again_outside() -> None:
+    below = torch.tensor(2.0**-1030, dtype=torch.float64)
+    with ieee_arithmetic(CPU):
+        assert bool(below * 1.0 > 0)
+        with ieee_arithmetic(CPU):
+            pass
+        assert bool(below * 1.0 > 0)
+    assert not bool(below * 1.0 > 0)
+    with pytest.raises(RuntimeError, match="from inside"), ieee_arithmetic(CPU):
+        raise RuntimeError("from inside")
+    assert not bool(below * 1.0 > 0)
 
 
 def libraries() -> tuple[bool, bool]:

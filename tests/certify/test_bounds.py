@@ -229,3 +229,17 @@ def test_the_report_has_the_radii_of_the_head(tmp_path: Path) -> None:
     certify_dataset(model, [(x[:6], labels[:6]), (x[6:], labels[6:])], torch.arange(10), tmp_path, facts={})
     written = [float(row.radius) for row in read_certificates(tmp_path / "certificates.tsv").rows.values()]
     assert written == pytest.approx(certify(model, x, labels).radius.tolist(), abs=1e-9)
+
+
+class Unsupported(LipschitzModule):
+    """Its bound needs an operation that torch does not have for the dtype."""
+
+    def lipschitz_bound(self) -> float:
+        raise NotImplementedError("'svd' not implemented for 'Half'")
+
+
+def test_a_bound_that_torch_cannot_compute_says_why() -> None:
+    with pytest.raises(
+        TypeError, match=r"0 \(Unsupported\) has no Lipschitz bound: .*'svd' not implemented for 'Half'"
+    ):
+        lipschitz_bound(nn.Sequential(Unsupported()).eval())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import inf, nan, sqrt
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -342,6 +343,15 @@ def test_rounding_within_the_naive_radius_turns_predictions_but_none_that_is_cer
     assert ((naive > 0) & (tree.argmax(dim=1) != prediction)).any(), "sums in another order must show the rounding"
     certified = certify(model, x, labels).radius > 0
     assert not (certified & (tree.argmax(dim=1) != prediction)).any()
+
+
+def test_masked_arrays_are_refused() -> None:
+    """torch drops the mask, and would certify the values that it hides."""
+    images = np.full((2, 1, 1, 2), 0.5)
+    model = nn.Flatten().double().eval()
+    for given in ((np.ma.masked_equal(images, 0.5), [0, 0]), (images, np.ma.masked_equal([0, 1], 1))):
+        with pytest.raises(ValueError, match="images and labels must be complete, got a masked array"):
+            certify(model, *given)
 
 
 def test_arrays_and_lists_are_certified_as_tensors_are() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipnet.certify import (
     Rule,
@@ -264,6 +266,36 @@ def test_global_hooks_are_refused(register: Callable[..., Any]) -> None:
     finally:
         handle.remove()
     assert lipschitz_bound(nn.ReLU().eval()) == 1.0
+
+
+class SteeperFunctions(TorchFunctionMode):
+    """Scale what every linear layer returns."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return 100 * result if func is torch.nn.functional.linear else result
+
+
+class SteeperOperators(TorchDispatchMode):
+    """Scale what the operator of linear layers returns."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return 100 * result if func is torch.ops.aten.addmm.default else result
+
+
+@pytest.mark.parametrize("mode", [SteeperFunctions, SteeperOperators])
+def test_modes_that_may_change_every_operation_are_refused(mode: Callable[[], Any]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double().eval()
+    for answer in (lipschitz_bound, logit_bounds, lambda model: certify(model, torch.rand(2, 1, 2, 2), [0, 0])):
+        with mode(), pytest.raises(ValueError, match=f"{mode.__name__} is active, a mode of torch"):
+            answer(model)
+        answer(model)
+
+
+def test_a_default_device_is_no_mode_that_changes_operations() -> None:
+    with torch.device("cpu"):
+        assert lipschitz_bound(nn.ReLU().eval()) == 1.0
 
 
 def test_exchanged_parts_are_bounded_by_what_they_are_now() -> None:

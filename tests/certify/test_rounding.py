@@ -317,6 +317,13 @@ class Shouting(Silent):
         return exact(signal)._replace(error=float(len(shape)))
 
 
+def test_maps_without_channels_are_averaged_over_all_their_pixels() -> None:
+    """Flatten(1, 2) leaves a map (C H, W) of an image. Its mean has the same number of summands as of (1, C H, W)."""
+    flat = rounding_bounds(nn.Sequential(nn.Flatten(1, 2), nn.AdaptiveAvgPool2d(1)).eval(), (3, 40, 2))
+    whole = rounding_bounds(nn.Sequential(nn.AdaptiveAvgPool2d(1)).eval(), (1, 120, 2))
+    assert flat.modules[1].step.error == pytest.approx(whole.modules[0].step.error, rel=1e-9, abs=0)
+
+
 def test_a_module_without_a_rule_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.ReLU(), Silent())).eval()
     assert lipschitz_bound(model) == 1 / 3

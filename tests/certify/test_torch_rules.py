@@ -341,6 +341,20 @@ def test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic() -> None:
     assert lipschitz_bound(layer.eval()) >= 99.999 * plain
 
 
+class _WithoutGradients(nn.Module):
+    """Another weight where gradients are off, as they are for certificates, and on for attacks."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 100 * weight if torch.is_grad_enabled() else weight
+
+
+def test_a_parametrization_that_differs_with_and_without_gradients_is_refused() -> None:
+    layer = nn.Linear(3, 2)
+    parametrize.register_parametrization(layer, "weight", _WithoutGradients())
+    with pytest.raises(ValueError, match="the parametrization of weight computes other values at each call"):
+        lipschitz_bound(layer.eval())
+
+
 def test_parametrized_modules_without_a_rule_are_refused() -> None:
     for module in (doubled(SOC(2, 2), "weight"), doubled(nn.GroupNorm(2, 2), "weight")):
         with pytest.raises(ValueError, match=r"0 \(Parametrized\w*\) is parametrized.*remove_parametrizations"):

@@ -173,6 +173,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Callable[[], np.ndarray]]] =
         lambda path: Image.fromarray(GREY_16).save(path),
         lambda: repeated(np.round(GREY_16 / 257).astype(np.uint8)),
     ),
+    "16 bit with a transparent value": (
+        "png",
+        lambda path: Image.fromarray(GREY_16).save(path, transparency=int(GREY_16[3, 4])),
+        lambda: repeated(np.where(GREY_16[3, 4] == GREY_16, 255, np.round(GREY_16 / 257)).astype(np.uint8)),
+    ),
     "EXIF": ("png", rotated, lambda: SQUARE),
     "bitmap": ("bmp", lambda path: Image.fromarray(SQUARE).save(path), lambda: SQUARE),
     "black and white": (

@@ -119,3 +119,13 @@ def test_all_attributes_and_the_code_of_your_own_modules_count(shift: Any) -> No
     assert model_sha256(one) == model_sha256(Own(shift)) == model_sha256(copy.deepcopy(one))
     # Private attributes may be caches: the digest that must not change meanwhile leaves them out.
     assert values_sha256(one) == values_sha256(another)
+
+
+def test_a_model_from_inference_mode_that_moved_to_another_dtype_has_a_state() -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(2, 2))
+    model.double()
+    state = state_of(model)
+    assert state_of(model) == state
+    model[0].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    assert state_of(model) != state

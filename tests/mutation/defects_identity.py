@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipnet.certify import certify
-from lipnet.certify.checks import _is_nan
+from lipnet.certify.certificates import check_pixels
+from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import _digest
-from lipnet.certify.rules import evaluated
+from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence
 from lipnet.certify.torch_rules_activations import _LeakyReLU
+from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -20,6 +22,29 @@ from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "training: the network may change while it is evaluated by its old bounds",
+        attribute(CertifiedClassifier, "_end_evaluation", lambda self: None),
+        ["tests/training/test_api.py::test_a_network_that_changes_during_an_evaluation_is_an_error"],
+    ),
+    (
+        "training: figures of another forward than the network's",
+        edit_method(CertifiedClassifier, "_begin_evaluation", "is not CertifiedClassifier.forward", "is None"),
+        ["tests/training/test_api.py::test_a_class_whose_forward_is_not_the_networks_is_not_certified"],
+    ),
+    (
+        "checks: modes of torch that change operations are accepted",
+        edit(check_computes_as_declared, "type(mode) is not DeviceContext", "False"),
+        ["tests/certify/test_checks.py::test_modes_that_may_change_every_operation_are_refused"],
+    ),
+    (
+        "units: pixels may lie outside [0, 1], the unit of radii",
+        replace(check_pixels, lambda images: None),
+        [
+            "tests/training/test_api.py::test_images_in_other_units_than_the_radii_are_refused",
+            "tests/certify/test_certificates.py::test_images_that_are_no_pixels_are_refused",
+        ],
+    ),
     (
         "resumption: another model with the same state dict and bounds",
         edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', ""),
@@ -53,9 +78,26 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         [TAMPERING + "test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused"],
     ),
     (
-        "rules: a parametrized weight is that of another arithmetic",
-        edit(evaluated, "explicit_arithmetic(module)", "torch.no_grad()"),
-        ["tests/certify/test_torch_rules.py::test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic"],
+        "bounds: what they rest on is computed in another arithmetic",
+        edit(bound_of, "explicit_arithmetic(module)", "torch.no_grad()"),
+        [
+            "tests/certify/test_torch_rules.py::test_a_parametrized_weight_is_the_one_of_the_certified_arithmetic",
+            "tests/certify/test_arithmetic.py::test_bounds_are_computed_in_the_arithmetic_of_the_logits",
+            "tests/certify/test_arithmetic.py::test_weights_that_torch_flushes_to_zero_count_in_bounds",
+        ],
+    ),
+    (
+        "rules: a parametrized weight may be another one with gradients, where attacks search",
+        edit(evaluated, "torch.enable_grad()", "torch.no_grad()"),
+        [
+            "tests/certify/test_torch_rules.py::"
+            "test_a_parametrization_that_differs_with_and_without_gradients_is_refused"
+        ],
+    ),
+    (
+        "rounding: a mean over a map without channels counts one of its dimensions",
+        edit_method(_AdaptiveAvgPool2d, "rounding", "signal.shape[-2:]", "signal.shape[1:]"),
+        ["tests/certify/test_rounding.py::test_maps_without_channels_are_averaged_over_all_their_pixels"],
     ),
     (
         "reports: figures of the summary need not be those of the certificates",

@@ -56,6 +56,62 @@ def test_predict_returns_predictions_and_radii(
     )
 
 
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+@pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (1.0, -0.5), (255.0, 0.0)])
+def test_images_in_other_units_than_the_radii_are_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor], stage: str, scale: float, shift: float
+) -> None:
+    dataset = torch.utils.data.TensorDataset(scale * digits[0][:8].float() + shift, digits[1][:8])
+    evaluate = getattr(make_trainer(tmp_path), stage)
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\], got .*: let the model normalise them"):
+        evaluate(make_module(tiny_config), torch.utils.data.DataLoader(dataset, batch_size=8))
+
+
+class ScaleWeights(Callback):
+    """Scale the head after the bounds were computed: an error of a user's callback."""
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        next(reversed([*pl_module.model.parameters()])).mul_(3)
+
+    on_predict_batch_start = on_validation_batch_start = on_test_batch_start
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_network_that_changes_during_an_evaluation_is_an_error(
+    tmp_path: Path, tiny_config: dict[str, Any], stage: str
+) -> None:
+    evaluate = getattr(make_trainer(tmp_path, callbacks=[ScaleWeights()]), stage)
+    with pytest.raises(RuntimeError, match="the network was changed while it was evaluated"):
+        evaluate(make_module(tiny_config), DigitsDataModule())
+
+
+class HookLate(Callback):
+    """Register a hook that scales the logits after the bounds were computed."""
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        pl_module.model.register_forward_hook(lambda module, images, logits: 3 * logits)
+
+
+def test_hooks_that_come_during_an_evaluation_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[HookLate()])
+    with pytest.raises(ValueError, match="has forward hooks"):
+        trainer.test(make_module(tiny_config), DigitsDataModule())
+
+
+class Sharper(CertifiedClassifier):
+    def forward(self, images: Tensor) -> Tensor:
+        return 100 * super().forward(images)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_class_whose_forward_is_not_the_networks_is_not_certified(
+    tmp_path: Path, tiny_config: dict[str, Any], stage: str
+) -> None:
+    evaluate = getattr(make_trainer(tmp_path), stage)
+    with pytest.raises(ValueError, match="Sharper overrides forward"):
+        evaluate(Sharper(tiny_config, DATASET), DigitsDataModule())
+
+
 def test_a_checkpoint_loads_as_a_module(
     tmp_path: Path, tiny_config: dict[str, Any], digits: tuple[Tensor, Tensor]
 ) -> None:

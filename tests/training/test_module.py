@@ -264,6 +264,8 @@ def test_settings_that_make_no_sense_are_refused(tiny_config: dict[str, Any]) ->
         make_module(tiny_config, radii=["far"])
     with pytest.raises(ValueError, match="each radius once"):
         make_module(tiny_config, radii=["1", "1"])
+    with pytest.raises(ValueError, match="different names, got val/certified_1_5, val/certified_1_5"):
+        make_module(tiny_config, radii=["1/5", "1.5"])
 
 
 class LeavingEnvironment(LightningEnvironment):

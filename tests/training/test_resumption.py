@@ -15,6 +15,8 @@ from lipnet.training import (
     CosineWithWarmup,
     ExponentialMovingAverage,
     LastCheckpoint,
+    Lookahead,
+    ModuleOptimizer,
     OneCycle,
     PerStepSchedule,
     step_schedule,
@@ -29,6 +31,7 @@ from tests.training.runs import (
 )
 
 AT_ONCE = 1e-9  # minutes: after every step
+MOMENTUM = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
 def make_data(**settings: Any) -> DigitsDataModule:
@@ -75,6 +78,20 @@ def test_a_training_killed_within_an_epoch(
     resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
     assert_same_training(whole, resumed)
     assert_same_files(whole, resumed)
+
+
+def test_a_training_with_lookahead_killed_twice(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Slow weights move every third step; the training is killed between two of these moves."""
+    optimizer = ModuleOptimizer(MOMENTUM, lookahead=partial(Lookahead, steps=3))
+
+    def settings() -> dict[str, Any]:
+        module = make_module(tiny_config, optimizer=optimizer)
+        return {"data": make_data(), "module": module, "limit_train_batches": 8}
+
+    whole = fit(tiny_config, tmp_path / "a", **settings())
+    path = interrupt(tiny_config, tmp_path / "b", 5, **settings())
+    path = interrupt(tiny_config, tmp_path / "b", 11, path, **settings())
+    assert_same_training(whole, fit(tiny_config, tmp_path / "b", path, **settings()))
 
 
 def assert_same_files(one: Trainer, other: Trainer) -> None:
@@ -204,8 +221,9 @@ def start(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, *
             r"weight_decay: 0.* in the checkpoint, 0\.1",
         ),
         (partial(torch.optim.AdamW, lr=0.1), r"keeps its optimizer, got AdamW, which differs .* betas"),
+        (ModuleOptimizer(MOMENTUM, lookahead=Lookahead), r"got Lookahead, which differs .* lookahead_pull"),
     ],
-    ids=["rate", "decay", "class"],
+    ids=["rate", "decay", "class", "lookahead"],
 )
 def test_another_optimizer_is_refused(
     tmp_path: Path, tiny_config: dict[str, Any], optimizer: Any, scheduler: Any, message: str
@@ -213,6 +231,23 @@ def test_another_optimizer_is_refused(
     start(tiny_config, tmp_path, scheduler=scheduler, max_epochs=1, max_steps=4)
     with pytest.raises(ValueError, match=message):
         start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=scheduler, optimizer=optimizer, max_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (MOMENTUM, "got SGD, which differs .* lookahead_pull"),
+        (ModuleOptimizer(MOMENTUM, lookahead=partial(Lookahead, steps=4)), "lookahead_steps: 3 in the .*, 4 here"),
+    ],
+    ids=["without", "steps"],
+)
+def test_other_settings_of_lookahead_are_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], optimizer: Any, message: str
+) -> None:
+    begun = ModuleOptimizer(MOMENTUM, lookahead=partial(Lookahead, steps=3))
+    start(tiny_config, tmp_path, optimizer=begun, max_epochs=1, max_steps=4)
+    with pytest.raises(ValueError, match=message):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", optimizer=optimizer, max_steps=4)
 
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
