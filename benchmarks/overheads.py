@@ -7,6 +7,7 @@ The networks are LipConvNet-15 with 32 initial channels on 32 x 32 images, and L
 
 - evaluations of a batch: a repeated one, the first one after a training step, and the first one after another call of
   ``model.eval()``;
+- the first batch of a validation, which estimates scales and the Lipschitz constant instead of proving a bound;
 - proofs: the Lipschitz bound K and the rounding bound E (docs/notation.md) of the network in float64, without caches;
 - certification: a batch in float64 with explicit products, and its images per second.
 
@@ -29,13 +30,14 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.common import machine, seconds, write_json
 from benchmarks.lipconvnet import Contestant, Setting
 from benchmarks.rows import ROOT
-from lipnet.certify import explicit_arithmetic, lipschitz_bound, rounding_bounds
+from lipnet.certify import explicit_arithmetic, lipschitz_bound, logit_bounds, rounding_bounds
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted
+from lipnet.layers.estimated import estimated_scales
 from lipnet.models import LipConvNet
 
 STEP = "training step"
@@ -68,11 +70,19 @@ def measure(make: Callable[[], nn.Module], batch: int, rounds: int, device: torc
         each.model.train()
         note(STEP, partial(each.training_step, images, labels))
         each.model.eval()
+        note("first batch of a validation", partial(validate, each, images, labels))
         note("first evaluation after a step", evaluation)
         note("evaluation", evaluation)
         each.model.eval()
         note("evaluation after another eval()", evaluation)
     return {name: median(values[1:]) for name, values in measured.items()}
+
+
+def validate(each: Contestant, images: Tensor, labels: Tensor) -> None:
+    """Compute what a validation of `CertifiedClassifier` needs for its first batch."""
+    logit_bounds(each.model, estimate=True)
+    with estimated_scales(each.model):
+        each.evaluation(images, labels)
 
 
 def measure_certification(make: Callable[[], nn.Module], batch: int, rounds: int, device: torch.device) -> Figures:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import (
+    _PATCH_ENTRIES,
     PADDING_MODES,
     depth_to_space,
     jacobian_matrices,
@@ -39,6 +40,19 @@ def test_against_the_dense_matrix(
     assert y.shape == x.shape
     expected = to_numpy(x.flatten(1)) @ convolution_matrix(weight, *size, groups, padding_mode).T
     np.testing.assert_allclose(to_numpy(y.flatten(1)), expected, rtol=0, atol=1e-13)
+
+
+def test_many_images_are_convolved_in_parts_and_with_gradients_alike() -> None:
+    """Without gradients, float64 takes another path, which has room for two of these three images at a time."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 3, 3, 5, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, 6, 50, 50, generator=generator, dtype=torch.float64)
+    assert 2 * 6 * 15 * 2500 <= _PATCH_ENTRIES < 3 * 6 * 15 * 2500
+    for padding_mode in PADDING_MODES:
+        y = same_convolution(x, weight, 2, padding_mode)
+        differentiable = same_convolution(x.clone().requires_grad_(), weight, 2, padding_mode)
+        torch.testing.assert_close(differentiable, y, rtol=0, atol=1e-13)
+        assert y.is_contiguous()
 
 
 def test_zero_padding_is_the_default() -> None:

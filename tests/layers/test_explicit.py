@@ -56,6 +56,7 @@ def test_it_is_the_function_of_the_layer(kind: type[nn.Module], mode: str, engin
     with explicit_products(layer):
         differentiable = layer(x.requires_grad_())
     torch.testing.assert_close(differentiable, layer(x), rtol=0, atol=1e-11)
-    assert differentiable.equal(inferred)
+    # The sums have another order, which the bound on the rounding error allows.
+    torch.testing.assert_close(differentiable, inferred, rtol=0, atol=1e-14)
     (gradient,) = torch.autograd.grad(differentiable.sum(), x)
     torch.testing.assert_close(gradient, torch.autograd.grad(layer(x).sum(), x)[0], rtol=0, atol=1e-11)
