@@ -35,7 +35,8 @@ def same_convolution(
 
 def _faster_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether `_product_with_patches` applies, and is faster: torch's own float64 takes a product per image."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if traced or torch._C._are_functorch_transforms_active():
         return False
     constant = not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad)
     float64 = x.dtype == weight.dtype == torch.float64 and x.device.type == "cpu"
@@ -53,7 +54,7 @@ def _product_with_patches(padded: Tensor, weight: Tensor, groups: int) -> Tensor
     entries = matrices.shape[-1] * groups * size[0] * size[1]
     images = max(1, _PATCH_ENTRIES // entries)
     parts = []
-    for part in padded.split(images):
+    for part in torch.split(padded, images):
         patches = part.unfold(2, rows, 1).unfold(3, columns, 1).permute(1, 4, 5, 0, 2, 3)
         products = matrices @ patches.reshape(groups, matrices.shape[-1], -1)
         parts.append(products.view(len(weight), len(part), *size).transpose(0, 1))
