@@ -489,7 +489,7 @@ DEFECTS = [
     ),
     Defect(
         "rules: replaced parts of a layer are ignored",
-        edit(bound_of, "for name, child in children)", "for name, child in children if find_rule(child) is None)"),
+        edit(bound_of, "in children or parts]", "in children or parts if not children or find_rule(inner) is None]"),
         [CHECKS + "test_exchanged_parts_are_bounded_by_what_they_are_now"],
     ),
     Defect(
@@ -529,7 +529,13 @@ DEFECTS = [
     ),
     Defect(
         "parametrization: the stored weight is bounded instead of the one that is multiplied with",
-        edit(evaluated, "getattr(module, name), getattr(module, name)", "[module.parametrizations[name].original] * 2"),
+        edit(
+            evaluated,
+            "weight = getattr(module, name)\n"
+            "        with torch.enable_grad():\n"
+            "            again = getattr(module, name)",
+            "weight = again = module.parametrizations[name].original",
+        ),
         [TORCH_RULES + "test_a_parametrized_module_is_bounded_by_the_weight_that_it_multiplies_with[doubled]"],
     ),
     Defect(
