@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from lipnet.commands import export
 
-
-@pytest.fixture(autouse=True)
-def _clean_hydra() -> Iterator[None]:
-    """A command leaves Hydra initialized, as its process ends anyway."""
-    GlobalHydra.instance().clear()
-    yield
-    GlobalHydra.instance().clear()
+pytestmark = pytest.mark.usefixtures("clean_hydra")
 
 
 def test_the_first_argument_may_be_a_run(

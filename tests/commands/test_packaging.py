@@ -6,12 +6,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from lipnet.commands import certify, export, train
@@ -19,14 +17,6 @@ from lipnet.models import PRETRAINED
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"lipnet-train": train, "lipnet-certify": certify, "lipnet-export": export}
-
-
-@pytest.fixture
-def clean_hydra() -> Iterator[None]:
-    """A command leaves Hydra initialized, as its process ends anyway."""
-    GlobalHydra.instance().clear()
-    yield
-    GlobalHydra.instance().clear()
 
 
 def test_the_wheel_holds_the_package_its_configurations_and_the_commands(tmp_path: Path) -> None:
