@@ -116,10 +116,7 @@ def _counts(radii: Tensor, end: float) -> Tensor:
 
 
 def _marks(axes: _Axes, run: Run) -> list[Element]:
-    """Return a dot and a label for each radius of the table that is on the axis.
-
-    A label stands at the upper right of its dot, or below that, where it meets neither another label nor a line.
-    """
+    """Return a dot and a label for each radius of the table that is on the axis."""
     marks: list[Element] = []
     taken: list[_Box] = []
     for text, radius in run.marks.items():
@@ -127,18 +124,24 @@ def _marks(axes: _Axes, run: Run) -> list[Element]:
             continue
         share = 100 * run.certified(radius)
         x, y = axes.x(radius), axes.y(share)
-        # Labels near the right edge stand to the left of their marks, or they would leave the chart.
+        # Labels near the right edge stand to the left of their dots, or they would leave the chart.
         at_edge = x > WIDTH - RIGHT - LABEL_WIDTH
-        left = x - 6 - LABEL_WIDTH if at_edge else x + 7
-        heights = [y - 7 + step for step in range(0, max(1, int(HEIGHT - BOTTOM - y)), 3)]
-        boxes = [_Box(left, height - LABEL_ASCENT, left + LABEL_WIDTH, height + LABEL_DESCENT) for height in heights]
-        free = (box for box in boxes if not box.meets_line(axes, run) and not any(map(box.meets, taken)))
-        box = next(free, boxes[0])
-        taken.append(box)
+        taken.append(_place(axes, run, x - 6 - LABEL_WIDTH if at_edge else x + 7, y, taken))
         anchor, side = (x - 6, "value end") if at_edge else (x + 7, "value")
         marks.append(element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_="mark s0"))
-        marks.append(_text(anchor, box.bottom - LABEL_DESCENT, f"{text}: {share:.1f} %", class_=side))
+        marks.append(_text(anchor, taken[-1].bottom - LABEL_DESCENT, f"{text}: {share:.1f} %", class_=side))
     return marks
+
+
+def _place(axes: _Axes, run: Run, left: float, y: float, taken: "Sequence[_Box]") -> "_Box":
+    """Return the place of a label beside a dot at height y, where it meets neither another label nor a line.
+
+    It is above the dot or, if there is no room, further down. If there is none down to the axis, it is above the dot.
+    """
+    heights = [y - 7 + step for step in range(0, max(1, int(HEIGHT - BOTTOM - y)), 3)]
+    boxes = [_Box(left, height - LABEL_ASCENT, left + LABEL_WIDTH, height + LABEL_DESCENT) for height in heights]
+    free = (box for box in boxes if not box.meets_line(axes, run) and not any(map(box.meets, taken)))
+    return next(free, boxes[0])
 
 
 class _Box(NamedTuple):
