@@ -11,6 +11,9 @@ published formula in plain torch for the others (`benchmarks.peer_layers`, `benc
 counterpart is one ``nn.Conv2d`` with zero padding, and two with a ReLU between them for CPL and SLL. Layer, peer and
 counterpart take turns in every round until ``--seconds`` are used up; the figures are ratios of medians. Layers whose
 package is not installed have no peer. Other layers, networks and batch sizes stay in the output file.
+
+A stride of 2 by space-to-depth has four times the products of a native one. The row "space-to-depth" is the plain
+network with such strides, which tells what they cost.
 """
 
 import argparse
@@ -45,6 +48,19 @@ _WIDTH = 150
 Results = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
 
 
+class PlainSpaceToDepth(nn.Module):
+    """A plain convolution whose stride is space-to-depth."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.convolution = plain_convolution(in_channels * stride**2, out_channels, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.convolution(nn.functional.pixel_unshuffle(x, self.stride))
+        return result
+
+
 class PlainPotential(nn.Module):
     """Two plain convolutions with a ReLU, as in CPL and SLL, and c = max(in, out) channels between them."""
 
@@ -73,6 +89,7 @@ PUBLIC: dict[str, Factory] = {
 }
 FROM_ORTHOGONIUM = ("aoc", "aol", "bcop", "soc")
 TWO_CONVOLUTIONS = ("cpl", "sll")
+SPACE_TO_DEPTH = "space-to-depth"
 
 
 def lipconvnet(conv: Factory) -> nn.Sequential:
@@ -103,9 +120,11 @@ def contestants_of(layer: str, groups: int | None = None) -> dict[str, Factory]:
     """Return the convolutions that take turns: lipnet's, the peer's if its package is installed, and the plain one.
 
     Args:
-        layer: name in `benchmarks.layer_list`.
+        layer: name in `benchmarks.layer_list`, or "space-to-depth" for a plain convolution with such strides.
         groups: compare group-and-shuffle (groups, -) over lipnet's layer instead.
     """
+    if layer == SPACE_TO_DEPTH:
+        return {LIPNET: PlainSpaceToDepth, PLAIN: plain_convolution}
     own = layer_factory(layer) if groups is None else over_groups(layer, (groups, None))
     found = {LIPNET: own, PLAIN: PlainPotential if layer in TWO_CONVOLUTIONS else plain_convolution}
     if layer in PUBLIC and not (layer in FROM_ORTHOGONIUM and ORTHOGONIUM.missing()):
@@ -177,7 +196,7 @@ def _ratio(times: dict[str, dict[str, float]], above: str, below: str, kind: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = layer_names()
+    names = [*layer_names(), SPACE_TO_DEPTH]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="layers; default: all")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])

@@ -58,6 +58,15 @@ def test_two_convolutions_have_the_channels_of_the_residual_layer() -> None:
     assert (block.first.in_channels, block.first.out_channels, block.second.out_channels) == (32, 32, 16)
 
 
+def test_a_plain_stride_by_space_to_depth_has_four_times_the_products() -> None:
+    found = contestants_of("space-to-depth")
+    made = {name: found[name](8, 16, kernel_size=3, stride=2) for name in (LIPNET, PLAIN)}
+    x = torch.rand(2, 8, 8, 8)
+    assert made[LIPNET](x).shape == made[PLAIN](x).shape == (2, 16, 4, 4)
+    weights = {name: sum(each.numel() for each in layer.parameters()) - 16 for name, layer in made.items()}
+    assert weights[LIPNET] == 4 * weights[PLAIN]
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_classify_images(network: str) -> None:
     with torch.device("meta"):
