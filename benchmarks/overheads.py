@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks; default: all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quickstart", action="store_true", help="also run the quickstart")
-    parser.add_argument("--output", type=Path, help="JSON file for the seconds of each figure")
+    parser.add_argument("--output", type=Path, help="JSON file; other networks stay in it")
     chosen = parser.parse_args(arguments)
     if min(chosen.rounds, chosen.batch) < 1:
         parser.error(f"rounds and batch must be at least 1, got {chosen.rounds} and {chosen.batch}")
@@ -176,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if chosen.output is not None:
-        write_json(chosen.output, {"machine": about, "seconds": results, "start_up": waiting})
+        kept = json.loads(chosen.output.read_text()) if chosen.output.exists() else {"seconds": {}, "start_up": {}}
+        seconds_of, waiting_of = kept["seconds"] | results, kept["start_up"] | waiting
+        write_json(chosen.output, {"machine": about, "seconds": seconds_of, "start_up": waiting_of})
 
 
 if __name__ == "__main__":
