@@ -37,6 +37,7 @@ from benchmarks.layer_list import Factory, layer_factory, layer_names, over_grou
 from benchmarks.lipconvnet import KINDS, Contestant, Setting, plain_convolution
 from benchmarks.peer_layers import PEERS, adaptive_soc, aoc, aol, bcop, exportable, exported, versions
 from benchmarks.published_layers import PublishedBRO, PublishedCayley, PublishedCPL, PublishedLOT, PublishedSLL
+from lipnet.functional import space_to_depth
 from lipnet.layers import MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -57,7 +58,7 @@ class PlainSpaceToDepth(nn.Module):
         self.convolution = plain_convolution(in_channels * stride**2, out_channels, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.convolution(nn.functional.pixel_unshuffle(x, self.stride))
+        result: Tensor = self.convolution(space_to_depth(x, (self.stride, self.stride)))
         return result
 
 
