@@ -76,6 +76,7 @@ from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
+from lipnet.structured.adapters import attachment
 from tests.mutation.defects_identity import ROWS as IDENTITY
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
 from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
@@ -729,6 +730,11 @@ DEFECTS = [
         "attack: distances are rounded down",
         edit(geometry.distances_up, "1 + (offsets", "1 - (offsets"),
         ["tests/certify/attacks/test_geometry.py::test_distances_are_never_below_the_exact_ones"],
+    ),
+    Defect(
+        "adapters: a nonlinear bottleneck is merged, and so dropped",
+        edit(attachment.merge, "if not update.merges", "if update.merges is None"),
+        ["tests/structured/test_bottleneck.py::test_it_refuses_to_be_merged_and_certified"],
     ),
     Defect(
         "pretrained: a model card states the figures of other weights",
