@@ -37,6 +37,7 @@ BASE = (
 )
 MUON = "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"
 SIXTEEN_BY_SIXTEEN = "model.patch_rotation=2 model.stages=4 conv.paired=false"
+PATCHES_2 = f"{SIXTEEN_BY_SIXTEEN} model.depth=4 model.initial_channels=32"
 EIGHT_BY_EIGHT = "model.patch_rotation=4 model.stages=3"
 PATCHES = f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=64"
 LIRESNET = (
@@ -66,10 +67,11 @@ ROWS = tuple(
         ("patches_96", "network", f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=96"),
         ("patches_depth_6", "network", f"{EIGHT_BY_EIGHT} model.depth=6 model.initial_channels=64"),
         ("patches_depth_9", "network", f"{EIGHT_BY_EIGHT} model.depth=9 model.initial_channels=64"),
-        ("patches_2", "network", f"{SIXTEEN_BY_SIXTEEN} model.depth=4 model.initial_channels=32"),
+        ("patches_2", "network", PATCHES_2),
         ("patches_2_depth_8", "network", f"{SIXTEEN_BY_SIXTEEN} model.depth=8 model.initial_channels=32"),
         ("patches_lr_0.2", "combination", f"{PATCHES} optimizer.lr=0.2"),
         ("patches_no_crop_lr_0.2", "combination", f"{PATCHES} data.crop_padding=0 optimizer.lr=0.2"),
+        ("patches_2_lr_0.2", "combination", f"{PATCHES_2} optimizer.lr=0.2"),
         ("patches_no_crop_muon", "combination", f"{PATCHES} data.crop_padding=0 {MUON}"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
