@@ -1,6 +1,5 @@
 """The arithmetic of certificates: IEEE floating point, and in float64 only plain sums of products."""
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +10,6 @@ from torch import Tensor, nn
 from lipnet.functional.autocast import without_autocast
 from lipnet.layers.explicit import explicit_products
 from lipnet.overrides import override_attributes
-
-# torch's switches hold for the whole process, and the layers' switches for every thread that shares the model. So one
-# thread at a time may change them. A private copy of the model would not help: torch's switches would still be shared.
-_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -29,7 +24,7 @@ def explicit_arithmetic(model: nn.Module) -> Iterator[None]:
         model: its first parameter decides the device and the dtype.
 
     Raises:
-        RuntimeError: if another thread changed torch's settings meanwhile, so that the results are not covered.
+        RuntimeError: if torch's settings or the layers' were changed meanwhile, so that the results are not covered.
     """
     reference = reference_tensor(model)
     if reference.dtype != torch.float64:
@@ -51,7 +46,7 @@ def ieee_arithmetic(device: torch.device) -> Iterator[None]:
     """
     backends: Any = torch.backends
     switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    with _LOCK, without_autocast(device), _gradual_underflow(), _held(switches, "fp32_precision", "ieee"):
+    with without_autocast(device), _held(switches, "fp32_precision", "ieee"), _gradual_underflow():
         yield
 
 

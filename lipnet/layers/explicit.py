@@ -22,6 +22,9 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
     Args:
         model: in evaluation mode; layers in training mode are not affected.
 
+    Raises:
+        RuntimeError: at the end, if a layer's ``explicit`` was changed meanwhile.
+
     Example:
         >>> import torch
         >>> from lipnet.layers import SOC
@@ -35,3 +38,5 @@ def explicit_products(model: nn.Module) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, (SOC, OperandLayer))]
     with override_attributes(layers, "explicit", True):
         yield
+        if not all(layer.explicit for layer in layers):
+            raise RuntimeError("a layer's attribute explicit was changed while it had to be True; leave it alone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from math import inf, nan
 from typing import Any
 
@@ -40,6 +41,8 @@ from lipnet.layers import (
     ScaledConv2d,
     SOCLinear,
 )
+from lipnet.layers.estimated import estimated_scales
+from lipnet.layers.explicit import explicit_products
 from lipnet.models import LipConvNet
 
 IN_PLACE = {
@@ -135,6 +138,43 @@ def test_one_thread_at_a_time_computes_certificates(circular: nn.Module) -> None
         thread.join()
     assert order == ["first", "second"]
     assert flags() == before
+    assert not circular[0].explicit
+
+
+@pytest.mark.parametrize("context", [explicit_products, estimated_scales])
+def test_layers_compute_in_one_way_until_their_logits_are_complete(
+    circular: nn.Module, context: Callable[[nn.Module], AbstractContextManager[None]]
+) -> None:
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with context(circular):
+            inside.set()
+            leave.wait(10)
+            order.append("other")
+
+    def certifying() -> None:
+        with explicit_arithmetic(circular):
+            order.append("certifying")
+            assert circular[0].explicit
+            assert not circular[0].estimated
+
+    threads = [threading.Thread(target=other), threading.Thread(target=certifying)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    threads[1].join(0.3)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["other", "certifying"]
+    assert not circular[0].explicit
+    assert not circular[0].estimated
+
+
+def test_a_layer_that_leaves_explicit_arithmetic_meanwhile_is_an_error(circular: nn.Module) -> None:
+    with pytest.raises(RuntimeError, match="explicit was changed"), explicit_arithmetic(circular):
+        circular[0].explicit = False
     assert not circular[0].explicit
 
 

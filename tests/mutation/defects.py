@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lipnet.certify.arithmetic
 import lipnet.certify.rules
 import lipnet.certify.torch_rules
 import lipnet.functional.frequency
@@ -29,6 +28,7 @@ import lipnet.layers.activations
 import lipnet.layers.arguments
 import lipnet.layers.engines.prepared
 import lipnet.metrics.functional
+import lipnet.overrides
 from lipnet.certify import PGD, Rule, certify
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.attacks import geometry
@@ -144,6 +144,13 @@ def _without_the_last(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
 
 def _each_module_once(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
     return None if children_in_order(module) is None else list(module.named_children())
+
+
+@contextmanager
+def _explicit_at_first(model: nn.Module) -> Iterator[None]:
+    layers = [module for module in model.modules() if isinstance(module, SOC)]
+    with lipnet.overrides.override_attributes(layers, "explicit", True):
+        yield
 
 
 @contextmanager
@@ -448,8 +455,17 @@ DEFECTS = [
     ),
     Defect(
         "checks: two threads change torch's settings at once",
-        attribute(lipnet.certify.arithmetic, "_LOCK", nullcontext()),
-        [CHECKS + "test_one_thread_at_a_time_computes_certificates"],
+        attribute(lipnet.overrides, "_LOCK", nullcontext()),
+        [
+            CHECKS + "test_one_thread_at_a_time_computes_certificates",
+            CHECKS + "test_layers_compute_in_one_way_until_their_logits_are_complete[explicit_products]",
+            CHECKS + "test_layers_compute_in_one_way_until_their_logits_are_complete[estimated_scales]",
+        ],
+    ),
+    Defect(
+        "checks: a layer that leaves explicit arithmetic meanwhile goes unnoticed",
+        replace(explicit_products, _explicit_at_first),
+        [CHECKS + "test_a_layer_that_leaves_explicit_arithmetic_meanwhile_is_an_error"],
     ),
     Defect(
         "checks: a forward replaced on an instance gets the bound of the class",
