@@ -44,8 +44,9 @@ def check_computes_as_declared(model: nn.Module) -> None:
         ValueError: names the module and the reason: training mode, hooks, parametrizations of modules without a rule,
             compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
             modules whose input is read again, weights that are complex, on the meta device or of a subclass of Tensor,
-            settings that are NaN, children that are listed but not registered, and attributes that contradict the
-            weights. Global hooks and active modes of torch, which may change every operation, are refused, too.
+            settings that are NaN, children that are listed but not registered, attributes that contradict the weights,
+            and parts of other classes than a bound rests on. Global hooks and active modes of torch, which may change
+            every operation, are refused, too.
     """
     functions, operators = _get_current_function_mode_stack(), _get_current_dispatch_mode_stack()  # type: ignore[no-untyped-call]
     for mode in (*functions, *operators):

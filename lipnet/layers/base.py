@@ -95,6 +95,21 @@ class LinearFeatures:
         return self.out_channels
 
 
+def check_part(name: str, part: object, *classes: type) -> None:
+    """Raise ValueError unless a layer's part is of one of these classes, on which the layer's bound rests.
+
+    A subclass is refused, too: it may compute something else than the bound is about.
+
+    Args:
+        name: name of the part in the layer.
+        part: the part.
+        classes: the classes that it may have.
+    """
+    if type(part) not in classes:
+        needed = " or ".join(each.__name__ for each in classes)
+        raise ValueError(f"{name} must be of class {needed}, on which the bound rests, got {type(part).__name__}")
+
+
 def own_bound(module: nn.Module) -> float:
     """Return the bound of a `LipschitzModule`, or the product of the bounds of a plain ``nn.Sequential`` of them.
 

@@ -11,7 +11,7 @@ from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
-from lipnet.layers.base import LipschitzModule
+from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.cache import WeightCache, check_not_batched
 from lipnet.layers.engines import (
     ENGINE_CLASSES,
@@ -290,6 +290,8 @@ class SOC(LipschitzModule):
     def check(self) -> None:
         if self.estimated:
             raise ValueError("its scale is an estimate; leave the context estimated_scales before you certify")
+        # Another class might return a filter that is not skew.
+        check_part("scaling", self.scaling, *SCALINGS.values())
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         """Bound the rounding error of an evaluation within `explicit_products`."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lipnet.functional import PADDING_MODES, product_up
 from lipnet.functional.rounding_error import Signal, Step, exact
-from lipnet.layers.base import LipschitzModule
+from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.orthogonal_mixing import OrthogonalMixing
 
 # (dimension, step) of each part of the channels: up, down, left and right.
@@ -108,6 +108,10 @@ class SpatialMixing(LipschitzModule):
         matrices = self.rotation.matrices()
         shifted = self.shift(self.rotation.rotate(x, matrices))
         return self.rotation.rotate(shifted, matrices, transposed=True)
+
+    def check(self) -> None:
+        check_part("rotation", self.rotation, OrthogonalMixing)
+        check_part("shift", self.shift, SpatialShift)
 
     def lipschitz_bound(self) -> float:
         """Return ||R||^2, rounded up, from the matrices in use."""

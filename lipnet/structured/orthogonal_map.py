@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lipnet.functional.rounding_error import Signal, Step
-from lipnet.layers.base import LipschitzModule
+from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.structured.orthogonal import StructuredOrthogonal
 
 
@@ -44,6 +44,9 @@ class OrthogonalMap(LipschitzModule):
         # One column for every pixel of every sample: a single product for each block.
         columns: Tensor = self.matrix(x.transpose(0, 1).flatten(1))
         return columns.reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
+
+    def check(self) -> None:
+        check_part("matrix", self.matrix, StructuredOrthogonal)
 
     def lipschitz_bound(self) -> float:
         """Bound ||Q|| from the blocks after rounding, see `StructuredOrthogonal.lipschitz_bound`."""

@@ -30,11 +30,15 @@ from lipnet.layers import (
     Householder,
     LipschitzModule,
     LiRes,
+    Normalize,
     OrthogonalMixing,
     PatchEmbedding,
     ScaledConv2d,
+    SpatialMixing,
     SpatialShift,
 )
+from lipnet.layers.scaling import JacobianScaling
+from lipnet.structured import OrthogonalMap, StructuredOrthogonal, gsoft
 from tests.oracles import dense_jacobian, spectral_norm
 
 OPERAND_LAYERS = (AOC, AOL, BCOP, BRO, CPL, LOT, SLL, Cayley, LiRes, ScaledConv2d)
@@ -261,6 +265,48 @@ def test_a_subclass_that_overrides_what_its_bound_rests_on_is_refused(name: str)
     plain.__class__ = type("Louder", (type(plain),), {helper: lambda *a, **k: None, "__module__": "elsewhere"})
     with pytest.raises(ValueError, match=rf"Louder\) overrides {helper} below the class that defines"):
         lipschitz_bound(plain)
+
+
+class Threefold(SpatialShift):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+    def lipschitz_bound(self) -> float:
+        return 3.0
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return elementwise(signal, roundings=1, gain=3.0)
+
+
+class Doubled(StructuredOrthogonal):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Lopsided(JacobianScaling):
+    def scaled(self, skew: Tensor, vectors: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        scaled, new = super().scaled(skew, vectors, factor)
+        return scaled + scaled.abs(), new
+
+
+PARTS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[], nn.Module]]] = {
+    "activation as a shift": (lambda: SpatialMixing(8), "shift", lambda: nn.LeakyReLU(3.0)),
+    "shift with a bound of its own": (lambda: SpatialMixing(8), "shift", Threefold),
+    "layer of lipnet as a shift": (lambda: SpatialMixing(8), "shift", lambda: Normalize([0.0] * 8, 0.1)),
+    "rotation": (lambda: SpatialMixing(8), "rotation", lambda: type("Mine", (OrthogonalMixing,), {})(8)),
+    "matrix": (lambda: OrthogonalMap(gsoft(8, 2)), "matrix", lambda: Doubled(8, 2)),
+    "scaling": (lambda: SOC(8, 8, engine="series"), "scaling", lambda: Lopsided(1, 8, (3, 3), None, None)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_another_class_than_the_bound_rests_on_is_refused(name: str) -> None:
+    build, part, replacement = PARTS[name]
+    layer = build().double().eval()
+    assert lipschitz_bound(layer) < 1.1
+    setattr(layer, part, replacement().double().eval())
+    with pytest.raises(ValueError, match=f"{part} must be of class .*, on which the bound rests, got"):
+        lipschitz_bound(layer)
 
 
 def test_a_subclass_with_a_bound_of_its_own_or_another_start_is_accepted() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lipnet.certify.certificates import certify
 from lipnet.certify.checks import _check_children
 from lipnet.layers import ScaledConv2d
+from lipnet.layers.base import check_part
 from lipnet.layers.cache import WeightCache, _same_values
 from lipnet.layers.frequency import FrequencyLayer
 from lipnet.layers.operands import OperandLayer, Operands
@@ -71,6 +72,14 @@ ROWS: list[tuple[str, Plant, list[str]]] = [
         "frequency: the real form of another response is used",
         edit_method(FrequencyLayer, "_explicit_form", "form is None or source is not matrices", "form is None"),
         [TAMPERING + "test_the_real_form_of_a_response_belongs_to_that_response"],
+    ),
+    (
+        "checks: a layer may have parts of other classes than its bound is about",
+        replace(check_part, lambda name, part, *classes: None),
+        [
+            f"{TAMPERING}test_a_part_of_another_class_than_the_bound_rests_on_is_refused[{name}]"
+            for name in ("activation as a shift", "shift with a bound of its own", "rotation", "matrix", "scaling")
+        ],
     ),
     (
         "scaled: padding that repeats pixels is accepted after construction",
