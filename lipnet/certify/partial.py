@@ -38,6 +38,11 @@ def count_rows(batches: Batches) -> int:
     return sum(len(batch.rows) for batch in batches.values())
 
 
+def existing_files(folder: Path) -> list[str]:
+    """Return the names of a certification's files that the folder holds."""
+    return [name for name in FILES if (folder / name).exists()]
+
+
 def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
     """Raise FileExistsError if a certification would overwrite something in the folder.
 
@@ -49,7 +54,7 @@ def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
     begun = (folder / PARTIAL).exists()
     if replace or (resume and begun):
         return
-    taken = [name for name in FILES if (folder / name).exists()]
+    taken = existing_files(folder)
     if taken:
         raise FileExistsError(
             f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
@@ -66,7 +71,8 @@ class PartialCertification:
 
     It holds the settings on which every certificate rests, and files of batches, one for each process that wrote some.
     A batch is a line with the SHA-256 of these settings and of itself: a line that was cut by a kill, was damaged, or
-    comes from another certification does not count, and its batch is certified again.
+    comes from another certification does not count, and its batch is certified again. The settings are read once, so
+    that the lines of another certification do not count either if it replaces this one in the folder meanwhile.
 
     Args:
         folder: a folder that `begin` has made.
@@ -74,6 +80,7 @@ class PartialCertification:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._begun: bytes | None = None
 
     @classmethod
     def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Self:
@@ -92,15 +99,16 @@ class PartialCertification:
             partial.check(settings)
             return partial
         partial.discard()
+        partial._begun = json.dumps(settings, indent=2).encode() + b"\n"
         with atomic_write(folder / SETTINGS) as file:
-            file.write(json.dumps(settings, indent=2).encode() + b"\n")
+            file.write(partial._begun)
         return partial
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise a ValueError that names the difference, unless the certification began with these settings."""
         here = json.loads(json.dumps(settings))
         try:
-            there = dict(json.loads((self.folder / SETTINGS).read_text()))
+            there = dict(json.loads(self._settings_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder / SETTINGS} is damaged; begin again with overwrite=true") from error
         differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
@@ -143,7 +151,7 @@ class PartialCertification:
         if [row.idx for row in rows] != list(indices):
             raise ValueError(
                 f"{self.folder} must hold certificates of {len(indices)} samples, got {len(rows)} certificates, or "
-                "those of other samples; overwrite=true begins again"
+                "those of other samples; overwrite=true begins again, unless another certification has begun there"
             )
         return rows
 
@@ -169,8 +177,10 @@ class PartialCertification:
             shutil.rmtree(self.folder)
 
     def _settings_bytes(self) -> bytes:
-        path = self.folder / SETTINGS
-        return path.read_bytes() if path.is_file() else b""
+        if self._begun is None:
+            path = self.folder / SETTINGS
+            self._begun = path.read_bytes() if path.is_file() else b""
+        return self._begun
 
 
 def _digest(begun: bytes, content: bytes) -> bytes:

@@ -18,7 +18,15 @@ from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
 from lipnet.certify.files import FILES, certificate_bytes, rows_of, sealed, summary_bytes
-from lipnet.certify.partial import PARTIAL, Batch, Batches, PartialCertification, check_free, count_rows
+from lipnet.certify.partial import (
+    PARTIAL,
+    Batch,
+    Batches,
+    PartialCertification,
+    check_free,
+    count_rows,
+    existing_files,
+)
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
@@ -309,8 +317,12 @@ def run_certification(
         certification: the model, the data and the bounds.
         folder, radii, replace, resume: as in `certify_dataset`.
         execute: certifies the missing batches; by default, one after another in this process.
+
+    Raises:
+        FileExistsError: also if one of the files appears in the folder meanwhile, unless ``replace``.
     """
     check_free(folder, replace=replace, resume=resume)
+    expected = existing_files(folder)
     radii, _ = check_radii(radii)
     certification.evidence.check_unchanged()
     settings = certification.settings()
@@ -327,6 +339,12 @@ def run_certification(
     figures = {**figures_of(rows, radii), **evidence, "wall_seconds": seconds}
     summary = sealed({**certification.remarks, **settings, **figures})
     title = f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
+    appeared = [name for name in existing_files(folder) if name not in expected]
+    if appeared and not replace:
+        raise FileExistsError(
+            f"another certification wrote {', '.join(appeared)} into {folder.absolute()} meanwhile; resume=true "
+            "replaces them"
+        )
     with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=title)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify import Evidence, certify_dataset, run
-from lipnet.certify.files import FILES, Row
+from lipnet.certify.files import FILES, Row, read_certificates
 from lipnet.certify.partial import PARTIAL, Batch, PartialCertification
+from lipnet.certify.run import Certification
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers import LipschitzModule, MaxMin, MaxMinPermuted, Normalize
 from tests.full_disk import room_for
@@ -280,6 +281,51 @@ def test_certificates_of_other_samples_do_not_make_a_file(tmp_path: Path, model:
     with pytest.raises(ValueError, match=r"must hold certificates of 30 samples, got .* or those of other samples"):
         certified(tmp_path, model, batches, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
+
+
+@pytest.mark.parametrize("begins_after", [0, 1, 8])
+def test_the_certificates_of_a_certification_that_begins_meanwhile_are_not_taken(
+    tmp_path: Path, model: nn.Module, batches: Batches, begins_after: int
+) -> None:
+    def certification(slope: float) -> Certification:
+        return Certification(nn.Sequential(model, nn.LeakyReLU(slope)).eval(), batches, torch.arange(COUNT), {})
+
+    def execute(own: Certification, partial: PartialCertification) -> None:
+        with partial.writer() as add:
+            for number, batch in own.certify():
+                if number == begins_after:
+                    begin_other()
+                add(number, batch)
+        if begins_after == 8:
+            begin_other()
+
+    def begin_other() -> None:
+        other = certification(2.0)
+        run.certify_here(other, PartialCertification.begin(tmp_path / "one" / PARTIAL, other.identity()))
+
+    with pytest.raises(ValueError, match=r"got 0 certificates, .* unless another certification has begun there"):
+        run.run_certification(certification(1.0), tmp_path / "one", execute=execute)
+    run.run_certification(certification(2.0), tmp_path / "one", resume=True)
+    run.run_certification(certification(2.0), tmp_path / "two")
+    assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "two" / FILES[0]).read_bytes()
+
+
+def test_files_that_appear_meanwhile_are_only_replaced_on_request(
+    tmp_path: Path, model: nn.Module, batches: Batches
+) -> None:
+    own = Certification(model, batches, torch.arange(COUNT), {})
+
+    def execute(certification: Certification, partial: PartialCertification) -> None:
+        run.certify_here(certification, partial)
+        (tmp_path / FILES[0]).write_text("of another certification")
+
+    with pytest.raises(FileExistsError, match=rf"another certification wrote {FILES[0]} into .* meanwhile"):
+        run.run_certification(own, tmp_path, execute=execute)
+    assert (tmp_path / FILES[0]).read_text() == "of another certification"
+    run.run_certification(own, tmp_path, resume=True)
+    assert len(read_certificates(tmp_path / FILES[0]).rows) == COUNT
+    run.run_certification(own, tmp_path, replace=True, execute=execute)
+    assert len(read_certificates(tmp_path / FILES[0]).rows) == COUNT
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:

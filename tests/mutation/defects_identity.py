@@ -8,9 +8,9 @@ from lipnet.certify import certify
 from lipnet.certify.certificates import check_pixels
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.html.runs import _false_figures
-from lipnet.certify.partial import _digest
+from lipnet.certify.partial import PartialCertification, _digest
 from lipnet.certify.rules import bound_of, evaluated
-from lipnet.certify.run import Certification, Evidence
+from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
@@ -56,6 +56,19 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             Certification, "certify", "certified[number].data_sha256 != data_sha256(images, labels, indices)", "False"
         ),
         [PARTIAL + "test_other_data_are_not_gone_on_with"],
+    ),
+    (
+        "resume: lines of a certification that began meanwhile count",
+        edit_method(PartialCertification, "_settings_bytes", "if self._begun is None:", "if True:"),
+        [
+            f"{PARTIAL}test_the_certificates_of_a_certification_that_begins_meanwhile_are_not_taken[{number}]"
+            for number in (1, 8)
+        ],
+    ),
+    (
+        "certificates: files that appear meanwhile are replaced",
+        edit(run_certification, "if appeared and not replace:", "if False:"),
+        [PARTIAL + "test_files_that_appear_meanwhile_are_only_replaced_on_request"],
     ),
     (
         "resumption: batches of another certification count",
