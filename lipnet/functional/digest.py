@@ -1,10 +1,13 @@
-"""SHA-256 of named tensors."""
+"""SHA-256 of named tensors, and of files that state their own."""
 
 import hashlib
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+SHA256_TO_COME = "0" * 64
+"""The place of a file's own SHA-256 while it is computed."""
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
@@ -26,3 +29,20 @@ def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = No
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def with_own_sha256(data: bytes) -> bytes:
+    """Return the content of a file with its SHA-256 in place of the first `SHA256_TO_COME`."""
+    return data.replace(SHA256_TO_COME.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def states_own_sha256(data: bytes, stated: str) -> bool:
+    """Tell whether the SHA-256 that a file states is that of `with_own_sha256`.
+
+    Example:
+        >>> data = with_own_sha256(f"a file with the SHA-256 {SHA256_TO_COME}".encode())
+        >>> states_own_sha256(data, data.split()[-1].decode())
+        True
+    """
+    blank = data.replace(stated.encode(), SHA256_TO_COME.encode(), 1)
+    return hashlib.sha256(blank).hexdigest() == stated

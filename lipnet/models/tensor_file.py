@@ -11,12 +11,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lipnet.files import atomic_write
+from lipnet.functional.digest import SHA256_TO_COME, states_own_sha256, with_own_sha256
 from lipnet.models.archive import CheckpointError
 
 SUFFIX = ".safetensors"
 _KEY, _CHECKSUM = "lipnet", "sha256"
-# The SHA-256 is computed with zeros in its own place.
-_ZEROS = b"0" * 64
 _HEADER_LENGTH = 8
 
 
@@ -33,10 +32,9 @@ def tensor_file_bytes(state: Mapping[str, Tensor], description: Mapping[str, Any
     if json.loads(json.dumps(description)) != description:
         raise TypeError("a safetensors file describes its model by JSON values, got keys that are not strings")
     # A single key: safetensors writes several in a random order, so equal checkpoints would be different files.
-    metadata = {_KEY: json.dumps({**description, _CHECKSUM: _ZEROS.decode()})}
+    metadata = {_KEY: json.dumps({_CHECKSUM: SHA256_TO_COME, **description})}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    data = save(tensors, metadata)
-    return data.replace(_ZEROS, hashlib.sha256(data).hexdigest().encode(), 1)
+    return with_own_sha256(save(tensors, metadata))
 
 
 def write_tensor_file(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -64,10 +62,10 @@ def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
         length = int.from_bytes(data[:_HEADER_LENGTH], "little")
         metadata = json.loads(data[_HEADER_LENGTH : _HEADER_LENGTH + length]).get("__metadata__", {})
         description = json.loads(metadata[_KEY])
-        stated = description.pop(_CHECKSUM).encode()
+        intact = states_own_sha256(data, description.pop(_CHECKSUM))
     except (SafetensorError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"truncated, damaged, or not written by lipnet? ({type(error).__name__}: {error})"
         raise CheckpointError(f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {reason}") from error
-    if hashlib.sha256(data.replace(stated, _ZEROS, 1)).hexdigest().encode() != stated:
+    if not intact:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
     return state, description, hashlib.sha256(data).hexdigest()

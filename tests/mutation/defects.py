@@ -77,6 +77,7 @@ from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import load_checkpoint, pretrained, tensor_file
 from lipnet.models.checkpoint import _check_fit
 from lipnet.structured.adapters import attachment
+from lipnet.structured.adapters import files as adapter_files
 from tests.mutation.defects_identity import ROWS as IDENTITY
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
 from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
@@ -758,8 +759,13 @@ DEFECTS = [
         ["tests/models/test_pretrained.py::test_a_summary_of_other_weights_is_refused"],
     ),
     Defect(
+        "adapters: damaged files are loaded",
+        edit(adapter_files._read, "stated is not None and not", "False and"),
+        ["tests/structured/adapters/test_files.py::test_a_flipped_bit_is_noticed"],
+    ),
+    Defect(
         "pretrained: the SHA-256 of the weights is not compared",
-        edit(tensor_file.read_tensor_file, "!= stated", "is None"),
+        edit(tensor_file.read_tensor_file, "if not intact:", "if False:"),
         ["tests/models/test_tensor_file.py::test_a_flipped_bit_anywhere_is_noticed"],
     ),
     Defect(

@@ -1,6 +1,7 @@
-"""Adapter files: the trained tensors in the safetensors format, with the configuration as JSON in the metadata."""
+"""Adapter files: the trained tensors in the safetensors format, with configuration and SHA-256 in the metadata."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lipnet.files import atomic_write
+from lipnet.functional.digest import SHA256_TO_COME, states_own_sha256, with_own_sha256
 from lipnet.structured.adapters.attachment import build_updates, install
 from lipnet.structured.adapters.config import config_from_plain, config_to_plain
 from lipnet.structured.adapters.config_base import AdapterConfig
@@ -29,9 +31,10 @@ from lipnet.structured.adapters.state import (
 )
 from lipnet.structured.adapters.switching import scale_adapter
 
-_KEY = "lipnet_adapter"
+_KEY, _CHECKSUM = "lipnet_adapter", "sha256"
 # Format 2 adds parameters outside the adapter, settings by weight and a strength. Other files stay in format 1.
 _FORMATS = (1, 2)
+_HEADER_LENGTH = 8
 _WEIGHT, _BUFFER, _PARAMETER = "weight:", "buffer:", "parameter:"
 
 
@@ -66,7 +69,7 @@ def save_adapter(
 
     For orthogonal adapters the file holds the upper triangles of the skew-symmetric matrices, less than half as many
     numbers as are trained. It also holds the model's buffers that differ from the base's, such as the running
-    statistics of batch normalisation.
+    statistics of batch normalisation, and the SHA-256 of its content.
 
     Args:
         model: a model with adapters.
@@ -94,6 +97,8 @@ def save_adapter(
     special = {weight: config_to_plain(config) for weight, config in attachment.special[name].items()}
     strength = updates[0][1].strength
     description: dict[str, Any] = {
+        # First, so that no other text comes before it.
+        _CHECKSUM: SHA256_TO_COME,
         "format": 2 if parameters or special or strength != 1 else 1,
         "name": name,
         "config": config_to_plain(attachment.configs[name]),
@@ -104,7 +109,7 @@ def save_adapter(
     # Copy the tensors: the format refuses views, and two names for one storage.
     content = save({key: value.cpu().clone() for key, value in tensors.items()}, {_KEY: json.dumps(description)})
     with atomic_write(Path(path)) as file:
-        file.write(content)
+        file.write(with_own_sha256(content))
 
 
 def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) -> nn.Module:
@@ -126,6 +131,9 @@ def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) ->
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or not an adapter file, if it is for another model, or if the name is taken.
             The model is then unchanged.
+
+    Warns:
+        UserWarning: the file has no SHA-256, because an earlier version wrote it; damage may go unnoticed.
     """
     path = Path(path)
     content = _read(path)
@@ -209,16 +217,23 @@ def _read(path: Path) -> _Content:
     """Read an adapter file; errors as in `load_adapter`."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no adapter file {path.absolute()}")
+    data = path.read_bytes()
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = load(data)
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as an adapter file: truncated or damaged? ({error})") from error
     try:
-        return _content(json.loads(metadata[_KEY]), tensors)
+        header = json.loads(data[_HEADER_LENGTH : _HEADER_LENGTH + int.from_bytes(data[:_HEADER_LENGTH], "little")])
+        description = json.loads(header.get("__metadata__", {})[_KEY])
+        stated = description.pop(_CHECKSUM, None)
+        if stated is not None and not states_own_sha256(data, stated):
+            raise ValueError("its content does not match its SHA-256: it is damaged")
+        content = _content(description, tensors)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no adapter file that this version of lipnet reads: {error!r}") from error
+    if stated is None:
+        warnings.warn(f"{path} carries no SHA-256: damage to it would go unnoticed", stacklevel=3)
+    return content
 
 
 def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Content:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
+from lipnet.functional.digest import SHA256_TO_COME, with_own_sha256
 from lipnet.structured.adapters import (
     AdapterConfig,
     GSOFTConfig,
@@ -33,11 +35,13 @@ from tests.structured.adapters.helpers import classes, logits, same, snapshot, t
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["lipnet_adapter"])
+        del description["sha256"]
         return {key: file.get_tensor(key) for key in file.keys()}, description  # noqa: SIM118 (no mapping)
 
 
 def write(path: Path, tensors: dict[str, Tensor], description: Any) -> None:
-    save_file(tensors, path, {"lipnet_adapter": json.dumps(description)})
+    metadata = {"lipnet_adapter": json.dumps({"sha256": SHA256_TO_COME, **description})}
+    path.write_bytes(with_own_sha256(save(tensors, metadata)))
 
 
 @pytest.mark.cover(0)
@@ -183,6 +187,28 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, network: nn.Modul
     with pytest.raises(ValueError, match="is no adapter file that this version of lipnet reads"):
         load_adapter(network, adapter_file)
     untouched.check()
+
+
+def test_a_flipped_bit_is_noticed(network: nn.Module, adapter_file: Path) -> None:
+    data = adapter_file.read_bytes()
+    untouched = Untouched(network)
+    # Without its name, the SHA-256 counts as missing: see the next test.
+    name = data.index(b"sha256")
+    for place in random.Random(0).sample([*range(name), *range(name + 6, len(data))], 300):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << random.Random(place).randrange(8)
+        adapter_file.write_bytes(flipped)
+        with pytest.raises(ValueError, match="adapter file"):
+            load_adapter(network, adapter_file)
+    untouched.check()
+
+
+def test_files_of_earlier_versions_are_loaded_with_a_warning(network: nn.Module, adapter_file: Path) -> None:
+    tensors, description = read(adapter_file)
+    save_file(tensors, adapter_file, {"lipnet_adapter": json.dumps(description)})
+    with pytest.warns(UserWarning, match="carries no SHA-256: damage to it would go unnoticed"):
+        load_adapter(network, adapter_file)
+    assert list(attached(network)) == ["default"]
 
 
 @pytest.mark.parametrize(
