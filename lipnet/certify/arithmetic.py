@@ -66,14 +66,33 @@ def dot_product_arithmetic(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _gradual_underflow() -> Iterator[None]:
-    """Do not flush numbers below the normal range to zero within the context, in this thread."""
+    """Do not flush numbers below the normal range to zero within the context.
+
+    The mode belongs to a thread. torch's worker threads inherit it when they start, and nothing can reset it there. If
+    they flush, this thread computes alone.
+    """
     # torch sets this mode and does not tell it. In this mode, such a number equals 0.
     flushes = bool(torch.tensor(2.0**-1030, dtype=torch.float64, device="cpu") == 0)
     torch.set_flush_denormal(False)
+    threads = torch.get_num_threads()
+    alone = _workers_flush(threads)
     try:
+        if alone:
+            torch.set_num_threads(1)
         yield
     finally:
+        if alone:
+            torch.set_num_threads(threads)
         torch.set_flush_denormal(flushes)
+
+
+def _workers_flush(threads: int) -> bool:
+    """Return whether any of torch's threads, this one included, flushes numbers below the normal range to zero."""
+    if threads == 1:
+        return False
+    # torch gives a thread at least this many entries.
+    numbers = torch.full((threads * 2**15,), 2.0**-1030, dtype=torch.float64, device="cpu")
+    return not bool((numbers > 0).all())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -188,6 +189,32 @@ def test_flushing_is_off_inside_and_on_again_outside() -> None:
     with pytest.raises(RuntimeError, match="from inside"), ieee_arithmetic(CPU):
         raise RuntimeError("from inside")
     assert not bool(below * 1.0 > 0)
+
+
+def test_bounds_are_computed_alone_where_torchs_other_threads_flush() -> None:
+    """A thread's mode is inherited by the workers that torch starts for it, and cannot be changed there."""
+    model = nn.Sequential(nn.Linear(600, 600, bias=False, dtype=torch.float64)).eval()
+    model[0].weight = nn.Parameter(torch.full((600, 600), 2.0**-1060, dtype=torch.float64))
+    found: dict[str, float] = {}
+
+    def with_flushing_workers() -> None:
+        torch.set_num_threads(2)
+        torch.set_flush_denormal(True)
+        torch.rand(2**20).exp()  # starts the workers
+        torch.set_flush_denormal(False)
+        with ieee_arithmetic(CPU):
+            found["inside"] = torch.get_num_threads()
+        found["outside"] = torch.get_num_threads()
+        found["bound"] = lipschitz_bound(model)
+
+    before = torch.get_num_threads()
+    thread = threading.Thread(target=with_flushing_workers)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    assert (found["inside"], found["outside"]) == (1, 2)
+    exact = 600 * 2.0**-1060
+    assert exact <= found["bound"] <= exact * (1 + 1e-6)
 
 
 def libraries() -> tuple[bool, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipnet.certify import certify
+from lipnet.certify.arithmetic import _workers_flush
 from lipnet.certify.certificates import check_pixels
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.html.runs import _false_figures
@@ -89,6 +90,11 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         "certify: hooks may come meanwhile",
         edit(certify, "check_computes_as_declared(model)  # a hook may have come meanwhile", "pass"),
         [TAMPERING + "test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused"],
+    ),
+    (
+        "bounds: weights that torch's other threads flush to zero count as 0",
+        replace(_workers_flush, lambda threads: False),
+        ["tests/certify/test_arithmetic.py::test_bounds_are_computed_alone_where_torchs_other_threads_flush"],
     ),
     (
         "bounds: what they rest on is computed in another arithmetic",
