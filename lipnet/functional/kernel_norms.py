@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipnet.functional.frequency import room_beyond_grid
 from lipnet.functional.norm_estimates import start_vector
-from lipnet.functional.rounding import to_float64
+from lipnet.functional.rounding import BELOW_NORMAL, to_float64
 
 # Room for the rounding of frequency responses and norms.
 _ROUNDING = 1 + 1e-10
@@ -107,7 +107,7 @@ def kernel_norm_bound(
     norm = sqrt(bound * (1 + rounding)) * _ROUNDING
     if points is None:
         norm *= room_beyond_grid(kernel, grid)
-    return max(norm * 2.0**exponent, start)
+    return max(norm * 2.0**exponent + BELOW_NORMAL, start)
 
 
 def _responses(grouped: Tensor, grid: list[int]) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lipnet.functional.eigenvalue_bounds import eigenvalue_bound
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.norm_estimates import power_iteration
-from lipnet.functional.rounding import to_float64
+from lipnet.functional.rounding import BELOW_NORMAL, to_float64
 
 # Factor that covers the rounding of an eigenvalue or singular value decomposition in float64.
 _ROUNDING = 1 + 1e-10
@@ -24,7 +24,9 @@ def spectral_norm_bound(matrix: Tensor) -> float:
     exact = to_float64(matrix.detach())
     if not bool(exact.isfinite().all()):
         return inf
-    return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING
+    if not bool(exact.any()):
+        return 0.0
+    return float(torch.linalg.matrix_norm(exact, ord=2)) * _ROUNDING + BELOW_NORMAL
 
 
 def gram_norm_bound(matrices: Tensor) -> float:
@@ -41,7 +43,7 @@ def gram_norm_bound(matrices: Tensor) -> float:
     largest = float(torch.linalg.eigvalsh(wide @ wide.mT).max())
     # The rounding of the Gram matrix is at most m n units of its norm.
     rounding = 1e-10 + 4 * prod(wide.shape[-2:]) * torch.finfo(torch.float64).eps
-    return scale * sqrt(max(largest, 0.0) * (1 + rounding)) * _ROUNDING
+    return scale * sqrt(max(largest, 0.0) * (1 + rounding)) * _ROUNDING + BELOW_NORMAL
 
 
 def reshaped_filters(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
@@ -146,7 +148,7 @@ def symbol_bound(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     response = frequency_response(exact / scale, (1, 1) if pointwise else (grid, grid), groups)
     # A(0) is real, so the eigenvalues of i A(0) are symmetric about 0.
     largest = eigenvalue_bound(response.mul_(1j).flatten(0, -3), signs=(1,) if pointwise else (1, -1)) * scale
-    return largest * room_beyond_grid(kernel, grid) * _ROUNDING
+    return largest * room_beyond_grid(kernel, grid) * _ROUNDING + BELOW_NORMAL
 
 
 def _power_of_two(magnitude: float) -> float:

@@ -7,6 +7,10 @@ from math import ceil, inf, isfinite, isqrt, nextafter
 
 from torch import Tensor
 
+BELOW_NORMAL = 2.0**-1068
+"""Room for the rounding of a norm below the normal range, where a factor of 1 + 1e-10 rounds to 1. Larger norms keep
+their figures."""
+
 
 def to_float64(values: Tensor) -> Tensor:
     """Convert real values to float64, without error.

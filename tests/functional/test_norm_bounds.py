@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor
 
 from lipnet.functional import PADDING_MODES, eigenvalue_bounds, skew_filter
+from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.norm_bounds import (
+    gram_norm_bound,
     reshaped_filter_bound,
     reshaped_filters,
     spectral_norm_bound,
@@ -170,6 +174,35 @@ def test_the_reshaped_bound_covers_products_that_underflow() -> None:
     weight[0, 1] = 1.65e-162
     weight = weight - weight.transpose(0, 1)
     assert 1.55e-162 * math.sqrt(100) <= reshaped_filter_bound(weight) < 1e-150
+
+
+MATRIX_BOUNDS: dict[str, Callable[[Tensor], float]] = {
+    "singular values": spectral_norm_bound,
+    "Gram matrix": gram_norm_bound,
+    "frequencies": lambda matrix: kernel_norm_bound(matrix[..., None, None]),
+    "frequencies of maps": lambda matrix: kernel_norm_bound(matrix[..., None, None], points=(2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MATRIX_BOUNDS)
+@pytest.mark.parametrize("shape", [(2, 1), (3, 4), (7, 6)])
+def test_bounds_below_the_normal_range_are_not_below_the_norm(name: str, shape: tuple[int, int]) -> None:
+    """The norm of equal entries is sqrt(m n) of them, which rounds down to a multiple of the smallest number."""
+    entry = 2.0**-1074
+    bound = MATRIX_BOUNDS[name](torch.full(shape, entry, dtype=torch.float64))
+    assert Fraction(bound) ** 2 >= math.prod(shape) * Fraction(entry) ** 2
+    assert bound <= 100 * entry
+
+
+def test_the_symbol_bound_below_the_normal_range_is_not_below_the_norm() -> None:
+    entry = 2.0**-1074
+    weight = torch.tensor([[0, 1, 1], [-1, 0, 0], [-1, 0, 0]], dtype=torch.float64)[..., None, None] * entry
+    assert Fraction(symbol_bound(weight)) ** 2 >= 2 * Fraction(entry) ** 2
+
+
+@pytest.mark.parametrize("name", MATRIX_BOUNDS)
+def test_the_bound_of_zeros_is_zero(name: str) -> None:
+    assert MATRIX_BOUNDS[name](torch.zeros(3, 4, dtype=torch.float64)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
