@@ -1,5 +1,6 @@
 """Texts that tell any two Python values apart, and are the same in every process."""
 
+import copyreg
 import enum
 import functools
 import hashlib
@@ -78,15 +79,17 @@ def _content(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[st
             return [value.name]
         case set() | frozenset():
             return sorted(texts(value))
-        case dict():
+        # Subclasses, such as a defaultdict, may hold more than their entries: pickle knows.
+        case dict() if type(value) is dict:
             return texts(value.items())
-        case list() | tuple():
+        case list() | tuple() if type(value) in (list, tuple):
             return texts(value)
         case types.FunctionType():
             closure = [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY_CELL]
             return texts([value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, closure])
         case types.CodeType():
-            return texts([value.co_code, value.co_names, value.co_consts])
+            # The last one says which instructions lie in which ``try`` block.
+            return texts([value.co_code, value.co_names, value.co_consts, value.co_exceptiontable])
         case types.MethodType():
             return texts([value.__func__, value.__self__])
         case property():
@@ -100,8 +103,9 @@ def _content(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[st
 
 def _reduced(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[str]:
     """Return the texts of what pickle would write; nothing if it refuses."""
+    reduce = copyreg.dispatch_table.get(type(value))
     try:
-        reduced = value.__reduce_ex__(4)
+        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
     except (TypeError, pickle.PicklingError):
         return []
     if isinstance(reduced, str):

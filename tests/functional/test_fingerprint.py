@@ -7,11 +7,13 @@ import dataclasses
 import enum
 import functools
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections import OrderedDict, defaultdict
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -45,6 +47,48 @@ def scaling(factor: float) -> Any:
     return lambda x: x * factor
 
 
+class Lengths(list[float]):
+    unit = ""
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+def with_unit(lengths: Lengths, unit: str) -> Lengths:
+    lengths.unit = unit
+    return lengths
+
+
+def _guarded(x: float) -> float:
+    try:
+        y = 1 / x
+        z = 1 / y
+    except ZeroDivisionError:
+        z = 0.0
+    return z
+
+
+def _half_guarded(x: float) -> float:
+    try:
+        y = 1 / x
+    except ZeroDivisionError:
+        z = 0.0
+    else:
+        z = 1 / y
+    return z
+
+
+def named(function: Any, name: str) -> Any:
+    """Rename a function and its code, so that only the instructions differ."""
+    function.__qualname__ = name
+    return function
+
+
+guarded, half_guarded = named(_guarded, "guarded"), named(_half_guarded, "guarded")
+
+
 def array(last: float, count: int = 2000) -> np.ndarray[Any, Any]:
     return np.append(np.zeros(count), last)
 
@@ -66,6 +110,12 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "number of numpy": (np.float32(1), np.float32(2)),
     "tensor": (torch.zeros(3), torch.ones(3)),
     "list of tensors": ([torch.zeros(3)], [torch.zeros(4)]),
+    "extent of a try block": (guarded, half_guarded),
+    "factory of missing entries": (defaultdict(int, a=1), defaultdict(float, a=1)),
+    "entry of a subclass": (OrderedDict(a=1), OrderedDict(a=2)),
+    "attribute of a list": (with_unit(Lengths([1]), "m"), with_unit(Lengths([1]), "km")),
+    "named tuple": (Pair(1, 2), Pair(1, 3)),
+    "pattern": (re.compile("a"), re.compile("b")),
     "fraction": (Fraction(1, 2), Fraction(1, 3)),
     "slots": (Slotted(1.0), Slotted(2.0)),
     "dataclass": (Settings(1.0), Settings(2.0)),

@@ -8,12 +8,14 @@ from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
 from lipnet.certify.certificates import check_pixels
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
+from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import PartialCertification, _digest
 from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
+from lipnet.functional.fingerprint import _content
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -23,6 +25,24 @@ from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "export: facts may state bounds that the model does not have",
+        edit(_plain_facts, "if taken:", "if False:"),
+        [
+            "tests/certify/export/test_program.py::"
+            "test_settings_that_do_not_fit[settings4-ValueError-got class_names, pairwise_lipschitz]"
+        ],
+    ),
+    (
+        "resume: what a try block covers counts for nothing",
+        edit(_content, ", value.co_exceptiontable", ""),
+        ["tests/functional/test_fingerprint.py::test_other_values_have_other_texts[extent of a try block]"],
+    ),
+    (
+        "resume: a subclass of a mapping counts as its entries",
+        edit(_content, "case dict() if type(value) is dict:", "case dict():"),
+        ["tests/functional/test_fingerprint.py::test_other_values_have_other_texts[factory of missing entries]"],
+    ),
     (
         "training: the network may change while it is evaluated by its old bounds",
         attribute(CertifiedClassifier, "_end_evaluation", lambda self: None),

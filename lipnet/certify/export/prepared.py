@@ -15,6 +15,16 @@ from lipnet.certify.bounds import logit_bounds
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
+_OWN_ENTRIES = {
+    "lipschitz_bound",
+    "pairwise_lipschitz",
+    "input_shape",
+    "input_units",
+    "dtype",
+    "num_classes",
+    "class_names",
+    "lipnet_version",
+}
 # Batch sizes on which a file is checked before it appears; the model is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 # Units in the last place: another order of summation changes some tens of them, another function far more.
@@ -67,8 +77,7 @@ def prepare(
     classes = logits.shape[1]
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"class_names must have {classes} names, one for each logit, got {len(class_names)}")
-    metadata = {
-        **_plain_facts(facts or {}),
+    own = {
         "lipschitz_bound": bounds.lipschitz,
         **({} if bounds.pairwise is None else {"pairwise_lipschitz": bounds.pairwise.tolist()}),
         "input_shape": list(example.shape[1:]),
@@ -78,7 +87,7 @@ def prepare(
         **({} if class_names is None else {"class_names": [str(name) for name in class_names]}),
         "lipnet_version": __version__,
     }
-    return Prepared(model, plain, example, metadata)
+    return Prepared(model, plain, example, {**_plain_facts(facts or {}), **own})
 
 
 def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str) -> None:
@@ -102,7 +111,15 @@ def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str)
 
 
 def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts as JSON values; raise TypeError if JSON cannot hold them."""
+    """Return facts as JSON values.
+
+    Raises:
+        TypeError: JSON cannot hold them.
+        ValueError: one has the name of an entry that the export writes, or leaves out because the model has none.
+    """
+    taken = sorted(_OWN_ENTRIES & {*facts})
+    if taken:
+        raise ValueError(f"facts must have other names than the file's own entries, got {', '.join(taken)}")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -46,8 +46,9 @@ def export_program(
 
     Raises:
         ValueError: for another dtype, a model that does not return logits, weights that are not finite, zero rows of a
-            `NormalizedLinear`, a wrong number of class names, models that `lipnet.layers.export` or
-            `lipnet.certify.lipschitz_bound` refuse, and if the file does not compute the same as the model.
+            `NormalizedLinear`, a wrong number of class names, facts that have the name of another entry, models that
+            `lipnet.layers.export` or `lipnet.certify.lipschitz_bound` refuse, and if the file does not compute the same
+            as the model.
         TypeError: for a module without a bound, and for facts that are not JSON values.
     """
     prepared = prepare(model, input_shape, input_units, class_names, facts)

@@ -93,6 +93,12 @@ def test_bounds_of_pairs_are_those_of_the_head(tmp_path: Path) -> None:
         ({"class_names": ["a"]}, ValueError, "class_names must have 4 names, one for each logit, got 1"),
         ({"facts": {"model": nn.ReLU()}}, TypeError, "facts must be values that JSON can hold"),
         ({"facts": {"radius": float("nan")}}, TypeError, "facts must be values that JSON can hold"),
+        ({"facts": {"lipschitz_bound": 0.1}}, ValueError, "facts must have other names .* got lipschitz_bound"),
+        (
+            {"facts": {"class_names": ["a"], "pairwise_lipschitz": []}},
+            ValueError,
+            "got class_names, pairwise_lipschitz",
+        ),
         ({"input_shape": None}, ValueError, "input_shape is needed"),
     ],
 )
