@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
+from lipnet.certify.attacks.check import _Search
 from lipnet.certify.certificates import check_pixels
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.export.prepared import _plain_facts
@@ -25,6 +26,11 @@ from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "attack: images that are not finite count as a search that finds nothing",
+        edit_method(_Search, "attack", " or not bool(found.isfinite().all())", ""),
+        ["tests/certify/attacks/test_check.py::test_an_attack_that_returns_no_images_is_refused[<lambda>3]"],
+    ),
     (
         "export: facts may state bounds that the model does not have",
         edit(_plain_facts, "if taken:", "if False:"),

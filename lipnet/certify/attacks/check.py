@@ -73,7 +73,7 @@ def attack(
         CertificateViolationError: for an image whose prediction changes within its certified radius, or whose own
             prediction is not the certified one.
         ValueError: for images, labels and certificates that do not belong together, a factor of 1 or less, a model in
-            training mode, and radii that cannot be read.
+            training mode, radii that cannot be read, and an attacker that returns other shapes, NaN or infinity.
 
     Example:
         >>> from lipnet.certify import certify
@@ -169,8 +169,13 @@ class _Search:
         if bool(wanted.any()):
             there = wanted.to(self.images.device)
             images, prediction = self.images[there], self.prediction[there]
-            found = attacker.perturb(self.model, images, prediction, epsilon[wanted].to(images))
-            self._record(wanted, found.detach())
+            found = attacker.perturb(self.model, images, prediction, epsilon[wanted].to(images)).detach()
+            if found.shape != images.shape or not bool(found.isfinite().all()):
+                raise ValueError(
+                    f"{type(attacker).__name__}.perturb must return finite images of shape {tuple(images.shape)}, got "
+                    f"shape {tuple(found.shape)}"
+                )
+            self._record(wanted, found)
 
     def _record(self, which: Tensor, end: Tensor) -> None:
         """Lower the distances of the images whose prediction changes.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,28 @@ def test_what_is_no_image_is_no_violation() -> None:
     assert model(torch.full_like(image, 2.0)).argmax() == 0
     result = attack(model, image, one, far, attacker=Jump(torch.full((1, 1, 1), 2.0)))
     assert result.distance.isinf().all()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An attack that returns something else than images."""
+
+    change: Callable[[Tensor], Tensor]
+
+    def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
+        return self.change(images)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:1], lambda x: x[..., :4], lambda x: x * nan, lambda x: x + inf])
+def test_an_attack_that_returns_no_images_is_refused(
+    trained_model: nn.Module,
+    samples: tuple[Tensor, Tensor],
+    certificates: Certificates,
+    change: Callable[[Tensor], Tensor],
+) -> None:
+    """Its figures would be those of an attack that finds nothing."""
+    with pytest.raises(ValueError, match=r"Broken\.perturb must return finite images of shape"):
+        attack(trained_model, *samples, certificates, attacker=Broken(change))
 
 
 def test_flips_of_single_precision_alone_do_not_count(samples: tuple[Tensor, Tensor]) -> None:
