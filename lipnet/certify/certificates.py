@@ -204,9 +204,10 @@ def _loaded_batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
     """Return images and labels as plain tensors; raise ValueError unless they are pixels in [0, 1] and integers."""
     images, labels = _plain_tensor(images), _plain_tensor(labels)
-    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
+    if images.dim() != 4 or not images.is_floating_point() or images.numel() == 0:
         raise ValueError(
-            f"images must be floating and of shape (B, C, H, W), B >= 1, got {images.dtype} {tuple(images.shape)}"
+            "images must be floating and of shape (B, C, H, W), each at least 1, got "
+            f"{images.dtype} {tuple(images.shape)}"
         )
     integers = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if labels.shape != images.shape[:1] or not integers:

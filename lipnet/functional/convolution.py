@@ -40,7 +40,7 @@ def _faster_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     constant = not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad)
     float64 = x.dtype == weight.dtype == torch.float64 and x.device.type == "cpu"
-    return float64 and constant and bias is None and weight.shape[-2:] != (1, 1) and len(x) > 0
+    return float64 and constant and bias is None and weight.shape[-2:] != (1, 1) and x.numel() > 0
 
 
 def _product_with_patches(padded: Tensor, weight: Tensor, groups: int) -> Tensor:

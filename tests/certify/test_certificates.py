@@ -225,7 +225,8 @@ def with_pixel(value: float) -> Tensor:
         (lambda: with_pixel(1.25), r"must lie in \[0, 1\], got \[.*, 1\.25\]"),
         (lambda: with_pixel(-0.5), r"must lie in \[0, 1\], got \[-0\.5, "),
         (lambda: images(3)[0], r"shape \(B, C, H, W\).*got torch\.float64 \(1, 2, 3\)"),
-        (lambda: images(3)[:0], r"B >= 1, got torch\.float64 \(0, 1, 2, 3\)"),
+        (lambda: images(3)[:0], r"each at least 1, got torch\.float64 \(0, 1, 2, 3\)"),
+        (lambda: images(3)[..., :0], r"each at least 1, got torch\.float64 \(3, 1, 2, 0\)"),
         (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be floating.*got torch\.uint8"),
     ],
 )

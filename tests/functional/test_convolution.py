@@ -55,6 +55,13 @@ def test_many_images_are_convolved_in_parts_and_with_gradients_alike() -> None:
         assert y.is_contiguous()
 
 
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)])
+def test_maps_without_pixels_get_the_error_of_torch(size: tuple[int, int]) -> None:
+    weight = torch.zeros(2, 2, 3, 3, dtype=torch.float64)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        same_convolution(torch.zeros(2, 2, *size, dtype=torch.float64), weight)
+
+
 def test_zero_padding_is_the_default() -> None:
     x, weight = torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3)
     assert same_convolution(x, weight)[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
