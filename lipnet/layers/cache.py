@@ -25,6 +25,8 @@ class WeightCache(Generic[Value]):
     Several threads may ask at once. If another thread changes the weights during a computation, the caller gets the
     value, but the cache drops it.
 
+    A value that a caller has written into is computed again.
+
     A copy of a module keeps the value; a pickle starts empty.
     """
 
@@ -32,6 +34,8 @@ class WeightCache(Generic[Value]):
         # Copies of the weights, and the value. One attribute, so that no thread sees parts of two computations.
         self._kept: tuple[list[Tensor], Value] | None = None
         self._state: _State | None = None
+        # Version counter of a value that is a tensor.
+        self._version: int | None = None
         self._frozen = False
 
     # Compiling code that runs once per weight would take minutes. `torch.compiler.disable` is not used, because it
@@ -44,7 +48,7 @@ class WeightCache(Generic[Value]):
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
         kept = self._kept
-        if kept is not None and (trusted or _same_values(kept[0], weights)):
+        if kept is not None and (trusted or _same_values(kept[0], weights)) and not self._written(kept[1]):
             self._state = state
             return kept[1]
         # Leave inference mode: the value may be used under autograd later.
@@ -52,8 +56,16 @@ class WeightCache(Generic[Value]):
             copies = [weight.detach().clone() for weight in weights]
             value = compute()
         unchanged = _same_values(copies, weights) if state is None else state == _state_of(weights)
+        self._version = version_of(value) if isinstance(value, Tensor) else None
         self._kept, self._state = (copies, value) if unchanged else None, state if unchanged else None
         return value
+
+    def _written(self, value: Value) -> bool:
+        """Return whether a caller has changed the value in place."""
+        if isinstance(value, Tensor):
+            return version_of(value) != self._version
+        written = getattr(value, "written", None)
+        return written is not None and bool(written())
 
     def freeze(self) -> None:
         """Let `frozen` return the present value, for an export whose trace cannot compare weights."""
@@ -71,7 +83,7 @@ class WeightCache(Generic[Value]):
         # Both share the value, which is never changed in place. The state is left out: copied weights have other
         # addresses.
         copy: WeightCache[Value] = WeightCache()
-        copy._kept = self._kept
+        copy._kept, copy._version = self._kept, self._version
         return copy
 
     def __reduce__(self) -> tuple[type["WeightCache[Value]"], tuple[()]]:

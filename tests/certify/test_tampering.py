@@ -91,6 +91,33 @@ def test_a_caller_who_writes_into_operands_changes_a_copy(cls: Callable[..., nn.
     assert lipschitz_bound(layer) == bound
 
 
+def constants_of(layer: nn.Module) -> list[Tensor]:
+    assert isinstance(layer, SOC)
+    return [each for each in layer.prepared().constants.values() if each is not None]
+
+
+CONSTANTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], list[Tensor]]]] = {
+    "filter of a series": (lambda: SOC(4, 4, engine="series"), lambda layer: [layer.prepared().factored]),
+    "dense matrix": (lambda: SOC(4, 4, engine="dense"), constants_of),
+    "matrices of frequencies": (lambda: SOC(4, 4, padding_mode="circular", engine="spectral"), constants_of),
+    "rotation": (lambda: OrthogonalMixing(4), lambda layer: [layer.matrices()]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_that_a_caller_writes_into_are_computed_again(name: str) -> None:
+    build, constants = CONSTANTS[name]
+    layer = build().double().eval().requires_grad_(False)
+    x = torch.rand(1, 4, 4, 4, dtype=torch.float64)
+    with explicit_arithmetic(layer):
+        expected = layer(x)
+        bound = lipschitz_bound(layer)
+        for constant in constants(layer):
+            constant.mul_(3)
+        assert layer(x).equal(expected)
+    assert lipschitz_bound(layer) == bound < 1.1
+
+
 def test_an_entry_of_a_setting_that_changes_in_place_is_in_the_next_bound() -> None:
     torch.manual_seed(5)
     layer = ScaledConv2d(4, 4, size=4, bias=False).double().eval()

@@ -39,6 +39,14 @@ def _stored_anyway(self: OperandLayer, size: tuple[int, int]) -> Operands:
 
 ROWS: list[tuple[str, Plant, list[str]]] = [
     (
+        "cache: constants that a caller wrote into are used again",
+        attribute(WeightCache, "_written", lambda self, value: False),
+        [
+            f"{TAMPERING}test_constants_that_a_caller_writes_into_are_computed_again[{name}]"
+            for name in ("filter of a series", "dense matrix", "matrices of frequencies", "rotation")
+        ],
+    ),
+    (
         "operands: a setting changes and the bound stays",
         attribute(OperandLayer, "_settings", lambda self: {}),
         [TAMPERING + "test_a_setting_that_changes_after_the_bound_is_in_the_next_bound[BCOP groups]"],

@@ -18,6 +18,7 @@ from lipnet.functional.series import (
     monic_polynomial,
     taylor_coefficients,
 )
+from lipnet.layers.cache import version_of
 
 # (largest number of channels in a group, grid of the symbol bound). Wider groups get only the cheaper, looser bound.
 _GRIDS = ((64, 24), (128, 16), (256, 8), (512, 6))
@@ -46,7 +47,7 @@ class PreparedWeight:
         series: polynomial that replaces exp.
         interval: largest ||J|| for which the series is made; no guarantee uses it.
         finite: whether all entries of the filter are finite.
-        constants: cache of `constant`.
+        constants: cache of `constant`. Never write into them.
     """
 
     vectors: list[Tensor]
@@ -56,6 +57,14 @@ class PreparedWeight:
     interval: float
     finite: bool
     constants: dict[Hashable, Tensor | None] = field(default_factory=dict)
+    _versions: list[tuple[Tensor, int | None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._versions.extend((each, version_of(each)) for each in (self.filter, self.factored))
+
+    def written(self) -> bool:
+        """Return whether a filter or a constant was changed in place, so that the bounds may not hold any more."""
+        return any(version_of(tensor) != version for tensor, version in list(self._versions))
 
     @cached_property
     def norm(self) -> float:
@@ -82,7 +91,10 @@ class PreparedWeight:
         if key not in self.constants:
             # Leave inference mode: the constant may be used under autograd later.
             with torch.inference_mode(False), torch.no_grad():
-                self.constants[key] = compute()
+                constant = compute()
+                if constant is not None:
+                    self._versions.append((constant, version_of(constant)))
+                self.constants[key] = constant
         return self.constants[key]
 
 
