@@ -214,7 +214,8 @@ def test_bounds_are_computed_alone_where_torchs_other_threads_flush() -> None:
     torch.set_num_threads(before)
     assert (found["inside"], found["outside"]) == (1, 2)
     exact = 600 * 2.0**-1060
-    assert exact <= found["bound"] <= exact * (1 + 1e-6)
+    # `lipnet.functional.rounding.BELOW_NORMAL` is 64 of the smallest numbers.
+    assert exact <= found["bound"] <= exact * (1 + 1e-5)
 
 
 def libraries() -> tuple[bool, bool]:
