@@ -175,25 +175,29 @@ def bound_of(path: str, module: nn.Module, estimate: bool = False) -> float:
         TypeError: if a module has no bound.
         ValueError: for a setting without a rule, and a bound that is negative or NaN.
     """
+    # As for the logits: what the bound rests on may depend on torch's settings.
+    with explicit_arithmetic(module):
+        return _bound_of(path, module, estimate)
+
+
+def _bound_of(path: str, module: nn.Module, estimate: bool) -> float:
     name, found, children = describe(path, module), find_rule(module), children_in_order(module)
     if children is None and found is None and not isinstance(module, LipschitzModule):
         raise TypeError(_no_rule(name, module))
-    # As for the logits: what the bound rests on may depend on torch's settings.
-    with explicit_arithmetic(module):
-        parts = [] if found is None else found.parts(module)
-        bounds = [bound_of(join(path, part), inner, estimate) for part, inner in children or parts]
-        if children is not None:
-            return product_up(bounds)
-        try:
-            if found is not None:
-                bound = float(found.lipschitz(module, *bounds))
-            else:
-                bound = float(module.lipschitz_estimate() if estimate else module.lipschitz_bound())  # type: ignore[operator]
-        except ValueError as error:
-            raise ValueError(f"{path or 'the model'}: {error}") from error
-        except NotImplementedError as error:
-            # torch raises this error, too, for a dtype or device without an operation.
-            raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() ({error})") from error
+    parts = [] if found is None else found.parts(module)
+    bounds = [_bound_of(join(path, part), inner, estimate) for part, inner in children or parts]
+    if children is not None:
+        return product_up(bounds)
+    try:
+        if found is not None:
+            bound = float(found.lipschitz(module, *bounds))
+        else:
+            bound = float(module.lipschitz_estimate() if estimate else module.lipschitz_bound())  # type: ignore[operator]
+    except ValueError as error:
+        raise ValueError(f"{path or 'the model'}: {error}") from error
+    except NotImplementedError as error:
+        # torch raises this error, too, for a dtype or device without an operation.
+        raise TypeError(f"{name} has no Lipschitz bound: implement lipschitz_bound() ({error})") from error
     if isnan(bound) or bound < 0:
         raise ValueError(f"the Lipschitz bound of {name} must be at least 0, got {bound}")
     return bound

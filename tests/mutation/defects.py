@@ -44,7 +44,7 @@ from lipnet.certify.files import rows_of
 from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.partial import PartialCertification
 from lipnet.certify.rounding import _run, check_images_apart, run_in_order
-from lipnet.certify.rules import bound_of, calls_of, children_in_order, evaluated, find_rule, step_of
+from lipnet.certify.rules import _bound_of, calls_of, children_in_order, evaluated, find_rule, step_of
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
@@ -521,7 +521,7 @@ DEFECTS = [
     ),
     Defect(
         "rules: replaced parts of a layer are ignored",
-        edit(bound_of, "in children or parts]", "in children or parts if not children or find_rule(inner) is None]"),
+        edit(_bound_of, "in children or parts]", "in children or parts if not children or find_rule(inner) is None]"),
         [CHECKS + "test_exchanged_parts_are_bounded_by_what_they_are_now"],
     ),
     Defect(
@@ -590,7 +590,7 @@ DEFECTS = [
     ),
     Defect(
         "rules: negative and NaN bounds are accepted",
-        edit(bound_of, "if isnan(bound) or bound < 0:", "if False:"),
+        edit(_bound_of, "if isnan(bound) or bound < 0:", "if False:"),
         [CHECKS + "test_bounds_that_are_none_are_refused"],
     ),
     Defect(
