@@ -219,7 +219,8 @@ def _read(path: Path) -> _Content:
         raise FileNotFoundError(f"there is no adapter file {path.absolute()}")
     data = path.read_bytes()
     try:
-        tensors = load(data)
+        # Sorted, so that an error names the same tensor everywhere.
+        tensors = dict(sorted(load(data).items()))
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as an adapter file: truncated or damaged? ({error})") from error
     try:
