@@ -31,11 +31,10 @@ class WeightCache(Generic[Value]):
     """
 
     def __init__(self) -> None:
-        # Copies of the weights, and the value. One attribute, so that no thread sees parts of two computations.
-        self._kept: tuple[list[Tensor], Value] | None = None
+        # Copies of the weights, the value, and its version counter if it is a tensor. One attribute, so that no thread
+        # sees parts of two computations.
+        self._kept: tuple[list[Tensor], Value, int | None] | None = None
         self._state: _State | None = None
-        # Version counter of a value that is a tensor.
-        self._version: int | None = None
         self._frozen = False
 
     # Compiling code that runs once per weight would take minutes. `torch.compiler.disable` is not used, because it
@@ -48,7 +47,7 @@ class WeightCache(Generic[Value]):
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
         kept = self._kept
-        if kept is not None and (trusted or _same_values(kept[0], weights)) and not self._written(kept[1]):
+        if kept is not None and (trusted or _same_values(kept[0], weights)) and not _written(kept[1], kept[2]):
             self._state = state
             return kept[1]
         # Leave inference mode: the value may be used under autograd later.
@@ -56,16 +55,9 @@ class WeightCache(Generic[Value]):
             copies = [weight.detach().clone() for weight in weights]
             value = compute()
         unchanged = _same_values(copies, weights) if state is None else state == _state_of(weights)
-        self._version = version_of(value) if isinstance(value, Tensor) else None
-        self._kept, self._state = (copies, value) if unchanged else None, state if unchanged else None
+        version = version_of(value) if isinstance(value, Tensor) else None
+        self._kept, self._state = (copies, value, version) if unchanged else None, state if unchanged else None
         return value
-
-    def _written(self, value: Value) -> bool:
-        """Return whether a caller has changed the value in place."""
-        if isinstance(value, Tensor):
-            return version_of(value) != self._version
-        written = getattr(value, "written", None)
-        return written is not None and bool(written())
 
     def freeze(self) -> None:
         """Let `frozen` return the present value, for an export whose trace cannot compare weights."""
@@ -83,11 +75,19 @@ class WeightCache(Generic[Value]):
         # Both share the value, which is never changed in place. The state is left out: copied weights have other
         # addresses.
         copy: WeightCache[Value] = WeightCache()
-        copy._kept, copy._version = self._kept, self._version
+        copy._kept = self._kept
         return copy
 
     def __reduce__(self) -> tuple[type["WeightCache[Value]"], tuple[()]]:
         return WeightCache, ()
+
+
+def _written(value: object, version: int | None) -> bool:
+    """Return whether a caller has changed a cached value in place. ``version`` is the counter that a tensor had."""
+    if isinstance(value, Tensor):
+        return version_of(value) != version
+    written = getattr(value, "written", None)
+    return written is not None and bool(written())
 
 
 def _same_values(kept: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:

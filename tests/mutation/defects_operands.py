@@ -11,7 +11,7 @@ from lipnet.certify.certificates import certify
 from lipnet.certify.checks import _check_children
 from lipnet.layers import ScaledConv2d
 from lipnet.layers.base import check_part
-from lipnet.layers.cache import WeightCache, _same_values
+from lipnet.layers.cache import WeightCache, _same_values, _written
 from lipnet.layers.frequency import FrequencyLayer
 from lipnet.layers.operands import OperandLayer, Operands
 from lipnet.layers.potential import GradientStep
@@ -40,7 +40,7 @@ def _stored_anyway(self: OperandLayer, size: tuple[int, int]) -> Operands:
 ROWS: list[tuple[str, Plant, list[str]]] = [
     (
         "cache: constants that a caller wrote into are used again",
-        attribute(WeightCache, "_written", lambda self, value: False),
+        replace(_written, lambda value, version: False),
         [
             f"{TAMPERING}test_constants_that_a_caller_writes_into_are_computed_again[{name}]"
             for name in ("filter of a series", "dense matrix", "matrices of frequencies", "rotation")
