@@ -15,16 +15,8 @@ from lipnet.certify.bounds import logit_bounds
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
-_OWN_ENTRIES = {
-    "lipschitz_bound",
-    "pairwise_lipschitz",
-    "input_shape",
-    "input_units",
-    "dtype",
-    "num_classes",
-    "class_names",
-    "lipnet_version",
-}
+# Entries that not every model has.
+_OPTIONAL = ("pairwise_lipschitz", "class_names")
 # Batch sizes on which a file is checked before it appears; the model is traced with a batch of 2.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 # Units in the last place: another order of summation changes some tens of them, another function far more.
@@ -87,7 +79,7 @@ def prepare(
         **({} if class_names is None else {"class_names": [str(name) for name in class_names]}),
         "lipnet_version": __version__,
     }
-    return Prepared(model, plain, example, {**_plain_facts(facts or {}), **own})
+    return Prepared(model, plain, example, {**_plain_facts(facts or {}, {*own, *_OPTIONAL}), **own})
 
 
 def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str) -> None:
@@ -110,14 +102,14 @@ def check_result(run: Callable[[Tensor], Tensor], prepared: Prepared, what: str)
             )
 
 
-def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_facts(facts: Mapping[str, Any], reserved: set[str]) -> dict[str, Any]:
     """Return facts as JSON values.
 
     Raises:
         TypeError: JSON cannot hold them.
-        ValueError: one has the name of an entry that the export writes, or leaves out because the model has none.
+        ValueError: one has a reserved name.
     """
-    taken = sorted(_OWN_ENTRIES & {*facts})
+    taken = sorted(reserved & {*facts})
     if taken:
         raise ValueError(f"facts must have other names than the file's own entries, got {', '.join(taken)}")
     try:
