@@ -114,21 +114,26 @@ def flags() -> tuple[bool, ...]:
     return torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
 
 
-def test_one_thread_at_a_time_computes_certificates(circular: nn.Module) -> None:
-    inside, leave, order = threading.Event(), threading.Event(), []
+def seen_in_turn(
+    first: AbstractContextManager[None], second: AbstractContextManager[None], see: Callable[[], Any]
+) -> Any:
+    """Enter the second context in a thread while another one is in the first.
 
-    def first() -> None:
-        with explicit_arithmetic(circular):
+    Returns what each thread sees inside, in the order in which they were done: a list of names and views.
+    """
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with first:
             inside.set()
             leave.wait(10)
-            order.append("first")
+            seen.append(("first", see()))
 
-    def second() -> None:
-        with explicit_arithmetic(circular):
-            order.append("second")
+    def follow() -> None:
+        with second:
+            seen.append(("second", see()))
 
-    before = flags()
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
     assert inside.wait(10)
     threads[1].start()
@@ -136,40 +141,34 @@ def test_one_thread_at_a_time_computes_certificates(circular: nn.Module) -> None
     leave.set()
     for thread in threads:
         thread.join()
-    assert order == ["first", "second"]
+    return seen
+
+
+def test_one_thread_at_a_time_computes_certificates(circular: nn.Module) -> None:
+    before = flags()
+    seen = seen_in_turn(explicit_arithmetic(circular), explicit_arithmetic(circular), lambda: circular[0].explicit)
+    assert seen == [("first", True), ("second", True)]
     assert flags() == before
     assert not circular[0].explicit
 
 
-@pytest.mark.parametrize("context", [explicit_products, estimated_scales])
+@pytest.mark.parametrize(
+    ("context", "view"),
+    [
+        pytest.param(explicit_products, (True, False), id="explicit_products"),
+        pytest.param(estimated_scales, (False, True), id="estimated_scales"),
+    ],
+)
 def test_layers_compute_in_one_way_until_their_logits_are_complete(
-    circular: nn.Module, context: Callable[[nn.Module], AbstractContextManager[None]]
+    circular: nn.Module, context: Callable[[nn.Module], AbstractContextManager[None]], view: tuple[bool, bool]
 ) -> None:
-    inside, leave, order = threading.Event(), threading.Event(), []
-
-    def other() -> None:
-        with context(circular):
-            inside.set()
-            leave.wait(10)
-            order.append("other")
-
-    def certifying() -> None:
-        with explicit_arithmetic(circular):
-            order.append("certifying")
-            assert circular[0].explicit
-            assert not circular[0].estimated
-
-    threads = [threading.Thread(target=other), threading.Thread(target=certifying)]
-    threads[0].start()
-    assert inside.wait(10)
-    threads[1].start()
-    threads[1].join(0.3)
-    leave.set()
-    for thread in threads:
-        thread.join()
-    assert order == ["other", "certifying"]
-    assert not circular[0].explicit
-    assert not circular[0].estimated
+    layer = circular[0]
+    seen = seen_in_turn(
+        context(circular), explicit_arithmetic(circular), lambda: (layer.explicit, bool(layer.estimated))
+    )
+    assert seen == [("first", view), ("second", (True, False))]
+    assert not layer.explicit
+    assert not layer.estimated
 
 
 def test_a_layer_that_leaves_explicit_arithmetic_meanwhile_is_an_error(circular: nn.Module) -> None:
