@@ -75,7 +75,7 @@ class PartialCertification:
     that the lines of another certification do not count either if it replaces this one in the folder meanwhile.
 
     Args:
-        folder: a folder that `begin` has made.
+        folder: a folder that `begin` has made, or will make.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -177,10 +177,11 @@ class PartialCertification:
             shutil.rmtree(self.folder)
 
     def _settings_bytes(self) -> bytes:
-        if self._begun is None:
-            path = self.folder / SETTINGS
-            self._begun = path.read_bytes() if path.is_file() else b""
-        return self._begun
+        # Their absence is not kept: the certification may begin later.
+        path = self.folder / SETTINGS
+        if self._begun is None and path.is_file():
+            self._begun = path.read_bytes()
+        return self._begun or b""
 
 
 def _digest(begun: bytes, content: bytes) -> bytes:

@@ -48,6 +48,14 @@ def test_what_is_added_comes_back(partial: PartialCertification) -> None:
     assert resumed.batches() == partial.batches()
 
 
+def test_a_certification_may_be_watched_before_it_begins(tmp_path: Path) -> None:
+    watching = PartialCertification(tmp_path / PARTIAL)
+    assert not watching.batches()
+    with PartialCertification.begin(tmp_path / PARTIAL, SETTINGS).writer() as add:
+        add(0, BATCHES[0])
+    assert watching.batches() == {0: BATCHES[0]}
+
+
 def test_several_writers_at_once(partial: PartialCertification) -> None:
     with partial.writer() as add_one, partial.writer() as add_other:
         add_one(7, BATCHES[0])

@@ -86,7 +86,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "resume: lines of a certification that began meanwhile count",
-        edit_method(PartialCertification, "_settings_bytes", "if self._begun is None:", "if True:"),
+        edit_method(PartialCertification, "_settings_bytes", "self._begun is None and ", ""),
         [
             f"{PARTIAL}test_the_certificates_of_a_certification_that_begins_meanwhile_are_not_taken[{number}]"
             for number in (1, 8)
