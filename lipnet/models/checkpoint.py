@@ -1,5 +1,6 @@
 """Checkpoints that describe themselves: a trained model can be rebuilt from the file alone."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +17,11 @@ from torch.nn.modules.module import (
 )
 
 from lipnet import __version__
+from lipnet.files import atomic_write
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
 from lipnet.models.described import check_described
-from lipnet.models.tensor_file import SUFFIX, read_tensor_file, write_tensor_file
+from lipnet.tensor_file import SUFFIX, parse_tensor_file, tensor_file_bytes
 
 DESCRIPTION = "lipnet"
 _FORMAT = 1
@@ -84,7 +86,8 @@ def save_checkpoint(
     """
     state, description = checked_content(path, model, model_config, dataset, trust)
     if Path(path).suffix == SUFFIX:
-        write_tensor_file(path, state, description)
+        with atomic_write(Path(path)) as file:
+            file.write(tensor_file_bytes(state, description, DESCRIPTION))
     else:
         prefixed = {_PREFIX + name: value for name, value in state.items()}
         write_archive(path, {"state_dict": prefixed, DESCRIPTION: description})
@@ -137,13 +140,27 @@ def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     """Return the content of a checkpoint file, on the CPU, and its SHA-256; errors as in `load_checkpoint`."""
     if Path(path).suffix == SUFFIX:
-        state, description, sha256 = read_tensor_file(path)
+        state, description, sha256 = _read_tensor_file(Path(path))
         prefixed = {_PREFIX + name: value for name, value in state.items()}
         content: Any = {"state_dict": prefixed, DESCRIPTION: description}
     else:
         content, sha256 = read_archive(path)
     _check_content(path, content)
     return content, sha256
+
+
+def _read_tensor_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Return the weights, the description, and the SHA-256 of the whole file; errors as in `load_checkpoint`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path.absolute()}")
+    data = path.read_bytes()
+    try:
+        content = parse_tensor_file(data, DESCRIPTION)
+        if not content.has_sha256:
+            raise ValueError("not written by lipnet? It states no SHA-256")
+    except ValueError as error:
+        raise CheckpointError(f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {error}") from error
+    return content.tensors, content.description, hashlib.sha256(data).hexdigest()
 
 
 def _plain(value: Any) -> Any:

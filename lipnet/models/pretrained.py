@@ -14,7 +14,7 @@ from lipnet.models.archive import CheckpointError
 from lipnet.models.card import model_card
 from lipnet.models.checkpoint import DESCRIPTION, Checkpoint, checked_content, load_checkpoint, read_checkpoint
 from lipnet.models.hub import download, is_repository
-from lipnet.models.tensor_file import tensor_file_bytes
+from lipnet.tensor_file import tensor_file_bytes
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _PACKAGE = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def save_pretrained(
     contents = {
         CARD: card.encode(),
         CONFIG: json.dumps(description, indent=2).encode() + b"\n",
-        WEIGHTS: tensor_file_bytes(state, description),
+        WEIGHTS: tensor_file_bytes(state, description, DESCRIPTION),
     }
     with atomic_writes(*(folder / each for each in contents)) as files:
         for file, content in zip(files, contents.values(), strict=True):

@@ -29,6 +29,7 @@ import lipnet.layers.arguments
 import lipnet.layers.engines.prepared
 import lipnet.metrics.functional
 import lipnet.overrides
+from lipnet import tensor_file
 from lipnet.certify import PGD, Rule, certify
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.attacks import geometry
@@ -80,10 +81,9 @@ from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.explicit import explicit_products
 from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
-from lipnet.models import load_checkpoint, pretrained, tensor_file
+from lipnet.models import checkpoint, load_checkpoint, pretrained
 from lipnet.models.checkpoint import _check_fit
 from lipnet.structured.adapters import attachment
-from lipnet.structured.adapters import files as adapter_files
 from tests.mutation.defects_identity import ROWS as IDENTITY
 from tests.mutation.defects_layers_gs import ROWS as GROUP_AND_SHUFFLE
 from tests.mutation.defects_layers_spatial import ROWS as SPATIAL_LAYERS
@@ -773,14 +773,18 @@ DEFECTS = [
         ["tests/models/test_pretrained.py::test_a_summary_of_other_weights_is_refused"],
     ),
     Defect(
-        "adapters: damaged files are loaded",
-        edit(adapter_files._read, "stated is not None and not", "False and"),
-        ["tests/structured/adapters/test_files.py::test_a_flipped_bit_is_noticed"],
+        "tensor files: damaged files are loaded",
+        edit(tensor_file.parse_tensor_file, "if not intact:", "if False:"),
+        [
+            "tests/test_tensor_file.py::test_a_flipped_bit_is_noticed",
+            "tests/models/test_safetensors.py::test_a_flipped_bit_is_noticed",
+            "tests/structured/adapters/test_files.py::test_a_flipped_bit_is_noticed",
+        ],
     ),
     Defect(
-        "pretrained: the SHA-256 of the weights is not compared",
-        edit(tensor_file.read_tensor_file, "if not intact:", "if False:"),
-        ["tests/models/test_tensor_file.py::test_a_flipped_bit_anywhere_is_noticed"],
+        "checkpoint: a safetensors file without a SHA-256 is read",
+        edit(checkpoint._read_tensor_file, "if not content.has_sha256:", "if False:"),
+        ["tests/models/test_safetensors.py::test_a_flipped_bit_is_noticed"],
     ),
     Defect(
         "report: a radius that equals the mark counts as certified",

@@ -1,6 +1,5 @@
 """Adapter files: the trained tensors in the safetensors format, with configuration and SHA-256 in the metadata."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lipnet.files import atomic_write
-from lipnet.functional.digest import SHA256_TO_COME, states_own_sha256, with_own_sha256
 from lipnet.structured.adapters.attachment import build_updates, install
 from lipnet.structured.adapters.config import config_from_plain, config_to_plain
 from lipnet.structured.adapters.config_base import AdapterConfig
@@ -30,11 +26,11 @@ from lipnet.structured.adapters.state import (
     updates_of,
 )
 from lipnet.structured.adapters.switching import scale_adapter
+from lipnet.tensor_file import parse_tensor_file, tensor_file_bytes
 
-_KEY, _CHECKSUM = "lipnet_adapter", "sha256"
+_KEY = "lipnet_adapter"
 # Format 2 adds parameters outside the adapter, settings by weight and a strength. Other files stay in format 1.
 _FORMATS = (1, 2)
-_HEADER_LENGTH = 8
 _WEIGHT, _BUFFER, _PARAMETER = "weight:", "buffer:", "parameter:"
 
 
@@ -97,8 +93,6 @@ def save_adapter(
     special = {weight: config_to_plain(config) for weight, config in attachment.special[name].items()}
     strength = updates[0][1].strength
     description: dict[str, Any] = {
-        # First, so that no other text comes before it.
-        _CHECKSUM: SHA256_TO_COME,
         "format": 2 if parameters or special or strength != 1 else 1,
         "name": name,
         "config": config_to_plain(attachment.configs[name]),
@@ -106,10 +100,8 @@ def save_adapter(
     }
     if description["format"] == 2:
         description |= {"special": special, "strength": strength}
-    # Copy the tensors: the format refuses views, and two names for one storage.
-    content = save({key: value.cpu().clone() for key, value in tensors.items()}, {_KEY: json.dumps(description)})
     with atomic_write(Path(path)) as file:
-        file.write(with_own_sha256(content))
+        file.write(tensor_file_bytes(tensors, description, _KEY))
 
 
 def load_adapter(model: nn.Module, path: str | Path, name: str | None = None) -> nn.Module:
@@ -217,22 +209,15 @@ def _read(path: Path) -> _Content:
     """Read an adapter file; errors as in `load_adapter`."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no adapter file {path.absolute()}")
-    data = path.read_bytes()
     try:
-        # Sorted, so that an error names the same tensor everywhere.
-        tensors = dict(sorted(load(data).items()))
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as an adapter file: truncated or damaged? ({error})") from error
+        file = parse_tensor_file(path.read_bytes(), _KEY)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as an adapter file: {error}") from error
     try:
-        header = json.loads(data[_HEADER_LENGTH : _HEADER_LENGTH + int.from_bytes(data[:_HEADER_LENGTH], "little")])
-        description = json.loads(header.get("__metadata__", {})[_KEY])
-        stated = description.pop(_CHECKSUM, None)
-        if stated is not None and not states_own_sha256(data, stated):
-            raise ValueError("its content does not match its SHA-256: it is damaged")
-        content = _content(description, tensors)
+        content = _content(file.description, file.tensors)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no adapter file that this version of lipnet reads: {error!r}") from error
-    if stated is None:
+    if not file.has_sha256:
         warnings.warn(f"{path} carries no SHA-256: damage to it would go unnoticed", stacklevel=3)
     return content
 
