@@ -154,6 +154,9 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         title="Accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])",
         caption="ACR: average certified radius of the correct samples",
         box=SIMPLE_HEAD,
+        # Leave room for the names in a terminal of 80 columns.
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("", overflow="fold")
     radii = list(next(iter(rows.values()))["certified_accuracy"])

@@ -81,6 +81,7 @@ def _certify_or_assist(
         ckpt_path,
         config.output_dir,
         launched=launch is not None,
+        name=config.pretrained,
         radii=list(config.radii),
         attack=None if config.attack is None else instantiate(config.attack, _convert_="all"),
         **{name: config[name] for name in ("overwrite", "resume", "layers", "report")},

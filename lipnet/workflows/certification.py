@@ -47,6 +47,7 @@ def certify_checkpoint(
     attack: CertificateAttack | None = None,
     layers: bool = False,
     report: str | None = None,
+    name: str | None = None,
     trust: Sequence[str] = (),
     launched: bool = False,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def certify_checkpoint(
         attack: settings of an attack on the written certificates; None for no attack.
         layers: also print the bounds of the layers.
         report: ``"html"`` to also write report.html, a page to look at; or None.
+        name: of the network in the printed table; by default, that of its file or of its folder.
         trust: packages of your own whose modules the checkpoint may name; never for a stranger's file.
         launched: True if torchrun or Slurm started this process as the first of several; the others call
             `assist_certification` with the same settings.
@@ -100,7 +102,7 @@ def certify_checkpoint(
     with process_group() if launched else nullcontext():
         summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
     # All saved networks have files of one name; their folders tell them apart.
-    _print_tables(ckpt_path.parent.name if ckpt_path.name == WEIGHTS else ckpt_path.name, summary, layers)
+    _print_tables(name or (ckpt_path.parent if ckpt_path.name == WEIGHTS else ckpt_path).name, summary, layers)
     with reported(report, certification, folder) as keep:
         if attack is not None:
             settings: dict[str, Any] = {"radii": radii, "on_batch": keep}

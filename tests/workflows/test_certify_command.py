@@ -78,6 +78,7 @@ def test_a_pretrained_network_is_certified_with_a_report_and_compared(tmp_path: 
         settings = [f"output_dir={tmp_path}/{name}", f"n_samples={count}", "report=html"]
         printed = ended(start(tmp_path, "pretrained=digits-quickstart", *settings), 0)
         assert "to look at: report.html" in printed
+        assert "digits-quickstart 91,290" in " ".join(printed.split())
     page = (tmp_path / "two" / "report.html").read_text()
     assert "certify.py paths.log_dir=" in page
     assert "pretrained=digits-quickstart" in page
