@@ -73,6 +73,8 @@ ROWS = tuple(
         ("patches_no_crop_lr_0.2", "combination", f"{PATCHES} data.crop_padding=0 optimizer.lr=0.2"),
         ("patches_2_lr_0.2", "combination", f"{PATCHES_2} optimizer.lr=0.2"),
         ("patches_no_crop_muon", "combination", f"{PATCHES} data.crop_padding=0 {MUON}"),
+        ("patches_muon_batch_256", "combination", f"{PATCHES} {MUON} optimizer.steps=3 data.batch_size=256"),
+        ("patches_muon_batch_512", "combination", f"{PATCHES} {MUON} optimizer.steps=3 data.batch_size=512"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),
