@@ -35,7 +35,7 @@ def operand_layers() -> list[str]:
 def measure(name: str, channels: int, size: int, rounds: int) -> dict[str, float]:
     """Return the median milliseconds of both ways, and their ratio, for maps of ``size`` x ``size``."""
     torch.manual_seed(0)
-    layers = [layer_factory(name)(channels, channels, kernel_size=3) for _ in range(LAYERS)]
+    layers = [_layer(name, channels) for _ in range(LAYERS)]
     weights = [[weight.detach().requires_grad_() for weight in layer.weights()] for layer in layers]
     stacked = [
         torch.stack([weight.detach() for weight in each]).requires_grad_() for each in zip(*weights, strict=True)
@@ -53,6 +53,13 @@ def measure(name: str, channels: int, size: int, rounds: int) -> dict[str, float
     times = [(seconds(separate, torch.device("cpu")), seconds(batched, torch.device("cpu"))) for _ in range(rounds)]
     one_by_one, together = (1e3 * median(column) for column in zip(*times, strict=True))
     return {"separate_ms": one_by_one, "batched_ms": together, "ratio": together / one_by_one}
+
+
+def _layer(name: str, channels: int) -> OperandLayer:
+    layer = layer_factory(name)(channels, channels, kernel_size=3)
+    if not isinstance(layer, OperandLayer):
+        raise ValueError(f"layers must compute operands from their weights, got {name!r}")
+    return layer
 
 
 def _square(operands: Sequence[Tensor]) -> Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
-from benchmarks.attack_power import FACTORS, measured
+import pytest
+from torch import nn
+
+from benchmarks import attack_power
+from benchmarks.attack_power import FACTORS, main, measured
 from benchmarks.digits_network import CONFIG, stacked, trained_network
 from lipnet.data import DigitsDataModule
 from lipnet.models import build_model
@@ -26,6 +30,14 @@ def test_every_factor_and_radius_has_a_row() -> None:
         float(share.removesuffix(" %")) for share in rows["accuracy at 36/255: certified, under PGD, clean"].split(", ")
     )
     assert certified <= attacked <= clean
+
+
+def test_a_dataset_with_files_needs_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = SimpleNamespace(model=nn.Identity(), dataset={"name": "cifar10"})
+    monkeypatch.setattr(attack_power, "load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr("sys.argv", ["attack_power", "best.ckpt"])
+    with pytest.raises(ValueError, match="--data-dir must be the folder of cifar10, got none"):
+        main()
 
 
 def test_the_network_is_of_the_quickstarts_size() -> None:

@@ -24,6 +24,11 @@ def test_a_batched_call_computes_the_operands_of_each_layer(name: str) -> None:
             torch.testing.assert_close(one, other[number])
 
 
+def test_a_layer_without_operands_is_an_error() -> None:
+    with pytest.raises(ValueError, match="layers must compute operands from their weights, got 'soc'"):
+        main(["--layers", "soc", "--rounds", "1"])
+
+
 def test_the_command_writes_what_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched_kernels, "SHAPES", ((4, 4),))
     main(["--layers", "aol", "--rounds", "1", "--output", str(tmp_path / "times.json")])
