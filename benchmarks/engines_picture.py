@@ -105,9 +105,8 @@ def _groups(count: int) -> str:
 
 def _legend() -> list[Line2D]:
     lines = [Line2D([], [], color=_COLOURS[name], linewidth=1.8, label=_LABELS[name]) for name in ENGINES]
-    dots = {"color": _GREY, "linestyle": "none", "marker": "o"}
     return [
         *lines,
-        Line2D([], [], markersize=5, label='what engine="auto" takes', **dots),
+        Line2D([], [], color=_GREY, linestyle="none", marker="o", markersize=5, label='what engine="auto" takes'),
         Line2D([], [], color=_GREY, linewidth=0.8, label="plain convolution, without groups"),
     ]

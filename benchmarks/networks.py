@@ -21,7 +21,6 @@ from benchmarks.lipconvnet import KINDS, add_setting, measure, setting_of
 from lipnet.layers import BRO, GSSOC, MaxMinPermuted, NormalizedLinear
 from lipnet.models import LipConvNet, LipNeXt, LiResNet
 
-HEAD = {"head": NormalizedLinear}
 SHAPES = {
     # Width and depth of LiResNet, width and depth of LipNeXt, initial channels and depth of LipConvNet.
     "full": ((256, 12), (512, 16), (64, 10)),
@@ -32,12 +31,13 @@ SHAPES = {
 def networks(shapes: str) -> dict[str, Callable[[], nn.Module]]:
     """Return factories of the networks by name, for 32 x 32 images and 100 classes."""
     (width, depth), (channels, blocks), (initial, layers) = SHAPES[shapes]
-    lires = partial(LiResNet, 100, channels=width, depth=depth, dense_features=4 * width, dense_depth=4, **HEAD)
-    lipnext = partial(LipNeXt, 100, channels=channels, depth=blocks, parametrization="manifold", **HEAD)
+    head = NormalizedLinear
+    lires = partial(LiResNet, 100, channels=width, depth=depth, dense_features=4 * width, dense_depth=4, head=head)
+    lipnext = partial(LipNeXt, 100, channels=channels, depth=blocks, parametrization="manifold", head=head)
     gs_soc = partial(GSSOC, groups=(4, None))
     return {
         "LipConvNet, GS-SOC (4,-)": partial(
-            LipConvNet, 100, depth=layers, initial_channels=initial, conv=gs_soc, activation=MaxMinPermuted, **HEAD
+            LipConvNet, 100, depth=layers, initial_channels=initial, conv=gs_soc, activation=MaxMinPermuted, head=head
         ),
         "LiResNet": lires,
         "LiResNet, BRO": partial(lires, block=partial(BRO, padding_mode="circular")),

@@ -8,7 +8,7 @@ The large networks have random weights, since the bound hardly depends on them. 
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from lipnet.models import LipConvNet
 TITLE = "Rounding: the proved bound E and measured distances"
 RADIUS = 36 / 255
 _STEPS = 80
-_CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": 0.2673}
+_CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4865, 0.4409), 0.2673
 
 
 class Case(NamedTuple):
@@ -82,7 +82,8 @@ def _time_ratio(model: nn.Module, images: Tensor, repeats: int) -> float:
     """Return the processor time of certified logits over that of deployed ones, each the fastest of its turns."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
-        for times, context in zip(seconds, (nullcontext(), explicit_arithmetic(model)), strict=True):
+        contexts: tuple[AbstractContextManager[None], ...] = (nullcontext(), explicit_arithmetic(model))
+        for times, context in zip(seconds, contexts, strict=True):
             with context:
                 start = time.process_time()
                 model(images)
@@ -105,7 +106,8 @@ def cases(images: int) -> list[Case]:
 def _large(
     conv: Callable[..., nn.Module], activation: type[nn.Module], images: int, depth: int = 15
 ) -> tuple[nn.Module, Tensor]:
-    return LipConvNet(100, depth=depth, conv=conv, activation=activation, **_CIFAR100), torch.rand(images, 3, 32, 32)
+    model = LipConvNet(100, depth=depth, conv=conv, activation=activation, mean=_CIFAR100_MEAN, std=_CIFAR100_STD)
+    return model, torch.rand(images, 3, 32, 32)
 
 
 def _trained() -> tuple[nn.Module, Tensor]:
