@@ -8,7 +8,7 @@ more.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,6 +26,9 @@ from lipnet.structured.adapters import (
     attach,
 )
 from lipnet.structured.updates import StackedUpdate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TARGETS = ("query", "key", "value", "attention.output.dense")
 # Units of each budget: 0.3 % and 1 % of the parameters of MiniLM.
@@ -139,11 +142,11 @@ PEER_METHODS = {
 ALL_METHODS = METHODS | PEER_METHODS
 
 
-def apply(method: Method, budget: str, model: nn.Module) -> nn.Module:
+def apply(method: Method, budget: str, model: "PreTrainedModel") -> "PreTrainedModel":
     """Prepare a Hugging Face classifier for a method, in place. Every method trains its new head."""
     model.requires_grad_(method.everything)
     if method.config is not None:
-        config = method.config(UNITS[budget], model.config.hidden_size)  # type: ignore[operator, union-attr, arg-type]
+        config = method.config(UNITS[budget], model.config.hidden_size)
         if method.peft:
             import peft
 

@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import lipnet
 from benchmarks.common import resident_bytes, write_json
@@ -30,7 +30,7 @@ from benchmarks.text_methods import ALL_METHODS, apply, parameter_groups
 from lipnet.files import atomic_write
 
 
-def network(job: Job) -> nn.Module:
+def network(job: Job) -> PreTrainedModel:
     """Return the pretrained network with a new head from the job's seed, prepared for the job's method."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -46,7 +46,7 @@ def precision() -> AbstractContextManager[Any]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: str, data: Sentences, size: int) -> tuple[float, float]:
+def evaluate(model: PreTrainedModel, task: str, data: Sentences, size: int) -> tuple[float, float]:
     """Return the score and the mean loss; a loss that is not finite counts as infinite."""
     model.eval()
     ordered = data.subset(sorted(range(len(data)), key=lambda i: len(data.tokens[i])))
@@ -74,11 +74,12 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Te
         loss = model(**batch).loss
     loss.backward()
     optimizer.step()
-    return loss.item()
+    value: float = loss.item()
+    return value
 
 
 def train(
-    model: nn.Module, job: Job, training: Sentences, validation: Sentences, settings: Settings
+    model: PreTrainedModel, job: Job, training: Sentences, validation: Sentences, settings: Settings
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Train by Adam; return the figures of each epoch, and the trained parameters after the best epoch."""
     optimizer = torch.optim.Adam(parameter_groups(ALL_METHODS[job.method], model, job.rate))
