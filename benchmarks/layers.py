@@ -18,7 +18,7 @@ network with such strides, which tells what they cost.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -134,7 +134,7 @@ def contestants_of(layer: str, groups: int | None = None) -> dict[str, Factory]:
 
 
 def measure(
-    networks: dict[str, nn.Module], batches: Sequence[int], budget: float, device: torch.device
+    networks: Mapping[str, nn.Module], batches: Sequence[int], budget: float, device: torch.device
 ) -> dict[int, dict[str, dict[str, float]]]:
     """Return median seconds for each batch size, network and kind, after a round that warms up.
 
@@ -153,7 +153,6 @@ def measure(
         for each in running.values():
             each.model.train(kind == KINDS[0])
             if kind == KINDS[1] and exportable(each.model):
-                assert isinstance(each.model, nn.Sequential)
                 exported(each.model)
         for batch in batches:
             for name, value in _medians(running, kind, batch, budget, device).items():

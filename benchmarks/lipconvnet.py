@@ -40,7 +40,7 @@ def plain_convolution(in_channels: int, out_channels: int, kernel_size: int = 3,
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
 
 
-VARIANTS: dict[str, Callable[[], nn.Module]] = {
+VARIANTS: dict[str, Callable[..., nn.Sequential]] = {
     PLAIN: partial(LipConvNet, conv=plain_convolution, head=nn.Linear),
     "published SOC": partial(LipConvNet, conv=PublishedSOC),
     "lipnet SOC": partial(LipConvNet, conv=SOC),
@@ -76,7 +76,7 @@ class Setting:
     def model(self, make: Callable[[], nn.Module]) -> nn.Module:
         """Return a seeded network on the device."""
         torch.manual_seed(0)
-        return make().to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
+        return make().to(self.device).to(memory_format=self._layout)
 
     def compiled(self, model: nn.Module, training: bool) -> Callable[[Tensor], Tensor]:
         if self.compile is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from lipnet.layers import ChannelShuffle, MaxMinPermuted
 from lipnet.models import LipConvNet
 
 Make = Callable[..., nn.Sequential]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Module:
@@ -35,7 +37,8 @@ def aoc(in_channels: int, out_channels: int, kernel_size: int, stride: int, grou
 
     kernel_size, padding = _window(kernel_size, stride)
     groups = _groups(in_channels, groups)
-    return AdaptiveOrthoConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+    conv: nn.Module = AdaptiveOrthoConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+    return conv
 
 
 def bcop(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
@@ -60,7 +63,7 @@ def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: 
     kernel_size, _ = _window(kernel_size, stride)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="kernel size changed", category=RuntimeWarning)
-        return AdaptiveSOCConv2d(
+        conv: nn.Module = AdaptiveSOCConv2d(
             in_channels,
             out_channels,
             kernel_size,
@@ -69,6 +72,7 @@ def adaptive_soc(in_channels: int, out_channels: int, kernel_size: int, stride: 
             groups=_groups(in_channels, groups),
             padding_mode="zeros",
         )
+    return conv
 
 
 def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
@@ -76,7 +80,8 @@ def aol(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> n
     from orthogonium.layers.conv.AOL.aol import AOLConv2D
 
     kernel_size, padding = _window(kernel_size, stride)
-    return AOLConv2D(in_channels, out_channels, kernel_size, stride, padding)
+    conv: nn.Module = AOLConv2D(in_channels, out_channels, kernel_size, stride, padding)
+    return conv
 
 
 def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Module:
@@ -88,7 +93,8 @@ def spectral(in_channels: int, out_channels: int, kernel_size: int, stride: int)
     from deel.torchlip import SpectralConv2d
 
     kernel_size, padding = _window(kernel_size, stride)
-    return SpectralConv2d(in_channels, out_channels, kernel_size, stride, padding)
+    conv: nn.Module = SpectralConv2d(in_channels, out_channels, kernel_size, stride, padding)
+    return conv
 
 
 class OrthogonalPointwise(nn.Module):
@@ -102,7 +108,8 @@ class OrthogonalPointwise(nn.Module):
         self.stride = stride
         # A linear layer, because in a weight (out, in, 1, 1) torch would make each 1 x 1 kernel orthogonal. Cayley,
         # because the gradient of torch's default takes half a minute for 2048 to 1024 channels on a CPU.
-        self.linear = orthogonal(nn.Linear(in_channels * stride**2, out_channels), orthogonal_map="cayley")
+        self.linear = nn.Linear(in_channels * stride**2, out_channels)
+        orthogonal(self.linear, orthogonal_map="cayley")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pixel_unshuffle(x, self.stride), self.linear.weight[:, :, None, None], self.linear.bias)
@@ -185,7 +192,7 @@ def exportable(model: nn.Module) -> bool:
     return any(_parametrised(module) for module in model.modules())
 
 
-def exported(model: nn.Sequential) -> nn.Sequential:
+def exported(model: Model) -> Model:
     """Replace every parametrised convolution or linear layer, in place, by a plain one with the same weight.
 
     Otherwise the other packages recompute their weights at every call, even in evaluation.
@@ -197,7 +204,7 @@ def exported(model: nn.Sequential) -> nn.Sequential:
     return model
 
 
-def _parametrised(module: nn.Module) -> bool:
+def _parametrised(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
     return isinstance(module, nn.Conv2d | nn.Linear) and parametrize.is_parametrized(module)
 
 
@@ -212,13 +219,18 @@ def _plain(layer: nn.Conv2d | nn.Linear) -> nn.Module:
         plain = nn.Conv2d(
             layer.in_channels,
             layer.out_channels,
-            tuple(weight.shape[2:]),
-            layer.stride,
-            layer.padding,
-            layer.dilation,
+            _pair(weight.shape[2:]),
+            _pair(layer.stride),
+            layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+            _pair(layer.dilation),
             layer.groups,
             has_bias,
             layer.padding_mode,
         )
     plain.load_state_dict({"weight": weight} | ({"bias": layer.bias} if has_bias else {}))
     return plain.to(weight).train(layer.training)
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    height, width = values
+    return height, width
