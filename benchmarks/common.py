@@ -60,7 +60,7 @@ def identical(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, Tensor):
         same_kind = one.dtype == other.dtype and one.shape == other.shape
-        return same_kind and one.numpy().tobytes() == other.numpy().tobytes()
+        return bool(same_kind and one.numpy().tobytes() == other.numpy().tobytes())
     if isinstance(one, dict):
         return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

@@ -25,7 +25,8 @@ from lipnet.data import ImageDataModule, LabelledImages
 from lipnet.data.spec import CIFAR10_SPEC
 
 BATCH_SIZE = 128
-Batches = DataLoader[tuple[Tensor, Tensor]]
+# Images with a tensor of labels, or single images with an integer label.
+Batches = DataLoader[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, int]]
 
 
 def noise(count: int) -> LabelledImages:

@@ -126,7 +126,7 @@ def with_choices(measured: dict[str, Any]) -> dict[str, Any]:
 def _turns(cell: Cell, x: Tensor) -> dict[str, Callable[[], None]]:
     run = _training if cell.mode == "training" else _evaluation
     plain = nn.Conv2d(cell.channels, cell.channels, cell.kernel_size, padding=cell.kernel_size // 2, device=x.device)
-    turns = {PLAIN: partial(run, plain, x)}
+    turns: dict[str, Callable[[], None]] = {PLAIN: partial(run, plain, x)}
     # Engines of one padding mode share a layer.
     layers = {padding_mode: _layer(cell, padding_mode, x.device) for padding_mode in CANDIDATES}
     for name, (padding_mode, engine) in ENGINES.items():

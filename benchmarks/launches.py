@@ -81,7 +81,8 @@ def launches_of(make: Callable[[], nn.Module]) -> Launches:
     images, labels = torch.empty(128, 3, 32, 32, device="meta"), torch.empty(128, dtype=torch.int64, device="meta")
     for _ in range(2):
         model.zero_grad()
-        with LaunchCounter() as counter:
+        counter = LaunchCounter()
+        with counter:
             nn.functional.cross_entropy(model(images), labels).backward()
     return counter.launches
 

@@ -58,7 +58,8 @@ def singular_values(layer: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     size = prod(input_shape)
     zero_and_basis = torch.cat([torch.zeros(1, size), torch.eye(size)]).view(-1, *input_shape)
     images = layer(zero_and_basis).flatten(1).double()
-    return torch.linalg.svdvals(images[1:] - images[0])
+    values: Tensor = torch.linalg.svdvals(images[1:] - images[0])
+    return values
 
 
 def largest_singular_value(layer: nn.Module, input_shape: tuple[int, ...], steps: int = 40) -> float:

@@ -92,4 +92,5 @@ class PublishedGSSOC(nn.Sequential):
 
 def _unit(vectors: Tensor) -> Tensor:
     """Divide each group's vector by its norm."""
-    return vectors / vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+    norms: Tensor = vectors.flatten(1).norm(dim=1)
+    return vectors / norms.view(-1, 1, 1, 1, 1)

@@ -43,8 +43,9 @@ class FrequencyLayer(nn.Module):
         size = maps.shape[-2:]
         spectrum = torch.fft.rfft2(maps).permute(2, 3, 1, 0)
         product = self._matrices_of(size) @ spectrum.flatten(0, 1)
-        result = product.view(*spectrum.shape[:2], -1, len(maps)).permute(3, 2, 0, 1)
-        return torch.fft.irfft2(result, s=size) + self.bias
+        product = product.view(*spectrum.shape[:2], -1, len(maps)).permute(3, 2, 0, 1)
+        result: Tensor = torch.fft.irfft2(product, s=size) + self.bias
+        return result
 
     def train(self, mode: bool = True) -> "FrequencyLayer":
         self._cached.clear()
@@ -99,7 +100,7 @@ class PublishedLOT(FrequencyLayer):
     def _tall(self, responses: Tensor) -> Tensor:
         gram = responses.mH @ responses
         # The iteration converges for a norm of at most 1.
-        scale = gram.norm(dim=(-2, -1), keepdim=True)
+        scale: Tensor = gram.norm(dim=(-2, -1), keepdim=True)
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         root, inverse = gram / scale, identity.expand_as(gram)
         for _ in range(self.steps):
@@ -176,15 +177,15 @@ class PublishedCPL(PotentialLayer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride)
-        self.register_buffer("vector", F.normalize(torch.randn(1, self.channels, 8, 8), dim=(1, 2, 3)))
+        self.register_buffer("vector", _unit(torch.randn(1, self.channels, 8, 8)))
 
     def scale(self) -> Tensor:
         with torch.no_grad():
             for _ in range(1 if self.training else self.evaluation_steps):
                 image = F.conv2d(self.vector, self.weight, padding=self.padding)
                 back = F.conv_transpose2d(image, self.weight, padding=self.padding)
-                self.vector = F.normalize(back, dim=(1, 2, 3))
-        norm = F.conv2d(self.vector, self.weight, padding=self.padding).norm()
+                self.vector = _unit(back)
+        norm: Tensor = F.conv2d(self.vector, self.weight, padding=self.padding).norm()
         return (2 / norm.square()).expand(self.channels)
 
 
@@ -214,7 +215,13 @@ def _wrapped(weight: Tensor, size: torch.Size) -> Tensor:
     return weight
 
 
+def _unit(image: Tensor) -> Tensor:
+    """Divide an image (1, C, H, W) by its norm."""
+    return F.normalize(image, dim=(1, 2, 3))  # type: ignore[arg-type]  # torch documents tuples, but declares an int
+
+
 def _solve(matrices: Tensor, right: Tensor) -> Tensor:
     if matrices.shape[-1] <= _BATCHED:
-        return torch.linalg.solve(matrices, right)
+        solution: Tensor = torch.linalg.solve(matrices, right)
+        return solution
     return torch.stack([torch.linalg.solve(each, other) for each, other in zip(matrices, right, strict=True)])

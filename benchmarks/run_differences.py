@@ -15,12 +15,14 @@ def differences(whole: Path, other: Path) -> list[str]:
         one, two = (read_checkpoint(folder / "checkpoints" / name)[0] for folder in (whole, other))
         parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
         found += [f"{name}: {part}" for part in parts if not identical(one[part], two[part])]
-    one, two = (read_certificates(folder / "certificates.tsv") for folder in (whole, other))
-    if list(one.rows.values()) != list(two.rows.values()):
+    first, second = (read_certificates(folder / "certificates.tsv") for folder in (whole, other))
+    if list(first.rows.values()) != list(second.rows.values()):
         found.append("certificates")
     # A checkpoint contains the name of its folder, so its SHA-256 differs.
     found += [
-        f"certificates: {key}" for key in one.facts if key != "checkpoint_sha256" and one.facts[key] != two.facts[key]
+        f"certificates: {key}"
+        for key in first.facts
+        if key != "checkpoint_sha256" and first.facts[key] != second.facts[key]
     ]
     expected, logged = figures_of(whole), figures_of(other)
     found += [f"figure {key}" for key, value in logged.items() if expected.get(key) != value]

@@ -69,7 +69,7 @@ def training_step(overrides: Sequence[str]) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(module.model(images), labels).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(module.model(images), labels).backward()
         optimizer.step()
 
     return step

@@ -51,7 +51,8 @@ def targets(size: int, repeats: int) -> dict[str, Tensor]:
 
 def relative_errors(matrices: Tensor, nearest: Tensor) -> list[float]:
     """Return the Frobenius norms of the differences as shares of the matrices' norms."""
-    return ((matrices - nearest).flatten(1).norm(dim=1) / matrices.flatten(1).norm(dim=1)).tolist()
+    errors: list[float] = ((matrices - nearest).flatten(1).norm(dim=1) / matrices.flatten(1).norm(dim=1)).tolist()
+    return errors
 
 
 def closed_forms(matrices: Tensor) -> Iterator[tuple[str, int, list[float]]]:

@@ -129,7 +129,7 @@ def step(method: str, model: nn.Module, optimizer: torch.optim.Optimizer, images
     model.train() if method == BASE else METHODS[method].train_mode(model)
     loss = nn.functional.cross_entropy(model(images.contiguous(memory_format=torch.channels_last)), labels)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 
