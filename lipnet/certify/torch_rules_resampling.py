@@ -72,6 +72,15 @@ class _MaxPool2d(Rule):
         return square_root_up(Fraction(prod(-(-k // p) for k, p in zip(kernel, period, strict=True))))
 
     def rounding(self, module: nn.MaxPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
+        """Return an exact step; refuse windows of padding alone, whose maximum of -infinity no norm covers."""
+        settings = (_pair(each) for each in (module.kernel_size, _stride(module), module.padding, module.dilation))
+        for size, windows, k, s, p, d in zip(signal.shape[-2:], shape[-2:], *settings, strict=True):
+            if not all(any(0 <= u * s - p + a * d < size for a in range(k)) for u in range(windows)):
+                maps = " x ".join(map(str, signal.shape[-2:]))
+                raise ValueError(
+                    f"{module} has windows of padding alone on maps of {maps}, whose maximum is -infinity; use less "
+                    "padding or dilation"
+                )
         return exact(signal, gain=self.lipschitz(module))
 
 

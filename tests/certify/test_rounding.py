@@ -324,6 +324,29 @@ def test_maps_without_channels_are_averaged_over_all_their_pixels() -> None:
     assert flat.modules[1].step.error == pytest.approx(whole.modules[0].step.error, rel=1e-9, abs=0)
 
 
+@pytest.mark.parametrize(
+    ("maxima", "size"),
+    [
+        (nn.MaxPool2d(2, stride=1, padding=1, dilation=2), (1, 1)),
+        (nn.MaxPool2d((2, 1), stride=1, padding=(1, 0), dilation=(4, 1)), (3, 5)),
+        (nn.MaxPool2d(3, stride=5, padding=1, dilation=3, ceil_mode=True), (2, 2)),
+    ],
+    ids=["both directions", "rows", "ceil"],
+)
+def test_maxima_of_padding_alone_are_refused(maxima: nn.MaxPool2d, size: tuple[int, int]) -> None:
+    """They are -infinity, which a Tanh turns into -1: no bound on the norm of the input counts that."""
+    assert bool((maxima(torch.ones(1, 1, *size)) == -torch.inf).all())
+    problem = rf"0 \(MaxPool2d\).*windows of padding alone on maps of {size[0]} x {size[1]}"
+    with pytest.raises(ValueError, match=problem):
+        rounding_bounds(nn.Sequential(maxima, nn.Tanh()).eval(), (1, *size))
+
+
+def test_dilated_maxima_with_a_pixel_in_each_window_are_exact() -> None:
+    maxima = nn.MaxPool2d(2, stride=1, padding=1, dilation=2).eval()
+    assert bool(maxima(torch.rand(1, 1, 2, 3)).isfinite().all())
+    assert rounding_bounds(nn.Sequential(maxima), (1, 2, 3)).logits < 1e-300
+
+
 def test_a_module_without_a_rule_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.ReLU(), Silent())).eval()
     assert lipschitz_bound(model) == 1 / 3
