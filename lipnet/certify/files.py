@@ -20,9 +20,9 @@ TITLE = "# lipnet certificates, format 1"
 COLUMNS = ("idx", "label", "prediction", "radius", "correct")
 RADIUS_DECIMALS = 9
 CERTIFICATES, CURVE, SUMMARY = FILES = ("certificates.tsv", "curve.png", "summary.json")
-# At most 18 digits, which fit into int64.
+# At most 18 digits, which fit into int64, and 309 digits, which the largest float64 has.
 _ROW = re.compile(
-    rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,300}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII
+    rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,309}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII
 )
 _FACT = re.compile(r"# (\w+): (.*)", re.ASCII)
 _CHECKSUM = "sha256"

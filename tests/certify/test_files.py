@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lipnet.certify import CertificateFileError, read_certificates
-from lipnet.certify.files import Row, certificate_bytes, examine_certificates, read_summary, sealed, summary_bytes
+from lipnet.certify.files import (
+    RADIUS_DECIMALS,
+    Row,
+    certificate_bytes,
+    examine_certificates,
+    read_summary,
+    sealed,
+    summary_bytes,
+)
+from lipnet.functional.margins import round_down
 
 FACTS = {"dataset": "made up", "lipschitz_bound": 2.6602819875286916, "versions": {"torch": "2.10"}, "n_samples": 3}
 ROWS = [Row(7, 1, 1, "0.123456789", 1), Row(3, 0, 2, "0.000000000", 0), Row(1000, 99, 99, "12.300000000", 1)]
@@ -30,6 +40,13 @@ def test_what_is_written_comes_back(path: Path) -> None:
     assert list(content.rows.values()) == ROWS
     lines = path.read_text().splitlines()
     assert all(lines[number - 1] == "\t".join(map(str, row)) for number, row in content.rows.items())
+
+
+@pytest.mark.parametrize("radius", [5e-324, 2.0**-30, sys.float_info.max])
+def test_every_radius_can_be_written_and_read(path: Path, radius: float) -> None:
+    row = Row(0, 1, 1, round_down(radius, RADIUS_DECIMALS), 1)
+    path.write_bytes(certificate_bytes({"n_samples": 1}, [row]))
+    assert list(read_certificates(path).rows.values()) == [row]
 
 
 def test_without_its_comments_it_is_a_plain_table(path: Path) -> None:
