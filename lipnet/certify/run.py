@@ -30,7 +30,7 @@ from lipnet.certify.partial import (
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
-from lipnet.functional.digest import tensors_sha256
+from lipnet.functional.digest import batch_sha256, tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.identity import model_sha256, state_of, values_sha256
 from lipnet.metrics.curve import plot_certified_curve
@@ -217,14 +217,14 @@ class Certification:
             if number == 0:
                 self._check_first(images)
             if number in certified:
-                if certified[number].data_sha256 != data_sha256(images, labels, indices):
+                if certified[number].data_sha256 != batch_sha256(images, labels, indices):
                     raise ValueError(
                         f"batch {number} has other images or labels than when it was certified; resume with the same "
                         "data, or begin again with overwrite=true"
                     )
             elif numbers is None or number in numbers:
                 rows = rows_of(indices, labels, self.evidence.certify(images, labels))
-                yield number, Batch(rows, data_sha256(images, labels, indices))
+                yield number, Batch(rows, batch_sha256(images, labels, indices))
             if done == len(self.indices):
                 return
         raise ValueError(f"the data must hold {len(self.indices)} samples, got {done}")
@@ -242,11 +242,6 @@ class Certification:
         """Return the numbers of the batches that are not certified yet; ``batches`` must be a ``DataLoader``."""
         size: int = self.batches.batch_size  # type: ignore[attr-defined]
         return sorted(set(range(ceil(len(self.indices) / size))) - set(certified))
-
-
-def data_sha256(images: Tensor, labels: Tensor, indices: Tensor) -> str:
-    """Return the SHA-256 of a batch."""
-    return tensors_sha256({"images": images, "labels": labels, "indices": indices})
 
 
 def certify_dataset(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipnet.data.augmentation import Augmentation, Batch
+from lipnet.functional.digest import batch_sha256
 
 Item = int | tuple[int, int]
-
-# Number of images that are hashed at once.
-_HASHED = 512
 
 
 class ImageBytes(Protocol):
@@ -103,6 +100,10 @@ def to_unit_range(image: Tensor, maximum: int) -> Tensor:
     return image.to(torch.float32).div_(torch.tensor(float(maximum), device=image.device))
 
 
+def _bytes(values: Tensor) -> bytes:
+    return values.cpu().contiguous().numpy().tobytes()
+
+
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Selected images of a split, plain or augmented, served one by one or as batches.
 
@@ -123,16 +124,23 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """The index of each image in the official file, int64 of shape (n,)."""
         return self.source.indices[self.positions]
 
-    def sha256(self, count: int) -> str:
-        """Return the SHA-256 of the bytes, labels and indices of the first ``count`` images, without augmentation."""
-        positions = self.positions[:count]
-        shape = (len(positions), *self.source.images.shape[1:])
+    def digests(self, count: int, batch_size: int) -> tuple[str, list[str]]:
+        """Return the SHA-256 of the first ``count`` images, and the `batch_sha256` of each batch in which they come.
+
+        The first one is of the bytes of all images, their labels and their indices. Augmentation is left out.
+        """
+        labels = self.source.labels[self.positions[:count].to(self.source.labels.device)].cpu()
+        selected = (self.positions[:count], labels, self.indices[:count])
+        shape = (len(labels), *self.source.images.shape[1:])
         digest = hashlib.sha256(f"{shape} 0..{self.source.maximum}".encode())
-        images = (self.source.images[part.to(self.source.images.device)] for part in torch.split(positions, _HASHED))
-        labels = self.source.labels[positions.to(self.source.labels.device)]
-        for values in chain(images, (labels, self.indices[:count])):
-            digest.update(values.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        batches = []
+        for positions, *others in zip(*(torch.split(each, batch_size) for each in selected), strict=True):
+            images = self.source.images[positions.to(self.source.images.device)]
+            digest.update(_bytes(images))
+            batches.append(batch_sha256(to_unit_range(images, self.source.maximum), *others))
+        for values in selected[1:]:
+            digest.update(_bytes(values))
+        return digest.hexdigest(), batches
 
     def to(self, device: torch.device) -> ImageDataset:
         """Return the dataset with its images and labels on ``device``; indices stay on the CPU."""

@@ -1,14 +1,16 @@
-"""Data loaders that apply MixUp or CutMix, and continue an interrupted epoch."""
+"""Data loaders that apply MixUp or CutMix, continue an interrupted epoch, and notice that images have changed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lipnet.data.augmentation import Batch, Mixing, seeded_mix
 from lipnet.data.images import ImageDataset
 from lipnet.data.samplers import EpochSampler
+from lipnet.functional.digest import batch_sha256
 
 
 class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
@@ -103,6 +105,38 @@ class MemoryLoader(WorkerLoader):
         assert isinstance(self.dataset, ImageDataset)
         for items in self.batch_sampler:
             yield self.dataset.batch(items)
+
+
+class UnchangedBatches:
+    """The first batches of a loader, which must be the same in every iteration.
+
+    Files may change while a certification reads them. Its certificates would then be of other images than those whose
+    SHA-256 they state.
+
+    Args:
+        loader: of an evaluation split, in order.
+        indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
+        digests: the `batch_sha256` of each batch, from `ImageDataset.digests`.
+
+    Raises:
+        ValueError: in an iteration, for a batch with another SHA-256.
+    """
+
+    def __init__(self, loader: DataLoader[tuple[Tensor, Tensor]], indices: Tensor, digests: Sequence[str]) -> None:
+        assert loader.batch_size is not None
+        self.loader, self.batch_size, self.digests = loader, loader.batch_size, digests
+        self.indices = torch.split(indices, self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The shortest first: the loader is not asked for a batch beyond the last one.
+        for number, (indices, digest, batch) in enumerate(zip(self.indices, self.digests, self.loader, strict=False)):
+            images, labels = (values[: len(indices)] for values in batch)
+            if batch_sha256(images, labels, indices) != digest:
+                raise ValueError(
+                    f"batch {number} has other images or labels than at the beginning: they were changed meanwhile; "
+                    "begin again with the data as they are"
+                )
+            yield images, labels
 
 
 LOADERS: dict[str, type[WorkerLoader]] = {"memory": MemoryLoader, "workers": WorkerLoader}

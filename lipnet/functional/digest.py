@@ -1,4 +1,4 @@
-"""SHA-256 of named tensors, and of files that state their own."""
+"""SHA-256 of named tensors, of batches, and of files that state their own."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,6 +29,16 @@ def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = No
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def batch_sha256(images: Tensor, labels: Tensor, indices: Tensor) -> str:
+    """Return the SHA-256 of a batch of a dataset.
+
+    Args:
+        images: as a model receives them.
+        labels, indices: int64 (B,).
+    """
+    return tensors_sha256({"images": images, "labels": labels, "indices": indices})
 
 
 def with_own_sha256(data: bytes) -> bytes:

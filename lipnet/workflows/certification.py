@@ -15,6 +15,7 @@ from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.ranks import certify_in_ranks, process_group
 from lipnet.certify.run import Certification, certify_here, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
+from lipnet.data.loaders import UnchangedBatches
 from lipnet.files import resolve_path
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics.functional import check_radii
@@ -176,15 +177,16 @@ def prepare_certification(
     count = len(images) if n_samples is None else n_samples
     if not 1 <= count <= len(images):
         raise ValueError(f"n_samples must be from 1 to {len(images)} for the {split} split, got {n_samples}")
+    sha256, digests = images.digests(count, batch_size)
     return Certification(
         checkpoint.model.to(device_of(device), DTYPES[dtype]).requires_grad_(False),
-        data.evaluation_dataloader(split),
+        UnchangedBatches(data.evaluation_dataloader(split), images.indices[:count], digests),
         images.indices[:count],
         facts={
             "dataset": data.dataset_name,
             **data.facts(),
             "split": split,
-            "data_sha256": images.sha256(count),
+            "data_sha256": sha256,
             "checkpoint_sha256": checkpoint.sha256,
             "batch_size": batch_size,
         },

@@ -15,7 +15,7 @@ from lipnet.certify import PGD, Certificates
 from lipnet.certify.run import Evidence
 from lipnet.data import DATAMODULES, FolderDataModule, ImageDataModule
 from lipnet.models import build_model, load_checkpoint, save_checkpoint
-from lipnet.workflows import certify_checkpoint
+from lipnet.workflows import certification, certify_checkpoint
 from lipnet.workflows.attacking import CertificateAttack
 from lipnet.workflows.verification import verify_certificates
 from tests.fake_images import CLASSES, write_class, write_mnist
@@ -157,3 +157,31 @@ def test_a_damaged_test_image_ends_the_certification_and_is_named(tmp_path: Path
         certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
     Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(root / "test" / "bee" / "001.png")
     assert certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")["n_samples"] == 9
+
+
+@pytest.mark.parametrize("attack", [None, ATTACK], ids=["certified", "attacked"])
+def test_images_that_change_meanwhile_are_not_certified(
+    attack: CertificateAttack | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file states the SHA-256 of the images as they were at the beginning."""
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(two_trees(root), tmp_path / "model.ckpt")
+    image = root / "test" / "cat" / "001.png"
+    original = image.read_bytes()
+
+    def change(*arguments: Any, **settings: Any) -> Any:
+        Image.fromarray(np.full((8, 8, 3), 77, dtype=np.uint8)).save(image)
+        return begin(*arguments, **settings)
+
+    settings: dict[str, Any] = {"data_dir": str(root), "device": "cpu", "batch_size": 4}
+    moment = "run_certification" if attack is None else "attack_certificates"
+    begin = getattr(certification, moment)
+    monkeypatch.setattr(certification, moment, change)
+    with pytest.raises(ValueError, match=r"batch 1 has other images or labels than at the beginning"):
+        certify_checkpoint(checkpoint, tmp_path / "out", attack=attack, **settings)
+    monkeypatch.undo()
+    image.write_bytes(original)
+    resume = attack is None
+    certify_checkpoint(checkpoint, tmp_path / "out", resume=resume, overwrite=not resume, **settings)
+    path = tmp_path / "out" / "certificates.tsv"
+    assert verify_certificates(path, checkpoint, data_dir=str(root), device="cpu").confirmed

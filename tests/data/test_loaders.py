@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from lipnet.data import CIFAR10DataModule, DigitsDataModule, ImageDataModule, NpzImages
-from lipnet.data.loaders import MemoryLoader, WorkerLoader
+from lipnet.data.loaders import MemoryLoader, UnchangedBatches, WorkerLoader
 
 Batch = tuple[Tensor, Tensor]
 KINDS = {"memory": {"loader": "memory"}, "workers": {"num_workers": 2}, "main process": {"num_workers": 0}}
@@ -323,3 +323,28 @@ def test_a_policy_needs_single_images_of_bytes(cifar: Any) -> None:
 def test_a_loader_without_a_name() -> None:
     with pytest.raises(ValueError, match=r"loader must be one of \('memory', 'workers'\), got 'disk'"):
         DigitsDataModule(loader="disk")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_batches_are_served_as_the_loader_serves_them(kind: str) -> None:
+    data = DigitsDataModule(batch_size=50, **KINDS[kind])
+    dataset, loader = data.evaluation_dataset("test"), data.test_dataloader()
+    unchanged = UnchangedBatches(loader, dataset.indices[:120], dataset.digests(120, 50)[1])
+    first, second, third = list(loader)[:3]
+    assert_same(list(unchanged), [first, second, (third[0][:20], third[1][:20])])
+
+
+@pytest.mark.parametrize("changed", ["images", "labels", "indices"])
+def test_batches_that_have_changed_are_refused(changed: str) -> None:
+    data = DigitsDataModule(batch_size=50, loader="memory")
+    dataset = data.evaluation_dataset("test")
+    unchanged = UnchangedBatches(data.test_dataloader(), dataset.indices.clone(), dataset.digests(150, 50)[1])
+    if changed == "indices":
+        unchanged.indices[1][3] += 1
+    else:
+        values = getattr(dataset.source, changed)[dataset.positions[53]]
+        getattr(dataset.source, changed)[dataset.positions[53]] = values.roll(1) if changed == "images" else 3
+    iterator = iter(unchanged)
+    next(iterator)
+    with pytest.raises(ValueError, match="batch 1 has other images or labels than at the beginning"):
+        next(iterator)

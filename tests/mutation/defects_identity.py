@@ -16,6 +16,7 @@ from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
+from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
@@ -80,9 +81,17 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     (
         "resumption: other images or labels",
         edit_method(
-            Certification, "certify", "certified[number].data_sha256 != data_sha256(images, labels, indices)", "False"
+            Certification, "certify", "certified[number].data_sha256 != batch_sha256(images, labels, indices)", "False"
         ),
         [PARTIAL + "test_other_data_are_not_gone_on_with"],
+    ),
+    (
+        "certificates: images that change after their SHA-256 was stated",
+        edit_method(UnchangedBatches, "__iter__", "!= digest", "!= digest and False"),
+        [
+            "tests/data/test_certified_data.py::test_images_that_change_meanwhile_are_not_certified",
+            "tests/data/test_loaders.py::test_batches_that_have_changed_are_refused",
+        ],
     ),
     (
         "resume: lines of a certification that began meanwhile count",
