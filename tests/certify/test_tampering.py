@@ -237,9 +237,28 @@ class Changing(Dataset[tuple[Tensor, int]]):
         return torch.rand(1, 2, 2), 0
 
 
-@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor", "setting", "module"])
+class Cooled(LipschitzModule):
+    """A layer of one's own whose bound depends on a setting, and that counts and records its calls."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature, self.calls, self.batches = temperature, 0, [0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.batches.append(len(x))
+        return x / self.temperature
+
+    def lipschitz_bound(self) -> float:
+        return 1 / self.temperature
+
+    def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
+        return elementwise(signal, roundings=1, gain=self.lipschitz_bound())
+
+
+@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor", "setting", "own setting", "module"])
 def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> None:
-    layers = nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5), nn.ELU()
+    layers = nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5), nn.ELU(), Cooled(2.0)
     model = nn.Sequential(*layers).double().eval()
     changes: dict[str, Callable[[], object]] = {
         "weight": lambda: nn.init.constant_(model[2].weight, 100),  # type: ignore[arg-type]
@@ -247,10 +266,17 @@ def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> 
         "mode": model.train,
         "other tensor": lambda: setattr(model[2].weight, "data", torch.rand(3, 4).double()),
         "setting": lambda: setattr(model[4], "alpha", 10.0),
+        "own setting": lambda: setattr(model[5], "temperature", 0.01),
         "module": lambda: model.__setitem__(4, nn.LeakyReLU(10.0).eval()),
     }
     with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
         certify(model, DataLoader(Changing(changes[change]), batch_size=1))
+
+
+def test_layers_of_one_s_own_may_count_and_record_their_calls() -> None:
+    model = nn.Sequential(nn.Flatten(), Cooled(2.0), nn.Linear(4, 3)).double().eval()
+    certify(model, DataLoader(Changing(lambda: None), batch_size=1))
+    assert model[1].calls == len(model[1].batches) - 1 > 4  # type: ignore[arg-type]
 
 
 def test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused() -> None:
