@@ -97,13 +97,15 @@ def save_pretrained(
         folder: destination; created if it is missing.
         model_config, dataset: as for `save_checkpoint`; for a plain network only.
         name: name in the model card's example of `load_pretrained`, such as ``owner/name``; default: the folder's name.
-        summary: the content of a summary.json of exactly this checkpoint, for the card's certified table.
+        summary: the content of a summary.json of exactly this checkpoint, for the card's certified table; for a
+            `Checkpoint` only.
         trust: as for `save_checkpoint`.
         overwrite: replace the three files if the folder holds any of them.
 
     Raises:
         FileExistsError: the folder holds one of the files already, unless ``overwrite``.
-        TypeError: a plain network without ``model_config`` and ``dataset``, or a `Checkpoint` with them.
+        TypeError: a plain network without ``model_config`` and ``dataset`` or with a summary, or a `Checkpoint` with
+            ``model_config`` or ``dataset``.
         ValueError: the summary is of another checkpoint.
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
     """
@@ -120,7 +122,7 @@ def save_pretrained(
     network = model.model if isinstance(model, Checkpoint) else model
     state, description = checked_content(folder / WEIGHTS, network, model_config, dataset, trust)
     if summary is not None:
-        _check_summary(summary, state)
+        _check_summary(summary, model, state)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(name or folder.name, description, parameters, summary)
     contents = {
@@ -133,12 +135,20 @@ def save_pretrained(
             file.write(content)
 
 
-def _check_summary(summary: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a summary is of these weights: a card must not state another network's figures."""
-    stated, dtype = summary.get("weights_sha256"), getattr(torch, str(summary.get("dtype")), None)
-    found = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
-    if stated != found:
-        raise ValueError(f"summary must be of these weights: weights_sha256 must be {found}, got {stated}")
+def _check_summary(summary: Mapping[str, Any], model: Checkpoint | nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise an error unless a summary is of this checkpoint: a card must not state another network's figures.
+
+    Equal weights are not enough: networks with other settings or activations may have them, too.
+    """
+    if not isinstance(model, Checkpoint):
+        raise TypeError("a summary is of a Checkpoint, whose SHA-256 it states: pass the result of load_checkpoint")
+    dtype = getattr(torch, str(summary.get("dtype")), None)
+    weights = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
+    for name, found in {"checkpoint_sha256": model.sha256, "weights_sha256": weights}.items():
+        if summary.get(name) != found:
+            raise ValueError(
+                f"summary must be of this checkpoint: {name} must be {found}, got {summary.get(name)}; certify it again"
+            )
 
 
 def _check_config(folder: Path) -> None:

@@ -14,6 +14,7 @@ from lipnet.certify import certify, read_certificates, read_summary
 from lipnet.models import (
     PRETRAINED,
     CheckpointError,
+    build_model,
     load_checkpoint,
     load_pretrained,
     save_checkpoint,
@@ -96,8 +97,27 @@ def test_a_summary_of_other_weights_is_refused(tmp_path: Path, tiny_checkpoint: 
     checkpoint = load_checkpoint(tiny_checkpoint)
     with torch.no_grad():
         next(checkpoint.model.parameters()).add_(1e-6)
-    with pytest.raises(ValueError, match="summary must be of these weights"):
+    with pytest.raises(ValueError, match="summary must be of this checkpoint: weights_sha256 must be"):
         save_pretrained(checkpoint, tmp_path / "net", summary=summary)
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_summary_of_another_network_with_the_same_weights_is_refused(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    tiny_model: nn.Module,
+    tiny_config: dict[str, Any],
+    digits_dataset: dict[str, Any],
+) -> None:
+    config = tiny_config | {"std": 2 * tiny_config["std"]}
+    other = build_model(config)
+    other.load_state_dict(load_checkpoint(tiny_checkpoint).model.state_dict())
+    save_checkpoint(tmp_path / "other.ckpt", other, config, digits_dataset)
+    summary = certify_checkpoint(tmp_path / "other.ckpt", tmp_path / "out", n_samples=5)
+    with pytest.raises(ValueError, match=r"summary must be of this checkpoint: checkpoint_sha256 must be"):
+        save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "net", summary=summary)
+    with pytest.raises(TypeError, match="a summary is of a Checkpoint"):
+        save_pretrained(tiny_model, tmp_path / "net", tiny_config, digits_dataset, summary=summary)
     assert not (tmp_path / "net").exists()
 
 

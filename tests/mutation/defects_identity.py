@@ -118,7 +118,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "certify: settings may change meanwhile",
-        edit(state_of, "_constant_settings(module)", "None"),
+        edit(state_of, "_constant_settings(each)", "None"),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
     ),
     (
