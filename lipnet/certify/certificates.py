@@ -15,8 +15,13 @@ from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logi
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rounding import RoundingBounds, check_images_apart, rounding_bounds
-from lipnet.layers.identity import state_of
+from lipnet.certify.rules import children_in_order
+from lipnet.layers.identity import of_lipnet_or_torch, state_of
 
+_CHANGED = (
+    "the model was changed while its certificates were computed; change it before or after, or certify a copy.deepcopy "
+    "of it"
+)
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 
@@ -88,25 +93,45 @@ def certify(
     _check_dtype(model, ignore_rounding)
     parts = []
     shape: tuple[int, ...] | None = None
+    given = rounding
     for batch, batch_labels in batches:
         if shape is None:
             shape = tuple(batch.shape[1:])
-            rounding = _rounding_for(model, shape, rounding, ignore_rounding)
+            rounding = _rounding_for(model, shape, given, ignore_rounding)
         if shape != tuple(batch.shape[1:]):
             raise ValueError(f"all images must have one shape, got {shape} and {tuple(batch.shape[1:])}")
         errors = (0.0, None) if rounding is None else (rounding.logits, rounding.pairwise)
         with explicit_arithmetic(model):
             logits = logits_of(model, batch)
         if state_of(model) != before:
-            raise RuntimeError(
-                "the model was changed while its certificates were computed; change it before or after, or certify a "
-                "copy.deepcopy of it"
-            )
+            raise RuntimeError(_CHANGED)
         check_computes_as_declared(model)  # a hook may have come meanwhile
         _check_classes(batch_labels, logits.shape[1])
         prediction, radius = bounds.certified_radius(logits, *errors)
         parts.append((prediction, radius, prediction == batch_labels.cpu()))
+    if _has_own_modules(model):
+        _check_same_bounds(model, bounds if lipschitz is None else None, rounding if given is None else None)
     return Certificates(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _has_own_modules(model: nn.Module) -> bool:
+    """Tell whether modules of your own compute; `state_of` leaves out their settings, which may count calls."""
+    return not all(of_lipnet_or_torch(each) or children_in_order(each) is not None for each in model.modules())
+
+
+def _check_same_bounds(model: nn.Module, bounds: LogitBounds | None, rounding: RoundingBounds | None) -> None:
+    """Raise RuntimeError if the bounds, unless None, have grown by more than another order of summation explains."""
+    pairs: list[tuple[Any, Any, float]] = []
+    if bounds is not None:
+        now = logit_bounds(model)
+        pairs += [(bounds.lipschitz, now.lipschitz, 1e-9), (bounds.pairwise, now.pairwise, 1e-9)]
+    if rounding is not None and rounding.modules:
+        again = rounding_bounds(model, rounding.modules[0].shape)
+        # Rounded up to 20 binary digits.
+        pairs += [(rounding.logits, again.logits, 1e-5), (rounding.pairwise, again.pairwise, 1e-5)]
+    for before, after, room in pairs:
+        if before is not None and not bool((torch.as_tensor(after) <= torch.as_tensor(before) * (1 + room)).all()):
+            raise RuntimeError(_CHANGED)
 
 
 def _rounding_for(

@@ -20,10 +20,13 @@ def state_of(model: nn.Module) -> list[Any]:
     """Return the modules with their modes and settings, and all tensors with their addresses and versions.
 
     Comparing two states of one model costs little, and tells whether it was changed in between. Writes through
-    ``.data``, and in inference mode, change no version. The integers and lists of your own modules are left out: they
-    may count or record calls.
+    ``.data``, and in inference mode, change no version. The settings of your own modules are left out: what such a
+    module counts may change.
     """
-    modules = [(path, id(each), each.training, _constant_settings(each)) for path, each in model.named_modules()]
+    modules = [
+        (path, id(module), module.training, settings_of(module) if of_lipnet_or_torch(module) else None)
+        for path, module in model.named_modules()
+    ]
     tensors = [*model.parameters(), *model.buffers()]
     versions = [(each.data_ptr(), version_of(each)) for each in tensors]
     return [modules, versions]
@@ -83,14 +86,6 @@ def settings_of(module: nn.Module) -> dict[str, str]:
         for name, value in vars(module).items()
         if _is_setting(module, name, value)
     }
-
-
-def _constant_settings(module: nn.Module) -> dict[str, str]:
-    """Return the settings that a forward pass has no reason to change."""
-    settings = settings_of(module)
-    if of_lipnet_or_torch(module):
-        return settings
-    return {name: text for name, text in settings.items() if type(vars(module)[name]) not in (int, list)}
 
 
 def _is_setting(module: nn.Module, name: str, value: Any) -> bool:

@@ -18,7 +18,7 @@ from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
-from lipnet.layers.identity import _constant_settings, _everything_of, _is_setting, settings_of, state_of
+from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.workflows.attacking import _check_model
@@ -118,12 +118,12 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "certify: settings may change meanwhile",
-        edit(state_of, "_constant_settings(each)", "None"),
+        edit(state_of, "settings_of(module) if of_lipnet_or_torch(module) else None", "None"),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
     ),
     (
         "certify: settings of your own modules may change meanwhile",
-        edit(_constant_settings, "type(vars(module)[name]) not in (int, list)", "False"),
+        edit(certify, "if _has_own_modules(model):", "if False:"),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[own setting]"],
     ),
     (
