@@ -109,29 +109,37 @@ def certify(
         _check_classes(batch_labels, logits.shape[1])
         prediction, radius = bounds.certified_radius(logits, *errors)
         parts.append((prediction, radius, prediction == batch_labels.cpu()))
-    if _has_own_modules(model):
-        _check_same_bounds(model, bounds if lipschitz is None else None, rounding if given is None else None)
+    check_own_modules(model, bounds if lipschitz is None else None, rounding if given is None else None)
     return Certificates(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _has_own_modules(model: nn.Module) -> bool:
-    """Tell whether modules of your own compute; `state_of` leaves out their settings, which may count calls."""
-    return not all(of_lipnet_or_torch(each) or children_in_order(each) is not None for each in model.modules())
+def check_own_modules(
+    model: nn.Module, bounds: LogitBounds | None, rounding: RoundingBounds | None = None, *, estimate: bool = False
+) -> None:
+    """Raise RuntimeError if the bounds of a model with modules of your own have grown since they were computed.
 
+    `state_of` leaves out the settings of these modules, which may count calls.
 
-def _check_same_bounds(model: nn.Module, bounds: LogitBounds | None, rounding: RoundingBounds | None) -> None:
-    """Raise RuntimeError if the bounds, unless None, have grown by more than another order of summation explains."""
+    Args:
+        bounds, rounding: the earlier bounds; None if they are not to be compared.
+        estimate: as for `logit_bounds`.
+    """
+    if all(of_lipnet_or_torch(each) or children_in_order(each) is not None for each in model.modules()):
+        return
     pairs: list[tuple[Any, Any, float]] = []
     if bounds is not None:
-        now = logit_bounds(model)
+        now = logit_bounds(model, estimate=estimate)
         pairs += [(bounds.lipschitz, now.lipschitz, 1e-9), (bounds.pairwise, now.pairwise, 1e-9)]
     if rounding is not None and rounding.modules:
         again = rounding_bounds(model, rounding.modules[0].shape)
         # Rounded up to 20 binary digits.
         pairs += [(rounding.logits, again.logits, 1e-5), (rounding.pairwise, again.pairwise, 1e-5)]
+    # The room is for sums in another order.
     for before, after, room in pairs:
-        if before is not None and not bool((torch.as_tensor(after) <= torch.as_tensor(before) * (1 + room)).all()):
-            raise RuntimeError(_CHANGED)
+        if before is not None:
+            most, grown = (torch.as_tensor(each, dtype=torch.float64) for each in (before, after))
+            if not bool((grown <= most * (1 + room)).all()):
+                raise RuntimeError(_CHANGED)
 
 
 def _rounding_for(

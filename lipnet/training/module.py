@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
-from lipnet.certify.certificates import check_pixels
+from lipnet.certify.certificates import check_own_modules, check_pixels
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
@@ -166,10 +166,11 @@ class CertifiedClassifier(LightningModule):
             )
         self._bounds, self._state = logit_bounds(self.model, estimate=estimate), state_of(self.model)
 
-    def _end_evaluation(self) -> None:
+    def _end_evaluation(self, estimate: bool = False) -> None:
         if state_of(self.model) != self._state:
             raise RuntimeError("the network was changed while it was evaluated; its bounds are not about it any more")
         check_computes_as_declared(self.model)  # a hook may have come meanwhile
+        check_own_modules(self.model, self._bounds, estimate=estimate)
 
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
         self._begin_evaluation(estimate)
@@ -193,7 +194,7 @@ class CertifiedClassifier(LightningModule):
         self.val_loss.update(loss, weight=len(labels))
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
-        self._end_evaluation()
+        self._end_evaluation(estimate=stage == "val")
         certified = self.certified_accuracy.named()
         figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
         shown = next(iter(figures))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
 from lipnet.certify.attacks.check import _Search
-from lipnet.certify.certificates import check_pixels
+from lipnet.certify.certificates import check_own_modules, check_pixels
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
@@ -123,8 +123,11 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "certify: settings of your own modules may change meanwhile",
-        edit(certify, "if _has_own_modules(model):", "if False:"),
-        [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[own setting]"],
+        edit(check_own_modules, "if before is not None and not", "if False and not"),
+        [
+            TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[own setting]",
+            "tests/training/test_api.py::test_a_module_of_ones_own_that_changes_during_an_evaluation_is_an_error",
+        ],
     ),
     (
         "certify: hooks may come meanwhile",

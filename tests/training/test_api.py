@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import certify
 from lipnet.data import DigitsDataModule
-from lipnet.layers import SOCLinear
+from lipnet.layers import LipschitzModule, SOCLinear
 from lipnet.models import CheckpointError, save_checkpoint
 from lipnet.training import CertifiedClassifier
 from tests.training.runs import DATASET, figures_of, make_module, make_trainer
@@ -83,6 +83,39 @@ def test_a_network_that_changes_during_an_evaluation_is_an_error(
     evaluate = getattr(make_trainer(tmp_path, callbacks=[ScaleWeights()]), stage)
     with pytest.raises(RuntimeError, match="the network was changed while it was evaluated"):
         evaluate(make_module(tiny_config), DigitsDataModule())
+
+
+class Amplifier(LipschitzModule):
+    """A module of one's own, with a setting that decides its bound."""
+
+    factor = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.factor * x
+
+    def lipschitz_bound(self) -> float:
+        return self.factor
+
+
+class Amplify(Callback):
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        pl_module.model[1].factor = 3.0
+
+    on_predict_batch_start = on_validation_batch_start = on_test_batch_start
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_module_of_ones_own_that_changes_during_an_evaluation_is_an_error(tmp_path: Path, stage: str) -> None:
+    model = nn.Sequential(nn.Flatten(), Amplifier(), nn.Linear(64, 10))
+    module = CertifiedClassifier(model, num_classes=10)
+    getattr(make_trainer(tmp_path), stage)(module, DigitsDataModule())
+    with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
+        getattr(make_trainer(tmp_path, callbacks=[Amplify()]), stage)(module, DigitsDataModule())
 
 
 class HookLate(Callback):
