@@ -123,7 +123,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "certify: settings of your own modules may change meanwhile",
-        edit(check_own_modules, "if before is not None and not", "if False and not"),
+        edit(check_own_modules, "if not bool((grown", "if False and not bool((grown"),
         [
             TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[own setting]",
             "tests/training/test_api.py::test_a_module_of_ones_own_that_changes_during_an_evaluation_is_an_error",
