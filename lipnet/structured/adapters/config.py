@@ -140,7 +140,7 @@ _STRUCTURES: dict[str, type[AdapterConfig]] = {kind.__name__.removesuffix("Confi
 
 
 def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
-    """Return the configuration as plain values: ``"structure"`` and the settings.
+    """Return the configuration as JSON values: ``"structure"`` and the settings.
 
     Raises:
         ValueError: for a class of your own, which `config_from_plain` could not read.
@@ -153,10 +153,13 @@ def config_to_plain(config: AdapterConfig) -> dict[str, Any]:
     if not names:
         raise ValueError(f"a file can store {', '.join(_STRUCTURES)}, got {config!r}")
     settings = {setting.name: getattr(config, setting.name) for setting in fields(config)}  # type: ignore[arg-type]
-    return {
-        "structure": names[0],
-        **{name: config_to_plain(v) if isinstance(v, AdapterConfig) else v for name, v in settings.items()},
-    }
+    return {"structure": names[0], **{name: _plain(value) for name, value in settings.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, AdapterConfig):
+        return config_to_plain(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def config_from_plain(plain: Mapping[str, Any]) -> AdapterConfig:
