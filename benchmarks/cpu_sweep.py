@@ -36,9 +36,9 @@ BASE = (
     "seed=0",
 )
 MUON = "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"
+MUON_3_STEPS = f"{MUON} optimizer.steps=3"
 SIXTEEN_BY_SIXTEEN = "model.patch_rotation=2 model.stages=4 conv.paired=false"
 PATCHES_2 = f"{SIXTEEN_BY_SIXTEEN} model.depth=4 model.initial_channels=32"
-PATCHES_2_MUON = f"{PATCHES_2} {MUON} optimizer.steps=3 data.batch_size=256"
 EIGHT_BY_EIGHT = "model.patch_rotation=4 model.stages=3"
 PATCHES = f"{EIGHT_BY_EIGHT} model.depth=3 model.initial_channels=64"
 LIRESNET = (
@@ -59,7 +59,7 @@ ROWS = tuple(
         ("batch_64", "batch", "data.batch_size=64"),
         ("no_crop", "augmentation", "data.crop_padding=0"),
         ("muon_0.05", "optimizer", "optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0"),
-        ("muon_3_steps", "optimizer", f"{MUON} optimizer.steps=3"),
+        ("muon_3_steps", "optimizer", MUON_3_STEPS),
         ("muon_biases", "optimizer", f"{MUON} optimizer.rest_lr=0.01"),
         ("no_crop_lr_0.2", "combination", "data.crop_padding=0 optimizer.lr=0.2"),
         ("no_crop_muon", "combination", f"data.crop_padding=0 {MUON}"),
@@ -74,11 +74,16 @@ ROWS = tuple(
         ("patches_no_crop_lr_0.2", "combination", f"{PATCHES} data.crop_padding=0 optimizer.lr=0.2"),
         ("patches_2_lr_0.2", "combination", f"{PATCHES_2} optimizer.lr=0.2"),
         ("patches_no_crop_muon", "combination", f"{PATCHES} data.crop_padding=0 {MUON}"),
-        ("muon_batch_256", "combination", f"{MUON} optimizer.steps=3 data.batch_size=256"),
-        ("muon_batch_512", "combination", f"{MUON} optimizer.steps=3 data.batch_size=512"),
-        ("patches_2_muon_batch_256", "combination", PATCHES_2_MUON),
-        ("patches_2_muon_0.05_batch_256", "combination", f"{PATCHES_2_MUON} optimizer.lr=0.05"),
-        ("patches_2_muon_batch_512", "combination", f"{PATCHES_2_MUON} data.batch_size=512"),
+        ("muon_batch_256", "combination", f"{MUON_3_STEPS} data.batch_size=256"),
+        ("muon_batch_512", "combination", f"{MUON_3_STEPS} data.batch_size=512"),
+        ("patches_2_muon_batch_256", "combination", f"{PATCHES_2} {MUON_3_STEPS} data.batch_size=256"),
+        (
+            "patches_2_muon_0.05_batch_256",
+            "combination",
+            f"{PATCHES_2} optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0 optimizer.steps=3 "
+            "data.batch_size=256",
+        ),
+        ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {MUON_3_STEPS} data.batch_size=512"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),
