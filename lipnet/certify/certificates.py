@@ -22,6 +22,7 @@ _CHANGED = (
     "the model was changed while its certificates were computed; change it before or after, or certify a copy.deepcopy "
     "of it"
 )
+_IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 
@@ -237,9 +238,9 @@ def _loaded_batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
     """Return images and labels as plain tensors; raise ValueError unless they are pixels in [0, 1] and integers."""
     images, labels = _plain_tensor(images), _plain_tensor(labels)
-    if images.dim() != 4 or not images.is_floating_point() or images.numel() == 0:
+    if images.dim() != 4 or images.dtype not in _IMAGE_DTYPES or images.numel() == 0:
         raise ValueError(
-            "images must be floating and of shape (B, C, H, W), each at least 1, got "
+            "images must be in float16, bfloat16, float32 or float64 and of shape (B, C, H, W), each at least 1, got "
             f"{images.dtype} {tuple(images.shape)}"
         )
     integers = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -264,14 +265,17 @@ def check_pixels(images: Tensor) -> None:
 
 def _plain_tensor(values: ArrayLike) -> Tensor:
     if isinstance(values, Tensor):
+        if values.is_nested or values.layout != torch.strided or values.is_meta:
+            kind = "nested" if values.is_nested else "meta" if values.is_meta else "sparse"
+            raise ValueError(f"images and labels must be dense tensors with values, got a {kind} tensor")
         return values.as_subclass(Tensor)
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError("images and labels must be complete, got a masked array")
-    if not isinstance(values, np.ndarray) and len(values) > 0 and isinstance(values[0], Tensor):
-        return torch.stack(list(values)).as_subclass(Tensor)
     try:
+        if not isinstance(values, np.ndarray) and any(isinstance(each, Tensor) for each in values):
+            return torch.stack([_plain_tensor(each) for each in values])
         return torch.tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"images and labels must be arrays of numbers: {error}") from error
 
 

@@ -227,7 +227,15 @@ def with_pixel(value: float) -> Tensor:
         (lambda: images(3)[0], r"shape \(B, C, H, W\).*got torch\.float64 \(1, 2, 3\)"),
         (lambda: images(3)[:0], r"each at least 1, got torch\.float64 \(0, 1, 2, 3\)"),
         (lambda: images(3)[..., :0], r"each at least 1, got torch\.float64 \(3, 1, 2, 0\)"),
-        (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be floating.*got torch\.uint8"),
+        (lambda: torch.ones(3, 1, 2, 3, dtype=torch.uint8), r"must be in float16.*got torch\.uint8"),
+        (lambda: torch.ones(3, 1, 2, 3).to(torch.float8_e4m3fn), r"must be in float16.*got torch\.float8_e4m3fn"),
+        (lambda: images(3).to_sparse(), r"must be dense tensors with values, got a sparse tensor"),
+        (lambda: images(3).to("meta"), r"must be dense tensors with values, got a meta tensor"),
+        (
+            lambda: torch.nested.nested_tensor(list(images(3))),
+            r"must be dense tensors with values, got a nested tensor",
+        ),
+        (lambda: [images(1)[0], images(1)[0, :, :1]], r"must be arrays of numbers: .*equal size"),
     ],
 )
 def test_images_that_are_no_pixels_are_refused(make: Callable[[], Tensor], message: str) -> None:
@@ -358,14 +366,19 @@ def test_masked_arrays_are_refused() -> None:
 def test_arrays_and_lists_are_certified_as_tensors_are() -> None:
     model, x, labels = linear_classifier(noise(3, 6)), images(4), torch.tensor([0, 1, 2, 0])
     expected = certify(model, x, labels)
-    for given in ((x.numpy(), labels.numpy()), (x.tolist(), labels.tolist()), (list(x), list(labels))):
+    for given in (
+        (x.numpy(), labels.numpy()),
+        (x.tolist(), labels.tolist()),
+        (list(x), list(labels)),
+        ([x[0].numpy(), *x[1:]], labels),
+    ):
         received = certify(model, *given)
         assert received.radius.equal(expected.radius)
         assert received.correct.equal(expected.correct)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [("four", "arrays of numbers|must be floating"), ([[1.0], [1.0, 2.0]], "arrays of")]
+    ("given", "message"), [("four", "arrays of numbers|must be in float16"), ([[1.0], [1.0, 2.0]], "arrays of")]
 )
 def test_what_is_no_array_is_refused(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
