@@ -36,7 +36,6 @@ BASE = (
     "seed=0",
 )
 MUON = "optimizer=muon optimizer.lr=0.02 optimizer.weight_decay=0"
-MUON_3_STEPS = f"{MUON} optimizer.steps=3"
 SIXTEEN_BY_SIXTEEN = "model.patch_rotation=2 model.stages=4 conv.paired=false"
 PATCHES_2 = f"{SIXTEEN_BY_SIXTEEN} model.depth=4 model.initial_channels=32"
 EIGHT_BY_EIGHT = "model.patch_rotation=4 model.stages=3"
@@ -49,6 +48,13 @@ LIPNEXT = (
     "~model.initial_channels model=lipnext model.patch_size=4 model.depth=6 model.channels=192 "
     "optimizer=nadam optimizer.lr=0.01"
 )
+
+
+def muon(lr: float) -> str:
+    """Return the overrides for Muon with three steps of its iteration."""
+    return f"optimizer=muon optimizer.lr={lr} optimizer.weight_decay=0 optimizer.steps=3"
+
+
 ROWS = tuple(
     Row(name, group, tuple(overrides.split()))
     for name, group, overrides in (
@@ -59,7 +65,7 @@ ROWS = tuple(
         ("batch_64", "batch", "data.batch_size=64"),
         ("no_crop", "augmentation", "data.crop_padding=0"),
         ("muon_0.05", "optimizer", "optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0"),
-        ("muon_3_steps", "optimizer", MUON_3_STEPS),
+        ("muon_3_steps", "optimizer", muon(0.02)),
         ("muon_biases", "optimizer", f"{MUON} optimizer.rest_lr=0.01"),
         ("no_crop_lr_0.2", "combination", "data.crop_padding=0 optimizer.lr=0.2"),
         ("no_crop_muon", "combination", f"data.crop_padding=0 {MUON}"),
@@ -74,16 +80,12 @@ ROWS = tuple(
         ("patches_no_crop_lr_0.2", "combination", f"{PATCHES} data.crop_padding=0 optimizer.lr=0.2"),
         ("patches_2_lr_0.2", "combination", f"{PATCHES_2} optimizer.lr=0.2"),
         ("patches_no_crop_muon", "combination", f"{PATCHES} data.crop_padding=0 {MUON}"),
-        ("muon_batch_256", "combination", f"{MUON_3_STEPS} data.batch_size=256"),
-        ("muon_batch_512", "combination", f"{MUON_3_STEPS} data.batch_size=512"),
-        ("patches_2_muon_batch_256", "combination", f"{PATCHES_2} {MUON_3_STEPS} data.batch_size=256"),
-        (
-            "patches_2_muon_0.05_batch_256",
-            "combination",
-            f"{PATCHES_2} optimizer=muon optimizer.lr=0.05 optimizer.weight_decay=0 optimizer.steps=3 "
-            "data.batch_size=256",
-        ),
-        ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {MUON_3_STEPS} data.batch_size=512"),
+        ("muon_batch_256", "combination", f"{muon(0.02)} data.batch_size=256"),
+        ("muon_batch_512", "combination", f"{muon(0.02)} data.batch_size=512"),
+        ("patches_2_muon_batch_256", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=256"),
+        ("patches_2_muon_0.05_batch_256", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=256"),
+        ("patches_2_muon_0.1_batch_256", "combination", f"{PATCHES_2} {muon(0.1)} data.batch_size=256"),
+        ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=512"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),
