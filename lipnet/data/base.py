@@ -1,6 +1,7 @@
 """Base class of the LightningDataModules: splits, augmentation and loaders."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from math import inf
 from typing import Any, ClassVar
@@ -64,6 +65,10 @@ class ImageDataModule(LightningDataModule, ABC):
     """Arguments that a checkpoint sets when a certification makes its data module again."""
     checkpoint_facts: ClassVar[tuple[str, ...]] = ()
     """Further attributes that a checkpoint states. A certification compares them with the data."""
+    same_split: ClassVar[tuple[str, ...]] = ()
+    """Other datasets with the same images, and the same split at the same settings."""
+    other_split: ClassVar[tuple[str, ...]] = ()
+    """Other datasets with some of these images, split in another way."""
     usual_crop_padding: ClassVar[int]
     """The default of ``crop_padding`` for this dataset."""
     usual_flip: ClassVar[bool]
@@ -130,6 +135,19 @@ class ImageDataModule(LightningDataModule, ABC):
         A network that was trained with other values of them may have been trained on these images.
         """
         return ("seed", "validation_fraction") if split == "validation" else ()
+
+    def unseen_by(self, description: Mapping[str, Any]) -> bool:
+        """Tell whether a network that was trained on the described data saw none of the validation and test images.
+
+        Args:
+            description: of the data of that training, see `description`.
+        """
+        name = description["name"]
+        if name not in (self.dataset_name, *self.same_split):
+            return name not in self.other_split
+        here = self.description()
+        behind = {key for split in EVALUATION_SPLITS for key in self.settings_behind(split)}
+        return all(description.get(key) == here[key] for key in behind)
 
     def facts(self) -> dict[str, Any]:
         """Return facts for certificates, as JSON values: the names of the classes, if the dataset has them."""

@@ -116,3 +116,5 @@ class CIFAR100DataModule(CIFARDataModule):
 
     spec = CIFAR100_SPEC
     reader = datasets.CIFAR100
+    same_split: ClassVar[tuple[str, ...]] = ("cifar100_coarse",)
+    other_split: ClassVar[tuple[str, ...]] = ("cifar100_first_half", "cifar100_second_half")

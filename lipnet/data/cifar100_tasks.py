@@ -29,6 +29,7 @@ class CIFAR100CoarseDataModule(CIFAR100DataModule):
     """
 
     spec = replace(CIFAR100_SPEC, name="cifar100_coarse", num_classes=20, classes=CIFAR100_COARSE_CLASSES)
+    same_split = ("cifar100",)
 
     def read_images(self, train: bool) -> LabelledImages:
         """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
@@ -44,6 +45,8 @@ class CIFAR100HalfDataModule(CIFAR100DataModule):
 
     first_class: ClassVar[int]
     """The class of CIFAR-100 that becomes label 0."""
+    same_split = ()
+    other_split = ("cifar100", "cifar100_coarse")
 
     def read_images(self, train: bool) -> LabelledImages:
         """Read the 25000 training images or the 5000 test images of these classes; errors as in :func:`read_cifar`."""

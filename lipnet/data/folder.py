@@ -1,7 +1,7 @@
 """Your own images, from a tree with a folder for each class."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -63,7 +63,7 @@ class FolderDataModule(ImageDataModule):
         "test_fraction",
         "test_seed",
     )
-    checkpoint_facts = ("classes", "files_sha256")
+    checkpoint_facts = ("classes", "files_sha256", "test_folder")
 
     def __init__(
         self,
@@ -108,10 +108,15 @@ class FolderDataModule(ImageDataModule):
         return sha256(b"\0".join(self._training_tree.files.tolist())).hexdigest()
 
     def settings_behind(self, split: str) -> tuple[str, ...]:
-        chosen = () if self._has_test else ("test_fraction", "test_seed", "files_sha256")
+        chosen = () if self.test_folder else ("test_fraction", "test_seed", "files_sha256")
         if split == "validation":
             chosen = (*chosen, "files_sha256", *super().settings_behind(split))
-        return ("image_size", "in_channels", "classes", *dict.fromkeys(chosen))
+        return ("image_size", "in_channels", "classes", *dict.fromkeys(chosen), "test_folder")
+
+    def unseen_by(self, description: Mapping[str, Any]) -> bool:
+        # Other names of files are taken for another folder, with other images.
+        same_files = description.get("files_sha256") == self.files_sha256
+        return not same_files or super().unseen_by(description)
 
     @cached_property
     def spec(self) -> DatasetSpec:  # type: ignore[override]
@@ -134,7 +139,7 @@ class FolderDataModule(ImageDataModule):
             ValueError: a class has no images, the classes of ``train`` and ``test`` differ, or a file cannot be read.
         """
         tree = self._training_tree if train else self._test_tree
-        positions = torch.arange(len(tree.labels)) if self._has_test else self._split[0 if train else 1]
+        positions = torch.arange(len(tree.labels)) if self.test_folder else self._split[0 if train else 1]
         in_memory = not LOADERS[self.loader].uses_workers
         images = read_tree(tree, positions, self.image_size, self.in_channels, in_memory=in_memory)
         # Only after reading, which refuses pipes and devices: a search would read these without end.
@@ -144,7 +149,7 @@ class FolderDataModule(ImageDataModule):
 
     def _warn_of_copies(self, test: Tensor) -> None:
         """Warn if test images are copies of training images: radii hold, but accuracies are too high."""
-        training = torch.arange(len(self._training_tree.labels)) if self._has_test else self._split[0]
+        training = torch.arange(len(self._training_tree.labels)) if self.test_folder else self._split[0]
         if len(training) + len(test) > MOST_COMPARED:
             return
         found = copies(map(self._training_tree.path, training.tolist()), map(self._test_tree.path, test.tolist()))
@@ -157,8 +162,11 @@ class FolderDataModule(ImageDataModule):
             )
 
     @cached_property
-    def _has_test(self) -> bool:
-        """Tell whether there are folders train and test, rather than one tree."""
+    def test_folder(self) -> bool:
+        """Whether there are folders ``train`` and ``test``, rather than one tree.
+
+        The same files, read as the other kind of tree, have test images that the training may have seen.
+        """
         found = [name for name in (TRAIN, TEST) if (self.data_dir / name).is_dir()]
         if len(found) == 1:
             raise FileNotFoundError(
@@ -176,7 +184,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def _training_tree(self) -> ImageTree:
-        tree = scan_tree(self.data_dir / TRAIN if self._has_test else self.data_dir)
+        tree = scan_tree(self.data_dir / TRAIN if self.test_folder else self.data_dir)
         if len(tree.classes) < 2:
             raise ValueError(f"{tree.root} has only the class {tree.classes[0]}: at least two are needed")
         self._check_counts(tree)
@@ -184,7 +192,7 @@ class FolderDataModule(ImageDataModule):
 
     def _check_counts(self, tree: ImageTree) -> None:
         """Check that each class has images for all splits."""
-        fractions = [self.validation_fraction] if self._has_test else [self.test_fraction, self.validation_fraction]
+        fractions = [self.validation_fraction] if self.test_folder else [self.test_fraction, self.validation_fraction]
         counts = zip(tree.classes, tree.labels.bincount().tolist(), strict=True)
         small = [f"{name} ({count})" for name, count in counts if not _is_splittable(count, fractions)]
         if small:
@@ -195,7 +203,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def _test_tree(self) -> ImageTree:
-        if not self._has_test:
+        if not self.test_folder:
             return self._training_tree
         tree = scan_tree(self.data_dir / TEST)
         if tree.classes != self._training_tree.classes:

@@ -21,7 +21,7 @@ from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.settings import check_number, check_numbers
-from lipnet.workflows.transfer import starts_from, transferred_config
+from lipnet.workflows.transfer import check_unseen, starts_from, transferred_config
 
 
 def make_data(config: DictConfig) -> ImageDataModule:
@@ -33,7 +33,8 @@ def make_data(config: DictConfig) -> ImageDataModule:
 def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifier:
     """Return the LightningModule: the model for these data, with loss, optimizer and schedule.
 
-    In a transfer the model is the network of ``ckpt_path``, with its weights, adapted to these data.
+    In a transfer the model is the network of ``ckpt_path``, with its weights, adapted to these data. A network that may
+    have been trained on their validation or test images is a ValueError.
     """
     transfer = _is_transfer(config)
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
@@ -49,7 +50,9 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         trust=config.get("trust", ()),
     )
     if path is not None and starts_from(path, transfer):
-        load_base(module.model, load_checkpoint(path).model.state_dict())
+        base = load_checkpoint(path)
+        check_unseen(data, base.dataset, path)
+        load_base(module.model, base.model.state_dict())
     return module
 
 

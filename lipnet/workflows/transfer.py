@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lipnet.data import DatasetSpec
+from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 
@@ -27,6 +27,31 @@ def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
     except CheckpointError:
         return False
     return not _is_adapted(content[DESCRIPTION]["model"], "conv")
+
+
+def check_unseen(data: ImageDataModule, trained_on: Mapping[str, Any], path: Path) -> None:
+    """Refuse data whose validation or test images the network to start from may have been trained on.
+
+    These images would select and certify a network that has seen them.
+
+    Args:
+        data: the data of the transfer.
+        trained_on: the description of the data behind the network.
+        path: checkpoint of the network, for the error.
+
+    Raises:
+        ValueError: for such data.
+    """
+    if data.unseen_by(trained_on):
+        return
+    there, here = (
+        {key: value for key, value in each.items() if key not in data.checkpoint_facts}
+        for each in (trained_on, data.description())
+    )
+    raise ValueError(
+        f"the network of {path} was trained on {there}, and may have seen validation or test images of {here}: "
+        "take the same split, by data.seed and the other settings, or other images"
+    )
 
 
 def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: DatasetSpec) -> dict[str, Any]:

@@ -113,6 +113,18 @@ def test_images_that_the_training_may_have_seen_are_not_certified(tmp_path: Path
         certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
 
 
+def test_the_training_images_of_a_folder_with_test_images_are_no_test_images(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    settings: dict[str, Any] = {"output_dir": tmp_path / "out", "device": "cpu"}
+    checkpoint = checkpoint_of(two_trees(root), tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"{'test_folder': True}, but the data have {'test_folder': False}: images"):
+        certify_checkpoint(checkpoint, data_dir=str(root / "train"), **settings)
+    checkpoint = checkpoint_of(one_tree(tmp_path / "one" / "test"), tmp_path / "one.ckpt")
+    one_tree(tmp_path / "one" / "train")
+    with pytest.raises(ValueError, match=r"'test_folder': False}, but the data have {.*'test_folder': True}: images"):
+        certify_checkpoint(checkpoint, data_dir=str(tmp_path / "one"), **settings)
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_new_training_images_beside_a_folder_of_test_images_only_change_the_validation(
     split: str, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,3 +64,21 @@ def test_a_half_has_the_images_of_its_classes(
 def test_checkpoints_find_them_by_name() -> None:
     for name in ("cifar100_coarse", "cifar100_first_half", "cifar100_second_half"):
         assert DATAMODULES[name].spec.name == name
+
+
+def test_which_tasks_share_images_in_another_split(tmp_path: Path) -> None:
+    names = ("cifar100", "cifar100_coarse", "cifar100_first_half", "cifar100_second_half", "cifar10")
+    tasks = {name: DATAMODULES[name](data_dir=tmp_path) for name in names}
+    seeing = {
+        (base, name)
+        for base, other in tasks.items()
+        for name, data in tasks.items()
+        if not data.unseen_by(other.description())
+    }
+    whole, halves = names[:2], names[2:4]
+    assert seeing == {pair for one in whole for half in halves for pair in ((one, half), (half, one))}
+    others = {name: DATAMODULES[name](data_dir=tmp_path, seed=1).description() for name in names}
+    assert not tasks["cifar100"].unseen_by(others["cifar100_coarse"])
+    assert not tasks["cifar100_coarse"].unseen_by(others["cifar100"])
+    assert not tasks["cifar100_first_half"].unseen_by(others["cifar100_first_half"])
+    assert tasks["cifar100_first_half"].unseen_by(others["cifar100_second_half"])

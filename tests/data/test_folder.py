@@ -391,7 +391,8 @@ def test_extra_images_need_those_in_memory(trees: Path, tmp_path: Path) -> None:
 def test_the_description_changes_with_the_files_that_the_split_is_chosen_from(single: Path) -> None:
     before = module(single)
     description, behind = before.description(), before.settings_behind("test")
-    assert {"image_size", "in_channels", "classes", "test_fraction", "test_seed", "files_sha256"} == set(behind)
+    names = {"image_size", "in_channels", "classes", "test_fraction", "test_seed", "files_sha256", "test_folder"}
+    assert names == set(behind)
     assert description["classes"] == list(CLASSES)
     picture(0).save(single / "ant" / "new.png")
     assert module(single).description()["files_sha256"] != description["files_sha256"]
@@ -445,3 +446,15 @@ def test_ten_thousand_images_load_in_seconds(tmp_path: Path) -> None:
     data = module(tmp_path, image_size=64, loader="memory")
     assert len(data.training_dataset()) == 7200
     assert data.evaluation_dataset("test").source.images.shape == (2000, 3, 64, 64)
+
+
+def test_which_trainings_may_have_seen_the_images(trees: Path) -> None:
+    base = module(trees)
+    assert base.unseen_by(module(trees).description())
+    assert not base.unseen_by(module(trees, seed=1).description())
+    assert not base.unseen_by(module(trees / "train").description())  # the same files, split in another way
+    assert base.unseen_by(module(trees, seed=1).description() | {"files_sha256": "of another folder"})
+    assert base.unseen_by({"name": "digits", "seed": 1})
+    single = module(trees / "train")
+    assert single.unseen_by(module(trees / "train").description())
+    assert not single.unseen_by(module(trees / "train", test_seed=1).description())

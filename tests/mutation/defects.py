@@ -50,7 +50,7 @@ from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
 from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
-from lipnet.data import FolderDataModule
+from lipnet.data import FolderDataModule, ImageDataModule
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     polynomial_gain,
@@ -684,6 +684,16 @@ DEFECTS = [
         "samples: test images that are chosen anew may be images of the training",
         attribute(FolderDataModule, "settings_behind", lambda self, split: ()),
         ["tests/data/test_certified_data.py::test_images_that_the_training_may_have_seen_are_not_certified"],
+    ),
+    Defect(
+        "samples: the folder of the training images is certified as if they were test images",
+        edit_method(FolderDataModule, "settings_behind", ', "test_folder")', ")"),
+        ["tests/data/test_certified_data.py::test_the_training_images_of_a_folder_with_test_images_are_no_test_images"],
+    ),
+    Defect(
+        "samples: a transfer validates on images of the base's training",
+        attribute(ImageDataModule, "unseen_by", lambda self, description: True),
+        ["tests/workflows/test_transfer.py::test_a_base_that_may_have_seen_the_validation_images_is_refused"],
     ),
     Defect(
         "rounding: E is not subtracted from the margin",

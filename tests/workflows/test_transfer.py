@@ -183,3 +183,13 @@ def test_no_other_target_runs_where_a_checkpoint_supplies_the_configuration(
     with pytest.raises(ValueError, match=f"got _target_ '{target}'"):
         make_module(config, make_data(config))
     assert called == []
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"validation_fraction": 0.2}])
+def test_a_base_that_may_have_seen_the_validation_images_is_refused(
+    tiny_checkpoint: Path, settings: dict[str, Any]
+) -> None:
+    config = configuration(tiny_checkpoint)
+    config.data.update(settings)
+    with pytest.raises(ValueError, match=r"trained on .*'seed': 0.*and may have seen validation or test images of"):
+        make_module(config, make_data(config))

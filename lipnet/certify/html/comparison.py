@@ -34,7 +34,7 @@ def comparison(runs: Sequence[Run]) -> Element:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Return a sentence for each difference of images or arithmetic, which makes the comparison unfair."""
+    """Return a sentence for each difference of images or arithmetic, known or possible, which makes it unfair."""
     sentences = {
         "dataset": "The runs certify different datasets",
         "split": "The runs certify different splits",
@@ -46,6 +46,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
         values = {run.name: run.summary.get(name) for run in runs}
         if len(set(map(str, values.values()))) > 1:
             found.append(f"{sentence}: {', '.join(f'{key}: {value}' for key, value in values.items())}.")
+    if all(run.summary.get("data_sha256") is None for run in runs):
+        found.append("No run states the SHA-256 of its images, data_sha256: they may be different images.")
     return found
 
 

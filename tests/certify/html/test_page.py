@@ -199,6 +199,13 @@ def test_a_comparison_says_what_differs(tmp_path: Path) -> None:
     assert "The runs are certified in different arithmetic: a: float64, b: float32." in page
 
 
+def test_a_comparison_warns_of_runs_that_do_not_state_their_images(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        make_run(tmp_path / name, seed=number, data_sha256=None)
+    page = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "all.html").read_text()
+    assert "No run states the SHA-256 of its images, data_sha256: they may be different images." in page
+
+
 @pytest.mark.parametrize("runs", [[], ["a"], ["a", "a"]])
 def test_a_comparison_needs_two_runs(tmp_path: Path, runs: list[str]) -> None:
     make_run(tmp_path / "a")
