@@ -148,7 +148,8 @@ def overrides_of(training: Training, base: str) -> list[str]:
         training: the training.
         base: checkpoint of the task's base; a base ignores it.
     """
-    common = ["trainer=cpu", "trainer.max_time=null", f"seed={training.seed}"]
+    # One split for all: the validation images of a transfer must not be training images of its base.
+    common = ["trainer=cpu", "trainer.max_time=null", f"seed={training.seed}", f"data.seed={SEEDS[0]}"]
     if training.method == BASE:
         return [f"experiment={RECIPE}", f"data={TASKS[training.task].base}", "scheduler.over=steps", *common]
     stated = [f"experiment=transfer/{training.task}", f"ckpt_path={base}", "scheduler=cosine_warmup", *common]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from benchmarks import transfer_plan, transfer_rows
+from benchmarks.rows import ROOT
 from benchmarks.step_times import composed
 from benchmarks.sweep import LAST
 from benchmarks.transfer_report import LARGEST, draw, table, verdict, write_report
@@ -104,6 +106,15 @@ def test_a_transfer_takes_loss_batch_and_crops_from_the_recipe(trainings: Traini
     assert config.data.batch_size == recipe.data.batch_size
     assert f"data.crop_padding={recipe.data.crop_padding}" in overrides_of(Training("halves", "gsoft", 0.01), "")
     assert overrides_of(Training("halves", BASE), "")[:2] == ["experiment=cpu/cifar100", "data=cifar100_first_half"]
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_all_trainings_of_a_task_have_one_split(seed: int) -> None:
+    for training in (Training("coarse_to_fine", BASE), Training("coarse_to_fine", "oft", 0.01, seed)):
+        stated = overrides_of(training, "base.ckpt")
+        with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
+            config = compose("train", stated)
+        assert (config.seed, config.data.seed) == (training.seed, 0)
 
 
 def test_steps_follow_from_the_kept_time_of_a_step(trainings: Trainings) -> None:
