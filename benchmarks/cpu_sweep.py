@@ -86,6 +86,7 @@ ROWS = tuple(
         ("patches_2_muon_0.05_batch_256", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=256"),
         ("patches_2_muon_0.1_batch_256", "combination", f"{PATCHES_2} {muon(0.1)} data.batch_size=256"),
         ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=512"),
+        ("patches_2_muon_0.05_batch_512", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=512"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),
