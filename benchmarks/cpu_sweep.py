@@ -11,7 +11,6 @@ during the trainings changes no result. The last weights are certified on the va
 images. The same command resumes after an interruption.
 """
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from math import ceil
@@ -20,8 +19,8 @@ from typing import Any
 
 from benchmarks.pages import RADIUS
 from benchmarks.step_times import read_step_times
-from benchmarks.sweep import Row, Sweep, overrides_of, sweep_parser
-from benchmarks.sweep_report import Description, simplest, write_report
+from benchmarks.sweep import Row, Sweep, overrides_of, run, sweep_parser
+from benchmarks.sweep_report import Description, simplest
 
 # Time of a training on two cores, and its smallest number of epochs.
 MINUTES, EPOCHS = 5.0, 4
@@ -172,16 +171,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time of a row; default: {MINUTES:g}")
     arguments = parser.parse_args()
 
-    done = True
-    if not arguments.render:
+    def timed() -> CPUSweep:
         more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         stated = {row.name: overrides_of(row, more, BASE) for row in ROWS}
         seconds = read_step_times(arguments.output / "step_times.json", stated, threads=2)
-        sweep = CPUSweep(seconds, arguments.work, arguments.output, more, minutes=arguments.minutes)
-        sweep.stop_on_signals()
-        done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)
-    write_report(arguments.output, names, partial(describe, minutes=arguments.minutes))
-    sys.exit(0 if done else 1)
+        return CPUSweep(seconds, arguments.work, arguments.output, more, minutes=arguments.minutes)
+
+    run(arguments, ROWS, timed, partial(describe, minutes=arguments.minutes))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ Several commands may work on the same folders at once: each row is locked by one
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.pages import RADIUS
 from benchmarks.rows import RowRunner, command_parser, stored_summary
@@ -160,21 +160,37 @@ def sweep_parser(description: str | None, name: str, names: Sequence[str], jobs:
     return parser
 
 
+def run(
+    arguments: argparse.Namespace,
+    rows: Sequence[Row],
+    make: Callable[[], Sweep],
+    describe: Callable[[Sequence[dict[str, Any]]], Description],
+) -> NoReturn:
+    """Run the rows of a sweep that its command asks for, write the report, and exit.
+
+    Args:
+        arguments: of the `sweep_parser`.
+        rows: all rows; the report begins with the first.
+        make: makes the sweep; not called with ``--render``.
+        describe: returns the texts of the report.
+    """
+    done = True
+    if not arguments.render:
+        sweep = make()
+        sweep.stop_on_signals()
+        done = sweep.perform([row for row in rows if row.name in arguments.only], arguments.jobs)
+    write_report(arguments.output, [row.name for row in rows], describe)
+    sys.exit(0 if done else 1)
+
+
 def main() -> None:
     names = [row.name for row in ROWS]
     parser = sweep_parser(__doc__, "sweep", names, jobs=1)
     parser.add_argument("--threads", type=int, default=1, help="number of threads of each training")
     arguments = parser.parse_args()
 
-    rows = [row for row in ROWS if row.name in arguments.only]
-    done = True
-    if not arguments.render:
-        data = [f"paths.data_dir={arguments.data_dir.absolute()}"]
-        sweep = Sweep(arguments.work, arguments.output, data, arguments.threads)
-        sweep.stop_on_signals()
-        done = sweep.perform(rows, arguments.jobs)
-    write_report(arguments.output, names, describe)
-    sys.exit(0 if done else 1)
+    data = [f"paths.data_dir={arguments.data_dir.absolute()}"]
+    run(arguments, ROWS, lambda: Sweep(arguments.work, arguments.output, data, arguments.threads), describe)
 
 
 if __name__ == "__main__":

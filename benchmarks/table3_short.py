@@ -8,15 +8,14 @@ epochs in place of 200, or ``--epochs``. The best epoch is certified on the vali
 images. After an interruption, the same command resumes within the epoch.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from math import sqrt
 from typing import Any
 
 from benchmarks.pages import RADIUS, certified, markdown_table, percent
-from benchmarks.sweep import Row, Sweep, sweep_parser
-from benchmarks.sweep_report import Description, variance_of, write_report
+from benchmarks.sweep import Row, Sweep, run, sweep_parser
+from benchmarks.sweep_report import Description, variance_of
 
 EPOCHS = 40
 BASE = (
@@ -94,14 +93,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"epochs of each row; default: {EPOCHS}")
     arguments = parser.parse_args()
 
-    done = True
-    if not arguments.render:
-        more = [f"paths.data_dir={arguments.data_dir.absolute()}", f"trainer.max_epochs={arguments.epochs}"]
-        sweep = Sweep(arguments.work, arguments.output, more, base=BASE)
-        sweep.stop_on_signals()
-        done = sweep.perform([row for row in ROWS if row.name in arguments.only], arguments.jobs)
-    write_report(arguments.output, names, describe)
-    sys.exit(0 if done else 1)
+    more = [f"paths.data_dir={arguments.data_dir.absolute()}", f"trainer.max_epochs={arguments.epochs}"]
+    run(arguments, ROWS, lambda: Sweep(arguments.work, arguments.output, more, base=BASE), describe)
 
 
 if __name__ == "__main__":

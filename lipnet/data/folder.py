@@ -163,7 +163,7 @@ class FolderDataModule(ImageDataModule):
 
     @cached_property
     def test_folder(self) -> bool:
-        """Whether there are folders ``train`` and ``test``, rather than one tree.
+        """Presence of folders ``train`` and ``test``, rather than one tree.
 
         The same files, read as the other kind of tree, have test images that the training may have seen.
         """
