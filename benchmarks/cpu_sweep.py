@@ -54,6 +54,8 @@ def muon(lr: float) -> str:
     return f"optimizer=muon optimizer.lr={lr} optimizer.weight_decay=0 optimizer.steps=3"
 
 
+WINNER = f"{PATCHES_2} {muon(0.05)} data.batch_size=256"
+
 ROWS = tuple(
     Row(name, group, tuple(overrides.split()))
     for name, group, overrides in (
@@ -82,10 +84,22 @@ ROWS = tuple(
         ("muon_batch_256", "combination", f"{muon(0.02)} data.batch_size=256"),
         ("muon_batch_512", "combination", f"{muon(0.02)} data.batch_size=512"),
         ("patches_2_muon_batch_256", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=256"),
-        ("patches_2_muon_0.05_batch_256", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=256"),
+        ("patches_2_muon_0.05_batch_256", "combination", WINNER),
         ("patches_2_muon_0.1_batch_256", "combination", f"{PATCHES_2} {muon(0.1)} data.batch_size=256"),
         ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=512"),
         ("patches_2_muon_0.05_batch_512", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=512"),
+        ("patches_2_muon_no_crop", "augmentation", f"{WINNER} data.crop_padding=0"),
+        ("patches_2_muon_crop_2", "augmentation", f"{WINNER} data.crop_padding=2"),
+        ("patches_2_muon_depth_8", "network", f"{WINNER} model.depth=8"),
+        ("patches_2_muon_channels_48", "network", f"{WINNER} model.initial_channels=48"),
+        ("patches_2_muon_groups_4_4", "network", f"{WINNER} conv.groups=[4,4]"),
+        ("patches_2_muon_temperature_0.5", "loss", f"{WINNER} loss.temperature=0.5"),
+        ("patches_2_muon_temperature_0.125", "loss", f"{WINNER} loss.temperature=0.125"),
+        ("patches_2_muon_offset_72", "loss", f"{WINNER} loss.radius=72/255"),
+        ("patches_2_muon_logit_annealing", "loss", f"{WINNER} loss=logit_annealing"),
+        ("patches_2_muon_emma", "loss", f"{WINNER} loss=emma"),
+        ("patches_2_muon_rest_lr_0.01", "optimizer", f"{WINNER} optimizer.rest_lr=0.01"),
+        ("patches_muon_0.05_batch_256", "combination", f"{PATCHES} {muon(0.05)} data.batch_size=256"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),
         ("temperature_0.5", "loss", "loss.temperature=0.5"),

@@ -37,11 +37,14 @@ def small(config: DictConfig) -> DictConfig:
     return OmegaConf.merge(config, {"model": {"depth": config.model.stages, "initial_channels": 8}})
 
 
-def base_of_a_transfer(path: Path) -> Path:
-    """Save a small untrained network for 20 classes of images like CIFAR-100's."""
-    spec = DATAMODULES["cifar100_coarse"].spec
+BASES = {"transfer/coarse_to_fine": "cifar100_coarse", "transfer/halves": "cifar100_first_half"}
+
+
+def base_of_a_transfer(path: Path, data: str) -> Path:
+    """Save a small untrained network for the classes of this data."""
+    spec = DATAMODULES[data].spec
     described = model_config(small(composed("experiment=table3/gs_soc_4")), spec)
-    dataset = {"name": "cifar100_coarse", "seed": 0, "validation_fraction": 0.1}
+    dataset = {"name": data, "seed": 0, "validation_fraction": 0.1}
     save_checkpoint(path, build_model(described), described, dataset)
     return path
 
@@ -65,7 +68,7 @@ def test_an_experiment_runs(
         root = write_fake_cifar(datasets.CIFAR100).root
     config = composed(*overrides, f"paths.data_dir={root}")
     if config.transfer:
-        config.ckpt_path = str(base_of_a_transfer(tmp_path / "base.ckpt"))
+        config.ckpt_path = str(base_of_a_transfer(tmp_path / "base.ckpt", BASES[experiment]))
     config = small(config)
     torch.manual_seed(0)
     data = make_data(config)
