@@ -26,11 +26,27 @@ from benchmarks.sweep_report import Description, simplest
 MINUTES, EPOCHS = 5.0, 4
 # Training images without the validation images, and the recipe's batch size.
 IMAGES, BATCH_SIZE = 45_000, 128
+# The recipe of the first version: the rows are changes to it.
 BASE = (
-    "experiment=cpu/cifar100",
+    "data=cifar100",
+    "conv=gs_soc",
+    "conv.groups=[4,1]",
+    "conv.paired=true",
+    "activation=maxmin_permuted",
+    "head=lln",
+    "loss=offset_cross_entropy",
+    "optimizer=sgd",
+    "optimizer.lr=0.1",
+    "optimizer.weight_decay=5e-4",
     "scheduler=one_cycle",
     "scheduler.pct_start=0.2",
-    "trainer.max_time=null",
+    "callbacks=[default,ema]",
+    "callbacks.ema.decay=0.995",
+    "model.depth=5",
+    "model.initial_channels=16",
+    "data.batch_size=128",
+    "data.crop_padding=1",
+    "trainer=cpu",
     "certify.split=validation",
     "seed=0",
 )
@@ -99,6 +115,8 @@ ROWS = tuple(
         ("patches_2_muon_logit_annealing", "loss", f"{WINNER} loss=logit_annealing"),
         ("patches_2_muon_emma", "loss", f"{WINNER} loss=emma"),
         ("patches_2_muon_rest_lr_0.01", "optimizer", f"{WINNER} optimizer.rest_lr=0.01"),
+        ("patches_2_muon_groups_2_1", "network", f"{WINNER} conv.groups=[2,1]"),
+        ("patches_2_muon_channels_40", "network", f"{WINNER} model.initial_channels=40"),
         ("patches_muon_0.05_batch_256", "combination", f"{PATCHES} {muon(0.05)} data.batch_size=256"),
         ("patches_batch_64", "combination", f"{PATCHES} data.batch_size=64"),
         ("nadam", "optimizer", "optimizer=nadam optimizer.lr=0.002"),

@@ -69,7 +69,9 @@ def training_step(overrides: Sequence[str]) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(module.model(images), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+            loss = torch.nn.functional.cross_entropy(module.model(images), labels)
+        loss.backward()
         optimizer.step()
 
     return step

@@ -1,6 +1,9 @@
-"""The active autocast dtype, and a context without autocast."""
+"""The active autocast dtype, a context without autocast, and where bfloat16 is fast."""
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -29,3 +32,16 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+@lru_cache
+def multiplies_bfloat16_fast(device: torch.device) -> bool:
+    """Return whether a device has matrix units for bfloat16: a processor with AMX, or a GPU since Ampere.
+
+    Without such units, bfloat16 products on a processor take longer than those in float32.
+    """
+    if device.type == "cpu":
+        # Older releases of torch do not tell.
+        capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+        return bool(capabilities().get("amx_bf16", False))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from lipnet.functional import PADDING_MODES, space_to_depth
-from lipnet.functional.autocast import without_autocast
+from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_input, sizes
 from lipnet.layers.base import LipschitzModule
@@ -126,8 +126,12 @@ class OperandLayer(LipschitzModule):
         if not self.native_stride:
             maps = space_to_depth(maps, self.stride)
         operands = self.operands_in_use((maps.shape[-2], maps.shape[-1]))
+        # In training, autocast reduces the products. In evaluation, the bound holds for the operands as they are.
+        reduced = autocast_dtype(maps.device) if self.training else None
+        if reduced is not None:
+            operands = tuple(each if each.is_complex() else each.to(reduced) for each in operands)
         with without_autocast(maps.device):
-            maps = self.apply_operands(maps.to(reference.dtype), operands)
+            maps = self.apply_operands(maps.to(reference.dtype if reduced is None else reduced), operands)
         if self.bias is not None:
             bias = self.bias.to(maps.dtype).view(-1, 1, 1)
             maps = maps + bias if torch.is_grad_enabled() else maps.add_(bias)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with_channels
-from lipnet.functional.autocast import without_autocast
+from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
 from lipnet.layers.base import LipschitzModule, check_part
@@ -182,7 +182,7 @@ class SOC(LipschitzModule):
         maps = self.exponential(space_to_depth(x, self.stride), self.out_channels)
         if self.bias is None:
             return maps
-        bias = self.bias.view(-1, 1, 1)
+        bias = self.bias.to(maps.dtype).view(-1, 1, 1)
         return maps + bias if torch.is_grad_enabled() else maps.add_(bias)
 
     def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:
@@ -211,7 +211,12 @@ class SOC(LipschitzModule):
         return with_channels(engine.apply(with_channels(maps, active), operand, channels), channels)
 
     def choice(self, batch: int, size: tuple[int, int]) -> Choice:
-        """Return the engine, and the reason, for a batch of maps of this size after the stride, in the present mode."""
+        """Return the engine, the reason and the dtype of the products, in the present mode and autocast context.
+
+        Args:
+            batch: number of images.
+            size: height and width of the maps after the stride.
+        """
         situation = Situation(
             padding_mode=self.padding_mode,
             kernel_size=self.kernel_size,
@@ -221,6 +226,8 @@ class SOC(LipschitzModule):
             terms=len((self._evaluation_series if self.estimated else self._training_series).coefficients) - 1,
             training=self.training or self.estimated,
             groups=self.active_groups,
+            dtype=self.weight.dtype,
+            autocast=autocast_dtype(self.weight.device),
         )
         return choose_engine(self.engine, situation)
 
@@ -231,8 +238,8 @@ class SOC(LipschitzModule):
         """
         explicit = self.explicit and not self.training if explicit is None else explicit
         classes = EXPLICIT_ENGINE_CLASSES if explicit else ENGINE_CLASSES
-        engine_class = classes[self.choice(batch, size).engine]
-        return engine_class(self.active_groups, self.padding_mode, self.weight.dtype, self.recompute)
+        choice = self.choice(batch, size)
+        return classes[choice.engine](self.active_groups, self.padding_mode, choice.dtype, self.recompute)
 
     def filter(self) -> Tensor:
         """Return the scaled skew filter L of the present mode, (c, c/groups, kh, kw), differentiable."""

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.training.closure import Closure, loss_of
 from lipnet.training.optimizers import CombinedOptimizer
+
+# Multiplications of A A^T from which a processor is faster in bfloat16, in spite of the conversions.
+_LARGE = 2**24
 
 
 class KernelMuon(Optimizer):
@@ -24,7 +28,8 @@ class KernelMuon(Optimizer):
     divide c_out, it is one matrix.
 
     ``torch.optim.Muon`` only takes matrices and multiplies them in bfloat16. On a processor without bfloat16
-    instructions, that takes as long as 27 training steps of LipConvNet-5. This class multiplies in the weights' dtype.
+    instructions, that takes as long as 27 training steps of LipConvNet-5. This class multiplies in bfloat16 only on
+    devices with matrix units for it, and in the weights' dtype on others.
 
     Args:
         params: weights of at least two dimensions.
@@ -91,17 +96,26 @@ def blocks(weight: Tensor) -> Tensor:
 
 
 def nearly_orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Return matrices (..., m, n) with the same singular vectors, and singular values between about 0.7 and 1.2.
+    """Return matrices (k, m, n) with the same singular vectors, and singular values between about 0.7 and 1.2.
 
-    Each step takes a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5, which makes small ones grow fastest.
+    Each step takes a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5, which makes small ones grow fastest. It
+    multiplies large float32 matrices in bfloat16 on devices with matrix units for it.
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     result: Tensor = matrices if wide else matrices.mT
     result = result / torch.linalg.matrix_norm(result).clamp_min(1e-7)[..., None, None]
+    if result.dtype == torch.float32 and _reduces(result):
+        result = result.to(torch.bfloat16)
     for _ in range(steps):
         gram = result @ result.mT
-        result = 3.4445 * result + (2.0315 * gram @ gram - 4.7750 * gram) @ result
-    return result if wide else result.mT
+        even = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        result = torch.baddbmm(result, even, result, beta=3.4445)
+    return (result if wide else result.mT).to(matrices.dtype)
+
+
+def _reduces(matrices: Tensor) -> bool:
+    large = matrices.device.type != "cpu" or matrices.shape[-2] * matrices.numel() >= _LARGE
+    return large and multiplies_bfloat16_fast(matrices.device)
 
 
 def Muon(  # noqa: N802

@@ -27,7 +27,7 @@ class RunRecord(Callback):
 
     Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None if a time limit ends the training;
     ``finished``; ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
-    ``first_step``, ``commit``, ``versions`` and ``hardware``.
+    ``first_step``, ``commit``, ``versions``, ``hardware`` and ``precision``.
 
     Args:
         path: the file.
@@ -61,6 +61,7 @@ class RunRecord(Callback):
                 "versions": {"python": platform.python_version()}
                 | {package.__name__: package.__version__ for package in (lipnet, torch, lightning)},
                 "hardware": {**hardware(trainer.strategy.root_device), "processes": trainer.world_size},
+                "precision": str(trainer.precision),
             }
         )
         self._write(trainer, finished=False)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
+from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
@@ -91,8 +92,17 @@ def make_trainer(config: DictConfig) -> Trainer:
             f"trainer.max_time must be text, DD:HH:MM:SS, got the number {max_time}: quote it, since YAML reads "
             "1:00:00:00 as a number"
         )
-    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, precision=_precision(config))
     return trainer
+
+
+def _precision(config: DictConfig) -> Any:
+    """Return ``trainer.precision``: for ``auto``, bf16-mixed on a processor with AMX or a GPU since Ampere."""
+    precision = config.trainer.get("precision")
+    if precision != "auto":
+        return precision
+    gpu = config.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if multiplies_bfloat16_fast(torch.device("cuda" if gpu else "cpu")) else "32-true"
 
 
 def check_settings(config: DictConfig) -> None:

@@ -30,7 +30,7 @@ from lipnet.training import (
 )
 from lipnet.training.losses import LipschitzLoss
 from lipnet.workflows.folders import LAST
-from lipnet.workflows.training import model_config
+from lipnet.workflows.training import make_trainer, model_config
 from tests.settings import PUBLISHED
 
 CONF = Path(__file__).parents[2] / "lipnet" / "conf"
@@ -281,6 +281,15 @@ def test_a_run_resumes_from_the_last_checkpoint() -> None:
 def test_precision_and_time_are_overrides(override: str) -> None:
     name, value = override.split("=")
     assert str(configuration(override).trainer[name.removeprefix("trainer.")]) == value
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_automatic_precision_is_bfloat16_where_that_is_fast(
+    fast: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipnet.workflows.training.multiplies_bfloat16_fast", lambda device: fast)
+    config = configuration("trainer=cpu", "trainer.precision=auto", "logger=[]", "callbacks=[]")
+    assert make_trainer(config).precision == precision
 
 
 def test_the_published_schedule() -> None:

@@ -328,6 +328,7 @@ def test_autocast_trains(name: str) -> None:
     layer = layer_factory(name)(4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         result = layer(torch.randn(2, 4, *SIZE).bfloat16())
+    assert result.dtype == torch.bfloat16
     result.float().sum().backward()
     gradients = [parameter.grad for parameter in layer.parameters()]
     assert all(each is not None and bool(each.isfinite().all()) for each in gradients)

@@ -166,12 +166,28 @@ def test_the_steps_of_muon_are_orthogonal_in_each_group(shape: tuple[int, ...], 
 
 
 def test_the_iteration_of_muon_is_its_polynomial() -> None:
-    matrix = noise(3, 5)
-    u, s, v = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
+    matrices = noise(6, 5).view(2, 3, 5)
+    u, s, v = torch.linalg.svd(matrices / torch.linalg.matrix_norm(matrices)[:, None, None], full_matrices=False)
     for _ in range(2):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    torch.testing.assert_close(nearly_orthogonal(matrix, steps=2), u * s @ v)
-    torch.testing.assert_close(nearly_orthogonal(matrix.mT, steps=2), (u * s @ v).mT)
+    expected = u * s[:, None] @ v
+    torch.testing.assert_close(nearly_orthogonal(matrices, steps=2), expected)
+    torch.testing.assert_close(nearly_orthogonal(matrices.mT, steps=2), expected.mT)
+
+
+def test_muon_multiplies_large_matrices_in_bfloat16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = noise(4, 8).float()[None], noise(256, 300).float()[None]
+    results = {}
+    for fast in (False, True):
+        monkeypatch.setattr("lipnet.training.muon.multiplies_bfloat16_fast", lambda device, fast=fast: fast)
+        results[fast] = [nearly_orthogonal(each) for each in (small, large, large.double())]
+    (small_plain, large_plain, double_plain), (small_fast, large_fast, double_fast) = results[False], results[True]
+    assert torch.equal(small_plain, small_fast)
+    assert torch.equal(double_plain, double_fast)
+    assert large_fast.dtype == torch.float32
+    assert not torch.equal(large_plain, large_fast)
+    # Singular values stay near 1, so the entries of the difference are small beside the norm, about sqrt(256).
+    assert (large_plain - large_fast).norm() < 0.1 * large_plain.norm()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_a_run_that_came_to_its_end(tmp_path: Path, tiny_config: dict[str, Any])
     assert start["versions"]["torch"] == torch.__version__
     assert start["versions"]["lipnet"] == lipnet.__version__
     assert start["hardware"] == {**hardware(torch.device("cpu")), "processes": 1}
+    assert start["precision"] == "32-true"
 
 
 @pytest.mark.slow

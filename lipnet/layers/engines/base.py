@@ -106,7 +106,7 @@ class MatrixEngine(Engine):
         """Return the dtype in which the engine stores the matrices."""
 
     def train(self, weight: Tensor, series: Series, size: tuple[int, int]) -> Tensor:
-        return self.exponential(weight, size, series.coefficients)
+        return self.exponential(weight, size, series.coefficients).to(self.matrix_dtype)
 
     def differentiate(self, weight: Tensor, prepared: PreparedWeight, size: tuple[int, int]) -> Tensor:
         return self.exponential(weight, size).to(self.matrix_dtype)

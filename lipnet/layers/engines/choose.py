@@ -16,6 +16,8 @@
 
 from typing import NamedTuple
 
+import torch
+
 from lipnet.functional.exponential import products_of_a_polynomial
 
 ENGINES = ("auto", "series", "spectral", "dense")
@@ -51,6 +53,8 @@ class Situation(NamedTuple):
         terms: degree of the series in training.
         training: mode of the layer.
         groups: number of groups that are computed.
+        dtype: of the layer's weight.
+        autocast: dtype of autocast, or None without it.
     """
 
     padding_mode: str
@@ -61,17 +65,20 @@ class Situation(NamedTuple):
     terms: int
     training: bool
     groups: int = 1
+    dtype: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
 
 
 class Choice(NamedTuple):
-    """Name of an engine, and the reason for choosing it."""
+    """Name of an engine, the reason for choosing it, and the dtype in which it multiplies feature maps."""
 
     engine: str
     reason: str
+    dtype: torch.dtype
 
 
 def choose_engine(requested: str, situation: Situation) -> Choice:
-    """Return the engine for a situation, ``"series"``, ``"spectral"`` or ``"dense"``, and the reason.
+    """Return the engine for a situation, ``"series"``, ``"spectral"`` or ``"dense"``, the reason, and the dtype.
 
     Args:
         requested: one of them, or ``"auto"``.
@@ -87,35 +94,41 @@ def choose_engine(requested: str, situation: Situation) -> Choice:
             "engine 'spectral' needs padding_mode='circular': with zero padding, frequencies do not decouple; "
             f"got padding_mode={situation.padding_mode!r}, kernel_size={situation.kernel_size}"
         )
-    if requested != "auto":
-        return Choice(requested, "requested")
+    engine, reason = (requested, "requested") if requested != "auto" else _cheapest(situation)
+    # In evaluation, the matrices of the other engines are contractions in the dtype of the weight alone.
+    reduced = situation.autocast if situation.training or engine == "series" else None
+    return Choice(engine, reason, situation.dtype if reduced is None else reduced)
+
+
+def _cheapest(situation: Situation) -> tuple[str, str]:
+    """Return the engine with the lowest cost, and the reason."""
     if situation.kernel_size == (1, 1):
         return _pointwise(situation)
     entries = situation.channels * situation.size[0] * situation.size[1]
     if not situation.training and entries <= (limit := _dense_limit(situation.size)):
-        return Choice("dense", f"at most {limit} entries in a group in evaluation: one matrix, cached")
+        return "dense", f"at most {limit} entries in a group in evaluation: one matrix, cached"
     if situation.padding_mode == "zeros":
-        return Choice("series", "zero padding: the exponential is summed as a polynomial")
+        return "series", "zero padding: the exponential is summed as a polynomial"
     if not situation.training:
-        return Choice("spectral", "circular padding in evaluation: one exponential for each frequency, cached")
+        return "spectral", "circular padding in evaluation: one exponential for each frequency, cached"
     return _circular_training(situation)
 
 
-def _pointwise(situation: Situation) -> Choice:
+def _pointwise(situation: Situation) -> tuple[str, str]:
     pixels = situation.batch * situation.size[0] * situation.size[1]
     if not situation.training:
         if situation.channels <= _DENSE_CHANNELS:
-            return Choice("dense", "a 1 x 1 kernel in evaluation: one matrix exponential, cached")
-        return Choice("series", f"more than {_DENSE_CHANNELS} channels in a group: the exponential would cost too much")
+            return "dense", "a 1 x 1 kernel in evaluation: one matrix exponential, cached"
+        return "series", f"more than {_DENSE_CHANNELS} channels in a group: the exponential would cost too much"
     if pixels * (situation.terms - 1) > products_of_a_polynomial(situation.terms) * situation.channels:
-        return Choice("dense", "a 1 x 1 kernel on many pixels: the polynomial of its matrix is cheaper than the series")
-    return Choice("series", "a 1 x 1 kernel on few pixels: the series is cheaper than the polynomial of its matrix")
+        return "dense", "a 1 x 1 kernel on many pixels: the polynomial of its matrix is cheaper than the series"
+    return "series", "a 1 x 1 kernel on few pixels: the series is cheaper than the polynomial of its matrix"
 
 
-def _circular_training(situation: Situation) -> Choice:
+def _circular_training(situation: Situation) -> tuple[str, str]:
     height, width = situation.size
     if height * width < _SPECTRAL_PIXELS:
-        return Choice("series", f"circular padding on maps of fewer than {_SPECTRAL_PIXELS} pixels")
+        return "series", f"circular padding on maps of fewer than {_SPECTRAL_PIXELS} pixels"
     pixels = situation.batch * height * width
     taps = situation.kernel_size[0] * situation.kernel_size[1]
     slowness = max(1, _CHANNELS_AT_FULL_SPEED / situation.channels)
@@ -127,8 +140,8 @@ def _circular_training(situation: Situation) -> Choice:
     matrices = products_of_a_polynomial(situation.terms) * situation.channels + situation.batch
     spectral = 3 * _COMPLEX_PRODUCT * frequencies * situation.channels * matrices + _TRANSFORM_PASSES * pixels
     if spectral < series:
-        return Choice("spectral", "circular padding: a polynomial at each frequency is cheaper than the series")
-    return Choice("series", "circular padding, but for this batch the series is cheaper than a matrix per frequency")
+        return "spectral", "circular padding: a polynomial at each frequency is cheaper than the series"
+    return "series", "circular padding, but for this batch the series is cheaper than a matrix per frequency"
 
 
 def _dense_limit(size: tuple[int, int]) -> int:

@@ -85,9 +85,9 @@ def test_matrices_pay_from_some_batch_on(channels: int, kernel_size: tuple[int, 
 @pytest.mark.parametrize("engine", ["series", "spectral", "dense"])
 def test_a_request_is_granted(engine: str, training: bool) -> None:
     for changes in ({"padding_mode": "circular"}, {"kernel_size": (1, 1)}, {"padding_mode": "circular", "batch": 1}):
-        assert choose(engine, training=training, **changes) == (engine, "requested")
+        assert choose(engine, training=training, **changes) == (engine, "requested", torch.float32)
     if engine != "spectral":
-        assert choose(engine, training=training) == (engine, "requested")
+        assert choose(engine, training=training) == (engine, "requested", torch.float32)
 
 
 def test_requests_that_cannot_be_granted_are_refused() -> None:
@@ -103,8 +103,24 @@ def test_layers_say_what_they_take() -> None:
     assert layer.choice(batch=4, size=(2, 2)).engine == "series"
     assert layer.eval().choice(batch=4, size=(2, 2)).engine == "dense"
     assert layer.choice(batch=4, size=(64, 64)).engine == "spectral"
-    assert SOC(8, 8, engine="dense").choice(4, (2, 2)) == ("dense", "requested")
+    assert SOC(8, 8, engine="dense").choice(4, (2, 2)) == ("dense", "requested", torch.float32)
     assert SOCLinear(8, 3).eval().choice(1, (1, 1)).engine == "dense"
+
+
+@pytest.mark.parametrize("engine", ["series", "spectral", "dense"])
+def test_autocast_reduces_the_products_of_training(engine: str) -> None:
+    layer = SOC(8, 8, engine=engine, padding_mode="circular")
+    x = torch.rand(2, 8, 8, 8)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.choice(2, (8, 8)) == (engine, "requested", torch.bfloat16)
+        reduced = layer(x)
+        assert reduced.dtype == torch.bfloat16
+        layer.eval()
+        # The matrices of evaluation are contractions in float32 alone.
+        evaluated = torch.bfloat16 if engine == "series" else torch.float32
+        assert layer.choice(2, (8, 8)).dtype == evaluated
+    torch.testing.assert_close(reduced.float(), expected, rtol=0, atol=0.05)
 
 
 def test_layers_do_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
