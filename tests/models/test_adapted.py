@@ -91,7 +91,7 @@ def test_double_gsoft_maps_the_inputs_of_convolutions_too(tiny_model: nn.Module,
         "stage3.0.input_adapter": 32,
         "stage3.0.adapter": 64,
         "head.adapter": 64,
-    }, "the image has fewer channels than a block"
+    }, "blocks do not divide the channels of the image"
     before = load_base(build_model(adapted_config(tiny_config, DOUBLE)), tiny_model.state_dict())
     assert before == ["head.layer.bias"]
 

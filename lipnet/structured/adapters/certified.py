@@ -43,10 +43,10 @@ def certified_map(settings: Mapping[str, Any], features: int) -> OrthogonalMap:
 def has_input_map(settings: Mapping[str, Any], features: int) -> bool:
     """Return whether an adapter also maps the inputs of a layer, here with this many features.
 
-    Double GSOFT does, unless the inputs have fewer features than a block, as the pixels of an image do.
+    Double GSOFT does, unless blocks do not divide the features, as for the channels of an image or of its patches.
 
     Raises:
         ValueError: for an unknown structure or setting, and for an invalid value.
     """
     config = config_from_plain(settings)
-    return isinstance(config, DoubleGSOFTConfig) and features >= (config.blocks or config.block_size)
+    return isinstance(config, DoubleGSOFTConfig) and features % (config.blocks or config.block_size) == 0
