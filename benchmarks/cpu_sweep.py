@@ -135,9 +135,9 @@ ROWS = tuple(
         ("temperature_0.125", "loss", "loss.temperature=0.125"),
         ("liresnet", "network", LIRESNET),
         ("lipnext", "network", LIPNEXT),
-        ("soc", "network", "conv=soc ~conv.paired conv.groups=1"),
-        ("bro", "network", "conv=bro ~conv.paired conv.groups=1"),
-        ("aol", "network", "conv=aol ~conv.paired conv.groups=1 optimizer.lr=0.01"),
+        ("soc", "network", "conv=soc ~conv.paired ~conv.groups"),
+        ("bro", "network", "conv=bro ~conv.paired ~conv.groups"),
+        ("aol", "network", "conv=aol ~conv.paired ~conv.groups optimizer.lr=0.01"),
     )
 )
 

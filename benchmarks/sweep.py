@@ -93,10 +93,16 @@ ROWS = tuple(
 
 
 def overrides_of(row: Row, more: Sequence[str] = (), base: Sequence[str] = BASE) -> list[str]:
-    """Return the overrides of a row's training: base, row and ``more``. Row and ``more`` replace those of the base."""
+    """Return the overrides of a row's training: base, row and ``more``.
+
+    Row and ``more`` replace those of the base. ``~KEY`` leaves out the base's override of KEY.
+    """
     stated = [*row.overrides, *more]
-    replaced = {each.partition("=")[0] for each in stated}
-    return [*(each for each in (*base, *QUIET) if each.partition("=")[0] not in replaced), *stated]
+    replaced = {each.partition("=")[0].removeprefix("~") for each in stated}
+    shared = [*base, *QUIET]
+    left_out = {f"~{each.partition('=')[0]}" for each in shared}
+    kept = [each for each in shared if each.partition("=")[0] not in replaced]
+    return [*kept, *(each for each in stated if each not in left_out)]
 
 
 class Sweep(RowRunner[Row]):
