@@ -92,7 +92,7 @@ class OrthogonalMixing(LipschitzModule):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.rotate(x, self.matrices())
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * (x.dim() - 2))
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2))
 
     def matrices(self, *, exact: bool = False) -> Tensor:
         """Return the orthogonal blocks of all factors in the present mode, (factors, g, C / g, C / g), R first.

@@ -40,7 +40,7 @@ class PositionCode(LipschitzModule):
         channels, size, _ = self.rows.shape
         if tuple(x.shape[1:]) != (channels, size, size):
             raise ValueError(f"PositionCode needs an input (B, {channels}, {size}, {size}), got {tuple(x.shape)}")
-        return x + (self.rows + self.columns)
+        return x + (self.rows + self.columns).to(x.dtype)
 
     def lipschitz_bound(self) -> float:
         """Return 1: the code is a shift."""

@@ -154,6 +154,6 @@ class SOCTranspose(SOC):
         return shift.then(super().rounding_step(signal.after(shift, signal.shape), shape))
 
     def _forward(self, x: Tensor) -> Tensor:
-        maps = x if self.input_bias is None else x - self.input_bias.view(-1, 1, 1)
+        maps = x if self.input_bias is None else x - self.input_bias.to(x.dtype).view(-1, 1, 1)
         maps = depth_to_space(self.exponential(maps, self.channels_out, sign=-1), self.stride)
-        return maps if self.bias is None else maps + self.bias.view(-1, 1, 1)
+        return maps if self.bias is None else maps + self.bias.to(maps.dtype).view(-1, 1, 1)
