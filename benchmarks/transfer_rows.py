@@ -151,7 +151,9 @@ def overrides_of(training: Training, base: str) -> list[str]:
     # One split for all: the validation images of a transfer must not be training images of its base.
     common = ["trainer=cpu", "trainer.max_time=null", f"seed={training.seed}", f"data.seed={SEEDS[0]}"]
     if training.method == BASE:
-        return [f"experiment={RECIPE}", f"data={TASKS[training.task].base}", "scheduler.over=steps", *common]
+        # A transfer holds out a tenth of the images.
+        data = [f"data={TASKS[training.task].base}", "data.validation_fraction=0.1"]
+        return [f"experiment={RECIPE}", *data, "scheduler.over=steps", *common]
     stated = [f"experiment=transfer/{training.task}", f"ckpt_path={base}", "scheduler=cosine_warmup", *common]
     return [*stated, *recipe_of_transfers(), *METHODS[training.method].overrides, f"optimizer.lr={training.rate:g}"]
 
