@@ -4,11 +4,11 @@
     python -m benchmarks.cpu_sweep --render
     python -m benchmarks.cpu_sweep --data-dir data --minutes 27 --only base patches --output results/cpu_sweep_27min
 
-The first row is the recipe, and the overrides of each other row change it. A row has as many steps as five minutes of
-two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command times a step of every
-row before the first training, in several rounds, and keeps the times in ``step_times.json``. So a load on the machine
-during the trainings changes no result. The last weights are certified on the validation images; nothing reads the test
-images. The same command resumes after an interruption.
+The first row is the recipe of the first version, and the overrides of each other row change it. A row has as many steps
+as five minutes of two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command
+times a step of every row before the first training, in several rounds, and keeps the times in ``step_times.json``. So a
+load on the machine during the trainings changes no result. The last weights are certified on the validation images;
+nothing reads the test images. The same command resumes after an interruption.
 """
 
 from collections.abc import Sequence
@@ -194,9 +194,10 @@ def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Descri
     return Description(
         title="Sweep: the recipe for CIFAR-100 on two CPU cores",
         method=[
-            "The first row is the recipe, and the overrides of each other row change it. Each row is one training of "
-            f"as many steps as {minutes:g} minutes of two cores allow on a quiet machine, so rows with slower "
-            f"steps have fewer. The last weights are certified in {summary['dtype']} on {summary['n_samples']:,} "
+            "The first row is the recipe of the first version, and the overrides of each other row change it. Each row "
+            f"is one training of as many steps as {minutes:g} minutes of two cores allow on a quiet machine, so rows "
+            "with slower steps have fewer. The last weights are certified in "
+            f"{summary['dtype']} on {summary['n_samples']:,} "
             "validation images, held out from the training images. Nothing reads the test images."
         ],
         choice=f"`{simplest(rows)['name']}` has the fewest changes among the rows within two standard errors of the "

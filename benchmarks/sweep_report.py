@@ -59,13 +59,15 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str], description: De
         "\n".join(table(rows)),
         "![clean and certified accuracy of each row](accuracy.png)",
     ]
-    machine = first["run"]["starts"][0]["hardware"]
+    start = first["run"]["starts"][0]
+    machine = start["hardware"]
+    processors = dict.fromkeys(each["run"]["starts"][0]["hardware"]["processor"] for each in rows)
     paragraphs += [
         *not_run_yet(missing),
-        "This command trains the first row:",
+        f"At commit {start['commit'][:7]}, this command trains the first row:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
         f"The minutes of training and validation are from {threads_of(machine)} on {machine['cores']} cores of "
-        f"{machine['processor']}, shared with other programs, and do not measure speed. Versions, commit, seed and "
+        f"{' or '.join(processors)}, shared with other programs, and do not measure speed. Versions, commit, seed and "
         "time of each row are in `rows/`. This command makes table and picture from these files:",
         f"```bash\npython -m {description.module} --render\n```",
     ]
