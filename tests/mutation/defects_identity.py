@@ -12,6 +12,8 @@ from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import PartialCertification, _digest
+from lipnet.certify.processes import _certify_share
+from lipnet.certify.ranks import _check_unchanged
 from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
@@ -27,6 +29,19 @@ from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
+    (
+        "processes: a process does not compare its model after its last batch",
+        edit(_certify_share, "certification.evidence.check_unchanged()", "pass"),
+        ["tests/certify/test_processes.py::test_a_process_compares_its_own_model_after_its_last_batch"],
+    ),
+    (
+        "ranks: the processes of a group do not compare their models after the last batch",
+        replace(_check_unchanged, lambda certification, partial: None),
+        [
+            "tests/certify/test_ranks.py::test_a_model_that_changed_in_this_process_is_an_error",
+            "tests/certify/test_ranks.py::test_a_model_that_changed_in_another_process_is_an_error",
+        ],
+    ),
     (
         "attack: images that are not finite count as a search that finds nothing",
         edit_method(_Search, "attack", " or not bool(found.isfinite().all())", ""),
