@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
@@ -20,6 +21,7 @@ from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
+from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -46,6 +48,11 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         "attack: images that are not finite count as a search that finds nothing",
         edit_method(_Search, "attack", " or not bool(found.isfinite().all())", ""),
         ["tests/certify/attacks/test_check.py::test_an_attack_that_returns_no_images_is_refused[<lambda>3]"],
+    ),
+    (
+        "export: a trace under autocast keeps its casts",
+        attribute(export_model, "without_autocast", lambda device: nullcontext()),
+        ["tests/layers/export/test_model.py::test_an_export_within_autocast_keeps_the_precision_of_the_model"],
     ),
     (
         "export: facts may state bounds that the model does not have",
