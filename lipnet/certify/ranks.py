@@ -34,6 +34,7 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
 
     Raises:
         ValueError: in a process whose settings differ from those of the first one.
+        RuntimeError: if the model of a process was changed meanwhile; the certified batches are discarded then.
         ChildProcessError: if another process fails or is killed.
     """
     try:
@@ -41,6 +42,7 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
             _check_settings(certification, _broadcast(None))
             for _ in _rounds(certification, *_broadcast(None)):
                 pass
+            _check_unchanged(certification, None)
             return
         certified, total = partial.batches(), len(certification.indices)
         _broadcast(certification.identity())
@@ -52,6 +54,7 @@ def certify_in_ranks(certification: Certification, partial: PartialCertification
                     add(number, batch)
                     done += len(batch.rows)
                 show(done)
+        _check_unchanged(certification, partial)
     except RuntimeError as error:
         # gloo reports a lost process as a plain RuntimeError.
         if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
@@ -72,6 +75,22 @@ def _rounds(certification: Certification, missing: list[int], certified: Batches
         gathered: list[Any] | None = [None] * size if rank == 0 else None
         dist.gather_object(batch, gathered, dst=0)
         yield [each for each in gathered or [] if each is not None]
+
+
+def _check_unchanged(certification: Certification, partial: PartialCertification | None) -> None:
+    """Compare all weights in every process, and fail in all of them if the model of one was changed."""
+    own = None
+    try:
+        certification.evidence.check_unchanged()
+    except RuntimeError as error:
+        own = str(error)
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    for rank, change in enumerate(found):
+        if change is not None:
+            if partial is not None:
+                partial.discard()  # nobody knows which of the batches were certified before the change
+            raise RuntimeError(f"in process {rank} of {len(found)}, {change}")
 
 
 def _broadcast(value: Any) -> Any:

@@ -149,7 +149,10 @@ def radii_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 
 def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a table of clean and certified accuracy per radius, in per cent, with a row for each named summary."""
+    """Return a table of clean and certified accuracy per radius, in per cent, with a row for each named summary.
+
+    A summary without a radius that another one has leaves its place open.
+    """
     table = Table(
         title="Accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])",
         caption="ACR: average certified radius of the correct samples",
@@ -159,15 +162,16 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         pad_edge=False,
     )
     table.add_column("", overflow="fold")
-    radii = list(next(iter(rows.values()))["certified_accuracy"])
+    radii = list(dict.fromkeys(radius for summary in rows.values() for radius in summary["certified_accuracy"]))
     for name in ("params", "clean", *radii, "ACR"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in rows.items():
-        shares = [summary["clean_accuracy"], *(summary["certified_accuracy"][radius] for radius in radii)]
+        shares = [summary["clean_accuracy"], *(summary["certified_accuracy"].get(radius) for radius in radii)]
         radius = summary["average_certified_radius"]
         average = "-" if radius is None else round_down(radius, 3)
         # As a Text, because rich would take a name such as "out[seed]" for markup.
-        table.add_row(Text(name), f"{summary['parameters']:,}", *(f"{100 * share:.2f}" for share in shares), average)
+        texts = ("-" if share is None else f"{100 * share:.2f}" for share in shares)
+        table.add_row(Text(name), f"{summary['parameters']:,}", *texts, average)
     return table
 
 

@@ -38,9 +38,12 @@ def _certify(config: DictConfig) -> None:
     from lipnet.workflows.folders import remove_unused
     from lipnet.workflows.launch import launch_of_process
     from lipnet.workflows.reporting import compare_runs
+    from lipnet.workflows.unread import CERTIFICATION, check_read
     from lipnet.workflows.verification import DIFFERENT
 
     atexit.register(remove_unused, Path(HydraConfig.get().runtime.output_dir))
+    check_read(config, CERTIFICATION)
+    _check_one_task(config)
     launch = launch_of_process()
     if launch is not None and launch.rank > 0 and (config.compare is not None or config.verify is not None):
         return  # The first of several processes compares and verifies alone.
@@ -56,6 +59,14 @@ def _certify(config: DictConfig) -> None:
     if ckpt_path is None:
         raise ValueError("ckpt_path must name the checkpoint to certify, or pretrained a network; got neither")
     _certify_or_assist(config, ckpt_path, data, launch)
+
+
+def _check_one_task(config: DictConfig) -> None:
+    """Refuse settings of one task beside another, which would leave them out."""
+    for task, others in (("compare", ("verify", "attack", "report")), ("verify", ("attack", "report"))):
+        ignored = [name for name in others if config[task] is not None and config[name] is not None]
+        if ignored:
+            raise ValueError(f"{task}=... does nothing else, got {ignored[0]}=..., too: give two commands")
 
 
 def _certify_or_assist(

@@ -22,10 +22,12 @@ def main(config: DictConfig) -> float | None:
     from lightning import seed_everything
 
     from lipnet.workflows import certify_checkpoint, training
+    from lipnet.workflows.unread import PARTS, TRAINING, check_read
 
     if config.trust and str(Path.cwd()) not in sys.path:
         # A trusted package may be in the command's folder, which comes last: nothing there hides an installed module.
         sys.path.append(str(Path.cwd()))
+    check_read(config, TRAINING, PARTS)
     training.check_settings(config)
     seed_everything(config.seed, workers=True, verbose=False)
     training.check_certification(config)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipnet.functional.autocast import without_autocast
 from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
 from lipnet.structured import OrthogonalMap
 from lipnet.structured.adapters import certified_map, has_input_map
@@ -153,7 +154,8 @@ def merge_maps(model: nn.Module) -> nn.Module:
             adapter = getattr(module, name, None)
             if not isinstance(adapter, OrthogonalMap):
                 continue
-            matrix = adapter.matrix.to_dense()
+            with without_autocast(next(adapter.parameters()).device):
+                matrix = adapter.matrix.to_dense()
             kind = nn.Linear if isinstance(module, AdaptedHead) else partial(nn.Conv2d, kernel_size=1)
             plain: nn.Linear | nn.Conv2d = kind(len(matrix), len(matrix), bias=False, device="meta")
             plain.weight = nn.Parameter(matrix.reshape(plain.weight.shape))

@@ -23,8 +23,10 @@ def check_dtypes(module: nn.Module) -> None:
 
 
 def check_accumulation(trainer: Trainer, compile_mode: str | None) -> None:
-    """Raise ValueError if gradients are to be accumulated in memory that a CUDA graph overwrites."""
+    """Raise ValueError for gradients of no batch, and for an accumulation in memory that a CUDA graph overwrites."""
     accumulated = trainer.accumulate_grad_batches
+    if accumulated < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulated}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, BatchWarmup):
             accumulated = max(callback.growth.values())

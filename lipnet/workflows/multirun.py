@@ -7,9 +7,11 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lipnet.certify import read_summary, summary_table
+from lipnet.certify.files import SUMMARY, CertificateFileError
 from lipnet.printing import say
 from lipnet.workflows.errors import cause_of
 
@@ -19,7 +21,8 @@ Overrides = tuple[str, ...]
 class SweepTable(Callback):
     """Prints `summary_table` for the finished runs of a multirun, and one line for each failed one.
 
-    Each run is named by the overrides that distinguish it. A multirun with a failed run ends with exit status 1.
+    Each run is named by the overrides that distinguish it. A multirun with a failed run ends with exit status 1, and so
+    does one whose files cannot be read. A job outside a multirun keeps its error, which Hydra reports.
     """
 
     def __init__(self) -> None:
@@ -28,6 +31,9 @@ class SweepTable(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.hydra_cfg is None or job_return.overrides is None:
+            return
+        # Hydra calls this for every job. Without a multirun, nothing would report the error that is taken away below.
+        if job_return.hydra_cfg.hydra.mode != RunMode.MULTIRUN:
             return
         overrides = tuple(job_return.overrides)
         self._folders[overrides] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
@@ -40,15 +46,19 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         names = dict(zip(self._folders, distinct_names(list(self._folders)), strict=True)) if self._folders else {}
-        summaries = {
-            names[overrides]: read_summary(path)
-            for overrides, folder in self._folders.items()
-            if overrides not in self._errors and (path := folder / "summary.json").is_file()
-        }
+        summaries = {}
+        for overrides, folder in self._folders.items():
+            if overrides in self._errors or not (folder / SUMMARY).is_file():
+                continue
+            # Hydra only warns of exceptions in callbacks: an error here would hide the failed jobs.
+            try:
+                summaries[names[overrides]] = read_summary(folder / SUMMARY)
+            except (CertificateFileError, OSError) as error:
+                self._errors[overrides] = f"{type(error).__name__}: {error}"
         if summaries:
             say(summary_table(summaries))
-        for overrides, error in self._errors.items():
-            say(f"failed: {names[overrides]}: {error}", file=sys.stderr)
+        for overrides, message in self._errors.items():
+            say(f"failed: {names[overrides]}: {message}", file=sys.stderr)
         if self._errors:
             say(f"{len(self._errors)} of {len(names)} runs failed; ckpt_path=last resumes them", file=sys.stderr)
             sys.exit(1)

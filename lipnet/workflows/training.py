@@ -23,6 +23,7 @@ from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.settings import check_number, check_numbers
 from lipnet.workflows.transfer import check_unseen, starts_from, transferred_config
+from lipnet.workflows.unread import check_certify_settings
 
 
 def make_data(config: DictConfig) -> ImageDataModule:
@@ -117,6 +118,7 @@ def check_settings(config: DictConfig) -> None:
     for name, kind in (("seed", int), ("bias_lr_factor", float), ("manifold_lr", float)):
         check_number(name, config[name], kind)
     if config.certify is not None:
+        check_certify_settings(config.certify)
         check_number("certify.n_samples", config.certify.n_samples, int | None)
         check_number("certify.batch_size", config.certify.batch_size, int)
     # The trainer comes first: other groups refer to its settings, and an error should name the setting itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from lipnet.certify.partial import PARTIAL
-from lipnet.certify.processes import CertifyInProcesses, _exit_with_parent
+from lipnet.certify.partial import PARTIAL, PartialCertification
+from lipnet.certify.processes import CertifyInProcesses, _certify_share, _exit_with_parent
 from lipnet.certify.run import Certification, run_certification
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.certification import prepare_certification
@@ -41,6 +43,19 @@ class Failing:
             yield batch
 
 
+class Changing:
+    """Batches of a loader that changes a model unseen by version counters, in an iteration after the first."""
+
+    def __init__(self, batches: Any, model: nn.Module) -> None:
+        self.batches, self.model, self.batch_size = batches, model, batches.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(self.batches):
+            if number == 2:
+                next(self.model.parameters()).data.add_(1.0)
+            yield batch
+
+
 def prepare(device: str, *, path: Path, end: str, n_samples: int | None = None) -> Certification:
     """Prepare a certification that fails in the second process only."""
     certification = prepare_certification(path, device, n_samples=n_samples, batch_size=BATCH_SIZE)
@@ -48,7 +63,9 @@ def prepare(device: str, *, path: Path, end: str, n_samples: int | None = None) 
         return Certification(
             certification.model, certification.batches, certification.indices, {**certification.facts, "split": "?"}
         )
-    if device == OTHER and end != "none":
+    if device == OTHER and end == "change":
+        object.__setattr__(certification, "batches", Changing(certification.batches, certification.model))
+    elif device == OTHER and end != "none":
         object.__setattr__(certification, "batches", Failing(certification.batches, 9, end))
     return certification
 
@@ -84,6 +101,19 @@ def test_a_process_that_does_not_come_back_is_an_error(
     certify_checkpoint(tiny_checkpoint, tmp_path / "whole", device="cpu", batch_size=BATCH_SIZE)
     files = [(tmp_path / name / "certificates.tsv").read_bytes() for name in ("out", "whole")]
     assert files[0] == files[1]
+
+
+def test_a_process_compares_its_own_model_after_its_last_batch(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The parent does not see a change in another process, and could only trust the batches from there."""
+    make = partial(prepare, path=tiny_checkpoint, end="change", n_samples=4 * BATCH_SIZE)
+    folder = tmp_path / PARTIAL
+    PartialCertification.begin(folder, make("cpu").identity())
+    given = (os.getppid(), pickle.dumps(make), ["cpu", OTHER], folder, [[0, 2], [1, 3]], {}, torch.get_num_threads())
+    _certify_share(0, *given)
+    assert sorted(PartialCertification(folder).batches()) == [0, 2]
+    with pytest.raises(RuntimeError, match="the model was changed after its bounds were computed"):
+        _certify_share(1, *given)
+    assert not folder.exists()
 
 
 def _wait_with_parent(connection: Any) -> None:

@@ -152,6 +152,15 @@ def test_a_merged_network_has_the_same_certificates(
     torch.testing.assert_close(certificates.radius, attached.radius, rtol=1e-8, atol=1e-12)
 
 
+def test_a_merge_within_autocast_keeps_the_precision_of_the_maps() -> None:
+    layer = disturb(AdaptedConv(8, 8, layer=SOC, adapter=GSOFT, kernel_size=3), 0.1).eval()
+    x = torch.rand(2, 8, 4, 4)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        merge_maps(layer)
+    torch.testing.assert_close(layer(x), expected)
+
+
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
@@ -12,12 +13,15 @@ from lipnet.certify.checks import _is_nan, check_computes_as_declared
 from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import PartialCertification, _digest
+from lipnet.certify.processes import _certify_share
+from lipnet.certify.ranks import _check_unchanged
 from lipnet.certify.rules import bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
+from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -28,9 +32,27 @@ PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tamp
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     (
+        "processes: a process does not compare its model after its last batch",
+        edit(_certify_share, "certification.evidence.check_unchanged()", "pass"),
+        ["tests/certify/test_processes.py::test_a_process_compares_its_own_model_after_its_last_batch"],
+    ),
+    (
+        "ranks: the processes of a group do not compare their models after the last batch",
+        replace(_check_unchanged, lambda certification, partial: None),
+        [
+            "tests/certify/test_ranks.py::test_a_model_that_changed_in_this_process_is_an_error",
+            "tests/certify/test_ranks.py::test_a_model_that_changed_in_another_process_is_an_error",
+        ],
+    ),
+    (
         "attack: images that are not finite count as a search that finds nothing",
         edit_method(_Search, "attack", " or not bool(found.isfinite().all())", ""),
         ["tests/certify/attacks/test_check.py::test_an_attack_that_returns_no_images_is_refused[<lambda>3]"],
+    ),
+    (
+        "export: a trace under autocast keeps its casts",
+        attribute(export_model, "without_autocast", lambda device: nullcontext()),
+        ["tests/layers/export/test_model.py::test_an_export_within_autocast_keeps_the_precision_of_the_model"],
     ),
     (
         "export: facts may state bounds that the model does not have",

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lipnet.certify.files import sealed, summary_bytes
+from lipnet.certify.files import read_summary, sealed, summary_bytes
 from lipnet.workflows import SweepTable
 from lipnet.workflows.multirun import distinct_names
 
@@ -29,7 +30,7 @@ def finish(folder: Path, overrides: list[str], accuracy: float | None) -> JobRet
             "average_certified_radius": 0.25,
         }
         (folder / "summary.json").write_bytes(summary_bytes(sealed(summary)))
-    settings = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+    settings = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}, "mode": RunMode.MULTIRUN}})
     return JobReturn(overrides=overrides, cfg=CONFIG, hydra_cfg=settings, working_dir=str(folder))
 
 
@@ -80,6 +81,41 @@ def test_a_multirun_without_certificates_prints_nothing(tmp_path: Path, capsys: 
     table.on_job_end(config=CONFIG, job_return=JobReturn(overrides=["seed=1"]))
     table.on_multirun_end(config=CONFIG)
     assert capsys.readouterr().out == ""
+
+
+def test_a_single_job_keeps_its_error(tmp_path: Path) -> None:
+    """Otherwise a training that ends with an error that nobody expected would have exit status 0."""
+    job = finish(tmp_path / "0", ["seed=0"], None)
+    settings = {"mode": RunMode.RUN, "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}}
+    OmegaConf.update(job.hydra_cfg, "hydra", settings)  # type: ignore[arg-type]
+    job.status, job.return_value = JobStatus.FAILED, ZeroDivisionError("of the training")
+    SweepTable().on_job_end(config=CONFIG, job_return=job)
+    with pytest.raises(ZeroDivisionError):
+        _ = job.return_value
+
+
+def test_runs_with_other_radii_and_damaged_files_do_not_hide_a_failed_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = SweepTable()
+    jobs = [finish(tmp_path / str(number), [f"seed={number}"], 0.5) for number in range(4)]
+    other = read_summary(tmp_path / "1" / "summary.json")
+    del other["sha256"]
+    other["certified_accuracy"] = {"1/2": 0.125}
+    (tmp_path / "1" / "summary.json").write_bytes(summary_bytes(sealed(other)))
+    (tmp_path / "2" / "summary.json").write_bytes(b"{}")
+    jobs[3].status, jobs[3].return_value = JobStatus.FAILED, ValueError("of the job")
+    OmegaConf.update(jobs[3].hydra_cfg, "hydra.sweeper", {"_target_": "another.Sweeper"})  # type: ignore[arg-type]
+    for job in jobs:
+        table.on_job_end(config=CONFIG, job_return=job)
+    with pytest.raises(SystemExit):
+        table.on_multirun_end(config=CONFIG)
+    printed = capsys.readouterr()
+    assert "1/2" in printed.out
+    assert "12.50" in printed.out
+    assert "failed: seed=2: CertificateFileError" in printed.err
+    assert "failed: seed=3: ValueError: of the job" in printed.err
+    assert "2 of 4 runs failed" in printed.err
 
 
 def test_names_are_what_sets_runs_apart() -> None:

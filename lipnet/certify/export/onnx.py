@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipnet.certify.export.prepared import INPUT_UNITS, Prepared, check_result, free_batch, prepare
 from lipnet.files import atomic_write
+from lipnet.functional.autocast import without_autocast
 
 # Imported by name where needed: they may be missing, and have no type annotations.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -75,17 +76,18 @@ def export_onnx(
 
 def _content(prepared: Prepared) -> bytes:
     """Return the content of the ONNX file, with the metadata."""
-    program = torch.onnx.export(
-        prepared.plain,
-        (prepared.example,),
-        dynamo=True,
-        dynamic_shapes=free_batch(),
-        input_names=["input"],
-        output_names=["logits"],
-        verbose=False,
-        # The optimizer rounds factors within 1e-5 of 1 to 1. Polynomials have such factors: the function would change.
-        optimize=False,
-    )
+    with without_autocast(prepared.example.device):
+        program = torch.onnx.export(
+            prepared.plain,
+            (prepared.example,),
+            dynamo=True,
+            dynamic_shapes=free_batch(),
+            input_names=["input"],
+            output_names=["logits"],
+            verbose=False,
+            # The optimizer rounds factors within 1e-5 of 1 to 1, as polynomials have: the function would change.
+            optimize=False,
+        )
     assert program is not None
     tidy = import_module("onnxscript.optimizer")
     tidy.fold_constants(program.model)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lipnet.certify.export.prepared import INPUT_UNITS, check_result, free_batch, prepare
 from lipnet.files import atomic_write
+from lipnet.functional.autocast import without_autocast
 
 METADATA_FILE = "lipnet.json"
 
@@ -52,7 +53,7 @@ def export_program(
         TypeError: for a module without a bound, and for facts that are not JSON values.
     """
     prepared = prepare(model, input_shape, input_units, class_names, facts)
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(prepared.example.device):
         program = torch.export.export(prepared.plain, (prepared.example,), dynamic_shapes=free_batch(), strict=False)
     buffer = BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(prepared.metadata)})

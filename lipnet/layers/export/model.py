@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from lipnet.functional.autocast import without_autocast
 from lipnet.layers.export.fold import fold_constants
 from lipnet.layers.export.freeze import frozen_copy
 from lipnet.layers.normalize import Normalize
@@ -51,12 +52,13 @@ def export(model: nn.Module, input_shape: Sequence[int] | None = None) -> fx.Gra
         ['0.bias', '0.filter_0']
     """
     _check_running(model)
-    # Leave inference mode: the constants may be used under autograd later.
-    with torch.inference_mode(False):
-        example = example_batch(model, 2, input_shape)
+    example = example_batch(model, 2, input_shape)
+    # Leave inference mode: the constants may be used under autograd later. A trace under autocast would keep its casts.
+    with torch.inference_mode(False), without_autocast(example.device):
+        example = example.clone()
         traced = _traced(frozen_copy(model, example), example)
-    folded = fx.GraphModule(traced, _plain_graph(traced.graph, tuple(example.shape[1:])))
-    fold_constants(folded)
+        folded = fx.GraphModule(traced, _plain_graph(traced.graph, tuple(example.shape[1:])))
+        fold_constants(folded)
     # A new module takes over only the tensors that its graph refers to.
     return fx.GraphModule(folded, folded.graph, type(model).__name__).requires_grad_(False).eval()
 

@@ -15,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipnet.certify import export_program
 from lipnet.layers import (
+    AOL,
     GSSOC,
     SOC,
     ChannelShuffle,
     MaxMin,
     MaxMinPermuted,
     Normalize,
+    NormalizedLinear,
     SOC1d,
     SOCLinear,
     SOCTranspose,
@@ -163,6 +166,18 @@ def test_gradients_with_respect_to_the_input_flow_and_none_to_the_constants(infe
     expected, received = (torch.autograd.grad(each(x)[:, 0].sum(), x)[0] for each in (model, plain))
     torch.testing.assert_close(received, expected)
     assert not any(parameter.requires_grad for parameter in plain.parameters())
+
+
+def test_an_export_within_autocast_keeps_the_precision_of_the_model(tmp_path: Path) -> None:
+    model = nn.Sequential(AOL(1, 4, 3), nn.Flatten(), NormalizedLinear(4 * 36, 3), nn.Linear(3, 3)).eval()
+    x = torch.rand(3, 1, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = export(model, (1, 6, 6))
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-6, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        export_program(model, tmp_path / "model.pt2", input_shape=(1, 6, 6))
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow
