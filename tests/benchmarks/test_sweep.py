@@ -47,7 +47,13 @@ def row_file(folder: Path, name: str, change: list[str], certified: float) -> No
         "dtype": "float64",
     }
     machine = {"processor": "P", "cores": 2, "threads": 1}
-    run = {"epochs": 10, "planned_epochs": 10, "steps": 3510, "seconds": 600.0, "starts": [{"hardware": machine, "commit": "0" * 40}]}
+    run = {
+        "epochs": 10,
+        "planned_epochs": 10,
+        "steps": 3510,
+        "seconds": 600.0,
+        "starts": [{"hardware": machine, "commit": "0" * 40}],
+    }
     content = {"name": name, "group": "loss", "change": change, "overrides": ["data=cifar100", *change]}
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     (folder / "rows" / f"{name}.json").write_text(json.dumps({**content, "summary": summary, "run": run}))
