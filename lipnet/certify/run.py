@@ -30,7 +30,7 @@ from lipnet.certify.partial import (
 from lipnet.certify.report import figures_of, layer_report, progress, radii_of
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.files import atomic_writes
-from lipnet.functional.digest import batch_sha256, tensors_sha256
+from lipnet.functional.digest import batch_sha256, code_sha256, tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.identity import model_sha256, state_of, values_sha256
 from lipnet.metrics.curve import plot_certified_curve
@@ -188,7 +188,7 @@ class Certification:
             settings: the result of `settings`, if it is already computed: it hashes all weights.
         """
         settings = self.settings() if settings is None else settings
-        return {**settings, "model_sha256": self.evidence.model_sha256}
+        return {**settings, "model_sha256": self.evidence.model_sha256, "code_sha256": code_sha256()}
 
     def certify(
         self, numbers: Collection[int] | None = None, certified: Batches | None = None

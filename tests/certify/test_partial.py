@@ -318,6 +318,17 @@ def test_the_certificates_of_a_certification_that_begins_meanwhile_are_not_taken
     assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "two" / FILES[0]).read_bytes()
 
 
+def test_batches_that_another_code_certified_do_not_count(
+    tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Certification(model, batches, torch.arange(COUNT), {})
+    with PartialCertification.begin(tmp_path / PARTIAL, own.identity()).writer() as add:
+        add(*next(own.certify()))
+    monkeypatch.setattr("lipnet.certify.run.code_sha256", lambda: "0")
+    with pytest.raises(ValueError, match="code_sha256"):
+        run.run_certification(own, tmp_path, resume=True)
+
+
 def test_files_that_appear_meanwhile_are_only_replaced_on_request(
     tmp_path: Path, model: nn.Module, batches: Batches
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from lipnet.certify.partial import PARTIAL, PartialCertification
-from lipnet.certify.ranks import certify_in_ranks
+from lipnet.certify.ranks import _check_settings, certify_in_ranks
 from lipnet.certify.run import Certification
 from tests.certify.test_processes import BATCH_SIZE, OTHER, prepare
 
@@ -54,3 +54,13 @@ def test_a_model_that_changed_in_another_process_is_an_error(
     with pytest.raises(RuntimeError, match="in process 1 of 2, the model was changed"):
         certify_in_ranks(certification, partial)
     assert not partial.folder.exists()
+
+
+def test_another_code_in_a_process_is_an_error(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certification, _ = begun(tmp_path, tiny_checkpoint, "cpu")
+    first = certification.identity()
+    monkeypatch.setattr("lipnet.certify.run.code_sha256", lambda: "0")
+    with pytest.raises(ValueError, match=r"the processes have different settings: code_sha256: .* 0 here"):
+        _check_settings(certification, first)

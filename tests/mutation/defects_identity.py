@@ -202,6 +202,14 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         ],
     ),
     (
+        "resumption: lipnet's code may be another one",
+        edit_method(Certification, "identity", '"code_sha256": code_sha256()', '"code": ""'),
+        [
+            PARTIAL + "test_batches_that_another_code_certified_do_not_count",
+            "tests/certify/test_ranks.py::test_another_code_in_a_process_is_an_error",
+        ],
+    ),
+    (
         "settings: private ones of torch are left out",
         edit(_is_setting, "return True", 'return not name.startswith("_")'),
         ["tests/layers/test_identity.py::test_private_settings_of_torch_count"],
