@@ -66,6 +66,8 @@ def test_an_experiment_runs(
         root = tmp_path / "images"
     else:
         root = write_fake_cifar(datasets.CIFAR100).root
+        # The stand-in has ten images of a class.
+        overrides.append("data.validation_fraction=0.1")
     config = composed(*overrides, f"paths.data_dir={root}")
     if config.transfer:
         config.ckpt_path = str(base_of_a_transfer(tmp_path / "base.ckpt", BASES[experiment]))
