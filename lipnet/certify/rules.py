@@ -17,11 +17,9 @@ from lipnet.certify.arithmetic import explicit_arithmetic
 from lipnet.functional import product_up
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.base import LipschitzModule
+from lipnet.layers.originals import CALLS, Methods, methods_of, replaced_method
 
 Children = list[tuple[str, nn.Module]]
-
-CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_compiled_call_impl")
-"""Attributes of a module that decide what calling it computes."""
 
 
 class Rule:
@@ -32,7 +30,13 @@ class Rule:
     """
 
     calls: tuple[Any, ...] = ()
-    """`calls_of` the class when the rule was registered, by which checks notice that the class was changed since."""
+    """`calls_of` the class when the rule was registered."""
+
+    cls: type[nn.Module]
+    """The class."""
+
+    methods: Methods
+    """All methods of the class when the rule was registered, by which checks notice that it was changed since."""
 
     lipschitz: Callable[..., float]
     """``lipschitz(module, *bounds_of_parts)`` returns an upper bound on the Lipschitz constant (L2), rounded up."""
@@ -49,6 +53,14 @@ class Rule:
         """Return the names and modules that run one after another if the module does nothing else; otherwise None."""
         return None
 
+    def bind(self, cls: type[nn.Module]) -> None:
+        """Note the class, and its methods as they are now."""
+        self.calls, self.cls, self.methods = calls_of(cls), cls, methods_of(cls)
+
+    def replaced(self) -> str | None:
+        """Return a method of the class that was replaced since the rule was registered, or None."""
+        return replaced_method(self.methods, methods_of(self.cls))
+
 
 class ParametrizedRule(Rule):
     """Rule of a module with torch's parametrizations: the rule of its class, for the weights that these compute.
@@ -60,7 +72,7 @@ class ParametrizedRule(Rule):
     """
 
     def __init__(self, plain: Rule) -> None:
-        self.plain, self.calls = plain, plain.calls
+        self.plain, self.calls, self.cls, self.methods = plain, plain.calls, plain.cls, plain.methods
 
     def lipschitz(self, module: nn.Module) -> float:
         return self.plain.lipschitz(evaluated(module))
@@ -73,8 +85,11 @@ def evaluated(module: nn.Module) -> nn.Module:
     """Return a copy without parametrizations, with the weights that the parametrized module computes and uses.
 
     Raises:
-        ValueError: if a parametrization computes other weights at the next call, or anything but plain real tensors.
+        ValueError: if a parametrization computes other weights at the next call, or anything but plain real tensors,
+            and within ``parametrize.cached()``, which keeps weights that the parameters may no longer give.
     """
+    if parametrize._cache_enabled:
+        raise ValueError("parametrize.cached() is active, which keeps old weights; leave its context first")
     plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
     plain.__dict__.update(vars(module), _parameters=dict(module._parameters), _modules={})
     for name in module.parametrizations:  # type: ignore[union-attr]
@@ -117,7 +132,7 @@ def rule(*classes: type[nn.Module]) -> Callable[[type[Rule]], type[Rule]]:
             if cls in _RULES:
                 raise ValueError(f"{cls.__name__} already has a rule, {type(_RULES[cls]).__name__}")
             _RULES[cls] = definition()
-            _RULES[cls].calls = calls_of(cls)
+            _RULES[cls].bind(cls)
         return definition
 
     return register

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -212,7 +213,7 @@ def test_settings_that_another_thread_changes_meanwhile_are_an_error(circular: n
 
 
 def tenfold(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *arguments: 10 * forward(*arguments)
+    return lambda *arguments, **settings: 10 * forward(*arguments, **settings)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +295,49 @@ def test_a_class_that_was_changed_after_its_rule_was_made_is_refused(monkeypatch
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 10 * x)
     with pytest.raises(ValueError, match=r"0 \(ReLU\): the class was changed after its rule was registered"):
         lipschitz_bound(nn.Sequential(nn.ReLU()).eval())
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "message"),
+    [
+        (nn.Conv2d, "_conv_forward", tenfold(nn.Conv2d._conv_forward), r"Conv2d\): the class was .*_conv_forward"),
+        (nn.Conv2d, "weight", property(lambda self: 10 * self._parameters["weight"]), r"Conv2d\): .*Conv2d\.weight"),
+        (SOC, "forward", tenfold(SOC.forward), r"1 \(SOC\): SOC\.forward was replaced"),
+        (MaxMin, "forward", tenfold(MaxMin.forward), r"2 \(MaxMin\): \w+\.forward was replaced"),
+        (nn.Module, "_call_impl", tenfold(nn.Module._call_impl), r"\._call_impl"),
+        (F, "conv2d", tenfold(F.conv2d), r"torch\.nn\.functional\.conv2d was replaced"),
+        (torch, "maximum", tenfold(torch.maximum), r"torch\.maximum was replaced"),
+        (Tensor, "flatten", tenfold(Tensor.flatten), r"torch\.Tensor\.flatten was replaced"),
+    ],
+    ids=["helper", "property", "layer", "activation", "every module", "function", "operator", "tensor"],
+)
+def test_code_that_was_replaced_at_runtime_is_refused(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, message: str
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), SOC(4, 4), MaxMin(), nn.Flatten()).double().eval()
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, value, raising=False)
+        with pytest.raises(ValueError, match=message):
+            certify(model, images, [0, 1])
+    assert certify(model, images, [0, 1]).radius.shape == (2,)
+
+
+def test_methods_of_one_s_own_may_be_replaced_or_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(SOC):
+        def note(self) -> int:
+            return 1
+
+    monkeypatch.setattr(Own, "note", lambda self: 2)
+    monkeypatch.setattr(Tensor, "name_that_torch_lacks", lambda self: 3, raising=False)
+    assert lipschitz_bound(Own(2, 2).eval()) >= 1
+
+
+def test_weights_that_torch_keeps_for_its_parametrizations_are_refused() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)), nn.Flatten()).double().eval()
+    with nn.utils.parametrize.cached(), pytest.raises(ValueError, match=r"0: parametrize.cached\(\) is active"):
+        lipschitz_bound(model)
+    assert lipschitz_bound(model) > 0
 
 
 @pytest.mark.parametrize("register", [register_module_forward_hook, register_module_forward_pre_hook])

@@ -45,7 +45,7 @@ from lipnet.certify.files import rows_of
 from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.partial import PartialCertification
 from lipnet.certify.rounding import _run, check_images_apart, run_in_order
-from lipnet.certify.rules import _bound_of, calls_of, children_in_order, evaluated, find_rule, step_of
+from lipnet.certify.rules import _bound_of, children_in_order, evaluated, find_rule, step_of
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
@@ -79,6 +79,7 @@ from lipnet.layers import (
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.explicit import explicit_products
+from lipnet.layers.originals import methods_of
 from lipnet.layers.soc import SOC
 from lipnet.metrics.functional import _certified_accuracy_update, _proven_radius
 from lipnet.models import checkpoint, load_checkpoint, pretrained
@@ -190,7 +191,7 @@ def _lenient(module: nn.Module) -> Rule | None:
     found = find_rule(module)
     if found is None and not isinstance(module, LipschitzModule):
         found = _One()
-        found.calls = calls_of(type(module))
+        found.bind(type(module))
     return found
 
 
@@ -198,7 +199,7 @@ def _any_sequential(module: nn.Module) -> Rule | None:
     found = find_rule(module)
     if found is None and isinstance(module, nn.Sequential) and not isinstance(module, LipschitzModule):
         found = type(_RULES._RULES[nn.Sequential])()
-        found.calls = calls_of(type(module))
+        found.bind(type(module))
     return found
 
 
@@ -223,7 +224,7 @@ def _body_first(self: Residual, x: Tensor) -> Tensor:
 def _plant_body_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Residual, "forward", _body_first)
     # As if the rule had been registered for the faulty class.
-    patch.setattr(find_rule(Residual(nn.Identity())), "calls", calls_of(Residual))
+    patch.setattr(find_rule(Residual(nn.Identity())), "methods", methods_of(Residual))
 
 
 _adjoint = lipnet.functional.skew._adjoint

@@ -15,19 +15,22 @@ from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import PartialCertification, _digest
 from lipnet.certify.processes import _certify_share
 from lipnet.certify.ranks import _check_unchanged
-from lipnet.certify.rules import bound_of, evaluated
+from lipnet.certify.rules import Rule, bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
+from lipnet.layers.base import replaced_in_bases
 from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
+from lipnet.layers.originals import replaced_function
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.workflows.attacking import _check_model
 from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
 
+CHECKS = "tests/certify/test_checks.py::"
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 ROWS: list[tuple[str, Plant, Sequence[str]]] = [
@@ -43,6 +46,29 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_ranks.py::test_a_model_that_changed_in_this_process_is_an_error",
             "tests/certify/test_ranks.py::test_a_model_that_changed_in_another_process_is_an_error",
         ],
+    ),
+    (
+        "checks: methods of lipnet's classes may be replaced at runtime",
+        replace(replaced_in_bases, lambda module: None),
+        [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("layer", "activation")],
+    ),
+    (
+        "checks: functions of torch may be replaced at runtime",
+        replace(replaced_function, lambda: None),
+        [
+            f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]"
+            for case in ("function", "operator", "tensor")
+        ],
+    ),
+    (
+        "checks: methods of torch's classes besides their calls may be replaced at runtime",
+        edit_method(Rule, "replaced", "replaced_method(self.methods, methods_of(self.cls))", "None"),
+        [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("helper", "property")],
+    ),
+    (
+        "rules: weights that parametrize.cached() keeps count as the present ones",
+        edit(evaluated, "if parametrize._cache_enabled:", "if False:"),
+        [f"{CHECKS}test_weights_that_torch_keeps_for_its_parametrizations_are_refused"],
     ),
     (
         "attack: images that are not finite count as a search that finds nothing",
@@ -97,7 +123,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "resumption: another model with the same state dict and bounds",
-        edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', ""),
+        edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', '"model_sha256": ""'),
         [PARTIAL + "test_another_model_with_the_same_state_and_bounds_is_not_gone_on_with"],
     ),
     (

@@ -72,6 +72,8 @@ def planted(plant: Plant | None) -> Iterator[None]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             if plant is not None:
+                # A defect is no patch of a class that certificates would notice: it stands for lipnet's own code.
+                patch.setattr("lipnet.certify.checks.replaced_in_bases", lambda module: None)
                 plant(patch)
             yield
     finally:
