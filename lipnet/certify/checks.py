@@ -61,7 +61,10 @@ def check_computes_as_declared(model: nn.Module) -> None:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
     replaced = replaced_function()
     if replaced is not None:
-        raise ValueError(f"{replaced} was replaced at runtime, so that no bound covers what it computes; restore it")
+        raise ValueError(
+            f"{replaced} was replaced at runtime, so that no bound covers what it computes: restore it, or replace it "
+            "before lipnet is imported, and vouch for it"
+        )
     for path, module in model.named_modules():
         check_module(path, module)
     _check_in_place("", model, shared=False)
