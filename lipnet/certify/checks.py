@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lipnet.certify.rules import children_in_order, describe, find_rule, join
 from lipnet.layers.base import LipschitzModule, replaced_in_bases
-from lipnet.layers.originals import CALLS, replaced_function
+from lipnet.layers.originals import CALLS
 
 # Methods that a subclass may override freely: no output depends on them.
 _COMPUTES_NOTHING = (
@@ -46,9 +46,9 @@ def check_computes_as_declared(model: nn.Module) -> None:
             compiled or replaced calls, a ``forward`` in a subclass of the class that defines the bound, in-place
             modules whose input is read again, weights that are complex, on the meta device or of a subclass of Tensor,
             settings that are NaN, children that are listed but not registered, attributes that contradict the weights,
-            and parts of other classes than a bound rests on. Global hooks, active modes of torch, and functions and
-            classes whose code was replaced since lipnet was imported, which may change every operation, are refused,
-            too.
+            and parts of other classes than a bound rests on. Classes whose methods were replaced since lipnet was
+            imported are refused, too, and so are global hooks and active modes of torch, which may change every
+            operation.
     """
     functions, operators = _get_current_function_mode_stack(), _get_current_dispatch_mode_stack()  # type: ignore[no-untyped-call]
     for mode in (*functions, *operators):
@@ -59,12 +59,6 @@ def check_computes_as_declared(model: nn.Module) -> None:
             )
     if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
         raise ValueError("there are global forward hooks, which may change what every module computes; remove them")
-    replaced = replaced_function()
-    if replaced is not None:
-        raise ValueError(
-            f"{replaced} was replaced at runtime, so that no bound covers what it computes: restore it, or replace it "
-            "before lipnet is imported, and vouch for it"
-        )
     for path, module in model.named_modules():
         check_module(path, module)
     _check_in_place("", model, shared=False)

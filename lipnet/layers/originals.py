@@ -1,12 +1,9 @@
-"""Methods of classes and functions of torch as they were first, to notice those that are replaced at runtime."""
+"""Methods of classes as they were first, to notice those that are replaced at runtime."""
 
-import types
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_compiled_call_impl")
 """Attributes of a module that decide what calling it computes."""
@@ -42,37 +39,5 @@ def replaced_method(before: Methods, now: Methods) -> str | None:
     return next((f"{base.__name__}.{name}" for base, name in differing), None)
 
 
-def replaced_function() -> str | None:
-    """Return the name of a function or tensor method of torch that was replaced since lipnet was imported, or None."""
-    for owner, name, value in _FUNCTIONS:
-        if getattr(owner, name, None) is not value:
-            return f"{owner.__name__}.{name}"
-    now = _tensor_methods()
-    return next((f"torch.Tensor.{name}" for name in {**_TENSOR, **now} if _TENSOR.get(name) is not now.get(name)), None)
-
-
 def _is_method(value: Any) -> bool:
     return callable(value) or hasattr(type(value), "__get__")
-
-
-def _tensor_methods() -> dict[str, Any]:
-    """Return the methods of Tensor itself, without those that somebody added under a name of their own."""
-    return {
-        name: value
-        for name, value in vars(Tensor).items()
-        if _is_method(value) and (name in _TENSOR_NAMES or hasattr(torch._C.TensorBase, name))
-    }
-
-
-def _is_operator(value: Any) -> bool:
-    """Tell whether a value computes with tensors: torch's functions that load, compile or count threads do not."""
-    if isinstance(value, types.BuiltinFunctionType):
-        return True
-    return isinstance(value, types.FunctionType) and value.__module__ in ("torch.functional", "torch.nn.functional")
-
-
-_FUNCTIONS = [
-    (owner, name, value) for owner in (torch, F) for name, value in vars(owner).items() if _is_operator(value)
-]
-_TENSOR_NAMES = frozenset(vars(Tensor))
-_TENSOR = _tensor_methods()

@@ -24,7 +24,6 @@ from lipnet.functional.fingerprint import _content
 from lipnet.layers.base import replaced_in_bases
 from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
-from lipnet.layers.originals import replaced_function
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.workflows.attacking import _check_model
@@ -51,14 +50,6 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         "checks: methods of lipnet's classes may be replaced at runtime",
         replace(replaced_in_bases, lambda module: None),
         [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("layer", "activation")],
-    ),
-    (
-        "checks: functions of torch may be replaced at runtime",
-        replace(replaced_function, lambda: None),
-        [
-            f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]"
-            for case in ("function", "operator", "tensor")
-        ],
     ),
     (
         "checks: methods of torch's classes besides their calls may be replaced at runtime",
