@@ -28,6 +28,7 @@ from benchmarks.common import resident_bytes, write_json
 from benchmarks.text_data import Job, Sentences, Settings, batches, load, padded, score, split
 from benchmarks.text_methods import ALL_METHODS, apply, parameter_groups
 from lipnet.files import atomic_write
+from lipnet.functional.autocast import multiplies_bfloat16_fast
 
 
 def network(job: Job) -> PreTrainedModel:
@@ -40,9 +41,8 @@ def network(job: Job) -> PreTrainedModel:
 
 
 def precision() -> AbstractContextManager[Any]:
-    """Return an autocast context: bfloat16 if the processor has instructions for it, else float32."""
-    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=supported)
+    """Return an autocast context: bfloat16 if the processor multiplies it fast, else float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16_fast(torch.device("cpu")))
 
 
 @torch.no_grad()
