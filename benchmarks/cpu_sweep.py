@@ -13,19 +13,16 @@ nothing reads the test images. The same command resumes after an interruption.
 
 from collections.abc import Sequence
 from functools import partial
-from math import ceil
-from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import RADIUS
-from benchmarks.step_times import read_step_times
-from benchmarks.sweep import Row, Sweep, overrides_of, run, sweep_parser
+from benchmarks.step_times import read_step_times, training_images
+from benchmarks.sweep import Row, overrides_of, run, sweep_parser
 from benchmarks.sweep_report import Description, simplest
+from benchmarks.timed_sweep import Length, TimedSweep
 
 # Time of a training on two cores, and its smallest number of epochs.
 MINUTES, EPOCHS = 5.0, 4
-# Training images without the validation images, and the recipe's batch size.
-IMAGES, BATCH_SIZE = 45_000, 128
 # The recipe of the first version: the rows are changes to it.
 BASE = (
     "data=cifar100",
@@ -152,44 +149,6 @@ ROWS = tuple(
 )
 
 
-class CPUSweep(Sweep):
-    """Runs rows for the same time on two cores, as numbers of steps.
-
-    Args:
-        seconds: time of a training step of each row, by name.
-        work, output, more, threads: see `Sweep`.
-        minutes: time of a row.
-    """
-
-    def __init__(
-        self,
-        seconds: dict[str, float],
-        work: Path,
-        output: Path,
-        more: Sequence[str] = (),
-        threads: int = 1,
-        minutes: float = MINUTES,
-    ) -> None:
-        super().__init__(work, output, more, threads, BASE)
-        self.seconds, self.minutes = seconds, minutes
-
-    def overrides_of(self, row: Row) -> list[str]:
-        """Return the overrides of a row's training, with its epochs and the steps of each."""
-        stated = super().overrides_of(row)
-        sizes = [int(each.partition("=")[2]) for each in stated if each.startswith("data.batch_size=")]
-        batch_size = sizes[-1] if sizes else BATCH_SIZE
-        steps = 60 * self.minutes / self.seconds[row.name]
-        # No epoch may need more images than there are.
-        epochs = max(EPOCHS, ceil(steps * batch_size / IMAGES))
-        return [
-            *stated,
-            f"trainer.max_epochs={epochs}",
-            # Validate after the last epoch alone.
-            f"trainer.check_val_every_n_epoch={epochs}",
-            f"trainer.limit_train_batches={round(steps / epochs)}",
-        ]
-
-
 def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Description:
     """Return the texts of the page about these rows, of this many minutes each."""
     summary = rows[0]["summary"]
@@ -214,11 +173,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time of a row; default: {MINUTES:g}")
     arguments = parser.parse_args()
 
-    def timed() -> CPUSweep:
+    def timed() -> TimedSweep:
         more = [f"paths.data_dir={arguments.data_dir.absolute()}"]
         stated = {row.name: overrides_of(row, more, BASE) for row in ROWS}
         seconds = read_step_times(arguments.output / "step_times.json", stated, threads=2)
-        return CPUSweep(seconds, arguments.work, arguments.output, more, minutes=arguments.minutes)
+        length = Length(arguments.minutes, seconds, training_images(stated[ROWS[0].name]), EPOCHS)
+        return TimedSweep(arguments.work, arguments.output, length, BASE, more)
 
     run(arguments, ROWS, timed, partial(describe, minutes=arguments.minutes))
 

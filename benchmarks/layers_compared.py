@@ -4,11 +4,11 @@
     python -m benchmarks.layers_compared --render
 
 A row is a layer, or group-and-shuffle over it with groups (4, 1). It trains LipConvNet-5 with 16 initial channels on
-CIFAR-100, with one recipe for all rows, for 6 minutes on two threads with each of two learning rates. The time includes
-validation. certify.py then certifies, on the test images in float64, the training whose certified accuracy on the
-validation images, in float32, is larger. Rows come in the order of the layers' names. After an interruption, the same
-command resumes within the training. Run one command at a time: times are comparable only on a machine that does nothing
-else.
+CIFAR-100, with one recipe for all rows and each of two learning rates, for as many steps as two threads make in 6
+minutes. For that, the command first times a step of every row, in several rounds, and keeps the times in
+``step_times.json``. So a load on the machine during the trainings changes no result; start the command on a quiet one.
+certify.py then certifies, on the test images in float64, the training whose certified accuracy on the validation
+images, in float32, is larger. After an interruption, the same command resumes within the training.
 
 Longer trainings: --minutes 60. Other networks and devices: overrides such as model.depth=15 trainer=gpu.
 """
@@ -19,8 +19,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from benchmarks.layer_list import layer_names
 from benchmarks.layers_report import write_report
 from benchmarks.pages import certified
 from benchmarks.rows import ROOT, command_parser, stored_summary
-from benchmarks.sweep import Row, Sweep
+from benchmarks.step_times import read_step_times, training_images
+from benchmarks.sweep import Row, overrides_of
+from benchmarks.timed_sweep import Length, TimedSweep
 
 BASE = (
     "data=cifar100",
@@ -41,21 +43,21 @@ BASE = (
     "head=lln",
     "loss=offset_cross_entropy",
     "optimizer=sgd",
-    "scheduler=timed_one_cycle",
+    "scheduler=one_cycle",
     "scheduler.pct_start=0.2",
     "callbacks=[default,ema]",
     "callbacks.ema.decay=0.995",
     "model.depth=5",
     "model.initial_channels=16",
     "trainer=cpu",
-    "trainer.max_epochs=-1",
     "certify.split=validation",
     "certify.dtype=float32",
     "seed=0",
 )
 GROUPS = "[4,1]"
 RATES = (0.03, 0.3)
-MINUTES = 6.0
+# Time of a training on two threads, and its smallest number of epochs; each ends with a validation.
+MINUTES, EPOCHS = 6.0, 6
 # Folder of the test images' certificates, in the folder of a training.
 TEST = "test"
 
@@ -85,13 +87,13 @@ def entries() -> list[Entry]:
 
 
 class Comparison:
-    """Runs the rows of the table, one after the other.
+    """Runs the rows of the table.
 
     Args:
         work: folder for the runs.
         output: folder for the files of finished rows, rows/NAME.json.
+        length: time of the trainings, and of a step of each row.
         more: overrides that apply to every training.
-        minutes: time of each training, with validation.
         rates: learning rates to choose from.
         threads: number of threads of each training.
     """
@@ -100,19 +102,19 @@ class Comparison:
         self,
         work: Path,
         output: Path,
+        length: Length,
         more: Sequence[str] = (),
-        minutes: float = MINUTES,
         rates: Sequence[float] = RATES,
-        threads: int = 2,
+        threads: int = 1,
     ) -> None:
-        self.work, self.output, self.rates, self.threads = work.absolute(), output.absolute(), tuple(rates), threads
-        self.sweep = Sweep(work, work, [*more, f"trainer.max_time={duration(minutes)}"], threads, BASE)
+        self.work, self.output, self.length = work.absolute(), output.absolute(), length
+        self.rates, self.threads = tuple(rates), threads
+        self.sweep = TimedSweep(work, work, length, BASE, more, threads, validations=True)
 
-    def perform(self, rows: Sequence[Entry]) -> bool:
+    def perform(self, rows: Sequence[Entry], jobs: int = 1) -> bool:
         """Train and certify the unfinished rows; return whether all are finished."""
-        # A list, because all() of a generator would skip the rows after a failed one.
-        finished = [self._row(entry) for entry in rows]
-        return all(finished)
+        with ThreadPoolExecutor(jobs) as pool:
+            return all(list(pool.map(self._row, rows)))
 
     def file_of(self, entry: Entry) -> Path:
         """Return the file of a finished row."""
@@ -134,7 +136,9 @@ class Comparison:
             return False
         overrides = json.loads(self.sweep.file_of(trainings[rate]).read_text())["overrides"]
         about = {"name": entry.name, "change": entry.overrides, "overrides": overrides, "validated": validated}
-        write_json(self.file_of(entry), about | {"rate": rate, **figures_of(run)}, indent=1)
+        minutes, seconds = self.length.minutes, self.length.seconds[entry.name]
+        figures = {"minutes": minutes, "seconds_per_step": seconds, **figures_of(run, seconds)}
+        write_json(self.file_of(entry), about | {"rate": rate, **figures}, indent=1)
         return True
 
     def _certified(self, run: Path) -> bool:
@@ -149,49 +153,27 @@ class Comparison:
         return status == 0
 
 
-def duration(minutes: float) -> str:
-    """Write minutes as Lightning reads a time: DD:HH:MM:SS.
-
-    Raises:
-        ValueError: for less than a second.
-    """
-    seconds = round(timedelta(minutes=minutes).total_seconds())
-    if seconds < 1:
-        raise ValueError(f"minutes must make up at least a second, got {minutes}")
-    days, hours = divmod(seconds // 3600, 24)
-    return f"{days:02}:{hours:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
 def share_of(file: Path) -> float | None:
     """Return the certified accuracy of a training on the validation images, or None if it did not finish."""
     return certified(json.loads(file.read_text())) if file.is_file() else None
 
 
-def figures_of(run: Path) -> dict[str, Any]:
-    """Return the summary of a run's test images, its record, speed, memory and validation curve.
-
-    The speed is the number of training images divided by the time of training and validation.
-    """
-    record = json.loads((run / "run.json").read_text())
-    config = OmegaConf.load(run / ".hydra" / "config.yaml")
-    batch = config.data.batch_size
+def figures_of(run: Path, seconds_per_step: float) -> dict[str, Any]:
+    """Return the summary of a run's test images, its record, speed, memory and validation curve."""
+    batch = OmegaConf.load(run / ".hydra" / "config.yaml").data.batch_size
     return {
         "summary": stored_summary(run / TEST, "layers"),
-        "run": record,
-        "images_per_second": record["steps"] * batch / record["seconds"],
+        "run": json.loads((run / "run.json").read_text()),
+        "images_per_second": batch / seconds_per_step,
         "memory_bytes": memory_of(run / "checkpoints" / "best.ckpt", batch),
-        "curve": curve_of(run, record),
+        "curve": curve_of(run, seconds_per_step),
     }
 
 
-def curve_of(run: Path, record: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return pairs of seconds and certified accuracy on the validation images.
-
-    The logged metrics have steps but no times, so every step is given the same share of the training's time.
-    """
+def curve_of(run: Path, seconds_per_step: float) -> list[tuple[float, float]]:
+    """Return pairs of seconds of training and certified accuracy on the validation images."""
     with (run / "csv" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/certified_36_255"]]
-    seconds_per_step = record["seconds"] / record["steps"]
     return [((int(row["step"]) + 1) * seconds_per_step, float(row["val/certified_36_255"])) for row in rows]
 
 
@@ -201,6 +183,14 @@ def memory_of(checkpoint: Path, batch: int) -> int:
     return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
+def length_of(rows: Sequence[Entry], rates: Sequence[float], more: Sequence[str], minutes: float, file: Path) -> Length:
+    """Return the time of the trainings; the file keeps the times of a step, measured with two threads."""
+    stated = {entry.name: overrides_of(entry.training(rates[0]), more, BASE) for entry in rows}
+    seconds = read_step_times(file, stated, threads=2)
+    named = {entry.training(rate).name: seconds[entry.name] for entry in rows for rate in rates}
+    return Length(minutes, {**seconds, **named}, training_images(stated[rows[0].name]), EPOCHS)
+
+
 def main() -> None:
     parser = command_parser(__doc__, "layers_compared")
     parser.add_argument("overrides", nargs="*", help="overrides of all trainings: model.depth=15 trainer=gpu")
@@ -208,18 +198,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="rows; default: all")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="time of each training; default: 6")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
-    parser.add_argument("--threads", type=int, default=2, help="number of threads of each training")
+    parser.add_argument("--jobs", type=int, default=2, help="number of rows at a time; default: 2")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of each training; default: 1")
     parser.add_argument("--page", type=Path, default=Path("docs/convolutions.md"), help="page that gets the table")
     arguments = parser.parse_args()
 
     done = True
     if not arguments.render:
         more = [f"paths.data_dir={arguments.data_dir.absolute()}", *arguments.overrides]
-        comparison = Comparison(
-            arguments.work, arguments.output, more, arguments.minutes, arguments.rates, arguments.threads
-        )
+        file = arguments.output / "step_times.json"
+        length = length_of(entries(), arguments.rates, more, arguments.minutes, file)
+        comparison = Comparison(arguments.work, arguments.output, length, more, arguments.rates, arguments.threads)
         comparison.sweep.stop_on_signals()
-        done = comparison.perform([entry for entry in entries() if entry.name in arguments.only])
+        done = comparison.perform([entry for entry in entries() if entry.name in arguments.only], arguments.jobs)
     write_report(arguments.output, names, arguments.page)
     sys.exit(0 if done else 1)
 

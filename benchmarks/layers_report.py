@@ -1,5 +1,6 @@
 """Table and plot of the comparison of layers, made from the files of its rows."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ def write_report(folder: Path, names: Sequence[str], page: Path | None = None) -
     if not found:
         return
     rows, missing = list(found.values()), [name for name in names if name not in found]
-    write_page(folder, readme(rows, missing), draw(rows))
+    timing = json.loads((folder / "step_times.json").read_text())
+    kind, _, name = timing["device"].removesuffix(")").partition(" (")
+    timed = f"{threads_of(timing)} of {name}" if kind == "cpu" else f"one {name}"
+    write_page(folder, readme(rows, missing, timed), draw(rows))
     if page is not None:
         content = replace_between(page.read_text(), "\n".join(table(rows)), page, MARK)
         with atomic_write(page) as file:
@@ -58,21 +62,26 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return markdown_table(_HEADINGS, lines)
 
 
-def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
-    """Return the README of a comparison: protocol, table, plot, missing rows and commands."""
+def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str], timed: str) -> str:
+    """Return the README of a comparison: protocol, table, plot, missing rows and commands.
+
+    Args:
+        rows: contents of the files of finished rows.
+        missing: names of the rows that are not finished.
+        timed: what the steps were timed on: ``"2 threads of PROCESSOR"``.
+    """
     first = rows[0]
-    summary, run = first["summary"], first["run"]
-    machine = run["starts"][-1]["hardware"]
+    summary = first["summary"]
     rates = " and ".join(first["validated"])
     paragraphs = [
         "# Layers compared: the same network, recipe and training time",
-        f"Each row is one network on {summary['dataset']}, trained for {run['seconds'] / 60:.1f} minutes including "
-        "validation. Rows differ in the convolution alone. `gs_NAME` is group-and-shuffle over the layer NAME. Of the "
-        f"learning rates {rates}, each row takes the one with the larger certified accuracy at {RADIUS} on the "
-        f"validation images. `certify.py` certifies its best epoch in {summary['dtype']} on {summary['n_samples']:,} "
-        f"{summary['split']} images.",
-        "Accuracies are in %: clean, and certified at L2 radii (pixels in [0, 1]). Images per second count the whole "
-        "training with validation. MiB is the peak of live memory in a training step. K is the Lipschitz bound of the "
+        f"Each row is one network on {summary['dataset']}, trained for as many steps as {timed} make in "
+        f"{first['minutes']:g} minutes. Rows differ in the convolution alone. `gs_NAME` is group-and-shuffle over the "
+        f"layer NAME. Of the learning rates {rates}, each row takes the one with the larger certified accuracy at "
+        f"{RADIUS} on the validation images. `certify.py` certifies its best epoch in {summary['dtype']} on "
+        f"{summary['n_samples']:,} {summary['split']} images.",
+        "Accuracies are in %: clean, and certified at L2 radii (pixels in [0, 1]). Images per second are those of a "
+        "training step. MiB is the peak of live memory in a training step. K is the Lipschitz bound of the "
         "network in pixels, normalisation included. Each row has one seed.",
         "\n".join(table(rows)),
         "![certified accuracy on the validation images during the training](accuracy.png)",
@@ -84,9 +93,8 @@ def readme(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
     paragraphs += [
         "This command trains the first row of the list of layers:",
         "```bash\npython train.py " + " ".join(map(quoted, first["overrides"])) + "\n```",
-        f"Times are from {threads_of(machine)} on {machine['cores']} cores of {machine['processor']}"
-        + (f" with {machine['accelerator']}" if machine["accelerator"] else "")
-        + ". Versions, commit, seed and time of each row are in `rows/`. This command makes table and plot from these "
+        "`step_times.json` has the time of a step of each row, measured in turns on an otherwise idle machine. "
+        "Versions, commit, seed and time of each row are in `rows/`. This command makes table and plot from these "
         "files:",
         "```bash\npython -m benchmarks.layers_compared --render\n```",
     ]

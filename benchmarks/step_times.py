@@ -14,6 +14,7 @@ from benchmarks.common import machine, write_json
 from benchmarks.rows import ROOT
 from lipnet.data import ImageDataModule
 from lipnet.training import CertifiedClassifier
+from lipnet.workflows.devices import device_of
 from lipnet.workflows.training import make_data, make_module, make_optimizer
 
 ROUNDS = 5
@@ -28,7 +29,7 @@ def read_step_times(path: Path, rows: Mapping[str, Sequence[str]], threads: int)
     Args:
         path: JSON file of the times.
         rows: overrides of train.py for each row.
-        threads: number of threads of a step.
+        threads: number of threads of a step on the CPU.
     """
     content = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
     times: dict[str, float] = content["seconds"]
@@ -39,7 +40,8 @@ def read_step_times(path: Path, rows: Mapping[str, Sequence[str]], threads: int)
         new = times_in_turn({name: training_step(rows[name]) for name in dict.fromkeys([first, *missing])})
         speed = times.get(first, new[first]) / new[first]
         times |= {name: speed * new[name] for name in missing}
-        write_json(path, {**machine(torch.device("cpu")), **content, "seconds": times})
+        device = device_of_training(composed(rows[first])[0])
+        write_json(path, {**machine(device), **content, "seconds": times})
     return times
 
 
@@ -62,19 +64,32 @@ def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUND
 def training_step(overrides: Sequence[str]) -> Callable[[], None]:
     """Return a function that performs a step of the training with these overrides, on random images."""
     config, data, module = composed(overrides)
-    optimizer = make_optimizer(config)(module)
+    device = device_of_training(config)
+    optimizer = make_optimizer(config)(module.to(device))
     size, spec = config.data.batch_size, data.spec
-    images = torch.rand(size, spec.in_channels, spec.image_size, spec.image_size)
-    labels = torch.randint(spec.num_classes, (size,))
+    images = torch.rand(size, spec.in_channels, spec.image_size, spec.image_size, device=device)
+    labels = torch.randint(spec.num_classes, (size,), device=device)
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
             loss = torch.nn.functional.cross_entropy(module.model(images), labels)
         loss.backward()
         optimizer.step()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     return step
+
+
+def training_images(overrides: Sequence[str]) -> int:
+    """Return the number of training images, without the validation images, of the training with these overrides."""
+    return len(composed(overrides)[1].training_dataset())
+
+
+def device_of_training(config: DictConfig) -> torch.device:
+    """Return the device on which the configuration's trainer computes."""
+    return device_of("cpu" if config.trainer.accelerator == "cpu" else "auto")
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, ImageDataModule, CertifiedClassifier]:

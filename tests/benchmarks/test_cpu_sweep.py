@@ -9,13 +9,21 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.cpu_sweep import BATCH_SIZE, EPOCHS, IMAGES, ROWS, CPUSweep, describe
+from benchmarks.cpu_sweep import BASE, EPOCHS, MINUTES, ROWS, describe
 from benchmarks.rows import ROOT
 from benchmarks.sweep import Row
+from benchmarks.timed_sweep import Length, TimedSweep
 from lipnet.data import DATAMODULES
 from lipnet.models import build_model
 from lipnet.workflows.training import model_config
 from tests.benchmarks.test_sweep import row_file
+
+IMAGES = 45_000
+
+
+def sweep_of(seconds: dict[str, float], folder: Path, minutes: float = MINUTES) -> TimedSweep:
+    """Return the sweep with these times of a step."""
+    return TimedSweep(folder, folder, Length(minutes, seconds, IMAGES, EPOCHS), BASE)
 
 
 def test_names_are_distinct_and_the_recipe_comes_first() -> None:
@@ -27,7 +35,7 @@ def test_names_are_distinct_and_the_recipe_comes_first() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_a_training_without_the_test_images(row: Row, tmp_path: Path) -> None:
     with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
-        config = compose("train", CPUSweep({row.name: 0.25}, tmp_path, tmp_path).overrides_of(row))
+        config = compose("train", sweep_of({row.name: 0.25}, tmp_path).overrides_of(row))
     assert config.certify.split == "validation"
     assert config.trainer.max_time is None
     assert config.trainer.max_epochs >= EPOCHS
@@ -43,7 +51,7 @@ def test_a_row_is_a_training_without_the_test_images(row: Row, tmp_path: Path) -
 )
 def test_the_steps_of_a_row_fill_the_time_and_fit_into_its_epochs(name: str, minutes: float, tmp_path: Path) -> None:
     seconds = {"base": 0.25, "soc": 0.5, "patches": 0.1, "batch_256": 0.4}
-    sweep = CPUSweep(seconds, tmp_path, tmp_path, minutes=minutes)
+    sweep = sweep_of(seconds, tmp_path, minutes)
     (row,) = (each for each in ROWS if each.name == name)
     with initialize_config_dir(str(ROOT / "lipnet" / "conf"), version_base="1.3"):
         config = compose("train", sweep.overrides_of(row))
@@ -51,7 +59,14 @@ def test_the_steps_of_a_row_fill_the_time_and_fit_into_its_epochs(name: str, min
     assert epochs * batches * seconds[name] == pytest.approx(60 * minutes, rel=0.01)
     assert batches * config.data.batch_size <= IMAGES
     assert epochs == config.trainer.check_val_every_n_epoch, "the last weights are certified"
-    assert config.data.batch_size == BATCH_SIZE or name == "batch_256"
+    assert config.data.batch_size == (256 if name == "batch_256" else 128)
+
+
+def test_a_time_of_less_than_a_step_is_refused() -> None:
+    length = Length(0.001, {"base": 0.1}, IMAGES, EPOCHS)
+    with pytest.raises(ValueError, match=r"minutes must be enough for a step of 0.1 s, got 0.001"):
+        length.of("base", 128)
+    assert Length(0.0055, {"base": 0.1}, IMAGES, EPOCHS).of("base", 128) == (3, 1)
 
 
 def test_the_report_names_the_simplest_of_the_best(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.layer_list import CONF, layer_class, layer_factory, layer_names, over_groups
-from benchmarks.layers_compared import GROUPS, RATES, Comparison, Entry, curve_of, duration, entries
+from benchmarks.layers_compared import EPOCHS, GROUPS, RATES, Comparison, Entry, curve_of, entries, length_of
 from benchmarks.layers_report import MARK, draw, readme, table, write_report
 from benchmarks.rows import ROOT
 from benchmarks.sweep import Row, overrides_of
+from benchmarks.timed_sweep import Length
 from lipnet.data import DATAMODULES
 from lipnet.layers import SOC, GroupAndShuffle
 from lipnet.models import build_model
@@ -27,7 +28,6 @@ NAMES = [entry.name for entry in entries()]
 
 def figures(name: str, certified: float, **changes: Any) -> dict[str, Any]:
     """Return the content of the file of a finished row."""
-    machine = {"processor": "P", "cores": 2, "threads": 2, "accelerator": None}
     return {
         "name": name,
         "overrides": ["conv=soc", "callbacks=[default,ema]"],
@@ -43,7 +43,8 @@ def figures(name: str, certified: float, **changes: Any) -> dict[str, Any]:
             "parameters": 12345,
             "lipschitz_bound": 3.75,
         },
-        "run": {"epochs": 7, "seconds": 360.0, "steps": 100, "starts": [{"hardware": machine}]},
+        "run": {"epochs": 7, "seconds": 500.0, "steps": 100, "starts": []},
+        "minutes": 6.0,
         "images_per_second": 1234.4,
         "memory_bytes": 3 * 2**20,
         "curve": [[180.0, certified / 2], [360.0, certified]],
@@ -76,12 +77,14 @@ def test_the_list_has_the_names_of_the_files() -> None:
 @pytest.mark.cover(0)
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_a_row_is_a_training_of_a_network_with_its_layer(entry: Entry) -> None:
-    comparison = Comparison(Path("work"), Path("output"))
     row = entry.training(RATES[1])
+    comparison = Comparison(Path("work"), Path("output"), Length(6, {row.name: 0.9}, 45_000, EPOCHS))
     assert row.name == f"{entry.name}_lr_0.3"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", overrides=comparison.sweep.overrides_of(row))
-    assert (config.certify.split, config.optimizer.lr, config.trainer.max_time) == ("validation", 0.3, "00:00:06:00")
+    assert (config.certify.split, config.optimizer.lr) == ("validation", 0.3)
+    assert (config.trainer.max_epochs, config.trainer.limit_train_batches) == (6, 67), "400 steps"
+    assert config.trainer.check_val_every_n_epoch == 1
     with torch.device("meta"):
         network = build_model(model_config(config, DATAMODULES["cifar100"].spec))
     kind = layer_class(entry.name.removeprefix("gs_"))
@@ -98,24 +101,11 @@ def test_the_sweep_keeps_its_own_base() -> None:
     assert overrides_of(Row("base", "base", ("a=1",)), ["b=2"], base=["a=0", "c=3"])[0] == "c=3"
 
 
-@pytest.mark.parametrize(
-    ("minutes", "text"), [(6, "00:00:06:00"), (0.1, "00:00:00:06"), (90.5, "00:01:30:30"), (1500, "01:01:00:00")]
-)
-def test_minutes_are_written_as_lightning_reads_them(minutes: float, text: str) -> None:
-    assert duration(minutes) == text
-
-
-@pytest.mark.parametrize("minutes", [0, -1, 0.001])
-def test_a_training_without_time_is_refused(minutes: float) -> None:
-    with pytest.raises(ValueError, match=f"minutes must make up at least a second, got {minutes}"):
-        duration(minutes)
-
-
 def test_the_curve_has_the_time_of_each_validation(tmp_path: Path) -> None:
     (tmp_path / "csv").mkdir()
     text = "step,val/certified_36_255,train/loss\n4,,2.0\n9,0.25,\n14,,1.0\n19,0.5,\n"
     (tmp_path / "csv" / "metrics.csv").write_text(text)
-    assert curve_of(tmp_path, {"steps": 20, "seconds": 60.0}) == [(30.0, 0.25), (60.0, 0.5)]
+    assert curve_of(tmp_path, 3.0) == [(30.0, 0.25), (60.0, 0.5)]
 
 
 def test_the_table_is_sorted_by_certified_accuracy() -> None:
@@ -127,11 +117,12 @@ def test_the_table_is_sorted_by_certified_accuracy() -> None:
 
 def test_the_page_names_missing_rows_and_failed_trainings() -> None:
     failed = figures("aol", 0.2, validated={"0.03": 0.2, "0.3": None})
-    text = readme([failed], ["gs_aol", "bro"])
+    text = readme([failed], ["gs_aol", "bro"], "2 threads of P")
+    assert "trained for as many steps as 2 threads of P make in 6 minutes." in text
     assert "Not run yet: `gs_aol`, `bro`." in text
     assert "These trainings failed: `aol` at 0.3." in text
     assert "python train.py conv=soc 'callbacks=[default,ema]'" in text
-    assert "failed" not in readme([figures("aol", 0.2)], [])
+    assert "failed" not in readme([figures("aol", 0.2)], [], "2 threads of P")
 
 
 def test_the_plot_has_a_panel_with_and_one_without_groups() -> None:
@@ -148,10 +139,12 @@ def test_a_report_replaces_the_table_of_the_page(tmp_path: Path) -> None:
     assert "old" in page.read_text(), "without rows nothing is written"
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "aol.json").write_text(json.dumps(figures("aol", 0.2)))
+    (tmp_path / "step_times.json").write_text(json.dumps({"device": "cpu (A (B) C)", "threads": 2}))
     write_report(tmp_path, ["aol", "bro"], page)
     assert "old" not in page.read_text()
     assert "| `aol` | 40.00 |" in page.read_text()
     assert "Not run yet: `bro`." in (tmp_path / "README.md").read_text()
+    assert "as many steps as 2 threads of A (B) C make" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -171,8 +164,10 @@ def test_the_page_has_a_row_for_each_layer_and_the_table_of_the_files(tmp_path: 
 @pytest.mark.slow
 def test_a_row_is_trained_and_certified_once(tmp_path: Path) -> None:
     """At a rate that diverges, the other one counts."""
-    settings: dict[str, Any] = {"more": TINY, "minutes": 1 / 30, "rates": (0.1, 1e30), "threads": 1}
-    entry = Entry("soc", ("conv=soc",))
+    entry, rates = Entry("soc", ("conv=soc",)), (0.1, 1e30)
+    length = length_of([entry], rates, TINY, 1 / 30, tmp_path / "step_times.json")
+    assert length.images == 1295, "a tenth of 1,438 is held out"
+    settings: dict[str, Any] = {"length": length, "more": TINY, "rates": rates}
     comparison = Comparison(tmp_path / "work", tmp_path / "output", **settings)
     assert comparison.perform([entry])
     file = comparison.file_of(entry)
@@ -181,9 +176,11 @@ def test_a_row_is_trained_and_certified_once(tmp_path: Path) -> None:
     assert content["validated"]["1e+30"] is None
     assert (content["summary"]["split"], content["summary"]["dtype"]) == ("test", "float64")
     assert content["summary"]["n_samples"] == 359
-    assert content["images_per_second"] > 0
+    seconds = content["seconds_per_step"]
+    assert content["images_per_second"] == 128 / seconds
+    assert content["run"]["steps"] * seconds == pytest.approx(2, abs=EPOCHS * seconds)
     assert content["memory_bytes"] > 4 * content["summary"]["parameters"]
-    assert content["curve"][-1][0] == pytest.approx(content["run"]["seconds"])
+    assert content["curve"][-1][0] == content["run"]["steps"] * seconds
     assert str(tmp_path) not in file.read_text(), "paths of the machine are no result"
     written = file.stat().st_mtime_ns
     assert Comparison(tmp_path / "work", tmp_path / "output", **settings).perform([entry])
