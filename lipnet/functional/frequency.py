@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lipnet.functional.constants import constant
+from lipnet.functional.unit_roots import unit_roots
 
 
 def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -> Tensor:
@@ -50,4 +51,4 @@ def room_beyond_grid(kernel_size: Iterable[int], points: int) -> float:
 @constant
 def _waves(taps: int, length: int, points: int) -> Tensor:
     """Compute e^{i w k} for the taps k and the first ``points`` frequencies w of ``length`` pixels: (points, taps)."""
-    return torch.exp(2j * pi * torch.outer(torch.arange(points), torch.arange(taps) - taps // 2).double() / length)
+    return unit_roots(torch.outer(torch.arange(points), torch.arange(taps) - taps // 2), length)

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from math import inf, pi, sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from lipnet.functional.frequency import room_beyond_grid
 from lipnet.functional.norm_estimates import start_vector
 from lipnet.functional.rounding import BELOW_NORMAL, to_float64
+from lipnet.functional.unit_roots import unit_roots
 
 # Room for the rounding of frequency responses and norms.
 _ROUNDING = 1 + 1e-10
@@ -116,7 +117,7 @@ def _responses(grouped: Tensor, grid: list[int]) -> Iterator[Tensor]:
     A(-w) is the conjugate of A(w), so that half of the frequencies are enough.
     """
     rows, columns = (
-        torch.exp(2j * pi * torch.outer(torch.arange(number), torch.arange(taps)).double() / number).to(grouped.device)
+        unit_roots(torch.outer(torch.arange(number), torch.arange(taps)), number).to(grouped.device)
         for number, taps in zip(grid, grouped.shape[-2:], strict=True)
     )
     for row in rows[: grid[0] // 2 + 1]:

@@ -1,7 +1,7 @@
 """The exponential of a skew convolution with circular padding, as one matrix for each frequency."""
 
 from collections.abc import Sequence
-from math import pi
+from math import lcm
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from lipnet.functional.constants import constant
 from lipnet.functional.exponential import matrix_function
 from lipnet.functional.frequency import frequency_response
+from lipnet.functional.unit_roots import unit_roots
 
 # Up to this many pixels, a Fourier transform is computed as one matrix product.
 _PIXELS_OF_A_TRANSFORM_MATRIX = 64
@@ -149,8 +150,9 @@ def _inverse_transform(size: tuple[int, int]) -> Tensor:
 
 def _waves(size: tuple[int, int]) -> Tensor:
     """Return e^{-i w u} for every pixel u and frequency w of the half spectrum: (H W, H (W // 2 + 1))."""
-    rows, columns = (torch.arange(length, dtype=torch.float64) / length for length in size)
-    down = torch.outer(rows * size[0], rows)
-    across = torch.outer(columns * size[1], columns[: size[1] // 2 + 1])
+    length = lcm(*size)
+    rows, columns = (torch.arange(each) for each in size)
+    down = torch.outer(rows, rows) * (length // size[0])
+    across = torch.outer(columns, columns[: size[1] // 2 + 1]) * (length // size[1])
     turns = down[:, None, :, None] + across[None, :, None, :]
-    return torch.exp(-2j * pi * turns.reshape(size[0] * size[1], -1))
+    return unit_roots(-turns.reshape(size[0] * size[1], -1), length)

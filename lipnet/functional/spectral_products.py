@@ -1,13 +1,13 @@
 """Circular convolutions by products with constant Fourier matrices, for certificates, and a bound on their rounding."""
 
-from fractions import Fraction
-from math import cos, inf, isfinite, pi, sin, sqrt
+from math import inf, isfinite, sqrt
 
 import torch
 from torch import Tensor
 
 from lipnet.functional.constants import constant
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, absolute_norm, products
+from lipnet.functional.unit_roots import unit_roots
 
 # Roundings of an entry of a Fourier matrix: three of the angle, those of the cosine or sine, and four of the scale.
 _ENTRY = 3 + ELEMENTARY + 4
@@ -134,19 +134,5 @@ def _down(height: int) -> Tensor:
 
 def _turns(length: int, frequencies: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of 2 pi j k / length for the first frequencies j and all k < length."""
-    index = torch.outer(torch.arange(frequencies), torch.arange(length)) % length
-    cosines = torch.tensor([_cosine(Fraction(k, length)) for k in range(length)], dtype=torch.float64)
-    sines = torch.tensor([_cosine(Fraction(k, length) - Fraction(1, 4)) for k in range(length)], dtype=torch.float64)
-    return cosines[index], sines[index]
-
-
-def _cosine(turns: Fraction) -> float:
-    """Return cos(2 pi turns), with a small relative error even near its zeros."""
-    turns = turns % 1
-    turns = min(turns, 1 - turns)
-    sign = 1.0
-    if turns > Fraction(1, 4):
-        turns, sign = Fraction(1, 2) - turns, -1.0
-    if turns <= Fraction(1, 8):
-        return sign * cos(2 * pi * float(turns))
-    return sign * sin(2 * pi * float(Fraction(1, 4) - turns))
+    roots = unit_roots(torch.outer(torch.arange(frequencies), torch.arange(length)), length)
+    return roots.real, roots.imag

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from math import inf
 
 import mpmath
@@ -11,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipnet.functional.rounding_error import ELEMENTARY, UNIT, Signal, euclidean_norm
+from lipnet.functional.rounding_error import Signal, euclidean_norm
 from lipnet.functional.spectral_products import (
     _across,
-    _cosine,
     _down,
     real_form,
     spectral_products,
@@ -58,15 +56,6 @@ def test_gradients_flow_to_the_maps() -> None:
 
 def test_an_empty_batch_has_an_empty_result() -> None:
     assert spectral_products(noise(0, 4, 3, 4), real_form(responses((3, 4), 2, 3))).shape == (0, 6, 3, 4)
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 12, 32, 97])
-def test_every_cosine_has_a_small_relative_error(length: int) -> None:
-    with mpmath.workprec(300):
-        for k in range(-length, 2 * length):
-            true = mpmath.cospi(mpmath.mpf(2 * k) / length)
-            found = _cosine(Fraction(k, length))
-            assert abs(found - true) <= (3 + ELEMENTARY) * UNIT * abs(true)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 12])
