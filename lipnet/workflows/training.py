@@ -21,6 +21,7 @@ from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
+from lipnet.workflows.kept_settings import KeptSettings, check_kept_settings, kept_settings
 from lipnet.workflows.settings import check_number, check_numbers
 from lipnet.workflows.transfer import check_unseen, starts_from, transferred_config
 from lipnet.workflows.unread import check_certify_settings
@@ -93,7 +94,9 @@ def make_trainer(config: DictConfig) -> Trainer:
             f"trainer.max_time must be text, DD:HH:MM:SS, got the number {max_time}: quote it, since YAML reads "
             "1:00:00:00 as a number"
         )
-    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, precision=_precision(config))
+    precision = _precision(config)
+    callbacks.append(KeptSettings(config, precision))
+    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, precision=precision)
     return trainer
 
 
@@ -156,11 +159,11 @@ def check_certification(config: DictConfig) -> None:
 
 
 def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
-    """Return the checkpoint to resume, after checking its model and data; None for a new training or transfer.
+    """Return the checkpoint to resume, after checking its model, data and settings; None if nothing is resumed.
 
     Raises:
         FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to resume.
-        ValueError: if it is damaged, or belongs to another model or other data.
+        ValueError: if it is damaged, or is of another model, other data, or a training with other settings.
     """
     path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if path is None:
@@ -171,7 +174,8 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
         return None
     if starts_from(path, _is_transfer(config)):
         return None
-    description = read_checkpoint(path)[0][DESCRIPTION]
+    content = read_checkpoint(path)[0]
+    description = content[DESCRIPTION]
     assert module.description is not None
     for part in ("model", "dataset"):
         old, new = description[part], module.description[part]
@@ -179,6 +183,7 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
         if differing:
             values = "; ".join(f"{key}: {old.get(key)} in the checkpoint, {new.get(key)} here" for key in differing)
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
+    check_kept_settings(content, path, kept_settings(config, _precision(config)))
     return path
 
 
