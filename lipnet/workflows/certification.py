@@ -98,6 +98,9 @@ def certify_checkpoint(
     chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
     prepare: Callable[[str], Certification] = partial(prepare_certification, ckpt_path, **chosen)
     certification = prepare(devices[0])
+    # A folder that holds its checkpoint may be moved.
+    inside = ckpt_path.is_relative_to(folder)
+    certification.remarks = {"checkpoint": ckpt_path.relative_to(folder).as_posix() if inside else str(ckpt_path)}
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
     with process_group() if launched else nullcontext():
@@ -190,7 +193,6 @@ def prepare_certification(
             "checkpoint_sha256": checkpoint.sha256,
             "batch_size": batch_size,
         },
-        remarks={"checkpoint": str(ckpt_path)},
         class_names=data.facts().get("classes"),
     )
 

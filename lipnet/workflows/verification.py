@@ -126,7 +126,7 @@ def _checkpoint_of(path: Path) -> Path:
     """Find the checkpoint behind a file of certificates: the one in its summary, or the best one of its run."""
     summary = path.with_name(SUMMARY)
     named = read_summary(summary).get("checkpoint") if summary.is_file() else None
-    candidates = [Path(named)] if isinstance(named, str) else []
+    candidates = [path.parent / named] if isinstance(named, str) else []
     for candidate in (*candidates, path.parent / CHECKPOINTS / "best.ckpt"):
         if candidate.is_file():
             return candidate

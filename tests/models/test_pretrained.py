@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +64,41 @@ def test_a_folder_is_exported(tmp_path: Path, saved: Path) -> None:
     assert export_checkpoint(saved, tmp_path / "model.pt2")["dataset"] == "digits"
 
 
+def shipped_data(name: str) -> Path | None:
+    """The folder of a shipped network's images, or None if a package brings them; skip without the images."""
+    config = json.loads((PRETRAINED[name] / "config.json").read_text())
+    if config["dataset"]["name"] == "digits":
+        return None
+    if "LIPNET_CIFAR100" not in os.environ:
+        pytest.skip("LIPNET_CIFAR100 does not name the folder that contains cifar-100-python")
+    return Path(os.environ["LIPNET_CIFAR100"])
+
+
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_a_shipped_network_has_the_figures_of_its_summary(name: str, tmp_path: Path) -> None:
-    stated = read_summary(ROOT / "results" / PRETRAINED[name].name / "summary.json")
-    found = certify_checkpoint(PRETRAINED[name], tmp_path / "out", data_dir=None)
-    assert found["weights_sha256"] == stated["weights_sha256"]
+def test_a_shipped_network_has_the_certificates_of_its_result(name: str, tmp_path: Path) -> None:
+    certify_checkpoint(PRETRAINED[name], tmp_path / "out", data_dir=shipped_data(name), n_samples=50)
+    found, stated = (read_certificates(each / "certificates.tsv") for each in (tmp_path / "out", PRETRAINED[name]))
+    for fact in ("checkpoint_sha256", "weights_sha256", "dataset", "split", "dtype", "parameters"):
+        assert found.facts[fact] == stated.facts[fact]
     # Another version may evaluate other polynomials, equally close to the exponential: logits, and with them radii,
-    # then differ by the layers' eval_tolerance (1e-4), and an image at the edge of a radius changes sides.
-    assert found["lipschitz_bound"] == pytest.approx(stated["lipschitz_bound"], rel=1e-3)
-    assert found["average_certified_radius"] == pytest.approx(stated["average_certified_radius"], abs=1e-3)
-    for radius, share in {"0": stated["clean_accuracy"], **stated["certified_accuracy"]}.items():
-        again = found["clean_accuracy"] if radius == "0" else found["certified_accuracy"][radius]
-        assert abs(again - share) * stated["n_samples"] < 2
-    assert f"| {100 * stated['clean_accuracy']:.2f} |" in (PRETRAINED[name] / "README.md").read_text()
+    # then differ by the layers' eval_tolerance (1e-4).
+    assert found.facts["lipschitz_bound"] == pytest.approx(stated.facts["lipschitz_bound"], rel=1e-3)
+    assert len(found.rows) == 50
+    for ours, theirs in zip(found.rows.values(), stated.rows.values(), strict=False):
+        assert (ours.idx, ours.label) == (theirs.idx, theirs.label)
+        assert float(ours.radius) == pytest.approx(float(theirs.radius), abs=1e-3)
+        assert ours.prediction == theirs.prediction or float(ours.radius) < 1e-3
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_result_of_a_shipped_network_has_the_figures_of_its_certificates(name: str) -> None:
+    rows = read_certificates(PRETRAINED[name] / "certificates.tsv").rows.values()
+    summary = read_summary(PRETRAINED[name] / "summary.json")
+    assert len(rows) == summary["n_samples"]
+    assert sum(row.correct for row in rows) / len(rows) == summary["clean_accuracy"]
+    for radius, share in summary["certified_accuracy"].items():
+        assert sum(row.correct and float(row.radius) > float(Fraction(radius)) for row in rows) / len(rows) == share
+    assert f"| {100 * summary['clean_accuracy']:.2f} |" in (PRETRAINED[name] / "README.md").read_text()
 
 
 def test_torch_hub_finds_the_shipped_networks() -> None:

@@ -64,6 +64,16 @@ def test_the_checkpoint_of_a_run_is_found(run: Path, tiny_checkpoint: Path) -> N
     assert verify(run).confirmed
 
 
+def test_a_folder_that_holds_its_checkpoint_may_be_moved(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = tmp_path / "run" / "weights" / "tiny.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    shutil.move(tiny_checkpoint, checkpoint)
+    summary = certify_checkpoint(checkpoint, tmp_path / "run", n_samples=COUNT, device="cpu")
+    assert summary["checkpoint"] == "weights/tiny.ckpt"
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert verify(tmp_path / "moved").confirmed
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
