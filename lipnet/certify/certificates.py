@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.checks import check_computes_as_declared
-from lipnet.certify.rounding import RoundingBounds, check_images_apart, rounding_bounds
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.rules import children_in_order
+from lipnet.certify.runs import run_in_order
 from lipnet.layers.identity import of_lipnet_or_torch, state_of
 
 _CHANGED = (
@@ -148,7 +149,7 @@ def _rounding_for(
 ) -> RoundingBounds | None:
     """Return the bounds on the rounding for images of a shape: the given ones, or new ones unless they are ignored."""
     if ignored:
-        check_images_apart(model, shape)
+        run_in_order(model, shape)
         return given
     if given is None:
         return rounding_bounds(model, shape)

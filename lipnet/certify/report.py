@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.files import Row
-from lipnet.certify.rounding import RoundingBounds, rounding_bounds, run_in_order
+from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.rules import bound_of
+from lipnet.certify.runs import run_in_order
 from lipnet.functional.margins import round_down
 from lipnet.metrics.functional import average_certified_radius, certified_accuracy
 

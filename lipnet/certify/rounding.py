@@ -1,21 +1,18 @@
 """The rounding of whole models: E, a bound on the distance of computed logits from exact ones (docs/notation.md)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, frexp, inf, isfinite, ldexp, prod, sqrt
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify.arithmetic import explicit_arithmetic, reference_tensor
 from lipnet.certify.bounds import LogitBounds, declared_pairwise
 from lipnet.certify.checks import check_computes_as_declared
-from lipnet.certify.rules import Children, describe, find_rule, join, leaves, step_of
+from lipnet.certify.rules import step_of
+from lipnet.certify.runs import ModuleRun, run_in_order
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
-
-# Images in a trial run: two are enough to see whether a model mixes the images of a batch.
-_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,6 @@ class RoundingBounds:
         return float((2 * self.pairwise / bounds.pairwise.cpu())[apart].max())
 
 
-class ModuleRun(NamedTuple):
-    """One run of a module: its path, the module, and the shapes of a sample before and after it."""
-
-    path: str
-    module: nn.Module
-    shape: tuple[int, ...]
-    result: tuple[int, ...]
-
-
 def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:
     """Bound the rounding of a float64 model within `lipnet.certify.explicit_arithmetic`.
 
@@ -83,7 +71,7 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     Raises:
         TypeError: names the module that has no rule.
         ValueError: names a parameter or a module's result in another dtype than float64; and as `lipschitz_bound` and
-            `run_in_order`.
+            `lipnet.certify.runs.run_in_order`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin
@@ -109,92 +97,13 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     return RoundingBounds(_rounded_up(signal.error), _pairwise(runs, steps, before), _with_contributions(runs, steps))
 
 
-def run_in_order(model: nn.Module, image_shape: tuple[int, ...]) -> list[ModuleRun]:
-    """Run a model on two random images, module by module, and return the modules with their shapes.
-
-    Raises:
-        ValueError: if a module changes the number of images or the dtype, or if the model computes something else than
-            its modules do one after another.
-    """
-    reference = reference_tensor(model)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand((_BATCH, *image_shape), generator=generator, dtype=torch.float64).to(reference)
-    with torch.no_grad(), explicit_arithmetic(model):
-        runs, results = _run("", model, images)
-        together = model(images.clone())
-    scale = float(results.abs().nan_to_num(nan=0.0, posinf=0.0).max()) if results.numel() else 0.0
-    tolerance = torch.finfo(reference.dtype).eps ** 0.75
-    same = together.shape == results.shape
-    if not same or not torch.allclose(together, results, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-        raise ValueError("the model computes something else than its modules do one after another in their order")
-    check_images_apart(model, image_shape)
-    return runs
-
-
-def check_images_apart(model: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """Refuse a model whose results for two images depend on whether they are in one batch.
-
-    Convolutions of torch and lipnet also accept an input without a batch dimension. If an earlier module leaves three
-    dimensions of a batch of two, they take it for one image with two channels.
-
-    Raises:
-        ValueError: if a batch of one image fails, or gives other results than a batch of two.
-    """
-    reference = reference_tensor(model)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand((_BATCH, *image_shape), generator=generator, dtype=torch.float64).to(reference)
-    with torch.no_grad(), explicit_arithmetic(model):
-        together = model(images.clone())
-        try:
-            alone = torch.cat([model(image.clone()) for image in torch.split(images, 1)])
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"the model does not compute each image by itself; a batch of one fails: {error}"
-            ) from error
-    scale = float(together.abs().nan_to_num(nan=0.0, posinf=0.0).max()) if together.numel() else 0.0
-    tolerance = torch.finfo(reference.dtype).eps ** 0.5
-    same = alone.shape == together.shape
-    if not same or not torch.allclose(alone, together, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-        raise ValueError("the model does not compute each image by itself; a batch of two gives other results")
-
-
-def _run(path: str, module: nn.Module, values: Tensor) -> tuple[list[ModuleRun], Tensor]:
-    """Run a chain of modules one by one; return each run, and the result of the last."""
-    runs = []
-    for each, leaf in leaves(path, module):
-        shape, dtype = tuple(values.shape[1:]), values.dtype
-        # A copy, because a module may work in place.
-        values = leaf(values.clone())
-        if values.shape[:1] != (_BATCH,):
-            raise ValueError(
-                f"{describe(each, leaf)} must keep the first dimension, which counts the images, got "
-                f"{tuple(values.shape)} for {_BATCH} images"
-            )
-        if values.dtype != dtype:
-            raise ValueError(f"{describe(each, leaf)} must return {dtype}, as it receives, got {values.dtype}")
-        runs.append(ModuleRun(each, leaf, shape, tuple(values.shape[1:])))
-    return runs, values
-
-
 def _step(run: ModuleRun, signal: Signal) -> Step:
     """Bound the rounding of a module and of the parts that its rule combines."""
-    found = find_rule(run.module)
-    parts: Children = [] if found is None else found.parts(run.module)
-    steps = [_chain(join(run.path, name), part, signal) for name, part in parts]
-    return step_of(run.path, run.module, signal, run.result, *steps)
+    return step_of(run.path, run.module, signal, run.result, *(_chain(part, signal) for part in run.parts))
 
 
-def _chain(path: str, module: nn.Module, signal: Signal) -> Step:
-    """Bound the rounding of a part, which may be a chain of modules, as one step."""
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn((_BATCH, *signal.shape), generator=generator, dtype=torch.float64)
-    reference = reference_tensor(module)
-    inputs, kept = inputs.to(reference), inputs.to(reference, copy=True)
-    with torch.no_grad(), explicit_arithmetic(module):
-        runs, _ = _run(path, module, inputs)
-        module(inputs)
-    if not inputs.equal(kept):
-        raise ValueError(f"{describe(path, module)} modifies its input, which the module around it reads again")
+def _chain(runs: Sequence[ModuleRun], signal: Signal) -> Step:
+    """Bound the rounding of modules that run one after another as one step."""
     whole = exact(signal)
     for run in runs:
         step = _step(run, signal)
@@ -210,7 +119,7 @@ def _rounded_up(bound: float) -> float:
     return ldexp(ceil(mantissa * 2**20) / 2**20, exponent)
 
 
-def _pairwise(runs: list[ModuleRun], steps: list[Step], before: float) -> Tensor | None:
+def _pairwise(runs: Sequence[ModuleRun], steps: list[Step], before: float) -> Tensor | None:
     """Bound the error of each difference of two logits: D times the features' error, plus sqrt(2) times the head's.
 
     Args:
@@ -227,7 +136,7 @@ def _pairwise(runs: list[ModuleRun], steps: list[Step], before: float) -> Tensor
     return torch.nextafter(errors, torch.full_like(errors, inf)).nan_to_num(nan=inf, posinf=inf)
 
 
-def _with_contributions(runs: list[ModuleRun], steps: list[Step]) -> tuple[RoundedModule, ...]:
+def _with_contributions(runs: Sequence[ModuleRun], steps: list[Step]) -> tuple[RoundedModule, ...]:
     """Return the modules with their own errors at the logits; ``gain`` is the bound of the modules after each."""
     modules, gain = [], 1.0
     for run, step in zip(reversed(runs), reversed(steps), strict=True):

@@ -18,6 +18,7 @@ from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.certificates import check_own_modules, check_pixels
 from lipnet.certify.checks import check_computes_as_declared
+from lipnet.certify.runs import run_in_order
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.identity import state_of
@@ -165,6 +166,16 @@ class CertifiedClassifier(LightningModule):
                 f"{type(self).__name__} overrides forward, and the bounds are those of its model: change the model"
             )
         self._bounds, self._state = logit_bounds(self.model, estimate=estimate), state_of(self.model)
+        self._tried_shapes: set[tuple[int, ...]] = set()
+
+    def _try(self, batch: Tensor | Sequence[Tensor]) -> Tensor:
+        """Refuse a network that does not run its modules in their order, on images of this shape; return the images."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        shape = tuple(images.shape[1:])
+        if shape not in self._tried_shapes:
+            run_in_order(self.model, shape)
+            self._tried_shapes.add(shape)
+        return images
 
     def _end_evaluation(self, estimate: bool = False) -> None:
         if state_of(self.model) != self._state:
@@ -208,6 +219,9 @@ class CertifiedClassifier(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start(estimate=False)
 
+    def on_test_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._try(batch)
+
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
 
@@ -218,7 +232,7 @@ class CertifiedClassifier(LightningModule):
         self._end_evaluation()
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Prediction:
-        images = batch if isinstance(batch, Tensor) else batch[0]
+        images = self._try(batch)
         check_pixels(images)
         with ieee_arithmetic(self.device):
             return Prediction(*self._bounds.certified_radius(self.model(images)))

@@ -6,15 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from lipnet.certify import (
     Rule,
@@ -22,13 +25,14 @@ from lipnet.certify import (
     Step,
     certify,
     explicit_arithmetic,
+    export_program,
     lipschitz_bound,
     logit_bounds,
     rounding_bounds,
     rule,
     rules,
 )
-from lipnet.certify.rules import bound_of
+from lipnet.certify.rules import Children, bound_of
 from lipnet.functional.rounding_error import exact
 from lipnet.layers import (
     GSSOC,
@@ -44,6 +48,7 @@ from lipnet.layers import (
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.explicit import explicit_products
 from lipnet.models import LipConvNet
+from lipnet.training import CertifiedClassifier
 
 IN_PLACE = {
     "slope": lambda: Residual(nn.LeakyReLU(10.0, inplace=True), skip=1.0, branch=1e-9),
@@ -407,6 +412,82 @@ def test_children_that_are_listed_but_do_not_run_are_noticed() -> None:
     model = nn.Sequential(nn.Flatten(), Listing()).double().eval()
     with pytest.raises(ValueError, match="computes something else than its modules do one after another"):
         rounding_bounds(model, (1, 2, 2))
+
+
+class Forgetting(LipschitzModule):
+    """Block with a shrinking convolution that it runs in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shrink, self.activation = nn.Conv2d(1, 1, 1, bias=False), nn.ReLU()
+        nn.init.constant_(self.shrink.weight, 0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.shrink(x) if self.training else x)
+        return out
+
+    def children_in_order(self) -> list[tuple[str, nn.Module]]:
+        return list(self.named_children())
+
+
+class Mean(nn.Module):
+    """A module of somebody else: the mean of two branches."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (self.one(x) + self.other(x)) / 2
+        return out
+
+
+@rule(Mean)
+class _Mean(Rule):
+    def parts(self, module: nn.Module) -> Children:
+        return list(module.named_children())
+
+    def lipschitz(self, module: nn.Module, *parts: float) -> float:
+        return sum(parts)
+
+    def rounding(self, module: nn.Module, signal: Signal, shape: tuple[int, ...], *parts: Step) -> Step:
+        return exact(signal, sum(part.gain for part in parts))
+
+
+FORGETTING = {
+    "chain": Forgetting,
+    "Residual": lambda: Residual(Forgetting()),
+    "chain in Residual": lambda: Residual(nn.Sequential(Forgetting(), nn.ReLU())),
+    "Residual in Residual": lambda: Residual(Residual(Forgetting())),
+    "own rule": lambda: Mean(nn.ReLU(), Forgetting()),
+}
+
+
+def forgetting(name: str, dtype: torch.dtype) -> nn.Module:
+    return nn.Sequential(FORGETTING[name](), nn.Flatten(), nn.Linear(4, 2)).to(dtype).eval()
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+def test_children_of_a_part_that_do_not_run_are_noticed(name: str) -> None:
+    message = r"(the model|\(\w+\)) computes something else than its modules do one after another"
+    images, labels = torch.rand(3, 1, 2, 2), [0, 1, 0]
+    with pytest.raises(ValueError, match=message):
+        certify(forgetting(name, torch.float64), images.double(), labels)
+    with pytest.raises(ValueError, match=message):
+        certify(forgetting(name, torch.float32), images, labels, ignore_rounding=True)
+
+
+@pytest.mark.parametrize("name", ["chain", "Residual"])
+def test_evaluations_and_exports_notice_children_that_do_not_run(name: str, tmp_path: Path) -> None:
+    module = CertifiedClassifier(forgetting(name, torch.float32), num_classes=2)
+    loader = DataLoader(TensorDataset(torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])), batch_size=2)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    for evaluate in (trainer.test, trainer.predict):
+        with pytest.raises(ValueError, match="computes something else than its modules do one after another"):
+            evaluate(module, loader)
+    with pytest.raises(ValueError, match="computes something else than its modules do one after another"):
+        export_program(forgetting(name, torch.float32), tmp_path / "model.pt2", input_shape=(1, 2, 2))
+    assert not (tmp_path / "model.pt2").exists()
 
 
 def other_weight(make: Callable[[], nn.Module], *shape: int) -> nn.Module:

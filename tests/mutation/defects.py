@@ -44,8 +44,8 @@ from lipnet.certify.checks import (
 from lipnet.certify.files import rows_of
 from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.partial import PartialCertification
-from lipnet.certify.rounding import _run, check_images_apart, run_in_order
 from lipnet.certify.rules import _bound_of, children_in_order, evaluated, find_rule, step_of
+from lipnet.certify.runs import _check_chain, _run, _run_part, check_images_apart
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
@@ -517,8 +517,16 @@ DEFECTS = [
     ),
     Defect(
         "checks: listed children need not run",
-        edit(run_in_order, "if not same or not", "if False and not"),
-        [CHECKS + "test_children_that_are_listed_but_do_not_run_are_noticed"],
+        replace(_check_chain, lambda path, module, inputs, expected: None),
+        [
+            CHECKS + "test_children_that_are_listed_but_do_not_run_are_noticed",
+            CHECKS + "test_children_of_a_part_that_do_not_run_are_noticed",
+        ],
+    ),
+    Defect(
+        "checks: the modules of a part need not run",
+        replace(_run_part, lambda path, module, shape: ()),
+        [CHECKS + "test_children_of_a_part_that_do_not_run_are_noticed"],
     ),
     Defect(
         "rules: replaced parts of a layer are ignored",

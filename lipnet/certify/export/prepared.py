@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from lipnet import __version__
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.bounds import logit_bounds
+from lipnet.certify.runs import run_in_order
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"
@@ -61,6 +62,7 @@ def prepare(
     example = example_batch(model, 2, input_shape)
     if example.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the model must be in float32 or float64, got {example.dtype}")
+    run_in_order(model, tuple(example.shape[1:]))
     plain = export(model, example.shape[1:])
     with torch.no_grad():
         logits = plain(example)
