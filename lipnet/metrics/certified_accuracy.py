@@ -15,6 +15,18 @@ from lipnet.metrics.curve import plot_accuracy_at_radii
 from lipnet.metrics.functional import _certified_accuracy_update, _samples_validation, check_radii
 
 
+def _shared_text(texts: Tensor) -> Tensor:
+    """Return the radii that several processes or metrics share, from their bytes (N, L).
+
+    Raises:
+        ValueError: they have other radii.
+    """
+    if bool((texts != texts[0]).any()):
+        found = dict.fromkeys(bytes(text.tolist()).decode() for text in texts)
+        raise ValueError(f"CertifiedAccuracy needs the same radii in all processes, got {' and '.join(found)}")
+    return texts[0]
+
+
 class CertifiedAccuracy(RadiusMetric):
     """Fraction of samples predicted correctly and certified beyond each of the given radii.
 
@@ -60,7 +72,7 @@ class CertifiedAccuracy(RadiusMetric):
         # torchmetrics only distinguishes metrics by their states, which it compares with a tolerance. So the state
         # holds the bytes of the names, not the numbers.
         text = torch.tensor(list(" ".join(self.radii).encode()), dtype=torch.uint8)
-        self.add_state("radii_text", default=text, dist_reduce_fx="max")
+        self.add_state("radii_text", default=text, dist_reduce_fx=_shared_text)
 
     def update(self, radius: Tensor, correct: Tensor) -> None:
         """Count samples; ValueError unless ``radius`` is floating of shape (B,) and ``correct`` bool of shape (B,)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipnet.structured.orthogonal import StructuredOrthogonal
+from lipnet.structured.rotations import skew_symmetric
 
 
 class WeightUpdate(nn.Module, ABC):
@@ -147,9 +148,14 @@ class OrthogonalUpdate(WeightUpdate):
         return (y if bias is None else y + bias).to(dtype)
 
     def interpolated(self, strength: float) -> dict[str, Tensor]:
-        """Return generators t A, so that the blocks rotate from I to themselves, and scales 1 + t (s - 1)."""
+        """Return generators of t K, so that the blocks rotate from I to themselves, and scales 1 + t (s - 1).
+
+        K = A - A^T itself is scaled, not A: a saved adapter holds K alone, and must round as the present one does.
+        """
         return {
-            name: torch.lerp(torch.ones_like(value), value, strength) if name == "scale" else strength * value
+            name: torch.lerp(torch.ones_like(value), value, strength)
+            if name == "scale"
+            else strength * skew_symmetric(value).triu(1)
             for name, value in self.named_parameters()
         }
 

@@ -33,7 +33,13 @@ def report(rank: int, folder: str) -> None:
         accuracy.update(radius[share], correct[share])
         average.update(radius[share], correct[share])
         figures.append((accuracy.compute(), average.compute()))
-    torch.save({"figures": figures, "local": accuracy.total}, f"{folder}/{rank}.pt")
+    other = CertifiedAccuracy([["0.5"], ["0.4"]][rank])
+    other.update(radius[SHARES[rank][0]], correct[SHARES[rank][0]])
+    try:
+        refusal = str(other.compute())
+    except ValueError as error:
+        refusal = str(error)
+    torch.save({"figures": figures, "local": accuracy.total, "refusal": refusal}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -44,6 +50,7 @@ def test_two_processes_report_the_figures_of_one(tmp_path: Path) -> None:
     for rank, own in ((0, 7), (1, 4)):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert result["local"] == own
+        assert result["refusal"] == "CertifiedAccuracy needs the same radii in all processes, got 0.5 and 0.4"
         for step, (accuracy, average) in enumerate(result["figures"]):
             seen = [share for shares in SHARES.values() for share in shares[: step + 1]]
             seen_radius = torch.cat([radius[share] for share in seen])

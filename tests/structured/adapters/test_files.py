@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lipnet.functional.digest import SHA256_TO_COME, with_own_sha256
 from lipnet.structured.adapters import (
     AdapterConfig,
+    DoubleGSOFTConfig,
     GSOFTConfig,
     LoRAConfig,
     OFTConfig,
@@ -385,3 +386,21 @@ def test_settings_by_weight_and_the_strength_are_restored(tmp_path: Path, networ
     load_adapter(fresh, tmp_path / "a")
     assert torch.equal(logits(fresh, images), logits(network, images))
     assert torch.equal(logits(scale_adapter(fresh, 1), images), logits(scale_adapter(network, 1), images))
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.7, -1.3])
+@pytest.mark.parametrize("make", [OFTConfig, GSOFTConfig, DoubleGSOFTConfig])
+def test_a_scaled_rotation_is_restored_bit_for_bit(
+    tmp_path: Path, network: nn.Module, images: Tensor, make: type[AdapterConfig], strength: float
+) -> None:
+    """The file holds K = A - A^T, and t A - (t A)^T rounds differently from t K."""
+    fresh = copy.deepcopy(network)
+    attach(network, make(4))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("generators"):
+                parameter.copy_(0.1 * torch.randn(parameter.shape))
+    scale_adapter(network, strength)
+    save_adapter(network, tmp_path / "a")
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(fresh, images), logits(network, images))
