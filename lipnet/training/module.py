@@ -30,6 +30,7 @@ from lipnet.models.described import check_described
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA
+from lipnet.training.equal_processes import EqualProcesses
 from lipnet.training.losses import LipschitzLoss, nominal_lipschitz_constant, row_distances_of
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
@@ -66,7 +67,7 @@ class CertifiedClassifier(LightningModule):
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
-    an `ExactResumption`, a `SafeRequeue` and a `FitPatchRotation`.
+    an `ExactResumption`, a `SafeRequeue`, a `FitPatchRotation` and an `EqualProcesses`.
 
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -90,7 +91,8 @@ class CertifiedClassifier(LightningModule):
             logged under one name, such as 1/5 and 1.5. In training: the loss or a weight is not finite, parameters
             are not in float32 or float64, a schedule does not know the number of steps or the time, a checkpoint
             callback monitors a radius that is not logged, or gradients are accumulated in memory that a CUDA graph
-            overwrites. In evaluation: pixels outside [0, 1], and a subclass that overrides ``forward``.
+            overwrites. In evaluation: pixels outside [0, 1], a subclass that overrides ``forward``, and, in test and
+            prediction, a network that computes something else than its modules do one after another.
         RuntimeError: if the network is changed during an evaluation.
     """
 
@@ -248,7 +250,8 @@ class CertifiedClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue(), FitPatchRotation()]
+        kept = [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue(), FitPatchRotation()]
+        return [EqualProcesses(self.description), *kept]
 
     def on_fit_start(self) -> None:
         check_dtypes(self)

@@ -14,6 +14,10 @@ from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
 _COUNTS = "train_accuracy"
 # Settings that schedules add to parameter groups.
 _SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+# State of torch's schedules that changes with every step, and functions, which checkpoints do not hold.
+_MOVING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "lr_lambdas"} | {
+    *("T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter", "_schedulers")
+}
 
 
 class ExactResumption(Callback):
@@ -31,14 +35,15 @@ class ExactResumption(Callback):
     Raises:
         ValueError: on resuming, if the checkpoint is from the middle of an epoch and the loader cannot continue there;
             if it has averaged weights and there is no `ExponentialMovingAverage`; if it has done more epochs than
-            ``max_epochs``; or if the optimizer or its settings differ, which Lightning would silently replace by those
-            of the checkpoint.
+            ``max_epochs``; or if the optimizer, the schedule or their settings differ, which Lightning would silently
+            replace by those of the checkpoint. Schedules of other packages than torch and lipnet are not compared.
     """
 
     def __init__(self, train_accuracy: Metric) -> None:
         self.train_accuracy = train_accuracy
         self._positions: list[dict[str, Any]] = []
         self._optimizers: list[dict[str, Any]] = []
+        self._schedules: list[dict[str, Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -57,6 +62,7 @@ class ExactResumption(Callback):
         # create them early.
         self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
         self._optimizers = checkpoint.get("optimizer_states", [])
+        self._schedules = checkpoint.get("lr_schedulers", [])
         # The counts are sums over all processes, so only one process restores them.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():
@@ -66,10 +72,19 @@ class ExactResumption(Callback):
                 _follow_moved_folder(keeper, checkpoint.get("callbacks", {}).get(keeper.state_key, {}))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # At this point the optimizers exist, and the checkpoint's states are not loaded yet.
+        # At this point optimizers and schedules exist, and the checkpoint's states are not loaded yet.
+        resumed = bool(self._optimizers)
         for saved, optimizer in zip(self._optimizers, trainer.optimizers, strict=False):
             _check_optimizer(saved, optimizer.state_dict(), type(optimizer).__name__)
-        self._optimizers = []
+        made = [each.scheduler for each in trainer.lr_scheduler_configs]
+        if resumed and len(made) != len(self._schedules):
+            raise ValueError(
+                f"a resumed training keeps its schedules, got {len(made)}, and {len(self._schedules)} in the "
+                "checkpoint: resume with those of the checkpoint, or start a new run"
+            )
+        for saved, schedule in zip(self._schedules, made, strict=False):
+            _check_schedule(saved, schedule)
+        self._optimizers, self._schedules = [], []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         positions, self._positions = self._positions, []
@@ -111,6 +126,20 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
                 f"a resumed training keeps its optimizer's settings, got {values}: resume with the "
                 "checkpoint's settings, or start a new run"
             )
+
+
+def _check_schedule(saved: dict[str, Any], schedule: Any) -> None:
+    """Refuse to resume with another schedule, or with settings or a length that the checkpoint's would replace."""
+    if type(schedule).__module__.partition(".")[0] not in ("torch", "lipnet"):
+        return
+    made = schedule.state_dict()
+    differing = [key for key in sorted({*saved, *made} - _MOVING) if saved.get(key) != made.get(key)]
+    if differing:
+        values = "; ".join(f"{key}: {saved.get(key)} in the checkpoint, {made.get(key)} here" for key in differing)
+        raise ValueError(
+            f"a resumed training keeps its schedule and its length, got {type(schedule).__name__} with {values}: "
+            "resume with the checkpoint's settings, or start a new run"
+        )
 
 
 def _follow_moved_folder(keeper: ModelCheckpoint, state: dict[str, Any]) -> None:

@@ -98,7 +98,15 @@ class CosineWithWarmup(PerStepSchedule):
             progress = min(1.0, (step - warmup_steps) / (length - warmup_steps))
             return self.final + (1 - self.final) * (1 + cos(pi * progress)) / 2
 
-        return LambdaLR(optimizer, factor)
+        return _StatedLambda(optimizer, factor, total_steps=length, warmup_steps=warmup_steps, final=self.final)
+
+
+class _StatedLambda(LambdaLR):
+    """LambdaLR whose state holds the settings of its function, which a resumed training compares."""
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], **settings: float) -> None:
+        self.settings = settings
+        super().__init__(optimizer, factor)
 
 
 class OneCycle(PerStepSchedule):

@@ -250,6 +250,40 @@ def test_other_settings_of_lookahead_are_refused(
         start(tiny_config, tmp_path, tmp_path / "last.ckpt", optimizer=optimizer, max_steps=4)
 
 
+STEPS = partial(step_schedule, total_epochs=4)
+COSINE = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=4)
+
+
+@pytest.mark.parametrize(
+    ("begun", "resumed", "message"),
+    [
+        (STEPS, partial(STEPS, gamma=0.9), r"got MultiStepLR with gamma: 0\.1 in the checkpoint, 0\.9 here"),
+        (STEPS, partial(STEPS, at=(0.9,)), "milestones: .* in the checkpoint, .* here"),
+        (STEPS, partial(step_schedule, total_epochs=8), "milestones: .* in the checkpoint, .* here"),
+        (STEPS, COSINE, "got CosineAnnealingLR with T_max: None in the checkpoint, 4 here"),
+        (COSINE, partial(COSINE, T_max=8), "T_max: 4 in the checkpoint, 8 here"),
+        (OneCycle(), OneCycle(pct_start=0.9), "got OneCycleLR with _schedule_phases"),
+        (CosineWithWarmup(), CosineWithWarmup(warmup=0.5), "'warmup_steps': 0, .* in the checkpoint, .*: 2, .* here"),
+        (STEPS, CosineWithWarmup(), "with gamma: 0.1 in the checkpoint, None here"),
+        (STEPS, None, "keeps its schedules, got 0, and 1 in the checkpoint"),
+        (None, STEPS, "keeps its schedules, got 1, and 0 in the checkpoint"),
+    ],
+)
+def test_another_schedule_is_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], begun: Any, resumed: Any, message: str
+) -> None:
+    start(tiny_config, tmp_path, scheduler=begun, max_epochs=1, max_steps=4)
+    with pytest.raises(ValueError, match=message):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=resumed, max_steps=4)
+
+
+@pytest.mark.parametrize("schedule", [OneCycle(), CosineWithWarmup()])
+def test_another_length_is_refused(tmp_path: Path, tiny_config: dict[str, Any], schedule: PerStepSchedule) -> None:
+    start(tiny_config, tmp_path, scheduler=schedule, max_epochs=1, max_steps=4)
+    with pytest.raises(ValueError, match=r"keeps its schedule and its length, .*total_steps'?: [24].*, .*6"):
+        start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=schedule, max_epochs=3)
+
+
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     start(tiny_config, tmp_path, max_epochs=1)
     with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 1, the epochs done, got 0"):

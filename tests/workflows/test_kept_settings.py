@@ -21,6 +21,7 @@ TINY = (
     "model.depth=3",
     "model.initial_channels=8",
     "trainer=cpu",
+    "scheduler=constant",
     "trainer.max_epochs=1",
     "trainer.limit_train_batches=2",
     "trainer.limit_val_batches=1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,3 +105,34 @@ def test_a_trusted_package_may_be_in_the_folder_of_the_command(tmp_path: Path) -
     result = subprocess.run([*program, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "MyNetwork: " in result.stdout
+
+
+# Started by torchrun: train.py, with more arguments in the process with rank 1.
+UNEQUAL = """
+import os, runpy, sys
+sys.argv = [sys.argv[1], *sys.argv[2:-1], *([sys.argv[-1]] if os.environ["RANK"] == "1" else [])]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("optimizer.lr=0.02", "optimizer.lr: 0.1 in the first, 0.02 here"),
+        ("seed=1", "seed: 0 in the first, 1 here"),
+        ("loss=certificate_regularization", "loss._target_: .* in the first, .*Regularization here"),
+    ],
+)
+def test_processes_with_other_settings_are_refused(tmp_path: Path, change: str, difference: str) -> None:
+    (tmp_path / "unequal.py").write_text(UNEQUAL)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = [*QUICKSTART, "trainer=ddp_cpu", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'run'}", change]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*torchrun, str(tmp_path / "unequal.py"), str(ROOT / "train.py"), *settings]
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+    assert result.returncode != 0
+    assert re.search(f"all processes of a training must have the same settings.*{difference}", result.stderr), (
+        result.stderr[-2000:]
+    )
+    assert not (tmp_path / "run" / "summary.json").exists()

@@ -161,6 +161,7 @@ def test_a_training_needs_neither_callbacks_nor_loggers(config: DictConfig, noth
 
 
 def test_a_training_goes_on_where_it_ended(config: DictConfig, tmp_path: Path) -> None:
+    config.scheduler.total_epochs = 2
     first = fit(OmegaConf.merge(config, {"trainer": {"max_epochs": 1}}))
     assert (first.current_epoch, first.global_step) == (1, 3)
     last = tmp_path / "digits" / "run" / "checkpoints" / "last.ckpt"
