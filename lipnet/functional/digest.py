@@ -31,7 +31,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = No
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        # A tensor may be stored as its negative, or as its conjugate.
+        stored = value.detach().cpu().resolve_neg().resolve_conj().contiguous()
+        digest.update(stored.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lipnet.functional.digest import code_sha256
+import torch
+
+from lipnet.functional.digest import code_sha256, tensors_sha256
 
 
 def test_any_change_of_the_source_files_counts(tmp_path: Path) -> None:
@@ -27,3 +29,9 @@ def test_any_change_of_the_source_files_counts(tmp_path: Path) -> None:
 
 def test_the_default_is_lipnet() -> None:
     assert code_sha256() == code_sha256(Path(__file__).parents[2] / "lipnet")
+
+
+def test_tensors_that_are_stored_as_negatives_or_conjugates_count_by_their_values() -> None:
+    pair = torch.tensor([1 + 2j, 3 - 1j])
+    for stored, value in ((pair.conj().imag, -pair.imag), (pair.conj(), pair.conj().resolve_conj())):
+        assert tensors_sha256({"a": stored}) == tensors_sha256({"a": value})
