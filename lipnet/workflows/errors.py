@@ -11,6 +11,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+WRONG_INPUT, WRONG_CERTIFICATE = 1, 2
+"""Exit statuses of the commands besides 0."""
+
+
+class UnconfirmedCertificatesError(Exception):
+    """A verification found differences, and has printed them."""
 
 
 def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,10 +24,12 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
     Wrong input means wrong values and types (ValueError, TypeError), missing files and files in the way (OSError), and
     settings that Hydra or Lightning refuse; the message is that of the original cause. HYDRA_FULL_ERROR=1 in the
-    environment shows the traceback, as everywhere in Hydra. A wrong certificate is an UnsoundCertificatesError. Every
-    other exception is a defect of the program and keeps its traceback.
+    environment shows the traceback, as everywhere in Hydra. A wrong certificate is an UnsoundCertificatesError, or an
+    UnconfirmedCertificatesError, which needs no further message. Every other exception is a defect of the program and
+    keeps its traceback.
 
-    A job of a multirun raises the error again after its message, so that the other jobs run.
+    A job of a multirun raises the error again after its message, so that the other jobs run; `SweepTable` then ends the
+    multirun with the exit code.
     """
 
     @wraps(main)
@@ -38,7 +46,13 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             if os.environ.get(FULL_ERROR) == "1":
                 traceback.print_exc()
             print(f"unsound: {error}", file=sys.stderr)
-            sys.exit(2)
+            if is_multirun():
+                raise
+            sys.exit(WRONG_CERTIFICATE)
+        except UnconfirmedCertificatesError:
+            if is_multirun():
+                raise
+            sys.exit(WRONG_CERTIFICATE)
         except (
             *(ValueError, TypeError, OSError),
             *(HydraException, OmegaConfBaseException, MisconfigurationException),
@@ -48,7 +62,7 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             print(f"error: {cause_of(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)
             if is_multirun():
                 raise
-            sys.exit(1)
+            sys.exit(WRONG_INPUT)
 
     return guarded
 

@@ -23,8 +23,6 @@ from lipnet.workflows.certification import checkpoint_path, prepare_certificatio
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.summary_check import compare_summary, identical
 
-DIFFERENT = 2
-"""Exit status of a verification that found differences."""
 SHOWN = 10
 _TEXTS = ("dataset", "split", "data_sha256", "checkpoint_sha256", "dtype")
 _NUMBERS = ("batch_size", "n_samples")
