@@ -124,7 +124,9 @@ class PartialCertification:
             there = dict(json.loads(self._settings_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder / SETTINGS} is damaged; begin again with overwrite=true") from error
-        differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+        differing = sorted(
+            name for name in {*there, *here} if not (name in there and name in here and there[name] == here[name])
+        )
         if differing:
             values = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differing)
             raise ValueError(f"{self.folder} cannot be resumed, because its settings differ: {values}")

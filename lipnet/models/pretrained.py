@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.files import atomic_writes, complete_writes, resolve_path
-from lipnet.functional.digest import json_bytes, tensors_sha256
+from lipnet.functional.digest import json_bytes, json_sha256, tensors_sha256
 from lipnet.models.archive import CheckpointError
 from lipnet.models.card import model_card
 from lipnet.models.checkpoint import DESCRIPTION, Checkpoint, checked_content, load_checkpoint, read_checkpoint
@@ -113,7 +113,7 @@ def save_pretrained(
         TypeError: a plain network without ``model_config`` and ``dataset`` or with a summary, or a `Checkpoint` with
             ``model_config`` or ``dataset``.
         IsADirectoryError: a folder is in the place of one of the files; nothing is changed.
-        ValueError: the summary is of another checkpoint.
+        ValueError: the summary is of another checkpoint, or was changed: its SHA-256 does not fit its content.
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
     """
     folder = resolve_path(folder)
@@ -147,6 +147,11 @@ def _check_summary(summary: Mapping[str, Any], model: Checkpoint | nn.Module, st
     """
     if not isinstance(model, Checkpoint):
         raise TypeError("a summary is of a Checkpoint, whose SHA-256 it states: pass the result of load_checkpoint")
+    if "sha256" in summary and summary["sha256"] != json_sha256(summary):
+        raise ValueError(
+            f"summary must be as it was written: its sha256 must be {json_sha256(summary)}, got {summary['sha256']}; "
+            "read summary.json again"
+        )
     dtype = getattr(torch, str(summary.get("dtype")), None)
     weights = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
     for name, found in {"checkpoint_sha256": model.sha256, "weights_sha256": weights}.items():

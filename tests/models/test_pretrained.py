@@ -240,6 +240,16 @@ def test_a_replacement_that_a_kill_interrupted_is_completed(
     assert {path.name for path in saved.iterdir()} == FILES
 
 
+def test_an_edited_summary_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5)
+    checkpoint, edited = load_checkpoint(tiny_checkpoint), {**summary, "clean_accuracy": 1.0}
+    with pytest.raises(ValueError, match=rf"its sha256 must be \w+, got {summary['sha256']}; read summary\.json again"):
+        save_pretrained(checkpoint, tmp_path / "net", summary=edited)
+    assert not (tmp_path / "net").exists()
+    save_pretrained(checkpoint, tmp_path / "net", summary=read_summary(tmp_path / "out" / "summary.json"))
+    save_pretrained(checkpoint, tmp_path / "unsealed", summary={k: v for k, v in summary.items() if k != "sha256"})
+
+
 def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     config["model"]["depth"] = 6

@@ -99,7 +99,7 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} holds no {file}: a report needs the folder of a finished certification")
     content, summary = read_certificates(folder / CERTIFICATES), read_summary(folder / SUMMARY)
-    differing = [key for key, value in content.facts.items() if summary.get(key) != value]
+    differing = [key for key, value in content.facts.items() if key not in summary or summary[key] != value]
     if differing or not content.rows:
         raise CertificateFileError(
             f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
