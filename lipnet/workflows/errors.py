@@ -34,16 +34,14 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        # Imported here, because --help ends before and Lightning takes seconds to import.
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
+        # Imported here, because --help ends before and torch takes seconds to import.
         from lipnet.certify import UnsoundCertificatesError
         from lipnet.workflows.folders import is_multirun
 
         try:
             return main(*args, **kwargs)
         except UnsoundCertificatesError as error:
-            if os.environ.get(FULL_ERROR) == "1":
+            if full_errors():
                 traceback.print_exc()
             print(f"unsound: {error}", file=sys.stderr)
             if is_multirun():
@@ -53,11 +51,8 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             if is_multirun():
                 raise
             sys.exit(WRONG_CERTIFICATE)
-        except (
-            *(ValueError, TypeError, OSError),
-            *(HydraException, OmegaConfBaseException, MisconfigurationException),
-        ) as error:
-            if os.environ.get(FULL_ERROR) == "1":
+        except wrong_input() as error:
+            if full_errors():
                 raise
             print(f"error: {cause_of(error)}\n(set {FULL_ERROR}=1 for the traceback)", file=sys.stderr)
             if is_multirun():
@@ -65,6 +60,19 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(WRONG_INPUT)
 
     return guarded
+
+
+def full_errors() -> bool:
+    """Return True if the user asked for tracebacks by HYDRA_FULL_ERROR=1."""
+    return os.environ.get(FULL_ERROR) == "1"
+
+
+def wrong_input() -> tuple[type[Exception], ...]:
+    """Return the exceptions that report wrong input."""
+    # Imported here, because Lightning takes seconds to import.
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
 def cause_of(error: BaseException) -> BaseException:

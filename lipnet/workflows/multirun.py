@@ -1,6 +1,7 @@
 """Hydra callback that keeps a multirun going after a failed job, and ends it with one table."""
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.certify import UnsoundCertificatesError, read_summary, summary_table
 from lipnet.certify.files import SUMMARY, CertificateFileError
 from lipnet.printing import say
-from lipnet.workflows.errors import WRONG_CERTIFICATE, WRONG_INPUT, UnconfirmedCertificatesError, cause_of
+from lipnet.workflows.errors import (
+    WRONG_CERTIFICATE,
+    WRONG_INPUT,
+    UnconfirmedCertificatesError,
+    cause_of,
+    full_errors,
+    wrong_input,
+)
 
 Overrides = tuple[str, ...]
 _WRONG = (UnsoundCertificatesError, UnconfirmedCertificatesError)
@@ -23,9 +31,11 @@ class SweepTable(Callback):
     """Prints `summary_table` for the finished runs of a multirun, and one line for each failed one.
 
     Each run is named by the overrides that distinguish it. A multirun ends with exit status 2 if a certificate is wrong
-    or not confirmed in any run, else with 1 if a run failed or its files cannot be read. A job outside a multirun keeps
-    its error, which Hydra reports. So does a job of another launcher than Hydra's own: its process does not see the
-    others.
+    or not confirmed in any run, else with 1 if a run failed or its files cannot be read. Errors that `clear_errors`
+    does not print are printed with their traceback.
+
+    A job outside a multirun keeps its error, which Hydra reports. So does a job of another launcher than Hydra's own:
+    its process does not see the others.
 
     Args:
         advice: ends the line that counts the failed runs; None for nothing.
@@ -45,7 +55,10 @@ class SweepTable(Callback):
         overrides = tuple(job_return.overrides)
         self._folders[overrides] = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
         if job_return.status == JobStatus.FAILED:
-            self._errors[overrides] = cause_of(job_return._return_value)
+            error = job_return._return_value
+            self._errors[overrides] = cause_of(error)
+            if not isinstance(error, _WRONG) and (full_errors() or not isinstance(error, wrong_input())):
+                traceback.print_exception(error)
             if _is_hydras_own(job_return.hydra_cfg):
                 # Hydra's own sweeper would raise the error after all jobs and skip the table. Others count failed jobs.
                 job_return.status, job_return.return_value = JobStatus.COMPLETED, None

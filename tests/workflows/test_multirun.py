@@ -145,7 +145,32 @@ def test_a_wrong_certificate_decides_the_exit_status(
         table.on_multirun_end(config=CONFIG)
     assert end.value.code == status
     lines = [f"failed: verify={number}: {type(each).__name__}: {each}" for number, each in enumerate(errors)]
-    assert capsys.readouterr().err.splitlines() == [*lines, "2 of 2 runs failed"]
+    assert capsys.readouterr().err.splitlines()[-3:] == [*lines, "2 of 2 runs failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "shown"),
+    [
+        (ZeroDivisionError("defect"), "0", True),
+        (ValueError("wrong"), "0", False),
+        (ValueError("wrong"), "1", True),
+        (UnconfirmedCertificatesError("a.tsv is not confirmed"), "1", False),
+    ],
+)
+def test_a_defect_keeps_its_traceback(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    full: str,
+    shown: bool,
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", full)
+    job = finish(tmp_path / "0", ["seed=0"], None)
+    OmegaConf.update(job.hydra_cfg, "hydra", HYDRAS_OWN)  # type: ignore[arg-type]
+    job.status, job.return_value = JobStatus.FAILED, error
+    SweepTable().on_job_end(config=CONFIG, job_return=job)
+    assert (f"{type(error).__name__}: {error}" in capsys.readouterr().err) == shown
 
 
 def test_a_job_of_another_launcher_keeps_its_error(tmp_path: Path) -> None:
