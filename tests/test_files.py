@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lipnet.files import atomic_write, atomic_writes, resolve_path
+from lipnet.files import atomic_write, atomic_writes, complete_writes, resolve_path
 from tests.full_disk import room_for
+from tests.killed import killed_at
 
 
 class Interruption(BaseException):
@@ -109,22 +112,128 @@ def test_a_full_disk_leaves_all_of_them_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2])
-def test_the_last_one_is_there_only_with_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+@pytest.mark.parametrize("completed", ["by a reader", "by the next call"])
+def test_an_interrupted_replacement_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int, completed: str
 ) -> None:
-    """The process is killed after some of the files are renamed."""
+    """The process is interrupted after some of the files are renamed."""
     write_three(tmp_path, b"1")
     left, replace = iter(range(renamed)), os.replace
 
-    def killed(source: str, target: Path) -> None:
+    def killed(source: Path, target: Path) -> None:
         if next(left, None) is None:
             raise Interruption("killed")
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(Interruption):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(Interruption):
+            write_three(tmp_path, b"2")
+    rest = tmp_path / "c.replacement"
+    assert {path.name for path in rest.iterdir()} == set("abc"[renamed:])
+    rest_moved = {name: b"2" if "abc".index(name) < renamed else b"1" for name in "abc"}
+    assert {name: (tmp_path / name).read_bytes() for name in "abc"} == rest_moved
+    if completed == "by a reader":
+        complete_writes(*(tmp_path / name for name in "abc"))
+        assert contents(tmp_path) == dict.fromkeys("abc", b"2")
+    else:
+        with pytest.raises(RuntimeError):
+            write_three(tmp_path, b"3", RuntimeError)
+        write_three(tmp_path, b"3")
+        assert contents(tmp_path) == dict.fromkeys("abc", b"3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", [b"1", None])
+def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
+    found = []
+    for step in range(100):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        if old is not None:
+            write_three(folder, old)
+        killed = killed_at(step, partial(write_three, folder, b"2"))
+        complete_writes(*(folder / name for name in "abc"))
+        present = {name: (folder / name).read_bytes() for name in "abc" if (folder / name).exists()}
+        found.append(present)
+        assert all(path.name.endswith(".partial") for path in folder.iterdir() if path.name not in present)
+        write_three(folder, b"3")
+        assert {name: (folder / name).read_bytes() for name in "abc"} == dict.fromkeys("abc", b"3")
+        if not killed:
+            break
+    before = {} if old is None else dict.fromkeys("abc", old)
+    moment = found.index(dict.fromkeys("abc", b"2"))
+    assert found == [before] * moment + [dict.fromkeys("abc", b"2")] * (len(found) - moment)
+    assert moment >= 5
+    assert len(found) - moment >= 5
+
+
+@pytest.mark.slow
+def test_threads_that_write_the_same_files_do_not_mix_them(tmp_path: Path) -> None:
+    sets = [bytes([number]) * 100_000 for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(write_three, tmp_path), sets))
+        list(pool.map(partial(write_one, tmp_path / "one"), sets))
+    found = contents(tmp_path)
+    assert found.keys() == {*"abc", "one"}
+    assert found["one"] in sets
+    assert found["a"] in sets
+    assert found["a"] == found["b"] == found["c"]
+
+
+def write_one(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        for place in range(0, len(content), 10_000):
+            file.write(content[place : place + 10_000])
+            file.flush()
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_folder_in_place_of_one_of_them_is_an_error_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    write_three(tmp_path, b"1")
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"/{name} must be a file or not exist, got a folder"):
         write_three(tmp_path, b"2")
-    assert contents(tmp_path) == {name: b"2" if "ab".index(name) < renamed else b"1" for name in "ab"}
+    assert {path.name for path in tmp_path.iterdir()} == set("abc")
+    assert all((tmp_path / other).read_bytes() == b"1" for other in "abc" if other != name)
+
+
+def test_links_are_replaced_and_what_they_lead_to_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "new").mkdir()
+    for name in "abc":
+        (tmp_path / "new" / name).symlink_to(tmp_path / "other")
+    write_three(tmp_path / "new", b"1")
+    assert contents(tmp_path / "new") == dict.fromkeys("abc", b"1")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_link_in_place_of_the_rest_moves_nothing(tmp_path: Path) -> None:
+    """Someone else's folder must not take files from elsewhere."""
+    write_three(tmp_path / "mine", b"1")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "c.replacement").symlink_to(tmp_path / "mine")
+    complete_writes(*(tmp_path / "theirs" / name for name in "abc"))
+    assert contents(tmp_path / "mine") == dict.fromkeys("abc", b"1")
+
+
+def test_other_files_where_the_new_set_goes_are_an_error_and_change_nothing(tmp_path: Path) -> None:
+    write_three(tmp_path, b"1")
+    (tmp_path / "c.replacement").mkdir()
+    (tmp_path / "c.replacement" / "notes").touch()
+    with pytest.raises(FileExistsError, match=r"c\.replacement must be empty or not exist, got other files"):
+        write_three(tmp_path, b"2")
+    assert {name: (tmp_path / name).read_bytes() for name in "abc"} == dict.fromkeys("abc", b"1")
+    assert {path.name for path in tmp_path.iterdir()} == {*"abc", "c.replacement"}
+
+
+def test_a_rest_that_cannot_be_moved_is_one_error(tmp_path: Path) -> None:
+    write_three(tmp_path / "c.replacement", b"2")
+    (tmp_path / "a").mkdir()
+    expected = r"c\.replacement holds new files that must be moved to .*: make the move possible, got .*/a"
+    with pytest.raises(OSError, match=expected):
+        complete_writes(*(tmp_path / name for name in "abc"))
 
 
 def test_a_path_is_absolute_with_the_home_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

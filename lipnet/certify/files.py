@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lipnet.certify.certificates import Certificates
-from lipnet.files import resolve_path
+from lipnet.files import complete_writes, resolve_path
+from lipnet.functional.digest import json_bytes, json_sha256
 from lipnet.functional.margins import round_down
 
 TITLE = "# lipnet certificates, format 1"
@@ -26,6 +27,11 @@ _ROW = re.compile(
 )
 _FACT = re.compile(r"# (\w+): (.*)", re.ASCII)
 _CHECKSUM = "sha256"
+
+
+def complete_files(folder: Path) -> None:
+    """Finish replacing a certification's files, if a kill interrupted it; errors as `lipnet.files.complete_writes`."""
+    complete_writes(*(folder / name for name in FILES))
 
 
 class CertificateFileError(ValueError):
@@ -118,6 +124,7 @@ def examine_certificates(path: str | Path) -> CertificateFile:
         CertificateFileError: if its first line is not the title of a file of certificates.
     """
     path = resolve_path(path)
+    complete_files(path.parent)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of certificates {path}")
     data = path.read_bytes()
@@ -169,7 +176,7 @@ def _fact(line: str) -> tuple[str, Any] | None:
 
 def sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a summary with the SHA-256 of its own content."""
-    return {**summary, _CHECKSUM: hashlib.sha256(summary_bytes(summary)).hexdigest()}
+    return {**summary, _CHECKSUM: json_sha256(summary)}
 
 
 def unsealed(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +186,7 @@ def unsealed(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def summary_bytes(summary: Mapping[str, Any]) -> bytes:
     """Return the content of summary.json."""
-    return json.dumps(summary, indent=2).encode() + b"\n"
+    return json_bytes(summary)
 
 
 def read_summary(path: str | Path) -> dict[str, Any]:
@@ -190,6 +197,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
         CertificateFileError: if it was changed after lipnet wrote it.
     """
     path = resolve_path(path)
+    complete_files(path.parent)
     data = path.read_bytes()
     try:
         content = json.loads(data)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from lipnet.certify.files import FILES, Row
-from lipnet.files import atomic_write
+from lipnet.certify.files import FILES, Row, complete_files
+from lipnet.files import atomic_write, check_places
 
 PARTIAL = "certificates.partial"
 """Name of the folder of an unfinished certification, inside the folder of its files."""
@@ -46,13 +46,26 @@ def existing_files(folder: Path) -> list[str]:
 def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
     """Raise FileExistsError if a certification would overwrite something in the folder.
 
+    If a kill interrupted the replacement of the folder's files, finish it first.
+
     Args:
         folder: destination of the certification's files.
         replace: allow the certification to replace them.
         resume: allow an unfinished certification, which it continues.
+
+    Raises:
+        IsADirectoryError: if a folder is in the place of a file to replace.
+        NotADirectoryError: if a file is in the place of the unfinished certification's folder.
     """
+    complete_files(folder)
     begun = (folder / PARTIAL).exists()
+    if begun and not (folder / PARTIAL).is_dir():
+        raise NotADirectoryError(
+            f"{(folder / PARTIAL).absolute()} must be the folder of an unfinished certification or not exist, got a "
+            "file: move it, or remove it"
+        )
     if replace or (resume and begun):
+        check_places(*(folder / name for name in FILES))
         return
     taken = existing_files(folder)
     if taken:
@@ -111,7 +124,9 @@ class PartialCertification:
             there = dict(json.loads(self._settings_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder / SETTINGS} is damaged; begin again with overwrite=true") from error
-        differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+        differing = sorted(
+            name for name in {*there, *here} if not (name in there and name in here and there[name] == here[name])
+        )
         if differing:
             values = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differing)
             raise ValueError(f"{self.folder} cannot be resumed, because its settings differ: {values}")
@@ -172,8 +187,10 @@ class PartialCertification:
             yield add
 
     def discard(self) -> None:
-        """Remove the folder, if it is there."""
-        if self.folder.exists():
+        """Remove the folder, if it is there; of a symbolic link, remove the link alone."""
+        if self.folder.is_symlink():
+            self.folder.unlink()
+        elif self.folder.exists():
             shutil.rmtree(self.folder)
 
     def _settings_bytes(self) -> bytes:

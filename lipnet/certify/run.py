@@ -258,9 +258,9 @@ def certify_dataset(
 ) -> dict[str, Any]:
     """Certify every image, and write certificates.tsv, curve.png and summary.json into a folder.
 
-    The three files appear at the end, each of them whole, the summary last. Until then, each batch is saved in the
-    subfolder certificates.partial before the next one begins. An interrupted certification leaves that subfolder and
-    nothing else; ``resume`` continues it.
+    The three files appear at the end, all of them together, as `lipnet.files.atomic_writes` describes. Until then, each
+    batch is saved in the subfolder certificates.partial before the next one begins. An interrupted certification leaves
+    that subfolder; ``resume`` continues it.
 
     Args:
         model, batches, indices, facts, remarks: as in `Certification`.
@@ -275,6 +275,7 @@ def certify_dataset(
     Raises:
         FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
             certification, unless ``resume`` or ``replace``; nothing is changed.
+        OSError: if a folder is in the place of a file to replace; nothing is changed.
         ValueError: as for `certify`, if there are fewer samples than indices, and if model, data or settings differ
             from those of the certification to resume.
         RuntimeError: if the model was changed meanwhile.

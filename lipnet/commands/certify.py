@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from lipnet.commands.arguments import with_checkpoint_key, with_compare_list, with_data_place
 from lipnet.workflows import resolvers as resolvers  # registers them
-from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.errors import UnconfirmedCertificatesError, clear_errors
 
 if TYPE_CHECKING:
     from lipnet.data import ImageDataModule
@@ -39,7 +39,6 @@ def _certify(config: DictConfig) -> None:
     from lipnet.workflows.launch import launch_of_process
     from lipnet.workflows.reporting import compare_runs
     from lipnet.workflows.unread import CERTIFICATION, check_read
-    from lipnet.workflows.verification import DIFFERENT
 
     atexit.register(remove_unused, Path(HydraConfig.get().runtime.output_dir))
     check_read(config, CERTIFICATION)
@@ -55,7 +54,9 @@ def _certify(config: DictConfig) -> None:
     ckpt_path = _checkpoint_of(config)
     if config.verify is not None:
         found = verify_certificates(config.verify, ckpt_path, data=data, data_dir=data_dir, device=config.device)
-        sys.exit(0 if found.confirmed else DIFFERENT)
+        if not found.confirmed:
+            raise UnconfirmedCertificatesError(f"{config.verify} is not confirmed")
+        return
     if ckpt_path is None:
         raise ValueError("ckpt_path must name the checkpoint to certify, or pretrained a network; got neither")
     _certify_or_assist(config, ckpt_path, data, launch)

@@ -1,9 +1,11 @@
 """SHA-256 of named tensors, of batches, of source files, and of files that state their own."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,22 @@ def batch_sha256(images: Tensor, labels: Tensor, indices: Tensor) -> str:
         labels, indices: int64 (B,).
     """
     return tensors_sha256({"images": images, "labels": labels, "indices": indices})
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return the content of a JSON file."""
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON file that states it under ``sha256``: of its other entries, in their order.
+
+    Example:
+        >>> json_sha256({"n_samples": 5, "sha256": "unknown"}) == json_sha256({"n_samples": 5})
+        True
+    """
+    others = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json_bytes(others)).hexdigest()
 
 
 def with_own_sha256(data: bytes) -> bytes:

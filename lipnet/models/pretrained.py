@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipnet.files import atomic_writes, resolve_path
-from lipnet.functional.digest import tensors_sha256
+from lipnet.files import atomic_writes, complete_writes, resolve_path
+from lipnet.functional.digest import json_bytes, json_sha256, tensors_sha256
 from lipnet.models.archive import CheckpointError
 from lipnet.models.card import model_card
 from lipnet.models.checkpoint import DESCRIPTION, Checkpoint, checked_content, load_checkpoint, read_checkpoint
 from lipnet.models.hub import download, is_repository
 from lipnet.tensor_file import tensor_file_bytes
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CARD, CONFIG, WEIGHTS = FILES = ("README.md", "config.json", "model.safetensors")
 _PACKAGE = Path(__file__).parents[1]
 # The folder of each shipped network: in lipnet/weights/ of an installed package, in results/ of a checkout.
 _SHIPPED = {"digits-quickstart": "quickstart"}
@@ -57,6 +57,11 @@ def load_pretrained(name_or_folder: str | Path, *, trust: Sequence[str] = (), re
     return load_checkpoint(pretrained_file(name_or_folder, revision), trust).model
 
 
+def complete_network(folder: Path) -> None:
+    """Finish replacing a saved network, if a kill interrupted it; errors as `lipnet.files.complete_writes`."""
+    complete_writes(*(folder / each for each in FILES))
+
+
 def pretrained_file(name_or_folder: str | Path, revision: str | None = None) -> Path:
     """Return the checkpoint file of a pretrained network; arguments and errors as for `load_pretrained`."""
     folder = PRETRAINED.get(str(name_or_folder)) or resolve_path(name_or_folder)
@@ -64,6 +69,7 @@ def pretrained_file(name_or_folder: str | Path, revision: str | None = None) -> 
         folder = download(str(name_or_folder), [WEIGHTS, CONFIG, CARD], revision)
     elif revision is not None:
         raise ValueError(f"revision is only for repositories on the hub, got {revision!r} for {name_or_folder}")
+    complete_network(folder)
     file = folder / WEIGHTS
     if not file.is_file():
         known = ", ".join(PRETRAINED) or "none"
@@ -89,7 +95,7 @@ def save_pretrained(
     """Write a network as model.safetensors, config.json and README.md: the layout of a hub repository.
 
     model.safetensors is a complete checkpoint with its own SHA-256: `load_checkpoint`, ``lipnet-certify`` and
-    ``lipnet-export`` read it. The three files appear together or not at all.
+    ``lipnet-export`` read it. The three files appear together or not at all, as `lipnet.files.atomic_writes` describes.
 
     Args:
         model: a `Checkpoint`, which knows its configuration and data, or a network built by
@@ -106,7 +112,8 @@ def save_pretrained(
         FileExistsError: the folder holds one of the files already, unless ``overwrite``.
         TypeError: a plain network without ``model_config`` and ``dataset`` or with a summary, or a `Checkpoint` with
             ``model_config`` or ``dataset``.
-        ValueError: the summary is of another checkpoint.
+        IsADirectoryError: a folder is in the place of one of the files; nothing is changed.
+        ValueError: the summary is of another checkpoint, or was changed: its SHA-256 does not fit its content.
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
     """
     folder = resolve_path(folder)
@@ -116,6 +123,7 @@ def save_pretrained(
         model_config, dataset = model.model_config, model.dataset
     if model_config is None or dataset is None:
         raise TypeError("save_pretrained needs a Checkpoint, or a network with its model_config and dataset")
+    complete_network(folder)
     taken = [each for each in (WEIGHTS, CONFIG, CARD) if (folder / each).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{folder} already holds {', '.join(taken)}; choose another folder, or overwrite=True")
@@ -125,23 +133,25 @@ def save_pretrained(
         _check_summary(summary, model, state)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(name or folder.name, description, parameters, summary)
-    contents = {
-        CARD: card.encode(),
-        CONFIG: json.dumps(description, indent=2).encode() + b"\n",
-        WEIGHTS: tensor_file_bytes(state, description, DESCRIPTION),
-    }
-    with atomic_writes(*(folder / each for each in contents)) as files:
-        for file, content in zip(files, contents.values(), strict=True):
-            file.write(content)
+    with atomic_writes(*(folder / each for each in FILES)) as (card_file, config_file, weights_file):
+        card_file.write(card.encode())
+        config_file.write(json_bytes(description))
+        weights_file.write(tensor_file_bytes(state, description, DESCRIPTION))
 
 
 def _check_summary(summary: Mapping[str, Any], model: Checkpoint | nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise an error unless a summary is of this checkpoint: a card must not state another network's figures.
+    """Raise an error unless a summary is intact and of this checkpoint.
 
-    Equal weights are not enough: networks with other settings or activations may have them, too.
+    A card must not state another network's figures. Equal weights are not enough: networks with other settings or
+    activations may have them, too.
     """
     if not isinstance(model, Checkpoint):
         raise TypeError("a summary is of a Checkpoint, whose SHA-256 it states: pass the result of load_checkpoint")
+    if "sha256" in summary and summary["sha256"] != json_sha256(summary):
+        raise ValueError(
+            f"summary must be as it was written: its sha256 must be {json_sha256(summary)}, got {summary['sha256']}; "
+            "read summary.json again"
+        )
     dtype = getattr(torch, str(summary.get("dtype")), None)
     weights = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)
     for name, found in {"checkpoint_sha256": model.sha256, "weights_sha256": weights}.items():

@@ -16,13 +16,13 @@ from lipnet.certify.ranks import certify_in_ranks, process_group
 from lipnet.certify.run import Certification, certify_here, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
 from lipnet.data.loaders import UnchangedBatches
-from lipnet.files import resolve_path
+from lipnet.files import check_places, resolve_path
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.metrics.functional import check_radii
 from lipnet.models import Checkpoint, load_checkpoint
-from lipnet.models.pretrained import WEIGHTS, pretrained_file
+from lipnet.models.pretrained import WEIGHTS, complete_network, pretrained_file
 from lipnet.printing import say
-from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
+from lipnet.workflows.attacking import VIOLATION, CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.reporting import check_report, reported
@@ -83,6 +83,7 @@ def certify_checkpoint(
         FileNotFoundError: for a missing checkpoint or missing data.
         FileExistsError: if ``output_dir`` already holds certificates, unless ``overwrite``, or an unfinished
             certification, unless ``overwrite`` or ``resume``.
+        OSError: if a folder is in the place of a file to write; nothing is changed.
         ValueError: for a setting out of range, a damaged checkpoint, another dataset than the checkpoint's, or an
             unfinished certification with other settings.
         ChildProcessError: if one of several processes fails or is killed.
@@ -92,6 +93,8 @@ def certify_checkpoint(
     # Settings first: they can be refused before anything is read.
     check_free(folder, replace=overwrite, resume=resume)
     check_report(report, folder, replace=overwrite or resume)
+    if attack is not None:
+        check_places(folder / VIOLATION)
     radii, _ = check_radii(radii)
     devices = [device] if isinstance(device, str) else list(device)
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
@@ -150,6 +153,7 @@ def checkpoint_path(path: str | Path) -> Path:
     best = path / CHECKPOINTS / "best.ckpt"
     if best.is_file():
         return best
+    complete_network(path)
     if (path / WEIGHTS).is_file():
         return pretrained_file(path)
     raise FileNotFoundError(

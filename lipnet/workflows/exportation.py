@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lipnet.certify import export_onnx, export_program, read_summary
-from lipnet.certify.files import SUMMARY
+from lipnet.certify.files import SUMMARY, complete_files
 from lipnet.files import resolve_path
 from lipnet.models import Checkpoint, load_checkpoint, save_pretrained
 from lipnet.printing import say
@@ -80,6 +80,7 @@ def export_checkpoint(
 def _export_folder(ckpt_path: Path, folder: Path, overwrite: bool) -> dict[str, Any]:
     checkpoint = load_checkpoint(ckpt_path)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
+    complete_files(run)
     summary = read_summary(run / SUMMARY) if (run / SUMMARY).is_file() else None
     save_pretrained(checkpoint, folder, summary=summary, overwrite=overwrite)
     figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"

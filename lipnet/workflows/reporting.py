@@ -9,7 +9,7 @@ from pathlib import Path
 from lipnet.certify import UnsoundCertificatesError
 from lipnet.certify.html import COMPARISON, REPORT, AttackedImages, write_comparison, write_report
 from lipnet.certify.run import Certification
-from lipnet.files import resolve_path
+from lipnet.files import check_places, resolve_path
 from lipnet.printing import say
 from lipnet.workflows.attacking import OnBatch
 
@@ -22,9 +22,11 @@ def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
     Raises:
         ValueError: for another value than ``"html"`` or None.
         FileExistsError: if the folder holds a report already, unless ``replace``.
+        IsADirectoryError: if a folder is in the place of the report, even if none is written: an old one is removed.
     """
     if report not in (None, HTML):
         raise ValueError(f"report must be {HTML!r} or null, got {report!r}")
+    check_places(folder / REPORT)
     if report is not None and (folder / REPORT).exists() and not replace:
         raise FileExistsError(f"{folder / REPORT} exists; choose another output_dir, or overwrite=true")
 

@@ -23,8 +23,6 @@ from lipnet.workflows.certification import checkpoint_path, prepare_certificatio
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.summary_check import compare_summary, identical
 
-DIFFERENT = 2
-"""Exit status of a verification that found differences."""
 SHOWN = 10
 _TEXTS = ("dataset", "split", "data_sha256", "checkpoint_sha256", "dtype")
 _NUMBERS = ("batch_size", "n_samples")
@@ -140,15 +138,29 @@ def _check_same(content: CertificateFile, name: str, here: Any, what: str, path:
 
 def _compare_facts(stated: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a sentence for each stated fact that differs from the recomputed one: problems, and notes."""
-    problems = {
-        name: f"{name}: the file states {stated.get(name)}, now {value}"
-        for name, value in found.items()
-        if not identical(stated.get(name), value)
-    }
-    notes = [problems.pop(name) for name in ("device", "versions") if name in problems]
+    problems: list[str] = []
+    notes: list[str] = []
+    for name, value in found.items():
+        if name not in stated:
+            problems.append(f"{name}: the file does not state it, now {value}")
+        elif not identical(stated[name], value):
+            other_machine = name in ("device", "versions") and _same_form(stated[name], value)
+            sentences = notes if other_machine else problems
+            sentences.append(f"{name}: the file states {stated[name]}, now {value}")
     for name in stated.keys() - found.keys():
-        problems[name] = f"{name}: the file states {stated[name]}, which is no fact of a certification"
-    return list(problems.values()), notes
+        problems.append(f"{name}: the file states {stated[name]}, which is no fact of a certification")
+    return problems, notes
+
+
+def _same_form(stated: Any, found: Any) -> bool:
+    """Return True if both values are texts that are not empty, or such texts by the same names."""
+    if isinstance(found, dict):
+        return (
+            isinstance(stated, dict)
+            and stated.keys() == found.keys()
+            and all(_same_form(stated[name], found[name]) for name in found)
+        )
+    return isinstance(stated, str) and stated != ""
 
 
 def _differences(stated: Mapping[int, Row], found: Sequence[Row]) -> Iterator[str]:

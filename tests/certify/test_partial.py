@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lipnet.certify import Evidence, certify_dataset, run
 from lipnet.certify.files import FILES, Row, read_certificates
-from lipnet.certify.partial import PARTIAL, Batch, PartialCertification
+from lipnet.certify.partial import PARTIAL, Batch, PartialCertification, check_free
 from lipnet.certify.run import Certification
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers import LipschitzModule, MaxMin, MaxMinPermuted, Normalize
@@ -371,3 +371,25 @@ def test_a_full_disk_leaves_the_files_of_before_and_what_is_certified(
         certified(tmp_path, model, batches, replace=True)
     certified(tmp_path / "whole", model, batches)
     assert (tmp_path / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_removed_alone(tmp_path: Path, exists: bool) -> None:
+    other = tmp_path / "other"
+    if exists:
+        other.mkdir()
+        (other / "notes").touch()
+    (tmp_path / PARTIAL).symlink_to(other)
+    begun = PartialCertification.begin(tmp_path / PARTIAL, SETTINGS)
+    assert not begun.folder.is_symlink()
+    assert [path.name for path in begun.folder.iterdir()] == ["settings.json"]
+    begun.discard()
+    assert [path.name for path in tmp_path.rglob("*")] == (["other", "notes"] if exists else [])
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"replace": True}])
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path, settings: dict[str, bool]) -> None:
+    (tmp_path / PARTIAL).write_text("the user's")
+    with pytest.raises(NotADirectoryError, match="must be the folder of an unfinished certification or not exist"):
+        check_free(tmp_path, **{"resume": False, "replace": False, **settings})
+    assert (tmp_path / PARTIAL).read_text() == "the user's"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lipnet
-from lipnet.certify import certify, certify_dataset, lipschitz_bound, summary_table
+from lipnet.certify import certify, certify_dataset, files, lipschitz_bound, read_certificates, summary_table
+from lipnet.certify.html.runs import read_run
 from lipnet.certify.partial import PARTIAL
+from tests.killed import killed_at
 
 RADII = ("4/255", "0.05", "36/255")
 NAMES = {"certificates.tsv", "summary.json", "curve.png"}
@@ -198,6 +202,88 @@ def test_replacing_that_fails_leaves_the_old_files(tmp_path: Path, model: nn.Mod
     with pytest.raises(RuntimeError, match="the disk is gone"):
         certify_dataset(model, stopping(batches, after=2), INDICES, tmp_path, facts={}, replace=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_folder_in_place_of_a_file_changes_nothing(
+    tmp_path: Path, model: nn.Module, batches: Batches, name: str
+) -> None:
+    certify_dataset(model, batches, INDICES[:5], tmp_path, facts={})
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(IsADirectoryError, match=f"{name} must be a file or not exist, got a folder"):
+        certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == NAMES
+
+
+def interrupted(folder: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    """Replace a certification of five samples, and stop as a kill does, after so many files are in their places."""
+    certify_dataset(model, batches, INDICES[:5], folder, facts={})
+    left, replace = iter(range(moves)), os.replace
+
+    def stopping_replace(source: Path, target: Path) -> None:
+        if source.parent.name == "summary.json.replacement" and next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stopping_replace)
+        with pytest.raises(KeyboardInterrupt):
+            certify_dataset(model, batches, INDICES, folder, facts={}, replace=True)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "certificates": lambda folder: read_certificates(folder / "certificates.tsv"),
+    "summary": lambda folder: files.read_summary(folder / "summary.json"),
+    "report": read_run,
+}
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_complete_a_replacement_that_a_kill_interrupted(
+    tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, reader: str, moves: int
+) -> None:
+    interrupted(tmp_path, model, batches, monkeypatch, moves)
+    READERS[reader](tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, PARTIAL}
+    assert len(rows_of(tmp_path)) == read_summary(tmp_path)["n_samples"] == len(INDICES)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_of_a_replacement_leaves_the_old_certificates_or_the_new_ones(
+    tmp_path: Path, model: nn.Module, batches: Batches
+) -> None:
+    found = []
+    for step in range(200):
+        folder = tmp_path / str(step)
+        certify_dataset(model, batches, INDICES[:5], folder, facts={})
+        again = partial(certify_dataset, model, batches, INDICES, folder, facts={}, replace=True)
+        killed = killed_at(step, again)
+        run = read_run(folder)
+        assert len(run.rows) == run.summary["n_samples"]
+        assert (folder / "curve.png").is_file()
+        found.append(len(run.rows))
+        again()
+        assert {path.name for path in folder.iterdir() if path.name.count(".") == 1} == NAMES
+        if not killed:
+            break
+    moment = found.index(len(INDICES))
+    assert found == [5] * moment + [len(INDICES)] * (len(found) - moment)
+    assert 10 <= moment <= len(found) - 5
+
+
+@pytest.mark.parametrize("settings", [{"replace": True}, {"resume": True}])
+def test_the_same_call_again_completes_it(
+    tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, settings: dict[str, bool]
+) -> None:
+    interrupted(tmp_path, model, batches, monkeypatch, moves=1)
+    summary = certify_dataset(model, batches, INDICES, tmp_path, facts={}, **settings)
+    assert {path.name for path in tmp_path.iterdir()} == NAMES
+    assert read_summary(tmp_path) == summary
+    assert len(rows_of(tmp_path)) == len(INDICES)
 
 
 def test_an_error_midway_leaves_what_can_be_gone_on_with_alone(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from lipnet.models import (
 )
 from lipnet.models.card import model_card
 from lipnet.workflows import certify_checkpoint, export_checkpoint, verify_certificates
+from lipnet.workflows.certification import checkpoint_path
+from tests.killed import killed_at
 
 ROOT = Path(__file__).parents[2]
 FILES = {"README.md", "config.json", "model.safetensors"}
@@ -187,6 +192,62 @@ def test_a_folder_is_replaced_only_on_request(saved: Path, tiny_checkpoint: Path
     before = (saved / "model.safetensors").read_bytes()
     save_pretrained(checkpoint, saved, overwrite=True)
     assert (saved / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_folder_in_place_of_a_file_is_refused(saved: Path, tiny_checkpoint: Path, name: str) -> None:
+    (saved / name).unlink()
+    (saved / name).mkdir()
+    before = {path.name: path.read_bytes() for path in saved.iterdir() if path.is_file()}
+    with pytest.raises(IsADirectoryError, match=f"{name} must be a file or not exist, got a folder"):
+        save_pretrained(load_checkpoint(tiny_checkpoint), saved, overwrite=True)
+    assert {path.name: path.read_bytes() for path in saved.iterdir() if path.is_file()} == before
+    assert {path.name for path in saved.iterdir()} == FILES
+
+
+@pytest.mark.slow
+def test_a_network_that_is_killed_at_any_step_of_saving_is_the_old_or_the_new_one(
+    saved: Path, tmp_path: Path, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
+) -> None:
+    other = build_model(tiny_config | {"std": 2 * tiny_config["std"]})
+    settings = (tiny_config | {"std": 2 * tiny_config["std"]}, digits_dataset)
+    save_pretrained(other, tmp_path / "new", *settings, name="tiny")
+    old, new = ({name: (folder / name).read_bytes() for name in FILES} for folder in (saved, tmp_path / "new"))
+    found = []
+    for step in range(100):
+        folder = tmp_path / str(step)
+        shutil.copytree(saved, folder)
+        killed = killed_at(step, partial(save_pretrained, other, folder, *settings, name="tiny", overwrite=True))
+        load_pretrained(folder)
+        found.append({name: (folder / name).read_bytes() for name in FILES})
+        if not killed:
+            break
+    moment = found.index(new)
+    assert found == [old] * moment + [new] * (len(found) - moment)
+    assert 5 <= moment <= len(found) - 5
+
+
+@pytest.mark.parametrize("reader", [load_pretrained, checkpoint_path])
+def test_a_replacement_that_a_kill_interrupted_is_completed(
+    saved: Path, tmp_path: Path, tiny_checkpoint: Path, reader: Callable[[Path], object]
+) -> None:
+    """The new configuration is beside the old weights."""
+    saved.joinpath("model.safetensors").unlink()
+    save_pretrained(load_checkpoint(tiny_checkpoint), tmp_path / "new")
+    (saved / "model.safetensors.replacement").mkdir()
+    (tmp_path / "new" / "model.safetensors").rename(saved / "model.safetensors.replacement" / "model.safetensors")
+    reader(saved)
+    assert {path.name for path in saved.iterdir()} == FILES
+
+
+def test_an_edited_summary_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    summary = certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5)
+    checkpoint, edited = load_checkpoint(tiny_checkpoint), {**summary, "clean_accuracy": 1.0}
+    with pytest.raises(ValueError, match=rf"its sha256 must be \w+, got {summary['sha256']}; read summary\.json again"):
+        save_pretrained(checkpoint, tmp_path / "net", summary=edited)
+    assert not (tmp_path / "net").exists()
+    save_pretrained(checkpoint, tmp_path / "net", summary=read_summary(tmp_path / "out" / "summary.json"))
+    save_pretrained(checkpoint, tmp_path / "unsealed", summary={k: v for k, v in summary.items() if k != "sha256"})
 
 
 def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None:

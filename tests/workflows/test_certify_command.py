@@ -73,6 +73,39 @@ def test_the_exit_status_of_a_check(tmp_path: Path, tiny_checkpoint: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (["good", "other"], 0),
+        (["good", "bad"], 2),
+        (["bad", "good"], 2),
+        (["bad", "missing", "good"], 2),
+        (["missing", "good"], 1),
+    ],
+)
+def test_every_file_of_a_multirun_is_checked(
+    tmp_path: Path, tiny_checkpoint: Path, names: list[str], status: int
+) -> None:
+    for name, count in (("good", 5), ("other", 6), ("bad", 7)):
+        certify_checkpoint(tiny_checkpoint, tmp_path / name, n_samples=count)
+    bad = tmp_path / "bad" / FILES[0]
+    row = next(iter(read_certificates(bad).rows.values()))
+    bad.write_text(bad.read_text().replace(row.radius, "3.000000000", 1))
+    paths = ",".join(str(tmp_path / name / FILES[0]) for name in names)
+    settings = [f"ckpt_path={tiny_checkpoint}", f"hydra.sweep.dir={tmp_path}/sweep"]
+    printed = " ".join(ended(start(tmp_path, f"verify={paths}", *settings, "-m"), status).split())
+    expected = {
+        "good": "all 5 certificates are confirmed",
+        "other": "all 6 certificates are confirmed",
+        "bad": "1 differences in 7 certificates",
+        "missing": "error: there is no file of certificates",
+    }
+    assert all((sentence in printed) == (name in names) for name, sentence in expected.items())
+    failed = len({"bad", "missing"}.intersection(names))
+    assert (f"{failed} of {len(names)} runs failed" in printed) == (failed > 0)
+
+
+@pytest.mark.slow
 def test_a_pretrained_network_is_certified_with_a_report_and_compared(tmp_path: Path) -> None:
     for name, count in (("one", 5), ("two", 6)):
         settings = [f"output_dir={tmp_path}/{name}", f"n_samples={count}", "report=html"]

@@ -10,7 +10,8 @@ from omegaconf.errors import MissingMandatoryValue
 
 from lipnet.certify import CertificateViolationError, UnsoundCertificatesError
 from lipnet.models import CheckpointError
-from lipnet.workflows.errors import clear_errors
+from lipnet.workflows import folders
+from lipnet.workflows.errors import UnconfirmedCertificatesError, clear_errors
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,25 @@ def test_a_wrong_certificate_is_exit_code_2(
     assert printed.out == ""
     assert printed.err.endswith(f"unsound: {error}\n")
     assert ("Traceback" in printed.err) == (full == "1")
+
+
+def test_certificates_that_are_not_confirmed_are_exit_code_2_without_another_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        failing(UnconfirmedCertificatesError("a.tsv is not confirmed"))
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong"), UnsoundCertificatesError("wrong"), UnconfirmedCertificatesError("wrong")]
+)
+def test_a_job_of_a_multirun_does_not_end_the_others(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "is_multirun", lambda: True)
+    with pytest.raises(type(error)) as raised:
+        failing(error)
+    assert raised.value is error
 
 
 def test_a_missing_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,18 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from lipnet.certify import UnsoundCertificatesError
 from lipnet.certify.files import read_summary, sealed, summary_bytes
 from lipnet.workflows import SweepTable
+from lipnet.workflows.errors import UnconfirmedCertificatesError
 from lipnet.workflows.multirun import distinct_names
 
 CONFIG = OmegaConf.create({})
+PLUGINS = "hydra._internal.core_plugins"
+HYDRAS_OWN = {
+    "sweeper": {"_target_": f"{PLUGINS}.basic_sweeper.BasicSweeper"},
+    "launcher": {"_target_": f"{PLUGINS}.basic_launcher.BasicLauncher"},
+}
 
 
 def finish(folder: Path, overrides: list[str], accuracy: float | None) -> JobReturn:
@@ -86,8 +93,7 @@ def test_a_multirun_without_certificates_prints_nothing(tmp_path: Path, capsys: 
 def test_a_single_job_keeps_its_error(tmp_path: Path) -> None:
     """Otherwise a training that ends with an error that nobody expected would have exit status 0."""
     job = finish(tmp_path / "0", ["seed=0"], None)
-    settings = {"mode": RunMode.RUN, "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}}
-    OmegaConf.update(job.hydra_cfg, "hydra", settings)  # type: ignore[arg-type]
+    OmegaConf.update(job.hydra_cfg, "hydra", {"mode": RunMode.RUN, **HYDRAS_OWN})  # type: ignore[arg-type]
     job.status, job.return_value = JobStatus.FAILED, ZeroDivisionError("of the training")
     SweepTable().on_job_end(config=CONFIG, job_return=job)
     with pytest.raises(ZeroDivisionError):
@@ -118,6 +124,66 @@ def test_runs_with_other_radii_and_damaged_files_do_not_hide_a_failed_one(
     assert "2 of 4 runs failed" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ([ValueError("wrong"), UnconfirmedCertificatesError("a.tsv is not confirmed")], 2),
+        ([UnsoundCertificatesError("out of order"), ValueError("wrong")], 2),
+        ([ValueError("wrong"), ZeroDivisionError("defect")], 1),
+    ],
+)
+def test_a_wrong_certificate_decides_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], errors: list[Exception], status: int
+) -> None:
+    table = SweepTable(advice=None)
+    for number, error in enumerate(errors):
+        job = finish(tmp_path / str(number), [f"verify={number}"], None)
+        OmegaConf.update(job.hydra_cfg, "hydra", HYDRAS_OWN)  # type: ignore[arg-type]
+        job.status, job.return_value = JobStatus.FAILED, error
+        table.on_job_end(config=CONFIG, job_return=job)
+    with pytest.raises(SystemExit) as end:
+        table.on_multirun_end(config=CONFIG)
+    assert end.value.code == status
+    lines = [f"failed: verify={number}: {type(each).__name__}: {each}" for number, each in enumerate(errors)]
+    assert capsys.readouterr().err.splitlines()[-3:] == [*lines, "2 of 2 runs failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "shown"),
+    [
+        (ZeroDivisionError("defect"), "0", True),
+        (ValueError("wrong"), "0", False),
+        (ValueError("wrong"), "1", True),
+        (UnconfirmedCertificatesError("a.tsv is not confirmed"), "1", False),
+    ],
+)
+def test_a_defect_keeps_its_traceback(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    full: str,
+    shown: bool,
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", full)
+    job = finish(tmp_path / "0", ["seed=0"], None)
+    OmegaConf.update(job.hydra_cfg, "hydra", HYDRAS_OWN)  # type: ignore[arg-type]
+    job.status, job.return_value = JobStatus.FAILED, error
+    SweepTable().on_job_end(config=CONFIG, job_return=job)
+    assert (f"{type(error).__name__}: {error}" in capsys.readouterr().err) == shown
+
+
+def test_a_job_of_another_launcher_keeps_its_error(tmp_path: Path) -> None:
+    """Its process does not see the end of the multirun, which would report the error."""
+    job = finish(tmp_path / "0", ["seed=0"], None)
+    settings = {**HYDRAS_OWN, "launcher": {"_target_": "another.Launcher"}}
+    OmegaConf.update(job.hydra_cfg, "hydra", settings)  # type: ignore[arg-type]
+    job.status, job.return_value = JobStatus.FAILED, ValueError("of the job")
+    SweepTable().on_job_end(config=CONFIG, job_return=job)
+    with pytest.raises(ValueError, match="of the job"):
+        _ = job.return_value
+
+
 def test_names_are_what_sets_runs_apart() -> None:
     runs = [("experiment=a", "seed=0", "conv.groups=[4,4]"), ("experiment=a", "seed=1", "conv.groups=[4,4]")]
     assert distinct_names(runs) == ["seed=0", "seed=1"]
@@ -140,7 +206,7 @@ def test_a_failed_run_is_reported_and_the_others_keep_their_lines(
     good = finish(tmp_path / "0", ["optimizer.lr=0.1"], 0.5)
     bad = finish(tmp_path / "1", ["optimizer.lr=9"], None)
     bad.status, bad.return_value = JobStatus.FAILED, ValueError("the loss became nan")
-    bad.hydra_cfg.hydra.sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}
+    OmegaConf.update(bad.hydra_cfg, "hydra", HYDRAS_OWN)  # type: ignore[arg-type]
     for job in (good, bad):
         table.on_job_end(config=CONFIG, job_return=job)
     assert bad.return_value is None, "Hydra would raise here, and skip what follows"

@@ -17,6 +17,7 @@ from lipnet.certify.html import COMPARISON, REPORT
 from lipnet.commands.arguments import with_compare_list
 from lipnet.data import DigitsDataModule
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
+from lipnet.workflows.attacking import VIOLATION
 from lipnet.workflows.reporting import compare_runs
 
 
@@ -32,6 +33,17 @@ def test_a_report_is_written_on_request_only(tmp_path: Path, tiny_checkpoint: Pa
     certify_checkpoint(tiny_checkpoint, tmp_path / "page", n_samples=20, batch_size=15, report="html")
     data = data_of(tmp_path / "page" / REPORT)
     assert data["idx"] == DigitsDataModule().evaluation_indices("test")[:20].tolist()
+
+
+@pytest.mark.parametrize("name", [REPORT, VIOLATION])
+def test_a_folder_in_place_of_a_report_or_a_violation_is_refused_at_the_start(
+    tmp_path: Path, tiny_checkpoint: Path, name: str
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    attack = CertificateAttack(PGD(steps=1, restarts=1), n_samples=1)
+    with pytest.raises(IsADirectoryError, match=f"{name} must be a file or not exist, got a folder"):
+        certify_checkpoint(tiny_checkpoint, tmp_path / "out", n_samples=5, attack=attack)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def test_class_names_of_the_data_are_shown(tmp_path: Path, tiny_checkpoint: Path) -> None:

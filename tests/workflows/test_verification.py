@@ -18,7 +18,7 @@ from lipnet.certify.files import Row, certificate_bytes, read_summary, sealed, s
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
-from lipnet.workflows.verification import Verification
+from lipnet.workflows.verification import Verification, _compare_facts
 
 COUNT = 40
 
@@ -157,12 +157,13 @@ def test_an_edited_file_is_noticed(run: Path) -> None:
 
 def test_a_bound_that_is_not_the_models_is_noticed(run: Path, tiny_checkpoint: Path) -> None:
     content = read_certificates(run / "certificates.tsv")
-    facts = {**content.facts, "lipschitz_bound": 1.0, "versions": {}}
+    versions = {**content.facts["versions"], "torch": "1.0"}
+    facts = {**content.facts, "lipschitz_bound": 1.0, "versions": versions, "device": "cuda"}
     (run / "certificates.tsv").write_bytes(certificate_bytes(facts, list(content.rows.values())))
     (run / "summary.json").unlink()
     found = verify(run, tiny_checkpoint)
     assert [problem.split(":")[0] for problem in found.problems] == ["lipschitz_bound"]
-    assert [note.split(":")[0] for note in found.notes] == ["versions"]
+    assert [note.split(":")[0] for note in found.notes] == ["device", "versions"]
     assert found.differences == ()
 
 
@@ -204,6 +205,13 @@ SUMMARY_LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an attack that is a number": lambda summary: summary.update(attack=3),
     "seconds as text": lambda summary: summary.update(wall_seconds="x"),
     "an average of yes": lambda summary: summary.update(average_certified_radius=True),
+    "no average": lambda summary: summary.pop("average_certified_radius"),
+    "no rounding at all": lambda summary: summary.pop("rounding"),
+    "no rounding bound": lambda summary: summary.pop("rounding_bound"),
+    "other versions than the file": lambda summary: summary.update(versions={}),
+    "a layer's constant that differs by more than rounding": lambda summary: summary["layers"][2].update(
+        constant=summary["layers"][2]["constant"] * (1 + 2e-6)
+    ),
     "an attack without figures": lambda summary: summary.update(attack={"method": "PGD"}),
 }
 
@@ -237,6 +245,54 @@ def test_each_lie_of_a_resealed_file_is_named(
     (run / "summary.json").unlink()
     (found,) = verify(run, tiny_checkpoint).problems
     assert found.startswith(problem)
+
+
+FACTS = {"device": "cpu", "versions": {"lipnet": "1.0", "torch": "2.0"}, "rounding_bound": None}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_fact_that_is_not_stated_is_a_problem(name: str) -> None:
+    stated = {other: value for other, value in FACTS.items() if other != name}
+    assert _compare_facts(stated, FACTS) == ([f"{name}: the file does not state it, now {FACTS[name]}"], [])
+
+
+@pytest.mark.parametrize("name", ["device", "versions"])
+@pytest.mark.parametrize("value", [None, True, 0, "", {}, [], {"torch": "2.0"}, {"lipnet": "1.0", "torch": 2}])
+def test_device_and_versions_of_another_form_are_problems(name: str, value: Any) -> None:
+    (problem,), notes = _compare_facts({**FACTS, name: value}, FACTS)
+    assert problem == f"{name}: the file states {value}, now {FACTS[name]}"
+    assert notes == []
+
+
+@pytest.mark.parametrize("changed", ["file", "summary", "both"])
+def test_a_bound_that_would_be_null_must_be_stated(tmp_path: Path, tiny_checkpoint: Path, changed: str) -> None:
+    certify_checkpoint(tiny_checkpoint, tmp_path, n_samples=5, dtype="float32", device="cpu")
+    content = read_certificates(tmp_path / "certificates.tsv")
+    summary = unsealed(read_summary(tmp_path / "summary.json"))
+    assert content.facts.pop("rounding_bound", "missing") is None
+    if changed != "summary":
+        (tmp_path / "certificates.tsv").write_bytes(certificate_bytes(content.facts, list(content.rows.values())))
+    if changed != "file":
+        del summary["rounding_bound"]
+        (tmp_path / "summary.json").write_bytes(summary_bytes(sealed(summary)))
+    problem = verify(tmp_path).problems[0]
+    sentences = {
+        "file": "rounding_bound: the file does not state it",
+        "summary": "summary.json does not state rounding_bound",
+        "both": "rounding_bound: the file does not state it",
+    }
+    assert problem.startswith(sentences[changed])
+
+
+def test_an_average_that_would_be_null_must_be_stated(run: Path) -> None:
+    content = read_certificates(run / "certificates.tsv")
+    rows = [row._replace(correct=0) for row in content.rows.values()]
+    (run / "certificates.tsv").write_bytes(certificate_bytes(content.facts, rows))
+    assert "summary.json states average_certified_radius" in " ".join(verify(run).problems)
+    summary = unsealed(read_summary(run / "summary.json"))
+    del summary["average_certified_radius"]
+    (run / "summary.json").write_bytes(summary_bytes(sealed(summary)))
+    assert "summary.json does not state average_certified_radius" in verify(run).problems
 
 
 def test_a_fact_that_is_stated_twice_is_a_problem(run: Path) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipnet.certify.files import CERTIFICATES, SUMMARY, CertificateFileError, Row, read_certificates, read_summary
+from lipnet.certify.files import (
+    CERTIFICATES,
+    SUMMARY,
+    CertificateFileError,
+    Row,
+    complete_files,
+    read_certificates,
+    read_summary,
+)
 from lipnet.certify.report import figures_of, radii_of, same_figure
 from lipnet.certify.summary_form import wrong_entries
 from lipnet.files import resolve_path
@@ -86,11 +94,12 @@ def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[
         CertificateFileError: if a file was changed after it was written, or the two do not belong together.
     """
     folder = certified_folder(folder)
+    complete_files(folder)
     for file in (CERTIFICATES, SUMMARY):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} holds no {file}: a report needs the folder of a finished certification")
     content, summary = read_certificates(folder / CERTIFICATES), read_summary(folder / SUMMARY)
-    differing = [key for key, value in content.facts.items() if summary.get(key) != value]
+    differing = [key for key, value in content.facts.items() if key not in summary or summary[key] != value]
     if differing or not content.rows:
         raise CertificateFileError(
             f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
