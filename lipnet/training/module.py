@@ -175,6 +175,7 @@ class CertifiedClassifier(LightningModule):
         images = batch if isinstance(batch, Tensor) else batch[0]
         shape = tuple(images.shape[1:])
         if shape not in self._tried_shapes:
+            check_computes_as_declared(self.model)
             run_in_order(self.model, shape)
             self._tried_shapes.add(shape)
         return images

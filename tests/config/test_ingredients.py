@@ -106,7 +106,7 @@ INGREDIENTS: dict[str, Callable[[Trainer], bool]] = {
     "scheduler=steps": lambda trainer: type(schedule_of(trainer)) is MultiStepLR,
     "scheduler=cosine": lambda trainer: type(schedule_of(trainer)) is CosineAnnealingLR,
     "scheduler=constant": lambda trainer: type(schedule_of(trainer)) is ConstantLR,
-    "scheduler=cosine_warmup": lambda trainer: type(schedule_of(trainer)) is LambdaLR,
+    "scheduler=cosine_warmup": lambda trainer: isinstance(schedule_of(trainer), LambdaLR),
     "scheduler=one_cycle": lambda trainer: type(schedule_of(trainer)) is OneCycleLR,
     "scheduler=timed_one_cycle trainer.max_time=00:00:01:00": lambda trainer: (
         issubclass(type(schedule_of(trainer)), OneCycleLR) and trainer.optimizers[0].param_groups[0]["lr"] < 0.1

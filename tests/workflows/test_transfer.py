@@ -33,6 +33,7 @@ def configuration(ckpt_path: Path | str | None, **model: Any) -> DictConfig:
             "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
             "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
             "scheduler": None,
+            "trainer": {"accelerator": "cpu"},
             "radii": ["36/255"],
             "task_name": "transfer/digits",
             "ckpt_path": None if ckpt_path is None else str(ckpt_path),
@@ -139,6 +140,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
         "trainer.enable_progress_bar=false",
         "callbacks.progress_bar=null",
         "callbacks.model_summary=null",
+        "scheduler=constant",
         "logger=[csv]",
         f"paths.log_dir={tmp_path / 'logs'}",
     ]
