@@ -4,11 +4,11 @@
     python -m benchmarks.cpu_sweep --render
     python -m benchmarks.cpu_sweep --data-dir data --minutes 27 --only base patches --output results/cpu_sweep_27min
 
-The first row is the recipe of the first version, and the overrides of each other row change it. A row has as many steps
-as five minutes of two cores allow, or ``--minutes``, with which the best rows compete again. For that, the command
-times a step of every row before the first training, in several rounds, and keeps the times in ``step_times.json``. So a
-load on the machine during the trainings changes no result. The last weights are certified on the validation images;
-nothing reads the test images. The same command resumes after an interruption.
+The overrides of a row change the recipe of the first version, ``base``. A row has as many steps as five minutes of two
+cores allow, or ``--minutes``, with which the best rows compete again. For that, the command times a step of every row
+before the first training, in several rounds, and keeps the times in ``step_times.json``. So a load on the machine
+during the trainings changes no result. The last weights are certified on the validation images; nothing reads the test
+images. The same command resumes after an interruption.
 """
 
 from collections.abc import Sequence
@@ -151,11 +151,12 @@ ROWS = tuple(
 
 def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Description:
     """Return the texts of the page about these rows, of this many minutes each."""
-    summary = rows[0]["summary"]
+    summary, selected = rows[0]["summary"], minutes != MINUTES
+    options = f" --minutes {minutes:g} --output results/cpu_sweep_{minutes:g}min" if selected else ""
     return Description(
-        title="Sweep: the recipe for CIFAR-100 on two CPU cores",
+        title=f"Sweep: the recipe for CIFAR-100 on two CPU cores{f', {minutes:g} minutes' if selected else ''}",
         method=[
-            "The first row is the recipe of the first version, and the overrides of each other row change it. Each row "
+            "The overrides of a row change the recipe of the first version, `base`. Each row "
             f"is one training of as many steps as {minutes:g} minutes of two cores allow on a quiet machine, so rows "
             "with slower steps have fewer. The last weights are certified in "
             f"{summary['dtype']} on {summary['n_samples']:,} "
@@ -163,7 +164,8 @@ def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Descri
         ],
         choice=f"`{simplest(rows)['name']}` has the fewest changes among the rows within two standard errors of the "
         f"best one at {RADIUS}.",
-        module="benchmarks.cpu_sweep",
+        module=f"benchmarks.cpu_sweep{options}",
+        selected=selected,
     )
 
 

@@ -26,21 +26,23 @@ class Description(NamedTuple):
         title: heading.
         method: paragraphs before the table.
         choice: sentence about the chosen row.
-        module: module whose ``--render`` makes the page.
+        module: module whose ``--render`` makes the page, with other options if it needs any.
+        selected: the rows are a selection, so the page does not name the others.
     """
 
     title: str
     method: Sequence[str]
     choice: str
     module: str
+    selected: bool = False
 
 
 def write_report(
     folder: Path, names: Sequence[str], describe: Callable[[Sequence[dict[str, Any]]], Description]
 ) -> None:
-    """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order, if the first is there."""
+    """Write README.md and accuracy.png for the rows in ``folder``/rows, in this order; nothing without rows."""
     found = read_rows(folder, names)
-    if names[0] not in found:
+    if not found:
         return
     rows, missing = list(found.values()), [name for name in names if name not in found]
     write_page(folder, page(rows, missing, describe(rows)), draw(rows))
@@ -63,7 +65,7 @@ def page(rows: Sequence[dict[str, Any]], missing: Sequence[str], description: De
     machine = start["hardware"]
     processors = dict.fromkeys(each["run"]["starts"][0]["hardware"]["processor"] for each in rows)
     paragraphs += [
-        *not_run_yet(missing),
+        *([] if description.selected else not_run_yet(missing)),
         f"At commit {start['commit'][:7]}, this command trains the first row:",
         "```bash\npython train.py " + " ".join(quoted(each) for each in first["overrides"]) + "\n```",
         f"The minutes of training and validation are from {threads_of(machine)} on {machine['cores']} cores of "

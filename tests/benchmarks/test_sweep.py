@@ -211,9 +211,17 @@ def test_the_defaults_follow_from_the_rows_that_were_run() -> None:
     assert {key: choices[key] for key in compared} == {key: chosen[key] for key in compared}
 
 
-def test_nothing_is_written_without_the_base_row(tmp_path: Path) -> None:
+def test_nothing_is_written_without_rows(tmp_path: Path) -> None:
     write_report(tmp_path, ["base"], describe)
     assert not list(tmp_path.iterdir())
-    row_file(tmp_path, "soc", [], 0.2)
-    write_report(tmp_path, ["base", "soc"], describe)
-    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
+def test_a_selection_begins_with_its_first_row_and_names_no_other(tmp_path: Path) -> None:
+    row_file(tmp_path, "soc", ["conv=soc"], 0.2)
+    row_file(tmp_path, "aol", ["conv=aol"], 0.3)
+    write_report(tmp_path, ["base", "soc", "aol"], describe)
+    assert "Not run yet: `base`." in (tmp_path / "README.md").read_text()
+    write_report(tmp_path, ["base", "soc", "aol"], lambda rows: describe(rows)._replace(selected=True))
+    text = (tmp_path / "README.md").read_text()
+    assert "Not run yet" not in text
+    assert "- Better than the first row by more than two standard errors: `aol`." in text
