@@ -10,7 +10,7 @@ from benchmarks.sweep import Row, Sweep
 
 @dataclass(frozen=True)
 class Length:
-    """How long the rows of a `TimedSweep` train.
+    """Length of the trainings of a `TimedSweep`.
 
     Attributes:
         minutes: time of a row.

@@ -6,6 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from lipnet.functional.digest import tensors_sha256
+from lipnet.training.differences import differences
 
 
 class EqualProcesses(Callback):
@@ -39,10 +40,9 @@ def check_equal(trainer: Trainer, settings: Mapping[str, Any]) -> None:
     if trainer.world_size == 1:
         return
     first: Mapping[str, Any] = trainer.strategy.broadcast(settings)
-    differing = [key for key in dict.fromkeys([*first, *settings]) if first.get(key) != settings.get(key)]
-    if trainer.strategy.reduce_boolean_decision(not differing):
+    values = differences(first, settings, ("in the first", "here"))
+    if trainer.strategy.reduce_boolean_decision(not values):
         return
-    values = "; ".join(f"{key}: {first.get(key)} in the first, {settings.get(key)} here" for key in differing)
     raise ValueError(
         f"all processes of a training must have the same settings and weights, got {values or 'others in another one'}"
     )

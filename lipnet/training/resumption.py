@@ -10,8 +10,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
+from lipnet.training.differences import differences
 
 _COUNTS = "train_accuracy"
+_PLACES = ("in the checkpoint", "here")
 # Settings that schedules add to parameter groups.
 _SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 # State of torch's schedules that changes with every step, and functions, which checkpoints do not hold.
@@ -119,9 +121,9 @@ def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> 
         # Schedules and Lookahead have changed these entries since; initial_lr is the first learning rate of a schedule.
         moving = {"params", "lookahead_step"} | ({"lr"} if "initial_lr" in new else set())
         moving |= {"momentum", "betas"} if "max_momentum" in new else set()
-        differing = [key for key in sorted((old.keys() & new.keys()) - moving) if old[key] != new[key]]
-        if differing:
-            values = "; ".join(f"{key}: {old[key]} in the checkpoint, {new[key]} here" for key in differing)
+        kept = sorted((old.keys() & new.keys()) - moving)
+        values = differences({key: old[key] for key in kept}, {key: new[key] for key in kept}, _PLACES)
+        if values:
             raise ValueError(
                 f"a resumed training keeps its optimizer's settings, got {values}: resume with the "
                 "checkpoint's settings, or start a new run"
@@ -133,9 +135,9 @@ def _check_schedule(saved: dict[str, Any], schedule: Any) -> None:
     if type(schedule).__module__.partition(".")[0] not in ("torch", "lipnet"):
         return
     made = schedule.state_dict()
-    differing = [key for key in sorted({*saved, *made} - _MOVING) if saved.get(key) != made.get(key)]
-    if differing:
-        values = "; ".join(f"{key}: {saved.get(key)} in the checkpoint, {made.get(key)} here" for key in differing)
+    kept = sorted({*saved, *made} - _MOVING)
+    values = differences({key: saved.get(key) for key in kept}, {key: made.get(key) for key in kept}, _PLACES)
+    if values:
         raise ValueError(
             f"a resumed training keeps its schedule and its length, got {type(schedule).__name__} with {values}: "
             "resume with the checkpoint's settings, or start a new run"

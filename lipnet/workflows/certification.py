@@ -91,19 +91,14 @@ def certify_checkpoint(
     """
     folder, ckpt_path = resolve_path(output_dir), checkpoint_path(ckpt_path)
     # Settings first: they can be refused before anything is read.
-    check_free(folder, replace=overwrite, resume=resume)
-    check_report(report, folder, replace=overwrite or resume)
-    if attack is not None:
-        check_places(folder / VIOLATION)
+    _check_destination(folder, overwrite, resume, report, attack)
     radii, _ = check_radii(radii)
     devices = [device] if isinstance(device, str) else list(device)
     chosen: dict[str, Any] = {"data": data, "data_dir": data_dir, "split": split, "n_samples": n_samples}
     chosen |= {"batch_size": batch_size, "dtype": dtype, "trust": trust}
     prepare: Callable[[str], Certification] = partial(prepare_certification, ckpt_path, **chosen)
     certification = prepare(devices[0])
-    # A folder that holds its checkpoint may be moved.
-    inside = ckpt_path.is_relative_to(folder)
-    certification.remarks = {"checkpoint": ckpt_path.relative_to(folder).as_posix() if inside else str(ckpt_path)}
+    certification.remarks = {"checkpoint": _named_from(folder, ckpt_path)}
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
     files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
     with process_group() if launched else nullcontext():
@@ -117,6 +112,21 @@ def certify_checkpoint(
             say(*attack_tables(summary["attack"]))
     say(f"Certificates, summary and curve are in {folder}" + (f"; to look at: {REPORT}" if report else ""))
     return summary
+
+
+def _check_destination(
+    folder: Path, overwrite: bool, resume: bool, report: str | None, attack: CertificateAttack | None
+) -> None:
+    """Refuse a folder in which the files cannot be written; arguments and errors as for `certify_checkpoint`."""
+    check_free(folder, replace=overwrite, resume=resume)
+    check_report(report, folder, replace=overwrite or resume)
+    if attack is not None:
+        check_places(folder / VIOLATION)
+
+
+def _named_from(folder: Path, path: Path) -> str:
+    """Return the path of a checkpoint, relative to a folder that holds it: such a folder may be moved."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _print_tables(name: str, summary: Mapping[str, Any], layers: bool) -> None:

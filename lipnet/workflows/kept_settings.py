@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from lipnet.training.differences import differences
 from lipnet.training.equal_processes import check_equal
 
 # Groups and settings that decide what a training computes. Others have their own checks: model and dataset by
@@ -67,9 +68,8 @@ def check_kept_settings(checkpoint: Mapping[str, Any], path: Path, settings: Map
     stated = checkpoint.get("callbacks", {}).get(KeptSettings.__qualname__)
     if stated is None:
         return
-    differing = [key for key in dict.fromkeys([*stated, *settings]) if stated.get(key) != settings.get(key)]
-    if differing:
-        values = "; ".join(f"{key}: {stated.get(key)} in the checkpoint, {settings.get(key)} here" for key in differing)
+    values = differences(stated, settings, ("in the checkpoint", "here"))
+    if values:
         raise ValueError(
             f"{path} cannot be resumed: a resumed training keeps its settings, got {values}: resume with the "
             "checkpoint's settings, or start a new run"

@@ -18,6 +18,7 @@ from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
+from lipnet.training.differences import differences
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
@@ -178,10 +179,8 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     description = content[DESCRIPTION]
     assert module.description is not None
     for part in ("model", "dataset"):
-        old, new = description[part], module.description[part]
-        differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        if differing:
-            values = "; ".join(f"{key}: {old.get(key)} in the checkpoint, {new.get(key)} here" for key in differing)
+        values = differences(description[part], module.description[part], ("in the checkpoint", "here"))
+        if values:
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
     check_kept_settings(content, path, kept_settings(config, _precision(config)))
     return path
