@@ -26,6 +26,7 @@ from lipnet.layers import (
     HouseholderOrder2,
     MaxMin,
     MaxMinPermuted,
+    MirrorAverage,
     Normalize,
     NormalizedLinear,
     NormPool2d,
@@ -77,6 +78,8 @@ def _evaluate(module: nn.Module, x: Exact) -> Exact:
         return x
     if isinstance(module, Residual):
         return mpmath.mpf(module.skip) * x + mpmath.mpf(module.branch) * _evaluate(module.body, x)
+    if isinstance(module, MirrorAverage):
+        return (_evaluate(module.body, x) + _evaluate(module.body, x[..., ::-1])) / 2
     if isinstance(module, GroupAndShuffle):
         for child in (module.shuffle, module.spatial, module.second_shuffle, module.pointwise):
             x = _evaluate(child, x)

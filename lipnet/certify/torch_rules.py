@@ -1,4 +1,4 @@
-"""Rules of containers, of `lipnet.layers.Residual` and of torch's linear modules: bound and rounding side by side.
+"""Rules of containers, and of torch's linear modules: bound and rounding side by side.
 
 `torch_rules_activations.py`, `torch_rules_batchnorm.py` and `torch_rules_resampling.py` have the rules of torch's
 activations, of its batch normalisation, and of pooling, padding and upsampling.
@@ -22,8 +22,10 @@ from lipnet.functional.rounding_error import (
     euclidean_norm,
     exact,
     products,
+    underflow,
     up,
 )
+from lipnet.layers.mirror import MirrorAverage
 from lipnet.layers.residual import Residual
 
 # Room for the rounding of a product of a few floats.
@@ -58,6 +60,21 @@ class _Residual(Rule):
             up(skip + branch * body.gain),
             up(branch * body.error + accumulated(2) * sizes + underflow),
         )
+
+
+@rule(MirrorAverage)
+class _MirrorAverage(Rule):
+    def parts(self, module: nn.Module) -> Children:
+        return [("body", module.body)]  # type: ignore[list-item]
+
+    def lipschitz(self, module: MirrorAverage, body: float) -> float:
+        return body
+
+    def rounding(self, module: MirrorAverage, signal: Signal, shape: tuple[int, ...], body: Step) -> Step:
+        """Bound a sum for each entry after the body's own rounding; halving only rounds where it underflows."""
+        computed = signal.after(body, shape).computed
+        error = body.error + accumulated(1) * computed + underflow(prod(shape), 2, 1.0)
+        return Step(body.norm, body.gain, up(error))
 
 
 @rule(nn.ChannelShuffle, nn.Dropout, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ReLU)

@@ -19,6 +19,7 @@ from lipnet.layers.householder import Householder, HouseholderOrder2
 from lipnet.layers.linear import SOCLinear
 from lipnet.layers.lires import LiRes
 from lipnet.layers.lot import LOT
+from lipnet.layers.mirror import MirrorAverage
 from lipnet.layers.normalize import Normalize
 from lipnet.layers.orthogonal_mixing import OrthogonalMixing
 from lipnet.layers.patch_rotation import PatchEmbedding
@@ -58,6 +59,7 @@ __all__ = [
     "LipschitzModule",
     "MaxMin",
     "MaxMinPermuted",
+    "MirrorAverage",
     "NormPool2d",
     "Normalize",
     "NormalizedLinear",

@@ -7,7 +7,7 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from lipnet.layers import SOC, MaxMin, Normalize, PatchEmbedding, SOCLinear
+from lipnet.layers import SOC, MaxMin, MirrorAverage, Normalize, PatchEmbedding, SOCLinear
 from lipnet.layers.base import LipschitzModule
 
 LayerFactory = Callable[..., nn.Module]
@@ -59,6 +59,8 @@ class LipConvNet(LipschitzSequential):
         pooling: ``pooling()`` makes a module without parameters that reduces the last feature maps before the head,
             such as `lipnet.layers.NormPool2d`; None for no pooling.
         head: ``head(in_features, num_classes)`` makes the last layer.
+        mirror: in evaluation, the head sees the average of the features of an image and of its mirror image, see
+            `lipnet.layers.MirrorAverage`.
         mean: mean of the images, one number per channel.
         std: standard deviation of the images, one number.
 
@@ -96,6 +98,7 @@ class LipConvNet(LipschitzSequential):
         activation: LayerFactory = MaxMin,
         pooling: LayerFactory | None = None,
         head: LayerFactory = SOCLinear,
+        mirror: bool = False,
         mean: Sequence[float] | None = None,
         std: float = 1.0,
     ) -> None:
@@ -118,6 +121,8 @@ class LipConvNet(LipschitzSequential):
         self.add_module("flatten", nn.Flatten())
         _warn_of_large_head(head, maps, num_classes)
         self.add_module("head", head(maps.numel(), num_classes))
+        if mirror:
+            average_with_mirror(self)
 
 
 def _stage(
@@ -141,6 +146,16 @@ def make_normalize(mean: Sequence[float] | None, std: float, in_channels: int, i
     if len(means) != in_channels:
         raise ValueError(f"mean must have one number for each of {in_channels} channels, got {means}")
     return Normalize(means, std, image_size)
+
+
+def average_with_mirror(network: LipschitzSequential) -> None:
+    """Put all modules between ``normalize`` and ``head`` into one, ``features``: the `MirrorAverage` of them."""
+    head = network._modules.pop("head")
+    body = nn.Sequential()
+    for name in [name for name in network._modules if name != "normalize"]:
+        body.add_module(name, network._modules.pop(name))
+    network.add_module("features", MirrorAverage(body))
+    network.add_module("head", head)
 
 
 def make_activation(activation: LayerFactory, channels: int) -> nn.Module:

@@ -13,7 +13,13 @@ from lipnet.layers import (
     PositionCode,
     SpatialMixing,
 )
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential, check_integers, make_normalize
+from lipnet.models.lipconvnet import (
+    LayerFactory,
+    LipschitzSequential,
+    average_with_mirror,
+    check_integers,
+    make_normalize,
+)
 
 
 class LipNeXtBlock(LipschitzSequential):
@@ -83,6 +89,7 @@ class LipNeXt(LipschitzSequential):
         parametrization: ``"cayley"``, or ``"manifold"`` for Riemannian steps on the matrices themselves.
         patch_rotation: rotate patches to their principal components, see `PatchEmbedding`.
         head: ``head(in_features, num_classes)`` makes the last layer.
+        mirror: in evaluation, the head sees the average of the features of an image and of its mirror image.
         mean: mean of the images, one number per channel.
         std: standard deviation of the images, one number.
 
@@ -117,6 +124,7 @@ class LipNeXt(LipschitzSequential):
         parametrization: str = "cayley",
         patch_rotation: bool = False,
         head: LayerFactory = NormalizedLinear,
+        mirror: bool = False,
         mean: Sequence[float] | None = None,
         std: float = 1.0,
     ) -> None:
@@ -140,6 +148,8 @@ class LipNeXt(LipschitzSequential):
         self.add_module("pooling", NormPool2d(size))
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", head(channels, num_classes))
+        if mirror:
+            average_with_mirror(self)
 
 
 def _check_sizes(image_size: int, patch_size: int, depth: int) -> None:

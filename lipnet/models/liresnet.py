@@ -10,6 +10,7 @@ from lipnet.layers import Centering, LiRes, MaxMin, NormalizedLinear, PatchEmbed
 from lipnet.models.lipconvnet import (
     LayerFactory,
     LipschitzSequential,
+    average_with_mirror,
     check_integers,
     make_activation,
     make_normalize,
@@ -51,6 +52,7 @@ class LiResNet(LipschitzSequential):
         patch_rotation: rotate patches of s x s pixels to their principal components before the stem, which then has
             stride 1 and a kernel of 3 x 3, see `PatchEmbedding`.
         head: ``head(in_features, num_classes)`` makes the last layer.
+        mirror: in evaluation, the head sees the average of the features of an image and of its mirror image.
         mean: mean of the images, one number per channel.
         std: standard deviation of the images, one number.
 
@@ -89,6 +91,7 @@ class LiResNet(LipschitzSequential):
         centering: bool = True,
         patch_rotation: bool = False,
         head: LayerFactory = NormalizedLinear,
+        mirror: bool = False,
         mean: Sequence[float] | None = None,
         std: float = 1.0,
     ) -> None:
@@ -110,6 +113,8 @@ class LiResNet(LipschitzSequential):
             self.add_module(f"dense{number}", nn.Sequential(layer, make_activation(activation, dense_features)))
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", head(dense_features, num_classes))
+        if mirror:
+            average_with_mirror(self)
 
 
 def _stem(

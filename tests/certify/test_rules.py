@@ -127,6 +127,7 @@ MODULES = {
     "oblong mean pool": (lambda: nn.AvgPool2d((1, 4)), 0.5),
     "residual": (lambda: layers.Residual(nn.LeakyReLU(3.0)), 2.0),
     "residual that subtracts": (lambda: layers.Residual(nn.LeakyReLU(-1.0), skip=-1.0, branch=0.5), 1.5),
+    "average with the mirror image": (lambda: layers.MirrorAverage(nn.LeakyReLU(3.0)), 3.0),
     "pixel shuffle": (lambda: nn.PixelShuffle(2), 1.0),
     "pixel unshuffle": (lambda: nn.PixelUnshuffle(2), 1.0),
     "channel shuffle": (lambda: nn.ChannelShuffle(2), 1.0),
