@@ -104,6 +104,7 @@ ROWS = tuple(
         ("patches_2_muon_no_crop", "augmentation", f"{WINNER} data.crop_padding=0"),
         ("patches_2_muon_crop_2", "augmentation", f"{WINNER} data.crop_padding=2"),
         ("patches_2_muon_crop_4", "augmentation", f"{WINNER} data.crop_padding=4"),
+        ("patches_2_muon_mirror", "network", f"{WINNER} model.mirror=true"),
         ("patches_2_muon_mixup", "augmentation", f"{WINNER} data/mixing=mixup"),
         ("patches_2_muon_mixup_no_crop", "augmentation", f"{WINNER} data/mixing=mixup data.crop_padding=0"),
         ("patches_2_muon_mixup_crop_2", "augmentation", f"{WINNER} data/mixing=mixup data.crop_padding=2"),
