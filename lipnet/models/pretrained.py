@@ -18,16 +18,16 @@ from lipnet.tensor_file import tensor_file_bytes
 
 CARD, CONFIG, WEIGHTS = FILES = ("README.md", "config.json", "model.safetensors")
 _PACKAGE = Path(__file__).parents[1]
-# The folder of each shipped network: in lipnet/weights/ of an installed package, in results/ of a checkout.
-_SHIPPED = {"digits-quickstart": "quickstart"}
+# The folder of each shipped network in results/ of a checkout; an installed package has it as lipnet/weights/NAME.
+SHIPPED = {"digits-quickstart": "quickstart", "digits-cpu": "cpu/digits_seed0"}
 
 
 def _shipped_folder(name: str) -> Path:
     installed = _PACKAGE / "weights" / name
-    return installed if installed.is_dir() else _PACKAGE.parent / "results" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / "results" / SHIPPED[name]
 
 
-PRETRAINED: dict[str, Path] = {name: _shipped_folder(folder) for name, folder in _SHIPPED.items()}
+PRETRAINED: dict[str, Path] = {name: _shipped_folder(name) for name in SHIPPED}
 """The folder of each network that comes with lipnet, by the name that `load_pretrained` takes."""
 
 

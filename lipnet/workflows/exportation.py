@@ -22,6 +22,7 @@ def export_checkpoint(
     input_shape: Sequence[int] | None = None,
     dtype: str = "float32",
     class_names: Sequence[str] | None = None,
+    name: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a checkpoint's model as an ONNX or torch.export file with its Lipschitz bound, or as a folder to share.
@@ -35,6 +36,7 @@ def export_checkpoint(
         input_shape: (C, H, W) of the images, for a file; None for the shape that the model's `Normalize` needs.
         dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``. A folder keeps the dtype of the checkpoint.
         class_names: a name for each logit, for a file; None for the names in the checkpoint, if it has any.
+        name: for a folder, the name in the card's example of `load_pretrained`; None for the folder's name.
         overwrite: replace existing files.
 
     Returns:
@@ -43,9 +45,9 @@ def export_checkpoint(
     Raises:
         FileNotFoundError: for a missing checkpoint.
         FileExistsError: if ``output`` exists, unless ``overwrite``.
-        ValueError: for another ending or dtype, settings of a file beside a folder, a damaged checkpoint, a summary of
-            another checkpoint, missing packages that ONNX needs, and models that `lipnet.certify.export_onnx` or
-            `lipnet.certify.export_program` refuse.
+        ValueError: for another ending or dtype, settings of a file beside a folder or the other way round, a damaged
+            checkpoint, a summary of another checkpoint, missing packages that ONNX needs, and models that
+            `lipnet.certify.export_onnx` or `lipnet.certify.export_program` refuse.
     """
     output = resolve_path(output)
     if not output.suffix:
@@ -54,7 +56,9 @@ def export_checkpoint(
                 f"input_shape, dtype and class_names are for files that end in {' or '.join(WRITERS)}, got the folder "
                 f"{str(output)!r}"
             )
-        return _export_folder(checkpoint_path(ckpt_path), output, overwrite)
+        return _export_folder(checkpoint_path(ckpt_path), output, name, overwrite)
+    if name is not None:
+        raise ValueError(f"name is for folders, whose model card has it, got the file {str(output)!r}")
     if output.suffix not in WRITERS:
         raise ValueError(
             f"output must end in {' or '.join(WRITERS)}, or be a folder's name without a dot, got {str(output)!r}"
@@ -77,12 +81,12 @@ def export_checkpoint(
     return metadata
 
 
-def _export_folder(ckpt_path: Path, folder: Path, overwrite: bool) -> dict[str, Any]:
+def _export_folder(ckpt_path: Path, folder: Path, name: str | None, overwrite: bool) -> dict[str, Any]:
     checkpoint = load_checkpoint(ckpt_path)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
     complete_files(run)
     summary = read_summary(run / SUMMARY) if (run / SUMMARY).is_file() else None
-    save_pretrained(checkpoint, folder, summary=summary, overwrite=overwrite)
+    save_pretrained(checkpoint, folder, name=name, summary=summary, overwrite=overwrite)
     figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"
     say(f"{folder}: weights, configuration and model card, {figures}")
     return _facts(checkpoint)

@@ -33,7 +33,7 @@ def test_the_wheel_holds_the_package_its_configurations_and_the_commands(tmp_pat
     assert len(list((package / "conf").rglob("*.yaml"))) > 50
     missing = {path.relative_to(ROOT).as_posix() for path in sources} - names
     assert not missing
-    weights = [f"lipnet/weights/{folder.name}" for folder in PRETRAINED.values()]
+    weights = [f"lipnet/weights/{name}" for name in PRETRAINED]
     assert {f"{folder}/{file}" for folder in weights for file in ("model.safetensors", "config.json")} <= names
     foreign = {name for name in names if not name.startswith("lipnet")}
     assert not foreign

@@ -77,7 +77,8 @@ def test_a_run_becomes_a_folder_to_share_with_its_figures(
     assert torch.equal(load_pretrained(tmp_path / "network")(x), tiny_model(x))
     with pytest.raises(FileExistsError, match="already holds"):
         export_checkpoint(run, tmp_path / "network")
-    export_checkpoint(run, tmp_path / "network", overwrite=True)
+    export_checkpoint(run, tmp_path / "network", overwrite=True, name="owner/other")
+    assert 'load_pretrained("owner/other")' in (tmp_path / "network" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_a_run_becomes_a_folder_to_share_with_its_figures(
     [
         ("model.pth", {}, r"output must end in \.onnx or \.pt2, or be a folder's name without a dot, got"),
         ("folder", {"dtype": "float64"}, r"input_shape, dtype and class_names are for files .* got the folder"),
+        ("model.pt2", {"name": "owner/name"}, "name is for folders, whose model card has it, got the file"),
         ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ("model.pt2", {"input_shape": (1, 9, 9)}, r"images must have shape \(B, 1, 8, 8\)"),
     ],
