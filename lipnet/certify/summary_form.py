@@ -35,7 +35,7 @@ _COVERED = {
     "measured": {"images": int, "float64": _MAYBE, "float32": _MAYBE, "float32_predictions": int},
 }
 _ATTACK = {"method": str, "settings": dict}
-_VIOLATION = {"violation": str, "file": str}
+_VIOLATION = {"violation": str, "file": (str, NoneType)}
 _RESULTS = {"n_samples": int, "accuracy": {_ANY: _SHARES}, "flipped": {_ANY: _MAYBE}}
 
 

@@ -113,7 +113,8 @@ def save_pretrained(
         TypeError: a plain network without ``model_config`` and ``dataset`` or with a summary, or a `Checkpoint` with
             ``model_config`` or ``dataset``.
         IsADirectoryError: a folder is in the place of one of the files; nothing is changed.
-        ValueError: the summary is of another checkpoint, or was changed: its SHA-256 does not fit its content.
+        ValueError: the summary is of another checkpoint, or was changed: its SHA-256 does not fit its content. Its
+            figures are not compared with certificates, as ``lipnet-export`` does.
         CheckpointError: `load_checkpoint` could not read the file; nothing is written.
     """
     folder = resolve_path(folder)
@@ -147,10 +148,10 @@ def _check_summary(summary: Mapping[str, Any], model: Checkpoint | nn.Module, st
     """
     if not isinstance(model, Checkpoint):
         raise TypeError("a summary is of a Checkpoint, whose SHA-256 it states: pass the result of load_checkpoint")
-    if "sha256" in summary and summary["sha256"] != json_sha256(summary):
+    if summary.get("sha256") != json_sha256(summary):
         raise ValueError(
-            f"summary must be as it was written: its sha256 must be {json_sha256(summary)}, got {summary['sha256']}; "
-            "read summary.json again"
+            f"summary must be as it was written: its sha256 must be {json_sha256(summary)}, got "
+            f"{summary.get('sha256')}; read summary.json again"
         )
     dtype = getattr(torch, str(summary.get("dtype")), None)
     weights = tensors_sha256(state, dtype if isinstance(dtype, torch.dtype) else None)

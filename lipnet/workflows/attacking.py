@@ -28,6 +28,7 @@ from lipnet.certify.report import progress
 from lipnet.files import atomic_write
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import parse_radius
+from lipnet.workflows.errors import unwritten_as_note
 
 VIOLATION = "violation.npz"
 OnBatch = Callable[[Tensor, AttackResult], None]
@@ -87,7 +88,7 @@ def attack_certificates(
 
     Raises:
         CertificateViolationError: for an image with another prediction within its certified radius; violation.npz
-            then holds it, and the summary says so.
+            then holds it, and the summary says so. Files that could not be written are notes of the error.
         UnsoundCertificatesError: unless certified <= under attack <= clean.
         CertificateFileError: if a file was changed after it was written.
         ValueError: as `lipnet.certify.attack`, for data whose labels differ from the file's, and for a model with other
@@ -104,8 +105,11 @@ def attack_certificates(
     try:
         result = _attack_rows(model, batches, rows, plan, radii, on_batch)
     except CertificateViolationError as violation:
-        violation.save(folder / VIOLATION)
-        _add_to_summary(folder, {**facts, "violation": str(violation), "file": VIOLATION})
+        with unwritten_as_note(violation):
+            violation.save(folder / VIOLATION)
+        saved = None if violation.path is None else VIOLATION
+        with unwritten_as_note(violation):
+            _add_to_summary(folder, {**facts, "violation": str(violation), "file": saved})
         raise
     found = {
         **facts,

@@ -3,7 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -43,7 +44,7 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
         except UnsoundCertificatesError as error:
             if full_errors():
                 traceback.print_exc()
-            print(f"unsound: {error}", file=sys.stderr)
+            print("\n".join([f"unsound: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
             if is_multirun():
                 raise
             sys.exit(WRONG_CERTIFICATE)
@@ -60,6 +61,15 @@ def clear_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(WRONG_INPUT)
 
     return guarded
+
+
+@contextmanager
+def unwritten_as_note(verdict: Exception) -> Iterator[None]:
+    """Write files that describe a verdict: if they cannot be written, the verdict gets a note and stays the error."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        verdict.add_note(f"a file about it could not be written: {error}")
 
 
 def full_errors() -> bool:

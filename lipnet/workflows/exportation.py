@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lipnet.certify import export_onnx, export_program, read_summary
+from lipnet.certify import export_onnx, export_program
 from lipnet.certify.files import SUMMARY, complete_files
+from lipnet.certify.html import read_run
 from lipnet.files import resolve_path
 from lipnet.models import Checkpoint, load_checkpoint, save_pretrained
 from lipnet.printing import say
@@ -28,7 +29,7 @@ def export_checkpoint(
     """Write a checkpoint's model as an ONNX or torch.export file with its Lipschitz bound, or as a folder to share.
 
     The folder is that of `lipnet.models.save_pretrained`. Its model card has the certified figures of the run's
-    summary.json, if the checkpoint is in a run's folder that has one.
+    summary.json, if the checkpoint is in a run's folder that has one, and if they are those of its certificates.tsv.
 
     Args:
         ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
@@ -43,11 +44,11 @@ def export_checkpoint(
         The metadata, including the checkpoint's ``dataset`` and ``checkpoint_sha256``.
 
     Raises:
-        FileNotFoundError: for a missing checkpoint.
+        FileNotFoundError: for a missing checkpoint, or certificates missing beside a summary.
         FileExistsError: if ``output`` exists, unless ``overwrite``.
         ValueError: for another ending or dtype, settings of a file beside a folder or the other way round, a damaged
-            checkpoint, a summary of another checkpoint, missing packages that ONNX needs, and models that
-            `lipnet.certify.export_onnx` or `lipnet.certify.export_program` refuse.
+            checkpoint, a summary of another checkpoint or with other figures than the certificates', missing packages
+            that ONNX needs, and models that `lipnet.certify.export_onnx` or `lipnet.certify.export_program` refuse.
     """
     output = resolve_path(output)
     if not output.suffix:
@@ -85,7 +86,8 @@ def _export_folder(ckpt_path: Path, folder: Path, name: str | None, overwrite: b
     checkpoint = load_checkpoint(ckpt_path)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
     complete_files(run)
-    summary = read_summary(run / SUMMARY) if (run / SUMMARY).is_file() else None
+    # Read with the certificates, which must confirm the figures.
+    summary = read_run(run).summary if (run / SUMMARY).is_file() else None
     save_pretrained(checkpoint, folder, name=name, summary=summary, overwrite=overwrite)
     figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"
     say(f"{folder}: weights, configuration and model card, {figures}")

@@ -12,6 +12,7 @@ from lipnet.certify.run import Certification
 from lipnet.files import check_places, resolve_path
 from lipnet.printing import say
 from lipnet.workflows.attacking import OnBatch
+from lipnet.workflows.errors import unwritten_as_note
 
 HTML = "html"
 
@@ -46,7 +47,7 @@ def reported(report: str | None, certification: Certification, folder: Path) -> 
         The function that keeps the images of an attack for the report; None without a report.
 
     Raises:
-        ValueError, OSError: as `lipnet.certify.html.write_report`.
+        ValueError, OSError: as `lipnet.certify.html.write_report`; after a wrong certificate, as its note.
     """
     (folder / REPORT).unlink(missing_ok=True)
     if report is None:
@@ -60,8 +61,9 @@ def reported(report: str | None, certification: Certification, folder: Path) -> 
 
     try:
         yield attacked.add
-    except UnsoundCertificatesError:
-        write()
+    except UnsoundCertificatesError as verdict:
+        with unwritten_as_note(verdict):
+            write()
         raise
     write()
 

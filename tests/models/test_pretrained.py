@@ -247,7 +247,9 @@ def test_an_edited_summary_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> 
         save_pretrained(checkpoint, tmp_path / "net", summary=edited)
     assert not (tmp_path / "net").exists()
     save_pretrained(checkpoint, tmp_path / "net", summary=read_summary(tmp_path / "out" / "summary.json"))
-    save_pretrained(checkpoint, tmp_path / "unsealed", summary={k: v for k, v in summary.items() if k != "sha256"})
+    unsealed = {name: value for name, value in summary.items() if name != "sha256"}
+    with pytest.raises(ValueError, match=r"its sha256 must be \w+, got None"):
+        save_pretrained(checkpoint, tmp_path / "unsealed", summary=unsealed)
 
 
 def test_an_edited_configuration_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import subprocess
 import sys
@@ -19,9 +20,15 @@ from torch import Tensor, nn
 
 from lipnet.certify import PGD, CertificateViolationError, read_certificates, read_summary
 from lipnet.certify.files import certificate_bytes
+from lipnet.certify.html import sections
+from lipnet.certify.html.elements import html
 from lipnet.models import save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint
 from lipnet.workflows.attacking import attack_certificates, attack_tables
+from lipnet.workflows.certification import prepare_certification
+from lipnet.workflows.errors import clear_errors
+from lipnet.workflows.reporting import reported
+from tests.full_disk import room_for
 
 ROOT = Path(__file__).parents[2]
 PLAN = CertificateAttack(PGD(steps=10, restarts=1), n_samples=30)
@@ -98,6 +105,45 @@ def test_a_radius_in_the_file_that_claims_too_much_is_found_and_saved(
     first, second = trained_model(torch.stack([original, perturbed])).argmax(dim=1).tolist()
     assert first != second
     assert row.prediction == first
+
+
+def test_a_violation_stays_the_error_if_its_files_cannot_be_written(
+    folder: Path, checkpoint: Path, trained_model: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over_claim(folder, 1.5)
+    certification = prepare_certification(checkpoint, "cpu", n_samples=50)
+    batches = list(certification.batches)
+
+    @clear_errors
+    def main() -> None:
+        with room_for(100), reported("html", certification, folder) as keep:
+            attack_certificates(trained_model, batches, folder, PLAN, radii=["1"], on_batch=keep)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    verdict, *notes = capsys.readouterr().err.splitlines()
+    assert verdict.startswith("unsound: certificate violated: image")
+    assert len(notes) == 3
+    assert all(note.startswith("a file about it could not be written: ") for note in notes)
+
+
+def test_a_violation_whose_images_cannot_be_written_is_in_the_summary(
+    folder: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: CertificateViolationError, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    over_claim(folder, 1.5)
+    monkeypatch.setattr(CertificateViolationError, "save", full)
+    with pytest.raises(CertificateViolationError):
+        attack_certificates(trained_model, batches, folder, PLAN, radii=["1"])
+    found = read_summary(folder / "summary.json")["attack"]
+    assert "certificate violated" in found["violation"]
+    assert found["file"] is None
+    page = html(sections.attack(found))
+    assert "certificate violated" in page
+    assert "Both images" not in page
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipnet.certify import lipschitz_bound
+from lipnet.certify import CertificateFileError, lipschitz_bound
 from lipnet.certify.export import METADATA_FILE
 from lipnet.certify.export import onnx as onnx_file
+from lipnet.certify.files import sealed, summary_bytes, unsealed
 from lipnet.models import load_pretrained, save_checkpoint
 from lipnet.workflows import certify_checkpoint, export_checkpoint
 
@@ -77,6 +78,15 @@ def test_a_run_becomes_a_folder_to_share_with_its_figures(
     assert torch.equal(load_pretrained(tmp_path / "network")(x), tiny_model(x))
     with pytest.raises(FileExistsError, match="already holds"):
         export_checkpoint(run, tmp_path / "network")
+    card = (tmp_path / "network" / "README.md").read_text()
+    (run / "summary.json").write_bytes(summary_bytes(sealed({**unsealed(summary), "clean_accuracy": 0.999})))
+    with pytest.raises(CertificateFileError, match="not as lipnet writes it: clean_accuracy"):
+        export_checkpoint(run, tmp_path / "network", overwrite=True)
+    (run / "certificates.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no certificates\.tsv"):
+        export_checkpoint(run, tmp_path / "network", overwrite=True)
+    assert (tmp_path / "network" / "README.md").read_text() == card
+    (run / "summary.json").unlink()
     export_checkpoint(run, tmp_path / "network", overwrite=True, name="owner/other")
     assert 'load_pretrained("owner/other")' in (tmp_path / "network" / "README.md").read_text()
 

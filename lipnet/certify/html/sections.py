@@ -132,9 +132,9 @@ def attack(found: Mapping[str, Any]) -> Element:
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["settings"].items())
     method = f"{found['method']} ({settings})" if settings else str(found["method"])
     if "violation" in found:
-        text = (
-            f"The attack shows that a certificate is wrong: {found['violation']}. Both images are in {found['file']}."
-        )
+        text = f"The attack shows that a certificate is wrong: {found['violation']}."
+        if found["file"] is not None:
+            text += f" Both images are in {found['file']}."
         return section("attack", "Under attack", element("p", text, class_="alarm"), element("p", method))
     columns = [element("th", "L2 radius", scope="col")]
     columns += [element("th", name, scope="col", class_="number") for name in ("certified", "under attack", "clean")]
