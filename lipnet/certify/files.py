@@ -21,6 +21,7 @@ TITLE = "# lipnet certificates, format 1"
 COLUMNS = ("idx", "label", "prediction", "radius", "correct")
 RADIUS_DECIMALS = 9
 CERTIFICATES, CURVE, SUMMARY = FILES = ("certificates.tsv", "curve.png", "summary.json")
+REPORT, VIOLATION = ABOUT_CERTIFICATES = ("report.html", "violation.npz")
 # At most 18 digits, which fit into int64, and 309 digits, which the largest float64 has.
 _ROW = re.compile(
     rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,309}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII

@@ -17,7 +17,7 @@ from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
-from lipnet.certify.files import FILES, certificate_bytes, rows_of, sealed, summary_bytes
+from lipnet.certify.files import ABOUT_CERTIFICATES, FILES, certificate_bytes, rows_of, sealed, summary_bytes
 from lipnet.certify.partial import (
     PARTIAL,
     Batch,
@@ -266,7 +266,7 @@ def certify_dataset(
         model, batches, indices, facts, remarks: as in `Certification`.
         folder: destination of the files.
         radii: the radii of the table, as text.
-        replace: replace files that the folder already holds.
+        replace: replace files that the folder already holds, and remove the report and the violation about them.
         resume: continue an interrupted certification, if there is one in the folder.
 
     Returns:
@@ -341,6 +341,8 @@ def run_certification(
             f"another certification wrote {', '.join(appeared)} into {folder.absolute()} meanwhile; resume=true "
             "replaces them"
         )
+    for name in ABOUT_CERTIFICATES:  # of the certificates that are replaced
+        (folder / name).unlink(missing_ok=True)
     with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=title)

@@ -9,6 +9,9 @@ from lipnet.files import resolve_path
 def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
     """Put ``ckpt_path=`` before the first argument if it is a path instead of an override or an option.
 
+    Raises:
+        SystemExit: if another argument names the checkpoint, too.
+
     Example:
         >>> with_checkpoint_key(["runs/it's.ckpt", "n_samples=5"])
         ["ckpt_path='runs/it\\\\'s.ckpt'", 'n_samples=5']
@@ -16,6 +19,8 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
     first, *others = arguments or [""]
     if not first or first.startswith("-") or ("=" in first and not resolve_path(first).exists()):
         return list(arguments)
+    if any(each.startswith("ckpt_path=") for each in others):
+        raise SystemExit(f"error: the checkpoint must be named once, got {first} and ckpt_path=...")
     return [f"ckpt_path={quoted(first)}", *others]
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lipnet.data import ImageDataModule
     from lipnet.workflows.launch import Launch
 
+# Settings whose type is checked before anything is read: text such as `no` would count as true.
+_NUMBERS = ("n_samples", "batch_size", "overwrite", "resume", "layers")
+
 
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="certify")
 @clear_errors
@@ -38,10 +41,12 @@ def _certify(config: DictConfig) -> None:
     from lipnet.workflows.folders import remove_unused
     from lipnet.workflows.launch import launch_of_process
     from lipnet.workflows.reporting import compare_runs
+    from lipnet.workflows.settings import check_numbers
     from lipnet.workflows.unread import CERTIFICATION, check_read
 
     atexit.register(remove_unused, Path(HydraConfig.get().runtime.output_dir))
     check_read(config, CERTIFICATION)
+    check_numbers({"_target_": "lipnet.workflows.certify_checkpoint", **{each: config[each] for each in _NUMBERS}})
     _check_one_task(config)
     launch = launch_of_process()
     if launch is not None and launch.rank > 0 and (config.compare is not None or config.verify is not None):

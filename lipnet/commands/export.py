@@ -21,11 +21,13 @@ def _export(config: DictConfig) -> None:
     """Rebuild the model from its checkpoint, check that an exported file computes the same, and write it."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lipnet.workflows import export_checkpoint
+    from lipnet.workflows.settings import check_numbers
 
     for name, needed in (("ckpt_path", "a checkpoint or a run's folder"), ("output", "a file or a folder to write")):
         if OmegaConf.is_missing(config, name):
             raise ValueError(f"{name} must name {needed}, got nothing: lipnet-export RUN output=model.onnx")
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_numbers({"_target_": "lipnet.workflows.export_checkpoint", **settings})
     export_checkpoint(**settings)
 
 

@@ -17,6 +17,7 @@ from lipnet.certify.attacks.check import POWER_FACTORS, Attacker
 from lipnet.certify.files import (
     CERTIFICATES,
     SUMMARY,
+    VIOLATION,
     Row,
     read_certificates,
     read_summary,
@@ -30,7 +31,6 @@ from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import parse_radius
 from lipnet.workflows.errors import unwritten_as_note
 
-VIOLATION = "violation.npz"
 OnBatch = Callable[[Tensor, AttackResult], None]
 
 

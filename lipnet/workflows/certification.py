@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lipnet.certify import Layer, layer_table, rounding_sentence, summary_table
-from lipnet.certify.html import REPORT
+from lipnet.certify.files import REPORT, VIOLATION
 from lipnet.certify.partial import check_free
 from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.ranks import certify_in_ranks, process_group
@@ -22,7 +22,7 @@ from lipnet.metrics.functional import check_radii
 from lipnet.models import Checkpoint, load_checkpoint
 from lipnet.models.pretrained import WEIGHTS, complete_network, pretrained_file
 from lipnet.printing import say
-from lipnet.workflows.attacking import VIOLATION, CertificateAttack, attack_certificates, attack_tables
+from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
 from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.reporting import check_report, reported

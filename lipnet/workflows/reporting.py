@@ -36,8 +36,6 @@ def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
 def reported(report: str | None, certification: Certification, folder: Path) -> Iterator[OnBatch | None]:
     """Write report.html at the end of the block, even if an attack in the block shows that a certificate is wrong.
 
-    An earlier report in the folder is removed, because it shows other certificates.
-
     Args:
         report: ``"html"``, or None for no report.
         certification: a finished certification.
@@ -49,7 +47,6 @@ def reported(report: str | None, certification: Certification, folder: Path) -> 
     Raises:
         ValueError, OSError: as `lipnet.certify.html.write_report`; after a wrong certificate, as its note.
     """
-    (folder / REPORT).unlink(missing_ok=True)
     if report is None:
         yield None
         return

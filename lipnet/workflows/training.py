@@ -119,7 +119,7 @@ def check_settings(config: DictConfig) -> None:
     Raises:
         ValueError: as `check_number`, for instance for text in place of a number.
     """
-    for name, kind in (("seed", int), ("bias_lr_factor", float), ("manifold_lr", float)):
+    for name, kind in (("seed", int), ("transfer", bool), ("bias_lr_factor", float), ("manifold_lr", float)):
         check_number(name, config[name], kind)
     if config.certify is not None:
         check_certify_settings(config.certify)

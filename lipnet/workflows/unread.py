@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +26,7 @@ CERTIFICATION = (
     *("device", "attack", "report", "compare", "radii", "output_dir", "overwrite", "resume", "layers", "paths"),
 )
 """Settings that a certification reads."""
+_PACKAGED = Path(__file__).parents[1] / "conf"
 _PLACES = ("data_dir", "log_dir", "output_dir")
 # Arguments of `certify_checkpoint` that a training sets itself.
 _SET_BY_TRAINING = ("ckpt_path", "output_dir", "data", "overwrite", "radii", "trust", "launched")
@@ -42,7 +44,7 @@ def check_read(config: DictConfig, read: Iterable[str], parts: Iterable[str] = (
         parts: names of groups that may stay without effect. There is a warning if the command line chooses one.
 
     Raises:
-        ValueError: for a setting without effect; it names similar ones.
+        ValueError: for a setting without effect, naming similar ones, or a file of ``--config-dir`` without effect.
     """
     read = tuple(read)
     plain = OmegaConf.to_container(config, resolve=False)
@@ -58,6 +60,17 @@ def check_read(config: DictConfig, read: Iterable[str], parts: Iterable[str] = (
         chosen = [each for each in _overrides() if re.match(rf"\+*{name}[.=@/]", each)]
         if chosen and name not in mentioned:
             warnings.warn(f"{chosen[0]} has no effect: the model does not refer to {name}", stacklevel=2)
+    _check_own_files()
+
+
+def _check_own_files() -> None:
+    """Refuse files of ``--config-dir`` that have the name of one of lipnet's, which Hydra finds first."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    for folder in (Path(source.path) for source in sources if source.schema == "file"):
+        for path in sorted(folder.rglob("*.yaml")):
+            if (_PACKAGED / path.relative_to(folder)).is_file():
+                name = path.relative_to(folder).as_posix()
+                raise ValueError(f"{path} has no effect, because lipnet has a {name}, too: rename it")
 
 
 def check_certify_settings(settings: Mapping[str, Any]) -> None:

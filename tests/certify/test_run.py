@@ -189,6 +189,8 @@ def test_files_in_the_way_are_left_alone(tmp_path: Path, model: nn.Module, batch
 def test_replacing_replaces_all_three(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
     certify_dataset(model, batches, INDICES[:5], tmp_path, facts={})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("report.html", "violation.npz"):
+        (tmp_path / name).write_text("about the old certificates")
     summary = certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.keys() == after.keys() == NAMES

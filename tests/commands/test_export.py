@@ -1,14 +1,15 @@
-"""The arguments of lipnet-export."""
+"""The arguments of lipnet-export and lipnet-certify."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from omegaconf import OmegaConf
 
-from lipnet.commands import export
+from lipnet.commands import certify, export
 
 pytestmark = pytest.mark.usefixtures("clean_hydra")
 
@@ -34,3 +35,38 @@ def test_what_is_missing_is_named(
     with pytest.raises(SystemExit):
         export.main()
     assert f"error: {missing} must name a " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (export, ["ckpt_path=some.ckpt", "output=model.pt2", "overwrite=no"]),
+        (certify, ["pretrained=digits-quickstart", "overwrite=no"]),
+        (certify, ["pretrained=digits-quickstart", "resume='false'"]),
+        (certify, ["pretrained=digits-quickstart", "layers=1"]),
+        (certify, ["compare=a,b", "overwrite=off"]),
+    ],
+)
+def test_words_that_only_yaml_takes_for_false_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: ModuleType,
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lipnet", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+    name, _, value = arguments[-1].partition("=")
+    stated = value if value.isdigit() else repr(value.strip("'"))
+    assert f"error: {name} must be true or false, got {stated}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [certify, export])
+def test_a_checkpoint_that_is_named_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: ModuleType
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lipnet", str(tmp_path), "ckpt_path=other.ckpt"])
+    with pytest.raises(SystemExit, match=f"must be named once, got {tmp_path} and ckpt_path="):
+        command.main()

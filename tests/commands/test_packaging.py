@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from omegaconf import OmegaConf
@@ -68,6 +69,22 @@ def test_a_command_takes_configurations_of_the_user_from_any_folder(
     config = OmegaConf.create(capsys.readouterr().out)
     assert (config.task_name, config.trainer.max_epochs) == ("short", 1)
     assert config.data._target_ == "lipnet.data.DigitsDataModule"
+
+
+@pytest.mark.usefixtures("clean_hydra")
+@pytest.mark.parametrize("command", [train, certify])
+def test_a_file_of_the_user_that_a_packaged_one_hides_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: ModuleType
+) -> None:
+    own = tmp_path / "mine" / "loss" / "cross_entropy.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: torch.nn.CrossEntropyLoss\nlabel_smoothing: 0.25\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lipnet", "--config-dir", "mine"])
+    with pytest.raises(SystemExit):
+        command.main()
+    message = f"error: {own} has no effect, because lipnet has a loss/cross_entropy.yaml, too: rename it"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("clean_hydra")

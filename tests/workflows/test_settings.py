@@ -17,6 +17,7 @@ from tests.config.test_experiments import EXPERIMENTS, configuration
     [
         ("seed=abc", "seed must be an integer, got 'abc'"),
         ("seed=1.5", "seed must be an integer, got 1.5"),
+        ("transfer=no", "transfer must be true or false, got 'no'"),
         ("bias_lr_factor=abc", "bias_lr_factor must be a number, got 'abc'"),
         ("certify.n_samples=abc", "certify.n_samples must be an integer or null, got 'abc'"),
         ("certify.batch_size=null", "certify.batch_size must be an integer, got null"),

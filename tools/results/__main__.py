@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from lipnet.files import atomic_write
 from tools.marks import replace_between
 from tools.results.folders import add_result, read_results
 from tools.results.published import published_rows
@@ -54,7 +55,8 @@ def _run(arguments: argparse.Namespace) -> None:
     content = page.read_text()
     expected = replace_between(content, table, page, MARK)
     if arguments.write is not None:
-        page.write_text(expected)
+        with atomic_write(page) as file:
+            file.write(expected.encode())
     elif content != expected:
         raise ValueError(f"{page} is stale: update it with python -m tools.results --write {page}")
 

@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element
 
 from torch import Tensor
 
+from lipnet.certify.files import REPORT
 from lipnet.certify.html import sections
 from lipnet.certify.html.comparison import comparison
 from lipnet.certify.html.elements import element, html, section
@@ -21,7 +22,7 @@ from lipnet.certify.html.pictures import AttackedImages, Sprites, sprite_sheets
 from lipnet.certify.html.runs import Run, certified_folder, read_run
 from lipnet.files import atomic_write, resolve_path
 
-REPORT, COMPARISON = "report.html", "compare.html"
+COMPARISON = "compare.html"
 GALLERY = 10_000
 """Largest number of images in the gallery; figures, charts and tables cover all."""
 # Bytes of the images: in base64, and with 10,000 certificates, the page stays below 15 MB.

@@ -44,11 +44,14 @@ def use(model: nn.Module, name: str | None) -> nn.Module:
 
 
 def scale_adapter(model: nn.Module, strength: float, name: str | None = None) -> nn.Module:
-    """Apply an adapter with strength t, in place: t = 0 is exactly the base, t = 1 exactly the adapter.
+    """Apply an adapter with strength t, in place: t = 0 gives exactly the base's weights, t = 1 exactly the adapter's.
 
     Additive structures add t D. Orthogonal structures use t K in every block, so all matrices on the path are
     orthogonal; with ``block_map="exponential"`` the blocks are the powers exp(K)^t. Scales are 1 + t (s - 1). The
     parameters do not change, and t = 1 undoes the scaling. `merge` and `save_adapter` keep the strength.
+
+    Only weights with an adapter have a strength. A head that is trained beside the adapter and the running means of
+    batch normalisation stay as they are; ``use(model, None)`` restores all of the base.
 
     Args:
         model: a model with adapters.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.full_disk import room_for
 from tests.tools.results.conftest import Make
 from tools.marks import replace_between
 from tools.results.__main__ import MARK, main
@@ -56,6 +57,15 @@ def test_a_page_without_its_marks_is_refused_and_stays(tmp_path: Path, content: 
     assert page.read_text() == content
     with pytest.raises(ValueError, match=r"README\.md must have .* each once"):
         replace_between(content, "| new |", page, MARK)
+
+
+def test_a_page_that_cannot_be_written_stays(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"{BEGIN}\n{END}\n" + "own words\n" * 1000)
+    before = page.read_text()
+    with room_for(5000), pytest.raises(SystemExit):
+        main(["--results", str(tmp_path / "results"), "--write", str(page)])
+    assert page.read_text() == before
 
 
 def test_a_page_with_another_table_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
