@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from lipnet.data.base import ImageDataModule
-from lipnet.data.checks import check_fraction, check_seed
+from lipnet.data.checks import check_fraction, check_seed, few
 from lipnet.data.copies import copies
+from lipnet.data.decoding import is_image
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
-from lipnet.data.trees import ImageTree, few, measure, read_tree, scan_tree
+from lipnet.data.trees import ImageTree, measure, read_tree, scan_tree, visible_entries
 
 TRAIN, TEST = "train", "test"
 LARGEST_SIZE = 4096
@@ -173,14 +174,26 @@ class FolderDataModule(ImageDataModule):
                 f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or only the "
                 "folders of the classes"
             )
-        names = [entry.name for entry in self.data_dir.iterdir()] if self.data_dir.is_dir() else []
-        misspelt = sorted(name for name in names if name.lower() in (TRAIN, TEST) and name not in (TRAIN, TEST))
+        others = visible_entries(self.data_dir) if self.data_dir.is_dir() else []
+        others = [entry for entry in others if entry.name not in (TRAIN, TEST)]
+        misspelt = [entry.name for entry in others if entry.name.lower() in (TRAIN, TEST)]
         if misspelt:
             raise ValueError(
                 f"folders must be spelt {TRAIN} and {TEST}, got {few(misspelt)} in {self.data_dir}: rename them, even "
                 "if they are classes"
             )
-        return len(found) == 2
+        if found:
+            self._warn_of_unread(others)
+        return bool(found)
+
+    def _warn_of_unread(self, others: Sequence[Path]) -> None:
+        """Warn of folders and images beside the folders ``train`` and ``test``."""
+        unread = [entry.name for entry in others if not entry.is_file() or is_image(entry)]
+        if unread:
+            warnings.warn(
+                f"only the folders {TRAIN} and {TEST} in {self.data_dir} are read; left out: {few(unread)}",
+                stacklevel=2,
+            )
 
     @cached_property
     def _training_tree(self) -> ImageTree:
