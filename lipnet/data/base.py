@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from lipnet.data.augmentation import Augmentation, CropAndFlip, Mixing, SeededAugmentation
 from lipnet.data.checks import check_at_least, check_fraction, check_seed
 from lipnet.data.extra import ExtraImages
+from lipnet.data.fingerprint import comparable
 from lipnet.data.images import ImageDataset, LabelledImages, to_unit_range
 from lipnet.data.loaders import LOADERS
 from lipnet.data.samplers import EpochSampler, RatioSampler, ShardSampler
@@ -145,9 +146,9 @@ class ImageDataModule(LightningDataModule, ABC):
         name = description["name"]
         if name not in (self.dataset_name, *self.same_split):
             return name not in self.other_split
-        here = self.description()
-        behind = {key for split in EVALUATION_SPLITS for key in self.settings_behind(split)}
-        return all(description.get(key) == here[key] for key in behind)
+        behind = dict.fromkeys(key for split in EVALUATION_SPLITS for key in self.settings_behind(split))
+        here = comparable({key: getattr(self, key) for key in behind}, description)
+        return all(description.get(key) == value for key, value in here.items())
 
     def facts(self) -> dict[str, Any]:
         """Return facts for certificates, as JSON values: the names of the classes, if the dataset has them."""
@@ -181,10 +182,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._training_images if self.extra is None else self._training_images.joined(self.extra.read(self.spec))
 
     def _read_prepared(self, train: bool) -> LabelledImages:
-        # A Trainer prepares the data itself, in one process per machine.
+        self.prepare_alone()
+        return self.read_images(train)
+
+    def prepare_alone(self) -> None:
+        """Prepare the data unless a Trainer does so, in one process per machine."""
         if self.trainer is None:
             self.prepare_data()
-        return self.read_images(train)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images of a stage.

@@ -1,8 +1,10 @@
-"""Checks of settings that several data modules share."""
+"""Checks that several data modules share, and the lists of names in their errors."""
 
+from collections.abc import Sequence
 from numbers import Real
 
 MAXIMUM_SEED = 2**32 - 1
+_SHOWN = 5
 
 
 def check_at_least(least: int, **values: int) -> None:
@@ -22,3 +24,9 @@ def check_seed(name: str, value: int) -> None:
     """Raise ValueError unless a value is an integer from 0 to `MAXIMUM_SEED`."""
     if not isinstance(value, int) or not 0 <= value <= MAXIMUM_SEED:
         raise ValueError(f"{name} must be an integer from 0 to {MAXIMUM_SEED}, got {value!r}")
+
+
+def few(names: Sequence[str], separator: str = ", ") -> str:
+    """Join the first few texts, and state the number of the others."""
+    more = [f"and {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
+    return separator.join([*names[:_SHOWN], *more])

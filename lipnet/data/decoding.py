@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from lipnet.files import resolve_path
 
 # Other formats are not decoded: Pillow starts an external program for some of them (Ghostscript for EPS).
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+_DECODED = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
+# A file with such a suffix is an image, damaged or not.
+_SUFFIXES = (*_DECODED, ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif")
 # Exceptions that Pillow raises for bytes in another format, damaged files, and images too large to decode safely.
 UNREADABLE = (
     EOFError,
@@ -40,7 +43,7 @@ def decode_exact(path: Path, size: tuple[int, int], mode: str) -> Bytes:
         ValueError: the file cannot be read, or has another size; the message names it.
     """
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with open_image(path) as image:
             # The size comes from the file's header, so that an image of another size is not decoded.
             found = image.size
             if found == size:
@@ -65,8 +68,7 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
         ValueError: the file cannot be read; the message names it.
     """
     try:
-        _check_regular(path)
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with open_image(path) as image:
             # A JPEG file can be decoded at a fraction of its size, which saves most of the time for a photograph.
             image.draft(None, (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(image)
@@ -91,17 +93,51 @@ def read_image(path: str | Path, size: int, channels: int = 3) -> Tensor:
     return torch.from_numpy(decode_fitted(resolve_path(path), size, channels).astype(np.float32)).div_(255)
 
 
+def open_image(path: Path) -> Image.Image:
+    """Open an image file for decoding, after checking the checksums and the end of a PNG file.
+
+    Pillow refuses truncated files of the other formats while it decodes them. They have no checksums.
+
+    Raises:
+        RuntimeError: Pillow is set to decode truncated files.
+        ValueError or another of `UNREADABLE`: the file is damaged, or no image.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES must be False, got True: truncated images would be decoded silently"
+        )
+    check_regular(path)
+    image = Image.open(path, formats=IMAGE_FORMATS)
+    if image.format != "PNG":
+        return image
+    # Decoding ends with the last row of pixels, whatever follows. A verified file must be opened again.
+    with image:
+        image.verify()
+    return Image.open(path, formats=IMAGE_FORMATS)
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file is an image, by its suffix or else by its header."""
+    if path.suffix.lower() in _SUFFIXES:
+        return True
+    try:
+        check_header(path)
+    except ValueError:
+        return False
+    return True
+
+
 def check_header(path: Path) -> None:
     """Raise ValueError unless a file has the header of an image; do not decode it."""
     try:
-        _check_regular(path)
+        check_regular(path)
         with Image.open(path, formats=IMAGE_FORMATS):
             pass
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 
-def _check_regular(path: Path) -> None:
+def check_regular(path: Path) -> None:
     """Raise ValueError for a pipe or a device, which may never end."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")

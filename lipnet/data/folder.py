@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from lipnet.data.base import ImageDataModule
-from lipnet.data.checks import check_fraction, check_seed
+from lipnet.data.checks import check_fraction, check_seed, few
 from lipnet.data.copies import copies
+from lipnet.data.decoding import is_image
+from lipnet.data.fingerprint import CONTENTS, fingerprint
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
-from lipnet.data.trees import ImageTree, few, measure, read_tree, scan_tree
+from lipnet.data.trees import ImageTree, measure, read_tree, scan_tree, visible_entries
 
 TRAIN, TEST = "train", "test"
 LARGEST_SIZE = 4096
@@ -63,7 +65,7 @@ class FolderDataModule(ImageDataModule):
         "test_fraction",
         "test_seed",
     )
-    checkpoint_facts = ("classes", "files_sha256", "test_folder")
+    checkpoint_facts = ("classes", "files_sha256", CONTENTS, "test_folder")
 
     def __init__(
         self,
@@ -107,16 +109,32 @@ class FolderDataModule(ImageDataModule):
         """
         return sha256(b"\0".join(self._training_tree.files.tolist())).hexdigest()
 
+    @cached_property
+    def contents_sha256(self) -> str:
+        """The fingerprint of the names, sizes and contents of the same files; the first access reads them.
+
+        The same names may be those of other images, as after photographs were numbered anew.
+        """
+        return fingerprint(self._training_tree)
+
     def settings_behind(self, split: str) -> tuple[str, ...]:
-        chosen = () if self.test_folder else ("test_fraction", "test_seed", "files_sha256")
+        chosen = () if self.test_folder else ("test_fraction", "test_seed", "files_sha256", CONTENTS)
         if split == "validation":
-            chosen = (*chosen, "files_sha256", *super().settings_behind(split))
+            chosen = (*chosen, "files_sha256", CONTENTS, *super().settings_behind(split))
         return ("image_size", "in_channels", "classes", *dict.fromkeys(chosen), "test_folder")
 
     def unseen_by(self, description: Mapping[str, Any]) -> bool:
-        # Other names of files are taken for another folder, with other images.
-        same_files = description.get("files_sha256") == self.files_sha256
-        return not same_files or super().unseen_by(description)
+        # Other names of files are taken for another folder, with other images. With the same names, other contents
+        # may be those of some files alone.
+        if description.get("files_sha256") == self.files_sha256:
+            return super().unseen_by(description)
+        if description.get("classes") == self.classes:
+            warnings.warn(
+                f"the network to start from was trained on other files of the same classes: images in {self.data_dir} "
+                "that were among them may be validation or test images now",
+                stacklevel=2,
+            )
+        return True
 
     @cached_property
     def spec(self) -> DatasetSpec:  # type: ignore[override]
@@ -173,14 +191,26 @@ class FolderDataModule(ImageDataModule):
                 f"{self.data_dir} has the folder {found[0]} alone: it must have both {TRAIN} and {TEST}, or only the "
                 "folders of the classes"
             )
-        names = [entry.name for entry in self.data_dir.iterdir()] if self.data_dir.is_dir() else []
-        misspelt = sorted(name for name in names if name.lower() in (TRAIN, TEST) and name not in (TRAIN, TEST))
+        others = visible_entries(self.data_dir) if self.data_dir.is_dir() else []
+        others = [entry for entry in others if entry.name not in (TRAIN, TEST)]
+        misspelt = [entry.name for entry in others if entry.name.lower() in (TRAIN, TEST)]
         if misspelt:
             raise ValueError(
                 f"folders must be spelt {TRAIN} and {TEST}, got {few(misspelt)} in {self.data_dir}: rename them, even "
                 "if they are classes"
             )
-        return len(found) == 2
+        if found:
+            self._warn_of_unread(others)
+        return bool(found)
+
+    def _warn_of_unread(self, others: Sequence[Path]) -> None:
+        """Warn of folders and images beside the folders ``train`` and ``test``."""
+        unread = [entry.name for entry in others if not entry.is_file() or is_image(entry)]
+        if unread:
+            warnings.warn(
+                f"only the folders {TRAIN} and {TEST} in {self.data_dir} are read; left out: {few(unread)}",
+                stacklevel=2,
+            )
 
     @cached_property
     def _training_tree(self) -> ImageTree:

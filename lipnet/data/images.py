@@ -79,10 +79,15 @@ class LabelledImages:
         Raises:
             ValueError: the images differ in shape or ``maximum``, or these images are not in memory.
         """
-        if self.images.shape[1:] != other.images.shape[1:] or self.maximum != other.maximum:
+        if self.maximum != other.maximum:
             raise ValueError(
-                f"images of shape {tuple(self.images.shape[1:])} up to {self.maximum} cannot be joined by images of "
-                f"shape {tuple(other.images.shape[1:])} up to {other.maximum}"
+                f"extra images are bytes 0..{other.maximum}, but the training images are 0..{self.maximum}: this "
+                "dataset takes no extra images"
+            )
+        if self.images.shape[1:] != other.images.shape[1:]:
+            raise ValueError(
+                f"images of shape {tuple(self.images.shape[1:])} cannot be joined by images of shape "
+                f"{tuple(other.images.shape[1:])}"
             )
         if not isinstance(self.images, Tensor):
             raise ValueError(

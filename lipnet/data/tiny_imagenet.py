@@ -4,17 +4,19 @@ import os
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
+from lipnet.data.checks import few
+from lipnet.data.fingerprint import CONTENTS, fingerprint
 from lipnet.data.images import LabelledImages
 from lipnet.data.loaders import LOADERS
 from lipnet.data.official import OfficialFiles
 from lipnet.data.spec import TINY_IMAGENET_SPEC
-from lipnet.data.trees import ImageTree, few, read_tree, scan_tree
+from lipnet.data.trees import ImageTree, read_tree, scan_tree
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -32,6 +34,9 @@ class TinyImageNetDataModule(OfficialFiles):
     spec = TINY_IMAGENET_SPEC
     usual_crop_padding = 8
     usual_flip = True
+    checkpoint_facts = (CONTENTS,)
+    training_per_class: ClassVar[int] = 500
+    test_per_class: ClassVar[int] = 50
 
     @property
     def folder(self) -> Path:
@@ -45,7 +50,12 @@ class TinyImageNetDataModule(OfficialFiles):
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.data_dir, prefix=".download-") as unpacked:
             download_and_extract_archive(URL, unpacked, md5=MD5)
-            os.replace(Path(unpacked, FOLDER), self.folder)
+            try:
+                os.replace(Path(unpacked, FOLDER), self.folder)
+            except OSError:
+                # Another process may have put it in place meanwhile: a folder with files cannot be replaced.
+                if self.missing_files(self.folder, [WNIDS, WORDS, ANNOTATIONS]):
+                    raise
 
     @cached_property
     def wnids(self) -> list[str]:
@@ -72,15 +82,27 @@ class TinyImageNetDataModule(OfficialFiles):
 
         Raises:
             FileNotFoundError: official files are missing.
-            OSError: the folders do not match the 200 classes, or the annotations cannot be read.
+            OSError: the folders do not match the 200 classes, classes have more or fewer images than the official ones,
+                or the annotations cannot be read.
             ValueError: images cannot be read; the message names them.
         """
-        tree = self._training_tree() if train else self._test_tree()
+        tree = self._training_tree if train else self._test_tree()
         in_memory = not LOADERS[self.loader].uses_workers
         return read_tree(
             tree, torch.arange(len(tree.labels)), self.spec.image_size, self.spec.in_channels, in_memory=in_memory
         )
 
+    @cached_property
+    def contents_sha256(self) -> str:
+        """The fingerprint of the training files, from which the validation images are chosen."""
+        self.prepare_alone()
+        return fingerprint(self._training_tree)
+
+    def settings_behind(self, split: str) -> tuple[str, ...]:
+        settings = super().settings_behind(split)
+        return (*settings, CONTENTS) if split == "validation" else settings
+
+    @cached_property
     def _training_tree(self) -> ImageTree:
         wnids = self.wnids
         # Beside the images, each class has a file of bounding boxes.
@@ -88,16 +110,23 @@ class TinyImageNetDataModule(OfficialFiles):
         if list(tree.classes) != wnids:
             differing = sorted({*tree.classes} ^ {*wnids})
             raise OSError(f"{tree.root} does not have the official classes: {few(differing)} differ")
+        counts = zip(wnids, tree.labels.bincount().tolist(), strict=True)
+        wrong = [f"{name} ({count})" for name, count in counts if count != self.training_per_class]
+        if wrong:
+            raise OSError(
+                f"classes in {tree.root} must have {self.training_per_class} images each, got {few(wrong)}: copy "
+                f"{FOLDER} again, or remove it and let data.download=true fetch it"
+            )
         return tree
 
     def _test_tree(self) -> ImageTree:
         labels = {wnid: label for label, wnid in enumerate(self.wnids)}
         lines = [line.split("\t") for line in (self.folder / ANNOTATIONS).read_text().splitlines()]
-        if not lines or any(len(line) < 2 or line[1] not in labels or "/" in line[0] for line in lines):
+        if any(len(line) < 2 or line[1] not in labels or "/" in line[0] for line in lines):
             raise self.damaged(self.folder / ANNOTATIONS)
-        return ImageTree(
-            self.folder / "val" / "images",
-            tuple(labels),
-            np.array([os.fsencode(line[0]) for line in lines]),
-            torch.tensor([labels[line[1]] for line in lines]),
-        )
+        found = torch.tensor([labels[line[1]] for line in lines], dtype=torch.int64)
+        counts = found.bincount(minlength=len(labels))
+        if len({line[0] for line in lines}) < len(lines) or not bool((counts == self.test_per_class).all()):
+            raise self.damaged(self.folder / ANNOTATIONS)
+        files = np.array([os.fsencode(line[0]) for line in lines])
+        return ImageTree(self.folder / "val" / "images", tuple(labels), files, found)

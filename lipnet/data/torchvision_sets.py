@@ -66,6 +66,7 @@ class MNISTDataModule(OfficialFiles):
     usual_crop_padding = 2
     usual_flip = False
     reader: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+    counts: ClassVar[dict[str, int]] = {"train": 60000, "test": 10000}
 
     @property
     def folder(self) -> Path:
@@ -88,15 +89,15 @@ class MNISTDataModule(OfficialFiles):
 
         Raises:
             FileNotFoundError: a file is missing.
-            OSError: a file has another size than its header states, labels and images differ in number, or a label is
-                no class.
+            OSError: a file has another size than its header states, the number of images or labels is not the official
+                one, or a label is no class.
         """
         names = _mnist_names(train)
         self.check_present(self.folder, names)
         paths = [self.folder / name for name in names]
-        count = [self._count(path) for path in paths]
-        if count[0] != count[1]:
-            raise self.damaged(paths[0])
+        for path in paths:
+            if self._count(path) != self.counts["train" if train else "test"]:
+                raise self.damaged(path)
         images, labels = read_image_file(str(paths[0])), read_label_file(str(paths[1]))
         if bool((labels >= self.num_classes).any()):
             raise self.damaged(paths[1])

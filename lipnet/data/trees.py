@@ -1,7 +1,7 @@
 """Trees of image files with a folder for each class: find the files, decode them, and measure mean and std."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from lipnet.data.decoding import check_header, decode_fitted
+from lipnet.data.checks import few
+from lipnet.data.class_names import check_class_names
+from lipnet.data.decoding import check_header, decode_fitted, is_image
 from lipnet.data.images import ImageBytes, LabelledImages
 
 # Files that file managers leave behind; hidden files, such as .DS_Store, are skipped, too.
 _CLUTTER = ("Thumbs.db", "desktop.ini")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff", ".heic", ".avif")
 # Mean and std are measured on at most this many images, evenly spaced. Their relative error is then below one per cent.
 _MEASURED = 10_000
-_SHOWN = 5
 _CHUNK = 1024
 # Pixels whose squares are summed at once.
 _PIXELS = 2**22
@@ -52,7 +52,7 @@ class ImageTree:
 
 
 def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
-    """Find the image files of each class; no file is opened.
+    """Find the files of each class; none of them is opened.
 
     Folders within the folder of a class belong to the class. Hidden files and the clutter of file managers are skipped.
 
@@ -61,21 +61,12 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
         skipped: ends of the names of further files to skip.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no folder of a class in it.
-        ValueError: a class has no files, there are images outside the folders of the classes, or a link leads to a
-            folder of the tree, whose images would count twice.
+        FileNotFoundError: there is no such folder, or no folder of a class in it, or a link in it leads nowhere.
+        ValueError: a class has no files, there are images outside the folders of the classes, two classes have names
+            that look the same, or a link leads to a folder of the tree, whose images would count twice.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"images were looked for in {root}, which is no folder: name their folder with data.data_dir=..."
-        )
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    loose = [entry.name for entry in entries if not entry.is_dir() and entry.suffix.lower() in _SUFFIXES]
-    if not folders:
-        raise FileNotFoundError(f"{root} has no folders: it must have a folder of images for each class")
-    if loose:
-        raise ValueError(f"images must be in the folder of a class, got {few(loose)} in {root}: move them into one")
+    folders = _class_folders(root)
+    check_class_names(root, [folder.name for folder in folders])
     seen = {_device_and_inode(root): root}
     found = [sorted(_files_in(folder, root, skipped, seen)) for folder in folders]
     empty = [folder.name for folder, files in zip(folders, found, strict=True) if not files]
@@ -91,6 +82,30 @@ def scan_tree(root: Path, skipped: tuple[str, ...] = ()) -> ImageTree:
     )
 
 
+def visible_entries(folder: Path) -> list[Path]:
+    """Return the files and folders in a folder, sorted, without hidden ones."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _class_folders(root: Path) -> list[Path]:
+    """Return the folders of the classes; errors as for `scan_tree`."""
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"images were looked for in {root}, which is no folder: name their folder with data.data_dir=..."
+        )
+    entries = visible_entries(root)
+    broken = [entry.name for entry in entries if not entry.exists()]
+    if broken:
+        raise FileNotFoundError(f"links in {root} lead nowhere: {few(broken)}; repair or remove them")
+    folders = [entry for entry in entries if entry.is_dir()]
+    if not folders:
+        raise FileNotFoundError(f"{root} has no folders: it must have a folder of images for each class")
+    loose = [entry.name for entry in entries if not entry.is_dir() and is_image(entry)]
+    if loose:
+        raise ValueError(f"images must be in the folder of a class, got {few(loose)} in {root}: move them into one")
+    return folders
+
+
 def _device_and_inode(folder: str | Path) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
@@ -98,7 +113,7 @@ def _device_and_inode(folder: str | Path) -> tuple[int, int]:
 
 def _files_in(folder: Path, root: Path, skipped: tuple[str, ...], seen: dict[tuple[int, int], Path]) -> Iterator[str]:
     """Yield the paths of a class's files, relative to ``root``; enter each folder in ``seen``, and refuse it twice."""
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         before = seen.setdefault(_device_and_inode(place), Path(place))
         if before != Path(place):
             raise ValueError(f"{place} is the folder {before} again, by a link: its images would count twice")
@@ -106,6 +121,11 @@ def _files_in(folder: Path, root: Path, skipped: tuple[str, ...], seen: dict[tup
         for name in names:
             if not name.startswith(".") and not name.endswith((*_CLUTTER, *skipped)):
                 yield Path(place, name).relative_to(root).as_posix()
+
+
+def _refuse(error: OSError) -> None:
+    """Raise the error of a folder that cannot be read, which `os.walk` would leave out."""
+    raise error
 
 
 class StreamedImages:
@@ -151,7 +171,7 @@ class StreamedImages:
 
     def check_headers(self) -> None:
         """Raise one ValueError that names the files without the header of an image."""
-        _for_each(lambda position: check_header(self._path(position)), len(self), self.tree.root)
+        for_each(lambda position: check_header(self._path(position)), len(self), self.tree.root)
 
     def in_memory(self) -> Tensor:
         """Decode all images at once, uint8 (N, C, S, S).
@@ -166,7 +186,7 @@ class StreamedImages:
                 f"machine has {memory / 2**30:.1f} GiB: read them from the files with data.loader=workers"
             )
         images = torch.empty(self.shape, dtype=torch.uint8)
-        _for_each(lambda position: images[position].copy_(self._decode(position)), len(self), self.tree.root)
+        for_each(lambda position: images[position].copy_(self._decode(position)), len(self), self.tree.root)
         return images
 
     def _path(self, position: int) -> Path:
@@ -217,7 +237,7 @@ def measure(images: ImageBytes) -> tuple[tuple[float, ...], float]:
     return tuple((mean / 255).tolist()), float(variance.clamp_min(0).sqrt() / 255)
 
 
-def _for_each(function: Callable[[int], object], count: int, root: Path) -> None:
+def for_each(function: Callable[[int], object], count: int, root: Path) -> None:
     """Call a function with each position below ``count``, in threads; raise one ValueError for all that failed."""
     errors: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -243,9 +263,3 @@ def _error_of(function: Callable[[int], object], position: int) -> str | None:
 def physical_memory() -> int:
     """Return the machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def few(names: Sequence[str], separator: str = ", ") -> str:
-    """Join the first few texts, and state the number of the others."""
-    more = [f"and {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
-    return separator.join([*names[:_SHOWN], *more])

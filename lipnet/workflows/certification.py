@@ -15,6 +15,7 @@ from lipnet.certify.processes import CertifyInProcesses
 from lipnet.certify.ranks import certify_in_ranks, process_group
 from lipnet.certify.run import Certification, certify_here, run_certification
 from lipnet.data import DATAMODULES, ImageDataModule
+from lipnet.data.fingerprint import comparable
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.files import check_places, resolve_path
 from lipnet.functional.margins import STANDARD_RADII
@@ -245,15 +246,14 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
         raise ValueError(
             f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}"
         )
-    description = data.description()
-    here = {key: description[key] for key in data.settings_behind(split)}
+    here = comparable({key: getattr(data, key) for key in data.settings_behind(split)}, checkpoint.dataset)
     there = {key: checkpoint.dataset.get(key) for key in here}
     if here != there:
         differing = [key for key in here if here[key] != there[key]]
         here, there = ({key: _shortened(each[key]) for key in differing} for each in (here, there))
         raise ValueError(
             f"the checkpoint was trained with a {split} split of {there}, but the data have {here}: "
-            "images that it was trained on would be certified"
+            "images that it was trained on would be certified; take the files and settings of its training"
         )
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
+from lipnet.data.fingerprint import comparable
 from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
@@ -178,8 +179,9 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     content = read_checkpoint(path)[0]
     description = content[DESCRIPTION]
     assert module.description is not None
+    here = {**module.description, "dataset": comparable(module.description["dataset"], description["dataset"])}
     for part in ("model", "dataset"):
-        values = differences(description[part], module.description[part], ("in the checkpoint", "here"))
+        values = differences(description[part], here[part], ("in the checkpoint", "here"))
         if values:
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
     check_kept_settings(content, path, kept_settings(config, _precision(config)))

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
+from lipnet.data.fingerprint import CONTENTS
 from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 
@@ -45,12 +46,12 @@ def check_unseen(data: ImageDataModule, trained_on: Mapping[str, Any], path: Pat
     if data.unseen_by(trained_on):
         return
     there, here = (
-        {key: value for key, value in each.items() if key not in data.checkpoint_facts}
+        {key: value for key, value in each.items() if key == CONTENTS or key not in data.checkpoint_facts}
         for each in (trained_on, data.description())
     )
     raise ValueError(
         f"the network of {path} was trained on {there}, and may have seen validation or test images of {here}: "
-        "take the same split, by data.seed and the other settings, or other images"
+        "take the same files and the same split, by data.seed and the other settings, or other images"
     )
 
 

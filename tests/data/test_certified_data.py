@@ -13,12 +13,12 @@ from PIL import Image
 
 from lipnet.certify import PGD, Certificates
 from lipnet.certify.run import Evidence
-from lipnet.data import DATAMODULES, FolderDataModule, ImageDataModule
+from lipnet.data import DATAMODULES, FolderDataModule, ImageDataModule, MNISTDataModule
 from lipnet.models import build_model, load_checkpoint, save_checkpoint
 from lipnet.workflows import certification, certify_checkpoint
 from lipnet.workflows.attacking import CertificateAttack
 from lipnet.workflows.verification import verify_certificates
-from tests.fake_images import CLASSES, write_class, write_mnist
+from tests.fake_images import CLASSES, COUNTS, picture, write_class, write_mnist
 
 ATTACK = CertificateAttack(PGD(steps=3, restarts=1), n_samples=4)
 
@@ -44,6 +44,12 @@ def mnist(root: Path) -> ImageDataModule:
 DATA: dict[str, Callable[[Path], ImageDataModule]] = {"two trees": two_trees, "one tree": one_tree, "mnist": mnist}
 
 
+@pytest.fixture(autouse=True)
+def counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of images of the stand-in, in place of the official ones."""
+    monkeypatch.setattr(MNISTDataModule, "counts", COUNTS)
+
+
 def config_for(data: ImageDataModule) -> dict[str, Any]:
     spec = data.spec
     return {
@@ -56,10 +62,12 @@ def config_for(data: ImageDataModule) -> dict[str, Any]:
     }
 
 
-def checkpoint_of(data: ImageDataModule, path: Path) -> Path:
+def checkpoint_of(data: ImageDataModule, path: Path, *left_out: str) -> Path:
+    """Write a checkpoint; the description of its data leaves out some entries."""
     config = config_for(data)
+    description = {key: value for key, value in data.description().items() if key not in left_out}
     torch.manual_seed(0)
-    save_checkpoint(path, build_model(config), config, data.description())
+    save_checkpoint(path, build_model(config), config, description)
     return path
 
 
@@ -111,6 +119,55 @@ def test_images_that_the_training_may_have_seen_are_not_certified(tmp_path: Path
     write_class(root / "ant" / "more", 5, 9)
     with pytest.raises(ValueError, match=r"trained with a test split of {'files_sha256'.*it was trained on would be"):
         certify_checkpoint(checkpoint, tmp_path / "out", data_dir=str(root), device="cpu")
+
+
+def numbered_anew(root: Path) -> Path:
+    """Write a tree of bitmaps, all of one size, and return it; `number_anew` exchanges an image of each class."""
+    for seed, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            picture(100 * seed + number).save(root / name / f"{number:03}.bmp")
+    return root
+
+
+def number_anew(root: Path) -> None:
+    """Delete the first image of each class, number the others from 0 on, and add a new one."""
+    for seed, name in enumerate(CLASSES):
+        for number in range(1, 20):
+            (root / name / f"{number:03}.bmp").replace(root / name / f"{number - 1:03}.bmp")
+        picture(1000 + seed).save(root / name / "019.bmp")
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_images_with_the_names_and_sizes_of_others_are_not_certified(split: str, tmp_path: Path) -> None:
+    root = numbered_anew(tmp_path / "data")
+    before = FolderDataModule(data_dir=root, image_size=8)
+    checkpoint = checkpoint_of(before, tmp_path / "model.ckpt")
+    settings: dict[str, Any] = {"data_dir": str(root), "device": "cpu", "split": split}
+    assert certify_checkpoint(checkpoint, tmp_path / "out", n_samples=1, **settings)["n_samples"] == 1
+    number_anew(root)
+    after = FolderDataModule(data_dir=root, image_size=8)
+    assert after.files_sha256 == before.files_sha256
+    with pytest.raises(
+        ValueError, match=rf"a {split} split of {{'contents_sha256'.*take the files and settings of its"
+    ):
+        certify_checkpoint(checkpoint, tmp_path / "again", **settings)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_compared_by_names_with_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    checkpoint = checkpoint_of(one_tree(root), tmp_path / "model.ckpt", "contents_sha256")
+    settings: dict[str, Any] = {"data_dir": str(root), "device": "cpu", "n_samples": 1}
+    with pytest.warns(
+        UserWarning, match="earlier version, which stated the names of its files, but not their contents"
+    ):
+        certify_checkpoint(checkpoint, tmp_path / "out", **settings)
+    picture(0).save(root / "ant" / "new.png")
+    with (
+        pytest.warns(UserWarning, match="earlier version"),
+        pytest.raises(ValueError, match=r"a test split of {'files_sha256': '\w+'}, but the data have"),
+    ):
+        certify_checkpoint(checkpoint, tmp_path / "again", **settings)
 
 
 def test_the_training_images_of_a_folder_with_test_images_are_no_test_images(tmp_path: Path) -> None:

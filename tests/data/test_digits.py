@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from lipnet.data import DigitsDataModule
+from lipnet.data import DigitsDataModule, NpzImages
 
 
 def test_splits_are_disjoint_and_together_all_of_the_digits() -> None:
@@ -68,3 +70,10 @@ def test_augmentation_shifts_by_one_pixel_at_most_and_never_flips() -> None:
         assert matches
         shifts.add(matches[0])
     assert len(shifts) > 5
+
+
+def test_extra_images_have_another_range_than_digits(tmp_path: Path) -> None:
+    np.savez(tmp_path / "extra.npz", image=np.zeros((4, 8, 8, 1), np.uint8), label=np.zeros(4, np.int64))
+    module = DigitsDataModule(extra=NpzImages(tmp_path / "extra.npz", 0.5), loader="memory")
+    with pytest.raises(ValueError, match=r"extra images are bytes 0\.\.255, but the training images are 0\.\.16: this"):
+        module.training_dataset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from lipnet.data import FolderDataModule, NpzImages, read_image
-from lipnet.data.decoding import decode_fitted
+from lipnet.data.decoding import decode_exact, decode_fitted
 from lipnet.data.trees import StreamedImages, measure, scan_tree
 from lipnet.models import LipConvNet
 from tests.fake_images import CLASSES, picture, write_class
@@ -391,16 +392,118 @@ def test_extra_images_need_those_in_memory(trees: Path, tmp_path: Path) -> None:
 def test_the_description_changes_with_the_files_that_the_split_is_chosen_from(single: Path) -> None:
     before = module(single)
     description, behind = before.description(), before.settings_behind("test")
-    names = {"image_size", "in_channels", "classes", "test_fraction", "test_seed", "files_sha256", "test_folder"}
-    assert names == set(behind)
+    names = {"image_size", "in_channels", "classes", "test_fraction", "test_seed", "test_folder"}
+    assert names | {"files_sha256", "contents_sha256"} == set(behind)
     assert description["classes"] == list(CLASSES)
     picture(0).save(single / "ant" / "new.png")
     assert module(single).description()["files_sha256"] != description["files_sha256"]
 
 
 def test_with_a_folder_of_test_images_new_training_images_do_not_matter_to_the_test(trees: Path) -> None:
-    assert "files_sha256" not in module(trees).settings_behind("test")
-    assert {"files_sha256", "seed"} <= set(module(trees).settings_behind("validation"))
+    assert not {"files_sha256", "contents_sha256"} & set(module(trees).settings_behind("test"))
+    assert {"files_sha256", "contents_sha256", "seed"} <= set(module(trees).settings_behind("validation"))
+
+
+@pytest.mark.parametrize("name", ["loose.jfif", "loose.jpe", "no_suffix", "loose.data", "damaged.avif"])
+def test_images_beside_the_classes_are_refused_by_suffix_or_header(name: str, trees: Path) -> None:
+    content = b"damaged" if name == "damaged.avif" else (trees / "train" / "ant" / "000.png").read_bytes()
+    (trees / "train" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"images must be in the folder of a class, got {name}"):
+        scan_tree(trees / "train")
+
+
+def test_hidden_images_and_other_files_beside_the_classes_are_left_out(trees: Path, recwarn: Any) -> None:
+    for folder in (trees, trees / "train"):
+        picture(0).save(folder / ".hidden.png")
+        (folder / ".cache").mkdir()
+        (folder / "labels.csv").write_text("P1,ant\n")
+        (folder / "README").write_text("about these images")
+    assert module(trees).classes == list(CLASSES)
+    assert not recwarn.list
+
+
+def test_a_link_beside_the_classes_that_leads_nowhere_is_refused(trees: Path) -> None:
+    (trees / "train" / "dog").symlink_to(trees / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"links in .*train lead nowhere: dog; repair or remove them"):
+        scan_tree(trees / "train")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir, closed = os.scandir, trees / "train" / "ant" / "closed"
+    write_class(closed, 2, 0)
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="ant/closed"):
+        scan_tree(trees / "train")
+
+
+def test_folders_and_images_beside_train_and_test_are_warned_of(trees: Path) -> None:
+    write_class(trees / "val" / "ant", 1, 0)
+    write_class(trees / "dog", 1, 0)
+    picture(0).save(trees / "loose.png")
+    picture(0).save(trees / "no_suffix", format="JPEG")
+    with pytest.warns(
+        UserWarning, match=r"only the folders train and test .*left out: dog, loose\.png, no_suffix, val$"
+    ):
+        assert module(trees).classes == list(CLASSES)
+
+
+def test_classes_whose_names_look_the_same_are_refused(single: Path) -> None:
+    for form in ("NFC", "NFD"):
+        write_class(single / unicodedata.normalize(form, "caf\u00e9"), 20, 7)
+    with pytest.raises(ValueError, match=r"look the same, .* Unicode form: 'cafe\\u0301', 'caf\\xe9'; merge or rename"):
+        scan_tree(single)
+
+
+@pytest.mark.parametrize("name", ["Cat", "cat ", "CAT"])
+def test_classes_that_only_differ_in_case_or_spaces_are_warned_of(name: str, single: Path) -> None:
+    write_class(single / name, 20, 7)
+    with pytest.warns(UserWarning, match="only differ in case or spaces: .*'cat.*; each folder is a class of its own"):
+        assert set(scan_tree(single).classes) == {*CLASSES, name}
+
+
+def flipped(content: bytes) -> bytes:
+    """Change a chunk of a PNG file that Pillow does not need for the pixels."""
+    place = content.index(b"tEXt") + 6
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: content[:-12], flipped])
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+def test_checksums_and_the_end_of_png_files_are_checked(
+    loader: str, damage: Callable[[bytes], bytes], trees: Path
+) -> None:
+    path = trees / "test" / "bee" / "001.png"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "some text")
+    picture(0).save(path, pnginfo=text)
+    good = path.read_bytes()
+    decode_fitted(path, 12, 3)
+    path.write_bytes(damage(good))
+    with pytest.raises(ValueError, match=r"bee/001\.png cannot be read as an image"):
+        batches(module(trees, loader=loader).test_dataloader())
+    with pytest.raises(ValueError, match=r"bee/001\.png cannot be read as an image"):
+        decode_exact(path, (12, 12), "RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "WEBP", "PPM"])
+def test_truncated_files_of_other_formats_are_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    picture(0).save(path, format=kind)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        decode_fitted(path, 12, 3)
+
+
+def test_pillow_must_not_decode_truncated_files(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES must be False, got True"):
+        module(trees, loader="memory").evaluation_dataset("test")
 
 
 def test_unicode_and_spaces_in_names_survive(tmp_path: Path) -> None:
@@ -453,7 +556,11 @@ def test_which_trainings_may_have_seen_the_images(trees: Path) -> None:
     assert base.unseen_by(module(trees).description())
     assert not base.unseen_by(module(trees, seed=1).description())
     assert not base.unseen_by(module(trees / "train").description())  # the same files, split in another way
-    assert base.unseen_by(module(trees, seed=1).description() | {"files_sha256": "of another folder"})
+    other = module(trees, seed=1).description() | {"files_sha256": "of another folder"}
+    with pytest.warns(UserWarning, match=f"trained on other files of the same classes: images in {trees} that were"):
+        assert base.unseen_by(other)
+    assert base.unseen_by(other | {"classes": ["other", "classes"]})
+    assert not base.unseen_by(module(trees).description() | {"contents_sha256": "of some other images"})
     assert base.unseen_by({"name": "digits", "seed": 1})
     single = module(trees / "train")
     assert single.unseen_by(module(trees / "train").description())

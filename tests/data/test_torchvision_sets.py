@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from lipnet.data import (
     tiny_imagenet,
 )
 from tests.fake_images import COLOURED, COUNTS, IMAGES, labels_of, write_idx, write_mnist
+
+
+@pytest.fixture(autouse=True)
+def counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of images of the stand-ins, in place of the official ones."""
+    monkeypatch.setattr(MNISTDataModule, "counts", COUNTS)
+    monkeypatch.setattr(TinyImageNetDataModule, "training_per_class", 3)
+    monkeypatch.setattr(TinyImageNetDataModule, "test_per_class", 1)
 
 
 @pytest.fixture
@@ -150,6 +159,14 @@ def test_damaged_files_of_mnist_are_named(part: str, damage: Callable[[Path], ob
     data.setup("test")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_mnist_has_the_official_number_of_images(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path)
+    monkeypatch.setattr(MNISTDataModule, "counts", COUNTS | {split: 60000})
+    with pytest.raises(OSError, match=r"damaged mnist file: .*-images-idx3-ubyte"):
+        MNISTDataModule(data_dir=tmp_path, validation_fraction=0.25).setup()
+
+
 def test_a_damaged_file_of_svhn_is_named(svhn: Path) -> None:
     cut(svhn / "test_32x32.mat")
     data = SVHNDataModule(data_dir=svhn, validation_fraction=0.25)
@@ -161,8 +178,9 @@ def test_a_damaged_file_of_svhn_is_named(svhn: Path) -> None:
 def test_damaged_lists_of_tiny_imagenet_are_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     annotations = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     good = annotations.read_text()
-    for line in ("val_0.JPEG\tunknown\n", "../../etc\tn00000001\n", "one column\n", ""):
-        annotations.write_text(line)
+    half, twice = "".join(good.splitlines(keepends=True)[:100]), good.replace("val_1.JPEG", "val_0.JPEG")
+    for text in ("val_0.JPEG\tunknown\n", "../../etc\tn00000001\n", "one column\n", "", half, twice):
+        annotations.write_text(text)
         with pytest.raises(OSError, match=r"damaged tiny_imagenet file: .*val_annotations"):
             TinyImageNetDataModule(data_dir=tiny).evaluation_dataset("test")
     annotations.write_text(good)
@@ -173,6 +191,46 @@ def test_damaged_lists_of_tiny_imagenet_are_named(tiny: Path, monkeypatch: pytes
         TinyImageNetDataModule(data_dir=tiny).training_dataset()
     (extra / "0.JPEG").unlink()
     extra.rmdir()
+
+
+def test_half_a_copy_of_tiny_imagenet_is_refused(tiny: Path) -> None:
+    image = tiny / "tiny-imagenet-200" / "train" / "n00000007" / "images" / "n00000007_1.JPEG"
+    content = image.read_bytes()
+    image.unlink()
+    with pytest.raises(OSError, match=r"classes in .*train must have 3 images each, got n00000007 \(2\): copy tiny-im"):
+        TinyImageNetDataModule(data_dir=tiny, validation_fraction=0.34).training_dataset()
+    image.write_bytes(content)
+
+
+def test_tiny_imagenet_states_its_training_files_and_compares_them_for_the_validation(tiny: Path) -> None:
+    settings: dict[str, Any] = {"data_dir": tiny, "validation_fraction": 0.34}
+    data = TinyImageNetDataModule(**settings)
+    assert data.description().keys() == {"name", "seed", "validation_fraction", "contents_sha256"}
+    assert data.settings_behind("validation") == ("seed", "validation_fraction", "contents_sha256")
+    assert data.settings_behind("test") == ()
+    folder = tiny / "tiny-imagenet-200" / "train" / "n00000007" / "images"
+    (folder / "n00000007_1.JPEG").rename(folder / "n00000007_9.JPEG")
+    assert not TinyImageNetDataModule(**settings).unseen_by(data.description())
+    (folder / "n00000007_9.JPEG").rename(folder / "n00000007_1.JPEG")
+    assert TinyImageNetDataModule(**settings).unseen_by(data.description())
+    older = {"name": "tiny_imagenet", "seed": 0, "validation_fraction": 0.34}
+    with pytest.warns(UserWarning, match="earlier version, which stated neither the names of its files nor their"):
+        assert TinyImageNetDataModule(**settings).unseen_by(older)
+
+
+def test_the_description_of_tiny_imagenet_fetches_its_files(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes fetch at once: the other one is first."""
+
+    def unpack(url: str, root: str, md5: str) -> None:
+        shutil.copytree(tiny / "tiny-imagenet-200", Path(root) / "tiny-imagenet-200")
+        shutil.copytree(tiny / "tiny-imagenet-200", tmp_path / "tiny-imagenet-200")
+
+    monkeypatch.setattr(tiny_imagenet, "download_and_extract_archive", unpack)
+    fetched = TinyImageNetDataModule(data_dir=tmp_path, download=True, validation_fraction=0.34)
+    given = TinyImageNetDataModule(data_dir=tiny, validation_fraction=0.34)
+    assert fetched.description() == given.description()
 
 
 def test_a_download_puts_whole_files_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
 from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
 from lipnet.data import FolderDataModule, ImageDataModule
+from lipnet.data.fingerprint import fingerprint
 from lipnet.data.samplers import ShardSampler
 from lipnet.functional import (
     polynomial_gain,
@@ -714,6 +715,11 @@ DEFECTS = [
         "samples: the folder of the training images is certified as if they were test images",
         edit_method(FolderDataModule, "settings_behind", ', "test_folder")', ")"),
         ["tests/data/test_certified_data.py::test_the_training_images_of_a_folder_with_test_images_are_no_test_images"],
+    ),
+    Defect(
+        "samples: other images with the names of those of the training pass for them",
+        replace(fingerprint, lambda tree: ""),
+        ["tests/data/test_certified_data.py::test_images_with_the_names_and_sizes_of_others_are_not_certified"],
     ),
     Defect(
         "samples: a transfer validates on images of the base's training",

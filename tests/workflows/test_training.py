@@ -31,6 +31,7 @@ from lipnet.workflows.training import (
     model_config,
     resume_path,
 )
+from tests.fake_images import CLASSES, write_class
 
 
 @pytest.fixture
@@ -231,6 +232,28 @@ def test_a_checkpoint_of_another_model_or_other_data_is_refused(
     changed = OmegaConf.merge(config, changes, {"ckpt_path": str(tiny_checkpoint)})
     with pytest.raises(ValueError, match=rf"tiny\.ckpt cannot be resumed: .*{difference}"):
         resume_path(changed, seeded_module(changed))
+
+
+def test_a_checkpoint_on_a_folder_is_resumed_with_the_same_files_alone(config: DictConfig, tmp_path: Path) -> None:
+    for seed, name in enumerate(CLASSES):
+        write_class(tmp_path / "images" / name, 20, seed)
+    data = {"_target_": "lipnet.data.FolderDataModule", "data_dir": str(tmp_path / "images"), "image_size": 8}
+    config.data = data
+    module = seeded_module(config)
+    path = tmp_path / "folder.ckpt"
+    config.ckpt_path = str(path)
+    model, dataset = module.description["model"], module.description["dataset"]
+    save_checkpoint(path, module.model, model, dataset)
+    assert resume_path(config, module) == path
+    save_checkpoint(path, module.model, model, dataset | {"contents_sha256": "other"})
+    with pytest.raises(ValueError, match=r"its dataset differs .* contents_sha256: other in the checkpoint"):
+        resume_path(config, module)
+    # Checkpoints of earlier versions do not state it.
+    save_checkpoint(path, module.model, model, {key: dataset[key] for key in dataset if key != "contents_sha256"})
+    with pytest.warns(
+        UserWarning, match="earlier version, which stated the names of its files, but not their contents"
+    ):
+        assert resume_path(config, module) == path
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(
