@@ -51,6 +51,8 @@ class ExactResumption(Callback):
         self._schedules: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {}
         self._stated: dict[str, Any] | None = None
+        self._max_steps: int | None = None
+        self._done = 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -70,7 +72,7 @@ class ExactResumption(Callback):
         self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
         self._optimizers = checkpoint.get("optimizer_states", [])
         self._schedules = checkpoint.get("lr_schedulers", [])
-        self._stated = checkpoint.get(_FACTS)
+        self._stated, self._done = checkpoint.get(_FACTS), checkpoint.get("global_step", 0)
         # The counts are sums over all processes, so only one process restores them.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():
@@ -96,8 +98,27 @@ class ExactResumption(Callback):
         self._facts = kept_facts(trainer, pl_module)
         if resumed:
             check_facts(self._stated, self._facts)
+            self._hide_max_steps(trainer)
+
+    def _hide_max_steps(self, trainer: Trainer) -> None:
+        """Hide ``max_steps`` from Lightning until it has restored its loops.
+
+        With it, Lightning 2.6 takes each checkpoint for one of the middle of an epoch, and appends an epoch without
+        batches to a complete one.
+        """
+        if self._done < trainer.max_steps:
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def _show_max_steps(self, trainer: Trainer) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning skips a training whose epochs are all done, and with it the start of the training.
+        self._show_max_steps(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show_max_steps(trainer)
         positions, self._positions = self._positions, []
         loader: Any = trainer.train_dataloader
         if positions and hasattr(loader, "load_state_dict"):

@@ -352,6 +352,17 @@ def test_other_extra_images_are_refused_and_another_place_is_not(tmp_path: Path,
     assert start(tiny_config, tmp_path, tmp_path / "last.ckpt", data=data("b", one)).global_step == 4
 
 
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_training_of_so_many_steps_is_resumed(tmp_path: Path, tiny_config: dict[str, Any], steps: int) -> None:
+    """From the end of the first epoch, and from the middle of the second one; the last step is within the third."""
+    settings: dict[str, Any] = {"limit_train_batches": 4, "max_epochs": -1, "max_steps": 10}
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(), **settings)
+    path = interrupt(tiny_config, tmp_path / "b", steps, data=make_data(), **settings)
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), **settings)
+    assert_same_training(whole, resumed)
+    assert resumed.max_steps == 10
+
+
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     start(tiny_config, tmp_path, max_epochs=1)
     with pytest.raises(ValueError, match=r"trainer\.max_epochs must be at least 1, the epochs done, got 0"):
