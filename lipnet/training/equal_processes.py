@@ -11,7 +11,7 @@ from lipnet.training.kept_facts import extra_images
 
 
 class EqualProcesses(Callback):
-    """Callback that compares the processes of a training: descriptions, extra images, and weights before the first step.
+    """Callback that compares a training's processes: descriptions, extra images, and weights before the first step.
 
     A launcher such as torchrun starts each process by itself, with its own arguments and files. Distributed training
     averages gradients alone, so the weights of unequal processes would drift apart, and one of them would be saved.
