@@ -1,5 +1,6 @@
 """Extra training images read from files, such as those of a generative model."""
 
+import hashlib
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -41,6 +42,8 @@ class ExtraImages(ABC):
         check_fraction("ratio", ratio)
         self.path = Path(path).expanduser().absolute()
         self.ratio = ratio
+        self.sha256: str | None = None
+        """The SHA-256 of the images and labels that `read` returned last, in their order; None before."""
 
     def read(self, spec: DatasetSpec) -> LabelledImages:
         """Read all images and check that they fit a dataset.
@@ -60,6 +63,7 @@ class ExtraImages(ABC):
                 f"labels of extra images for {spec.name} must be from 0 to {spec.num_classes - 1}, got "
                 f"{labels.min()} to {labels.max()} in {self.path}"
             )
+        self.sha256 = _sha256(images, labels)
         return LabelledImages(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
             labels=torch.from_numpy(labels.astype(np.int64)),
@@ -70,6 +74,15 @@ class ExtraImages(ABC):
     @abstractmethod
     def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
         """Read uint8 images (N, H, W, C) of the dataset's size and integer labels (N,), N >= 1."""
+
+
+def _sha256(images: Array, labels: Array) -> str:
+    """Return the SHA-256 of images and of their labels as int64, whatever file or integer type holds them."""
+    digest = hashlib.sha256(f"images {images.shape} ".encode())
+    # Hash the buffers themselves: millions of images would need as much memory again.
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return digest.hexdigest()
 
 
 class NpzImages(ExtraImages):

@@ -1,6 +1,7 @@
 """Callback that lets the batch size grow in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
@@ -13,10 +14,12 @@ class BatchWarmup(GradientAccumulationScheduler):
     over steps take into account that later epochs have fewer steps.
 
     Args:
-        growth: epoch to factor, increasing from epoch 0, such as ``{0: 1, 5: 2, 10: 4}``.
+        growth: epoch to factor, increasing from epoch 0, such as ``{0: 1, 5: 2, 10: 4}``; or the pairs of epoch and
+            factor, ``[[0, 1], [5, 2], [10, 4]]``.
 
     Raises:
-        ValueError: for epochs that do not start with 0 and increase, and for factors below 1.
+        ValueError: for epochs that do not start with 0 and increase, for factors below 1, and for other entries than
+            integers.
 
     Source: Smith et al., "Don't decay the learning rate, increase the batch size", ICLR 2018 (arXiv 1711.00489).
 
@@ -25,12 +28,9 @@ class BatchWarmup(GradientAccumulationScheduler):
         23
     """
 
-    def __init__(self, growth: Mapping[int, int]) -> None:
-        epochs, factors = list(growth), list(growth.values())
-        if not epochs or epochs[0] != 0 or epochs != sorted(set(epochs)) or any(factor < 1 for factor in factors):
-            raise ValueError(f"growth must map epochs, increasing from 0, to factors of at least 1, got {dict(growth)}")
-        super().__init__(dict(growth))
-        self.growth = dict(growth)
+    def __init__(self, growth: Mapping[int, int] | Sequence[Sequence[int]]) -> None:
+        self.growth = _growth_of(growth)
+        super().__init__(dict(self.growth))
 
     def factor(self, epoch: int) -> int:
         """Return the factor k_e of an epoch e."""
@@ -39,3 +39,17 @@ class BatchWarmup(GradientAccumulationScheduler):
     def steps(self, batches: int, epochs: int) -> int:
         """Return the number of optimizer steps in a training, from its epochs and the loader's batches per epoch."""
         return sum(-(-batches // self.factor(epoch)) for epoch in range(epochs))
+
+
+def _growth_of(growth: Any) -> dict[int, int]:
+    """Return epochs and factors as a mapping; raise ValueError as `BatchWarmup`."""
+    entries = list(growth.items() if isinstance(growth, Mapping) else growth if isinstance(growth, Sequence) else [])
+    pairs = [tuple(each) for each in entries if isinstance(each, Sequence)]
+    whole = len(pairs) == len(entries) and all(len(pair) == 2 and {*map(type, pair)} == {int} for pair in pairs)
+    epochs = [epoch for epoch, _ in pairs] if whole else []
+    if not epochs or epochs[0] != 0 or epochs != sorted(set(epochs)) or any(factor < 1 for _, factor in pairs):
+        raise ValueError(
+            f"growth must map epochs, increasing from 0, to factors of at least 1, got {growth}: state pairs of epoch "
+            "and factor, such as [[0, 1], [5, 2]]"
+        )
+    return dict(pairs)

@@ -7,10 +7,11 @@ from lightning import Callback, LightningModule, Trainer
 
 from lipnet.functional.digest import tensors_sha256
 from lipnet.training.differences import differences
+from lipnet.training.kept_facts import extra_images
 
 
 class EqualProcesses(Callback):
-    """Callback that compares the processes of a training: their descriptions, and their weights before the first step.
+    """Callback that compares a training's processes: descriptions, extra images, and weights before the first step.
 
     A launcher such as torchrun starts each process by itself, with its own arguments and files. Distributed training
     averages gradients alone, so the weights of unequal processes would drift apart, and one of them would be saved.
@@ -28,7 +29,7 @@ class EqualProcesses(Callback):
         self.description = description
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_equal(trainer, self.description or {})
+        check_equal(trainer, {**(self.description or {}), **extra_images(trainer)})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:

@@ -151,25 +151,48 @@ class ResumableCSVLogger(CSVLogger):
 
 
 class _ContinuingWriter(ExperimentWriter):
-    """Writer that keeps the rows before the step from which the training resumes. Later rows are logged again."""
+    """Writer that keeps the rows before the step from which the training resumes. Later rows are logged again.
+
+    A last line without an end was cut by a full disk or a kill, and is dropped: its last number may have lost digits.
+    """
 
     _continues = True
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
         path = Path(self.metrics_file_path)
         if self._continues and path.is_file() and step is not None:
-            with path.open(newline="") as file:
-                rows = csv.DictReader(file)
-                kept = [row for row in rows if int(row["step"]) < step]
-                self.metrics_keys = list(rows.fieldnames or [])
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(kept)
-            with atomic_write(path) as file:
-                file.write(text.getvalue().encode())
+            self._keep_rows(path, step)
         self._continues = False
         super().log_metrics(metrics_dict, step)
 
+    def _keep_rows(self, path: Path, end: int) -> None:
+        """Reduce the file to its complete rows before a step, and take over its columns."""
+        with path.open(newline="") as file:
+            lines = file.read()
+        rows = csv.DictReader(io.StringIO(lines[: lines.rfind("\n") + 1], newline=""))
+        kept = [row for row in rows if _step_of(row, path, rows.line_num) < end]
+        self.metrics_keys = list(rows.fieldnames or [])
+        if not self.metrics_keys:
+            path.unlink()
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(kept)
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())
+
     def _check_log_dir_exists(self) -> None:
         """Do nothing. Lightning would warn and delete the file."""
+
+
+def _step_of(row: dict[str, Any], path: Path, line: int) -> int:
+    """Return the step of a row of metrics.csv; raise ValueError for a row with other columns than the header."""
+    step = row.get("step")
+    # DictReader puts surplus cells under None, and None into missing ones.
+    if None in row or None in row.values() or not str(step).isdecimal():
+        raise ValueError(
+            f"{path} is damaged: line {line} must have a step and a cell for each column, got {[*row.values()]}: "
+            "remove this line, or the file, to resume"
+        )
+    return int(str(step))

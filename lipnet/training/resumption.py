@@ -11,8 +11,10 @@ from torchmetrics import Metric
 
 from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
 from lipnet.training.differences import differences
+from lipnet.training.kept_facts import check_facts, kept_facts
 
 _COUNTS = "train_accuracy"
+_FACTS = "kept_facts"
 _PLACES = ("in the checkpoint", "here")
 # Settings that schedules add to parameter groups.
 _SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
@@ -37,8 +39,9 @@ class ExactResumption(Callback):
     Raises:
         ValueError: on resuming, if the checkpoint is from the middle of an epoch and the loader cannot continue there;
             if it has averaged weights and there is no `ExponentialMovingAverage`; if it has done more epochs than
-            ``max_epochs``; or if the optimizer, the schedule or their settings differ, which Lightning would silently
-            replace by those of the checkpoint. Schedules of other packages than torch and lipnet are not compared.
+            ``max_epochs``; if the optimizer, the schedule or their settings differ, which Lightning would silently
+            replace by those of the checkpoint; or if the facts of `kept_facts` differ. Schedules of other packages than
+            torch and lipnet are not compared.
     """
 
     def __init__(self, train_accuracy: Metric) -> None:
@@ -46,6 +49,10 @@ class ExactResumption(Callback):
         self._positions: list[dict[str, Any]] = []
         self._optimizers: list[dict[str, Any]] = []
         self._schedules: list[dict[str, Any]] = []
+        self._facts: dict[str, Any] = {}
+        self._stated: dict[str, Any] | None = None
+        self._max_steps: int | None = None
+        self._done = 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -65,6 +72,7 @@ class ExactResumption(Callback):
         self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
         self._optimizers = checkpoint.get("optimizer_states", [])
         self._schedules = checkpoint.get("lr_schedulers", [])
+        self._stated, self._done = checkpoint.get(_FACTS), checkpoint.get("global_step", 0)
         # The counts are sums over all processes, so only one process restores them.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():
@@ -87,8 +95,30 @@ class ExactResumption(Callback):
         for saved, schedule in zip(self._schedules, made, strict=False):
             _check_schedule(saved, schedule)
         self._optimizers, self._schedules = [], []
+        self._facts = kept_facts(trainer, pl_module)
+        if resumed:
+            check_facts(self._stated, self._facts)
+            self._hide_max_steps(trainer)
+
+    def _hide_max_steps(self, trainer: Trainer) -> None:
+        """Hide ``max_steps`` from Lightning until it has restored its loops.
+
+        With it, Lightning 2.6 takes each checkpoint for one of the middle of an epoch, and appends an epoch without
+        batches to a complete one.
+        """
+        if self._done < trainer.max_steps:
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def _show_max_steps(self, trainer: Trainer) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning skips a training whose epochs are all done, and with it the start of the training.
+        self._show_max_steps(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show_max_steps(trainer)
         positions, self._positions = self._positions, []
         loader: Any = trainer.train_dataloader
         if positions and hasattr(loader, "load_state_dict"):
@@ -107,6 +137,8 @@ class ExactResumption(Callback):
         with self.train_accuracy.sync_context():
             counts = self.train_accuracy.metric_state.items()
             checkpoint[_COUNTS] = {name: count.clone() for name, count in counts if isinstance(count, Tensor)}
+        if self._facts:
+            checkpoint[_FACTS] = dict(self._facts)
 
 
 def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> None:

@@ -215,6 +215,12 @@ def steps_of(trainer: Trainer) -> float:
     return trainer.estimated_stepping_batches
 
 
+def seconds_of(trainer: Trainer) -> float | None:
+    """Return the time budget of a training in seconds, over all its starts; None without one."""
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    return timers[0]._duration if timers else None
+
+
 def length_for(schedule: PerStepSchedule, trainer: Trainer) -> Length:
     """Return the length of a training in the unit that a schedule needs, steps or time.
 

@@ -45,10 +45,16 @@ def run_folder(log_dir: str, task_name: str, ckpt_path: str | None, transfer: bo
 
 
 def sweep_folder(log_dir: str, task_name: str, ckpt_path: str | None) -> str:
-    """Return the folder of a multirun: the newest one of the task for ``ckpt_path=last``, else a new one."""
+    """Return the folder of a multirun: for ``ckpt_path=last`` that with the task's newest run, else a new one."""
     parent = Path(log_dir).expanduser() / task_name
-    earlier = sorted(parent.glob("multirun_*"), key=lambda folder: folder.stat().st_mtime)
-    return str(earlier[-1] if ckpt_path == "last" and earlier else _unused(parent / f"multirun_{_now()}"))
+    earlier = [*parent.glob("multirun_*")] if ckpt_path == "last" else []
+    return str(max(earlier, key=_newest_start) if earlier else _unused(parent / f"multirun_{_now()}"))
+
+
+def _newest_start(sweep: Path) -> tuple[datetime, str]:
+    """Return the key that sorts multiruns by their newest run; one without any counts with the time of its folder."""
+    runs = [_start_of(record, record) for record in sweep.glob("*/run.json")]
+    return max(runs, default=(datetime.fromtimestamp(sweep.stat().st_mtime, UTC), str(sweep)))
 
 
 def output_folder(log_dir: str) -> str:
@@ -77,19 +83,18 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
         return own if own.is_file() else None
     folder = Path(log_dir).expanduser() / task_name
     checkpoints = [*folder.glob(f"*/{LAST}"), *folder.glob(f"multirun_*/*/{LAST}")]
-    return max(checkpoints, key=_start_of, default=None)
+    return max(checkpoints, key=lambda path: _start_of(path.parents[1] / "run.json", path), default=None)
 
 
-def _start_of(checkpoint: Path) -> tuple[datetime, str]:
-    """Return the key that sorts runs by start: the time in its record, or else of its last checkpoint; and its path.
+def _start_of(record: Path, other: Path) -> tuple[datetime, str]:
+    """Return the key that sorts runs by start: the time in its record, or else of another file; and that file's path.
 
     Folder names do not sort: they are local times, which jump back at the end of summer time or in another zone.
     """
-    record = checkpoint.parents[1] / "run.json"
     starts = read_starts(record) if record.is_file() else []
     if starts:
-        return datetime.fromisoformat(starts[0]["began"]), str(checkpoint)
-    return datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC), str(checkpoint)
+        return datetime.fromisoformat(starts[0]["began"]), str(other)
+    return datetime.fromtimestamp(other.stat().st_mtime, UTC), str(other)
 
 
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:

@@ -1,22 +1,49 @@
-"""Settings that a resumed training must share with its checkpoint."""
+"""Settings that a resumed training must share with its checkpoint: all that a training reads, but for `FREE`."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lipnet.training.differences import differences
 from lipnet.training.equal_processes import check_equal
+from lipnet.workflows.unread import TRAINING
 
-# Groups and settings that decide what a training computes. Others have their own checks: model and dataset by
-# `lipnet.workflows.training.resume_path`, the optimizer by `lipnet.training.ExactResumption`.
-_GROUPS = ("seed", "loss", "scheduler", "data", "compile", "callbacks.ema", "callbacks.batch_warmup")
-_SHARED = ("optimizer", "lookahead", "bias_lr_factor", "manifold_lr", "trainer", "radii", "transfer")
-_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches")
-# Settings that change where images come from and how fast, but not which ones.
-_FREE = ("data_dir", "default_root_dir", "download", "eval_batch_size", "loader", "num_workers", "path", "pin_memory")
+FREE = (
+    # Names, places, display and storage.
+    *("task_name", "ckpt_path", "paths", "logger", "trust", "trainer.default_root_dir", "trainer.enable_*"),
+    *("trainer.log_every_n_steps", "trainer.profiler", "trainer.detect_anomaly", "callbacks.best_checkpoint.dirpath"),
+    *("callbacks.last_checkpoint", "callbacks.run_record", "callbacks.learning_rate", "callbacks.progress_bar"),
+    *("callbacks.epoch_log", "callbacks.model_summary"),
+    # Where images come from and how fast. `lipnet.training.ExactResumption` compares the content of extra images.
+    *("data.data_dir", "data.extra.path", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers"),
+    "data.pin_memory",
+    # Devices. `ExactResumption` compares the number of processes.
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    # The length. `ExactResumption` compares it if the loss or the schedule depends on it.
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps"),
+    # Figures that choose no checkpoint.
+    *(
+        "radii",
+        "certify",
+        "trainer.num_sanity_val_steps",
+        "trainer.limit_test_batches",
+        "trainer.limit_predict_batches",
+    ),
+    # `lipnet.workflows.training.resume_path` compares the model with the checkpoint's description.
+    "model",
+)
+"""Names and patterns of settings that a resumed training may change, each with all settings below it."""
+# All that checkpoints of earlier versions state.
+_EARLIER = (
+    *("seed", "loss", "scheduler", "data", "compile", "callbacks.ema", "callbacks.batch_warmup", "trainer.precision"),
+    *("trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+    "trainer.limit_train_batches",
+)
+_GROWTH = "callbacks.batch_warmup.growth"
 
 
 class KeptSettings(Callback):
@@ -34,7 +61,9 @@ class KeptSettings(Callback):
 
     def __init__(self, config: DictConfig, precision: Any) -> None:
         self.settings = kept_settings(config, precision)
-        self.shared = self.settings | dict(_settings_of(config, _SHARED))
+        # Processes also need the same length, devices and figures.
+        more = _settings_of(config, ("trainer", "radii"), free=("trainer.default_root_dir",))
+        self.shared = {**dict(more), **self.settings}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_equal(trainer, self.shared)
@@ -50,8 +79,7 @@ def kept_settings(config: DictConfig, precision: Any) -> dict[str, Any]:
         config: configuration of the training.
         precision: the trainer's precision, which ``trainer.precision=auto`` leaves open.
     """
-    names = (*_GROUPS, *(f"trainer.{each}" for each in _TRAINER))
-    return {"trainer.precision": str(precision), **dict(_settings_of(config, names))}
+    return {**dict(_settings_of(config, TRAINING, FREE)), "trainer.precision": str(precision)}
 
 
 def check_kept_settings(checkpoint: Mapping[str, Any], path: Path, settings: Mapping[str, Any]) -> None:
@@ -68,6 +96,8 @@ def check_kept_settings(checkpoint: Mapping[str, Any], path: Path, settings: Map
     stated = checkpoint.get("callbacks", {}).get(KeptSettings.__qualname__)
     if stated is None:
         return
+    if all(_is_among(name, _EARLIER) for name in stated):
+        settings = {name: value for name, value in settings.items() if _is_among(name, _EARLIER)}
     values = differences(stated, settings, ("in the checkpoint", "here"))
     if values:
         raise ValueError(
@@ -76,17 +106,31 @@ def check_kept_settings(checkpoint: Mapping[str, Any], path: Path, settings: Map
         )
 
 
-def _settings_of(config: DictConfig, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _settings_of(config: DictConfig, names: Iterable[str], free: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield settings and all below them, but for the free ones; of places below ``paths``, their names."""
+    config = config.copy()
+    with open_dict(config):
+        config.paths = {name: f"paths.{name}" for name in config.get("paths") or {}}
     for name in names:
-        value = OmegaConf.select(config, name)
-        yield from _flat(name, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value)
+        if not _is_among(name, free):
+            value = OmegaConf.select(config, name)
+            plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            yield from _flat(name, plain, tuple(free))
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flat(name: str, value: Any, free: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """Yield the entries of nested dicts by dotted names; null is left out, as if the setting did not exist."""
+    if _is_among(name, free):
+        return
+    if name == _GROWTH and isinstance(value, list):
+        value = dict(value)
     if isinstance(value, dict):
         for key, each in value.items():
-            if key not in _FREE:
-                yield from _flat(f"{name}.{key}", each)
+            yield from _flat(f"{name}.{key}", each, free)
     elif value is not None:
         yield name, value
+
+
+def _is_among(name: str, patterns: Iterable[str]) -> bool:
+    """Return True if a setting, or one that it is below, has one of these names."""
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)

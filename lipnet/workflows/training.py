@@ -24,6 +24,7 @@ from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.kept_settings import KeptSettings, check_kept_settings, kept_settings
+from lipnet.workflows.reporting import check_report
 from lipnet.workflows.settings import check_number, check_numbers
 from lipnet.workflows.transfer import check_unseen, starts_from, transferred_config
 from lipnet.workflows.unread import check_certify_settings
@@ -137,6 +138,7 @@ def check_certification(config: DictConfig) -> None:
 
     Raises:
         FileNotFoundError: for missing test data.
+        IsADirectoryError: if a folder is in the place of the report.
         ValueError: for a setting of ``certify`` out of range, empty test data, and a training that will have nothing to
             certify.
     """
@@ -152,6 +154,7 @@ def check_certification(config: DictConfig) -> None:
     if settings.batch_size < 1:
         raise ValueError(f"certify.batch_size must be at least 1, got {settings.batch_size}")
     device_of(settings.device)
+    check_report(settings.get("report"), Path(config.paths.output_dir), replace=True)
     count = len(make_data(config).evaluation_dataset(settings.split))
     if not 1 <= (count if settings.n_samples is None else settings.n_samples) <= count:
         raise ValueError(

@@ -28,8 +28,14 @@ CERTIFICATION = (
 """Settings that a certification reads."""
 _PACKAGED = Path(__file__).parents[1] / "conf"
 _PLACES = ("data_dir", "log_dir", "output_dir")
-# Arguments of `certify_checkpoint` that a training sets itself.
-_SET_BY_TRAINING = ("ckpt_path", "output_dir", "data", "overwrite", "radii", "trust", "launched")
+# Arguments of `certify_checkpoint` that a training sets itself, or cannot set.
+_SET_BY_TRAINING = ("ckpt_path", "output_dir", "data", "overwrite", "launched")
+_INSTEAD = {
+    "radii": "set radii, which the whole training has",
+    "trust": "set trust, which the whole training has",
+    "data_dir": "a training certifies its own data, set data.data_dir or paths.data_dir",
+    "attack": "attack the finished run, certify.py RUN attack=pgd",
+}
 
 
 def check_read(config: DictConfig, read: Iterable[str], parts: Iterable[str] = ()) -> None:
@@ -82,10 +88,11 @@ def check_certify_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: for a name that is no setting of a certification, or that the training sets itself.
     """
-    accepted = [name for name in signature(certify_checkpoint).parameters if name not in _SET_BY_TRAINING]
+    others = (*_SET_BY_TRAINING, *_INSTEAD)
+    accepted = [name for name in signature(certify_checkpoint).parameters if name not in others]
     for name in settings:
-        if name in ("radii", "trust"):
-            raise ValueError(f"certify.{name} would be ignored: set {name}, which the whole training has")
+        if name in _INSTEAD:
+            raise ValueError(f"certify.{name} would be ignored: {_INSTEAD[name]}")
         if name not in accepted:
             raise ValueError(f"certify.{name} is no setting of a certification; there are {', '.join(accepted)}")
 

@@ -111,6 +111,26 @@ def test_a_folder_is_read(folder: Path) -> None:
     np.testing.assert_array_equal(extra.images.numpy(), IMAGES[[0, 2, 1]].transpose(0, 3, 1, 2))
 
 
+def test_the_digest_is_that_of_images_and_labels_wherever_they_are(folder: Path, tmp_path: Path) -> None:
+    def digest(extra: NpzImages | FolderImages) -> str | None:
+        extra.read(SPEC)
+        return extra.sha256
+
+    own, labels = IMAGES[[0, 2, 1]], np.array([10, 10, 2], np.uint8)
+    archives = [
+        write(tmp_path / f"{number}.npz", image=image, label=label)
+        for number, (image, label) in enumerate(
+            [(own, labels), (np.asfortranarray(own), labels.astype(">i4")), (own[::-1], labels), (own, labels[::-1])]
+        )
+    ]
+    first, same, *others = [digest(NpzImages(path, ratio=0.5)) for path in archives]
+    for path in archives:
+        path.unlink()
+    assert first is not None
+    assert digest(FolderImages(folder, ratio=0.5)) == first == same
+    assert len({first, *others}) == 3
+
+
 def test_a_folder_of_grey_images_is_read(tmp_path: Path) -> None:
     (tmp_path / "3").mkdir()
     Image.fromarray(IMAGES[0, :, :, 0]).save(tmp_path / "3" / "0.png")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from lightning import Callback, Trainer
 
 from lipnet.data import DigitsDataModule
@@ -52,10 +54,19 @@ def test_the_batch_grows_and_schedules_count_its_steps(tmp_path: Path) -> None:
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("growth", [{}, {1: 2}, {0: 0}, {0: 1, 4: 2, 2: 4}])
-def test_a_growth_that_makes_no_sense_is_refused(growth: dict[int, int]) -> None:
+@pytest.mark.parametrize(
+    "growth",
+    [{}, {1: 2}, {0: 0}, {0: 1, 4: 2, 2: 4}, [], [[0, 1], [0, 2]], [[0]], [0, 1], ["01"], {0: True}, {"0": 1}, 4, None],
+)
+def test_a_growth_that_makes_no_sense_is_refused(growth: Any) -> None:
     with pytest.raises(ValueError, match="growth must map epochs, increasing from 0, to factors of at least 1, got"):
         BatchWarmup(growth)
+
+
+def test_the_command_line_replaces_the_growth() -> None:
+    with initialize_config_module("lipnet.conf", version_base="1.3"):
+        config = compose("train", ["callbacks=[default,batch_warmup]", "callbacks.batch_warmup.growth=[[0,4],[3,2]]"])
+    assert instantiate(config.callbacks.batch_warmup).growth == {0: 4, 3: 2}
 
 
 def test_the_radius_of_emma_follows_the_steps(tmp_path: Path) -> None:

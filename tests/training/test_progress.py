@@ -97,3 +97,35 @@ def test_a_resumed_training_continues_its_csv_file(tmp_path: Path, tiny_config: 
     assert int(rows_of(tmp_path / "cut")[-1]["step"]) > 21
     run(tmp_path / "cut", tmp_path / "cut" / "last.ckpt")
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+def continued(path: Path, content: bytes) -> str:
+    """The file after a training that resumes from step 12 has logged once."""
+    path.write_bytes(content)
+    writer = ResumableCSVLogger(path.parent, name="", version="").experiment
+    writer.log_metrics({"loss": 0.5}, step=12)
+    writer.save()
+    return path.read_text()
+
+
+WHOLE = b"loss,step\r\n0.75,9\r\n0.25,11\r\n"
+
+
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_row_that_a_full_disk_cut_is_dropped(tmp_path: Path, cut: int) -> None:
+    """The row is "0.25,11" and its end; cut to "0.25,1", it looks like one of step 1."""
+    text = continued(tmp_path / "metrics.csv", WHOLE[:-cut])
+    assert text == "loss,step\n0.75,9\n0.5,12\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"loss,st", b"loss,step\r\n"])
+def test_a_file_that_was_cut_in_its_header_starts_anew(tmp_path: Path, content: bytes) -> None:
+    assert continued(tmp_path / "metrics.csv", content) == "loss,step\n0.5,12\n"
+
+
+@pytest.mark.parametrize("row", [b"0.2", b"0.25,1,0.75,9", b"0.25,", b"0.25,1.5", b"0.25,-1"])
+def test_a_damaged_row_within_the_file_is_named(tmp_path: Path, row: bytes) -> None:
+    with pytest.raises(
+        ValueError, match=r"metrics\.csv is damaged: line 3 must have a step and a cell for each column"
+    ):
+        continued(tmp_path / "metrics.csv", WHOLE[:-9] + row + b"\r\n" + WHOLE[11:])

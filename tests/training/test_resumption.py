@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
 
-from lipnet.data import DigitsDataModule
+from lipnet.data import DigitsDataModule, LabelledImages, NpzImages
+from lipnet.models.archive import read_archive, write_archive
 from lipnet.training import (
+    EMMA,
     CosineWithWarmup,
     ExponentialMovingAverage,
     LastCheckpoint,
@@ -282,6 +286,81 @@ def test_another_length_is_refused(tmp_path: Path, tiny_config: dict[str, Any], 
     start(tiny_config, tmp_path, scheduler=schedule, max_epochs=1, max_steps=4)
     with pytest.raises(ValueError, match=r"keeps its schedule and its length, .*total_steps'?: [24].*, .*6"):
         start(tiny_config, tmp_path, tmp_path / "last.ckpt", scheduler=schedule, max_epochs=3)
+
+
+TIMED = {"scheduler": OneCycle(over="time"), "max_time": "00:00:01:00"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        ({"loss": EMMA()}, {"max_epochs": 3}, "length in steps: 4 in the checkpoint, 6 here"),
+        ({"loss": EMMA()}, {"max_time": "00:00:01:00"}, r"length in seconds: None in the checkpoint, 60\.0 here"),
+        (TIMED, {"max_time": "00:01:00:00"}, r"length in seconds: 60\.0 in the checkpoint, 3600\.0 here"),
+    ],
+    ids=["EMMA, steps", "EMMA, time", "timed"],
+)
+def test_a_length_on_which_a_step_depends_is_kept(
+    tmp_path: Path, tiny_config: dict[str, Any], settings: Any, change: dict[str, Any], message: str
+) -> None:
+    path = interrupt(tiny_config, tmp_path, 3, **lengths(tiny_config, settings))
+    with pytest.raises(ValueError, match=message):
+        fit(tiny_config, tmp_path, path, **lengths(tiny_config, settings | change))
+    resumed = fit(tiny_config, tmp_path, path, **lengths(tiny_config, settings))
+    assert resumed.global_step == 4
+
+
+def lengths(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a training with two steps an epoch, from those of its module and of its trainer."""
+    own = {name: value for name, value in settings.items() if name in ("loss", "scheduler")}
+    others = {name: value for name, value in settings.items() if name not in own}
+    return {"module": make_module(config, **own), "limit_train_batches": 2, **others}
+
+
+def test_another_number_of_processes_is_refused_at_any_point(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """A checkpoint of the end of an epoch, as two processes would have written it, and as earlier versions wrote it."""
+    start(tiny_config, tmp_path, max_epochs=1)
+    content = read_archive(tmp_path / "last.ckpt")[0]
+    assert content["kept_facts"] == {"number of processes": 1}
+    for name, facts in (("two", {"number of processes": 2}), ("earlier", None)):
+        changed = {key: value for key, value in content.items() if key != "kept_facts"}
+        write_archive(tmp_path / f"{name}.ckpt", changed if facts is None else changed | {"kept_facts": facts})
+    with pytest.raises(ValueError, match="number of processes: 2 in the checkpoint, 1 here: resume with that"):
+        start(tiny_config, tmp_path, tmp_path / "two.ckpt")
+    assert start(tiny_config, tmp_path, tmp_path / "earlier.ckpt").global_step == 4
+
+
+class ByteDigits(DigitsDataModule):
+    """Digits whose white is 255, as that of extra images, and not 16."""
+
+    def read_images(self, train: bool) -> LabelledImages:
+        return replace(super().read_images(train), maximum=255)
+
+
+def test_other_extra_images_are_refused_and_another_place_is_not(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    generator = np.random.default_rng(0)
+
+    def data(name: str, images: Any) -> DigitsDataModule:
+        np.savez(tmp_path / f"{name}.npz", image=images, label=np.arange(20) % 10)
+        return ByteDigits(batch_size=64, eval_batch_size=60, extra=NpzImages(tmp_path / f"{name}.npz", ratio=0.5))
+
+    one, other = generator.integers(0, 256, (2, 20, 8, 8, 1), dtype=np.uint8)
+    start(tiny_config, tmp_path, data=data("a", one), max_epochs=1)
+    for changed in (data("a", other), ByteDigits(batch_size=64, eval_batch_size=60)):
+        with pytest.raises(ValueError, match=r"SHA-256 of the extra images: .* in the checkpoint, .* here"):
+            start(tiny_config, tmp_path, tmp_path / "last.ckpt", data=changed)
+    assert start(tiny_config, tmp_path, tmp_path / "last.ckpt", data=data("b", one)).global_step == 4
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_training_of_so_many_steps_is_resumed(tmp_path: Path, tiny_config: dict[str, Any], steps: int) -> None:
+    """From the end of the first epoch, and from the middle of the second one; the last step is within the third."""
+    settings: dict[str, Any] = {"limit_train_batches": 4, "max_epochs": -1, "max_steps": 10}
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(), **settings)
+    path = interrupt(tiny_config, tmp_path / "b", steps, data=make_data(), **settings)
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), **settings)
+    assert_same_training(whole, resumed)
+    assert resumed.max_steps == 10
 
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:

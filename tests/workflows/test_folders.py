@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -116,6 +117,19 @@ def test_last_sees_the_runs_of_a_sweep(tmp_path: Path) -> None:
     assert checkpoint_to_resume(str(tmp_path), "digits", "last") == newest / "checkpoints" / "last.ckpt"
     assert sweep_folder(str(tmp_path), "digits", "last") == str(newest.parent)
     assert sweep_folder(str(tmp_path), "digits", None) != str(newest.parent)
+
+
+def test_the_newest_sweep_is_that_with_the_newest_run(tmp_path: Path) -> None:
+    """A note in the older folder changes its time, but not its runs. A folder without any run counts by its time."""
+    older, newer, empty = (tmp_path / "digits" / f"multirun_{name}" for name in ("a", "b", "c"))
+    for sweep, years in ((older, ("2027", "2028")), (newer, ("2026", "2029"))):
+        for job, year in enumerate(years):
+            record(make_run(sweep / str(job), "last.ckpt"), f"{year}-01-01T00:00:00+00:00")
+    (older / "notes.txt").write_text("a note")
+    os.utime(newer, (0, 0))
+    empty.mkdir()
+    os.utime(empty, (1, 1))
+    assert sweep_folder(str(tmp_path), "digits", "last") == str(newer)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

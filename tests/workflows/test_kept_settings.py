@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from lightning import seed_everything
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmarks.rows import ROOT
 from lipnet.models.checkpoint import read_checkpoint
@@ -70,6 +70,13 @@ def resumed(run: Path, *changes: str) -> Path | None:
         ("trainer.limit_train_batches=1", "trainer.limit_train_batches: 2 in the checkpoint, 1 here"),
         ("callbacks.ema.decay=0.5", r"callbacks.ema.decay: 0\.999 in the checkpoint, 0\.5 here"),
         ("compile=default", "compile: None in the checkpoint, default here"),
+        ("+trainer.overfit_batches=1", "trainer.overfit_batches: None in the checkpoint, 1 here"),
+        ("trainer.limit_val_batches=2", "trainer.limit_val_batches: 1 in the checkpoint, 2 here"),
+        ("trainer.check_val_every_n_epoch=3", "trainer.check_val_every_n_epoch: 1 in the checkpoint, 3 here"),
+        ("callbacks.best_checkpoint.monitor=val/accuracy", "best_checkpoint.monitor: .*, val/accuracy here"),
+        ("+callbacks.mine={_target_:lightning.Callback}", "callbacks.mine._target_: None in the checkpoint"),
+        ("optimizer.lr=0.2", r"optimizer\.lr: 0\.1 in the checkpoint, 0\.2 here"),
+        ("bias_lr_factor=2.0", r"bias_lr_factor: 1\.0 in the checkpoint, 2\.0 here"),
     ],
 )
 def test_another_setting_is_refused_by_its_name(run: Path, change: str, difference: str) -> None:
@@ -79,7 +86,18 @@ def test_another_setting_is_refused_by_its_name(run: Path, change: str, differen
 
 @pytest.mark.parametrize(
     "change",
-    ["trainer.max_epochs=3", "data.num_workers=0", "data.eval_batch_size=50", "paths.data_dir=elsewhere", "logger=csv"],
+    [
+        *(
+            "trainer.max_epochs=3",
+            "data.num_workers=0",
+            "data.eval_batch_size=50",
+            "paths.data_dir=elsewhere",
+            "logger=csv",
+        ),
+        *("radii=['36/255']", "trainer=ddp", "trainer.max_time='00:01:00:00'", "certify=null", "task_name=other"),
+        *("callbacks.last_checkpoint.stop_after_minutes=9", "trainer.enable_progress_bar=true", "~callbacks.epoch_log"),
+        *("callbacks.best_checkpoint.dirpath=/elsewhere", "paths.output_dir=/moved", "+trainer.max_steps=1000"),
+    ],
 )
 def test_settings_that_change_no_sample_and_no_step_are_free(run: Path, change: str) -> None:
     assert resumed(run, change) == run
@@ -91,3 +109,35 @@ def test_a_checkpoint_that_states_no_settings_is_accepted(run: Path) -> None:
     check_kept_settings(content, run, settings)
     del content["callbacks"]["KeptSettings"]
     check_kept_settings(content, run, settings | {"seed": 7})
+
+
+def test_an_earlier_checkpoint_is_compared_in_the_settings_that_it_states(run: Path) -> None:
+    """Earlier versions stated settings of a list; their growth of the batch was a mapping."""
+    changes = ("callbacks=[default,ema,batch_warmup]", "trainer.limit_val_batches=2", "optimizer.lr=0.3")
+    settings = kept_settings(configuration(run.parents[3], *changes), "32-true")
+    earlier = {name: value for name, value in settings.items() if name.split(".")[0] in ("seed", "loss", "data")}
+    earlier |= {
+        name: value for name, value in settings.items() if name.startswith(("callbacks.ema", "callbacks.batch"))
+    }
+    earlier |= {f"trainer.{each}": settings[f"trainer.{each}"] for each in ("precision", "accumulate_grad_batches")}
+    earlier |= {"trainer.limit_train_batches": 2} | {name: settings[name] for name in settings if "scheduler" in name}
+    assert earlier["callbacks.batch_warmup.growth.2"] == 2
+    content = {"callbacks": {"KeptSettings": earlier}}
+    check_kept_settings(content, run, settings)
+    with pytest.raises(ValueError, match="got seed: 0 in the checkpoint, 1 here"):
+        check_kept_settings(content, run, settings | {"seed": 1})
+    with pytest.raises(ValueError, match=r"got data\.mixing\._target_: None in the checkpoint, other here"):
+        check_kept_settings(content, run, settings | {"data.mixing._target_": "other"})
+
+
+def test_all_that_decides_weights_is_kept_and_no_place_is(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "loss=emma", "optimizer=muon", "lookahead=default", "data/extra=npz")
+    kept = kept_settings(config, "32-true")
+    assert {name.split(".")[0] for name in kept} == {
+        *("data", "loss", "optimizer", "lookahead", "scheduler", "trainer", "callbacks", "transfer", "seed"),
+        *("bias_lr_factor", "manifold_lr"),
+    }
+    for group in ("loss", "optimizer", "lookahead", "scheduler", "data.extra"):
+        values = {name for name, value in OmegaConf.select(config, group).items() if value is not None} - {"path"}
+        assert {f"{group}.{name}" for name in values} <= {*kept}
+    assert not any(str(tmp_path) in str(value) for value in kept.values())

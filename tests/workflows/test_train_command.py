@@ -48,6 +48,20 @@ def test_two_processes_finish_and_certify(tmp_path: Path, eval_batch_size: int) 
 
 
 @pytest.mark.slow
+def test_two_processes_do_not_resume_the_training_of_one(tmp_path: Path) -> None:
+    short = ["trainer.max_epochs=1", "certify=null", "scheduler=constant"]
+    first = start(tmp_path / "run", "trainer=cpu", *short)
+    output = end_of(first, seconds=400)
+    assert first.returncode == 0, output
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    more = ["trainer=ddp_cpu", *short, "trainer.max_epochs=2", f"ckpt_path={last}"]
+    second = start(tmp_path / "run", *more)
+    output = end_of(second, seconds=400)
+    assert second.returncode != 0
+    assert "number of processes: 1 in the checkpoint, 2 here" in output
+
+
+@pytest.mark.slow
 def test_sigterm_ends_both_processes_with_a_checkpoint(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "trainer=ddp_cpu", "trainer.max_epochs=500")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"

@@ -280,6 +280,7 @@ def test_a_damaged_checkpoint_is_refused(config: DictConfig, tiny_checkpoint: Pa
         ({"certify": {"n_samples": -3}}, r"certify\.n_samples must be from 1 to 359, .*test split, or null, got -3"),
         ({"certify": {"n_samples": 360}}, r"from 1 to 359, .*got 360"),
         ({"certify": {"batch_size": 0}}, r"certify\.batch_size must be at least 1, got 0"),
+        ({"certify": {"report": "pdf"}}, "report must be 'html' or null, got 'pdf'"),
         ({"certify": {"device": "nowhere"}}, "device must be 'auto' or a device of torch, got 'nowhere'"),
         ({"trainer": {"max_epochs": 0}}, r"trainer\.max_epochs must be positive, or -1 for no limit, got 0"),
         ({"trainer": {"fast_dev_run": True}}, "keeps no checkpoint to certify: set certify=null"),

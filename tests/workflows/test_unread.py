@@ -97,6 +97,8 @@ def test_a_chosen_part_that_the_model_lacks_is_named(
     [
         ("+certify.radii=[1]", "would be ignored: set radii"),
         ("+certify.trust=[mine]", "would be ignored: set trust"),
+        ("+certify.data_dir=/nonexistent", r"certifies its own data, set data\.data_dir or paths\.data_dir"),
+        ("+certify.attack=pgd", "would be ignored: attack the finished run"),
         ("+certify.n_sample=3", "no setting of a certification"),
         ("+certify.overwrite=false", "no setting of a certification"),
     ],
