@@ -131,7 +131,9 @@ def test_an_earlier_checkpoint_is_compared_in_the_settings_that_it_states(run: P
 
 
 def test_all_that_decides_weights_is_kept_and_no_place_is(tmp_path: Path) -> None:
-    config = configuration(tmp_path, "loss=emma", "optimizer=muon", "lookahead=default", "data/extra=npz")
+    config = configuration(
+        tmp_path, "loss=emma", "optimizer=muon", "lookahead=default", "data/extra=npz", "data.extra.path=x"
+    )
     kept = kept_settings(config, "32-true")
     assert {name.split(".")[0] for name in kept} == {
         *("data", "loss", "optimizer", "lookahead", "scheduler", "trainer", "callbacks", "transfer", "seed"),
