@@ -13,6 +13,8 @@ from benchmarks.text_data import TASKS
 from benchmarks.text_methods import METHODS
 from benchmarks.text_verdict import Entries, Entry, edges, peers, verdict
 
+_COLOURS = (*(f"C{number}" for number in range(10)), "black")
+
 
 def entries_of(rows: Iterable[dict[str, Any]]) -> Entries:
     """Group the rows with dev scores by task, method and budget."""
@@ -134,6 +136,7 @@ def draw(entries: Entries) -> Figure:
                 [entry.mean for entry in found],
                 yerr=[entry.spread or 0 for entry in found],
                 fmt="os^vDP*Xd<>"[number] + "-",
+                color=_COLOURS[number],
                 linewidth=0.8,
                 capsize=3,
                 label=method.label,

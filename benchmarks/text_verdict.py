@@ -94,7 +94,8 @@ def expectation(entries: Entries) -> list[str]:
             continue
         results = {name: gsoft.compared(entry) for name, entry in others.items() if entry is not None}
         holds = "below" not in results.values()
-        words = ", ".join(f"{result} {METHODS[name].label}" for name, result in results.items())
+        said_of = {"level": "level with", "above": "above", "below": "below"}
+        words = ", ".join(f"{said_of[result]} {METHODS[name].label}" for name, result in results.items())
         said.append(f"On {about.label}, the expectation {'holds' if holds else 'does not hold'}: GSOFT is {words}.")
     return [" ".join(said)] if said else []
 

@@ -273,7 +273,7 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     assert "| LoRA | 1,000 | 40.0 ± 1.0 | 40.0 ± 1.0 | 40.0 |" in text
     assert "- CoLA, compared with LoRA: level: BOFT (m = 2), GSOFT; below: OFT." not in text
     assert "- CoLA, compared with LoRA: above: BOFT (m = 2); level: GSOFT; below: OFT." in text
-    assert "On CoLA, the expectation holds: GSOFT is above OFT, level BOFT (m = 2), level LoRA." in text
+    assert "On CoLA, the expectation holds: GSOFT is above OFT, level with BOFT (m = 2), level with LoRA." in text
     assert "| LoRA | 40.0 ± 1.0 | 40.0 ± 1.0 | 1.5 | 1.5 | 1,024 | 1,024 |" in text
     assert "By two standard errors: LoRA: lipnet is level." in text
     assert "is the lowest or the highest for: head alone." in text
