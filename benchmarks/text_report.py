@@ -59,9 +59,9 @@ def page(entries: Entries, rows: Sequence[dict[str, Any]], missing: Sequence[str
         "![score of each method against its trained parameters](scores.png)",
         *verdict(entries),
         "\n".join(table(entries, cost_columns())),
-        "Minutes are the processor time of a training with its validation, which other programs hardly affect. "
-        "Memory is the peak resident size of the process. The interpreter and the packages take the same part of it in "
-        "every row.",
+        "Minutes are the processor time of a training with its validation. Other programs on the machine raised it, by "
+        "up to a factor of two, so small differences say nothing. Memory is the peak resident size of the process. The "
+        "interpreter and the packages take the same part of it in every row.",
         *edges(entries),
         *peers(entries),
     ]
