@@ -1,6 +1,5 @@
 """Extra training images read from files, such as those of a generative model."""
 
-import hashlib
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from lipnet.data.checks import check_fraction
 from lipnet.data.decoding import decode_exact
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
+from lipnet.functional.digest import tensors_sha256
 
 # First index of the extra images, beyond the indices of all official images.
 FIRST_INDEX = 2**32
@@ -63,26 +63,16 @@ class ExtraImages(ABC):
                 f"labels of extra images for {spec.name} must be from 0 to {spec.num_classes - 1}, got "
                 f"{labels.min()} to {labels.max()} in {self.path}"
             )
-        self.sha256 = _sha256(images, labels)
-        return LabelledImages(
-            images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-            labels=torch.from_numpy(labels.astype(np.int64)),
-            indices=FIRST_INDEX + torch.arange(len(images)),
-            maximum=255,
-        )
+        tensors = {
+            "images": torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            "labels": torch.from_numpy(labels.astype(np.int64)),
+        }
+        self.sha256 = tensors_sha256(tensors)
+        return LabelledImages(**tensors, indices=FIRST_INDEX + torch.arange(len(images)), maximum=255)
 
     @abstractmethod
     def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
         """Read uint8 images (N, H, W, C) of the dataset's size and integer labels (N,), N >= 1."""
-
-
-def _sha256(images: Array, labels: Array) -> str:
-    """Return the SHA-256 of images and of their labels as int64, whatever file or integer type holds them."""
-    digest = hashlib.sha256(f"images {images.shape} ".encode())
-    # Hash the buffers themselves: millions of images would need as much memory again.
-    digest.update(np.ascontiguousarray(images).data)
-    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
-    return digest.hexdigest()
 
 
 class NpzImages(ExtraImages):

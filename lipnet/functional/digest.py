@@ -35,7 +35,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = No
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         # A tensor may be stored as its negative, or as its conjugate.
         stored = value.detach().cpu().resolve_neg().resolve_conj().contiguous()
-        digest.update(stored.reshape(-1).view(torch.uint8).numpy().tobytes())
+        # The buffer itself: a copy of millions of images would need as much memory again.
+        digest.update(stored.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

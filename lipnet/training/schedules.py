@@ -247,7 +247,7 @@ def progress_of(trainer: Trainer) -> Callable[[], float]:
         ValueError: for a training without a limit.
     """
     steps = steps_of(trainer)
-    timed = any(isinstance(each, Timer) and each.time_remaining() is not None for each in trainer.callbacks)  # type: ignore[attr-defined]
+    timed = seconds_of(trainer) is not None
     if not timed and steps == inf:
         raise ValueError(
             "a loss whose radius grows with the training needs its length: set trainer.max_epochs, trainer.max_steps "

@@ -354,7 +354,7 @@ def test_other_extra_images_are_refused_and_another_place_is_not(tmp_path: Path,
 
 @pytest.mark.parametrize("steps", [4, 6])
 def test_a_training_of_so_many_steps_is_resumed(tmp_path: Path, tiny_config: dict[str, Any], steps: int) -> None:
-    """From the end of the first epoch, and from the middle of the second one; the last step is within the third."""
+    """Resume at the end of the first epoch, or in the middle of the second one; the last step is within the third."""
     settings: dict[str, Any] = {"limit_train_batches": 4, "max_epochs": -1, "max_steps": 10}
     whole = fit(tiny_config, tmp_path / "a", data=make_data(), **settings)
     path = interrupt(tiny_config, tmp_path / "b", steps, data=make_data(), **settings)

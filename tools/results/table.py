@@ -121,8 +121,8 @@ def _measured_line(group: Sequence[Result], links: str) -> _Line:
         source += f", mean of {len(group)} seeds ({lowest:.2f} to {highest:.2f} at {RADII[0]})"
     if first.summary["n_samples"] != DATASETS[first.summary["dataset"]][1]:
         source += f", first {first.summary['n_samples']:,} test images"
-    for name, folder in SHIPPED.items():
-        source += f"; weights: `{name}`" if folder in {result.name for result in group} else ""
+    names = {result.name for result in group}
+    source += "".join(f"; weights: `{name}`" for name, folder in SHIPPED.items() if folder in names)
     means = [100 * mean(summary["clean_accuracy"] for summary in summaries), *map(mean, certified.values())]
     parameters = f"{first.summary['parameters'] / 1e6:.2f} M"
     figures = [f"**{share:.2f}**" for share in means]
