@@ -68,6 +68,14 @@ def muon(lr: float) -> str:
 
 
 WINNER = f"{PATCHES_2} {muon(0.05)} data.batch_size=256"
+MIXUP_2 = "data/mixing=mixup data.crop_padding=2"
+BF16 = "trainer.precision=bf16-mixed"
+# Blocks of constant width on maps of 8 x 8.
+LIRESNET_MUON = (
+    "~conv.paired ~conv.groups ~model.initial_channels model=liresnet model.depth=6 model.channels=128 "
+    "model.stem_stride=4 model.neck_patch_size=2 model.dense_features=512 model.dense_depth=2 "
+    f"{muon(0.05)} data.batch_size=256 {BF16}"
+)
 
 ROWS = tuple(
     Row(name, group, tuple(overrides.split()))
@@ -107,7 +115,7 @@ ROWS = tuple(
         ("patches_2_muon_mirror", "network", f"{WINNER} model.mirror=true"),
         ("patches_2_muon_mixup", "augmentation", f"{WINNER} data/mixing=mixup"),
         ("patches_2_muon_mixup_no_crop", "augmentation", f"{WINNER} data/mixing=mixup data.crop_padding=0"),
-        ("patches_2_muon_mixup_crop_2", "augmentation", f"{WINNER} data/mixing=mixup data.crop_padding=2"),
+        ("patches_2_muon_mixup_crop_2", "augmentation", f"{WINNER} {MIXUP_2}"),
         ("patches_2_muon_cutmix", "augmentation", f"{WINNER} data/mixing=cutmix"),
         ("patches_2_muon_householder", "activation", f"{WINNER} activation=householder"),
         ("patches_2_muon_certificate_regularization", "loss", f"{WINNER} loss=certificate_regularization"),
@@ -116,6 +124,12 @@ ROWS = tuple(
         ("patches_2_muon_ema_0.999", "average", f"{WINNER} callbacks.ema.decay=0.999"),
         ("patches_2_muon_depth_8", "network", f"{WINNER} model.depth=8"),
         ("patches_2_muon_channels_48", "network", f"{WINNER} model.initial_channels=48"),
+        ("patches_2_muon_channels_64_bf16", "network", f"{WINNER} model.initial_channels=64 {BF16}"),
+        (
+            "patches_2_muon_channels_64_bf16_mixup_crop_2",
+            "network",
+            f"{WINNER} model.initial_channels=64 {BF16} {MIXUP_2}",
+        ),
         ("patches_2_muon_groups_4_4", "network", f"{WINNER} conv.groups=[4,4]"),
         ("patches_2_muon_temperature_0.5", "loss", f"{WINNER} loss.temperature=0.5"),
         ("patches_2_muon_temperature_0.125", "loss", f"{WINNER} loss.temperature=0.125"),
@@ -143,6 +157,7 @@ ROWS = tuple(
         ("temperature_0.125", "loss", "loss.temperature=0.125"),
         ("liresnet", "network", LIRESNET),
         ("lipnext", "network", LIPNEXT),
+        ("liresnet_patches_muon_bf16", "network", LIRESNET_MUON),
         ("soc", "network", "conv=soc ~conv.paired ~conv.groups"),
         ("bro", "network", "conv=bro ~conv.paired ~conv.groups"),
         ("aol", "network", "conv=aol ~conv.paired ~conv.groups optimizer.lr=0.01"),
