@@ -19,7 +19,11 @@ from lipnet.tensor_file import tensor_file_bytes
 CARD, CONFIG, WEIGHTS = FILES = ("README.md", "config.json", "model.safetensors")
 _PACKAGE = Path(__file__).parents[1]
 # The folder of each shipped network in results/ of a checkout; an installed package has it as lipnet/weights/NAME.
-SHIPPED = {"digits-quickstart": "quickstart", "digits-cpu": "cpu/digits_seed0"}
+SHIPPED = {
+    "digits-quickstart": "quickstart",
+    "digits-cpu": "cpu/digits_seed0",
+    "cifar100-cpu30": "cpu/cifar100_seed0",
+}
 
 
 def _shipped_folder(name: str) -> Path:

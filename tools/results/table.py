@@ -97,11 +97,14 @@ def describe(config: Mapping[str, Any]) -> str:
         conv = f"{conv} ({','.join('-' if each is None else str(each) for each in groups)}) {paired}"
     if setting(config, f"{layer}.scaling") == "reshaped":
         conv += " as published"
+    patches = setting(config, "model.patch_rotation")
     parts = [
         f"{_class_name(config, 'model') or 'LipConvNet'}-{setting(config, 'model.depth')}",
+        f"patches of {patches} x {patches}" if isinstance(patches, int) and patches > 1 else "",
         f"{setting(config, 'model.initial_channels') or setting(config, 'model.channels')} channels",
         conv,
         *(_class_name(config, name) for name in ("model.activation", "model.head", "loss")),
+        "mirror images" if setting(config, "model.mirror") else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -138,7 +141,12 @@ def _certified(summary: Mapping[str, Any], radius: str) -> float:
 
 def _training(group: Sequence[Result]) -> str:
     """Describe the training: epochs, duration and machines."""
-    progress = ", ".join(dict.fromkeys(result.progress() for result in group))
+    epochs = [result.run["epochs"] for result in group]
+    lowest, highest = min(epochs), max(epochs)
+    if lowest < highest and all(result.run["planned_epochs"] is None and result.run["finished"] for result in group):
+        progress = f"{lowest} to {highest} epochs"
+    else:
+        progress = ", ".join(dict.fromkeys(result.progress() for result in group))
     machines = dict.fromkeys(_machine(start["hardware"]) for result in group for start in result.run["starts"])
     return f"{progress}; {_duration(mean(result.run['seconds'] for result in group))} of {' and '.join(machines)}"
 

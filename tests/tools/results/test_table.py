@@ -55,6 +55,24 @@ def test_seeds_are_averaged() -> None:
     assert row[-1] == "[one](results/one), [two](results/two), mean of 2 seeds (30.02 to 30.02 at 36/255)"
 
 
+def test_seeds_with_a_time_limit_have_a_range_of_epochs() -> None:
+    runs = [
+        result(str(seed), config={"seed": seed}, record={"epochs": epochs, "planned_epochs": None})
+        for seed, epochs in enumerate((71, 79, 75))
+    ]
+    (row,) = rows_of(results_tables(runs, []))
+    assert row[-2] == "71 to 79 epochs; 2.5 h of 2 threads of P"
+    (row,) = rows_of(results_tables([*runs[:2], result("2", record={"epochs": 60, "finished": False})], []))
+    assert row[-2] == "71 epochs, 79 epochs, cut short at 60 of 200 epochs; 2.5 h of 2 threads of P"
+
+
+def test_patches_and_mirror_images_are_named() -> None:
+    name = describe(result("one", config={"model": {"patch_rotation": 2, "mirror": True}}).config)
+    assert name.startswith("LipConvNet-15, patches of 2 x 2, 32 channels, GSSOC")
+    assert name.endswith(", CrossEntropyLoss, mirror images")
+    assert "patches" not in describe(result("one", config={"model": {"patch_rotation": True}}).config)
+
+
 def test_settings_of_the_display_make_no_difference() -> None:
     quiet = result("two", config={"seed": 1, "callbacks": {"progress_bar": None, "run_record": {"seed": 1}}})
     shown = result("one", config={"callbacks": {"progress_bar": {"refresh_rate": 10}, "run_record": {"seed": 0}}})
