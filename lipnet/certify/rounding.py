@@ -14,6 +14,9 @@ from lipnet.certify.runs import ModuleRun, run_in_order
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
 
+# Norm up to which no square, no sum of squares and no sum of the entries of a tensor overflows.
+LARGEST = 2.0**500
+
 
 @dataclass(frozen=True)
 class RoundedModule:
@@ -98,8 +101,13 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
 
 
 def _step(run: ModuleRun, signal: Signal) -> Step:
-    """Bound the rounding of a module and of the parts that its rule combines."""
-    return step_of(run.path, run.module, signal, run.result, *(_chain(part, signal) for part in run.parts))
+    """Bound the rounding of a module and of the parts that its rule combines.
+
+    Rules count roundings, not overflows. So values whose squares or sums might overflow have no bound at all.
+    """
+    step = step_of(run.path, run.module, signal, run.result, *(_chain(part, signal) for part in run.parts))
+    largest = max(signal.computed, signal.after(step, run.result).computed)
+    return step if largest <= LARGEST else step._replace(error=inf)
 
 
 def _chain(runs: Sequence[ModuleRun], signal: Signal) -> Step:

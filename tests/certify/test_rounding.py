@@ -350,6 +350,35 @@ def test_dilated_maxima_with_a_pixel_in_each_window_are_exact() -> None:
     assert rounding_bounds(nn.Sequential(maxima).eval(), (1, 2, 3)).logits < 1e-300
 
 
+def scaled(module: nn.Module, factor: float) -> nn.Sequential:
+    """The module between products with a factor and with its inverse, which have no effect unless values overflow."""
+    # A single weight of this size has no bound itself.
+    factors = [factor ** (1 / 4)] * 4
+    before, after = ([nn.Conv2d(1, 1, 1, bias=False, dtype=torch.float64) for _ in factors] for _ in range(2))
+    for first, last, each in zip(before, after, factors, strict=True):
+        nn.init.constant_(first.weight, each)
+        nn.init.constant_(last.weight, 1 / each)
+    return nn.Sequential(*before, module, *after).eval()
+
+
+@pytest.mark.parametrize(
+    ("module", "factor", "size"),
+    [
+        (NormPool2d(2), 1e155, 2),
+        (MirrorAverage(nn.Identity()), 1e308, 1),
+        (nn.AvgPool2d(2), 8e307, 2),
+        (nn.AdaptiveAvgPool2d(1), 8e307, 2),
+    ],
+    ids=["norms", "mirror images", "averages", "adaptive averages"],
+)
+def test_values_whose_squares_or_sums_overflow_have_no_bound(module: nn.Module, factor: float, size: int) -> None:
+    model, shape = scaled(module, factor), (1, size, size)
+    with torch.no_grad():
+        assert not bool(model(torch.ones(1, *shape, dtype=torch.float64)).isfinite().all()), "the case must overflow"
+    assert rounding_bounds(model, shape).logits == inf
+    assert rounding_bounds(scaled(module, 1e140), shape).logits < 1e-12
+
+
 def test_a_module_without_a_rule_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.ReLU(), Silent())).eval()
     assert lipschitz_bound(model) == 1 / 3

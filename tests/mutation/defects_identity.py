@@ -15,6 +15,7 @@ from lipnet.certify.html.runs import _false_figures
 from lipnet.certify.partial import PartialCertification, _digest
 from lipnet.certify.processes import _certify_share
 from lipnet.certify.ranks import _check_unchanged
+from lipnet.certify.rounding import _step
 from lipnet.certify.rules import Rule, bound_of, evaluated
 from lipnet.certify.run import Certification, Evidence, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
@@ -194,6 +195,11 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_torch_rules.py::"
             "test_a_parametrization_that_differs_with_and_without_gradients_is_refused"
         ],
+    ),
+    (
+        "rounding: values that overflow inside a module have a bound",
+        edit(_step, "largest <= LARGEST", "True"),
+        ["tests/certify/test_rounding.py::test_values_whose_squares_or_sums_overflow_have_no_bound"],
     ),
     (
         "rounding: a mean over a map without channels counts one of its dimensions",
