@@ -25,10 +25,10 @@ class LastCheckpoint(Checkpoint):
     """Callback that keeps one checkpoint of the latest state, from which a training resumes exactly.
 
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
-    start is up, and on SIGTERM. Within an epoch it is written right after an optimizer step, and only if the training
-    loader can continue from there (the loaders of `lipnet.data` can). It is not written right before a validation or
-    the end of the epoch, because a resumed training would skip these. If the training ends with such a validation, it
-    is written afterwards.
+    start is up, and on SIGTERM, whose moment `SafeRequeue` chooses. Within an epoch it is written right after an
+    optimizer step, and only if the training loader can continue from there (the loaders of `lipnet.data` can). It is
+    not written right before a validation or the end of the epoch, because a resumed training would skip these. If the
+    training ends with such a validation, it is written afterwards.
 
     After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75. It does not validate
     or certify at this point, because an uninterrupted training would not either. A resumed training has the same time
@@ -54,7 +54,7 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(path)
         self.every_minutes, self.stop_after_minutes = every_minutes, stop_after_minutes
         self._started = self._saved = monotonic()
-        self._saved_step = self._step = 0
+        self._step = 0
         self._writes = self._resumable = True
         self._stepped = False
 
@@ -64,7 +64,7 @@ class LastCheckpoint(Checkpoint):
         self._writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_step = self._step = trainer.global_step
+        self._step = trainer.global_step
         self._resumable = hasattr(trainer.train_dataloader, "state_dict")
         if self.stop_after_minutes is not None and not self._resumable:
             raise ValueError(
@@ -80,7 +80,7 @@ class LastCheckpoint(Checkpoint):
             return
         now = monotonic()
         stop = _exceeds(self.stop_after_minutes, now - self._started)
-        save = stop or _is_ending(trainer) or _exceeds(self.every_minutes, now - self._saved)
+        save = stop or _ends(trainer) or _exceeds(self.every_minutes, now - self._saved)
         # Clocks differ: the first process decides.
         save, stop = trainer.strategy.broadcast((save, stop))
         if save:
@@ -92,7 +92,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # If a training ends with a validation in the middle of an epoch, this is the last hook that Lightning calls.
         fits = trainer.state.fn == TrainerFn.FITTING
-        if fits and self._stepped and self._writes and self._resumable and _is_ending(trainer):
+        if fits and self._stepped and self._writes and self._resumable and _ends(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,19 +102,21 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            # Save only right after a step: a checkpoint does not hold accumulated gradients.
-            if self._writes and self._resumable and self._stepped and trainer.global_step != self._saved_step:
-                self._save(trainer)
             if self._writes and self.path.exists():
                 rank_zero_info(f"Told to end in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
             exception.code = UNFINISHED
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
-        self._saved, self._saved_step = monotonic(), trainer.global_step
+        self._saved = monotonic()
 
 
-def _is_ending(trainer: Trainer) -> bool:
+def _ends(trainer: Trainer) -> bool:
+    return is_ending(trainer) or trainer.received_sigterm
+
+
+def is_ending(trainer: Trainer) -> bool:
+    """Return whether the training ends with this batch, because of its steps, its time, or another callback."""
     return trainer.should_stop or trainer.global_step == trainer.max_steps
 
 

@@ -6,8 +6,10 @@ from types import FrameType
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lipnet.training.last_checkpoint import something_follows
+from lipnet.training.last_checkpoint import is_ending, something_follows
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -19,9 +21,9 @@ class SafeRequeue(Callback):
     even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then
     calls Lightning's handler. With several processes, all of them answer after the same step.
 
-    With several processes, SIGTERM is delayed too. Lightning's handler starts a collective operation at once, even in
-    the middle of another one, and the processes then wait for each other for ever. A single process leaves SIGTERM to
-    Lightning.
+    SIGTERM waits for the step too, because accumulated gradients are in no checkpoint, and for the end of a running
+    validation, which a resumed training would skip. A loader that cannot continue within an epoch does not wait for the
+    step. `LastCheckpoint` saves the state at this point, and the training ends.
 
     `CertifiedClassifier` adds one to every training.
     """
@@ -30,17 +32,21 @@ class SafeRequeue(Callback):
         self._handlers: dict[int, Handler] = {}
         self._received: set[int] = set()
         self._step = 0
+        self._stepped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
-        self._received.clear()
+        self._step, self._stepped = trainer.global_step, False
+        # A SIGTERM since the start of the program waits, too.
+        connector = trainer._signal_connector
+        self._received = {signal.SIGTERM} if connector.received_sigterm else set()
+        connector.received_sigterm = False
         # A scheduler may ask for a requeue by any signal that does not end a process.
-        requests = signal.valid_signals() - {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
-        self._handlers = {number: handler for number in requests if (handler := _handler_of(number))}
+        signals = signal.valid_signals() - {signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
+        self._handlers = {number: handler for number in signals if (handler := _handler_of(number))}
         if trainer.world_size > 1:
-            # Do what Lightning's handler does, without its collective operation: the loops look at this attribute
+            # Lightning's handler of SIGTERM starts a collective operation at once, even in the middle of another one,
+            # and the processes then wait for each other for ever. Do the rest of it: the loops look at this attribute
             # after the callbacks, and raise SIGTERMException in every process.
-            connector = trainer._signal_connector
             self._handlers[signal.SIGTERM] = lambda *_: setattr(connector, "received_sigterm", True)
         for number in self._handlers:
             signal.signal(number, lambda received, frame: self._receive(trainer, received))
@@ -48,17 +54,32 @@ class SafeRequeue(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if something_follows(trainer, batch_idx):
             return
-        if signal.SIGTERM in self._handlers:
+        resumable = hasattr(trainer.train_dataloader, "state_dict")
+        # A training that is ending validates first.
+        if (self._stepped or not resumable) and not is_ending(trainer):
             self._answer(trainer, signal.SIGTERM)
-        if stepped and hasattr(trainer.train_dataloader, "state_dict"):
-            self._answer_all(trainer)
+        if self._stepped and resumable:
+            self._answer_requests(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The callbacks that choose the best checkpoint come later, so a requeue, which saves at once, has to wait.
+        within_epoch = trainer.state.fn == TrainerFn.FITTING and not (trainer.is_last_batch or is_ending(trainer))
+        if within_epoch and self._stepped:
+            self._answer(trainer, signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._answer(trainer, signal.SIGTERM)
         if trainer.is_last_batch:
-            self._answer_all(trainer)
+            self._answer_requests(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning looks for a SIGTERM no more.
+        self._answer(trainer, signal.SIGTERM)
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
     def _receive(self, trainer: Trainer, number: int) -> None:
         launcher = trainer.strategy.launcher
@@ -67,13 +88,13 @@ class SafeRequeue(Callback):
             launcher.kill(signal.SIGTERM)
         self._received.add(number)
 
-    def _answer_all(self, trainer: Trainer) -> None:
-        for number in sorted(self._handlers):
+    def _answer_requests(self, trainer: Trainer) -> None:
+        for number in sorted(self._handlers.keys() - {signal.SIGTERM}):
             self._answer(trainer, number)
 
     def _answer(self, trainer: Trainer, number: int) -> None:
         # Another process may have received the signal one step earlier.
-        if trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
+        if number in self._handlers and trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
             self._received.discard(number)
             self._handlers[number](number, None)
 

@@ -113,38 +113,90 @@ def test_the_end_of_time_waits_for_the_end_of_an_epoch(
 
 
 class Terminating(Callback):
-    """Callback that sends SIGTERM to its process, as a scheduler does."""
+    """Callback that sends SIGTERM to its process once, as a scheduler does: in a hook, at a step."""
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 5:
+    def __init__(self, hook: str = "on_train_batch_start", step: int = 5) -> None:
+        setattr(self, hook, self._terminate)
+        self.step, self.sent = step, False
+
+    def _terminate(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.sent:
+            self.sent = True
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_process_that_is_told_to_end_keeps_its_state(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    path = tmp_path / "latest.ckpt"
-    callbacks = [Terminating(), LastCheckpoint(path)]
+def assert_cut_by_sigterm(
+    config: dict[str, Any], folder: Path, hook: str, step: int, saved: int, **settings: Any
+) -> None:
+    """A training that gets SIGTERM keeps a step, exits with status 75, and resumes to the training in one go."""
+    path = folder / "cut" / "latest.ckpt"
+
+    def start(name: str, ckpt_path: Path | None = None, *more: Callback) -> Trainer:
+        callbacks = [best_checkpoint(folder / name), LastCheckpoint(folder / name / "latest.ckpt"), *more]
+        return fit(config, folder / name, ckpt_path, data=make_data(), callbacks=callbacks, **settings)
+
     with pytest.raises(SIGTERMException) as end:
-        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+        start("cut", None, Terminating(hook, step))
     assert end.value.code == 75
-    assert step_of(path) == 6
-    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
-    resumed = fit(tiny_config, tmp_path, path, data=make_data(), limit_train_batches=8)
+    assert step_of(path) == saved
+    whole, resumed = start("whole"), start("cut", path)
     assert_same_training(whole, resumed)
+    assert whole.checkpoint_callback.best_model_score == resumed.checkpoint_callback.best_model_score
+    counts = [trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.ready for trainer in (whole, resumed)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "saved"),
+    [
+        ("on_train_batch_start", 1, 2),
+        ("on_validation_batch_end", 4, 4),
+        pytest.param("on_train_batch_start", 3, 4, marks=pytest.mark.slow),
+        pytest.param("on_train_start", 0, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_is_told_to_end_keeps_its_state(
+    tmp_path: Path, tiny_config: dict[str, Any], hook: str, step: int, saved: int
+) -> None:
+    """A validation of three batches follows each epoch of four steps. It is complete before the program ends."""
+    assert_cut_by_sigterm(tiny_config, tmp_path, hook, step, saved, limit_train_batches=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("interval", "step", "saved"), [(3, 3, 3), (1, 2, 2)])
+def test_a_validation_within_an_epoch_is_completed_first(
+    tmp_path: Path, tiny_config: dict[str, Any], interval: int, step: int, saved: int
+) -> None:
+    """Validations follow batches 3 and 6 of 8, or every batch."""
+    settings = {"limit_train_batches": 8, "val_check_interval": interval}
+    assert_cut_by_sigterm(tiny_config, tmp_path, "on_validation_batch_end", step, saved, **settings)
 
 
 def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    """A step follows every second batch; a stop after the eleventh batch leaves the file of the epoch's end."""
-
-    class TerminatingLate(Callback):
-        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-            if (trainer.current_epoch, batch_idx) == (1, 2):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    path = tmp_path / "latest.ckpt"
+    """A step follows every second batch: SIGTERM after the first batch waits for the second one."""
     settings = {"limit_train_batches": 8, "accumulate_grad_batches": 2}
-    with pytest.raises(SIGTERMException):
-        fit(tiny_config, tmp_path, data=make_data(), callbacks=[TerminatingLate(), LastCheckpoint(path)], **settings)
-    assert step_of(path) == 4
+    assert_cut_by_sigterm(tiny_config, tmp_path, "on_train_batch_end", 0, 1, **settings)
+
+
+class Stopping(Callback):
+    """Callback that ends the training after step 5, as a time budget does."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == 5
+
+
+@pytest.mark.parametrize(("hook", "step"), [("on_train_batch_start", 4), ("on_train_end", 5)])
+def test_a_training_that_ends_is_validated_before_it_answers(
+    tmp_path: Path, tiny_config: dict[str, Any], hook: str, step: int
+) -> None:
+    """It ends within an epoch. SIGTERM is answered after the validation, so that this program does not certify."""
+    path, keeper = tmp_path / "latest.ckpt", best_checkpoint(tmp_path)
+    callbacks = [Stopping(), keeper, LastCheckpoint(path), Terminating(hook, step)]
+    with pytest.raises(SIGTERMException) as end:
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)
+    assert end.value.code == 75
+    assert step_of(path) == 5
+    assert keeper.best_model_score is not None
 
 
 def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
@@ -164,11 +216,6 @@ def test_a_plain_loader_cannot_be_cut(tmp_path: Path, tiny_config: dict[str, Any
 
 def test_a_budget_of_the_trainer_leaves_a_state_within_the_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Trainer(max_time) ends an epoch early and calls it an epoch; the state is that of its last step."""
-
-    class Stopping(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            trainer.should_stop = trainer.global_step == 5
-
     path = tmp_path / "latest.ckpt"
     callbacks = [Stopping(), best_checkpoint(tmp_path), LastCheckpoint(path)]
     fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=8)

@@ -16,6 +16,7 @@ from lipnet.data import DigitsDataModule, LabelledImages, NpzImages
 from lipnet.models.archive import read_archive, write_archive
 from lipnet.training import (
     EMMA,
+    BatchWarmup,
     CosineWithWarmup,
     ExponentialMovingAverage,
     LastCheckpoint,
@@ -133,6 +134,21 @@ def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[s
     assert whole.global_step == 12
     path = interrupt(tiny_config, tmp_path / "b", 8, data=make_data(), **settings)
     resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), **settings)
+    assert_same_training(whole, resumed)
+
+
+def test_a_grown_batch_keeps_its_size_within_the_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Steps follow batches 1 to 4 of the first epoch, and batches 2 and 4 of the second: killed between these two."""
+
+    def settings(folder: str) -> dict[str, Any]:
+        callbacks = [BatchWarmup({0: 1, 1: 2}), *callbacks_of(tmp_path / folder)]
+        module = make_module(tiny_config, scheduler=OneCycle())
+        return {"data": make_data(), "module": module, "callbacks": callbacks, "limit_train_batches": 4}
+
+    whole = fit(tiny_config, tmp_path / "a", **settings("a"))
+    path = interrupt(tiny_config, tmp_path / "b", 5, **settings("b"))
+    resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
+    assert resumed.global_step == 6
     assert_same_training(whole, resumed)
 
 
