@@ -69,12 +69,14 @@ class AdaptedHead(Adapted):
     """An orthogonal map of the features, which starts as the identity, followed by a linear layer.
 
     There is no map of the logits, even for Double GSOFT, because it would mix the classes. The bias is always trained.
-    The weight is trained unless it is frozen and there is a map.
+    The weight is trained unless it is frozen, there is a map, and the base's weight has the same shape.
 
     Args:
         in_features, out_features: features of the linear layer.
         layer: ``layer(in_features, out_features)`` makes the linear layer.
         adapter, frozen: as in `AdaptedConv`.
+        base_out_features: ``out_features`` of the base's head, whose weight `load_base` loads if the shapes are equal;
+            None for the same number.
 
     Shape:
         (B, in_features) to (B, out_features).
@@ -91,20 +93,25 @@ class AdaptedHead(Adapted):
         layer: LayerFactory,
         adapter: Mapping[str, Any] | None,
         frozen: bool = True,
+        base_out_features: int | None = None,
     ) -> None:
         super().__init__()
         if adapter is not None:
             self.add_module("adapter", certified_map(adapter, in_features))
         head = layer(in_features, out_features)
+        with torch.device("meta"):
+            base = head if base_out_features is None else layer(in_features, base_out_features)
+        shapes = {name: parameter.shape for name, parameter in base.named_parameters() if name != "bias"}
         for name, parameter in head.named_parameters():
-            parameter.requires_grad_(adapter is None or not frozen or name == "bias")
+            loaded = parameter.shape == shapes.get(name)
+            parameter.requires_grad_(adapter is None or not frozen or not loaded)
         self.add_module("layer", head)
 
 
 def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Load the weights of a network into its adapted version, without changing the adapters.
 
-    The head's bias, and its weight if the shape differs, belong to other classes. They are trained instead of loaded.
+    The head's bias, and its weight if the shape differs, belong to other classes and are not loaded.
 
     Args:
         model: built with `AdaptedConv` and `AdaptedHead`.
@@ -114,7 +121,7 @@ def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         The names of the parameters that were not loaded, except the adapters' parameters.
 
     Raises:
-        ValueError: a weight of the state has no place in the model.
+        ValueError: a weight of the state has no place in the model, or a frozen one of the model is not in the state.
     """
     inner = [f"{path}." for path, module in model.named_modules() if isinstance(module, Adapted)]
     renamed = {}
@@ -131,10 +138,15 @@ def load_base(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name, value in renamed.items()
         if value.shape == own[name].shape and not (name.startswith(heads) and name.endswith("bias"))
     }
-    model.load_state_dict(fitting, strict=False)
     missing = {name: value for name, value in model.named_parameters() if name not in fitting}
-    for parameter in missing.values():
-        parameter.requires_grad_(True)
+    # Unfreezing them here would be lost on resuming: a checkpoint's description builds the model without this function.
+    frozen = sorted(name for name, value in missing.items() if not value.requires_grad)
+    if frozen:
+        raise ValueError(
+            f"frozen weights must be those of the network to start from, got none of the same shape for "
+            f"{', '.join(frozen)}: state base_out_features of AdaptedHead"
+        )
+    model.load_state_dict(fitting, strict=False)
     return sorted(name for name in missing if not {"adapter", "input_adapter"} & set(name.split(".")))
 
 

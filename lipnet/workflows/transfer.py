@@ -12,6 +12,7 @@ from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 
 _ADAPTED = {"conv": f"lipnet.models.{AdaptedConv.__name__}", "head": f"lipnet.models.{AdaptedHead.__name__}"}
+_BASE_CLASSES = "base_out_features"
 # Defaults of LipConvNet.
 _DEFAULTS = {"conv": "lipnet.layers.SOC", "head": "lipnet.layers.SOCLinear"}
 
@@ -88,6 +89,7 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
         }
         for part, target in _ADAPTED.items()
     }
+    layers["head"] |= _base_classes(network)
     return {**network, "num_classes": spec.num_classes, **layers}
 
 
@@ -95,6 +97,13 @@ def _layer(network: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """Return the configuration of the network's own layers, without an adapter."""
     layer: Mapping[str, Any] = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
     return layer["layer"] if _is_adapted(network, part) else layer
+
+
+def _base_classes(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting of the head that says how many classes the base has; none in checkpoints without it."""
+    resumed = _is_adapted(network, "head")
+    count = network["head"].get(_BASE_CLASSES) if resumed else network.get("num_classes")
+    return {} if count is None else {_BASE_CLASSES: count}
 
 
 def _is_adapted(network: Mapping[str, Any], part: str) -> bool:

@@ -96,12 +96,35 @@ def test_double_gsoft_maps_the_inputs_of_convolutions_too(tiny_model: nn.Module,
     assert before == ["head.layer.bias"]
 
 
-def test_a_head_of_another_shape_is_trained(tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("head", "classes", "trained"),
+    [
+        ("NormalizedLinear", 4, True),
+        ("NormalizedLinear", 10, False),
+        # Its weight is square, of the size of the features, for any number of classes up to theirs.
+        ("SOCLinear", 4, False),
+    ],
+)
+def test_a_head_of_another_shape_is_trained_in_every_copy_that_its_description_builds(
+    tiny_config: dict[str, Any], head: str, classes: int, trained: bool
+) -> None:
+    layer = {"_target_": f"lipnet.layers.{head}", "_partial_": True}
+    base = build_model({**tiny_config, "head": layer, "num_classes": classes})
+    config = adapted_config(tiny_config, GSOFT)
+    config["head"] |= {"layer": layer, "base_out_features": classes}
+    model, resumed = build_model(config), build_model(config)
+    missing = load_base(model, base.state_dict())
+    assert ("head.layer.weight" in missing) == trained
+    for each in (model, resumed):
+        assert each.get_parameter("head.layer.weight").requires_grad == trained
+        assert each.get_parameter("head.layer.bias").requires_grad
+        assert not each.get_parameter("stage1.0.layer.spatial.weight").requires_grad
+
+
+def test_a_frozen_weight_that_the_base_lacks_is_refused(tiny_model: nn.Module, tiny_config: dict[str, Any]) -> None:
     model = build_model(adapted_config(tiny_config, GSOFT, classes=100))
-    missing = load_base(model, tiny_model.state_dict())
-    assert "head.layer.weight" in missing
-    assert model.get_parameter("head.layer.weight").requires_grad
-    assert not model.get_parameter("stage1.0.layer.spatial.weight").requires_grad
+    with pytest.raises(ValueError, match=r"no.* of the same shape for head\.layer\.weight: state base_out_features"):
+        load_base(model, tiny_model.state_dict())
 
 
 def test_weights_without_a_place_are_refused(tiny_config: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
-from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
+from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
 from lipnet.models.archive import write_archive
 from lipnet.workflows.folders import resumption, run_folder
 from lipnet.workflows.training import make_data, make_module, resume_path
@@ -82,6 +82,36 @@ def test_the_checkpoint_of_a_transfer_describes_itself_and_is_resumed(adapted_ch
     other = configuration(adapted_checkpoint, adapter={"structure": "OFT", "block_size": 4})
     with pytest.raises(ValueError, match=r"cannot be resumed: its model differs .*'GSOFT'.*'OFT'"):
         resume_path(other, make_module(other, make_data(other)))
+
+
+@pytest.mark.parametrize("frozen_head", [True, False])
+@pytest.mark.parametrize("classes", [4, 10])
+def test_a_resumed_transfer_trains_what_it_trained_before(
+    tmp_path: Path, tiny_config: dict[str, Any], digits_dataset: dict[str, Any], classes: int, frozen_head: bool
+) -> None:
+    """The head's weight has one row per class: the base's does not fit if the number of classes differs."""
+    head = {"_target_": "lipnet.layers.NormalizedLinear", "_partial_": True}
+    network = {**tiny_config, "num_classes": classes, "head": head}
+    config = configuration(tmp_path / "base.ckpt", frozen_head=frozen_head)
+    save_checkpoint(config.ckpt_path, build_model(network), network, digits_dataset)
+    first = make_module(config, make_data(config))
+    assert first.description is not None
+    config.ckpt_path = str(tmp_path / "last.ckpt")
+    save_checkpoint(config.ckpt_path, first.model, first.description["model"], first.description["dataset"])
+    resumed = make_module(config, make_data(config))
+    assert resume_path(config, resumed) == tmp_path / "last.ckpt"
+    assert resumed.model.get_parameter("head.layer.weight").requires_grad == (classes != 10 or not frozen_head)
+    for (name, one), (_, other) in zip(first.named_parameters(), resumed.named_parameters(), strict=True):
+        assert one.requires_grad == other.requires_grad, name
+
+
+def test_a_transfer_that_does_not_state_the_classes_of_its_base_is_resumed(adapted_checkpoint: Path) -> None:
+    """Checkpoints of earlier versions do not state them."""
+    content = torch.load(adapted_checkpoint, weights_only=True)
+    assert content["lipnet"]["model"]["head"].pop("base_out_features") == 10
+    write_archive(adapted_checkpoint, content)
+    config = configuration(adapted_checkpoint)
+    assert resume_path(config, make_module(config, make_data(config))) == adapted_checkpoint
 
 
 def test_a_base_is_started_from_in_a_new_folder(
