@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +65,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
+def atomic_writes(*paths: Path, outdated: Sequence[Path] = ()) -> Iterator[list[BinaryIO]]:
     """Open temporary files that replace all of ``paths`` when the block ends without an error, or none of them.
 
     The files are written to a temporary folder ``LAST.*.partial`` and flushed to the disk, where LAST is the name of
@@ -78,6 +78,7 @@ def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
 
     Args:
         paths: files with different names in one folder, which is created if it is missing.
+        outdated: files about the old set, which are removed once the new set is final.
 
     Yields:
         The temporary files, opened for writing bytes.
@@ -98,19 +99,19 @@ def atomic_writes(*paths: Path) -> Iterator[list[BinaryIO]]:
                 _flush(file)
         _flush_folder(partial)
         check_places(*paths)
-        _make_final(partial, paths)
+        _make_final(partial, paths, outdated)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    complete_writes(*paths)
+    complete_writes(*paths, outdated=outdated)
 
 
-def complete_writes(*paths: Path) -> None:
+def complete_writes(*paths: Path, outdated: Sequence[Path] = ()) -> None:
     """Move the rest of a new set of files to ``paths``, if a killed `atomic_writes` left one.
 
     Several processes may call this at once.
 
     Args:
-        paths: as they were given to `atomic_writes`.
+        paths, outdated: as they were given to `atomic_writes`.
 
     Raises:
         OSError: if the files cannot be moved, for instance in a folder that is read-only.
@@ -120,6 +121,8 @@ def complete_writes(*paths: Path) -> None:
     if replacement.is_symlink() or not replacement.is_dir():
         return
     try:
+        for path in outdated:
+            path.unlink(missing_ok=True)
         for path in paths:
             with suppress(FileNotFoundError):  # It has been moved already.
                 os.replace(replacement / path.name, path)
@@ -134,11 +137,11 @@ def complete_writes(*paths: Path) -> None:
         os.rmdir(replacement)
 
 
-def _make_final(partial: Path, paths: tuple[Path, ...]) -> None:
+def _make_final(partial: Path, paths: tuple[Path, ...], outdated: Sequence[Path]) -> None:
     """Rename the folder of a new set to its final name, which succeeds for one process at a time."""
     replacement = _replacement(paths[-1])
     for _ in range(_ATTEMPTS):
-        complete_writes(*paths)
+        complete_writes(*paths, outdated=outdated)
         try:
             os.rename(partial, replacement)
         except OSError as error:

@@ -32,7 +32,13 @@ _CHECKSUM = "sha256"
 
 def complete_files(folder: Path) -> None:
     """Finish replacing a certification's files, if a kill interrupted it; errors as `lipnet.files.complete_writes`."""
-    complete_writes(*(folder / name for name in FILES))
+    places, outdated = places_in(folder)
+    complete_writes(*places, outdated=outdated)
+
+
+def places_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the paths of a certification's files in a folder, and of the files about them, which they outdate."""
+    return [folder / name for name in FILES], [folder / name for name in ABOUT_CERTIFICATES]
 
 
 class CertificateFileError(ValueError):

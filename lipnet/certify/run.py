@@ -17,7 +17,7 @@ from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
-from lipnet.certify.files import ABOUT_CERTIFICATES, FILES, certificate_bytes, rows_of, sealed, summary_bytes
+from lipnet.certify.files import certificate_bytes, places_in, rows_of, sealed, summary_bytes
 from lipnet.certify.partial import (
     PARTIAL,
     Batch,
@@ -341,9 +341,8 @@ def run_certification(
             f"another certification wrote {', '.join(appeared)} into {folder.absolute()} meanwhile; resume=true "
             "replaces them"
         )
-    for name in ABOUT_CERTIFICATES:  # of the certificates that are replaced
-        (folder / name).unlink(missing_ok=True)
-    with atomic_writes(*(folder / name for name in FILES)) as (table, curve, description):
+    places, outdated = places_in(folder)
+    with atomic_writes(*places, outdated=outdated) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
         figure, _ = plot_certified_curve(*radii_of(rows), title=title)
         figure.savefig(curve, format="png", dpi=150)

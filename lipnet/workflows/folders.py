@@ -18,6 +18,8 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from lipnet.models import CheckpointError
+from lipnet.models.checkpoint import read_checkpoint
 from lipnet.training.run_record import read_starts
 from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.transfer import starts_from
@@ -25,6 +27,7 @@ from lipnet.workflows.transfer import starts_from
 CHECKPOINTS = "checkpoints"
 LAST = f"{CHECKPOINTS}/last.ckpt"
 LOCK = ".lock"
+_REQUEUED = "hpc_ckpt_*.ckpt"
 # DataLoader workers of a killed run hold its lock until they notice, after at most 5 seconds.
 _PATIENCE = 10.0
 
@@ -149,12 +152,12 @@ class RunFolder(Callback):
             new = _made(folder)
         try:
             self._lock = FileLock(folder / LOCK)
-            self._lock.acquire(timeout=0 if config.ckpt_path is None else _PATIENCE)
+            self._lock.acquire(timeout=0 if config.ckpt_path is None and not _is_requeued() else _PATIENCE)
             if automatic is run_folder:
                 check_unused(folder, config)
         except Timeout:
             self._refuse(f"another training is running in {folder}: set another hydra.run.dir, or wait for its end")
-        except FileExistsError as error:
+        except (FileExistsError, CheckpointError) as error:
             self._refuse(str(error))
         with read_write(config):
             place.dir = str(folder)
@@ -193,7 +196,8 @@ def remove_unused(folder: Path) -> None:
 
 def holds_run(folder: Path) -> bool:
     """Return True if a folder holds a checkpoint or certificates of a run."""
-    return (folder / "summary.json").exists() or any((folder / CHECKPOINTS).glob("*.ckpt"))
+    checkpoints = [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(_REQUEUED)]
+    return (folder / "summary.json").exists() or bool(checkpoints)
 
 
 def check_unused(folder: Path, config: DictConfig) -> None:
@@ -204,9 +208,31 @@ def check_unused(folder: Path, config: DictConfig) -> None:
     resumed = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if resumed is not None and not starts_from(resumed, transfer) and folder.resolve() in resumed.resolve().parents:
         return
+    newest = newest_checkpoint(folder, folder) or folder / LAST
     raise FileExistsError(
-        f"{folder} holds a run already: resume it with ckpt_path={folder / LAST}, or set another hydra.run.dir"
+        f"{folder} holds a run already: resume it with ckpt_path={newest}, or set another hydra.run.dir"
     )
+
+
+def requeued_checkpoint(config: DictConfig) -> Path | None:
+    """Return the newest checkpoint of the run's folder if Slurm has requeued this job, else None."""
+    folder = Path(config.paths.output_dir)
+    return newest_checkpoint(folder, config.trainer.get("default_root_dir") or folder) if _is_requeued() else None
+
+
+def newest_checkpoint(folder: Path, requeue_folder: str | Path) -> Path | None:
+    """Return the checkpoint of a run with the most steps, or None if there is none.
+
+    Args:
+        folder: the run's folder.
+        requeue_folder: where Lightning writes a checkpoint before it requeues a job.
+    """
+    # Lightning increases the number with each requeue.
+    requeued = sorted(Path(requeue_folder).glob(_REQUEUED), key=lambda path: (len(path.name), path.name))
+    found = [path for path in (folder / LAST, *requeued[-1:]) if path.is_file()]
+    if len(found) < 2:
+        return next(iter(found), None)
+    return max(found, key=lambda path: read_checkpoint(path)[0].get("global_step", 0))
 
 
 def _is_requeued() -> bool:

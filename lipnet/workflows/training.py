@@ -22,7 +22,7 @@ from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer
 from lipnet.training.differences import differences
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
-from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
+from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun, requeued_checkpoint
 from lipnet.workflows.kept_settings import KeptSettings, check_kept_settings, kept_settings
 from lipnet.workflows.reporting import check_report
 from lipnet.workflows.settings import check_number, check_numbers
@@ -166,18 +166,21 @@ def check_certification(config: DictConfig) -> None:
 def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     """Return the checkpoint to resume, after checking its model, data and settings; None if nothing is resumed.
 
+    A job that Slurm has requeued resumes the newest checkpoint of its folder, whatever ``ckpt_path`` is.
+
     Raises:
         FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to resume.
         ValueError: if it is damaged, or is of another model, other data, or a training with other settings.
     """
-    path = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
+    requeued = requeued_checkpoint(config)
+    path = requeued or checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if path is None:
         # Resuming a sweep also starts the jobs that have not run yet.
         if config.ckpt_path is not None and not is_multirun():
             folder = Path(config.paths.log_dir, config.task_name).expanduser().absolute()
             raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
         return None
-    if starts_from(path, _is_transfer(config)):
+    if requeued is None and starts_from(path, _is_transfer(config)):
         return None
     content = read_checkpoint(path)[0]
     description = content[DESCRIPTION]

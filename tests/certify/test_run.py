@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import matplotlib.image
 import pytest
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -206,6 +208,23 @@ def test_replacing_that_fails_leaves_the_old_files(tmp_path: Path, model: nn.Mod
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
 
 
+def test_a_full_disk_keeps_the_report_and_the_violation_of_the_old_files(
+    tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certify_dataset(model, batches, INDICES[:5], tmp_path, facts={})
+    for name in ("report.html", "violation.npz"):
+        (tmp_path / name).write_text("about the old certificates")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args: Any, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_folder_in_place_of_a_file_changes_nothing(
     tmp_path: Path, model: nn.Module, batches: Batches, name: str
@@ -223,6 +242,7 @@ def test_a_folder_in_place_of_a_file_changes_nothing(
 def interrupted(folder: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
     """Replace a certification of five samples, and stop as a kill does, after so many files are in their places."""
     certify_dataset(model, batches, INDICES[:5], folder, facts={})
+    (folder / "report.html").write_text("about the old certificates")
     left, replace = iter(range(moves)), os.replace
 
     def stopping_replace(source: Path, target: Path) -> None:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
+from lipnet.models.archive import read_archive, write_archive
 from lipnet.workflows import RunFolder
-from lipnet.workflows.folders import checkpoint_to_resume, remove_unused, resumption, run_folder, sweep_folder
+from lipnet.workflows.folders import (
+    checkpoint_to_resume,
+    newest_checkpoint,
+    remove_unused,
+    resumption,
+    run_folder,
+    sweep_folder,
+)
 
 
 def make_run(folder: Path, *names: str) -> Path:
@@ -188,6 +198,51 @@ def test_a_new_training_does_not_overwrite_a_run(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         claim(configuration(run, str(other / "checkpoints" / "last.ckpt")))
     RunFolder.on_run_end(claim(configuration(run, str(run / "checkpoints" / "last.ckpt"))), OmegaConf.create())
+
+
+def test_a_checkpoint_of_a_requeue_alone_makes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "hpc_ckpt_1.ckpt").touch()
+    with pytest.raises(SystemExit):
+        claim(configuration(run))
+    assert re.search(r"holds a run already: resume it with ckpt_path=.*run/hpc_ckpt_1\.ckpt", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("steps", "newest"),
+    [
+        ({}, None),
+        ({"last": 3}, "last"),
+        ({"hpc_ckpt_1": 3}, "hpc_ckpt_1"),
+        ({"last": 63, "hpc_ckpt_1": 25}, "last"),
+        ({"last": 21, "hpc_ckpt_1": 25}, "hpc_ckpt_1"),
+        ({"last": 25, "hpc_ckpt_1": 25}, "last"),
+        ({"last": 21, "hpc_ckpt_9": 25, "hpc_ckpt_10": 30}, "hpc_ckpt_10"),
+    ],
+    ids=str,
+)
+def test_the_newest_checkpoint_has_the_most_steps(
+    tmp_path: Path, tiny_checkpoint: Path, steps: dict[str, int], newest: str | None
+) -> None:
+    run = make_run(tmp_path / "run")
+    paths = {name: (run / "checkpoints" if name == "last" else run) / f"{name}.ckpt" for name in steps}
+    content, _ = read_archive(tiny_checkpoint)
+    for name, path in paths.items():
+        write_archive(path, {**content, "global_step": steps[name]})
+    assert newest_checkpoint(run, run) == (None if newest is None else paths[newest])
+
+
+def test_a_requeued_job_waits_for_the_loaders_of_the_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", "last.ckpt")
+    lock = FileLock(run / ".lock", thread_local=False)
+    lock.acquire()
+    release = threading.Timer(0.3, lock.release)
+    release.start()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    claim(configuration(run))
+    release.join()
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import stat
@@ -63,6 +64,11 @@ def content_of(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
+def first_steps(run: Path) -> list[int]:
+    """The step from which each start of a run went on."""
+    return [each["first_step"] for each in json.loads((run / "run.json").read_text())["starts"]]
+
+
 @pytest.mark.slow
 def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, environment: dict[str, str]) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -73,13 +79,14 @@ def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, envi
     printed = first.communicate(timeout=300)[0]
     assert first.returncode == UNFINISHED, printed
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
-    assert 0 < content_of(run / "hpc_ckpt_1.ckpt")["global_step"] < EPOCHS * 21
+    saved = content_of(run / "hpc_ckpt_1.ckpt")["global_step"]
+    assert 0 < saved < EPOCHS * 21
     assert not (run / "summary.json").exists()
 
     again = start(run, {**environment, "SLURM_RESTART_COUNT": "1"})
     printed = again.communicate(timeout=300)[0]
     assert again.returncode == 0, printed
-    assert "hpc_ckpt_1.ckpt" in printed
+    assert first_steps(run) == [0, saved]
     with (run / "csv" / "metrics.csv").open() as file:
         epochs = {int(row["epoch"]) for row in csv.DictReader(file) if row["epoch"]}
     assert epochs == set(range(EPOCHS)), "the figures of the first start are gone"
@@ -90,6 +97,33 @@ def test_a_requeued_job_ends_as_the_one_that_was_left_alone(tmp_path: Path, envi
     assert all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())
     rows = [read_certificates(folder / "certificates.tsv").rows for folder in (run, whole)]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_requeued_after_a_kill_continues(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A node fails, so that Lightning saves nothing, once after an earlier requeue by a signal."""
+    run = tmp_path / "run"
+    last = run / "checkpoints" / "last.ckpt"
+    first = start(run, environment)
+    wait_for(last, first)
+    first.send_signal(signal.SIGUSR1)
+    printed = first.communicate(timeout=300)[0]
+    assert first.returncode == UNFINISHED, printed
+    earlier = content_of(run / "hpc_ckpt_1.ckpt")["global_step"]
+
+    second = start(run, {**environment, "SLURM_RESTART_COUNT": "1"})
+    while content_of(last)["global_step"] <= earlier:
+        assert second.poll() is None, second.communicate()[0]
+        time.sleep(0.05)
+    second.kill()
+    second.communicate()
+    saved = content_of(last)["global_step"]
+
+    third = start(run, {**environment, "SLURM_RESTART_COUNT": "2"})
+    printed = third.communicate(timeout=300)[0]
+    assert third.returncode == 0, printed
+    assert first_steps(run) == [0, earlier, saved]
+    assert content_of(last)["global_step"] == EPOCHS * 21
 
 
 @pytest.mark.slow

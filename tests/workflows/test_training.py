@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,23 @@ def test_a_missing_checkpoint_is_an_error(config: DictConfig, tmp_path: Path) ->
 def test_last_without_a_run_is_an_error(config: DictConfig, tmp_path: Path) -> None:
     config.ckpt_path = "last"
     with pytest.raises(FileNotFoundError, match=r"ckpt_path=last: no run in .*digits has checkpoints/last\.ckpt"):
+        resume_path(config, seeded_module(config))
+
+
+def test_a_requeued_job_resumes_its_own_checkpoint_with_the_same_settings_alone(
+    config: DictConfig, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a signal, as after the failure of a node, there is no checkpoint of Lightning's."""
+    last = tmp_path / "digits" / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, last)
+    assert resume_path(config, seeded_module(config)) is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert resume_path(config, seeded_module(config)) == last
+    config.ckpt_path = str(tiny_checkpoint)
+    assert resume_path(config, seeded_module(config)) == last
+    config.model.depth = 6
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be resumed: its model .* depth: 3 in the checkpoint"):
         resume_path(config, seeded_module(config))
 
 
