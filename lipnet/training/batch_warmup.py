@@ -1,6 +1,8 @@
 """Callback that lets the batch size grow in training."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
+from math import ceil, inf
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -46,6 +48,25 @@ class BatchWarmup(GradientAccumulationScheduler):
     def steps(self, batches: int, epochs: int) -> int:
         """Return the number of optimizer steps in a training, from its epochs and the loader's batches per epoch."""
         return sum(-(-batches // self.factor(epoch)) for epoch in range(epochs))
+
+    def batches(self, steps: int, batches: float) -> float:
+        """Return the number of the loader's batches in the first optimizer steps, from its batches per epoch."""
+        done = 0.0
+        for epoch in count():
+            taken = steps * self.factor(epoch)
+            if taken <= batches:
+                break
+            steps, done = steps - ceil(batches / self.factor(epoch)), done + batches
+        return done + taken
+
+
+def batches_of(trainer: Trainer) -> float:
+    """Return the number of the loader's batches in a training; infinite if only its time is limited."""
+    grown = [each for each in trainer.callbacks if isinstance(each, BatchWarmup)]  # type: ignore[attr-defined]
+    growth = grown[0] if grown else BatchWarmup({0: trainer.accumulate_grad_batches})
+    batches, epochs, steps = trainer.num_training_batches, trainer.max_epochs, trainer.max_steps
+    by_epochs = inf if epochs is None or epochs < 0 else epochs * batches
+    return min(by_epochs, inf if steps < 0 else growth.batches(steps, batches))
 
 
 def _growth_of(growth: Any) -> dict[int, int]:

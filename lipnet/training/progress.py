@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, ProgressColumn
 
 from lipnet.files import atomic_write
+from lipnet.training.batch_warmup import batches_of
 
 log = logging.getLogger("lipnet")
 
@@ -34,23 +35,30 @@ def report(line: str) -> None:
 
 
 class Clock:
-    """The time left of a training: the rest of ``max_time``, or of the steps at the speed so far, the shorter one."""
+    """The time left of a training: the rest of ``max_time``, or of the batches at the speed so far, the shorter one."""
 
     def __init__(self) -> None:
-        self.start(0)
+        self._began, self._first, self._last = monotonic(), 0, math.nan
 
-    def start(self, step: int) -> None:
-        """Start from this optimizer step."""
-        self._began, self._first_step = monotonic(), step
+    def start(self, trainer: Trainer) -> None:
+        """Start from the batches that the training has done."""
+        self._began, self._first, self._last = monotonic(), _batches_done(trainer), math.nan
 
     def left(self, trainer: Trainer) -> timedelta | None:
         """Return the time left in whole seconds, or None while it is not known."""
         timers = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         ends = [float(each) for each in timers if each is not None]
-        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
-        if done > 0 and math.isfinite(steps):
-            ends.append((steps - trainer.global_step) * (monotonic() - self._began) / done)
+        done = _batches_done(trainer)
+        if done > self._first:
+            # At the start of a resumed training, Lightning does not know max_steps yet (see `ExactResumption`).
+            self._last = batches_of(trainer) if math.isnan(self._last) else self._last
+            rest = (self._last - done) * (monotonic() - self._began) / (done - self._first)
+            ends += [rest] if math.isfinite(rest) else []
         return timedelta(seconds=round(max(0.0, min(ends)))) if ends else None
+
+
+def _batches_done(trainer: Trainer) -> int:
+    return trainer.fit_loop.total_batch_idx + 1
 
 
 class EpochLog(Callback):
@@ -64,7 +72,7 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = monotonic()
-        self._clock.start(trainer.global_step)
+        self._clock.start(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures = trainer.callback_metrics
@@ -109,7 +117,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the time left."""
-        self._clock.start(trainer.global_step)
+        self._clock.start(trainer)
         super().on_train_start(trainer, pl_module)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -29,7 +29,9 @@ class ExactResumption(Callback):
 
     Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
     of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
-    training accuracy, and the best score of a run whose folder was moved.
+    training accuracy, and the best score of a run whose folder was moved. If the time budget of the training is used
+    up and its last validation is missing, because the program was killed in it, the training takes one more batch and
+    validates.
 
     `CertifiedClassifier` adds one to every training.
 
@@ -53,6 +55,7 @@ class ExactResumption(Callback):
         self._stated: dict[str, Any] | None = None
         self._max_steps: int | None = None
         self._done = 0
+        self._unvalidated = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -73,6 +76,7 @@ class ExactResumption(Callback):
         self._optimizers = checkpoint.get("optimizer_states", [])
         self._schedules = checkpoint.get("lr_schedulers", [])
         self._stated, self._done = checkpoint.get(_FACTS), checkpoint.get("global_step", 0)
+        self._unvalidated = not complete and _lacks_validation(trainer, loop)
         # The counts are sums over all processes, so only one process restores them.
         if trainer.is_global_zero:
             for name, count in checkpoint.get(_COUNTS, {}).items():
@@ -99,6 +103,9 @@ class ExactResumption(Callback):
         if resumed:
             check_facts(self._stated, self._facts)
             self._hide_max_steps(trainer)
+            if self._unvalidated:
+                # The timer, which comes earlier, has found the time used up. It stops the training after a batch again.
+                trainer.should_stop = False
 
     def _hide_max_steps(self, trainer: Trainer) -> None:
         """Hide ``max_steps`` from Lightning until it has restored its loops.
@@ -139,6 +146,18 @@ class ExactResumption(Callback):
             checkpoint[_COUNTS] = {name: count.clone() for name, count in counts if isinstance(count, Tensor)}
         if self._facts:
             checkpoint[_FACTS] = dict(self._facts)
+
+
+def _lacks_validation(trainer: Trainer, loop: dict[str, Any]) -> bool:
+    """Return whether a training that ends in the state of these loops, within an epoch, would still be validated."""
+    every, epoch = (
+        trainer.check_val_every_n_epoch,
+        loop.get("epoch_progress", {}).get("current", {}).get("processed", 0),
+    )
+    batches = loop.get("epoch_loop.batch_progress", {}).get("total", {})
+    # Lightning counts a batch as completed right before the validation.
+    before = batches.get("completed", 0) < batches.get("processed", 0)
+    return before and trainer.enable_validation and (every is None or (epoch + 1) % every == 0)
 
 
 def _check_optimizer(saved: dict[str, Any], made: dict[str, Any], name: str) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from lipnet.training import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
+from lipnet.training import BatchWarmup, EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger, progress
 from lipnet.training.progress import Clock
 from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit
 
@@ -49,6 +49,44 @@ def test_the_time_left_is_that_of_the_time_limit(
     lines = [record.getMessage() for record in caplog.records if record.name == "lipnet"]
     assert lines
     assert all(re.search(r", 0:00:0[0-3] left$", line) for line in lines), lines
+
+
+class EveryBatchTakesASecond(Callback):
+    """Callback that advances the clock of the progress."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1000.0
+        monkeypatch.setattr(progress, "monotonic", lambda: self.seconds)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.seconds += 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "growth", "left"),
+    [
+        ({"max_epochs": 3}, {0: 1, 1: 4}, [12, 6, 0]),
+        ({"max_epochs": 3, "accumulate_grad_batches": 4}, None, [12, 6, 0]),
+        ({"max_epochs": -1, "max_steps": 9}, {0: 1, 1: 4}, [10, 4, 0]),
+        ({"max_epochs": 2, "max_steps": 9}, {0: 1, 1: 4}, [6, 0]),
+    ],
+    ids=str,
+)
+def test_the_time_left_is_that_of_the_batches_left(
+    tmp_path: Path,
+    tiny_config: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    growth: dict[int, int] | None,
+    left: list[int],
+) -> None:
+    """With the growth, the six batches of an epoch are 6 steps at first, then 2; step 9 is four batches later."""
+    callbacks = [EveryBatchTakesASecond(monkeypatch), EpochLog(), *([BatchWarmup(growth)] if growth else [])]
+    with caplog.at_level(logging.INFO, logger="lipnet"):
+        fit(tiny_config, tmp_path, callbacks=callbacks, limit_train_batches=6, limit_val_batches=1, **settings)
+    lines = [record.getMessage() for record in caplog.records if record.name == "lipnet"]
+    assert [re.findall(r"0:00:(\d\d) left$", line) for line in lines] == [[f"{seconds:02}"] for seconds in left]
 
 
 def test_the_bar_and_its_figures_fit_into_80_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from lipnet.training import LastCheckpoint, OneCycle
-from tests.training.runs import best_checkpoint, fit, make_module
+from tests.training.runs import Interrupted, best_checkpoint, fit, make_module
 
 
 class Clock(Timer):
@@ -31,6 +32,9 @@ class Clock(Timer):
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.used += self.batch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.used = state_dict["time_elapsed"]["train"]
 
 
 class Rates(Callback):
@@ -84,6 +88,35 @@ def test_a_resumed_training_has_what_was_left_of_the_time(tmp_path: Path, tiny_c
     again = start(tmp_path / "latest.ckpt")
     assert again.global_step == first.global_step, "nothing was left"
     assert again.optimizers[0].param_groups[0]["lr"] == first.optimizers[0].param_groups[0]["lr"]
+
+
+class KillInLastValidation(Callback):
+    """Ends a training without notice in the validation after its time is up."""
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.should_stop:
+            raise Interrupted
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, 11), (2, 10)])
+def test_a_last_validation_that_was_killed_is_made_up_for(
+    tmp_path: Path, tiny_config: dict[str, Any], every: int, steps: int
+) -> None:
+    """Ten batches use up the time, and one more leads to the validation. The first epoch of two is not validated."""
+    path = tmp_path / "latest.ckpt"
+
+    def start(ckpt_path: Path | None, *more: Callback) -> Trainer:
+        module = make_module(tiny_config, scheduler=OneCycle(over="time"))
+        callbacks = [Clock(seconds=10, batch=1), best_checkpoint(tmp_path), LastCheckpoint(path), *more]
+        limits = {"max_epochs": -1, "check_val_every_n_epoch": every}
+        return fit(tiny_config, tmp_path, ckpt_path, module=module, callbacks=callbacks, **limits)
+
+    with pytest.raises(Interrupted) if every == 1 else nullcontext():
+        start(None, KillInLastValidation())
+    resumed = start(path)
+    assert resumed.global_step == steps
+    assert ("val/certified_36_255" in resumed.callback_metrics) == (every == 1)
+    assert start(path).global_step == steps, "nothing is missing any more"
 
 
 def test_a_training_without_a_budget_of_time_is_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
