@@ -45,7 +45,8 @@ def room_beyond_grid(kernel_size: Iterable[int], points: int) -> float:
 
     Source: theory of functions of exponential type (M. Riesz, Duffin & Schaeffer); Pfister & Bresler, arXiv 1802.09588.
     """
-    return 1 / prod(cos(pi * (taps - 1) / 2 / points) for taps in kernel_size)
+    # A list: torch.compile of torch 2.14.1 cannot trace a generator here.
+    return 1 / prod([cos(pi * (taps - 1) / 2 / points) for taps in kernel_size])
 
 
 @constant

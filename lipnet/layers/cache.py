@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 Value = TypeVar("Value")
@@ -111,6 +111,15 @@ def version_of(tensor: Tensor) -> int | None:
         return tensor._version
     except RuntimeError:  # is_inference() is False for a parameter that has moved to another dtype since
         return None
+
+
+def is_frozen(weight: Tensor) -> bool:
+    """Return whether a weight is a parameter that is not trained.
+
+    A tensor in the place of a parameter is not frozen: `torch.func.functional_call` may train it without
+    ``requires_grad``.
+    """
+    return isinstance(weight, nn.Parameter) and not weight.requires_grad
 
 
 def _are_batched(tensors: Sequence[Tensor]) -> bool:

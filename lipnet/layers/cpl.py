@@ -11,6 +11,7 @@ from lipnet.functional import same_convolution
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.skew import adjoint_filter
+from lipnet.layers.cache import is_frozen
 from lipnet.layers.potential import SMALLEST_NORM, GradientStep
 
 # Frequencies in each direction: for bounds and evaluation, and for the estimate of training.
@@ -74,7 +75,7 @@ class CPL(GradientStep):
       the norm may exceed its values there (4 % for a 3 x 3 kernel), and by 1 %. Gradients treat it as ||W v|| with the
       stored vector v.
     - Training: n comes from one step of power iteration on the stored vector per change of the weight, enlarged as in
-      evaluation.
+      evaluation. The vector of a frozen weight stays as it is, so that a resumed training computes the same.
     - No guarantee uses an estimate: `lipschitz_bound` is proven from the scaled kernel in both modes. It is
       max(1, 2 ||W||^2 / n^2 - 1), with a bound in place of ||W||: exactly 1 if n is large enough.
     - Each group has its own n.
@@ -142,7 +143,7 @@ class CPL(GradientStep):
         return [*super().weights(), self.vector]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if self.training and not is_frozen(self.weight):
             # Step only once per weight: recomputation and gradient accumulation must see one function.
             untracked = torch.compiler.is_compiling() or self.weight.is_inference()
             version = None if untracked else self.weight._version

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.kernel_norms import kernel_norm_estimate
-from lipnet.layers.cache import versions
+from lipnet.layers.cache import is_frozen, versions
 
 _START_STEPS = 20
 _EVALUATION_STEPS = 40
@@ -17,7 +17,8 @@ class NormEstimate(nn.Module):
     """Lower estimate of the norm of a circular convolution, differentiable in the kernel.
 
     Training stores a vector, and advances it by one step of power iteration only if a parameter has changed, so that
-    repeated calls compute the same function. Evaluation needs no stored vector. No guarantee uses the estimate.
+    repeated calls compute the same function. The vector of frozen parameters stays as it is, so that a resumed training
+    computes the same function, too. Evaluation needs no stored vector. No guarantee uses the estimate.
 
     Args:
         channels: channels of the convolution's input.
@@ -58,12 +59,13 @@ class NormEstimate(nn.Module):
         Returns:
             A scalar.
         """
+        parameters = list(parameters)
         tensors = [*parameters, self.vector]
         before = versions(tensors)
         repeated = before is not None and self._last is not None and self._last[0] == before
         used = self._last[1] if repeated and self._last is not None else self.vector
         norm, new = kernel_norm_estimate(kernel, used, self.groups)
-        if not repeated:
+        if not repeated and not all(is_frozen(each) for each in parameters):
             kept = used.clone()
             with torch.no_grad():
                 self.vector.copy_(new)

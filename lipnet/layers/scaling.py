@@ -96,7 +96,8 @@ class Scaling(nn.Module, ABC):
     """A norm of each group's skew filter, and the target value to which the filter is scaled.
 
     The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by
-    one step of power iteration only if the weight has changed. Evaluation computes them from the filter alone.
+    one step of power iteration only if the weight is not frozen and has changed. Evaluation computes them from the
+    filter alone.
 
     Attributes:
         target: value of the norm after scaling.
@@ -132,15 +133,20 @@ class Scaling(nn.Module, ABC):
         """Return `scaled` of the skew part of any filter, and the advanced vectors."""
         return self.scaled(skew_filter(weight, count_groups(weight)), vectors, factor)
 
-    def training_step(self, weight: Tensor, factor: float) -> Tensor:
+    def training_step(self, weight: Tensor, factor: float, frozen: bool) -> Tensor:
         """Return the scaled skew filter of a training step, and advance the vectors if the weight has changed.
 
         A repeated call on the same weight returns the same filter, so that recomputation (`torch.utils.checkpoint`),
         gradient accumulation and line searches see one function. Version counters show whether the weight has changed.
         Reading them does not wait for an accelerator, but they miss writes through ``.data``.
+
+        The vectors of a frozen weight stay as they are. Otherwise a resumed training would advance them, because
+        counters do not hold in another process.
         """
         vectors = self.current(weight)
         scaled, new = self.scaled_skew(weight, vectors, factor)
+        if frozen:
+            return scaled
         state = self._state(weight)
         if state is None:
             self.store(new)

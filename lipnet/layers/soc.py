@@ -12,7 +12,7 @@ from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
 from lipnet.layers.base import LipschitzModule, check_part
-from lipnet.layers.cache import WeightCache, check_not_batched
+from lipnet.layers.cache import WeightCache, check_not_batched, is_frozen
 from lipnet.layers.engines import (
     ENGINE_CLASSES,
     EXPLICIT_ENGINE_CLASSES,
@@ -195,7 +195,8 @@ class SOC(LipschitzModule):
         with without_autocast(maps.device):
             if self.training:
                 series = self._training_series
-                weight = self.scaling.training_step(self._active_weight, sign * series.factor)
+                frozen = is_frozen(self.weight)
+                weight = self.scaling.training_step(self._active_weight, sign * series.factor, frozen)
                 operand = engine.train(weight, series, size)
             elif self.estimated:
                 series = self._evaluation_series

@@ -357,6 +357,16 @@ def test_compilation_computes_the_same(name: str, training: bool) -> None:
     torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@every_layer
+def test_a_training_step_compiles_as_one_graph(name: str) -> None:
+    """``compile=`` of train.py needs it."""
+    layer = layer_factory(name)(4, 4)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="eager")
+    x = torch.randn(2, 4, *SIZE)
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
 @every_layer
 def test_explicit_products_are_near_and_their_rounding_is_bounded(name: str) -> None:
     conv = layer_factory(name)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lipnet.layers import GSSOC, SOC, MaxMin, SOCTranspose
+from lipnet.layers import CPL, GSSOC, SOC, LiRes, MaxMin, ScaledConv2d, SOCTranspose
 from tests.settings import SCALINGS, touch
 
 
@@ -94,3 +94,46 @@ def test_a_tied_transpose_is_the_adjoint_in_training_too() -> None:
     with torch.no_grad():
         layer.weight.add_(0.1)
     torch.testing.assert_close((SOCTranspose.of(layer)(y) * x).sum(), (layer(x) * y).sum(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SOC(4, 4),
+        lambda: SOC(4, 4, scaling="reshaped"),
+        lambda: SOC(4, 16, groups=4),
+        lambda: GSSOC(8, 8, groups=(4, 4)),
+        lambda: ScaledConv2d(4, 4),
+        lambda: LiRes(4, 4),
+        lambda: CPL(4, 4),
+    ],
+)
+def test_a_resumed_training_computes_the_same_bit_for_bit(make: Callable[[], nn.Module], frozen: bool) -> None:
+    """The second training has what a checkpoint holds. Frozen layers never change; biases stay trained."""
+    whole = unsettled(make())
+    for name, parameter in whole.named_parameters():
+        parameter.requires_grad_(not frozen or name.endswith("bias"))
+    x = torch.randn(2, 8 if isinstance(whole, GSSOC) else 4, 6, 6)
+    start = {name: buffer.clone() for name, buffer in whole.named_buffers()}
+    for _ in range(2):
+        step(whole, x)
+    resumed = make()
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        other.requires_grad_(one.requires_grad)
+    for _ in range(2):
+        assert torch.equal(step(whole, x), step(resumed, x))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert all(torch.equal(buffer, start[name]) == frozen for name, buffer in whole.named_buffers())
+
+
+def step(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Take a training step with SGD; return the outputs before it."""
+    optimizer = torch.optim.SGD([each for each in layer.parameters() if each.requires_grad], lr=0.1)
+    outputs: torch.Tensor = layer(x)
+    outputs.pow(4).mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return outputs.detach()

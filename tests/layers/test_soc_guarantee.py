@@ -288,8 +288,8 @@ def test_the_bound_in_training_is_about_the_filter_that_is_convolved(seed: int, 
     convolved = []
     multiply = layer.scaling.training_step
 
-    def record(weight: torch.Tensor, factor: float) -> torch.Tensor:
-        convolved.append(multiply(weight, factor))
+    def record(weight: torch.Tensor, factor: float, frozen: bool) -> torch.Tensor:
+        convolved.append(multiply(weight, factor, frozen))
         return convolved[-1]
 
     layer.scaling.training_step = record  # type: ignore[method-assign]
