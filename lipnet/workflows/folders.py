@@ -216,8 +216,10 @@ def check_unused(folder: Path, config: DictConfig) -> None:
 
 def requeued_checkpoint(config: DictConfig) -> Path | None:
     """Return the newest checkpoint of the run's folder if Slurm has requeued this job, else None."""
+    if not _is_requeued():
+        return None
     folder = Path(config.paths.output_dir)
-    return newest_checkpoint(folder, config.trainer.get("default_root_dir") or folder) if _is_requeued() else None
+    return newest_checkpoint(folder, config.trainer.get("default_root_dir") or folder)
 
 
 def newest_checkpoint(folder: Path, requeue_folder: str | Path) -> Path | None:
