@@ -17,6 +17,7 @@ from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.data.fingerprint import comparable
 from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
+from lipnet.models.build import with_defaults
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
 from lipnet.training.differences import differences
@@ -185,9 +186,13 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     content = read_checkpoint(path)[0]
     description = content[DESCRIPTION]
     assert module.description is not None
-    here = {**module.description, "dataset": comparable(module.description["dataset"], description["dataset"])}
-    for part in ("model", "dataset"):
-        values = differences(description[part], here[part], ("in the checkpoint", "here"))
+    there, here, trust = description["model"], module.description["model"], config.get("trust", ())
+    compared = {
+        "model": (with_defaults(there, here, trust), with_defaults(here, there, trust)),
+        "dataset": (description["dataset"], comparable(module.description["dataset"], description["dataset"])),
+    }
+    for part, both in compared.items():
+        values = differences(*both, ("in the checkpoint", "here"))
         if values:
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
     check_kept_settings(content, path, kept_settings(config, _precision(config)))

@@ -214,6 +214,19 @@ def test_last_without_a_run_is_an_error(config: DictConfig, tmp_path: Path) -> N
         resume_path(config, seeded_module(config))
 
 
+def test_a_setting_that_a_checkpoint_does_not_state_counts_as_its_default(
+    config: DictConfig, tiny_checkpoint: Path
+) -> None:
+    """As in checkpoints from before an option existed."""
+    config.ckpt_path = str(tiny_checkpoint)
+    config.model.mirror = False
+    config.conv.paired = True
+    assert resume_path(config, seeded_module(config)) == tiny_checkpoint
+    config.model.mirror = True
+    with pytest.raises(ValueError, match=r"its model differs .* mirror: False in the checkpoint, True here"):
+        resume_path(config, seeded_module(config))
+
+
 def test_a_requeued_job_resumes_its_own_checkpoint_with_the_same_settings_alone(
     config: DictConfig, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
