@@ -96,21 +96,27 @@ class PartialCertification:
         self._begun: bytes | None = None
 
     @classmethod
-    def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Self:
+    def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, replace: bool = False) -> Self:
         """Make the folder, or continue an existing one.
 
         Args:
             folder: for this certification alone; without ``resume``, its content is removed.
             settings: everything that a certificate depends on, as JSON values.
             resume: keep the batches that are already certified.
+            replace: when resuming, discard batches that were certified with other settings.
 
         Raises:
-            ValueError: when resuming, if the folder's settings differ.
+            ValueError: when resuming without ``replace``, if the folder's settings differ.
         """
         partial = cls(folder)
         if resume and (folder / SETTINGS).exists():
-            partial.check(settings)
-            return partial
+            try:
+                partial.check(settings)
+            except ValueError:
+                if not replace:
+                    raise
+            else:
+                return partial
         partial.discard()
         partial._begun = json.dumps(settings, indent=2).encode() + b"\n"
         with atomic_write(folder / SETTINGS) as file:

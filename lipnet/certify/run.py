@@ -267,7 +267,8 @@ def certify_dataset(
         folder: destination of the files.
         radii: the radii of the table, as text.
         replace: replace files that the folder already holds, and remove the report and the violation about them.
-        resume: continue an interrupted certification, if there is one in the folder.
+        resume: continue an interrupted certification, if there is one in the folder. With ``replace``, one with another
+            model, other data or other settings is discarded.
 
     Returns:
         The content of summary.json.
@@ -277,7 +278,7 @@ def certify_dataset(
             certification, unless ``resume`` or ``replace``; nothing is changed.
         OSError: if a folder is in the place of a file to replace; nothing is changed.
         ValueError: as for `certify`, if there are fewer samples than indices, and if model, data or settings differ
-            from those of the certification to resume.
+            from those of the certification to resume, unless ``replace``.
         RuntimeError: if the model was changed meanwhile.
     """
     # `run_certification` checks both again. Here, a mistake shows before the bounds are computed.
@@ -322,7 +323,8 @@ def run_certification(
     radii, _ = check_radii(radii)
     certification.evidence.check_unchanged()
     settings = certification.settings()
-    partial = PartialCertification.begin(folder / PARTIAL, certification.identity(settings), resume=resume)
+    identity = certification.identity(settings)
+    partial = PartialCertification.begin(folder / PARTIAL, identity, resume=resume, replace=replace)
     execute(certification, partial)
     try:
         certification.evidence.check_unchanged()

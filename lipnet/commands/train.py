@@ -45,8 +45,11 @@ def main(config: DictConfig) -> float | None:
     checkpoint, score = training.checkpoint_to_certify(trainer, folder)
     training.end_distributed()
     if trainer.is_global_zero:
-        # The new data module is not divided among processes. A resumed run replaces its earlier certificates.
+        # The new data module is not divided among processes. A resumed run continues an interrupted certification of
+        # the same checkpoint, and replaces its earlier certificates.
         settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
-        summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), overwrite=True, **settings)
+        settings |= {"overwrite": True, "resume": True}
+        with training.unfinished_on_sigterm():
+            summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), **settings)
         training.log_certificates(trainer, summary, folder / "curve.png")
     return score

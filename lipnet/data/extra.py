@@ -15,6 +15,7 @@ from lipnet.data.checks import check_fraction
 from lipnet.data.decoding import decode_exact
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
+from lipnet.data.trees import scan_tree
 from lipnet.functional.digest import tensors_sha256
 
 # First index of the extra images, beyond the indices of all official images.
@@ -130,16 +131,18 @@ def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], 
 class FolderImages(ExtraImages):
     """Image files in one folder per class, named by the class number: ``0/any.png``, ``1/other.jpg``, ...
 
-    PNG, JPEG, BMP, WebP and PPM files are read. 16-bit grey values are rounded to 8 bits.
+    PNG, JPEG, BMP, WebP and PPM files are read, also in folders within the folder of a class. Hidden files and the
+    clutter of file managers are skipped. 16-bit grey values are rounded to 8 bits.
     """
 
     def _read_arrays(self, spec: DatasetSpec) -> tuple[Array, Array]:
-        files = sorted(path for path in self.path.glob("*/*") if path.is_file())
-        if not files:
-            raise ValueError(f"{self.path} must hold files in folders named by class numbers, got none")
-        unknown = sorted({path.parent.name for path in files if not path.parent.name.isdecimal()})
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} must be a folder with a folder for each class number, got a file")
+        tree = scan_tree(self.path)
+        unknown = [name for name in tree.classes if not name.isdecimal()]
         if unknown:
             raise ValueError(f"folders in {self.path} must be named by class numbers, got {unknown}")
-        size = (spec.image_size, spec.image_size)
-        images = [decode_exact(path, size, "RGB" if spec.in_channels == 3 else "L") for path in files]
-        return np.stack(images).reshape(len(files), *size, -1), np.array([int(path.parent.name) for path in files])
+        size, mode = (spec.image_size, spec.image_size), "RGB" if spec.in_channels == 3 else "L"
+        images = [decode_exact(tree.path(position), size, mode) for position in range(len(tree.files))]
+        numbers = np.array([int(name) for name in tree.classes])
+        return np.stack(images).reshape(len(images), *size, -1), numbers[tree.labels.numpy()]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lipnet.functional.rounding import product_up
 from lipnet.functional.rounding_error import Signal, Step
+from lipnet.layers.mirror import MirrorAverage
 from lipnet.layers.originals import Methods, methods_of, replaced_method
 
 _LIBRARY = "lipnet."
@@ -132,6 +133,8 @@ def replaced_in_bases(module: LipschitzModule) -> str | None:
 def own_bound(module: nn.Module) -> float:
     """Return the bound of a `LipschitzModule`, or the product of the bounds of a plain ``nn.Sequential`` of them.
 
+    The bound of a `MirrorAverage` is that of its body.
+
     Raises:
         TypeError: for any other module, except ``nn.Identity`` and ``nn.Flatten``, whose bound is 1.
     """
@@ -139,6 +142,8 @@ def own_bound(module: nn.Module) -> float:
         return 1.0
     if type(module) is nn.Sequential:
         return product_up(own_bound(child) for child in module)
+    if type(module) is MirrorAverage:
+        return own_bound(module.body)
     if not isinstance(module, LipschitzModule):
         raise TypeError(
             f"{type(module).__name__} does not bound itself; lipnet.certify.lipschitz_bound(model) has rules for "

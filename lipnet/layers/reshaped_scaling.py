@@ -1,6 +1,6 @@
 """The published scaling of SOC, by the norm of a reshaped filter."""
 
-from math import prod, sqrt
+from math import frexp, prod, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -59,5 +59,9 @@ def _top_right_vectors(matrices: Tensor) -> Tensor:
     """
     # eigh raises an error for matrices that are not finite. Their norm is not finite for any vectors.
     finite = matrices.nan_to_num(0.0, 0.0, 0.0)
+    # A power of two, which leaves the vectors alone, keeps A A^T within the range of the dtype.
+    limit = frexp(torch.finfo(finite.dtype).max)[1] - 2
+    exponents = torch.frexp(finite.abs().amax(dim=(-2, -1), keepdim=True)).exponent
+    finite = torch.ldexp(finite, -exponents.clamp(-limit, limit))
     left = torch.linalg.eigh(finite @ finite.mT).eigenvectors[..., -1:]
     return F.normalize((left.mT @ finite).squeeze(-2), dim=-1, eps=torch.finfo(finite.dtype).tiny)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import nn
@@ -38,6 +39,27 @@ def build_model(config: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Modu
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model's configuration needs a _target_ that is not _partial_, got {dict(config)}")
     return model
+
+
+def with_defaults(config: Mapping[str, Any], other: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Add to a configuration the arguments that only another one of the same class states, with their defaults.
+
+    So a configuration from before an option existed equals a later one that states the option's default. Arguments that
+    a class passes on to another one are not added.
+
+    Args:
+        config, other, trust: as the arguments of `build_model`.
+    """
+    filled = dict(config)
+    if "_target_" in config and config["_target_"] == other.get("_target_"):
+        parameters = signature(_find_class(config["_target_"], (*_ALLOWED, *trust))).parameters
+        for name in other:
+            if name in parameters and parameters[name].default is not Parameter.empty:
+                filled.setdefault(name, parameters[name].default)
+    for name, value in filled.items():
+        if isinstance(value, Mapping) and isinstance(other.get(name), Mapping):
+            filled[name] = with_defaults(value, other[name], trust)
+    return filled
 
 
 def walk(config: Any) -> list[Any]:

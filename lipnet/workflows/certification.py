@@ -68,7 +68,8 @@ def certify_checkpoint(
             each; together they write the same files as one process.
         radii: the radii of the table, as text.
         overwrite: replace certificates that ``output_dir`` already holds.
-        resume: continue an interrupted certification in ``output_dir``, if there is one.
+        resume: continue an interrupted certification in ``output_dir``, if there is one; with ``overwrite``, one with
+            other settings is discarded.
         attack: settings of an attack on the written certificates; None for no attack.
         layers: also print the bounds of the layers.
         report: ``"html"`` to also write report.html, a page to look at; or None.

@@ -5,11 +5,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -17,11 +17,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from lipnet.models import CheckpointError
 from lipnet.models.checkpoint import read_checkpoint
-from lipnet.training.run_record import read_starts
 from lipnet.workflows import resolvers as resolvers  # registers them
+from lipnet.workflows.newest import newest, start_of_run, start_of_sweep
 from lipnet.workflows.transfer import starts_from
 
 CHECKPOINTS = "checkpoints"
@@ -51,13 +52,7 @@ def sweep_folder(log_dir: str, task_name: str, ckpt_path: str | None) -> str:
     """Return the folder of a multirun: for ``ckpt_path=last`` that with the task's newest run, else a new one."""
     parent = Path(log_dir).expanduser() / task_name
     earlier = [*parent.glob("multirun_*")] if ckpt_path == "last" else []
-    return str(max(earlier, key=_newest_start) if earlier else _unused(parent / f"multirun_{_now()}"))
-
-
-def _newest_start(sweep: Path) -> tuple[datetime, str]:
-    """Return the key that sorts multiruns by their newest run; one without any counts with the time of its folder."""
-    runs = [_start_of(record, record) for record in sweep.glob("*/run.json")]
-    return max(runs, default=(datetime.fromtimestamp(sweep.stat().st_mtime, UTC), str(sweep)))
+    return str(newest(earlier, start_of_sweep) or _unused(parent / f"multirun_{_now()}"))
 
 
 def output_folder(log_dir: str) -> str:
@@ -76,6 +71,9 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
     """Return the checkpoint that ``ckpt_path`` names, whether it exists or not, or None if ``"last"`` finds none.
 
     In a multirun, ``"last"`` is the last checkpoint of the job's own folder.
+
+    Raises:
+        ValueError: for ``"last"``, if several runs began at the latest time, or a run's record is damaged.
     """
     if ckpt_path is None:
         return None
@@ -86,18 +84,7 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
         return own if own.is_file() else None
     folder = Path(log_dir).expanduser() / task_name
     checkpoints = [*folder.glob(f"*/{LAST}"), *folder.glob(f"multirun_*/*/{LAST}")]
-    return max(checkpoints, key=lambda path: _start_of(path.parents[1] / "run.json", path), default=None)
-
-
-def _start_of(record: Path, other: Path) -> tuple[datetime, str]:
-    """Return the key that sorts runs by start: the time in its record, or else of another file; and that file's path.
-
-    Folder names do not sort: they are local times, which jump back at the end of summer time or in another zone.
-    """
-    starts = read_starts(record) if record.is_file() else []
-    if starts:
-        return datetime.fromisoformat(starts[0]["began"]), str(other)
-    return datetime.fromtimestamp(other.stat().st_mtime, UTC), str(other)
+    return newest(checkpoints, lambda path: start_of_run(path.parents[1] / "run.json", path))
 
 
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
@@ -141,7 +128,10 @@ class RunFolder(Callback):
             place: ``hydra.run`` or ``hydra.sweep``, whose ``dir`` is the folder.
             automatic: the resolver that names the folder unless the user does.
         """
-        folder = Path(place.dir).expanduser()
+        try:
+            folder = Path(place.dir).expanduser()
+        except InterpolationResolutionError as error:
+            self._refuse(str(error).splitlines()[0])
         stated = OmegaConf.to_container(place, resolve=False)["dir"]  # type: ignore[index, call-overload]
         if config.ckpt_path is None and str(stated).startswith(f"${{{automatic.__name__}:"):
             # Another command that started in the same second may have taken the name.
@@ -165,7 +155,7 @@ class RunFolder(Callback):
             self._unfinished = folder
             atexit.register(self._remove_empty)
 
-    def _refuse(self, message: str) -> None:
+    def _refuse(self, message: str) -> NoReturn:
         # Hydra only warns of exceptions in callbacks, but lets SystemExit through.
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)

@@ -1,8 +1,12 @@
 """Parts of a training: built from its configuration, and checked before it starts."""
 
 import logging
+import signal
+import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,11 @@ from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.data.fingerprint import comparable
 from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
+from lipnet.models.build import with_defaults
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
 from lipnet.training.differences import differences
+from lipnet.training.last_checkpoint import UNFINISHED
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun, requeued_checkpoint
@@ -185,9 +191,13 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     content = read_checkpoint(path)[0]
     description = content[DESCRIPTION]
     assert module.description is not None
-    here = {**module.description, "dataset": comparable(module.description["dataset"], description["dataset"])}
-    for part in ("model", "dataset"):
-        values = differences(description[part], here[part], ("in the checkpoint", "here"))
+    there, here, trust = description["model"], module.description["model"], config.get("trust", ())
+    compared = {
+        "model": (with_defaults(there, here, trust), with_defaults(here, there, trust)),
+        "dataset": (description["dataset"], comparable(module.description["dataset"], description["dataset"])),
+    }
+    for part, both in compared.items():
+        values = differences(*both, ("in the checkpoint", "here"))
         if values:
             raise ValueError(f"{path} cannot be resumed: its {part} differs from this run's in {values}")
     check_kept_settings(content, path, kept_settings(config, _precision(config)))
@@ -215,6 +225,20 @@ def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, f
     if path not in paths:
         trainer.save_checkpoint(path)
     return path, None
+
+
+@contextmanager
+def unfinished_on_sigterm() -> Iterator[None]:
+    """Exit with status `UNFINISHED` on SIGTERM, as a training does that can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python allows only the main thread to handle signals.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNFINISHED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_distributed() -> None:

@@ -124,6 +124,16 @@ def certified(folder: Path, model: nn.Module, batches: Any, count: int = COUNT, 
     return certify_dataset(model, batches, torch.arange(count), folder, facts={"dataset": "made up"}, **settings)
 
 
+def test_replacing_discards_the_batches_of_another_certification_alone(tmp_path: Path) -> None:
+    settings = {"resume": True, "replace": True}
+    with PartialCertification.begin(tmp_path / PARTIAL, SETTINGS, **settings).writer() as add:
+        add(0, Batch((Row(0, 1, 1, "0.500000000", 1),), "images"))
+    assert PartialCertification.begin(tmp_path / PARTIAL, SETTINGS, **settings).batches().keys() == {0}
+    other = {**SETTINGS, "another": 1}
+    assert PartialCertification.begin(tmp_path / PARTIAL, other, **settings).batches() == {}
+    PartialCertification.begin(tmp_path / PARTIAL, other, resume=True)
+
+
 @pytest.mark.cover(1)
 @pytest.mark.parametrize("count", [COUNT, 18])
 @pytest.mark.parametrize("interruptions", [[0], [1], [3], [1, 2, 4]])

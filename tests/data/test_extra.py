@@ -152,9 +152,29 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path) -> None:
         FolderImages(folder, ratio=0.5).read(SPEC)
 
 
+def test_no_image_of_a_folder_is_left_out(folder: Path) -> None:
+    deeper = folder / "2" / "more" / "9.png"
+    deeper.parent.mkdir()
+    Image.fromarray(IMAGES[0]).save(deeper)
+    (folder / "2" / ".DS_Store").touch()
+    extra = FolderImages(folder, ratio=0.5).read(SPEC)
+    assert extra.labels.tolist() == [10, 10, 2, 2]
+    np.testing.assert_array_equal(extra.images.numpy(), IMAGES[[0, 2, 1, 0]].transpose(0, 3, 1, 2))
+    Image.fromarray(IMAGES[0]).save(folder / "loose.png")
+    with pytest.raises(ValueError, match=r"images must be in the folder of a class, got loose\.png"):
+        FolderImages(folder, ratio=0.5).read(SPEC)
+    (folder / "loose.png").unlink()
+    (folder / "3").mkdir()
+    with pytest.raises(ValueError, match=r"classes without images in .*: 3; add images"):
+        FolderImages(folder, ratio=0.5).read(SPEC)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must hold files in folders named by class numbers"):
+    with pytest.raises(FileNotFoundError, match="has no folders: it must have a folder of images for each class"):
         FolderImages(tmp_path, ratio=0.5).read(SPEC)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file must be a folder with a folder for each class number, got a file"):
+        FolderImages(tmp_path / "file", ratio=0.5).read(SPEC)
 
 
 def save_grey(folder: Path, values: np.ndarray[Any, Any], name: str = "0.png") -> FolderImages:

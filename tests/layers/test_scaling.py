@@ -15,7 +15,7 @@ from lipnet.layers import SOC
 from lipnet.layers.reshaped_scaling import ReshapedScaling
 from lipnet.layers.scaling import JacobianScaling, Scaling
 from lipnet.layers.soc import SCALINGS
-from tests.oracles import convolution_matrix, fantastic_four, spectral_norm
+from tests.oracles import convolution_matrix, dense_jacobian, fantastic_four, spectral_norm
 
 GROUPS, CHANNELS = 2, 4
 KERNELS = [(1, 1), (3, 3), (5, 1)]
@@ -212,3 +212,26 @@ def test_the_evaluated_reshaped_norm_is_exact_for_close_singular_values(seed: in
     matrices = reshaped_filters(layer.filter().detach(), 1)
     smallest = min(float(torch.linalg.matrix_norm(matrix, ord=2)) for (matrix,) in matrices)
     assert smallest == pytest.approx(layer.scaling.target, rel=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "exponents"), [(torch.float32, (-100, 126)), (torch.float64, (-900, 1022))])
+def test_the_vectors_of_a_reshaped_filter_do_not_depend_on_its_magnitude(
+    dtype: torch.dtype, exponents: tuple[int, int]
+) -> None:
+    """The entries of A A^T leave the range of the dtype, but those of A do not."""
+    torch.manual_seed(0)
+    scaling, skew = scaling_of("reshaped"), random_skew().to(dtype)
+    skew = skew / skew.abs().max()
+    expected = scaling.converged(skew)
+    for exponent in exponents:
+        found = scaling.converged(skew * 2.0**exponent)
+        assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("magnitude", [1e-300, 1e154, 1e300])
+def test_a_layer_with_huge_weights_has_a_bound_of_what_it_computes(magnitude: float) -> None:
+    torch.manual_seed(0)
+    layer = SOC(4, 4, scaling="reshaped").double().eval()
+    layer.weight.data.normal_().mul_(magnitude)
+    jacobian = dense_jacobian(layer, torch.rand(1, 4, 5, 5, dtype=torch.float64))
+    assert spectral_norm(jacobian) <= layer.lipschitz_bound() * (1 + 1e-12)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted, SOCLinear
 from lipnet.models import LipConvNet, build_model
+from lipnet.models.build import with_defaults
 
 NETWORK: dict[str, Any] = {
     "_target_": "lipnet.models.LipConvNet",
@@ -210,3 +211,14 @@ def test_a_configuration_that_multiplies_is_refused() -> None:
         node = [node] * 10
     with pytest.raises(ValueError, match="at most 100000 nodes"):
         build_model({"_target_": "torch.nn.ReLU", "inner": node})
+
+
+def test_a_configuration_is_given_the_defaults_that_another_one_states() -> None:
+    other = {**NETWORK, "mirror": True, "conv": {**NETWORK["conv"], "paired": False}, "unknown": 1}
+    expected = {**NETWORK, "mirror": False, "conv": {**NETWORK["conv"], "paired": True}}
+    assert with_defaults(NETWORK, other) == expected
+    assert with_defaults(NETWORK, {**other, "_target_": "lipnet.models.LipNeXt"})["conv"] == expected["conv"]
+    assert "mirror" not in with_defaults(NETWORK, {**other, "_target_": "lipnet.models.LipNeXt"})
+    assert "mirror" not in NETWORK
+    with pytest.raises(ValueError, match=r"trust=\.\.\. adds packages of your own"):
+        with_defaults({"_target_": "os.system"}, {"_target_": "os.system", "command": "x"})

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipnet.certify import lipschitz_bound
 from lipnet.layers import (
     GSSOC,
     SOC,
@@ -196,6 +197,11 @@ def test_pairs_of_inputs_and_jacobians_keep_within_the_bound(conv: Any) -> None:
     assert max(norms) <= bound * (1 + 1e-12)
     # Orthogonal layers lose nothing but what the head cuts off: a bound that is never approached would be a poor one.
     assert max(norms) > bound / 10
+
+
+def test_the_bound_of_a_network_with_mirror_images_is_that_of_its_body() -> None:
+    plain, mirrored = tiny_network(std=0.5).eval(), tiny_network(std=0.5, mirror=True).eval()
+    assert mirrored.lipschitz_bound() == plain.lipschitz_bound() == lipschitz_bound(mirrored) == 2.0
 
 
 @pytest.mark.parametrize(("options", "least"), [({}, 1.0), (PUBLISHED, 1.0 + 1e-3)], ids=["default", "published"])

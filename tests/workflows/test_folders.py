@@ -42,7 +42,8 @@ def test_a_new_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_last_is_the_newest_run_that_has_a_last_checkpoint(tmp_path: Path) -> None:
-    make_run(tmp_path / "digits" / "2026-01-31_23-59-59", "last.ckpt", "best.ckpt")
+    older = make_run(tmp_path / "digits" / "2026-01-31_23-59-59", "last.ckpt", "best.ckpt")
+    os.utime(older / "checkpoints" / "last.ckpt", (1, 1))
     newest = make_run(tmp_path / "digits" / "2026-02-01_00-00-00", "last.ckpt")
     make_run(tmp_path / "digits" / "2026-02-02_00-00-00", "best.ckpt")
     make_run(tmp_path / "another" / "2026-03-01_00-00-00", "last.ckpt")
@@ -127,6 +128,28 @@ def test_last_sees_the_runs_of_a_sweep(tmp_path: Path) -> None:
     assert checkpoint_to_resume(str(tmp_path), "digits", "last") == newest / "checkpoints" / "last.ckpt"
     assert sweep_folder(str(tmp_path), "digits", "last") == str(newest.parent)
     assert sweep_folder(str(tmp_path), "digits", None) != str(newest.parent)
+
+
+def test_last_refuses_to_choose_between_a_run_and_its_copy(tmp_path: Path) -> None:
+    for folder in ("digits/run", "digits/run_backup", "digits/multirun_a/0", "digits/multirun_b/0"):
+        record(make_run(tmp_path / folder, "last.ckpt"), "2026-10-25T01:10:00+00:00")
+        if folder == "digits/run":
+            (tmp_path / "digits" / "link").symlink_to(tmp_path / "digits" / "run")
+            assert run_folder(str(tmp_path), "digits", "last") in map(str, (tmp_path / "digits").iterdir())
+    names = r"several that began at 2026-10-25 01:10:00\+00:00: .*"
+    with pytest.raises(ValueError, match=names + r"digits/run/checkpoints/last\.ckpt, .*digits/run_backup/checkpoints"):
+        checkpoint_to_resume(str(tmp_path), "digits", "last")
+    with pytest.raises(ValueError, match=names + "digits/multirun_a, .*digits/multirun_b: name one"):
+        sweep_folder(str(tmp_path), "digits", "last")
+
+
+def test_a_folder_that_cannot_be_chosen_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra would only warn of the exception, and train on."""
+    for name in ("run", "copy"):
+        record(make_run(tmp_path / "t" / name, "last.ckpt"), "2026-10-25T01:10:00+00:00")
+    with pytest.raises(SystemExit):
+        claim(configuration(tmp_path / "t", "last", dir=f"${{run_folder:{tmp_path},t,last}}"))
+    assert "ckpt_path=last must have one newest run, got several" in capsys.readouterr().err
 
 
 def test_the_newest_sweep_is_that_with_the_newest_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
 from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
 from lipnet.training import CertifiedClassifier, WholeCheckpointIO
+from lipnet.training.last_checkpoint import UNFINISHED
 from lipnet.workflows import certify_checkpoint
 from lipnet.workflows.training import (
     best_checkpoint,
@@ -31,6 +33,7 @@ from lipnet.workflows.training import (
     make_trainer,
     model_config,
     resume_path,
+    unfinished_on_sigterm,
 )
 from tests.fake_images import CLASSES, write_class
 
@@ -212,6 +215,27 @@ def test_last_without_a_run_is_an_error(config: DictConfig, tmp_path: Path) -> N
     config.ckpt_path = "last"
     with pytest.raises(FileNotFoundError, match=r"ckpt_path=last: no run in .*digits has checkpoints/last\.ckpt"):
         resume_path(config, seeded_module(config))
+
+
+def test_a_setting_that_a_checkpoint_does_not_state_counts_as_its_default(
+    config: DictConfig, tiny_checkpoint: Path
+) -> None:
+    """As in checkpoints from before an option existed."""
+    config.ckpt_path = str(tiny_checkpoint)
+    config.model.mirror = False
+    config.conv.paired = True
+    assert resume_path(config, seeded_module(config)) == tiny_checkpoint
+    config.model.mirror = True
+    with pytest.raises(ValueError, match=r"its model differs .* mirror: False in the checkpoint, True here"):
+        resume_path(config, seeded_module(config))
+
+
+def test_sigterm_ends_a_certification_with_the_status_of_a_run_to_resume() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end, unfinished_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == UNFINISHED
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_requeued_job_resumes_its_own_checkpoint_with_the_same_settings_alone(

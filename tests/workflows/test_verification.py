@@ -284,6 +284,23 @@ def test_a_bound_that_would_be_null_must_be_stated(tmp_path: Path, tiny_checkpoi
     assert problem.startswith(sentences[changed])
 
 
+def test_distances_that_overflow_are_confirmed(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Logits that overflow in float32 have a distance that the summary states as null."""
+    config = {**tiny_config, "std": 1e-37, "head": {"_target_": "torch.nn.Linear", "_partial_": True}}
+    model = build_model(config)
+    model.get_submodule("head").weight.data.mul_(1e6)
+    save_checkpoint(tmp_path / "large.ckpt", model, config, {"name": "digits"})
+    certify_checkpoint(tmp_path / "large.ckpt", tmp_path, n_samples=5, device="cpu")
+    summary = unsealed(read_summary(tmp_path / "summary.json"))
+    assert summary["rounding"]["measured"]["float32"] is None
+    assert verify(tmp_path).confirmed
+    summary["rounding"]["measured"]["float32"] = 1.0
+    (tmp_path / "summary.json").write_bytes(summary_bytes(sealed(summary)))
+    assert verify(tmp_path).problems == (
+        "summary.json states another value of rounding.measured than the recomputed one",
+    )
+
+
 def test_an_average_that_would_be_null_must_be_stated(run: Path) -> None:
     content = read_certificates(run / "certificates.tsv")
     rows = [row._replace(correct=0) for row in content.rows.values()]
