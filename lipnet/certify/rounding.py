@@ -15,7 +15,7 @@ from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
 
 # Norm up to which no square, no sum of squares and no sum of the entries of a tensor overflows.
-LARGEST = 2.0**500
+_LARGEST = 2.0**500
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _step(run: ModuleRun, signal: Signal) -> Step:
     """
     step = step_of(run.path, run.module, signal, run.result, *(_chain(part, signal) for part in run.parts))
     largest = max(signal.computed, signal.after(step, run.result).computed)
-    return step if largest <= LARGEST else step._replace(error=inf)
+    return step if largest <= _LARGEST else step._replace(error=inf)
 
 
 def _chain(runs: Sequence[ModuleRun], signal: Signal) -> Step:

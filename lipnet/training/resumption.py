@@ -150,10 +150,8 @@ class ExactResumption(Callback):
 
 def _lacks_validation(trainer: Trainer, loop: dict[str, Any]) -> bool:
     """Return whether a training that ends in the state of these loops, within an epoch, would still be validated."""
-    every, epoch = (
-        trainer.check_val_every_n_epoch,
-        loop.get("epoch_progress", {}).get("current", {}).get("processed", 0),
-    )
+    every = trainer.check_val_every_n_epoch
+    epoch = loop.get("epoch_progress", {}).get("current", {}).get("processed", 0)
     batches = loop.get("epoch_loop.batch_progress", {}).get("total", {})
     # Lightning counts a batch as completed right before the validation.
     before = batches.get("completed", 0) < batches.get("processed", 0)

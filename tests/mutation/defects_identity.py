@@ -198,7 +198,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
     ),
     (
         "rounding: values that overflow inside a module have a bound",
-        edit(_step, "largest <= LARGEST", "True"),
+        edit(_step, "largest <= _LARGEST", "True"),
         ["tests/certify/test_rounding.py::test_values_whose_squares_or_sums_overflow_have_no_bound"],
     ),
     (
