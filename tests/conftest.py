@@ -80,6 +80,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _forget_compiled_code() -> None:
+    """Forget what earlier tests compiled: torch.compile gives up after eight compilations of one function."""
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def digits_dataset() -> dict[str, Any]:
     """The description of the digits in a checkpoint; do not modify."""

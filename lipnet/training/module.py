@@ -260,6 +260,8 @@ class CertifiedClassifier(LightningModule):
         check_accumulation(self.trainer, self.compile_mode)
         check_monitors(self.trainer, [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii])
         if self.compile_mode is not None:
+            # Forget the graphs of earlier trainings: torch.compile refuses a ninth, and a sweep is one process.
+            torch.compiler.reset()
             # Compile the method: a compiled module would be registered as a second copy of all weights.
             self._compiled = torch.compile(self.forward, mode=self.compile_mode, fullgraph=True, dynamic=False)
 

@@ -38,7 +38,6 @@ def step(call: Any, model: nn.Module) -> list[Tensor]:
 
 
 def assert_same_steps(backend: str, **options: Any) -> None:
-    torch.compiler.reset()
     plain, model = network(**options), network(**options)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(3):
@@ -62,7 +61,6 @@ def test_training_is_one_graph(options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_evaluation_is_what_it_is_without_and_never_stale() -> None:
-    torch.compiler.reset()
     torch.manual_seed(0)
     model = nn.Sequential(SOC(3, 4), nn.Flatten(), nn.Linear(4 * 64, 3)).eval()
     compiled = torch.compile(model, backend="eager")
@@ -77,7 +75,6 @@ def test_evaluation_is_what_it_is_without_and_never_stale() -> None:
 
 @pytest.mark.slow
 def test_an_exported_evaluation_is_one_graph() -> None:
-    torch.compiler.reset()
     model, images = network().eval(), batch()[0]
     plain = torch.compile(export(model, (3, 8, 8)), fullgraph=True, backend="eager")
     with torch.no_grad():

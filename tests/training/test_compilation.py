@@ -18,7 +18,6 @@ compile_of_torch = torch.compile
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The batch's shape in each graph that is compiled; traced as always, and run without the compiler's own code."""
-    torch.compiler.reset()
     shapes: list[tuple[Any, ...]] = []
 
     def backend(graph: Any, inputs: list[Any]) -> Any:
@@ -62,6 +61,17 @@ def test_a_compiled_training_goes_on_where_it_was_cut(
     resumed = fit(tiny_config, tmp_path / "cut", tmp_path / "cut" / "last.ckpt", module=module())
     assert graphs
     assert_same_tensors(resumed.lightning_module.state_dict(), whole.lightning_module.state_dict())
+
+
+@pytest.mark.slow
+def test_a_sweep_in_one_process_compiles_each_training(
+    tiny_config: dict[str, Any], tmp_path: Path, graphs: list[tuple[Any, ...]]
+) -> None:
+    """torch.compile refuses a ninth graph of one function, and a sweep with Hydra's ``-m`` is one process."""
+    for channels in (4, 8, 12, 16, 20):
+        module = make_module(tiny_config | {"initial_channels": channels}, compile_mode="default")
+        fit(tiny_config, tmp_path / str(channels), module=module, max_epochs=1)
+    assert len(graphs) == 10
 
 
 def test_another_mode_is_refused(tiny_config: dict[str, Any]) -> None:
