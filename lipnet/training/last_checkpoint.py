@@ -107,6 +107,9 @@ class LastCheckpoint(Checkpoint):
             exception.code = UNFINISHED
 
     def _save(self, trainer: Trainer) -> None:
+        # A run that is killed later logs only what follows this checkpoint again.
+        for logger in trainer.loggers:
+            logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lipnet.data import DigitsDataModule
@@ -65,6 +68,26 @@ def test_it_is_written_by_the_clock_and_at_every_end_of_an_epoch(
     nothing = [None, None, None]
     assert takes.steps == [*nothing, 3, 3, 3, 6, 6, 8, 8, 8, 11, 11, 11, 14, 14]
     assert step_of(path) == 16
+
+
+def test_metrics_of_the_steps_before_it_are_on_the_disk(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    """Otherwise a kill would lose them: the resumed run logs later steps alone."""
+    table = tmp_path / "metrics.csv"
+    logger = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=1000)
+    rows: list[int] = []
+
+    class Reading(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
+            lines = csv.DictReader(table.read_text().splitlines())
+            rows.append(len([line for line in lines if line["lr-SGD"]]))
+
+    callbacks = [LearningRateMonitor(), Reading(), EveryStepTakes(clock, 25.0, tmp_path / "latest.ckpt")]
+    callbacks.append(LastCheckpoint(tmp_path / "latest.ckpt", every_minutes=1))
+    settings = {"limit_train_batches": 8, "max_epochs": 1, "log_every_n_steps": 1}
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, logger=logger, **settings)
+    assert rows == [3, 6, 8]
 
 
 def test_without_an_interval_it_is_written_at_the_ends_alone(
