@@ -21,7 +21,7 @@ def main(config: DictConfig) -> float | None:
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lightning import seed_everything
 
-    from lipnet.workflows import certify_checkpoint, training
+    from lipnet.workflows import certify_checkpoint, trained, training
     from lipnet.workflows.unread import PARTS, TRAINING, check_read
 
     if config.trust and str(Path.cwd()) not in sys.path:
@@ -39,17 +39,17 @@ def main(config: DictConfig) -> float | None:
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
 
     if config.certify is None:
-        best = training.best_checkpoint(trainer)
+        best = trained.best_checkpoint(trainer)
         return None if best is None else best[1]
     folder = Path(config.paths.output_dir)
-    checkpoint, score = training.checkpoint_to_certify(trainer, folder)
-    training.end_distributed()
+    checkpoint, score = trained.checkpoint_to_certify(trainer, folder)
+    trained.end_distributed()
     if trainer.is_global_zero:
         # The new data module is not divided among processes. A resumed run continues an interrupted certification of
         # the same checkpoint, and replaces its earlier certificates.
         settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
         settings |= {"overwrite": True, "resume": True}
-        with training.unfinished_on_sigterm():
+        with trained.unfinished_on_sigterm():
             summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), **settings)
-        training.log_certificates(trainer, summary, folder / "curve.png")
+        trained.log_certificates(trainer, summary, folder / "curve.png")
     return score

@@ -353,5 +353,5 @@ class SOC(LipschitzModule):
         return first, second
 
     def _given(self, value: tuple[int, int]) -> Any:
-        """Invert `_two`."""
+        """Invert `_pair`."""
         return value if self.dimensions == 2 else value[1]

@@ -1,19 +1,14 @@
 """Parts of a training: built from its configuration, and checked before it starts."""
 
 import logging
-import signal
-import sys
-import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,9 +18,8 @@ from lipnet.functional.autocast import multiplies_bfloat16_fast
 from lipnet.models import load_base, load_checkpoint
 from lipnet.models.build import with_defaults
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
-from lipnet.training import CertifiedClassifier, LastCheckpoint, ModuleOptimizer, certified_accuracy_key
+from lipnet.training import CertifiedClassifier, ModuleOptimizer
 from lipnet.training.differences import differences
-from lipnet.training.last_checkpoint import UNFINISHED
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun, requeued_checkpoint
@@ -204,79 +198,11 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     return path
 
 
-def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
-    """Return the best checkpoint and its validation score, or None if no validation chose one."""
-    keeper = trainer.checkpoint_callback
-    if not isinstance(keeper, ModelCheckpoint) or not keeper.best_model_path or keeper.best_model_score is None:
-        return None
-    return Path(keeper.best_model_path), float(keeper.best_model_score)
-
-
-def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, float | None]:
-    """Return the best checkpoint and its score, or the last state and None if no validation chose one.
-
-    If there is no checkpoint at all, all processes together save the present state.
-    """
-    best = best_checkpoint(trainer)
-    if best is not None:
-        return best
-    paths = [keeper.path for keeper in trainer.checkpoint_callbacks if isinstance(keeper, LastCheckpoint)]
-    path = next((path for path in paths if path.is_file()), Path(folder, LAST))
-    if path not in paths:
-        trainer.save_checkpoint(path)
-    return path, None
-
-
-@contextmanager
-def unfinished_on_sigterm() -> Iterator[None]:
-    """Exit with status `UNFINISHED` on SIGTERM, as a training does that can be resumed."""
-    if threading.current_thread() is not threading.main_thread():
-        # Python allows only the main thread to handle signals.
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNFINISHED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def end_distributed() -> None:
-    """Leave the process group of a distributed training, so that the first process can certify alone.
-
-    Metrics wait for all processes of the group, but the others have already ended.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 @rank_zero_only
 def log_configuration(trainer: Trainer, config: DictConfig) -> None:
     """Give the resolved configuration to the loggers as hyperparameters."""
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-
-
-@rank_zero_only
-def log_certificates(trainer: Trainer, summary: Mapping[str, Any], curve: Path) -> None:
-    """Give the figures of the certificates to the loggers, and the plot of the curve to loggers that accept images."""
-    names = ("clean_accuracy", "average_certified_radius", "lipschitz_bound")
-    figures = {f"certificates/{name}": summary[name] for name in names if summary[name] is not None}
-    for radius, share in summary["certified_accuracy"].items():
-        figures[certified_accuracy_key(radius, "certificates")] = share
-    for logger in trainer.loggers:
-        logger.log_metrics(figures, trainer.global_step)
-        experiment: Any = getattr(logger, "experiment", None)
-        if hasattr(logger, "log_image"):
-            logger.log_image("certificates/curve", [str(curve)])
-        elif hasattr(experiment, "add_image"):
-            from matplotlib import image
-
-            pixels = image.imread(curve)[..., :3]
-            experiment.add_image("certificates/curve", pixels, trainer.global_step, dataformats="HWC")
-        elif hasattr(experiment, "log_artifact"):
-            experiment.log_artifact(logger.run_id, str(curve))  # type: ignore[attr-defined]
-        logger.finalize("success")
 
 
 def model_config(config: DictConfig, spec: DatasetSpec) -> dict[str, Any]:

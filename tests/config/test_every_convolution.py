@@ -13,7 +13,8 @@ from benchmarks.layer_list import CONF, layer_class, layer_names
 from lipnet.layers import GroupAndShuffle
 from lipnet.models import load_checkpoint
 from lipnet.workflows import certify_checkpoint
-from lipnet.workflows.training import best_checkpoint, make_data, make_module, make_trainer
+from lipnet.workflows.trained import best_checkpoint
+from lipnet.workflows.training import make_data, make_module, make_trainer
 
 QUIET = ["~callbacks.progress_bar", "~callbacks.model_summary", "~callbacks.learning_rate", "logger=[]"]
 SMALL = ["model.depth=3", "model.initial_channels=8", "trainer.max_epochs=1", "trainer.limit_train_batches=10"]

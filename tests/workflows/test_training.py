@@ -3,109 +3,31 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from lipnet.data import CIFAR100DataModule, DigitsDataModule
-from lipnet.models import CheckpointError, load_checkpoint, save_checkpoint
-from lipnet.training import CertifiedClassifier, WholeCheckpointIO
-from lipnet.training.last_checkpoint import UNFINISHED
-from lipnet.workflows import certify_checkpoint
+from lipnet.models import CheckpointError, save_checkpoint
+from lipnet.training import WholeCheckpointIO
+from lipnet.workflows.trained import best_checkpoint
 from lipnet.workflows.training import (
-    best_checkpoint,
     check_certification,
-    checkpoint_to_certify,
-    log_certificates,
-    log_configuration,
     make_data,
     make_module,
     make_trainer,
     model_config,
     resume_path,
-    unfinished_on_sigterm,
 )
 from tests.fake_images import CLASSES, write_class
-
-
-@pytest.fixture
-def config(tmp_path: Path, tiny_config: dict[str, Any]) -> DictConfig:
-    """A short training on the digits, composed as train.py would get it."""
-    determined_by_data = ("num_classes", "in_channels", "image_size", "mean", "std")
-    settings = {
-        "data": {"_target_": "lipnet.data.DigitsDataModule", "batch_size": 64, "eval_batch_size": 143},
-        "conv": tiny_config["conv"],
-        "model": {key: value for key, value in tiny_config.items() if key not in determined_by_data}
-        | {"conv": "${conv}"},
-        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
-        "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
-        "scheduler": {
-            "_target_": "lipnet.training.step_schedule",
-            "_partial_": True,
-            "total_epochs": "${trainer.max_epochs}",
-        },
-        "trainer": {
-            "_target_": "lightning.Trainer",
-            "default_root_dir": "${paths.output_dir}",
-            "accelerator": "cpu",
-            "max_epochs": 2,
-            "limit_train_batches": 3,
-            "log_every_n_steps": 1,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "plugins": [{"_target_": "lipnet.training.WholeCheckpointIO"}],
-        },
-        "callbacks": {
-            "best_checkpoint": {
-                "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
-                "dirpath": "${paths.output_dir}/checkpoints",
-                "filename": "best",
-                "monitor": "val/certified_0_01",
-                "mode": "max",
-                "save_last": True,
-                "enable_version_counter": False,
-            },
-            "left_out": None,
-        },
-        "logger": {
-            "csv": {
-                "_target_": "lightning.pytorch.loggers.CSVLogger",
-                "save_dir": "${paths.output_dir}",
-                "name": "csv",
-                "version": "",
-            },
-            "left_out": None,
-        },
-        "radii": ["0.01", "36/255"],
-        "task_name": "digits",
-        "ckpt_path": None,
-        "paths": {"log_dir": str(tmp_path), "output_dir": "${paths.log_dir}/${task_name}/run"},
-    }
-    return OmegaConf.create(settings)
-
-
-def seeded_module(config: DictConfig) -> CertifiedClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make_module(config, make_data(config))
-
-
-def fit(config: DictConfig) -> Trainer:
-    module, trainer = seeded_module(config), make_trainer(config)
-    trainer.fit(module, make_data(config), ckpt_path=resume_path(config, module), weights_only=True)
-    return trainer
+from tests.workflows.runs import fit, seeded_module
 
 
 def test_the_data_are_those_of_the_configuration(config: DictConfig) -> None:
@@ -176,25 +98,6 @@ def test_a_training_goes_on_where_it_ended(config: DictConfig, tmp_path: Path) -
     assert (second.current_epoch, second.global_step) == (2, 6)
 
 
-@pytest.mark.slow
-def test_the_best_checkpoint_has_the_best_score(config: DictConfig, tmp_path: Path) -> None:
-    """The learning rate of the third epoch undoes what was learned before."""
-    longer = {"max_epochs": 3, "limit_train_batches": 1.0}
-    trainer = fit(OmegaConf.merge(config, {"trainer": longer, "scheduler": {"at": [0.66], "gamma": 1e3}}))
-    path, score = best_checkpoint(trainer)
-    assert path == tmp_path / "digits" / "run" / "checkpoints" / "best.ckpt"
-    assert score > trainer.callback_metrics["val/certified_0_01"].item()
-    module = seeded_module(config)
-    module.model.load_state_dict(load_checkpoint(path).model.state_dict())
-    (figures,) = make_trainer(config).validate(module, make_data(config), verbose=False)
-    assert score == pytest.approx(figures["val/certified_0_01"])
-
-
-def test_no_checkpoint_is_the_best_of_a_run_that_kept_none(config: DictConfig) -> None:
-    trainer = fit(OmegaConf.merge(config, {"trainer": {"fast_dev_run": True}}))
-    assert best_checkpoint(trainer) is None
-
-
 def test_a_new_training_goes_on_from_nothing(config: DictConfig) -> None:
     assert resume_path(config, seeded_module(config)) is None
 
@@ -228,14 +131,6 @@ def test_a_setting_that_a_checkpoint_does_not_state_counts_as_its_default(
     config.model.mirror = True
     with pytest.raises(ValueError, match=r"its model differs .* mirror: False in the checkpoint, True here"):
         resume_path(config, seeded_module(config))
-
-
-def test_sigterm_ends_a_certification_with_the_status_of_a_run_to_resume() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as end, unfinished_on_sigterm():
-        signal.raise_signal(signal.SIGTERM)
-    assert end.value.code == UNFINISHED
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_requeued_job_resumes_its_own_checkpoint_with_the_same_settings_alone(
@@ -370,43 +265,6 @@ def test_neither_progress_bar_nor_loggers_are_needed(config: DictConfig, loggers
     trainer = fit(config)
     assert trainer.loggers == []
     assert trainer.progress_bar_callback is None
-
-
-def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tmp_path: Path) -> None:
-    config.trainer.check_val_every_n_epoch = 5
-    config.callbacks.last = {"_target_": "lipnet.training.LastCheckpoint", "path": str(tmp_path / "last.ckpt")}
-    trainer = fit(config)
-    assert checkpoint_to_certify(trainer, tmp_path) == (tmp_path / "last.ckpt", None)
-    assert load_checkpoint(tmp_path / "last.ckpt").dataset["name"] == "digits"
-
-
-def test_without_a_checkpoint_the_average_is_saved_and_certified(config: DictConfig, tmp_path: Path) -> None:
-    """The configuration is callbacks=[ema]."""
-    config.callbacks = {"ema": {"_target_": "lipnet.training.ExponentialMovingAverage"}}
-    trainer = fit(config)
-    path, score = checkpoint_to_certify(trainer, tmp_path)
-    assert (path, score) == (tmp_path / "checkpoints" / "last.ckpt", None)
-    weights, trained = load_checkpoint(path).model.state_dict(), trainer.lightning_module.model.state_dict()
-    assert all(weights[name].equal(trained[name]) for name in weights)
-
-
-def test_loggers_get_settings_figures_and_curve(config: DictConfig, tmp_path: Path) -> None:
-    config.logger.tensorboard = {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": str(tmp_path)}
-    config.trainer.max_epochs = 1
-    trainer = fit(config)
-    log_configuration(trainer, config)
-    folder = tmp_path / "certified"
-    path = best_checkpoint(trainer)[0]
-    summary = certify_checkpoint(path, folder, data=make_data(config), n_samples=20, radii=["36/255"])
-    log_certificates(trainer, summary, folder / "curve.png")
-    table = (tmp_path / "digits" / "run" / "csv" / "metrics.csv").read_text()
-    assert "certificates/certified_36_255" in table
-    assert "certificates/clean_accuracy" in table
-    assert "batch_size: 64" in (tmp_path / "digits" / "run" / "csv" / "hparams.yaml").read_text()
-    events = EventAccumulator(trainer.loggers[1].log_dir)
-    events.Reload()
-    assert events.Tags()["images"] == ["certificates/curve"]
-    assert "certificates/clean_accuracy" in events.Tags()["scalars"]
 
 
 def test_a_notebook_composes_and_trains_without_hydras_main(tmp_path: Path) -> None:
