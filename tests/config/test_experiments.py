@@ -101,7 +101,7 @@ def test_the_best_recipe_is_no_larger_than_the_published_network() -> None:
     assert count_parameters(configuration("experiment=best/cifar100"), "cifar100") < PARAMETERS["table3/soc"]
 
 
-@pytest.mark.parametrize("experiment", ["speedrun/cifar100", "cpu/cifar100"])
+@pytest.mark.parametrize("experiment", ["speedrun/cifar100", "cpu/cifar100", "cpu/cifar100_narrow"])
 def test_experiments_in_a_given_time_end_with_it(experiment: str) -> None:
     config = configuration(f"experiment={experiment}")
     assert config.trainer.max_epochs == -1
