@@ -55,8 +55,17 @@ def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUND
 
 
 def training_step(overrides: Sequence[str]) -> Callable[[], None]:
-    """Return a function that performs a step of the training with these overrides, on random images."""
+    """Return a function that performs a step of the training with these overrides, on random images.
+
+    Raises:
+        ValueError: for a precision that depends on the machine, and for a compiled step.
+    """
     config, data, module = composed(overrides)
+    if config.trainer.precision == "auto" or config.compile is not None:
+        raise ValueError(
+            "trainer.precision must be stated and compile null to time a step, "
+            f"got {config.trainer.precision} and {config.compile}"
+        )
     device = device_of_training(config)
     optimizer = make_optimizer(config)(module.to(device))
     size, spec = config.data.batch_size, data.spec
