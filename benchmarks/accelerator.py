@@ -89,6 +89,10 @@ class Session:
         status = "finished" if done.returncode == 0 else f"failed with status {done.returncode}"
         return self._note(step, status, time.monotonic() - start, done.stdout + done.stderr)
 
+    def skip(self, name: str) -> None:
+        """Record a step for which no time is left."""
+        self._note(Step(name, ()), "no time left", 0.0, "")
+
     def _note(self, step: Step, status: str, seconds: float, printed: str) -> bool:
         last = printed.splitlines()[-_LINES_KEPT:]
         self.steps.append({"name": step.name, "status": status, "seconds": round(seconds, 1), "printed": last})
@@ -152,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done &= session.run(step)
     seconds = 5 if chosen.tiny else round(session.left - _AROUND_SPEEDRUN)
     if seconds < _LEAST_TRAINING and not chosen.tiny:
-        session.console.print("speedrun: no time left")
+        session.skip("speedrun")
         return 1
-    limit = time.strftime("00:%H:%M:%S", time.gmtime(seconds))
+    limit = f"{seconds // 86_400:02}:{time.strftime('%H:%M:%S', time.gmtime(seconds))}"
     overrides = [f"trainer.max_time='{limit}'", *tiny, *(["certify.n_samples=50"] if tiny else [])]
     run = work / "speedrun"
     if not session.run(Step("speedrun", training(run, data, device, overrides))):

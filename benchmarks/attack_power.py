@@ -9,15 +9,15 @@ results/reliability/attack.json.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from benchmarks.digits_network import STEPS, stacked, trained_network
 from benchmarks.reliability import write_figures
 from lipnet.certify import PGD, AttackResult, AutoAttack, Certificates, attack, certify
-from lipnet.data import DATAMODULES, DigitsDataModule, ImageDataModule
+from lipnet.data import DigitsDataModule, ImageDataModule
 from lipnet.models import load_checkpoint
+from lipnet.workflows.certification import data_of_checkpoint
 
 # With CIFAR-100's standard deviations, the factor 1 / max(std) of the published code over-claims by 7.7 %.
 FACTORS = (1.05, 1.077, 1.1, 1.2, 1.5, 2.0)
@@ -65,28 +65,21 @@ def _shares(accuracies: dict[str, float]) -> str:
     return ", ".join(f"{100 * share:.2f} %" for share in accuracies.values())
 
 
-def _data(name: str, data_dir: str | None) -> ImageDataModule:
-    if name == "digits":
-        return DigitsDataModule()
-    if data_dir is None:
-        raise ValueError(f"--data-dir must be the folder of {name}, got none")
-    settings: dict[str, Any] = {"data_dir": data_dir}  # which the base class does not take
-    return DATAMODULES[name](**settings)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a network trained on the digits")
-    parser.add_argument("--data-dir", help="folder of the checkpoint's dataset")
+    parser.add_argument("--data-dir", default="data", help="folder of the checkpoint's dataset")
     parser.add_argument("--images", type=int, help="number of test images; default: all")
     parser.add_argument("--autoattack", type=int, default=8, help="number of images for AutoAttack, which is slow")
     arguments = parser.parse_args()
+    data: ImageDataModule = DigitsDataModule()
     if arguments.checkpoint is None:
-        model, name, what = trained_network(), "digits", f"a network of the quickstart's size, {STEPS} steps on digits"
+        model, what = trained_network(), f"a network of the quickstart's size, {STEPS} steps on digits"
     else:
         checkpoint = load_checkpoint(arguments.checkpoint)
-        model, name, what = checkpoint.model.double(), checkpoint.dataset["name"], str(arguments.checkpoint.name)
-    images, labels = stacked(_data(name, arguments.data_dir).evaluation_dataset("test"), arguments.images)
+        model, what = checkpoint.model.double(), arguments.checkpoint.name
+        data = data_of_checkpoint(checkpoint, arguments.data_dir)
+    images, labels = stacked(data.evaluation_dataset("test"), arguments.images)
     rows = [("attacked model", what), *measured(model, images, labels, arguments.autoattack)]
     write_figures("attack", "Attacks at and beyond the certified radius", 20, rows)
 

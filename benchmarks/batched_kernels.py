@@ -11,14 +11,13 @@ SOC has no operands beside its scaled filter, and is left out.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.common import figure_table, machine, seconds, write_json
+from benchmarks.common import figure_table, machine, medians_in_turn, write_json
 from benchmarks.layer_list import layer_factory, layer_names
 from lipnet.layers.operands import OperandLayer
 
@@ -48,10 +47,8 @@ def measure(name: str, channels: int, size: int, rounds: int) -> dict[str, float
     def batched() -> None:
         _square(torch.vmap(lambda *each: layers[0].compute_operands(*each, size=(size, size)))(*stacked)).backward()
 
-    separate()
-    batched()
-    times = [(seconds(separate, torch.device("cpu")), seconds(batched, torch.device("cpu"))) for _ in range(rounds)]
-    one_by_one, together = (1e3 * median(column) for column in zip(*times, strict=True))
+    medians = medians_in_turn({"separate": separate, "batched": batched}, torch.device("cpu"), rounds=rounds)
+    one_by_one, together = (1e3 * value for value in medians.values())
     return {"separate_ms": one_by_one, "batched_ms": together, "ratio": together / one_by_one}
 
 

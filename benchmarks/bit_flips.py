@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.common import identical
 from benchmarks.digits_network import CONFIG
@@ -34,15 +33,12 @@ NOTICES = (*UNREADABLE, csv.Error, MemoryError)
 Reader = Callable[[Path], Any]
 
 
-def torch_alone(path: Path) -> dict[str, Tensor]:
-    content = torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    state: dict[str, Tensor] = content["state_dict"]
-    return state
+def torch_alone(path: Path) -> Any:
+    return torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
 
 
-def checkpoint_of_lipnet(path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = read_archive(path)[0]["state_dict"]
-    return state
+def checkpoint_of_lipnet(path: Path) -> Any:
+    return read_archive(path)[0]
 
 
 def csv_alone(path: Path) -> list[list[str]]:

@@ -13,6 +13,7 @@ images. The same command resumes after an interruption.
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import RADIUS
@@ -165,10 +166,10 @@ ROWS = tuple(
 )
 
 
-def describe(rows: Sequence[dict[str, Any]], minutes: float = MINUTES) -> Description:
-    """Return the texts of the page about these rows, of this many minutes each."""
+def describe(rows: Sequence[dict[str, Any]], output: Path, minutes: float = MINUTES) -> Description:
+    """Return the texts of the page in ``output`` about these rows, of this many minutes each."""
     summary, selected = rows[0]["summary"], minutes != MINUTES
-    options = f" --minutes {minutes:g} --output results/cpu_sweep_{minutes:g}min" if selected else ""
+    options = f" --minutes {minutes:g} --output {output}" if selected else ""
     return Description(
         title=f"Sweep: the recipe for CIFAR-100 on two CPU cores{f', {minutes:g} minutes' if selected else ''}",
         method=[
@@ -198,7 +199,7 @@ def main() -> None:
         length = Length(arguments.minutes, seconds, training_images(stated[ROWS[0].name]), EPOCHS)
         return TimedSweep(arguments.work, arguments.output, length, BASE, more)
 
-    run(arguments, ROWS, timed, partial(describe, minutes=arguments.minutes))
+    run(arguments, ROWS, timed, partial(describe, output=arguments.output, minutes=arguments.minutes))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ All take turns in every round; the figures are medians.
 import argparse
 from collections.abc import Callable, Sized
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.common import machine, seconds, write_json
+from benchmarks.common import machine, medians_in_turn, write_json
 from lipnet.data import ImageDataModule, LabelledImages
 from lipnet.data.spec import CIFAR10_SPEC
 
@@ -105,12 +104,8 @@ def delivery(batches: Batches, device: torch.device) -> Callable[[], None]:
 def measure(count: int, workers: list[int], rounds: int, device: torch.device) -> dict[str, float]:
     """Return the median images per second of each path, after a round that warms up."""
     loaders = contestants(count, workers, device)
-    times: dict[str, list[float]] = {name: [] for name in loaders}
-    for _ in range(rounds + 1):
-        for name, batches in loaders.items():
-            times[name].append(seconds(delivery(batches, device), device))
-    counts = {name: len(cast(Sized, batches.dataset)) for name, batches in loaders.items()}
-    return {name: round(counts[name] / median(measured[1:]), 1) for name, measured in times.items()}
+    medians = medians_in_turn({name: delivery(each, device) for name, each in loaders.items()}, device, rounds=rounds)
+    return {name: round(len(cast(Sized, loaders[name].dataset)) / value, 1) for name, value in medians.items()}
 
 
 def report(rates: dict[str, float]) -> Table:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipnet.data import DigitsDataModule
+from lipnet.data.spec import DIGITS_SPEC
 from lipnet.models import build_model
 
 SEED, STEPS, BATCH = 0, 400, 64
@@ -21,8 +22,8 @@ CONFIG: dict[str, Any] = {
     "image_size": 8,
     "conv": {"_target_": "lipnet.layers.GSSOC", "_partial_": True, "groups": [4, None]},
     "activation": {"_target_": "lipnet.layers.MaxMinPermuted", "_partial_": True},
-    "mean": [0.3053],
-    "std": 0.3759,
+    "mean": list(DIGITS_SPEC.mean),
+    "std": DIGITS_SPEC.std,
 }
 
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,13 @@ class Run:
         folder: folder for its logs.
         epochs: length of the training.
         kills: phases in which it was killed.
+        left: files that kills have left half written. The resumed training starts beside them.
     """
 
     folder: Path
     epochs: int
     kills: list[str]
+    left: list[Path] = field(default_factory=list)
 
     def start(self, kill_after: float = math.inf, at_writing: float = math.inf) -> bool:
         """Start or resume the training; kill it after some processor time, or while it writes its n-th checkpoint.
@@ -121,8 +123,7 @@ class Run:
         status = wait(child, self, kill_after, at_writing)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             self.kills.append(WRITING if self.writing() else PHASES[phase.read_bytes()[0]])
-            for left in self.writing():
-                left.unlink()
+            self.left += self.writing()
             return False
         if status != 0:
             raise RuntimeError(f"a run ended with status {status}: {log.read_text()[-3000:]}")
@@ -130,7 +131,7 @@ class Run:
 
     def writing(self) -> list[Path]:
         """Return the checkpoints that are being written."""
-        return list(self.folder.glob(f"{TASK}/*/checkpoints/*.partial"))
+        return [path for path in self.folder.glob(f"{TASK}/*/checkpoints/*.partial") if path not in self.left]
 
     def result(self) -> Path:
         """Return the folder of the finished run."""

@@ -17,14 +17,10 @@ network with such strides, which tells what they cost.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
-from time import perf_counter
-from typing import Any
 
 import torch
 from rich import box
@@ -32,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.common import machine, seconds, write_json
+from benchmarks.common import earlier, machine, medians_in_turn, write_json
 from benchmarks.layer_list import Factory, layer_factory, layer_names, over_groups
 from benchmarks.lipconvnet import KINDS, Contestant, Setting, plain_convolution
 from benchmarks.peer_layers import PEERS, adaptive_soc, aoc, aol, bcop, exportable, exported, versions
@@ -149,28 +145,17 @@ def measure(
     """
     running = {name: Contestant(lambda made=made: made, Setting(device)) for name, made in networks.items()}  # type: ignore[misc]
     result: dict[int, dict[str, dict[str, float]]] = {batch: {name: {} for name in networks} for batch in batches}
-    for kind in KINDS:
+    for kind, method in zip(KINDS, ("training_step", "evaluation"), strict=True):
         for each in running.values():
             each.model.train(kind == KINDS[0])
             if kind == KINDS[1] and exportable(each.model):
                 exported(each.model)
         for batch in batches:
-            for name, value in _medians(running, kind, batch, budget, device).items():
+            images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
+            turns = {name: partial(getattr(each, method), images, labels) for name, each in running.items()}
+            for name, value in medians_in_turn(turns, device, budget=budget, least=2).items():
                 result[batch][name][kind] = value
     return result
-
-
-def _medians(
-    running: dict[str, Contestant], kind: str, batch: int, budget: float, device: torch.device
-) -> dict[str, float]:
-    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(100, (batch,), device=device)
-    times: dict[str, list[float]] = {name: [] for name in running}
-    end = perf_counter() + budget
-    while perf_counter() < end or len(times[PLAIN]) < 3:
-        for name, each in running.items():
-            method = each.training_step if kind == KINDS[0] else each.evaluation
-            times[name].append(seconds(partial(method, images, labels), device))
-    return {name: median(measured[1:]) for name, measured in times.items()}
 
 
 def report(results: Results) -> Table:
@@ -210,9 +195,9 @@ def main() -> None:
 
     console = Console(width=max(_WIDTH, Console().width))
     device, output = torch.device(arguments.device), arguments.output
-    content: dict[str, Any] = json.loads(output.read_text()) if output is not None and output.exists() else {}
-    results: Results = content.setdefault("median_seconds", {})
     about = machine(device) | {"packages": versions(), "seconds": arguments.seconds}
+    content = earlier(output, about)
+    results: Results = content.setdefault("median_seconds", {})
     for layer, network in product(arguments.only, arguments.networks):
         torch.manual_seed(0)
         contestants = contestants_of(layer, arguments.groups)

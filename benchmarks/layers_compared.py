@@ -126,9 +126,10 @@ class Comparison:
         trainings = {rate: entry.training(rate) for rate in self.rates}
         self.sweep.perform(list(trainings.values()))
         validated = {rate: share_of(self.sweep.file_of(row)) for rate, row in trainings.items()}
-        # A training may diverge at one of the rates.
         finished = {rate: share for rate, share in validated.items() if share is not None}
-        if self.sweep.stopped or not finished:
+        # A training may diverge at one of the rates. One that is locked, or was stopped or killed, may still finish.
+        missing = {row.name for rate, row in trainings.items() if rate not in finished}
+        if self.sweep.stopped or not finished or not missing <= self.sweep.failed:
             return False
         rate = max(finished, key=lambda each: finished[each])
         run = self.work / trainings[rate].name

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import torch
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.common import machine, seconds, write_json
+from benchmarks.common import machine, medians_in_turn, write_json
 from benchmarks.published import PublishedGSSOC, PublishedSOC
 from benchmarks.roofline import ContractionCounter, peaks_of
 from lipnet.layers import GSSOC, SOC, MaxMinPermuted
@@ -148,12 +147,9 @@ def measure(
     for kind, method in zip(KINDS, ("training_step", "evaluation"), strict=True):
         for each in contestants.values():
             each.model.train(kind == KINDS[0])
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(rounds + 1):
-            for name, each in contestants.items():
-                times[name].append(seconds(partial(getattr(each, method), images, labels), setting.device))
-        for name, measured in times.items():
-            medians[name][kind] = median(measured[1:])
+        turns = {name: partial(getattr(each, method), images, labels) for name, each in contestants.items()}
+        for name, value in medians_in_turn(turns, setting.device, rounds=rounds).items():
+            medians[name][kind] = value
     return medians
 
 

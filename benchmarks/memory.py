@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.common import machine, write_json
+from benchmarks.common import earlier, machine, write_json
 from benchmarks.lipconvnet import PLAIN, VARIANTS, Contestant, Setting
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
@@ -188,7 +188,7 @@ def report_of_holders(results: dict[int, dict[str, dict[str, Any]]], most: int =
 
 def write(results: dict[int, dict[str, dict[str, Any]]], about: dict[str, Any], output: Path) -> None:
     """Write the peaks to a JSON file, which keeps the peaks of other networks and batch sizes."""
-    peaks = json.loads(output.read_text())["peak_bytes"] if output.exists() else {}
+    peaks = earlier(output, about).get("peak_bytes", {})
     for batch, measured in results.items():
         peaks.setdefault(str(batch), {}).update(measured)
     write_json(output, {"machine": about, "peak_bytes": peaks})
@@ -204,8 +204,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     names = [PLAIN, *arguments.only]
-    results = measure(names, arguments.batch, arguments.device)
     about = machine(torch.device(arguments.device))
+    earlier(arguments.output, about)  # refuse the file of another machine before measuring
+    results = measure(names, arguments.batch, arguments.device)
     console = Console()
     console.print(report(results))
     console.print(report_of_holders(results))

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.common import machine, seconds, write_json
+from benchmarks.common import earlier, machine, seconds, write_json
 from benchmarks.lipconvnet import Contestant, Setting
 from benchmarks.rows import ROOT
 from lipnet.certify import explicit_arithmetic, lipschitz_bound, logit_bounds, rounding_bounds
@@ -161,13 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"rounds and batch must be at least 1, got {chosen.rounds} and {chosen.batch}")
 
     device = torch.device(chosen.device)
+    about = machine(device) | {"batch": chosen.batch, "rounds": chosen.rounds}
+    kept = earlier(chosen.output, about)
     results = {
         name: measure(NETWORKS[name], chosen.batch, chosen.rounds, device)
         | measure_certification(NETWORKS[name], chosen.batch, chosen.rounds, device)
         for name in chosen.only
     }
     waiting = start_up() | (quickstart() if chosen.quickstart else {})
-    about = machine(device) | {"batch": chosen.batch, "rounds": chosen.rounds}
     console = Console()
     console.print(ratio_table(results))
     table = Table("start-up", "seconds")
@@ -176,8 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     if chosen.output is not None:
-        kept = json.loads(chosen.output.read_text()) if chosen.output.exists() else {"seconds": {}, "start_up": {}}
-        seconds_of, waiting_of = kept["seconds"] | results, kept["start_up"] | waiting
+        seconds_of, waiting_of = kept.get("seconds", {}) | results, kept.get("start_up", {}) | waiting
         write_json(chosen.output, {"machine": about, "seconds": seconds_of, "start_up": waiting_of})
 
 

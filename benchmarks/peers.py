@@ -12,12 +12,10 @@ entries.
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from functools import partial
 from math import inf
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import machine, seconds, write_json
+from benchmarks.common import machine, medians_in_turn, write_json
 from benchmarks.lipconvnet import PLAIN, VARIANTS, Contestant, Setting
 from benchmarks.orthogonality import MODES, STRIDES, layer_figures, network_figures
 from benchmarks.peer_layers import PEERS, Make, available, exportable, exported, versions
@@ -49,20 +47,14 @@ def times(networks: Mapping[str, Make], batch: int, rounds: int, device: torch.d
     for kind in KINDS:
         if kind == EXPORTED:
             contestants = {n: each for n, each in contestants.items() if n == PLAIN or exportable(each.model)}
-        measured: dict[str, list[float]] = {name: [] for name in contestants}
-        for each in contestants.values():
+        turns = {}
+        for name, each in contestants.items():
             each.model.train(kind == TRAINING)
             if kind == EXPORTED:
                 exported(each.model)
-        start = time.perf_counter()
-        for number in range(rounds + 1):
-            if number > 1 and time.perf_counter() - start > budget / len(KINDS):
-                break
-            for name, each in contestants.items():
-                method = each.training_step if kind == TRAINING else each.evaluation
-                measured[name].append(seconds(partial(method, images, labels), device))
-        for name, values in measured.items():
-            medians[name][kind] = median(values[1:])
+            turns[name] = partial(each.training_step if kind == TRAINING else each.evaluation, images, labels)
+        for name, value in medians_in_turn(turns, device, rounds=rounds, budget=budget / len(KINDS)).items():
+            medians[name][kind] = value
     return {
         name: {
             "median_seconds": own,

@@ -1,4 +1,4 @@
-"""Pinwheel: one structured layer on a frozen random embedding, at equal parameters, with its decision boundaries.
+"""Pinwheel: one structured layer on a frozen random embedding, with at most 128 parameters, and its decision regions.
 
     python -m benchmarks.pinwheel --output results/structured --picture docs/images
 

@@ -11,7 +11,6 @@ figures are medians, in milliseconds, and the speed in bfloat16 as a multiple of
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.common import figure_table, machine, seconds, write_json
+from benchmarks.common import figure_table, machine, medians_in_turn, write_json
 from benchmarks.layer_list import layer_factory, layer_names
 from lipnet.training.muon import blocks, nearly_orthogonal
 
@@ -59,10 +58,8 @@ def measure_muon(shape: Sequence[int], rounds: int) -> dict[str, float]:
 
 
 def _compare(in_float32: Callable[[], None], in_bfloat16: Callable[[], None], rounds: int) -> dict[str, float]:
-    in_float32()
-    in_bfloat16()
-    times = [(seconds(in_float32, CPU), seconds(in_bfloat16, CPU)) for _ in range(rounds)]
-    one, other = (1e3 * median(column) for column in zip(*times, strict=True))
+    medians = medians_in_turn({"float32": in_float32, "bfloat16": in_bfloat16}, CPU, rounds=rounds)
+    one, other = (1e3 * value for value in medians.values())
     return {"float32_ms": one, "bfloat16_ms": other, "speedup": one / other}
 
 

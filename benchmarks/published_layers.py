@@ -110,8 +110,9 @@ class PublishedLOT(FrequencyLayer):
 
 
 class PublishedBRO(FrequencyLayer):
-    """BRO: Q = I - 2 V (V*V + eps I)^(-1) V* with V of c x c/2 and c = max(in, out).
+    """BRO: Q = I - 2 V (V*V + e I)^(-1) V* with V of c x c/2 and c = max(in, out).
 
+    e is 1e-5 times the mean of the diagonal of V*V.
     The input is padded with zero channels, or the output is cut, to the numbers of channels.
 
     Source: Lai et al., 2025 (arXiv 2505.15174).

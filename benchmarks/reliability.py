@@ -7,7 +7,6 @@ results/reliability.md.
 """
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -17,19 +16,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.common import write_json
 from benchmarks.rows import ROOT
 from lipnet import __version__
 from lipnet.files import atomic_write
-from lipnet.training.run_record import processor
+from lipnet.training.run_record import hardware
 
 FOLDER = ROOT / "results" / "reliability"
 PAGE = ROOT / "results" / "reliability.md"
 INTRODUCTION = """# Reliability, as measured
 
 `python -m benchmarks.reliability` writes this page from the files in `reliability/`. The command below each table
-measured its figures. Tests have the names that they had at the commit below the table. Symbols:
-[notation.md](../docs/notation.md).
+measured its figures at the commit below it, which may be older than the code: tests may have other names by now.
+Symbols: [notation.md](../docs/notation.md).
 """
 KEYS = ("title", "command", "order", "machine", "versions", "commit", "rows")
 
@@ -98,9 +99,8 @@ def running_command() -> str:
 
 def machine() -> str:
     """Return the number of cores available to this process, and the processor's name."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count()
-    return f"{cores} cores, {processor()}"
+    about = hardware(torch.device("cpu"))
+    return f"{about['cores']} cores, {about['processor']}"
 
 
 def commit() -> str:

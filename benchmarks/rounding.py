@@ -19,13 +19,13 @@ from benchmarks.digits_network import stacked, trained_network
 from benchmarks.reliability import write_figures
 from lipnet.certify import Evidence, explicit_arithmetic
 from lipnet.data import DigitsDataModule
+from lipnet.data.spec import CIFAR100_SPEC
 from lipnet.layers import GSSOC, SOC, MaxMin, MaxMinPermuted
 from lipnet.models import LipConvNet
 
 TITLE = "Rounding: the proved bound E and measured distances"
 RADIUS = 36 / 255
 _STEPS = 80
-_CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4865, 0.4409), 0.2673
 
 
 class Case(NamedTuple):
@@ -106,7 +106,8 @@ def cases(images: int) -> list[Case]:
 def _large(
     conv: Callable[..., nn.Module], activation: type[nn.Module], images: int, depth: int = 15
 ) -> tuple[nn.Module, Tensor]:
-    model = LipConvNet(100, depth=depth, conv=conv, activation=activation, mean=_CIFAR100_MEAN, std=_CIFAR100_STD)
+    spec = CIFAR100_SPEC
+    model = LipConvNet(100, depth=depth, conv=conv, activation=activation, mean=spec.mean, std=spec.std)
     return model, torch.rand(images, 3, 32, 32)
 
 

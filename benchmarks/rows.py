@@ -46,6 +46,8 @@ class RowRunner(ABC, Generic[R]):
         self.console = Console()
         self._stopped = threading.Event()
         self._running: set[subprocess.Popen[bytes]] = set()
+        # Names of the rows that ended with an error of their own. Stopped, locked and killed rows may still finish.
+        self.failed: set[str] = set()
 
     @abstractmethod
     def command_of(self, row: R, folder: Path) -> list[str]:
@@ -61,7 +63,7 @@ class RowRunner(ABC, Generic[R]):
             return all(list(pool.map(self._row, rows)))
 
     def perform_ready(self, rows: Sequence[R], is_ready: Callable[[R], bool], jobs: int = 1) -> bool:
-        """Run the rows whose learning rate is chosen, and name the others; return whether all rows are finished."""
+        """Run the rows that are ready, and name the others; return whether all rows are finished."""
         if self.stopped:
             return False
         ready = [row for row in rows if is_ready(row)]
@@ -108,6 +110,8 @@ class RowRunner(ABC, Generic[R]):
             status = self._run(self.command_of(row, folder), folder, lock.fileno())
             if status != 0:
                 stopped = status == UNFINISHED or (self._stopped.is_set() and status == -signal.SIGTERM)
+                if status > 0 and not stopped:
+                    self.failed.add(row.name)
                 ending = "stopped, can be resumed" if stopped else f"failed with status {status}"
                 self.console.print(f"{row.name}: {ending}, see {folder / 'output.log'}", soft_wrap=True)
                 return False

@@ -9,7 +9,10 @@ from lipnet.models.checkpoint import read_checkpoint
 
 
 def differences(whole: Path, other: Path) -> list[str]:
-    """List the differences between two finished runs."""
+    """List the differences between two finished runs.
+
+    Figures before the last step may be missing in `other`: a kill loses rows that the logger has not written yet.
+    """
     found = []
     for name in ("best.ckpt", "last.ckpt"):
         one, two = (read_checkpoint(folder / "checkpoints" / name)[0] for folder in (whole, other))

@@ -4,13 +4,12 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from benchmarks.common import machine, write_json
+from benchmarks.common import machine, medians_in_turn, write_json
 from benchmarks.rows import ROOT
 from lipnet.data import ImageDataModule
 from lipnet.training import CertifiedClassifier
@@ -51,19 +50,22 @@ def times_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int = ROUND
     With one thread these are seconds of processor time, which other load on the machine hardly affects.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            start = clock()
-            step()
-            if number:
-                times[name].append(clock() - start)
-    return {name: median(each) for name, each in times.items()}
+    # The steps themselves wait for their device.
+    return medians_in_turn(steps, torch.device("cpu"), rounds=rounds, clock=clock)
 
 
 def training_step(overrides: Sequence[str]) -> Callable[[], None]:
-    """Return a function that performs a step of the training with these overrides, on random images."""
+    """Return a function that performs a step of the training with these overrides, on random images.
+
+    Raises:
+        ValueError: for a precision that depends on the machine, and for a compiled step.
+    """
     config, data, module = composed(overrides)
+    if config.trainer.precision == "auto" or config.compile is not None:
+        raise ValueError(
+            "trainer.precision must be stated and compile null to time a step, "
+            f"got {config.trainer.precision} and {config.compile}"
+        )
     device = device_of_training(config)
     optimizer = make_optimizer(config)(module.to(device))
     size, spec = config.data.batch_size, data.spec

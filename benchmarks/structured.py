@@ -9,7 +9,6 @@ message.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import figure_table, machine, write_json
+from benchmarks.common import earlier, figure_table, machine, write_json
 from benchmarks.structured_measures import Row, measure, of_peft, ours
 from lipnet.structured import factors_needed
 
@@ -45,9 +44,9 @@ def report(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Compare GSOFT with peft's adapters at equal numbers of parameters: its time and memory as shares of theirs.
+    """Compare GSOFT with peft's adapters at equal numbers of entries: its time and memory as shares of theirs.
 
-    Two factors with blocks of size b have as many parameters as one factor with blocks of size 2 b. Like GSOFT, peft's
+    Two factors with blocks of size b have as many entries as one factor with blocks of size 2 b. Like GSOFT, peft's
     BOFT has a scale; its OFT has none.
     """
     found = {(row.size, row.name, row.block): row for row in rows}
@@ -87,7 +86,7 @@ def density(measured: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
 
 def comparison_table(found: Sequence[dict[str, Any]]) -> Table:
     """Return the comparisons as a table."""
-    table = Table(title="at equal parameters: share of the other's time and memory")
+    table = Table(title="at equal numbers of entries: share of the other's time and memory")
     for heading in ("size", "adapter", "other", "time", "memory"):
         table.add_column(heading, justify="left" if heading in ("adapter", "other") else "right")
     for each in found:
@@ -99,13 +98,6 @@ def comparison_table(found: Sequence[dict[str, Any]]) -> Table:
             f"{each['share_of_memory']:.2f}",
         )
     return table
-
-
-def earlier_rows(path: Path | None, replaced: Sequence[int]) -> list[Row]:
-    """Return the rows of a file, without the sizes that are measured now."""
-    if path is None or not path.exists():
-        return []
-    return [Row(**row) for row in json.loads(path.read_text())["rows"] if row["size"] not in replaced]
 
 
 def main() -> None:
@@ -120,7 +112,8 @@ def main() -> None:
 
     device, console = torch.device(arguments.device), Console()
     about = machine(device) | {"batch": arguments.batch, "peft": _peft_version()}
-    rows = earlier_rows(arguments.output, arguments.sizes)
+    kept = earlier(arguments.output, about).get("rows", [])
+    rows = [Row(**row) for row in kept if row["size"] not in arguments.sizes]
     contestants = [*ours(arguments.blocks), *of_peft(arguments.blocks)]
     for size in arguments.sizes:
         rows += measure(size, contestants, arguments.batch, arguments.rounds, device)

@@ -104,7 +104,7 @@ def ours(blocks: Iterable[int]) -> Iterator[Contestant]:
 def of_peft(blocks: Sequence[int]) -> list[Contestant]:
     """Return peft's adapters, or none without peft.
 
-    The largest block size is doubled, for comparisons with GSOFT at equal numbers of parameters.
+    The largest block size is doubled, for comparisons with GSOFT at equal numbers of entries.
     """
     try:
         import peft

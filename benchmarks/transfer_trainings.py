@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from benchmarks.step_times import composed, read_step_times
 from benchmarks.studies import read_trials
 from benchmarks.sweep import LAST, QUIET, Row
 from benchmarks.sweep import overrides_of as merged
+from benchmarks.timed_sweep import Length
 from benchmarks.transfer_rows import (
     BASE,
     CORES,
@@ -101,9 +102,8 @@ class Trainings(RowRunner[Training]):
     def length_of(self, training: Training) -> tuple[int, int]:
         """Return the number of epochs and the steps of each, so that the training fits into its minutes."""
         minutes = training.minutes if self.minutes is None else self.minutes
-        steps = max(1, round(60 * CORES * minutes / self.seconds[training.kind]))
-        epochs = ceil(steps * recipe().data.batch_size / TASKS[training.task].training_images)
-        return epochs, round(steps / epochs)
+        length = Length(CORES * minutes, self.seconds, TASKS[training.task].training_images, epochs=1)
+        return length.of(training.kind, recipe().data.batch_size)
 
     def steps_of(self, training: Training) -> int:
         """Return the number of steps of a training."""

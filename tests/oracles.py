@@ -22,7 +22,7 @@ Matrix = NDArray[np.float64]
 def dense_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Matrix:
     """The Jacobian (outputs, inputs) at x by autograd.
 
-    From a single call of the function, as a layer in training changes its buffers at each call.
+    It calls the function once, because a layer in training changes its buffers at each call.
     """
     x = x.detach().clone().requires_grad_()
     y = function(x).flatten()
@@ -52,7 +52,7 @@ def ungrouped_filter(weight: Tensor, groups: int = 1) -> Matrix:
 
 
 def convolution_matrix(weight: Tensor, height: int, width: int, groups: int = 1, padding_mode: str = "zeros") -> Matrix:
-    """The matrix of a 'same' convolution, stride 1, x being continued by zeros or periodically:
+    """Return the matrix of a 'same' convolution with stride 1 and zero or circular padding.
 
     y[o, u, v] = sum_{i, a, b} w[o, i, a, b] x[i, u + a - floor(kh/2), v + b - floor(kw/2)].
     """
@@ -84,7 +84,7 @@ def truncation_error(norm: float, terms: int) -> float:
 
 
 def both(stride: int | tuple[int, int]) -> tuple[int, int]:
-    """A stride for rows and one for columns."""
+    """Return the strides of rows and columns."""
     return (stride, stride) if isinstance(stride, int) else stride
 
 

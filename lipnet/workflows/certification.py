@@ -189,7 +189,7 @@ def prepare_certification(
     _check_settings(dtype, batch_size, n_samples)
     ckpt_path = checkpoint_path(ckpt_path)
     checkpoint = load_checkpoint(ckpt_path, trust)
-    data = _data_of(checkpoint, data_dir) if data is None else data
+    data = data_of_checkpoint(checkpoint, data_dir) if data is None else data
     _check_dataset(checkpoint, data, split)
     data.eval_batch_size = batch_size
     images = data.evaluation_dataset(split)
@@ -223,7 +223,7 @@ def _check_settings(dtype: str, batch_size: int, n_samples: int | None) -> None:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def _data_of(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
+def data_of_checkpoint(checkpoint: Checkpoint, data_dir: str | None) -> ImageDataModule:
     """Return the data module of the dataset that a checkpoint names."""
     settings = dict(checkpoint.dataset)
     name = settings.pop("name")

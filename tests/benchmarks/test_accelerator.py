@@ -78,3 +78,17 @@ def test_the_command_runs_on_a_cpu(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["n_samples"] == 50
     assert (tmp_path / "out" / "config.yaml").is_file()
+
+
+def test_a_speedrun_without_time_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "run", lambda self, step: True)
+    assert accelerator.main(["--minutes", "1", "--output", str(tmp_path), "--device", "cpu"]) == 1
+    assert [(step["name"], step["status"]) for step in record(tmp_path)] == [("speedrun", "no time left")]
+
+
+def test_a_budget_of_days_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Step] = []
+    monkeypatch.setattr(Session, "run", lambda self, step: bool(steps.append(step)))
+    accelerator.main(["--minutes", str(25 * 60 + 1), "--output", str(tmp_path), "--device", "cpu"])
+    assert steps[-1].name == "speedrun"
+    assert "trainer.max_time='01:01:00:00'" in steps[-1].command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,8 @@ from benchmarks import attack_power
 from benchmarks.attack_power import FACTORS, main, measured
 from benchmarks.digits_network import CONFIG, stacked, trained_network
 from lipnet.data import DigitsDataModule
-from lipnet.models import build_model
+from lipnet.models import build_model, load_pretrained
+from tests.fake_images import CLASSES, write_class
 
 
 @pytest.mark.slow
@@ -32,13 +34,23 @@ def test_every_factor_and_radius_has_a_row() -> None:
     assert certified <= attacked <= clean
 
 
-def test_a_dataset_with_files_needs_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = SimpleNamespace(model=nn.Identity(), dataset={"name": "cifar10"})
+def test_the_images_are_those_of_the_checkpoints_dataset_and_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(CLASSES):
+        write_class(tmp_path / name, 20, seed)
+    dataset = {"name": "folder", "image_size": 10, "test_fraction": 0.5}
+    checkpoint = SimpleNamespace(model=nn.Identity(), dataset=dataset)
     monkeypatch.setattr(attack_power, "load_checkpoint", lambda path: checkpoint)
-    monkeypatch.setattr("sys.argv", ["attack_power", "best.ckpt"])
-    with pytest.raises(ValueError, match="--data-dir must be the folder of cifar10, got none"):
-        main()
+    monkeypatch.setattr(attack_power, "measured", lambda model, images, labels, few: [("shape", tuple(images.shape))])
+    written: list[object] = []
+    monkeypatch.setattr(attack_power, "write_figures", lambda name, title, order, rows: written.extend(rows))
+    monkeypatch.setattr("sys.argv", ["attack_power", "best.ckpt", "--data-dir", str(tmp_path)])
+    main()
+    assert written == [("attacked model", "best.ckpt"), ("shape", (30, 3, 10, 10))]
 
 
 def test_the_network_is_of_the_quickstarts_size() -> None:
-    assert sum(parameter.numel() for parameter in build_model(CONFIG).parameters()) > 50_000
+    networks = build_model(CONFIG), load_pretrained("digits-quickstart")
+    built, trained = (sum(parameter.numel() for parameter in network.parameters()) for network in networks)
+    assert built == trained

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bit_flips import NOTICED, OTHER, SAME, measure, outcomes, rows_of
+from benchmarks.bit_flips import NOTICED, OTHER, SAME, checkpoint_of_lipnet, measure, outcomes, rows_of, torch_alone
+from benchmarks.common import identical
+from lipnet.models.archive import read_archive, write_archive
 
 
 @pytest.mark.slow
@@ -33,3 +35,11 @@ def test_each_outcome_is_counted(tmp_path: Path) -> None:
     assert set(counts) == {NOTICED, OTHER, SAME}
     assert counts[NOTICED] > counts[OTHER] > 0
     assert path.read_bytes() == bytes(100)
+
+
+def test_a_changed_description_of_the_model_is_other_content(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    content, _ = read_archive(tiny_checkpoint)
+    content["lipnet"]["model"]["depth"] += 1
+    write_archive(tmp_path / "other.ckpt", content)
+    for read in (torch_alone, checkpoint_of_lipnet):
+        assert not identical(read(tmp_path / "other.ckpt"), read(tiny_checkpoint))

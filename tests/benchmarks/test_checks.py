@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks import checks
 from benchmarks.checks import Recorder, mutation_rows, property_rows
 
 
@@ -41,3 +44,15 @@ def test_only_passed_tests_are_recorded() -> None:
         )
         result.pytest_runtest_logreport(report)
     assert list(result.properties) == ["call_passed"]
+
+
+def test_only_properties_with_few_examples_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
+    (tmp_path / "tests" / "suite").mkdir(parents=True)
+    (tmp_path / "tests" / "suite" / "test_suite.py").write_text(
+        "import pytest\n\n"
+        '@pytest.mark.parametrize("case", ["few", "all", "polar factor: too few steps"])\n'
+        "def test_one(case):\n    pass\n"
+    )
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    assert list(checks.run("suite").properties) == ["test_one", "test_one[polar factor: too few steps]"]

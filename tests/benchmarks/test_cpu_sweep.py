@@ -73,5 +73,7 @@ def test_the_report_names_the_simplest_of_the_best(tmp_path: Path) -> None:
     row_file(tmp_path, "base", [], 0.2)
     row_file(tmp_path, "lr_0.2", ["optimizer.lr=0.2"], 0.25)
     rows = [json.loads((tmp_path / "rows" / f"{name}.json").read_text()) for name in ("base", "lr_0.2")]
-    assert describe(rows).choice.startswith("`lr_0.2` has the fewest changes")
-    assert "as many steps as 27 minutes of two cores allow" in describe(rows, minutes=27).method[0]
+    assert describe(rows, tmp_path).choice.startswith("`lr_0.2` has the fewest changes")
+    longer = describe(rows, Path("results", "longer"), minutes=27)
+    assert "as many steps as 27 minutes of two cores allow" in longer.method[0]
+    assert longer.module == "benchmarks.cpu_sweep --minutes 27 --output results/longer"

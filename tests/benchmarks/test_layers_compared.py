@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -159,6 +160,27 @@ def test_the_page_has_a_row_for_each_layer_and_the_table_of_the_files(tmp_path: 
         shutil.copytree(ROOT / "results" / MARK, results)
     write_report(results, NAMES, copied)
     assert copied.read_text() == text, "stale: python -m benchmarks.layers_compared --render"
+
+
+def test_a_row_waits_for_a_training_that_another_process_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = Entry("soc", ("conv=soc",))
+    comparison = Comparison(tmp_path / "work", tmp_path / "output", Length(6, {}, 45_000, EPOCHS))
+    finished, locked = (entry.training(rate) for rate in RATES)
+    comparison.sweep.file_of(finished).parent.mkdir(parents=True)
+    comparison.sweep.file_of(finished).write_text(json.dumps(figures("soc", 0.2)))
+    certified: list[Path] = []
+    monkeypatch.setattr(comparison, "_certified", certified.append)
+    (tmp_path / "work" / locked.name).mkdir()
+    with (tmp_path / "work" / locked.name / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not comparison.perform([entry])
+        assert f"{locked.name}: locked by another process" in capsys.readouterr().out
+        assert certified == []
+        comparison.sweep.failed.add(locked.name)
+        comparison.perform([entry])
+    assert certified == [comparison.work / finished.name]
 
 
 @pytest.mark.slow

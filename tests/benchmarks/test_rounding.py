@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.rounding import RADIUS, Case, cases, measure
+from lipnet.data.spec import CIFAR100_SPEC
 from lipnet.layers import GSSOC, MaxMinPermuted
 from lipnet.models import LipConvNet
 
@@ -38,3 +39,10 @@ def test_the_trained_network_is_one_of_the_cases() -> None:
     assert "trained on the digits" in case.name
     assert "on 359 images" in rows[2][0]
     assert 0 < float(rows[0][1]) < 1e-8
+
+
+def test_large_networks_normalise_as_trainings_on_cifar100_do() -> None:
+    model, _ = cases(images=1)[-1].make()
+    assert isinstance(model, LipConvNet)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx(CIFAR100_SPEC.mean)
+    assert model.normalize.std == pytest.approx(CIFAR100_SPEC.std)

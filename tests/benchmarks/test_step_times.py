@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import step_times
-from benchmarks.step_times import read_step_times, times_in_turn
+from benchmarks.step_times import read_step_times, times_in_turn, training_step
 
 TINY = ("data=digits", "model.stages=3", "model.depth=3", "model.initial_channels=8", "head=lln")
 
@@ -48,3 +48,9 @@ def test_a_step_is_one_of_the_training_with_these_overrides(tmp_path: Path) -> N
     assert read_step_times(file, {"base": TINY}, threads=1)["base"] > 0
     content = json.loads(file.read_text())
     assert (content["threads"], list(content["seconds"])) == (1, ["base"])
+
+
+@pytest.mark.parametrize("override", ["trainer.precision=auto", "compile=default"])
+def test_settings_that_the_timed_step_lacks_are_refused(override: str) -> None:
+    with pytest.raises(ValueError, match=r"trainer.precision must be stated and compile null to time a step, got"):
+        training_step([*TINY, override])

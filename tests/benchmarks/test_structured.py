@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.structured import comparisons, density, earlier_rows, report
+from benchmarks.structured import comparisons, density, report
 from benchmarks.structured_measures import (
     FROZEN,
     Contestant,
@@ -87,7 +87,3 @@ def test_without_peft_its_rows_are_left_out_and_that_is_said(
     monkeypatch.setitem(sys.modules, "peft", None)
     assert of_peft([4]) == []
     assert "peft is left out" in capsys.readouterr().out
-
-
-def test_no_file_no_earlier_rows() -> None:
-    assert earlier_rows(None, [16]) == []

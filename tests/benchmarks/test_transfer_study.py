@@ -124,6 +124,8 @@ def test_steps_follow_from_the_kept_time_of_a_step(trainings: Trainings) -> None
     assert {"trainer.max_epochs=1", "trainer.limit_train_batches=4", "optimizer.lr=0.01", "seed=2"} <= set(stated)
     trainings.minutes = None
     assert trainings.length_of(training) == (3, 67), "an epoch has 87 full batches"
+    trainings.seconds["halves-gsoft"] = 600 / 263
+    assert trainings.length_of(training) == (3, 87), "263 steps in three epochs would need 88 batches"
     assert trainings.steps_of(bases()[0]) == pytest.approx(transfer_rows.recipe_minutes() * 40, rel=0.01)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 from lipnet.certify import certify
@@ -28,18 +27,18 @@ from lipnet.layers.identity import _everything_of, _is_setting, settings_of, sta
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.workflows.attacking import _check_model
-from tests.mutation.planting import Plant, attribute, edit, edit_method, replace
+from tests.mutation.planting import Defect, attribute, edit, edit_method, replace
 
 CHECKS = "tests/certify/test_checks.py::"
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
-ROWS: list[tuple[str, Plant, Sequence[str]]] = [
-    (
+DEFECTS = [
+    Defect(
         "processes: a process does not compare its model after its last batch",
         edit(_certify_share, "certification.evidence.check_unchanged()", "pass"),
         ["tests/certify/test_processes.py::test_a_process_compares_its_own_model_after_its_last_batch"],
     ),
-    (
+    Defect(
         "ranks: the processes of a group do not compare their models after the last batch",
         replace(_check_unchanged, lambda certification, partial: None),
         [
@@ -47,32 +46,33 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_ranks.py::test_a_model_that_changed_in_another_process_is_an_error",
         ],
     ),
-    (
+    Defect(
         "checks: methods of lipnet's classes may be replaced at runtime",
         replace(replaced_in_bases, lambda module: None),
         [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("layer", "activation")],
+        trusting=False,
     ),
-    (
+    Defect(
         "checks: methods of torch's classes besides their calls may be replaced at runtime",
         edit_method(Rule, "replaced", "replaced_method(self.methods, methods_of(self.cls))", "None"),
         [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("helper", "property")],
     ),
-    (
+    Defect(
         "rules: weights that parametrize.cached() keeps count as the present ones",
         edit(evaluated, "if parametrize._cache_enabled:", "if False:"),
         [f"{CHECKS}test_weights_that_torch_keeps_for_its_parametrizations_are_refused"],
     ),
-    (
+    Defect(
         "attack: images that are not finite count as a search that finds nothing",
         edit_method(_Search, "attack", " or not bool(found.isfinite().all())", ""),
         ["tests/certify/attacks/test_check.py::test_an_attack_that_returns_no_images_is_refused[<lambda>3]"],
     ),
-    (
+    Defect(
         "export: a trace under autocast keeps its casts",
         attribute(export_model, "without_autocast", lambda device: nullcontext()),
         ["tests/layers/export/test_model.py::test_an_export_within_autocast_keeps_the_precision_of_the_model"],
     ),
-    (
+    Defect(
         "export: facts may state bounds that the model does not have",
         edit(_plain_facts, "if taken:", "if False:"),
         [
@@ -80,32 +80,32 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "test_settings_that_do_not_fit[settings4-ValueError-got class_names, pairwise_lipschitz]"
         ],
     ),
-    (
+    Defect(
         "resume: what a try block covers counts for nothing",
         edit(_content, ", value.co_exceptiontable", ""),
         ["tests/functional/test_fingerprint.py::test_other_values_have_other_texts[extent of a try block]"],
     ),
-    (
+    Defect(
         "resume: a subclass of a mapping counts as its entries",
         edit(_content, "case dict() if type(value) is dict:", "case dict():"),
         ["tests/functional/test_fingerprint.py::test_other_values_have_other_texts[factory of missing entries]"],
     ),
-    (
+    Defect(
         "training: the network may change while it is evaluated by its old bounds",
         attribute(CertifiedClassifier, "_end_evaluation", lambda self, estimate=False: None),
         ["tests/training/test_api.py::test_a_network_that_changes_during_an_evaluation_is_an_error"],
     ),
-    (
+    Defect(
         "training: figures of another forward than the network's",
         edit_method(CertifiedClassifier, "_begin_evaluation", "is not CertifiedClassifier.forward", "is None"),
         ["tests/training/test_api.py::test_a_class_whose_forward_is_not_the_networks_is_not_certified"],
     ),
-    (
+    Defect(
         "checks: modes of torch that change operations are accepted",
         edit(check_computes_as_declared, "type(mode) is not DeviceContext", "False"),
         ["tests/certify/test_checks.py::test_modes_that_may_change_every_operation_are_refused"],
     ),
-    (
+    Defect(
         "units: pixels may lie outside [0, 1], the unit of radii",
         replace(check_pixels, lambda images: None),
         [
@@ -113,19 +113,19 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_certificates.py::test_images_that_are_no_pixels_are_refused",
         ],
     ),
-    (
+    Defect(
         "resumption: another model with the same state dict and bounds",
         edit_method(Certification, "identity", '"model_sha256": self.evidence.model_sha256', '"model_sha256": ""'),
         [PARTIAL + "test_another_model_with_the_same_state_and_bounds_is_not_gone_on_with"],
     ),
-    (
+    Defect(
         "resumption: other images or labels",
         edit_method(
             Certification, "certify", "certified[number].data_sha256 != batch_sha256(images, labels, indices)", "False"
         ),
         [PARTIAL + "test_other_data_are_not_gone_on_with"],
     ),
-    (
+    Defect(
         "certificates: images that change after their SHA-256 was stated",
         edit_method(UnchangedBatches, "__iter__", "!= digest", "!= digest and False"),
         [
@@ -133,7 +133,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/data/test_loaders.py::test_batches_that_have_changed_are_refused",
         ],
     ),
-    (
+    Defect(
         "resume: lines of a certification that began meanwhile count",
         edit_method(PartialCertification, "_settings_bytes", "self._begun is None and ", ""),
         [
@@ -141,27 +141,27 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             for number in (1, 8)
         ],
     ),
-    (
+    Defect(
         "certificates: files that appear meanwhile are replaced",
         edit(run_certification, "if appeared and not replace:", "if False:"),
         [PARTIAL + "test_files_that_appear_meanwhile_are_only_replaced_on_request"],
     ),
-    (
+    Defect(
         "resumption: batches of another certification count",
         edit(_digest, "hashlib.sha256(begun).digest() + content", "content"),
         [PARTIAL + "test_batches_of_another_certification_do_not_count"],
     ),
-    (
+    Defect(
         "evidence: the model may change after its bounds",
         attribute(Evidence, "_check", lambda self, unchanged: None),
         ["tests/certify/test_evidence.py::test_a_model_that_changes_after_its_bounds_is_not_certified_by_them"],
     ),
-    (
+    Defect(
         "certify: settings may change meanwhile",
         edit(state_of, "settings_of(module) if of_lipnet_or_torch(module) else None", "None"),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
     ),
-    (
+    Defect(
         "certify: settings of your own modules may change meanwhile",
         edit(check_own_modules, "if not bool((grown", "if False and not bool((grown"),
         [
@@ -169,17 +169,17 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/training/test_api.py::test_a_module_of_ones_own_that_changes_during_an_evaluation_is_an_error",
         ],
     ),
-    (
+    Defect(
         "certify: hooks may come meanwhile",
         edit(certify, "check_computes_as_declared(model)  # a hook may have come meanwhile", "pass"),
         [TAMPERING + "test_hooks_and_calls_that_come_while_a_model_is_certified_are_refused"],
     ),
-    (
+    Defect(
         "bounds: weights that torch's other threads flush to zero count as 0",
         replace(_workers_flush, lambda threads: False),
         ["tests/certify/test_arithmetic.py::test_bounds_are_computed_alone_where_torchs_other_threads_flush"],
     ),
-    (
+    Defect(
         "bounds: what they rest on is computed in another arithmetic",
         edit(bound_of, "explicit_arithmetic(module)", "torch.no_grad()"),
         [
@@ -188,7 +188,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_arithmetic.py::test_weights_that_torch_flushes_to_zero_count_in_bounds",
         ],
     ),
-    (
+    Defect(
         "rules: a parametrized weight may be another one with gradients, where attacks search",
         edit(evaluated, "torch.enable_grad()", "torch.no_grad()"),
         [
@@ -196,27 +196,27 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "test_a_parametrization_that_differs_with_and_without_gradients_is_refused"
         ],
     ),
-    (
+    Defect(
         "rounding: values that overflow inside a module have a bound",
         edit(_step, "largest <= _LARGEST", "True"),
         ["tests/certify/test_rounding.py::test_values_whose_squares_or_sums_overflow_have_no_bound"],
     ),
-    (
+    Defect(
         "rounding: a mean over a map without channels counts one of its dimensions",
         edit_method(_AdaptiveAvgPool2d, "rounding", "signal.shape[-2:]", "signal.shape[1:]"),
         ["tests/certify/test_rounding.py::test_maps_without_channels_are_averaged_over_all_their_pixels"],
     ),
-    (
+    Defect(
         "reports: figures of the summary need not be those of the certificates",
         replace(_false_figures, lambda summary, rows: []),
         ["tests/certify/html/test_runs.py::test_figures_that_are_not_those_of_the_certificates_are_not_shown"],
     ),
-    (
+    Defect(
         "checkpoints: the configuration may describe another model",
         replace(check_described, lambda model, config, trust=(): None),
         ["tests/models/test_checkpoint.py::test_a_model_that_was_changed_after_it_was_built_is_not_lost"],
     ),
-    (
+    Defect(
         "resumption: another setting of a module of one's own",
         replace(_everything_of, settings_of),
         [
@@ -224,7 +224,7 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/layers/test_identity.py::test_all_attributes_and_the_code_of_your_own_modules_count",
         ],
     ),
-    (
+    Defect(
         "resumption: lipnet's code may be another one",
         edit_method(Certification, "identity", '"code_sha256": code_sha256()', '"code": ""'),
         [
@@ -232,34 +232,34 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
             "tests/certify/test_ranks.py::test_another_code_in_a_process_is_an_error",
         ],
     ),
-    (
+    Defect(
         "settings: private ones of torch are left out",
         edit(_is_setting, "return True", 'return not name.startswith("_")'),
         ["tests/layers/test_identity.py::test_private_settings_of_torch_count"],
     ),
-    (
+    Defect(
         "checks: settings that are NaN in numpy or in a tensor are accepted",
         replace(_is_nan, lambda value: isinstance(value, float) and value != value),
         ["tests/certify/test_checks.py::test_settings_that_are_no_numbers_are_refused"],
     ),
-    (
+    Defect(
         "activations: a slope that is NaN counts as a small one",
         edit_method(
             _LeakyReLU, "lipschitz", "max(abs(module.negative_slope), 1.0)", "max(1.0, abs(module.negative_slope))"
         ),
         ["tests/certify/test_checks.py::test_a_slope_that_is_no_number_has_no_bound"],
     ),
-    (
+    Defect(
         "checkpoints: buffers that are not saved may have other values",
         edit(check_described, "if _differ(constants, there, name)", "if False"),
         ["tests/models/test_checkpoint.py::test_a_buffer_that_is_not_saved_is_not_lost"],
     ),
-    (
+    Defect(
         "trainings: the network may be another one than the described one",
         attribute(CertifiedClassifier, "_check_described", lambda self: None),
         ["tests/training/test_api.py::test_a_network_that_is_not_the_described_one_is_not_saved"],
     ),
-    (
+    Defect(
         "averages: a shared parameter is saved without its average",
         edit_method(
             ExponentialMovingAverage,
@@ -269,12 +269,12 @@ ROWS: list[tuple[str, Plant, Sequence[str]]] = [
         ),
         ["tests/training/test_averaging.py::test_the_average_of_a_shared_parameter_is_saved_under_all_its_names"],
     ),
-    (
+    Defect(
         "attack: another model than the certified one is attacked",
         replace(_check_model, lambda model, folder: None),
         ["tests/workflows/test_attacking.py::test_a_model_with_other_weights_is_refused"],
     ),
-    (
+    Defect(
         "samples: batches in a random order are certified",
         attribute(Certification, "_check_first", lambda self, images: None),
         ["tests/certify/test_run.py::test_batches_that_change_make_no_file"],

@@ -5,8 +5,7 @@ from __future__ import annotations
 from lipnet.functional.contractions import contractions, norm_of_matrices
 from lipnet.functional.orthogonal_matrices import _accretive_inverse, block_reflector, cayley, polar
 from lipnet.functional.spectral_products import spectral_products_step
-from tests.mutation.defects import Defect
-from tests.mutation.planting import edit
+from tests.mutation.planting import Defect, edit
 
 LAYERS = "tests/layers/test_frequency.py::"
 MATRICES = "tests/functional/test_orthogonal_matrices.py::"

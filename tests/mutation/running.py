@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 # A test that detects a defect raises one of these. Any other error means that the planting itself broke lipnet.
 VERDICTS = (AssertionError, pytest.fail.Exception)
-# Nothing of these is needed; the last one alone takes half of a nested session, for four garbage collections.
+# Plugins that a nested session does without. unraisableexception collects garbage four times, half of a session's time.
 LEFT_OUT = ("cacheprovider", "faulthandler", "doctest", "unraisableexception")
 
 
