@@ -18,7 +18,7 @@ from benchmarks.pages import (
     read_rows,
     write_page,
 )
-from benchmarks.transfer_rows import METHODS, TASKS, bases, methods_of, recipe_minutes, rows
+from benchmarks.transfer_rows import METHODS, RECIPE, TASKS, bases, methods_of, recipe_minutes, rows
 
 EVERYTHING = "everything"
 # Goal of a transfer: this share of the certified accuracy of fine-tuning everything, with at most this share of its
@@ -48,7 +48,7 @@ def page(found: dict[str, dict[str, Rows]], trained: dict[str, dict[str, Any]], 
     """Return the README: method, a table and a verdict for each task, and the commands."""
     paragraphs = [
         "# Certified transfer on CIFAR-100",
-        f"A base is trained by `experiment=cpu/cifar100` for about {recipe_minutes():.0f} minutes of two cores. Then "
+        f"A base is trained by `experiment={RECIPE}` for about {recipe_minutes():.0f} minutes of two cores. Then "
         "transfers train orthogonal maps between its frozen layers, its head, or everything, with the recipe's loss, "
         "batch size and crops. All transfers take about the same time. At the first seed, certified accuracy at "
         f"{RADIUS} on the validation images chose one of two learning rates. The last weights are certified on all "

@@ -105,7 +105,10 @@ def test_a_transfer_takes_loss_batch_and_crops_from_the_recipe(trainings: Traini
     assert config.loss == {**recipe.loss, "temperature": 1}
     assert config.data.batch_size == recipe.data.batch_size
     assert f"data.crop_padding={recipe.data.crop_padding}" in overrides_of(Training("halves", "gsoft", 0.01), "")
-    assert overrides_of(Training("halves", BASE), "")[:2] == ["experiment=cpu/cifar100", "data=cifar100_first_half"]
+    assert overrides_of(Training("halves", BASE), "")[:2] == [
+        "experiment=cpu/cifar100_narrow",
+        "data=cifar100_first_half",
+    ]
 
 
 @pytest.mark.parametrize("seed", [0, 2])
