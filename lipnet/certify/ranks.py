@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from lipnet.certify.partial import Batch, Batches, PartialCertification, count_rows
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 from lipnet.certify.run import Certification
 
 

@@ -45,11 +45,11 @@ from lipnet.certify.files import rows_of
 from lipnet.certify.html.runs import Run, read_run
 from lipnet.certify.partial import PartialCertification
 from lipnet.certify.rules import _bound_of, children_in_order, evaluated, find_rule, step_of
-from lipnet.certify.runs import _check_chain, _run, _run_part, check_images_apart
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
 from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
+from lipnet.certify.trial_run import _check_chain, _run, _run_part, check_images_apart
 from lipnet.data import FolderDataModule, ImageDataModule
 from lipnet.data.fingerprint import fingerprint
 from lipnet.data.samplers import ShardSampler
