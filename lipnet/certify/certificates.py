@@ -146,8 +146,10 @@ def _rounding_for(
 ) -> RoundingBounds | None:
     """Return the bounds on the rounding for images of a shape: the given ones, or new ones unless they are ignored."""
     if ignored:
+        if given is not None:
+            raise ValueError("rounding must be None with ignore_rounding=True, got bounds: leave one of the two out")
         run_in_order(model, shape)
-        return given
+        return None
     if given is None:
         return rounding_bounds(model, shape)
     if given.modules and given.modules[0].shape != shape:

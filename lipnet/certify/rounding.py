@@ -57,7 +57,7 @@ class RoundingBounds:
         if bounds.pairwise is None or self.pairwise is None:
             return 2 * self.logits / bounds.lipschitz
         apart = ~torch.eye(len(self.pairwise), dtype=torch.bool)
-        return float((2 * self.pairwise / bounds.pairwise.cpu())[apart].max())
+        return float((2 * self.pairwise.cpu() / bounds.pairwise.cpu())[apart].max())
 
 
 def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:

@@ -108,7 +108,7 @@ def attack(
             part = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
             search = _Search(model, exact, images[place].to(reference), part, numbers[place])
             epsilons = [part.radius * factor for factor in (_INSIDE, *sorted(factors))]
-            epsilons += [torch.where(part.correct, r, 0.0).double() for r in sorted(map(parse_radius, radii))]
+            epsilons += [part.correct.double() * r for r in sorted(map(parse_radius, radii))]
             for epsilon in epsilons:
                 search.attack(attacker or PGD(), epsilon)
             found.append((search.distance, *search.nearest_images()))
