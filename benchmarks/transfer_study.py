@@ -4,8 +4,8 @@
     python -m benchmarks.transfer_study --data-dir data
     python -m benchmarks.transfer_study --render
 
-Two bases are trained by the recipe of experiment=cpu/cifar100_narrow: on the classes 0 to 49 of CIFAR-100, and on its 20
-coarse classes. From each one, transfers go to the other 50 classes and to the 100 fine classes. Two trials of each
+Two bases are trained by experiment=cpu/cifar100_narrow: on the classes 0 to 49 of CIFAR-100, and on its 20 coarse
+classes. From each one, transfers go to the other 50 classes and to the 100 fine classes. Two trials of each
 method, at the first seed, choose its learning rate by certified accuracy at 36/255 on the validation images. Then the
 last weights of three seeds are certified on all test images.
 

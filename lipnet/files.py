@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-# Processes that replace the same files at the same time wait for each other this many times.
+# Attempts to rename a new set to its final name, which fails while another process moves its own set from there.
 _ATTEMPTS = 100
 
 

@@ -1,12 +1,9 @@
 """Certify images with a model: for each, the prediction, a certified L2 radius, and whether it is correct."""
 
-from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,17 +11,16 @@ from torch.utils.data import DataLoader
 from lipnet.certify.arithmetic import explicit_arithmetic, ieee_arithmetic, logits_of, reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.checks import check_computes_as_declared
+from lipnet.certify.inputs import ArrayLike, checked_batches
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.rules import children_in_order
-from lipnet.certify.runs import run_in_order
+from lipnet.certify.trial_run import run_in_order
 from lipnet.layers.identity import of_lipnet_or_torch, state_of
 
 _CHANGED = (
     "the model was changed while its certificates were computed; change it before or after, or certify a copy.deepcopy "
     "of it"
 )
-_IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,21 @@ def certify(
         labels: the true classes, integers (B,); None for a ``DataLoader``, which has them.
         batch_size: images per forward pass; a ``DataLoader`` has its own.
         lipschitz: the `logit_bounds` of exactly these weights, if already computed; a number is K.
-        rounding: the `rounding_bounds` of exactly these weights and images of this shape, if already computed.
+        rounding: the `rounding_bounds` of exactly these weights and images of this shape, if already computed; None
+            with ``ignore_rounding``.
         ignore_rounding: must be False for a float64 model, and True for a model in any other dtype.
 
     Raises:
         ValueError: for pixels that are NaN or out of range, labels that are not classes of the model, shapes that do
             not fit, a model that `lipschitz_bound` refuses, logits that do not depend on the image (K = 0), and an
-            ``ignore_rounding`` that does not fit the dtype.
+            ``ignore_rounding`` that does not fit the dtype, or comes with ``rounding``.
         TypeError: for a module without a rule.
         RuntimeError: if another thread changes torch's settings or the model meanwhile, for instance by training it.
 
     Source: Tsuzuku, Sato & Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018 (arXiv 1802.04034); for each pair of
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
-    batches = _checked_batches(images, labels, batch_size)
+    batches = checked_batches(images, labels, batch_size)
     before = state_of(model)
     check_computes_as_declared(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
@@ -149,8 +146,10 @@ def _rounding_for(
 ) -> RoundingBounds | None:
     """Return the bounds on the rounding for images of a shape: the given ones, or new ones unless they are ignored."""
     if ignored:
+        if given is not None:
+            raise ValueError("rounding must be None with ignore_rounding=True, got bounds: leave one of the two out")
         run_in_order(model, shape)
-        return given
+        return None
     if given is None:
         return rounding_bounds(model, shape)
     if given.modules and given.modules[0].shape != shape:
@@ -207,77 +206,6 @@ def measured_deviation(model: nn.Module, images: Tensor) -> Deviation:
         float32=float((single - certified).norm(dim=1).max()),
         float32_predictions=int((single.argmax(dim=1) != certified.argmax(dim=1)).sum()),
     )
-
-
-def _checked_batches(
-    images: ArrayLike | DataLoader[Any], labels: ArrayLike | None, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check the arguments; return an iterator over batches, which checks those of a ``DataLoader`` as they load."""
-    if isinstance(images, DataLoader):
-        if labels is not None:
-            raise ValueError("labels must be None for a DataLoader, which has the labels itself")
-        return _loaded_batches(images)
-    if labels is None:
-        raise ValueError("labels are missing: give an integer for each image, or a DataLoader that has them")
-    images, labels = checked_images(images, labels)
-    if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
-    return zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-
-
-def _loaded_batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    empty = True
-    for batch in loader:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"a DataLoader must yield images and labels, got {type(batch).__name__}")
-        yield checked_images(*batch)
-        empty = False
-    if empty:
-        raise ValueError("the DataLoader has no batches: nothing to certify")
-
-
-def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
-    """Return images and labels as plain tensors; raise ValueError unless they are pixels in [0, 1] and integers."""
-    images, labels = _plain_tensor(images), _plain_tensor(labels)
-    if images.dim() != 4 or images.dtype not in _IMAGE_DTYPES or images.numel() == 0:
-        raise ValueError(
-            "images must be in float16, bfloat16, float32 or float64 and of shape (B, C, H, W), each at least 1, got "
-            f"{images.dtype} {tuple(images.shape)}"
-        )
-    integers = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if labels.shape != images.shape[:1] or not integers:
-        raise ValueError(
-            f"labels must be {len(images)} integers, one for each image, got {labels.dtype} {tuple(labels.shape)}"
-        )
-    check_pixels(images)
-    return images, labels
-
-
-def check_pixels(images: Tensor) -> None:
-    """Raise ValueError unless all pixels of images (B, ...) are numbers in [0, 1], the unit of radii."""
-    # In one transfer, because an accelerator waits for it in every batch of a validation. NaN is passed on.
-    lowest, highest = torch.stack(images.aminmax()).tolist()
-    if not (isfinite(lowest) and isfinite(highest)):
-        count = int((~images.isfinite()).flatten(1).any(dim=1).sum())
-        raise ValueError(f"pixels must be numbers in [0, 1], got NaN or infinity in {count} of {len(images)} images")
-    if lowest < 0 or highest > 1:
-        raise ValueError(f"pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]: let the model normalise them")
-
-
-def _plain_tensor(values: ArrayLike) -> Tensor:
-    if isinstance(values, Tensor):
-        if values.is_nested or values.layout != torch.strided or values.is_meta:
-            kind = "nested" if values.is_nested else "meta" if values.is_meta else "sparse"
-            raise ValueError(f"images and labels must be dense tensors with values, got a {kind} tensor")
-        return values.as_subclass(Tensor)
-    if isinstance(values, np.ma.MaskedArray):
-        raise ValueError("images and labels must be complete, got a masked array")
-    try:
-        if not isinstance(values, np.ndarray) and any(isinstance(each, Tensor) for each in values):
-            return torch.stack([_plain_tensor(each) for each in values])
-        return torch.tensor(np.asarray(values))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"images and labels must be arrays of numbers: {error}") from error
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:

@@ -33,6 +33,11 @@ _COMPUTES_NOTHING = (
     "train",
 )
 _ANSWERS = ("lipschitz_bound", "children_in_order", "rounding_step", "pairwise_lipschitz")
+# Advice on parametrizations without a rule.
+MERGE = (
+    "merge adapters with lipnet.structured.adapters.merge(model), or bake the weights in with "
+    "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+)
 
 
 def check_computes_as_declared(model: nn.Module) -> None:
@@ -73,7 +78,10 @@ def check_module(path: str, module: nn.Module) -> None:
     _check_children(name, module)
     if isinstance(module, LipschitzModule):
         try:
-            module.check()
+            # Those of all classes: the check of a subclass need not call that of the class whose bound it inherits.
+            for cls in type(module).__mro__:
+                if issubclass(cls, LipschitzModule) and "check" in vars(cls):
+                    cls.check(module)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
@@ -90,11 +98,7 @@ def _check_state(name: str, module: nn.Module) -> None:
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{name} has forward hooks, which may change what it computes; remove them first")
     if hasattr(module, "parametrizations") and find_rule(module) is None:
-        raise ValueError(
-            f"{name} is parametrized in a way that no rule covers; merge adapters with "
-            "lipnet.structured.adapters.merge(model), or bake the weights in with "
-            "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
-        )
+        raise ValueError(f"{name} is parametrized in a way that no rule covers; {MERGE}")
 
 
 def _check_calls(name: str, module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from lipnet.certify.checks import check_computes_as_declared, check_module
+from lipnet.certify.checks import MERGE, check_computes_as_declared, check_module
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.rules import bound_of, find_rule, join, leaves
 from lipnet.functional import product_up
@@ -48,6 +48,7 @@ _BETTER: dict[type[nn.Module], str] = {
     nn.ConvTranspose2d: "lipnet.layers.SOCTranspose has bound 1 and keeps norms",
     nn.BatchNorm2d: "leave it out of networks that you train: small variances make the bound large",
     nn.MaxPool2d: "stride = kernel_size has bound 1",
+    nn.AdaptiveAvgPool2d: "AvgPool2d(s) computes the same on maps of s x s, with bound 1 / s",
 }
 _OWN = (
     "write it as nn.Sequential, with lipnet.layers.Residual for a skip connection; or inherit from "
@@ -194,7 +195,7 @@ def _explained(path: str, module: nn.Module) -> ExplainedModule:
         suggestion = "its bound is infinite: are its weights finite?"
     elif not has_rounding:
         suggestion = "implement rounding_step(signal, shape), or certify in float32 with ignore_rounding"
-    elif bound > 1 or type(module) is nn.ReLU:
+    elif bound > 1 or type(module) in (nn.ReLU, nn.AdaptiveAvgPool2d):
         suggestion = _BETTER.get(type(module), "")
     return ExplainedModule(path, kind, rule, bound, has_rounding, suggestion)
 
@@ -204,6 +205,8 @@ def _replacement(module: nn.Module) -> str:
     known = _SUGGESTIONS.get(type(module).__name__) if type(module).__module__.startswith("torch.nn.") else None
     if known is not None:
         return known
+    if hasattr(module, "parametrizations"):
+        return MERGE
     if list(module.children()):
         return _OWN
     return "inherit from lipnet.layers.LipschitzModule, or register a rule; see docs/own-layer.md"

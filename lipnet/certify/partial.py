@@ -43,14 +43,14 @@ def existing_files(folder: Path) -> list[str]:
     return [name for name in FILES if (folder / name).exists()]
 
 
-def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
+def check_free(folder: Path, *, overwrite: bool, resume: bool) -> None:
     """Raise FileExistsError if a certification would overwrite something in the folder.
 
     If a kill interrupted the replacement of the folder's files, finish it first.
 
     Args:
         folder: destination of the certification's files.
-        replace: allow the certification to replace them.
+        overwrite: allow the certification to replace them.
         resume: allow an unfinished certification, which it continues.
 
     Raises:
@@ -64,13 +64,14 @@ def check_free(folder: Path, *, replace: bool, resume: bool) -> None:
             f"{(folder / PARTIAL).absolute()} must be the folder of an unfinished certification or not exist, got a "
             "file: move it, or remove it"
         )
-    if replace or (resume and begun):
+    if overwrite or (resume and begun):
         check_places(*(folder / name for name in FILES))
         return
     taken = existing_files(folder)
     if taken:
         raise FileExistsError(
-            f"{folder.absolute()} already holds {', '.join(taken)}; choose another output_dir, or overwrite=true"
+            f"{folder.absolute()} already holds {', '.join(taken)}; choose another folder (output_dir), or "
+            "overwrite=true"
         )
     if begun:
         raise FileExistsError(
@@ -96,24 +97,24 @@ class PartialCertification:
         self._begun: bytes | None = None
 
     @classmethod
-    def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, replace: bool = False) -> Self:
+    def begin(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> Self:
         """Make the folder, or continue an existing one.
 
         Args:
             folder: for this certification alone; without ``resume``, its content is removed.
             settings: everything that a certificate depends on, as JSON values.
             resume: keep the batches that are already certified.
-            replace: when resuming, discard batches that were certified with other settings.
+            overwrite: when resuming, discard batches that were certified with other settings.
 
         Raises:
-            ValueError: when resuming without ``replace``, if the folder's settings differ.
+            ValueError: when resuming without ``overwrite``, if the folder's settings differ.
         """
         partial = cls(folder)
         if resume and (folder / SETTINGS).exists():
             try:
                 partial.check(settings)
             except ValueError:
-                if not replace:
+                if not overwrite:
                     raise
             else:
                 return partial

@@ -11,7 +11,7 @@ import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from lipnet.certify.partial import Batches, PartialCertification, count_rows
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 from lipnet.certify.run import Certification
 
 POLL_SECONDS = 0.5

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from lipnet.certify.partial import Batch, Batches, PartialCertification, count_rows
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 from lipnet.certify.run import Certification
 
 
@@ -75,6 +75,8 @@ def _rounds(certification: Certification, missing: list[int], certified: Batches
         gathered: list[Any] | None = [None] * size if rank == 0 else None
         dist.gather_object(batch, gathered, dst=0)
         yield [each for each in gathered or [] if each is not None]
+    # Read on: certified batches behind the last missing one are compared with the data, too.
+    next(share, None)
 
 
 def _check_unchanged(certification: Certification, partial: PartialCertification | None) -> None:

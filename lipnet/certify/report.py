@@ -1,17 +1,13 @@
-"""Reports for people: figures of a certification, tables of the layers and results, the rounding in words, progress."""
+"""Reports for people: figures of a certification, tables of the layers and results, the rounding in words."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -21,12 +17,10 @@ from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.files import Row
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.certify.rules import bound_of
-from lipnet.certify.runs import run_in_order
+from lipnet.certify.trial_run import run_in_order
 from lipnet.functional.margins import round_down
+from lipnet.layers.base import LipschitzModule
 from lipnet.metrics.functional import average_certified_radius, certified_accuracy
-
-LINE_SECONDS = 10.0
-"""Time between two lines of progress where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +84,14 @@ def layer_report(
 
 def _layer(path: str, module: nn.Module, shape: tuple[int, ...], rounding: float | None) -> Layer:
     """Return the row of a module, with the ``layer_facts`` that it states, if any."""
-    facts = getattr(module, "layer_facts", None)
-    known = facts(shape) if callable(facts) else {}
+    known = module.layer_facts(shape) if isinstance(module, LipschitzModule) else {}
     exponential = {name: known.get(name) for name in ("engine", "norm_bound", "degree", "interval")}
     return Layer(path, type(module).__name__, shape, bound_of(path, module), **exponential, rounding=rounding)
+
+
+def is_plain(constant: float | None, rounding: float | None, engine: str | None) -> bool:
+    """Tell whether a module is 1-Lipschitz and exact, such as a shuffle; arguments as in `Layer`."""
+    return constant == 1 and not rounding and engine is None
 
 
 def layer_table(layers: Sequence[Layer]) -> Table:
@@ -107,7 +105,7 @@ def layer_table(layers: Sequence[Layer]) -> Table:
     for name in ("norm of J", "degree", "constant", "rounding"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer in layers:
-        if layer.constant == 1 and not layer.rounding and layer.engine is None:
+        if is_plain(layer.constant, layer.rounding, layer.engine):
             continue
         numbers = ((layer.norm_bound, ".4g"), (layer.degree, "d"), (layer.constant, ".4g"), (layer.rounding, ".1e"))
         columns = ("-" if value is None else format(value, form) for value, form in numbers)
@@ -152,7 +150,7 @@ def radii_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table of clean and certified accuracy per radius, in per cent, with a row for each named summary.
 
-    A summary without a radius that another one has leaves its place open.
+    A radius that a summary lacks is shown as "-".
     """
     table = Table(
         title="Accuracy in %: clean, and certified at L2 radii (pixels in [0, 1])",
@@ -191,58 +189,11 @@ def rounding_sentence(summary: Mapping[str, Any]) -> str:
     double, single = (_number(measured[name]) for name in ("float64", "float32"))
     images = "1 image" if measured["images"] == 1 else f"{measured['images']} images"
     return (
-        f"Rounding is covered: computed logits are within {logits} of exact ones, which takes {radius} of each radius. "
-        f"Measured on {images}, not proved: as it is deployed, the model is within {double} of them "
+        f"Rounding is covered: computed logits are within {logits} of exact ones, which takes at most {radius} of a "
+        f"radius. Measured on {images}, not proved: as it is deployed, the model is within {double} of them "
         f"in float64, and within {single} in float32."
     )
 
 
 def _number(value: float | None) -> str:
     return "an unknown distance" if value is None else f"{value:.1e}"
-
-
-@contextmanager
-def progress(
-    total: int, done: int = 0, console: Console | None = None, verb: str = "certified"
-) -> Iterator[Callable[[int], None]]:
-    """Show how many images are done: a bar on a terminal, a line every ten seconds elsewhere.
-
-    The rate only counts images of this run, although images that an earlier run certified count as done.
-
-    Args:
-        total: number of images.
-        done: number of images that are done already.
-        console: None for the standard output.
-        verb: past participle for the images: "certified" or "attacked".
-
-    Yields:
-        A function to call with the number of images that are done by now.
-    """
-    console = console or Console()
-    start = printed = time.perf_counter()
-
-    def rate_at(now: float, by_now: int) -> float:
-        return (by_now - done) / (now - start) if now > start else 0.0
-
-    def in_words(rate: float) -> str:
-        return f"{rate:,.1f} images/s" if rate >= 1 or rate == 0 else f"{60 * rate:.1f} images/min"
-
-    def line(by_now: int) -> None:
-        nonlocal printed
-        now = time.perf_counter()
-        if by_now < total and now - printed < LINE_SECONDS:
-            return
-        printed, rate = now, rate_at(now, by_now)
-        left = f", {(total - by_now) / rate:,.0f} s left" if rate > 0 and by_now < total else ""
-        text = f"{verb} {by_now:,} of {total:,} images, {in_words(rate)}{left}"
-        console.print(text, highlight=False, soft_wrap=True)
-
-    # Not console.is_terminal: FORCE_COLOR, which Jupyter sets, makes it true for pipes, where cursor moves are noise.
-    if not console.file.isatty():
-        yield line
-        return
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console) as bar:
-        task = bar.add_task("", total=total, completed=done, rate="")
-        yield lambda by_now: bar.update(task, completed=by_now, rate=in_words(rate_at(time.perf_counter(), by_now)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lipnet.certify.bounds import LogitBounds, declared_pairwise
 from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.rules import step_of
-from lipnet.certify.runs import ModuleRun, run_in_order
+from lipnet.certify.trial_run import ModuleRun, run_in_order
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
 
@@ -57,7 +57,7 @@ class RoundingBounds:
         if bounds.pairwise is None or self.pairwise is None:
             return 2 * self.logits / bounds.lipschitz
         apart = ~torch.eye(len(self.pairwise), dtype=torch.bool)
-        return float((2 * self.pairwise / bounds.pairwise.cpu())[apart].max())
+        return float((2 * self.pairwise.cpu() / bounds.pairwise.cpu())[apart].max())
 
 
 def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingBounds:
@@ -74,7 +74,7 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
     Raises:
         TypeError: names the module that has no rule.
         ValueError: names a parameter or a module's result in another dtype than float64; and as `lipschitz_bound` and
-            `lipnet.certify.runs.run_in_order`.
+            `lipnet.certify.trial_run.run_in_order`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin

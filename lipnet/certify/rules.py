@@ -73,11 +73,14 @@ class ParametrizedRule(Rule):
 
     def __init__(self, plain: Rule) -> None:
         self.plain, self.calls, self.cls, self.methods = plain, plain.calls, plain.cls, plain.methods
+        # Without a bound on the rounding of the plain module there is none of the parametrized one.
+        if hasattr(plain, "rounding"):
+            self.rounding = self._rounding
 
     def lipschitz(self, module: nn.Module) -> float:
         return self.plain.lipschitz(evaluated(module))
 
-    def rounding(self, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
+    def _rounding(self, module: nn.Module, signal: Signal, shape: tuple[int, ...]) -> Step:
         return self.plain.rounding(evaluated(module), signal, shape)
 
 

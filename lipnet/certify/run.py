@@ -1,12 +1,11 @@
 """Certify a dataset with one model, batch by batch, and write certificates.tsv, summary.json and curve.png."""
 
-import json
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 
 from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
-from lipnet.certify.bounds import LogitBounds, logit_bounds
-from lipnet.certify.certificates import Certificates, certify, measured_deviation
+from lipnet.certify.evidence import Evidence
 from lipnet.certify.files import certificate_bytes, places_in, rows_of, sealed, summary_bytes
 from lipnet.certify.partial import (
     PARTIAL,
@@ -27,94 +25,13 @@ from lipnet.certify.partial import (
     count_rows,
     existing_files,
 )
-from lipnet.certify.report import figures_of, layer_report, progress, radii_of
-from lipnet.certify.rounding import RoundingBounds, rounding_bounds
-from lipnet.files import atomic_writes
+from lipnet.certify.progress import progress
+from lipnet.certify.report import figures_of, radii_of
+from lipnet.files import atomic_writes, resolve_path
 from lipnet.functional.digest import batch_sha256, code_sha256, tensors_sha256
 from lipnet.functional.margins import STANDARD_RADII
-from lipnet.layers.identity import model_sha256, state_of, values_sha256
 from lipnet.metrics.curve import plot_certified_curve
 from lipnet.metrics.functional import check_radii
-
-
-class Evidence:
-    """Bounds of one model for images of one shape, computed once, and certificates based on them.
-
-    For a float64 model, radii account for rounding. For another dtype, they do not, and `summary` says so.
-
-    Args:
-        model: from pixels in [0, 1] to logits, in evaluation mode; a change of it from now on is an error.
-        image_shape: (C, H, W) of one image.
-
-    Attributes:
-        model_sha256: of the model that the bounds are about, see `lipnet.layers.identity`.
-
-    Raises:
-        ValueError: for weights that are not finite, for logits that do not depend on the image, and as for `certify`.
-        TypeError: as for `certify`.
-    """
-
-    def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
-        self.model, self.image_shape = model, image_shape
-        self._state, self._values = state_of(model), values_sha256(model)
-        self.model_sha256 = model_sha256(model)
-        self.bounds: LogitBounds = logit_bounds(model)
-        if not isfinite(self.bounds.lipschitz):
-            raise ValueError("the model's weights are not finite: there is nothing to certify")
-        if self.bounds.lipschitz == 0:
-            raise ValueError("the model's Lipschitz bound is 0: its logits do not depend on the image")
-        covered = reference_tensor(model).dtype == torch.float64
-        self.rounding: RoundingBounds | None = rounding_bounds(model, image_shape) if covered else None
-
-    def certify(self, images: Tensor, labels: Tensor) -> Certificates:
-        """Return the certificates of a batch.
-
-        Raises:
-            RuntimeError: if the model is another one than when its bounds were computed.
-            ValueError, TypeError: as for `lipnet.certify.certify`.
-        """
-        self._check(state_of(self.model) == self._state)
-        return certify(
-            self.model,
-            images,
-            labels,
-            batch_size=len(images),
-            lipschitz=self.bounds,
-            rounding=self.rounding,
-            ignore_rounding=self.rounding is None,
-        )
-
-    def check_unchanged(self) -> None:
-        """Compare all weights, which finds writes through ``.data``, too; RuntimeError if the model was changed."""
-        self._check(values_sha256(self.model) == self._values)
-
-    def _check(self, unchanged: bool) -> None:
-        if not unchanged:
-            raise RuntimeError(
-                "the model was changed after its bounds were computed, which are not about it any more; begin again "
-                "with the model as it is"
-            )
-
-    def facts(self) -> dict[str, Any]:
-        """Return the two numbers behind every radius: K, and E or None."""
-        bound = None if self.rounding is None else self.rounding.logits
-        return {"lipschitz_bound": self.bounds.lipschitz, "rounding_bound": bound}
-
-    def summary(self, images: Tensor) -> dict[str, Any]:
-        """Return the summary's entries ``layers`` and ``rounding``, as JSON values.
-
-        Args:
-            images: (B, C, H, W), on which the deviation of the deployed model is measured.
-        """
-        layers = [asdict(layer) for layer in layer_report(self.model, self.image_shape, self.rounding)]
-        rounding: dict[str, Any] = {"covered": self.rounding is not None}
-        if self.rounding is not None:
-            rounding |= {"logits": self.rounding.logits, "radius": self.rounding.radius_cost(self.bounds)}
-            rounding["measured"] = asdict(measured_deviation(self.model, images))
-        text = json.dumps({"rounding": rounding, "layers": layers})
-        # JSON has no infinities: write null in their place.
-        entries: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
-        return entries
 
 
 @dataclass
@@ -122,16 +39,11 @@ class Certification:
     """Dataset to certify, and the model to certify it with.
 
     Attributes:
-        model: from pixels in [0, 1] to logits, in evaluation mode; it runs on its own device and in its own dtype.
-        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``. An iterator is enough to
-            certify once; an attack or a report iterates over the batches again.
-        indices: each sample's index in the official file, (n,); batches beyond the first n samples are not read.
-        facts: everything that the certificates depend on besides the model, such as ``dataset`` and
-            ``checkpoint_sha256``, as JSON values.
-        remarks: further entries of the summary, such as a path.
+        model, indices, facts, remarks: as in `certify_dataset`.
+        batches: as in `certify_dataset`; an attack or a report iterates over the batches again.
         class_names: names of the classes for a report; None for their numbers.
         started: start time by ``time.perf_counter``.
-        first_images: images of the first batch, as far as they are among the n samples.
+        first_images: images of the first batch that are among the n samples.
         evidence: the bounds of the model for images like these.
 
     Raises:
@@ -239,7 +151,7 @@ class Certification:
             )
 
     def missing(self, certified: Collection[int]) -> list[int]:
-        """Return the numbers of the batches that are not certified yet; ``batches`` must be a ``DataLoader``."""
+        """Return the numbers of the batches that are not certified yet; ``batches`` must have a ``batch_size``."""
         size: int = self.batches.batch_size  # type: ignore[attr-defined]
         return sorted(set(range(ceil(len(self.indices) / size))) - set(certified))
 
@@ -248,12 +160,12 @@ def certify_dataset(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     indices: Tensor,
-    folder: Path,
+    folder: str | Path,
     *,
     facts: Mapping[str, Any],
     remarks: Mapping[str, Any] | None = None,
     radii: Sequence[str] = STANDARD_RADII,
-    replace: bool = False,
+    overwrite: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Certify every image, and write certificates.tsv, curve.png and summary.json into a folder.
@@ -263,29 +175,35 @@ def certify_dataset(
     that subfolder; ``resume`` continues it.
 
     Args:
-        model, batches, indices, facts, remarks: as in `Certification`.
+        model: from pixels in [0, 1] to logits, in evaluation mode; it runs on its own device and in its own dtype.
+        batches: images (B, C, H, W) with their labels (B,), in the order of ``indices``; an iterator is enough.
+        indices: each sample's index in the official file, int64 (n,); batches beyond the first n samples are not read.
         folder: destination of the files.
+        facts: everything that the certificates depend on besides the model, such as ``dataset`` and
+            ``checkpoint_sha256``, as JSON values.
+        remarks: further entries of the summary, such as a path.
         radii: the radii of the table, as text.
-        replace: replace files that the folder already holds, and remove the report and the violation about them.
-        resume: continue an interrupted certification, if there is one in the folder. With ``replace``, one with another
-            model, other data or other settings is discarded.
+        overwrite: replace files that the folder already holds, and remove the report and the violation about them.
+        resume: continue an interrupted certification, if there is one in the folder. With ``overwrite``, one with
+            another model, other data or other settings is discarded.
 
     Returns:
         The content of summary.json.
 
     Raises:
-        FileExistsError: if the folder already holds one of the files, unless ``replace``, or an unfinished
-            certification, unless ``resume`` or ``replace``; nothing is changed.
+        FileExistsError: if the folder already holds one of the files, unless ``overwrite``, or an unfinished
+            certification, unless ``resume`` or ``overwrite``; nothing is changed.
         OSError: if a folder is in the place of a file to replace; nothing is changed.
         ValueError: as for `certify`, if there are fewer samples than indices, and if model, data or settings differ
-            from those of the certification to resume, unless ``replace``.
+            from those of the certification to resume, unless ``overwrite``.
         RuntimeError: if the model was changed meanwhile.
     """
+    folder = resolve_path(folder)
     # `run_certification` checks both again. Here, a mistake shows before the bounds are computed.
-    check_free(folder, replace=replace, resume=resume)
+    check_free(folder, overwrite=overwrite, resume=resume)
     radii, _ = check_radii(radii)
     certification = Certification(model, batches, indices, facts, remarks or {})
-    return run_certification(certification, folder, radii=radii, replace=replace, resume=resume)
+    return run_certification(certification, folder, radii=radii, overwrite=overwrite, resume=resume)
 
 
 def certify_here(certification: Certification, partial: PartialCertification) -> None:
@@ -304,7 +222,7 @@ def run_certification(
     folder: Path,
     *,
     radii: Sequence[str] = STANDARD_RADII,
-    replace: bool = False,
+    overwrite: bool = False,
     resume: bool = False,
     execute: Callable[[Certification, PartialCertification], None] = certify_here,
 ) -> dict[str, Any]:
@@ -312,19 +230,19 @@ def run_certification(
 
     Args:
         certification: the model, the data and the bounds.
-        folder, radii, replace, resume: as in `certify_dataset`.
+        folder, radii, overwrite, resume: as in `certify_dataset`.
         execute: certifies the missing batches; by default, one after another in this process.
 
     Raises:
-        FileExistsError: also if one of the files appears in the folder meanwhile, unless ``replace``.
+        FileExistsError: also if one of the files appears in the folder meanwhile, unless ``overwrite``.
     """
-    check_free(folder, replace=replace, resume=resume)
+    check_free(folder, overwrite=overwrite, resume=resume)
     expected = existing_files(folder)
     radii, _ = check_radii(radii)
     certification.evidence.check_unchanged()
     settings = certification.settings()
     identity = certification.identity(settings)
-    partial = PartialCertification.begin(folder / PARTIAL, identity, resume=resume, replace=replace)
+    partial = PartialCertification.begin(folder / PARTIAL, identity, resume=resume, overwrite=overwrite)
     execute(certification, partial)
     try:
         certification.evidence.check_unchanged()
@@ -336,9 +254,8 @@ def run_certification(
     seconds = round(time.perf_counter() - certification.started, 3)
     figures = {**figures_of(rows, radii), **evidence, "wall_seconds": seconds}
     summary = sealed({**certification.remarks, **settings, **figures})
-    title = f"{summary.get('dataset', '')} {summary.get('split', '')}, {summary['n_samples']:,} images".strip()
     appeared = [name for name in existing_files(folder) if name not in expected]
-    if appeared and not replace:
+    if appeared and not overwrite:
         raise FileExistsError(
             f"another certification wrote {', '.join(appeared)} into {folder.absolute()} meanwhile; resume=true "
             "replaces them"
@@ -346,8 +263,14 @@ def run_certification(
     places, outdated = places_in(folder)
     with atomic_writes(*places, outdated=outdated) as (table, curve, description):
         table.write(certificate_bytes(settings, rows))
-        figure, _ = plot_certified_curve(*radii_of(rows), title=title)
+        figure, _ = plot_certified_curve(*radii_of(rows), radii, title=_title(summary))
         figure.savefig(curve, format="png", dpi=150)
         description.write(summary_bytes(summary))
     partial.discard()
     return summary
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    """Return the title of the curve: dataset and split, if they are stated, and the number of images."""
+    source = " ".join(str(summary[name]) for name in ("dataset", "split") if name in summary)
+    return ", ".join(filter(None, (source, f"{summary['n_samples']:,} images")))

@@ -13,7 +13,6 @@ from lipnet.certify.rules import Children, Rule, rule
 from lipnet.functional import product_up, round_up
 from lipnet.functional.norm_bounds import reshaped_filters, spectral_norm_bound
 from lipnet.functional.rounding_error import (
-    TINY,
     Signal,
     Step,
     absolute_filter_norm,
@@ -54,11 +53,10 @@ class _Residual(Rule):
         """Bound two products and a sum for each entry, after the body's own rounding."""
         skip, branch = abs(module.skip), abs(module.branch)
         sizes = skip * signal.computed + branch * signal.after(body, signal.shape).computed
-        underflow = TINY * sqrt(signal.entries) * (4 + skip + branch)
         return Step(
             up(skip * signal.norm + branch * body.norm),
             up(skip + branch * body.gain),
-            up(branch * body.error + accumulated(2) * sizes + underflow),
+            up(branch * body.error + accumulated(2) * sizes + underflow(signal.entries, 2, skip + branch)),
         )
 
 

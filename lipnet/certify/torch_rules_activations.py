@@ -1,7 +1,7 @@
 """Rules of torch's activations: bound and rounding of each side by side.
 
 The constants are the largest slopes, rounded up in the last decimal; `tests/certify/test_torch_rules.py` proves them
-by interval arithmetic. u is the unit roundoff, and ELEMENTARY counts the roundings of exp, erf, tanh and log1p.
+by interval arithmetic. u is the unit roundoff, and ELEMENTARY counts the roundings of exp, expm1, erf, tanh and log1p.
 """
 
 from math import exp, inf, log, log1p, sqrt

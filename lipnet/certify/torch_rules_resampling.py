@@ -50,7 +50,7 @@ class _AdaptiveAvgPool2d(Rule):
         return 1.0
 
     def rounding(self, module: nn.AdaptiveAvgPool2d, signal: Signal, shape: tuple[int, ...]) -> Step:
-        # A batch of maps without channels is pooled map by map.
+        # An input (B, H, W) has no channels; torch pools each (H, W) of it.
         count = prod(signal.shape[-2:])
         gain = self.lipschitz(module)
         return products(signal, length=count, magnitude=up(1 / sqrt(count)), gain=gain, outputs=prod(shape))

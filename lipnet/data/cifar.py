@@ -37,52 +37,6 @@ def fetch_cifar(reader: type[datasets.CIFAR10], root: Path) -> None:
             os.replace(Path(unpacked, reader.base_folder, name), folder / name)
 
 
-def check_files(reader: type[datasets.CIFAR10], root: Path, train: bool) -> None:
-    """Check that the files of one split exist and are the official ones.
-
-    Raises:
-        FileNotFoundError: a file is missing; the message says which one and how to provide it.
-        OSError: the MD5 checksum of a file is not the official one; the message names the file.
-    """
-    folder = root / reader.base_folder
-    files = official_files(reader, train)
-    missing = [name for name, _ in files if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{reader.__name__} was looked for in {folder}, which lacks {', '.join(missing)}. "
-            f"Put the official {reader.base_folder} folder into {root}, or name the folder that holds it "
-            "with data.data_dir=..., or fetch it with data.download=true on a machine with network access"
-        )
-    damaged = [str(folder / name) for name, md5 in files if not check_integrity(folder / name, md5)]
-    if damaged:
-        raise OSError(
-            f"damaged {reader.__name__} file, its MD5 checksum is not the official one: "
-            f"{', '.join(damaged)}. Replace it with the one in {reader.url}, or let data.download=true do so"
-        )
-
-
-def read_cifar(reader: type[datasets.CIFAR10], root: Path, train: bool) -> LabelledImages:
-    """Read the training or the test images of CIFAR-10 or CIFAR-100, touching only the files of that split.
-
-    Args:
-        reader: torchvision's class for the dataset.
-        root: absolute path of the folder that contains the official folder, such as ``cifar-100-python``.
-        train: read the training images if True, the test images if False.
-
-    Returns:
-        Images of shape (N, 3, 32, 32), bytes 0..255, in the order of the official files.
-
-    Raises:
-        FileNotFoundError, OSError: as :func:`check_files`.
-    """
-    check_files(reader, root, train)
-    # torchvision would check the files of both splits: an empty list keeps it from the other split.
-    other_split: dict[str, Any] = {"test_list" if train else "train_list": []}
-    dataset = type(reader.__name__, (reader,), other_split)(root, train=train)
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return LabelledImages(images, torch.tensor(dataset.targets), torch.arange(len(images)), maximum=255)
-
-
 class CIFARDataModule(OfficialFiles):
     """Base class of the data modules on CIFAR files; arguments as for :class:`OfficialFiles`.
 
@@ -100,8 +54,23 @@ class CIFARDataModule(OfficialFiles):
             fetch_cifar(self.reader, self.data_dir)
 
     def read_images(self, train: bool) -> LabelledImages:
-        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
-        return read_cifar(self.reader, self.data_dir, train)
+        """Read the 50000 training images or the 10000 test images, touching only the files of that split.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            OSError: the MD5 checksum of a file is not the official one.
+        """
+        folder = self.data_dir / self.reader.base_folder
+        files = official_files(self.reader, train)
+        self.check_present(folder, [name for name, _ in files])
+        for name, checksum in files:
+            if not check_integrity(folder / name, checksum):
+                raise self.damaged(folder / name)
+        # torchvision would check the files of both splits: an empty list keeps it from the other split.
+        unread: dict[str, Any] = {"test_list" if train else "train_list": []}
+        read = type(self.reader.__name__, (self.reader,), unread)(self.data_dir, train=train)
+        images = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+        return LabelledImages(images, torch.tensor(read.targets), torch.arange(len(images)), maximum=255)
 
 
 class CIFAR10DataModule(CIFARDataModule):

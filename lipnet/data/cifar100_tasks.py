@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from lipnet.data.cifar import CIFAR100DataModule, read_cifar
+from lipnet.data.cifar import CIFAR100DataModule
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CIFAR100_SPEC
 
 
 def read_coarse_labels(root: Path, train: bool) -> Tensor:
-    """Read the coarse class of each image, 0..19, int64 (N,), from a file that :func:`read_cifar` has checked."""
+    """Read the coarse class of each image, 0..19, int64 (N,), from a file that has been checked."""
     ((name, _),) = datasets.CIFAR100.train_list if train else datasets.CIFAR100.test_list
     content = pickle.loads((root / datasets.CIFAR100.base_folder / name).read_bytes(), encoding="latin1")
     return torch.tensor(content["coarse_labels"])
@@ -32,12 +32,12 @@ class CIFAR100CoarseDataModule(CIFAR100DataModule):
     same_split = ("cifar100",)
 
     def read_images(self, train: bool) -> LabelledImages:
-        """Read the 50000 training images or the 10000 test images; errors as in :func:`read_cifar`."""
+        """Read the 50000 training images or the 10000 test images; errors as for :class:`CIFAR100DataModule`."""
         return replace(super().read_images(train), labels=read_coarse_labels(self.data_dir, train))
 
     def split_labels(self) -> Tensor:
         """Return the fine labels of the training images."""
-        return read_cifar(self.reader, self.data_dir, train=True).labels
+        return super().read_images(train=True).labels
 
 
 class CIFAR100HalfDataModule(CIFAR100DataModule):
@@ -49,7 +49,7 @@ class CIFAR100HalfDataModule(CIFAR100DataModule):
     other_split = ("cifar100", "cifar100_coarse")
 
     def read_images(self, train: bool) -> LabelledImages:
-        """Read the 25000 training images or the 5000 test images of these classes; errors as in :func:`read_cifar`."""
+        """Read the 25000 training or 5000 test images of these classes; errors as for :class:`CIFAR100DataModule`."""
         whole = super().read_images(train)
         labels = whole.labels - self.first_class
         chosen = (labels >= 0) & (labels < self.spec.num_classes)

@@ -16,6 +16,7 @@ from lipnet.data.decoding import decode_exact
 from lipnet.data.images import LabelledImages
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.trees import scan_tree
+from lipnet.files import resolve_path
 from lipnet.functional.digest import tensors_sha256
 
 # First index of the extra images, beyond the indices of all official images.
@@ -41,7 +42,7 @@ class ExtraImages(ABC):
 
     def __init__(self, path: str | Path, ratio: float) -> None:
         check_fraction("ratio", ratio)
-        self.path = Path(path).expanduser().absolute()
+        self.path = resolve_path(path)
         self.ratio = ratio
         self.sha256: str | None = None
         """The SHA-256 of the images and labels that `read` returned last, in their order; None before."""

@@ -20,6 +20,7 @@ from lipnet.data.loaders import LOADERS
 from lipnet.data.spec import DatasetSpec
 from lipnet.data.splits import stratified_split
 from lipnet.data.trees import ImageTree, measure, read_tree, scan_tree, visible_entries
+from lipnet.files import resolve_path
 
 TRAIN, TEST = "train", "test"
 LARGEST_SIZE = 4096
@@ -84,7 +85,7 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(f"in_channels must be 1 (greyscale) or 3 (RGB), got {in_channels!r}")
         check_fraction("test_fraction", test_fraction)
         check_seed("test_seed", test_seed)
-        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.data_dir = resolve_path(data_dir)
         self.image_size, self.in_channels = image_size, in_channels
         self.test_fraction, self.test_seed = float(test_fraction), test_seed
 
@@ -124,8 +125,8 @@ class FolderDataModule(ImageDataModule):
         return ("image_size", "in_channels", "classes", *dict.fromkeys(chosen), "test_folder")
 
     def unseen_by(self, description: Mapping[str, Any]) -> bool:
-        # Other names of files are taken for another folder, with other images. With the same names, other contents
-        # may be those of some files alone.
+        # Files with other names count as another folder of other images. If the names are the same, perhaps only some
+        # contents have changed.
         if description.get("files_sha256") == self.files_sha256:
             return super().unseen_by(description)
         if description.get("classes") == self.classes:

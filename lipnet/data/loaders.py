@@ -83,7 +83,7 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
         ):
             if stated != here:
                 raise ValueError(
-                    f"{name} must be {stated}, with which the interrupted epoch was begun, got {here}: another one "
+                    f"{name} must be {stated}, as when the interrupted epoch began, got {here}: another one "
                     "would repeat or leave out images"
                 )
         self.sampler.skip(state["batches"] * state["batch_size"])

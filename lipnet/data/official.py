@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lipnet.data.base import ImageDataModule
+from lipnet.files import resolve_path
 
 
 class OfficialFiles(ImageDataModule):
@@ -16,7 +17,7 @@ class OfficialFiles(ImageDataModule):
 
     def __init__(self, *, data_dir: str | Path, **settings: Any) -> None:
         super().__init__(**settings)
-        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.data_dir = resolve_path(data_dir)
 
     def missing_files(self, folder: Path, names: list[str]) -> list[str]:
         """Return the names of the files that a folder lacks."""

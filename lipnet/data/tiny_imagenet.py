@@ -44,9 +44,23 @@ class TinyImageNetDataModule(OfficialFiles):
         return self.data_dir / FOLDER
 
     def prepare_data(self) -> None:
-        """Fetch the official archive if ``download`` is set and its folder is missing."""
-        if not self.download or not self.missing_files(self.folder, [WNIDS, WORDS, ANNOTATIONS]):
+        """Fetch the official archive if ``download`` is set and its folder is missing.
+
+        Raises:
+            FileNotFoundError: the folder lacks files: a download replaces no folder that holds some.
+        """
+        if not self.download:
             return
+        # Look before the next check: another process may put the whole folder in place between them.
+        begun = self.folder.is_dir() and any(self.folder.iterdir())
+        missing = self.missing_files(self.folder, [WNIDS, WORDS, ANNOTATIONS])
+        if not missing:
+            return
+        if begun:
+            raise FileNotFoundError(
+                f"{self.folder} lacks {', '.join(missing)}: remove the folder, and let data.download=true fetch it as "
+                "a whole"
+            )
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.data_dir, prefix=".download-") as unpacked:
             download_and_extract_archive(URL, unpacked, md5=MD5)

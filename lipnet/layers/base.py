@@ -75,7 +75,8 @@ class LipschitzModule(nn.Module):
     def check(self) -> None:
         """Raise ValueError if attributes contradict the weights, since the bound would hold for another function.
 
-        Certificates call this first. A layer whose bound reads the same attributes as ``forward`` needs no check.
+        Certificates first call the checks of all classes of a layer. A layer whose bound reads the same attributes as
+        ``forward`` needs no check.
         """
 
     def layer_facts(self, shape: tuple[int, ...]) -> dict[str, Any]:

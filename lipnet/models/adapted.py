@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.autocast import without_autocast
-from lipnet.models.lipconvnet import LayerFactory, LipschitzSequential
+from lipnet.models.parts import LayerFactory, LipschitzSequential
 from lipnet.structured import OrthogonalMap
 from lipnet.structured.adapters import certified_map, has_input_map
 

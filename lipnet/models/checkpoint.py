@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 
 from lipnet import __version__
-from lipnet.files import atomic_write
+from lipnet.files import atomic_write, resolve_path
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
 from lipnet.models.described import check_described
@@ -76,7 +76,7 @@ def save_checkpoint(
         model: the network, built by ``build_model(model_config)``. The wrappers of ``torch.compile``, ``DataParallel``
             and ``DistributedDataParallel`` around it are removed.
         model_config: plain containers with Hydra's ``_target_``.
-        dataset: at least ``{"name": "cifar100" | "cifar10" | "digits"}``.
+        dataset: at least ``{"name": NAME}``; ``lipnet-certify`` needs a key of `lipnet.data.DATAMODULES`.
         trust: packages besides lipnet and torch.nn that `load_checkpoint` will be allowed to build from.
 
     Raises:
@@ -84,9 +84,10 @@ def save_checkpoint(
             setting or a buffer that is not saved was changed after ``build_model``; nothing is written.
         TypeError: a configuration holds values that are not plain.
     """
+    path = resolve_path(path)
     state, description = checked_content(path, model, model_config, dataset, trust)
-    if Path(path).suffix == SUFFIX:
-        with atomic_write(Path(path)) as file:
+    if path.suffix == SUFFIX:
+        with atomic_write(path) as file:
             file.write(tensor_file_bytes(state, description, DESCRIPTION))
     else:
         prefixed = {_PREFIX + name: value for name, value in state.items()}
@@ -139,8 +140,9 @@ def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], str]:
     """Return the content of a checkpoint file, on the CPU, and its SHA-256; errors as in `load_checkpoint`."""
-    if Path(path).suffix == SUFFIX:
-        state, description, sha256 = _read_tensor_file(Path(path))
+    path = resolve_path(path)
+    if path.suffix == SUFFIX:
+        state, description, sha256 = _read_tensor_file(path)
         prefixed = {_PREFIX + name: value for name, value in state.items()}
         content: Any = {"state_dict": prefixed, DESCRIPTION: description}
     else:

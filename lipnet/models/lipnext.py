@@ -13,7 +13,7 @@ from lipnet.layers import (
     PositionCode,
     SpatialMixing,
 )
-from lipnet.models.lipconvnet import (
+from lipnet.models.parts import (
     LayerFactory,
     LipschitzSequential,
     average_with_mirror,
@@ -26,7 +26,8 @@ class LipNeXtBlock(LipschitzSequential):
     r"""Block of LipNeXt: :math:`y = \mathrm{act}(M R^T S(R (x + p)) + b)`.
 
     R and M are orthogonal C x C matrices on the channels, p is a learned position code, S shifts a share of the
-    channels by a pixel (`SpatialShift`), and act is `BetaAbs`. All parts are isometries with circular padding.
+    channels by a pixel (`SpatialShift`), and act is `BetaAbs`. With circular padding, all parts but act are isometries;
+    act is 1-Lipschitz and keeps norms.
 
     Args:
         channels: C.

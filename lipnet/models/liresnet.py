@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lipnet.layers import Centering, LiRes, MaxMin, NormalizedLinear, PatchEmbedding, ScaledConv2d
-from lipnet.models.lipconvnet import (
+from lipnet.models.parts import (
     LayerFactory,
     LipschitzSequential,
     average_with_mirror,
@@ -46,7 +46,8 @@ class LiResNet(LipschitzSequential):
             If it takes ``depth`` and ``size`` (the height and width of its maps), it also gets these.
         dense: makes a dense layer in the same way, with ``kernel_size=1``; None takes ``block``.
         transition: makes the layers that change the shape, in the stem and the neck:
-            ``transition(in_channels, out_channels, kernel_size, stride, padding=padding)``.
+            ``transition(in_channels, out_channels, kernel_size=k, stride=s, padding=p)``. If it takes ``size``, it also
+            gets the height and width of its input.
         activation: makes an activation, as in `LipConvNet`.
         centering: subtract a running mean after each block, see `Centering`.
         patch_rotation: rotate patches of s x s pixels to their principal components before the stem, which then has

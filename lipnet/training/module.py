@@ -16,9 +16,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
-from lipnet.certify.certificates import check_own_modules, check_pixels
+from lipnet.certify.certificates import check_own_modules
 from lipnet.certify.checks import check_computes_as_declared
-from lipnet.certify.runs import run_in_order
+from lipnet.certify.inputs import check_pixels
+from lipnet.certify.trial_run import run_in_order
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.identity import state_of

@@ -25,7 +25,7 @@ from lipnet.certify.files import (
     summary_bytes,
     unsealed,
 )
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 from lipnet.files import atomic_write
 from lipnet.functional.digest import tensors_sha256
 from lipnet.functional.margins import parse_radius

@@ -102,7 +102,7 @@ def certify_checkpoint(
     certification = prepare(devices[0])
     certification.remarks = {"checkpoint": _named_from(folder, ckpt_path)}
     execute = certify_here if len(devices) == 1 else CertifyInProcesses(prepare, devices)
-    files: dict[str, Any] = {"radii": radii, "replace": overwrite, "resume": resume}
+    files: dict[str, Any] = {"radii": radii, "overwrite": overwrite, "resume": resume}
     with process_group() if launched else nullcontext():
         summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
     # All saved networks have files of one name; their folders tell them apart.
@@ -120,7 +120,7 @@ def _check_destination(
     folder: Path, overwrite: bool, resume: bool, report: str | None, attack: CertificateAttack | None
 ) -> None:
     """Refuse a folder in which the files cannot be written; arguments and errors as for `certify_checkpoint`."""
-    check_free(folder, replace=overwrite, resume=resume)
+    check_free(folder, overwrite=overwrite, resume=resume)
     check_report(report, folder, replace=overwrite or resume)
     if attack is not None:
         check_places(folder / VIOLATION)

@@ -14,7 +14,7 @@ from lipnet.certify.files import (
     examine_certificates,
     read_summary,
 )
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 from lipnet.data import ImageDataModule
 from lipnet.files import resolve_path
 from lipnet.models.checkpoint import read_checkpoint

@@ -314,6 +314,9 @@ def test_in_float32_it_must_be_said_that_rounding_is_ignored() -> None:
         certify(linear_classifier(weight.float()), x, labels)
     with pytest.raises(ValueError, match=r"in float64.*ignore_rounding must be False"):
         certify(linear_classifier(weight), x, labels, ignore_rounding=True)
+    rounding = rounding_bounds(linear_classifier(weight), (1, 2, 3))
+    with pytest.raises(ValueError, match="rounding must be None with ignore_rounding=True, got bounds"):
+        certify(linear_classifier(weight.float()), x, labels, rounding=rounding, ignore_rounding=True)
     assert (certify(linear_classifier(weight.float()), x, labels, ignore_rounding=True).radius > 0).any()
 
 

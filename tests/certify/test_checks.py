@@ -527,6 +527,17 @@ def test_a_layer_may_check_itself() -> None:
         lipschitz_bound(nn.Sequential(Checked()).eval())
 
 
+def test_a_layer_s_own_check_does_not_replace_that_of_its_base_class() -> None:
+    class Checked(ScaledConv2d):
+        def check(self) -> None:
+            pass
+
+    layer = Checked(4, 4, padding_mode="circular").eval()
+    layer.padding = (2, 2)
+    with pytest.raises(ValueError, match="circular padding must be 'same'"):
+        lipschitz_bound(layer)
+
+
 class Scaled(Tensor):
     """Tensor subclass with other products than its entries have."""
 

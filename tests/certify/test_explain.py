@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lipnet.certify import explain, lipschitz_bound, rounding_bounds
+from lipnet.certify import Rule, explain, lipschitz_bound, rounding_bounds, rule
 from lipnet.certify.explain import _SUGGESTIONS
 from lipnet.layers import LipschitzModule, MaxMin, NormalizedLinear, Residual
 from lipnet.models import LipConvNet
+from lipnet.structured.adapters import GSOFTConfig, attach
 
 
 def plain_network() -> nn.Sequential:
@@ -161,6 +162,35 @@ def test_a_bound_that_fails_is_a_row() -> None:
 def test_parametrized_modules_are_one_row() -> None:
     explanation = explain(nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))))
     assert [(each.kind, each.rule) for each in explanation.modules] == [("ParametrizedLinear", "rule")]
+
+
+def test_a_parametrized_module_has_a_bound_on_its_rounding_only_if_its_rule_has() -> None:
+    class Own(nn.Linear):
+        pass
+
+    @rule(Own)
+    class OwnRule(Rule):
+        def lipschitz(self, module: Own) -> float:
+            return 3.0
+
+    model = nn.Sequential(parametrizations.weight_norm(Own(3, 3))).double().eval()
+    assert [(each.bound, each.rounding) for each in explain(model).modules] == [(3.0, False)]
+    with pytest.raises(TypeError, match=r"0 \(ParametrizedOwn\) has no rule for its rounding"):
+        rounding_bounds(model, (3,))
+
+
+def test_adapters_are_to_be_merged() -> None:
+    model = attach(nn.Sequential(nn.Linear(8, 8)), GSOFTConfig(block_size=4))
+    row = explain(model).modules[0]
+    assert row.bound is None
+    assert row.suggestion.startswith("merge adapters with lipnet.structured.adapters.merge(model)")
+
+
+def test_a_global_average_has_a_smaller_bound_if_it_states_the_size() -> None:
+    row = explain(nn.Sequential(nn.AdaptiveAvgPool2d(1))).modules[0]
+    assert row.bound == 1
+    assert "AvgPool2d(s)" in row.suggestion
+    assert lipschitz_bound(nn.AvgPool2d(8).eval()) == 1 / 8
 
 
 def test_the_table_shows_every_module_the_bound_and_the_problems() -> None:

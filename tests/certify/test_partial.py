@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipnet.certify import Evidence, certify_dataset, run
+from lipnet.certify import Evidence, certify_dataset, evidence, run
 from lipnet.certify.files import FILES, Row, read_certificates
 from lipnet.certify.partial import PARTIAL, Batch, PartialCertification, check_free
 from lipnet.certify.run import Certification
@@ -125,7 +125,7 @@ def certified(folder: Path, model: nn.Module, batches: Any, count: int = COUNT, 
 
 
 def test_replacing_discards_the_batches_of_another_certification_alone(tmp_path: Path) -> None:
-    settings = {"resume": True, "replace": True}
+    settings = {"resume": True, "overwrite": True}
     with PartialCertification.begin(tmp_path / PARTIAL, SETTINGS, **settings).writer() as add:
         add(0, Batch((Row(0, 1, 1, "0.500000000", 1),), "images"))
     assert PartialCertification.begin(tmp_path / PARTIAL, SETTINGS, **settings).batches().keys() == {0}
@@ -151,13 +151,13 @@ def test_a_resumed_certification_is_the_whole_one(
         # Without a first batch there is no certification yet.
         assert [path.name for path in tmp_path.glob("cut/*")] == ([PARTIAL] if after else [])
     seen: list[int] = []
-    certify_batch = run.certify
+    certify_batch = evidence.certify
 
     def counting(model: nn.Module, images: Tensor, *rest: Any, **settings: Any) -> Any:
         seen.append(len(images))
         return certify_batch(model, images, *rest, **settings)
 
-    monkeypatch.setattr(run, "certify", counting)
+    monkeypatch.setattr(evidence, "certify", counting)
     resumed = certified(tmp_path / "cut", model, batches, count, resume=True)
     assert sum(seen) == count - 4 * max(interruptions), "certified batches are certified again"
     whole = certified(tmp_path / "whole", model, batches, count)
@@ -177,7 +177,7 @@ def test_what_is_unfinished_is_neither_dropped_nor_gone_on_with_unasked(
     interrupted(tmp_path, model, batches)
     with pytest.raises(FileExistsError, match=r"an unfinished certification; resume=true continues it"):
         certified(tmp_path, model, batches)
-    certified(tmp_path, model, batches, replace=True)
+    certified(tmp_path, model, batches, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
 
 
@@ -353,7 +353,7 @@ def test_files_that_appear_meanwhile_are_only_replaced_on_request(
     assert (tmp_path / FILES[0]).read_text() == "of another certification"
     run.run_certification(own, tmp_path, resume=True)
     assert len(read_certificates(tmp_path / FILES[0]).rows) == COUNT
-    run.run_certification(own, tmp_path, replace=True, execute=execute)
+    run.run_certification(own, tmp_path, overwrite=True, execute=execute)
     assert len(read_certificates(tmp_path / FILES[0]).rows) == COUNT
 
 
@@ -371,14 +371,14 @@ def test_a_full_disk_leaves_the_files_of_before_and_what_is_certified(
     certified(tmp_path, model, batches, 10)
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
     with room_for(room), pytest.raises(OSError, match="File too large"):
-        certified(tmp_path, model, batches, replace=True)
+        certified(tmp_path, model, batches, overwrite=True)
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
     assert {path.name for path in tmp_path.iterdir()} <= {*FILES, PARTIAL}
     if room > 250:
         assert PartialCertification(tmp_path / PARTIAL).batches()
         certified(tmp_path, model, batches, resume=True)
     else:
-        certified(tmp_path, model, batches, replace=True)
+        certified(tmp_path, model, batches, overwrite=True)
     certified(tmp_path / "whole", model, batches)
     assert (tmp_path / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
 
@@ -397,9 +397,9 @@ def test_a_link_is_removed_alone(tmp_path: Path, exists: bool) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == (["other", "notes"] if exists else [])
 
 
-@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"replace": True}])
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path, settings: dict[str, bool]) -> None:
     (tmp_path / PARTIAL).write_text("the user's")
     with pytest.raises(NotADirectoryError, match="must be the folder of an unfinished certification or not exist"):
-        check_free(tmp_path, **{"resume": False, "replace": False, **settings})
+        check_free(tmp_path, **{"resume": False, "overwrite": False, **settings})
     assert (tmp_path / PARTIAL).read_text() == "the user's"

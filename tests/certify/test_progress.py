@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lipnet.certify import report
-from lipnet.certify.report import progress
+from lipnet.certify.progress import progress
 
 
 class Clock:
@@ -23,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(report, "time", clock)
+    monkeypatch.setattr("lipnet.certify.progress.time", clock)
     return clock
 
 
@@ -47,6 +46,16 @@ def test_what_is_soon_done_is_a_single_line(clock: Clock) -> None:
             clock.now += 1
             show(done)
     assert text.getvalue() == "certified 20 of 20 images, 10.0 images/s\n"
+
+
+def test_the_last_line_comes_once(clock: Clock) -> None:
+    """Processes are asked for their number of images until they have ended."""
+    text = io.StringIO()
+    with progress(20, console=Console(file=text)) as show:
+        for done in (20, 20):
+            clock.now += 1
+            show(done)
+    assert text.getvalue() == "certified 20 of 20 images, 20.0 images/s\n"
 
 
 def test_a_slow_rate_is_given_per_minute(clock: Clock) -> None:

@@ -35,6 +35,19 @@ def test_all_batches_are_certified(tmp_path: Path, tiny_checkpoint: Path) -> Non
     assert sorted(partial.batches()) == [0, 1, 2, 3]
 
 
+def test_certified_batches_behind_the_last_missing_one_are_compared_with_the_data(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    certification, partial = begun(tmp_path, tiny_checkpoint, "cpu")
+    certify_in_ranks(certification, partial)
+    last = partial.batches()[3]
+    again = PartialCertification.begin(partial.folder, certification.identity())
+    with again.writer() as add:
+        add(3, last._replace(data_sha256="of other images"))
+    with pytest.raises(ValueError, match="batch 3 has other images or labels than when it was certified"):
+        certify_in_ranks(certification, again)
+
+
 def test_a_model_that_changed_in_this_process_is_an_error(tmp_path: Path, tiny_checkpoint: Path) -> None:
     certification, partial = begun(tmp_path, tiny_checkpoint, OTHER)
     with pytest.raises(RuntimeError, match="in process 0 of 1, the model was changed after its bounds were computed"):

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lipnet.certify import explicit_arithmetic, lipschitz_bound, logit_bounds, rounding_bounds
+from lipnet.certify import (
+    LogitBounds,
+    RoundingBounds,
+    explicit_arithmetic,
+    lipschitz_bound,
+    logit_bounds,
+    rounding_bounds,
+)
 from lipnet.functional.rounding_error import Signal, Step, exact
 from lipnet.layers import (
     GSSOC,
@@ -251,6 +258,14 @@ def test_the_error_of_each_difference_of_logits_is_covered() -> None:
         assert ((errors[:, None] - errors).abs() <= bounds.pairwise).all()
     apart = ~torch.eye(4, dtype=torch.bool)
     assert (bounds.pairwise[apart] < 4 * sqrt(2) * bounds.logits).all()
+
+
+def test_the_cost_of_a_radius_is_the_largest_of_all_pairs_of_logits() -> None:
+    bounds = torch.tensor([[0.0, 2.0, 4.0], [2.0, 0.0, 8.0], [4.0, 8.0, 0.0]], dtype=torch.float64)
+    errors = torch.tensor([[9.0, 1.0, 3.0], [1.0, 9.0, 2.0], [3.0, 2.0, 9.0]], dtype=torch.float64)
+    rounding = RoundingBounds(1.0, errors, ())
+    assert rounding.radius_cost(LogitBounds(1.0, bounds)) == 1.5
+    assert rounding.radius_cost(LogitBounds(4.0)) == 0.5
 
 
 def test_the_shares_of_the_modules_are_the_whole() -> None:

@@ -26,6 +26,7 @@ import lipnet
 from lipnet.certify import certify, certify_dataset, files, lipschitz_bound, read_certificates, summary_table
 from lipnet.certify.html.runs import read_run
 from lipnet.certify.partial import PARTIAL
+from lipnet.metrics.curve import plot_certified_curve
 from tests.killed import killed_at
 
 RADII = ("4/255", "0.05", "36/255")
@@ -83,7 +84,7 @@ def without_time(summary: dict[str, Any]) -> dict[str, Any]:
 def test_a_line_for_each_sample_in_order(
     tmp_path: Path, model: nn.Module, batches: Batches, samples: tuple[Tensor, Tensor]
 ) -> None:
-    certify_dataset(model, batches, INDICES, tmp_path / "new" / "folder", facts={})
+    certify_dataset(model, batches, INDICES, f"{tmp_path}/new/folder", facts={})
     folder = tmp_path / "new" / "folder"
     lines = (folder / "certificates.tsv").read_text().splitlines()
     assert next(line for line in lines if line[0] != "#") == "idx\tlabel\tprediction\tradius\tcorrect"
@@ -145,6 +146,26 @@ def test_the_curve_is_a_picture(tmp_path: Path, model: nn.Module, batches: Batch
     assert picture[..., :3].std() > 0.01
 
 
+def test_the_curve_marks_the_radii_of_the_table_and_names_what_the_facts_state(
+    tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def recording(*args: Any, **settings: Any) -> Any:
+        figure, axes = plot_certified_curve(*args, **settings)
+        drawn.append(axes)
+        return figure, axes
+
+    monkeypatch.setattr("lipnet.certify.run.plot_certified_curve", recording)
+    for number, facts in enumerate(({}, {"dataset": "made up"}, {"dataset": "made up", "split": "test"})):
+        certify_dataset(model, batches, INDICES, tmp_path / str(number), facts=facts, radii=["0.5", "3"])
+    titles = [axes.get_title(loc="left") for axes in drawn]
+    assert titles == ["23 images", "made up, 23 images", "made up test, 23 images"]
+    labels = [text.get_text().split("\n")[0] for text in drawn[0].texts]
+    assert labels == ["clean", "0.5", "3"]
+    assert drawn[0].get_xlim()[1] > 3
+
+
 def test_nothing_but_the_three_files_is_written(tmp_path: Path, model: nn.Module, batches: Batches) -> None:
     certify_dataset(model, batches, INDICES, tmp_path, facts={})
     assert {path.name for path in tmp_path.iterdir()} == NAMES
@@ -193,7 +214,7 @@ def test_replacing_replaces_all_three(tmp_path: Path, model: nn.Module, batches:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in ("report.html", "violation.npz"):
         (tmp_path / name).write_text("about the old certificates")
-    summary = certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
+    summary = certify_dataset(model, batches, INDICES, tmp_path, facts={}, overwrite=True)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.keys() == after.keys() == NAMES
     assert all(before[name] != after[name] for name in NAMES)
@@ -204,7 +225,7 @@ def test_replacing_that_fails_leaves_the_old_files(tmp_path: Path, model: nn.Mod
     certify_dataset(model, batches, INDICES, tmp_path, facts={})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        certify_dataset(model, stopping(batches, after=2), INDICES, tmp_path, facts={}, replace=True)
+        certify_dataset(model, stopping(batches, after=2), INDICES, tmp_path, facts={}, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
 
 
@@ -221,7 +242,7 @@ def test_a_full_disk_keeps_the_report_and_the_violation_of_the_old_files(
 
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(OSError, match="No space left"):
-        certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
+        certify_dataset(model, batches, INDICES, tmp_path, facts={}, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != PARTIAL} == before
 
 
@@ -234,7 +255,7 @@ def test_a_folder_in_place_of_a_file_changes_nothing(
     (tmp_path / name).mkdir()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(IsADirectoryError, match=f"{name} must be a file or not exist, got a folder"):
-        certify_dataset(model, batches, INDICES, tmp_path, facts={}, replace=True)
+        certify_dataset(model, batches, INDICES, tmp_path, facts={}, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == NAMES
 
@@ -253,7 +274,7 @@ def interrupted(folder: Path, model: nn.Module, batches: Batches, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", stopping_replace)
         with pytest.raises(KeyboardInterrupt):
-            certify_dataset(model, batches, INDICES, folder, facts={}, replace=True)
+            certify_dataset(model, batches, INDICES, folder, facts={}, overwrite=True)
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -282,7 +303,7 @@ def test_a_kill_at_any_step_of_a_replacement_leaves_the_old_certificates_or_the_
     for step in range(200):
         folder = tmp_path / str(step)
         certify_dataset(model, batches, INDICES[:5], folder, facts={})
-        again = partial(certify_dataset, model, batches, INDICES, folder, facts={}, replace=True)
+        again = partial(certify_dataset, model, batches, INDICES, folder, facts={}, overwrite=True)
         killed = killed_at(step, again)
         run = read_run(folder)
         assert len(run.rows) == run.summary["n_samples"]
@@ -297,7 +318,7 @@ def test_a_kill_at_any_step_of_a_replacement_leaves_the_old_certificates_or_the_
     assert 10 <= moment <= len(found) - 5
 
 
-@pytest.mark.parametrize("settings", [{"replace": True}, {"resume": True}])
+@pytest.mark.parametrize("settings", [{"overwrite": True}, {"resume": True}])
 def test_the_same_call_again_completes_it(
     tmp_path: Path, model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, settings: dict[str, bool]
 ) -> None:
@@ -341,7 +362,7 @@ def test_batches_that_change_make_no_file(
         certify_dataset(model, batches, INDICES, tmp_path, facts={})
     assert not NAMES & {path.name for path in tmp_path.iterdir()}
     in_order = DataLoader(TensorDataset(*samples), batch_size=8)
-    certify_dataset(model, in_order, INDICES, tmp_path, facts={}, replace=True)
+    certify_dataset(model, in_order, INDICES, tmp_path, facts={}, overwrite=True)
     assert [int(row["label"]) for row in rows_of(tmp_path)] == samples[1].tolist()
 
 

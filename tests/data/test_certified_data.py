@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lipnet.certify import PGD, Certificates
-from lipnet.certify.run import Evidence
+from lipnet.certify.evidence import Evidence
 from lipnet.data import DATAMODULES, FolderDataModule, ImageDataModule, MNISTDataModule
 from lipnet.models import build_model, load_checkpoint, save_checkpoint
 from lipnet.workflows import certification, certify_checkpoint

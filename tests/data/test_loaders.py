@@ -136,7 +136,7 @@ def test_a_state_of_another_epoch_means_nothing() -> None:
 def test_an_epoch_does_not_go_on_in_other_batches() -> None:
     loader = DigitsDataModule(batch_size=100).train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 2, "batch_size": 150})
-    with pytest.raises(ValueError, match=r"batch_size must be 150, with which .* begun, got 100"):
+    with pytest.raises(ValueError, match=r"batch_size must be 150, as when .* began, got 100"):
         next(iter(loader))
 
 
@@ -145,7 +145,7 @@ def test_an_epoch_does_not_go_on_with_another_number_of_processes() -> None:
     loader = rank_of_two(DigitsDataModule(batch_size=100), 0).train_dataloader()
     state = {"epoch": 0, "batches": 2, "batch_size": 100}
     loader.load_state_dict({**state, "processes": 1})
-    with pytest.raises(ValueError, match=r"number of processes must be 1, with which .* begun, got 2"):
+    with pytest.raises(ValueError, match=r"number of processes must be 1, as when .* began, got 2"):
         next(iter(loader))
     loader.load_state_dict(state)  # of lipnet 0.1, which did not record it
     next(iter(loader))

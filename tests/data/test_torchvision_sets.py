@@ -264,6 +264,19 @@ def test_tiny_imagenet_is_fetched_as_a_whole(tiny: Path, tmp_path: Path, monkeyp
     assert len(data.evaluation_dataset("test")) == 200
 
 
+def test_an_incomplete_folder_of_tiny_imagenet_is_not_downloaded_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive could not take the place of a folder with files."""
+    monkeypatch.setattr(tiny_imagenet, "download_and_extract_archive", lambda *_, **__: pytest.fail("download"))
+    folder = tmp_path / "tiny-imagenet-200"
+    folder.mkdir()
+    (folder / "wnids.txt").write_text("n00000001\n")
+    data = TinyImageNetDataModule(data_dir=tmp_path, download=True)
+    with pytest.raises(FileNotFoundError, match=r"lacks words\.txt, val/val_annotations\.txt: remove the folder"):
+        data.prepare_data()
+
+
 def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("download"))
     with pytest.raises(FileNotFoundError):

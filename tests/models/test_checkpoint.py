@@ -71,6 +71,22 @@ def test_the_weights_of_training_come_back_from_any_mode(
     assert_same_state(loaded, other_model)
 
 
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_a_tilde_is_the_home_folder(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: nn.Module,
+    tiny_config: dict[str, Any],
+    digits_dataset: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(f"~/{name}", tiny_model, tiny_config, digits_dataset)
+    assert (tmp_path / name).is_file()
+    assert_same_state(load_checkpoint(f"~/{name}").model, tiny_model)
+
+
 def test_the_file_holds_plain_containers_alone(content: dict[str, Any]) -> None:
     def assert_plain(value: Any) -> None:
         if isinstance(value, dict):

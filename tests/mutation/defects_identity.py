@@ -7,16 +7,18 @@ from contextlib import nullcontext
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
 from lipnet.certify.attacks.check import _Search
-from lipnet.certify.certificates import check_own_modules, check_pixels
+from lipnet.certify.certificates import check_own_modules
 from lipnet.certify.checks import _is_nan, check_computes_as_declared
+from lipnet.certify.evidence import Evidence
 from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
+from lipnet.certify.inputs import check_pixels
 from lipnet.certify.partial import PartialCertification, _digest
 from lipnet.certify.processes import _certify_share
 from lipnet.certify.ranks import _check_unchanged
 from lipnet.certify.rounding import _step
 from lipnet.certify.rules import Rule, bound_of, evaluated
-from lipnet.certify.run import Certification, Evidence, run_certification
+from lipnet.certify.run import Certification, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
@@ -143,7 +145,7 @@ DEFECTS = [
     ),
     Defect(
         "certificates: files that appear meanwhile are replaced",
-        edit(run_certification, "if appeared and not replace:", "if False:"),
+        edit(run_certification, "if appeared and not overwrite:", "if False:"),
         [PARTIAL + "test_files_that_appear_meanwhile_are_only_replaced_on_request"],
     ),
     Defect(

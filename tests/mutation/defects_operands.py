@@ -92,7 +92,7 @@ DEFECTS = [
     Defect(
         "scaled: padding that repeats pixels is accepted after construction",
         attribute(ScaledConv2d, "check", lambda self: None),
-        [CONTRADICTIONS + "[repeated pixels]", CONTRADICTIONS + "[kernel size]", CONTRADICTIONS + "[padding mode]"],
+        [CONTRADICTIONS + "[repeated pixels]", CONTRADICTIONS + "[kernel size]"],
     ),
     Defect(
         "scaled: the frequencies of circular maps smaller than the kernel are those of larger ones",

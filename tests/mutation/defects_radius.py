@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipnet.certify import certify
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.rules import step_of
-from lipnet.certify.runs import _run, check_images_apart
+from lipnet.certify.trial_run import _run, check_images_apart
 from lipnet.functional.margins import certified_radius, less_errors, round_down, top_margin
 from lipnet.functional.pairwise import pairwise_certified_radius
 from lipnet.functional.rounding_error import absolute_norm, accumulated

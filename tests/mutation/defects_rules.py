@@ -19,11 +19,11 @@ from lipnet.certify.checks import (
     check_computes_as_declared,
 )
 from lipnet.certify.rules import _bound_of, evaluated, find_rule
-from lipnet.certify.runs import _check_chain, _run_part
 from lipnet.certify.torch_rules import _check_shape
 from lipnet.certify.torch_rules_activations import _GELU, _Softplus
 from lipnet.certify.torch_rules_batchnorm import _BatchNorm, _quotient_up
 from lipnet.certify.torch_rules_resampling import _AvgPool2d, _MaxPool2d
+from lipnet.certify.trial_run import _check_chain, _run_part
 from lipnet.layers import LipschitzModule
 from lipnet.layers.explicit import explicit_products
 from lipnet.layers.soc import SOC

@@ -253,7 +253,7 @@ def test_an_attack_of_single_images_shows_its_progress_after_a_few(
             sizes.append(len(images))
             return images
 
-    monkeypatch.setattr("lipnet.certify.report.LINE_SECONDS", 0)
+    monkeypatch.setattr("lipnet.certify.progress.LINE_SECONDS", 0)
     plan = CertificateAttack(Slow(steps=1, restarts=1), n_samples=20, factors=[1.5], radii=["0.25"])
     attack_certificates(trained_model, batches, folder, plan, radii=["1"])
     assert max(sizes) == 8

@@ -16,8 +16,9 @@ from lipnet.certify.attacks.geometry import distances_up
 from lipnet.certify.attacks.pgd import PGD
 from lipnet.certify.attacks.result import AttackResult
 from lipnet.certify.attacks.violation import CertificateViolationError
-from lipnet.certify.certificates import Certificates, checked_images
+from lipnet.certify.certificates import Certificates
 from lipnet.certify.checks import check_computes_as_declared
+from lipnet.certify.inputs import checked_images
 from lipnet.functional.margins import STANDARD_RADII, parse_radius
 
 POWER_FACTORS: tuple[float, ...] = (1.1, 1.2, 1.5, 2.0)
@@ -107,7 +108,7 @@ def attack(
             part = Certificates(certificates.prediction[place], certificates.radius[place], certificates.correct[place])
             search = _Search(model, exact, images[place].to(reference), part, numbers[place])
             epsilons = [part.radius * factor for factor in (_INSIDE, *sorted(factors))]
-            epsilons += [torch.where(part.correct, r, 0.0).double() for r in sorted(map(parse_radius, radii))]
+            epsilons += [part.correct.double() * r for r in sorted(map(parse_radius, radii))]
             for epsilon in epsilons:
                 search.attack(attacker or PGD(), epsilon)
             found.append((search.distance, *search.nearest_images()))

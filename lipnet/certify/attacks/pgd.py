@@ -41,10 +41,10 @@ class PGD:
     """Projected gradient descent on the prediction: the untargeted L2 attack of Madry et al., ICLR 2018.
 
     Each step follows the normalised gradient of a loss, and then returns to the nearest point of the ball and the pixel
-    box. Its length falls from twice the radius to zero, as half a cosine. Each restart has its own loss: the margin to
-    the strongest other class at each step, then the cross-entropy, then margins to one class: the second behind the
-    image's prediction, the third, and so on. The first restart starts at the image, the others at random points of the
-    sphere. Flipped images are not attacked further.
+    box. The step length falls from twice the radius to zero, as half a cosine. Each restart has its own loss: the
+    margin to the strongest other class at each step, then the cross-entropy, then margins to one class: the second
+    behind the image's prediction, the third, and so on. The first restart starts at the image, the others at random
+    points of the sphere. Flipped images are not attacked further.
 
     Attributes:
         steps: number of steps of each restart.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.certify.export.prepared import INPUT_UNITS, Prepared, check_result, free_batch, prepare
-from lipnet.files import atomic_write
+from lipnet.files import atomic_write, resolve_path
 from lipnet.functional.autocast import without_autocast
 
 # Imported by name where needed: they may be missing, and have no type annotations.
@@ -49,6 +49,7 @@ def export_onnx(
         ValueError: for a dtype other than float32, a model of 2 GiB or more, and as `export_program`.
         TypeError: as `export_program`.
     """
+    path = resolve_path(path)
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise ImportError(f"writing ONNX files needs {', '.join(missing)}: pip install 'lipnet[onnx]'")
@@ -69,7 +70,7 @@ def export_onnx(
         return torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
 
     check_result(run, prepared, f"the ONNX file {path}")
-    with atomic_write(Path(path)) as file:
+    with atomic_write(path) as file:
         file.write(content)
     return prepared.metadata
 

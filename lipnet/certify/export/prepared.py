@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from lipnet import __version__
 from lipnet.certify.arithmetic import ieee_arithmetic
 from lipnet.certify.bounds import logit_bounds
-from lipnet.certify.runs import run_in_order
+from lipnet.certify.trial_run import run_in_order
 from lipnet.layers.export import example_batch, export
 
 INPUT_UNITS = "pixels in [0, 1]"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lipnet.certify.export.prepared import INPUT_UNITS, check_result, free_batch, prepare
-from lipnet.files import atomic_write
+from lipnet.files import atomic_write, resolve_path
 from lipnet.functional.autocast import without_autocast
 
 METADATA_FILE = "lipnet.json"
@@ -52,6 +52,7 @@ def export_program(
             as the model.
         TypeError: for a module without a bound, and for facts that are not JSON values.
     """
+    path = resolve_path(path)
     prepared = prepare(model, input_shape, input_units, class_names, facts)
     with torch.no_grad(), without_autocast(prepared.example.device):
         program = torch.export.export(prepared.plain, (prepared.example,), dynamic_shapes=free_batch(), strict=False)
@@ -59,6 +60,6 @@ def export_program(
     torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(prepared.metadata)})
     buffer.seek(0)
     check_result(torch.export.load(buffer).module(), prepared, f"the file {path}")
-    with atomic_write(Path(path)) as file:
+    with atomic_write(path) as file:
         file.write(buffer.getbuffer())
     return prepared.metadata

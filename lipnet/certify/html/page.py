@@ -60,6 +60,7 @@ def write_report(
     pictures: dict[str, Sprites] = {}
     if attacked is not None and attacked.distance:
         data["attack"], pictures = _attacked(attacked)
+        data["classes"] |= {label: run.class_name(label) for label in attacked.prediction}
     budget = IMAGE_BYTES - ATTACK_BYTES * len(pictures)
     pictures["images"] = sprite_sheets(_first(images, min(GALLERY, len(run.rows))), budget)
     data["pictures"] = {name: sprites.layout() for name, sprites in pictures.items()}

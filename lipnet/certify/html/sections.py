@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from lipnet.certify.html.charts import SERIES, curve_chart, histogram
 from lipnet.certify.html.elements import element, number, section, table
 from lipnet.certify.html.runs import Run
-from lipnet.certify.report import rounding_sentence
+from lipnet.certify.report import is_plain, rounding_sentence
 from lipnet.functional.margins import round_down
 
 _KEYS = {"correct": "right", "wrong": "wrong"}
@@ -172,11 +172,13 @@ def layers(found: Sequence[Mapping[str, Any]]) -> Element:
     columns += [element("th", name, scope="col", class_="number") for name in names[4:]]
     rows = []
     for layer in found:
-        quiet = layer["constant"] == 1 and not layer["rounding"] and layer["engine"] is None
+        quiet = is_plain(layer["constant"], layer["rounding"], layer["engine"])
         texts = (layer["kind"], " x ".join(map(str, layer["input_shape"])), layer["engine"] or "-")
         forms = {"norm_bound": ".4g", "degree": "d", "constant": ".6g", "rounding": ".1e"}
         cells = [element("th", layer["path"] or "(model)", scope="row"), *(element("td", text) for text in texts)]
-        cells += [number(format(layer[name], form) if layer[name] else "-") for name, form in forms.items()]
+        for name, form in forms.items():
+            # "g" writes 0 without an exponent.
+            cells.append(number("-" if layer[name] is None else format(layer[name], form if layer[name] else "g")))
         rows.append(element("tr", *cells, class_="quiet" if quiet else None))
     intro = (
         "The product of the constants bounds the network's Lipschitz constant K; the shares of the rounding add up to "

@@ -99,6 +99,22 @@ def test_a_bound_that_is_too_small_is_found() -> None:
     assert raised.value.radius == pytest.approx(2 * exact, rel=1e-6)
 
 
+def test_fixed_radii_are_attacked_as_they_are() -> None:
+    """0.1 rounded to float32 is larger: a change found there would not count at 0.1."""
+    epsilons: list[float] = []
+
+    class Recording:
+        def perturb(self, model: nn.Module, images: Tensor, prediction: Tensor, epsilon: Tensor) -> Tensor:
+            epsilons.extend(epsilon.tolist())
+            return images
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double().eval()
+    nn.init.eye_(model[1].weight)
+    images, labels = torch.tensor([[[[0.9, 0.1]]]], dtype=torch.float64), torch.tensor([0])
+    attack(model, images, labels, certify(model, images, labels), attacker=Recording(), radii=["0.1"])
+    assert epsilons[-1] == 0.1
+
+
 def test_certificates_in_another_order_are_found_out(
     trained_model: nn.Module, samples: tuple[Tensor, Tensor], certificates: Certificates
 ) -> None:

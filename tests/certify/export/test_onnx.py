@@ -126,10 +126,13 @@ def test_the_file_names_no_path_and_no_code_of_lipnet(written: tuple[Path, float
 
 
 @pytest.mark.slow
-def test_radii_from_the_file_alone(tmp_path: Path, trained_model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_radii_from_the_file_alone(
+    tmp_path: Path, trained_model: nn.Module, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     images, labels = (each[:64] for each in digits)
     exact = certify(trained_model, images, labels)
-    export_onnx(trained_model.float(), tmp_path / "model.onnx")
+    export_onnx(trained_model.float(), "~/model.onnx")
     texts = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
     logits = run(tmp_path / "model.onnx", images.float())
     _, radius = certified_radius(logits.double(), float(texts["lipschitz_bound"]))

@@ -52,8 +52,9 @@ def test_it_runs_where_lipnet_cannot_be_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_metadata_are_in_an_extra_file(tmp_path: Path, tiny_model: nn.Module) -> None:
-    metadata = export_program(tiny_model, tmp_path / "model.pt2", facts={"dataset": "digits"})
+def test_metadata_are_in_an_extra_file(tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    metadata = export_program(tiny_model, "~/model.pt2", facts={"dataset": "digits"})
     extra = {METADATA_FILE: ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra[METADATA_FILE]) == metadata

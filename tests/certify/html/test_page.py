@@ -15,7 +15,8 @@ from lipnet.certify import read_summary
 from lipnet.certify.files import FILES
 from lipnet.certify.html import REPORT, AttackedImages, write_comparison, write_report
 from lipnet.certify.html import page as page_module
-from tests.certify.html.synthetic import make_images, make_run
+from lipnet.certify.html.sections import layers
+from tests.certify.html.synthetic import LAYERS, make_images, make_run
 from tests.certify.html.test_pictures import result_of
 
 HOSTILE = [
@@ -125,14 +126,22 @@ def test_an_attack_is_shown_with_its_images(tmp_path: Path) -> None:
     attacked = AttackedImages()
     result = result_of((images + 0.01).clamp(0, 1))
     result.distance[5] = float("inf")
+    result.nearest_prediction[0] = 5  # no image of the gallery has this class
     attacked.add(images, result)
-    page = write_report(tmp_path, [make_images(100)], attacked=attacked).read_text()
+    names = [f"class {number}" for number in range(6)]
+    page = write_report(tmp_path, [make_images(100)], class_names=names, attacked=attacked).read_text()
     assert {"20.00 %", "-"} <= set(Tags(page).texts)
     assert "PGD (steps 20). 60 images were attacked." in page
     data = data_of(page)
     assert data["attack"]["distance"] == [None if i == 5 else 1.0 for i in range(60)]
     assert data["attack"]["gain"] == pytest.approx([50.0] * 60, rel=1e-3)
     assert set(data["pictures"]) == {"images", "perturbed", "difference"}
+    assert list(data["classes"].values()) == names
+
+
+def test_a_norm_of_zero_is_shown_and_an_unknown_one_is_a_dash() -> None:
+    layer = {**LAYERS[0], "norm_bound": 0.0, "degree": 0, "rounding": None}
+    assert [cell.text for cell in layers([layer]).iter("td")][-4:] == ["0", "0", "1", "-"]
 
 
 def test_a_violation_is_an_alarm(tmp_path: Path) -> None:
