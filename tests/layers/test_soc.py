@@ -311,6 +311,7 @@ def test_representation() -> None:
         ({"engine": "fft"}, r"engine must be one of \('auto', 'series', 'spectral', 'dense'\), got 'fft'"),
         ({"engine": "spectral"}, "engine 'spectral' needs padding_mode='circular'.*got padding_mode='zeros'"),
         ({"series": "legendre"}, r"series must be one of \('chebyshev', 'taylor'\), got 'legendre'"),
+        ({"series": "Taylor", "train_terms": 5, "eval_terms": 12}, "series must be one of .*, got 'Taylor'"),
         ({"scaling": "none"}, r"scaling must be one of \('jacobian', 'reshaped'\), got 'none'"),
         ({"train_tolerance": 0}, "tolerance must be positive, got 0"),
         ({"eval_tolerance": -1e-5}, "tolerance must be positive, got -1e-05"),
