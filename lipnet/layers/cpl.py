@@ -12,7 +12,7 @@ from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.cache import is_frozen
-from lipnet.layers.potential import SMALLEST_NORM, GradientStep
+from lipnet.layers.potential import SMALLEST_NORM_OF_W, GradientStep
 
 # Frequencies in each direction: for bounds and evaluation, and for the estimate of training.
 _GRID, _POINTS = 16, 8
@@ -156,10 +156,10 @@ class CPL(GradientStep):
         """Return sqrt(2) / n for each row."""
         vector = others[0]
         images = same_convolution(vector[None], weight, self.groups, "circular")
-        estimates = images.view(self.groups, -1).norm(dim=1).clamp_min(SMALLEST_NORM)
+        estimates = images.view(self.groups, -1).norm(dim=1).clamp_min(SMALLEST_NORM_OF_W)
         norms = estimates
         if not self.training:
-            norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
+            norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM_OF_W)
             norms = norms * (estimates / estimates.detach())
         factors: Tensor = 2**0.5 / (_ROOM * room_beyond_grid(self.kernel_size, _GRID) * norms)
         return factors.repeat_interleave(self.hidden_channels // self.groups)

@@ -3,19 +3,21 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite, prod, sqrt
+from math import inf, isfinite, prod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from lipnet.functional import PADDING_MODES, space_to_depth
+from lipnet.functional import space_to_depth
 from lipnet.functional.autocast import autocast_dtype, without_autocast
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_input, sizes
+from lipnet.layers.arguments import check_input, pair
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
+from lipnet.layers.initial import reset_bias
 
 Operands = tuple[Tensor, ...]
 
@@ -79,8 +81,8 @@ class OperandLayer(LipschitzModule):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = self._pair(kernel_size)
-        self.stride = self._pair(stride)
+        self.kernel_size = pair(kernel_size, self.dimensions, "kernel_size")
+        self.stride = pair(stride, self.dimensions, "stride")
         self.padding_mode = padding_mode
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
@@ -197,11 +199,7 @@ class OperandLayer(LipschitzModule):
         return tuple(each.to(dtype.to_complex() if each.is_complex() else dtype) for each in operands)
 
     def check(self) -> None:
-        self._check_padding_mode()
-
-    def _check_padding_mode(self) -> None:
-        if self.padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {self.padding_mode!r}")
+        check_padding_mode(self.padding_mode)
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
@@ -239,12 +237,4 @@ class OperandLayer(LipschitzModule):
 
     def reset_bias(self) -> None:
         """Draw biases uniformly from +-1 / sqrt(out_channels)."""
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
-
-    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
-        """Return rows and columns for an argument of ``nn.Conv2d``; 1 x 1 for a linear layer."""
-        if self.dimensions == 0:
-            return 1, 1
-        first, second = sizes(value, 2)
-        return first, second
+        reset_bias(self.bias)

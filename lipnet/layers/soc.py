@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with_channels
 from lipnet.functional.autocast import autocast_dtype, without_autocast
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_input, pair
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.cache import WeightCache, check_not_batched, is_frozen
 from lipnet.layers.engines import (
@@ -26,6 +27,7 @@ from lipnet.layers.engines import (
     norm_bound,
     prepare_weight,
 )
+from lipnet.layers.initial import reset_bias
 from lipnet.layers.reshaped_scaling import ReshapedScaling
 from lipnet.layers.scaling import JacobianScaling
 
@@ -116,7 +118,9 @@ class SOC(LipschitzModule):
             in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dimensions=self.dimensions
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.padding_mode = self._pair(kernel_size), self._pair(stride), padding_mode
+        self.kernel_size = pair(kernel_size, self.dimensions, "kernel_size")
+        self.stride = pair(stride, self.dimensions, "stride")
+        self.padding_mode = padding_mode
         self._divide_channels(groups)
         self._add_parameters(scaling, bias, device=device, dtype=dtype)
         self.engine, self.series, self.recompute = engine, series, recompute
@@ -163,7 +167,7 @@ class SOC(LipschitzModule):
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[1]))
         with torch.no_grad():
             self.scaling.reset(skew_filter(self.weight, self.groups))
-        self._reset_bias()
+        reset_bias(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
@@ -298,6 +302,7 @@ class SOC(LipschitzModule):
     def check(self) -> None:
         if self.estimated:
             raise ValueError("its scale is an estimate; leave the context estimated_scales before you certify")
+        check_padding_mode(self.padding_mode)
         # Another class might return a filter that is not skew.
         check_part("scaling", self.scaling, *SCALINGS.values())
 
@@ -343,15 +348,6 @@ class SOC(LipschitzModule):
         all_active = self.active_groups == self.groups
         return self.weight if all_active else self.weight[: self.active_groups * self.weight.shape[1]]
 
-    def _reset_bias(self) -> None:
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
-
-    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
-        """Return rows and columns for an argument that has the dimensions of the layer."""
-        first, second = (1,) * (2 - self.dimensions) + sizes(value, self.dimensions)
-        return first, second
-
     def _given(self, value: tuple[int, int]) -> Any:
-        """Invert `_pair`."""
+        """Invert `lipnet.layers.arguments.pair`."""
         return value if self.dimensions == 2 else value[1]

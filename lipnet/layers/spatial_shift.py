@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional import PADDING_MODES, product_up
+from lipnet.functional import product_up
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, exact
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.orthogonal_mixing import OrthogonalMixing
@@ -40,8 +41,7 @@ class SpatialShift(LipschitzModule):
         super().__init__()
         if not 0 < share <= 0.25:
             raise ValueError(f"share must be in (0, 1/4], got {share}")
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+        check_padding_mode(padding_mode)
         self.share, self.padding_mode = share, padding_mode
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 import lipnet.certify.rules
 import lipnet.certify.torch_rules
+import lipnet.functional.convolution
 import lipnet.functional.frequency
 import lipnet.functional.margins
 import lipnet.functional.norm_estimates
 import lipnet.functional.pairwise
 import lipnet.functional.skew
 import lipnet.layers.activations
-import lipnet.layers.arguments
 import lipnet.layers.engines.prepared
 import lipnet.metrics.functional
 import lipnet.overrides
@@ -237,7 +237,7 @@ def _plant_sum_of_mirror_images(patch: pytest.MonkeyPatch) -> None:
 _adjoint = lipnet.functional.skew._adjoint
 _RULES = lipnet.certify.rules
 _TORCH_RULES = lipnet.certify.torch_rules
-_MODES = lipnet.layers.arguments.PADDING_MODES
+_MODES = lipnet.functional.convolution.PADDING_MODES
 # The smallest and the largest of CIFAR-100's standard deviations.
 _STDS = (0.2565, 0.2762)
 
