@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,11 @@ Operands = tuple[Tensor, ...]
 
 @dataclass
 class _Prepared:
-    """Operands of evaluation and their bounds, as cached for one state of the layer's settings.
+    """Operands of evaluation and their bounds, as cached for one state of the weights and settings.
 
     Keys are sizes of feature maps, or None if the operands do not depend on the size.
     """
 
-    settings: dict[str, Any]
     operands: dict[Any, Operands] = field(default_factory=dict)
     bounds: dict[Any, float] = field(default_factory=dict)
 
@@ -172,12 +171,7 @@ class OperandLayer(LipschitzModule):
 
     def _prepared(self, *, exact: bool = False) -> _Prepared:
         """Return the cache entry of the present weights and settings: an empty one after a change of either."""
-        weights, settings = self.weights(), self._settings()
-        prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
-        if prepared.settings != settings:
-            self._cache.clear()
-            prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
-        return prepared
+        return self._cache.get(self.weights(), _Prepared, settings=self._settings(), exact=exact)
 
     def _settings(self) -> dict[str, Any]:
         """Return the plain attributes, on which operands and bounds may depend.
@@ -234,6 +228,12 @@ class OperandLayer(LipschitzModule):
             step = self.round_operands(self.operands_in_use(size), signal, size)
         pixels = prod(shape[1:]) if self.dimensions else 1
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
+
+    def train(self, mode: bool = True) -> Self:
+        if mode and not self.training:
+            # Training needs the memory.
+            self._cache.clear()
+        return super().train(mode)
 
     def reset_bias(self) -> None:
         """Draw biases uniformly from +-1 / sqrt(out_channels)."""

@@ -177,7 +177,9 @@ class OrthogonalMixing(LipschitzModule):
         return step
 
     def train(self, mode: bool = True) -> Self:
-        self._cache.clear()
+        if mode and not self.training:
+            # Training needs the memory.
+            self._cache.clear()
         return super().train(mode)
 
     def extra_repr(self) -> str:

@@ -54,7 +54,7 @@ class SOC(LipschitzModule):
     - Engines: exp(J) is computed as a polynomial of J, as a matrix per frequency, or as one matrix. `choice` returns
       the engine and the reason.
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
-      until they change. No buffer is read or written.
+      until they change. No buffer is read or written, except within `lipnet.layers.estimated.estimated_scales`.
     - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
       differentiable. No guarantee uses it: `lipschitz_bound` holds in both modes.
 
@@ -255,11 +255,13 @@ class SOC(LipschitzModule):
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
     def prepared(self, *, exact: bool = False) -> PreparedWeight:
-        """Return the values that evaluation computes from the weight, cached until the weight changes.
+        """Return the values that evaluation computes from the weight, cached until it or a setting changes.
 
         ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
         """
-        return self._cache.get([self.weight], self._prepare, exact=exact)
+        # The engines' constants depend on the padding.
+        settings = (self.padding_mode, self.series, self.eval_terms, self.eval_tolerance)
+        return self._cache.get([self.weight], self._prepare, settings=settings, exact=exact)
 
     def _prepare(self) -> PreparedWeight:
         check_not_batched(type(self).__name__, [self.weight])
@@ -285,8 +287,12 @@ class SOC(LipschitzModule):
         The norm of J is bounded from the filter that the layer convolves with, never from the stored vectors. This
         gives the gain of the polynomial p, max |p(i t)| over |t| <= ||J||. The matrices of the other engines have norm
         at most 1. The bound is infinite if a weight is not finite.
+
+        Raises:
+            ValueError: as `check`, in evaluation.
         """
         if not self.training:
+            self.check()
             return self.prepared(exact=True).gain
         series, weight = self._training_series, self._active_weight
         with torch.no_grad(), without_autocast(weight.device):
