@@ -118,6 +118,9 @@ class OperandLayer(LipschitzModule):
         # `by_size` operands may wrap around the maps several times; circular padding may wrap once.
         wraps = self.padding_mode == "circular" and not self.by_size
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
+        if self.native_stride:
+            # Such a layer pads before its stride.
+            reach = (-(-reach[0] // self.stride[0]), -(-reach[1] // self.stride[1]))
         reference = self.weights()[0]
         check_input(type(self).__name__, x, reference, self.in_channels, self.dimensions, self.stride, reach)
         batched = x.dim() == self.dimensions + 2

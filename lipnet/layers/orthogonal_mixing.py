@@ -184,4 +184,5 @@ class OrthogonalMixing(LipschitzModule):
 
     def extra_repr(self) -> str:
         groups = f", groups={self.groups}" if self.groups > 1 else ""
-        return f"{self.channels}{groups}, parametrization={self.parametrization!r}"
+        bias = ", bias=False" if self.bias is None else ""
+        return f"{self.channels}{groups}{bias}, parametrization={self.parametrization!r}"

@@ -37,7 +37,16 @@ SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
     "reshaped": ReshapedScaling,
 }
 # Settings that `extra_repr` only shows if they differ.
-_DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
+_DEFAULTS = {
+    "engine": "auto",
+    "series": "chebyshev",
+    "padding_mode": "zeros",
+    "train_terms": None,
+    "eval_terms": None,
+    "train_tolerance": 0.05,
+    "eval_tolerance": 1e-4,
+    "recompute": False,
+}
 
 
 class SOC(LipschitzModule):

@@ -294,6 +294,8 @@ def test_representation() -> None:
     structure = "kernel_size=(1, 1), stride=(2, 2), groups=2, bias=False"
     expected = f"{structure}, engine='dense', series='taylor', padding_mode='circular', recompute=True"
     assert SOC(2, 4, **settings, **options).extra_repr() == f"2, 4, {expected}"
+    terms = SOC(2, 4, train_terms=5, eval_terms=12, train_tolerance=0.1, eval_tolerance=1e-3).extra_repr()
+    assert terms.endswith(", train_terms=5, eval_terms=12, train_tolerance=0.1, eval_tolerance=0.001")
 
 
 @pytest.mark.parametrize(
