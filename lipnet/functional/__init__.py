@@ -1,4 +1,4 @@
-"""Pure functions of tensors: no modules, no state but cached constants, no imports from the rest of lipnet.
+"""Pure functions of tensors and other values: no modules, no state but caches, no imports from the rest of lipnet.
 
 docs/notation.md defines the symbols (M, J, A(w), sigma, ...) and the letters of the shapes.
 """

@@ -1,10 +1,10 @@
 """Orthogonal convolution kernels as products of small ones: block convolution (BCOP) and its strided form (AOC)."""
 
-from math import prod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lipnet.functional.kernel_norms import strided_kernel
 
 
 def orthogonal_kernel(first: Tensor, bases: Tensor, kernel_size: tuple[int, int]) -> Tensor:
@@ -73,9 +73,6 @@ def without_stride(weight: Tensor, stride: tuple[int, int], dilation: tuple[int,
     if stride == (1, 1):
         return weight
     sizes = [d * (k - 1) + 1 for k, d in zip(weight.shape[-2:], dilation, strict=True)]
-    padded = [-(-size // step) * step for size, step in zip(sizes, stride, strict=True)]
-    spread = weight.new_zeros(*weight.shape[:2], *padded)
-    spread[..., : sizes[0] : dilation[0], : sizes[1] : dilation[1]] = weight
-    blocks = spread.view(*weight.shape[:2], padded[0] // stride[0], stride[0], padded[1] // stride[1], stride[1])
-    order = blocks.permute(0, 1, 3, 5, 2, 4)
-    return order.reshape(len(weight), weight.shape[1] * prod(stride), *order.shape[-2:])
+    spread = weight.new_zeros(*weight.shape[:2], *sizes)
+    spread[..., :: dilation[0], :: dilation[1]] = weight
+    return strided_kernel(spread, stride, (0, 0)).weight

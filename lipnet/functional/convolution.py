@@ -9,6 +9,12 @@ PADDING_MODES = ("zeros", "circular")
 _PATCH_ENTRIES = 500_000
 
 
+def check_padding_mode(padding_mode: str) -> None:
+    """Raise ValueError unless a padding mode is one of those for which the adjoint is again a 'same' convolution."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+
+
 def same_convolution(
     x: Tensor, weight: Tensor, groups: int = 1, padding_mode: str = "zeros", bias: Tensor | None = None
 ) -> Tensor:
@@ -16,13 +22,13 @@ def same_convolution(
 
     Args:
         x: feature maps (B, c, H, W).
-        weight: filter (c, c/groups, kh, kw) with odd kh and kw.
+        weight: filter (c_out, c/groups, kh, kw) with odd kh and kw.
         groups: number of groups.
         padding_mode: ``"zeros"`` or ``"circular"``: for these, the adjoint is again a 'same' convolution.
-        bias: added to each pixel, (c,).
+        bias: added to each pixel, (c_out,).
 
     Returns:
-        Feature maps (B, c, H, W).
+        Feature maps (B, c_out, H, W).
 
     Raises:
         ValueError: for another padding mode, and if the kernel would wrap around circular maps more than once.
@@ -120,11 +126,10 @@ def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tens
 def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
     """Return the maps, already padded if the padding is circular, and the zero padding that ``F.conv2d`` must add."""
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    if padding_mode == "zeros":
-        return x, (rows, columns)
     if padding_mode == "circular":
         return pad_circularly(x, rows, columns), (0, 0)
-    raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+    check_padding_mode(padding_mode)
+    return x, (rows, columns)
 
 
 def pad_circularly(x: Tensor, rows: int, columns: int) -> Tensor:

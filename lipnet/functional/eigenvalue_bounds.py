@@ -27,7 +27,8 @@ def eigenvalue_bound(hermitian: Tensor, signs: tuple[int, ...] = (1, -1)) -> flo
             is negative.
     """
     single = hermitian.to(torch.complex64 if hermitian.is_complex() else torch.float32)
-    bound = _estimate(single) * _MARGIN
+    # A positive start, so that the bound of zero matrices can grow.
+    bound = max(_estimate(single) * _MARGIN, 2.0**-40)
     while len(unproven := (~_proven(hermitian, single, bound, signs)).nonzero().squeeze(1)):
         hermitian, single = hermitian[unproven], single[unproven]
         bound = max(bound * _GROWTH, _estimate(single) * _MARGIN)

@@ -23,8 +23,9 @@ _BY_NAME = type | types.ModuleType | types.BuiltinFunctionType
 def fingerprint(value: Any) -> str:
     """Return a text of a value's type and content; of a function, of its code, defaults and closure.
 
-    It holds no addresses and sorts sets, so that equal values have equal texts in every process. A class or module of
-    Python counts as its name. So does the type of a value that pickle refuses, such as a lock.
+    It holds no addresses and sorts sets, so that a value has the same text in every process. Entries of a dictionary
+    count in their order. A class or module of Python counts as its name. So does the type of a value that pickle
+    refuses, such as a lock.
 
     Example:
         >>> fingerprint({"slope": 0.5}) == fingerprint({"slope": 0.5}) != fingerprint({"slope": 0.25})

@@ -18,12 +18,12 @@ def frequency_response(weight: Tensor, size: tuple[int, int], groups: int = 1) -
     skew-Hermitian. Half of the spectrum is enough, since A(-w) = conj(A(w)).
 
     Args:
-        weight: filter (c, c/groups, kh, kw), odd kh and kw, real.
+        weight: filter (c_out, c/groups, kh, kw), odd kh and kw, real.
         size: H and W; if a map is smaller than the kernel, taps wrap around it.
         groups: number of groups.
 
     Returns:
-        Complex (H, W // 2 + 1, groups, c/groups, c/groups), indexed (..., out, in).
+        Complex (H, W // 2 + 1, groups, c_out/groups, c/groups), indexed (..., out, in).
     """
     dtype = torch.promote_types(weight.dtype, torch.complex32)
     (height, width), (kh, kw) = size, weight.shape[-2:]

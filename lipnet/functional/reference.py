@@ -64,5 +64,6 @@ def soc(
         True
     """
     skew = skew_filter(weight, groups).reshape(groups, -1, *weight.shape[1:])
-    scaled = (torch.as_tensor(scale).view(-1, 1, 1, 1, 1) * skew).flatten(0, 1)
+    scales = torch.as_tensor(scale, dtype=weight.dtype, device=weight.device)
+    scaled = (scales.view(-1, 1, 1, 1, 1) * skew).flatten(0, 1)
     return polynomial(x, scaled, [1 / factorial(j) for j in range(degree + 1)], groups, padding_mode)

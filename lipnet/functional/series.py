@@ -1,6 +1,6 @@
 """Polynomials that approximate the exponential on an interval of the imaginary axis.
 
-Their coefficients come from exact rational arithmetic, so that every machine evaluates the same polynomial
+Their coefficients come from exact rational arithmetic, so that every machine computes the same ones for the same norm
 (see docs/decisions.md).
 """
 
@@ -15,7 +15,8 @@ SERIES = ("chebyshev", "taylor")
 _LARGEST_DEGREE = 64
 # The Chebyshev expansion divides by the length s of the interval.
 _SMALLEST_INTERVAL = 2**-10
-# Terms of a Bessel function's power series. For |s| <= 2^6, the others are far below the rounding of a float.
+# Terms of a Bessel function's power series. Up to the largest interval, the others are far below a float's rounding.
+_LARGEST_INTERVAL = 2**6
 _BESSEL_TERMS = 128
 _BESSEL_BITS = 256
 
@@ -34,13 +35,13 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
 
     Args:
         degree: at least 1.
-        norm: s >= 0; values below 2^-10 count as 2^-10.
+        norm: s from 0 to 64; values below 2^-10 count as 2^-10.
 
     Returns:
         c_0, ..., c_degree, lowest power first, as floats for which `polynomial_gain` up to s is at most 1.
 
     Raises:
-        ValueError: for a degree below 1, and a norm that is negative or not finite.
+        ValueError: for a degree below 1, and a norm that is negative, above 64 or not finite.
 
     Example:
         >>> [round(coefficient, 4) for coefficient in chebyshev_coefficients(3, norm=1.4)]
@@ -51,6 +52,8 @@ def chebyshev_coefficients(degree: int, norm: float) -> tuple[float, ...]:
     if degree < 1:
         raise ValueError(f"degree must be at least 1, got {degree}")
     _check_norm(norm)
+    if norm > _LARGEST_INTERVAL:
+        raise ValueError(f"norm must be at most {_LARGEST_INTERVAL}, got {norm}")
     norm = max(norm, _SMALLEST_INTERVAL)
     return _contraction(*_jacobi_anger(degree, norm), norm)
 

@@ -1,4 +1,4 @@
-"""Orthogonal layers and 1-Lipschitz activations, used like their counterparts in ``torch.nn``."""
+"""Layers with a bound on their Lipschitz constant, used like their counterparts in ``torch.nn``."""
 
 from lipnet.layers.activations import BetaAbs, MaxMin, MaxMinPermuted
 from lipnet.layers.aoc import AOC

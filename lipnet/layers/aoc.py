@@ -110,8 +110,11 @@ class AOC(ConvolutionLayer):
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         (kernel,) = operands
-        # A kernel as large as the stride needs no padding.
-        padding = [d * (k // 2) if k % 2 else 0 for k, d in zip(kernel.shape[-2:], self.dilation, strict=True)]
+        # A kernel that was enlarged to the stride, as every even one was, covers disjoint patches and needs no padding.
+        padding = [
+            d * (taps // 2) if taps % 2 and k >= step else 0
+            for taps, k, step, d in zip(kernel.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        ]
         if self.padding_mode == "circular" and any(padding):
             maps, padding = pad_circularly(maps, *padding), [0, 0]
         return F.conv2d(maps, kernel, None, self.stride, (padding[0], padding[1]), self.dilation, self.groups)

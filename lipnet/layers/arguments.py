@@ -6,12 +6,14 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from lipnet.functional import PADDING_MODES
 from lipnet.functional.autocast import autocast_dtype
+from lipnet.functional.convolution import check_padding_mode
 
 
 class SOCOptions(TypedDict, total=False):
     """Keyword options of every skew-orthogonal layer. docs/notation.md defines J.
+
+    Set them at construction. Only engine, eval_terms, eval_tolerance and recompute may change later.
 
     Attributes:
         engine: how exp(J) is computed: ``"series"``, ``"spectral"``, ``"dense"``, or ``"auto"`` (default), see
@@ -39,14 +41,26 @@ class SOCOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-def sizes(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    """Return an int, or a sequence with a number for each dimension, as a tuple; raise ValueError for anything else."""
+def sizes(value: int | Sequence[int], dimensions: int, name: str) -> tuple[int, ...]:
+    """Return an int, or a sequence with a number for each dimension, as a tuple; raise ValueError for anything else.
+
+    Args:
+        value: as the user gave it.
+        dimensions: number of entries of the result.
+        name: of the argument, for the error.
+    """
     if isinstance(value, int):
         return (value,) * dimensions
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != dimensions:
         several = "a sequence of one" if dimensions == 1 else f"a sequence of {dimensions}"
-        raise ValueError(f"an int or {several} is needed, got {value!r}")
+        raise ValueError(f"{name} must be an int or {several}, got {value!r}")
     return tuple(value)
+
+
+def pair(value: int | Sequence[int], dimensions: int, name: str) -> tuple[int, int]:
+    """Return `sizes` as rows and columns; a layer with less than two dimensions has size 1 in the missing ones."""
+    first, second = (1,) * (2 - dimensions) + sizes(value, dimensions, name)
+    return first, second
 
 
 def check_convolution(
@@ -70,19 +84,18 @@ def check_convolution(
     """
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
-    kernel, spacing = sizes(kernel_size, dimensions), sizes(dilation, dimensions)
+    kernel, spacing = sizes(kernel_size, dimensions, "kernel_size"), sizes(dilation, dimensions, "dilation")
     if any(k < 1 or k % 2 == 0 for k in kernel):
         raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle")
-    if any(step < 1 for step in sizes(stride, dimensions)):
+    if any(step < 1 for step in sizes(stride, dimensions, "stride")):
         raise ValueError(f"stride must be positive, got {stride}")
     if any(step < 1 for step in spacing) or (not dilated and any(step > 1 for step in spacing)):
         raise ValueError(f"dilation must be {'positive' if dilated else '1'}, got {dilation}")
     same = tuple(step * (k // 2) for k, step in zip(kernel, spacing, strict=True))
-    if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions) != same):
+    if padding != "same" and (isinstance(padding, str) or sizes(padding, dimensions, "padding") != same):
         value = same if dimensions > 1 else same[0]
         raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, got {padding!r}")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+    check_padding_mode(padding_mode)
 
 
 def check_groups(groups: int, channels: Mapping[str, int]) -> None:
@@ -97,7 +110,7 @@ def check_groups(groups: int, channels: Mapping[str, int]) -> None:
 
 def check_output_padding(output_padding: int | Sequence[int], dimensions: int = 2) -> None:
     """Raise ValueError unless the output padding of a transposed convolution is 0."""
-    if any(sizes(output_padding, dimensions)):
+    if any(sizes(output_padding, dimensions, "output_padding")):
         raise ValueError(
             f"output_padding must be 0, as the output is exactly stride times as large as the input, "
             f"got {output_padding}"

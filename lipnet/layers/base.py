@@ -37,8 +37,8 @@ class LipschitzModule(nn.Module):
 
         Raises:
             NotImplementedError: by default, if the module does not list its children.
-            TypeError: by default, for a child that does not bound itself. `lipnet.certify.lipschitz_bound` has rules
-                for torch's modules.
+            TypeError: by default, for a child that does not bound itself. `lipnet.certify.lipschitz_bound` also knows
+                modules that have a rule.
         """
         children = self.children_in_order()
         if children is None:
@@ -46,7 +46,10 @@ class LipschitzModule(nn.Module):
         return product_up(own_bound(child) for _, child in children)
 
     def lipschitz_estimate(self) -> float:
-        """Estimate `lipschitz_bound` without a slow proof, for validation during training."""
+        """Return an estimate of `lipschitz_bound`, for validation during training; by default, the bound itself.
+
+        Override it in a layer whose bound needs a slow proof. `lipnet.certify` asks each child of a composite module.
+        """
         return self.lipschitz_bound()
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
@@ -125,7 +128,7 @@ def check_part(name: str, part: object, *classes: type) -> None:
 def replaced_in_bases(module: LipschitzModule) -> str | None:
     """Return a method of a class of lipnet that was replaced since the module's class was defined, or None.
 
-    Your own classes are yours to change.
+    Methods of classes outside lipnet are not compared: their authors may replace them.
     """
     cls = type(module)
     return replaced_method(_METHODS[cls], methods_of(cls, _LIBRARY)) if cls in _METHODS else None
@@ -139,7 +142,7 @@ def own_bound(module: nn.Module) -> float:
     Raises:
         TypeError: for any other module, except ``nn.Identity`` and ``nn.Flatten``, whose bound is 1.
     """
-    if isinstance(module, (nn.Identity, nn.Flatten)):
+    if type(module) in (nn.Identity, nn.Flatten):
         return 1.0
     if type(module) is nn.Sequential:
         return product_up(own_bound(child) for child in module)
@@ -147,7 +150,7 @@ def own_bound(module: nn.Module) -> float:
         return own_bound(module.body)
     if not isinstance(module, LipschitzModule):
         raise TypeError(
-            f"{type(module).__name__} does not bound itself; lipnet.certify.lipschitz_bound(model) has rules for "
-            "torch's modules"
+            f"{type(module).__name__} does not bound itself; lipnet.certify.lipschitz_bound(model) also knows modules "
+            "that have a rule"
         )
     return module.lipschitz_bound()

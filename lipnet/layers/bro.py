@@ -13,9 +13,10 @@ from lipnet.layers.initial import reset_identity
 class BRO(FrequencyLayer):
     """Orthogonal convolution by a block reflector I - 2 V (V^* V + e I)^{-1} V^* at each frequency.
 
-    V is the response of the filter ``weight``. In each group it has c = max(in_channels stride^2, out_channels) outputs
-    and r inputs. The layer takes the first rows and columns of the reflector. e is 1e-5 times the mean of the diagonal
-    of V^* V. It only shrinks the reflector, whose eigenvalues lie in (-1, 1].
+    V is the response of the filter ``weight``. In each group it has r inputs and
+    c = max(in_channels stride^2, out_channels) / groups outputs. The layer takes the first rows and columns of the
+    reflector. e is 1e-5 times the mean of the diagonal of V^* V. It only shrinks the reflector, whose eigenvalues lie
+    in (-1, 1].
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:

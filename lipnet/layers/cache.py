@@ -1,4 +1,4 @@
-"""A cache for values computed from weights. It compares the weights' entries, so it cannot go stale."""
+"""A cache for values computed from weights, valid while the weights stay the same."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,7 +12,7 @@ _State = tuple[tuple[int, ...], list[tuple[torch.Size, torch.dtype]]]
 
 
 class WeightCache(Generic[Value]):
-    """Cache of the last value computed from some tensors, valid while their entries stay exactly the same.
+    """Cache of the last value computed from some tensors, valid while their entries and the settings stay the same.
 
     The cache compares the tensors with copies, entry by entry. This takes one pass over the weights, little beside a
     convolution with them. It notices changes that version counters miss: writes through ``.data``, loaded state dicts,
@@ -25,29 +25,43 @@ class WeightCache(Generic[Value]):
     Several threads may ask at once. If another thread changes the weights during a computation, the caller gets the
     value, but the cache drops it.
 
-    A value that a caller has written into is computed again.
+    A tensor that a caller has written into, or a value whose method ``written()`` returns True, is computed again.
 
     A copy of a module keeps the value; a pickle starts empty.
     """
 
     def __init__(self) -> None:
-        # Copies of the weights, the value, and its version counter if it is a tensor. One attribute, so that no thread
-        # sees parts of two computations.
-        self._kept: tuple[list[Tensor], Value, int | None] | None = None
+        # Copies of the weights, the value, its version counter if it is a tensor, and the settings. One attribute, so
+        # that no thread sees parts of two computations.
+        self._kept: tuple[list[Tensor], Value, int | None, object] | None = None
         self._state: _State | None = None
         self._frozen = False
 
     # Compiling code that runs once per weight would take minutes. `torch.compiler.disable` is not used, because it
     # imports the compiler immediately.
     @_disable_dynamo
-    def get(self, weights: Sequence[Tensor], compute: Callable[[], Value], *, exact: bool = False) -> Value:
-        """Return the value for these tensors; call ``compute()``, without gradients, if one has changed."""
+    def get(
+        self, weights: Sequence[Tensor], compute: Callable[[], Value], *, settings: object = None, exact: bool = False
+    ) -> Value:
+        """Return the value for these tensors and settings; call ``compute()``, without gradients, if one has changed.
+
+        Args:
+            weights: tensors that the value depends on.
+            compute: returns the value.
+            settings: everything else that it depends on, compared by ``==``.
+            exact: compare values on every device.
+        """
         if _are_batched(weights):
             return compute()  # their values cannot be compared
         state = _state_of(weights) if waits_for_comparisons(weights[0]) else None
         trusted = not exact and state is not None and state == self._state
         kept = self._kept
-        if kept is not None and (trusted or _same_values(kept[0], weights)) and not _written(kept[1], kept[2]):
+        if (
+            kept is not None
+            and kept[3] == settings
+            and (trusted or _same_values(kept[0], weights))
+            and not _written(kept[1], kept[2])
+        ):
             self._state = state
             return kept[1]
         # Leave inference mode: the value may be used under autograd later.
@@ -56,7 +70,8 @@ class WeightCache(Generic[Value]):
             value = compute()
         unchanged = _same_values(copies, weights) if state is None else state == _state_of(weights)
         version = version_of(value) if isinstance(value, Tensor) else None
-        self._kept, self._state = (copies, value, version) if unchanged else None, state if unchanged else None
+        self._kept = (copies, value, version, settings) if unchanged else None
+        self._state = state if unchanged else None
         return value
 
     def freeze(self) -> None:

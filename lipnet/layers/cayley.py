@@ -84,7 +84,8 @@ class Cayley(FrequencyLayer):
         weight, alpha = weights
         grouped = weight.view(self.groups, -1)
         norms = grouped.norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
-        scaled = grouped * (alpha / norms)[:, None]
+        # In this order, a zero filter with a large alpha gives zeros: alpha / norms could overflow.
+        scaled = alpha[:, None] * (grouped / norms[:, None])
         return cayley(self.response(scaled.view(weight.shape), size))
 
 

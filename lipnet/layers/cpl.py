@@ -11,8 +11,9 @@ from lipnet.functional import same_convolution
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
 from lipnet.functional.skew import adjoint_filter
-from lipnet.layers.cache import is_frozen
-from lipnet.layers.potential import SMALLEST_NORM, GradientStep
+from lipnet.layers.cache import is_frozen, versions
+from lipnet.layers.operands import Operands
+from lipnet.layers.potential import SMALLEST_NORM_OF_W, GradientStep
 
 # Frequencies in each direction: for bounds and evaluation, and for the estimate of training.
 _GRID, _POINTS = 16, 8
@@ -106,8 +107,8 @@ class CPL(GradientStep):
     """
 
     vector: Tensor
-    # The version of the weight at the last step of power iteration.
-    _stepped_at: int | None = None
+    # Version and address of the weight at the last step of power iteration.
+    _stepped_at: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -142,24 +143,26 @@ class CPL(GradientStep):
     def weights(self) -> list[Tensor]:
         return [*super().weights(), self.vector]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def operands_in_use(self, size: tuple[int, int]) -> Operands:
         if self.training and not is_frozen(self.weight):
             # Step only once per weight: recomputation and gradient accumulation must see one function.
-            untracked = torch.compiler.is_compiling() or self.weight.is_inference()
-            version = None if untracked else self.weight._version
+            version = versions([self.weight])
             if version is None or version != self._stepped_at:
                 self._advance()
                 self._stepped_at = version
-        return super().forward(x)
+        return super().operands_in_use(size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stepped_at": None}  # addresses do not hold in a copy
 
     def scales(self, weight: Tensor, others: Sequence[Tensor]) -> Tensor:
         """Return sqrt(2) / n for each row."""
         vector = others[0]
         images = same_convolution(vector[None], weight, self.groups, "circular")
-        estimates = images.view(self.groups, -1).norm(dim=1).clamp_min(SMALLEST_NORM)
+        estimates = images.view(self.groups, -1).norm(dim=1).clamp_min(SMALLEST_NORM_OF_W)
         norms = estimates
         if not self.training:
-            norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM)
+            norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM_OF_W)
             norms = norms * (estimates / estimates.detach())
         factors: Tensor = 2**0.5 / (_ROOM * room_beyond_grid(self.kernel_size, _GRID) * norms)
         return factors.repeat_interleave(self.hidden_channels // self.groups)

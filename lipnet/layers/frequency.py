@@ -64,10 +64,10 @@ class FrequencyLayer(OperandLayer):
     ) -> None:
         if self.dimensions:
             check_convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode)
-            inner = in_channels * prod(sizes(stride, 2))
+            inner = in_channels * prod(sizes(stride, 2, "stride"))
             check_groups(groups, {"in_channels * stride^2": inner, "out_channels": out_channels})
-        elif min(in_channels, out_channels) < 1:
-            raise ValueError(f"features must be at least 1, got {in_channels} in, {out_channels} out")
+        else:
+            check_groups(groups, {"in_features": in_channels, "out_features": out_channels})
         super().__init__(
             in_channels,
             out_channels,

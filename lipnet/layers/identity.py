@@ -20,8 +20,8 @@ def state_of(model: nn.Module) -> list[Any]:
     """Return the modules with their modes and settings, and all tensors with their addresses and versions.
 
     Comparing two states of one model costs little, and tells whether it was changed in between. Writes through
-    ``.data``, and in inference mode, change no version. The settings of your own modules are left out: what such a
-    module counts may change.
+    ``.data``, and in inference mode, change no version. The settings of modules outside lipnet and torch are left out,
+    because some of them, such as counters, may change in evaluation.
     """
     modules = [
         (path, id(module), module.training, settings_of(module) if of_lipnet_or_torch(module) else None)

@@ -27,3 +27,10 @@ def reset_orthogonal(weight: Tensor) -> None:
         # torch has no QR decomposition in half precision.
         precise = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         weight.copy_(nn.init.orthogonal_(precise))
+
+
+def reset_bias(bias: Tensor | None) -> None:
+    """Draw the biases of n output channels uniformly from +-1 / sqrt(n)."""
+    if bias is not None:
+        bound = 1 / sqrt(len(bias))
+        nn.init.uniform_(bias, -bound, bound)

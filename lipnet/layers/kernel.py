@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import check_convolution, check_groups
+from lipnet.layers.arguments import check_convolution, check_groups, pair
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
@@ -86,7 +86,7 @@ class ConvolutionLayer(KernelLayer):
             device=device,
             dtype=dtype,
         )
-        self.groups, self.dilation = groups, self._pair(dilation)
+        self.groups, self.dilation = groups, pair(dilation, 2, "dilation")
         pixels = 1 if self.native_stride else prod(self.stride)
         self.make_parameters(in_channels * pixels, device=device, dtype=dtype)
 

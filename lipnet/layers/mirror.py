@@ -8,7 +8,7 @@ class MirrorAverage(nn.Module):
     """Average of a body's results for the maps and for their mirror images, left to right: (f(x) + f(mirror x)) / 2.
 
     The results no longer depend on which of the two images is given. The Lipschitz bound is that of the body, because
-    the mirror image of a difference has the same norm. Each of the two runs costs as much as the body alone.
+    the mirror image of a difference has the same norm. In evaluation the body runs once, on a batch of twice the size.
 
     In training mode, only f(x) is computed: the body sees mirror images by random flips of the data.
 

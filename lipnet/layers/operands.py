@@ -3,31 +3,32 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite, prod, sqrt
-from typing import Any, ClassVar
+from math import inf, isfinite, prod
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from lipnet.functional import PADDING_MODES, space_to_depth
+from lipnet.functional import space_to_depth
 from lipnet.functional.autocast import autocast_dtype, without_autocast
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_input, sizes
+from lipnet.layers.arguments import check_input, pair
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
+from lipnet.layers.initial import reset_bias
 
 Operands = tuple[Tensor, ...]
 
 
 @dataclass
 class _Prepared:
-    """Operands of evaluation and their bounds, as cached for one state of the layer's settings.
+    """Operands of evaluation and their bounds, as cached for one state of the weights and settings.
 
     Keys are sizes of feature maps, or None if the operands do not depend on the size.
     """
 
-    settings: dict[str, Any]
     operands: dict[Any, Operands] = field(default_factory=dict)
     bounds: dict[Any, float] = field(default_factory=dict)
 
@@ -79,8 +80,8 @@ class OperandLayer(LipschitzModule):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = self._pair(kernel_size)
-        self.stride = self._pair(stride)
+        self.kernel_size = pair(kernel_size, self.dimensions, "kernel_size")
+        self.stride = pair(stride, self.dimensions, "stride")
         self.padding_mode = padding_mode
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         # Set by `lipnet.layers.explicit.explicit_products`: evaluate by plain sums of products.
@@ -117,6 +118,9 @@ class OperandLayer(LipschitzModule):
         # `by_size` operands may wrap around the maps several times; circular padding may wrap once.
         wraps = self.padding_mode == "circular" and not self.by_size
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
+        if self.native_stride:
+            # Such a layer pads before its stride.
+            reach = (-(-reach[0] // self.stride[0]), -(-reach[1] // self.stride[1]))
         reference = self.weights()[0]
         check_input(type(self).__name__, x, reference, self.in_channels, self.dimensions, self.stride, reach)
         batched = x.dim() == self.dimensions + 2
@@ -170,12 +174,7 @@ class OperandLayer(LipschitzModule):
 
     def _prepared(self, *, exact: bool = False) -> _Prepared:
         """Return the cache entry of the present weights and settings: an empty one after a change of either."""
-        weights, settings = self.weights(), self._settings()
-        prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
-        if prepared.settings != settings:
-            self._cache.clear()
-            prepared = self._cache.get(weights, lambda: _Prepared(settings), exact=exact)
-        return prepared
+        return self._cache.get(self.weights(), _Prepared, settings=self._settings(), exact=exact)
 
     def _settings(self) -> dict[str, Any]:
         """Return the plain attributes, on which operands and bounds may depend.
@@ -197,11 +196,7 @@ class OperandLayer(LipschitzModule):
         return tuple(each.to(dtype.to_complex() if each.is_complex() else dtype) for each in operands)
 
     def check(self) -> None:
-        self._check_padding_mode()
-
-    def _check_padding_mode(self) -> None:
-        if self.padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {self.padding_mode!r}")
+        check_padding_mode(self.padding_mode)
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
@@ -237,14 +232,12 @@ class OperandLayer(LipschitzModule):
         pixels = prod(shape[1:]) if self.dimensions else 1
         return step.then(addition(signal.after(step, shape), self.bias, pixels))
 
+    def train(self, mode: bool = True) -> Self:
+        if mode and not self.training:
+            # Training needs the memory.
+            self._cache.clear()
+        return super().train(mode)
+
     def reset_bias(self) -> None:
         """Draw biases uniformly from +-1 / sqrt(out_channels)."""
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
-
-    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
-        """Return rows and columns for an argument of ``nn.Conv2d``; 1 x 1 for a linear layer."""
-        if self.dimensions == 0:
-            return 1, 1
-        first, second = sizes(value, 2)
-        return first, second
+        reset_bias(self.bias)

@@ -177,9 +177,12 @@ class OrthogonalMixing(LipschitzModule):
         return step
 
     def train(self, mode: bool = True) -> Self:
-        self._cache.clear()
+        if mode and not self.training:
+            # Training needs the memory.
+            self._cache.clear()
         return super().train(mode)
 
     def extra_repr(self) -> str:
         groups = f", groups={self.groups}" if self.groups > 1 else ""
-        return f"{self.channels}{groups}, parametrization={self.parametrization!r}"
+        bias = ", bias=False" if self.bias is None else ""
+        return f"{self.channels}{groups}{bias}, parametrization={self.parametrization!r}"

@@ -96,13 +96,15 @@ class PatchEmbedding(LipschitzModule):
         entry of largest magnitude in each row is positive, so that the signs do not depend on the library.
 
         Raises:
-            ValueError: if the layer has no rotation, or pixels are not finite.
+            ValueError: if the layer has no rotation, pixels are not finite, or there are fewer than two patches.
         """
         if not self.rotation:
             raise ValueError("rotation must be True to fit it, got rotation=False")
         columns = self._patches(images.double()).transpose(0, 1).flatten(1)
         if not bool(columns.isfinite().all()):
             raise ValueError("images must have finite pixels, got NaN or infinity")
+        if columns.shape[1] < 2:
+            raise ValueError(f"images must have at least two patches, got {columns.shape[1]}")
         vectors = torch.linalg.eigh(torch.cov(columns).view(2 * [len(columns)])).eigenvectors.flip(1).T
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.components.copy_(vectors * largest.sign())

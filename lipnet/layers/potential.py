@@ -23,7 +23,7 @@ from lipnet.layers.arguments import check_convolution, check_groups, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 
 # Lower limit for norms of W, which divide the kernel and the bias.
-SMALLEST_NORM = 1e-6
+SMALLEST_NORM_OF_W = 1e-6
 
 
 class GradientStep(OperandLayer):
@@ -81,7 +81,7 @@ class GradientStep(OperandLayer):
             dtype=dtype,
         )
         self.groups = groups
-        self.channels_in = in_channels * prod(sizes(stride, 2))
+        self.channels_in = in_channels * prod(sizes(stride, 2, "stride"))
         self.channels = max(self.channels_in, out_channels)
         self.hidden_channels = self.channels if hidden_channels is None else hidden_channels
         if self.hidden_channels < 1 or self.hidden_channels % groups:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipnet.functional.norm_bounds import gram_norm_bound
+from lipnet.functional.orthogonal_matrices import cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products, up
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
@@ -80,7 +81,9 @@ class Sandwich(LinearFeatures, OperandLayer):
         """Compute sqrt(2) A, sqrt(2) B, and Psi b."""
         weight, scale, *biases = weights
         norm = weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
-        both = sqrt(2) * orthonormal_columns(scale * (weight / norm)).mT
+        # Half precision has no Cholesky decomposition.
+        free = (scale * (weight / norm)).to(torch.promote_types(weight.dtype, torch.float32))
+        both = sqrt(2) * cayley(free).to(weight.dtype).mT
         bias = () if not biases else (biases[0] * biases[1].exp(),)
         return both[:, : self.out_features], both[:, self.out_features :], *bias
 
@@ -114,24 +117,3 @@ class Sandwich(LinearFeatures, OperandLayer):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.hidden_bias is not None}"
-
-
-def orthonormal_columns(matrix: Tensor) -> Tensor:
-    """Return the Cayley transform of a matrix (n + m, n) with at least as many rows as columns, differentiable.
-
-    With U and V the first n rows and the others, Z = U - U^T + V^T V and M = I + Z, it is [2 M^(-1) - I; -2 V M^(-1)].
-    The inverse is M^(-1) = (M^T M)^(-1) M^T by a Cholesky decomposition: M^T M >= I, because Z + Z^T >= 0. Half
-    precision, which has none, is computed in float32.
-
-    Source: Trockman & Kolter, "Orthogonalizing convolutional layers with the Cayley transform", ICLR 2021
-    (arXiv 2104.07167).
-    """
-    size, dtype = matrix.shape[1], matrix.dtype
-    matrix = matrix.to(torch.promote_types(dtype, torch.float32))
-    upper, lower = matrix[:size], matrix[size:]
-    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
-    shifted = identity + upper - upper.mT + lower.mT @ lower
-    factor, info = torch.linalg.cholesky_ex(shifted.mT @ shifted)
-    inverse = torch.cholesky_solve(shifted.mT, factor)
-    columns = torch.cat((2 * inverse - identity, -2 * lower @ inverse))
-    return torch.where(info == 0, columns, torch.nan).to(dtype)

@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.kernel_norms import StridedKernel, kernel_norm_bound, kernel_norm_estimate, strided_kernel
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import check_groups, sizes
+from lipnet.layers.arguments import check_groups, pair
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.norm_estimate import NormEstimate
 from lipnet.layers.operands import OperandLayer, Operands
+from lipnet.layers.scaling import SMALLEST_NORM
 
 # Height and width of the circular maps on which a layer without `size` estimates its norm.
 _POINTS = 16
-# Smaller norms count as this one, because dividing by them would be unstable.
-_SMALLEST_NORM = 1e-12
 
 
 class ScaledConv2d(OperandLayer):
@@ -39,10 +39,14 @@ class ScaledConv2d(OperandLayer):
         device, dtype: of the parameters.
 
     Shape:
-        (B, in_channels, H, W) to (B, out_channels, H', W'), as ``nn.Conv2d``.
+        (B, in_channels, H, W) or (in_channels, H, W) to (..., out_channels, H', W'), as ``nn.Conv2d``. The stride must
+        divide H and W.
 
     Raises:
         ValueError: for a setting that the bound does not cover, and for inputs of another shape or size.
+
+    Source: Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity", Machine Learning 2021
+    (arXiv 1804.04368).
 
     Example:
         >>> layer = ScaledConv2d(3, 8, kernel_size=5, stride=2, size=16).eval()
@@ -74,8 +78,8 @@ class ScaledConv2d(OperandLayer):
         )
         self.groups = groups
         self.padding = _two_paddings(padding, self.kernel_size)
-        self.size = None if size is None else self._pair(size)
-        if self._pair(dilation) != (1, 1):
+        self.size = None if size is None else pair(size, 2, "size")
+        if pair(dilation, 2, "dilation") != (1, 1):
             raise ValueError(f"dilation must be 1, got {dilation}")
         self._check_settings()
         shape = (out_channels, in_channels // groups, *self.kernel_size)
@@ -116,7 +120,7 @@ class ScaledConv2d(OperandLayer):
             converged = self.estimate.converged
             vector = converged(strided) if tracing else self._vectors.get(self.weights(), lambda: converged(strided))
             norm = kernel_norm_estimate(strided, vector, self.groups, steps=0)[0]
-        return (free / norm.clamp_min(_SMALLEST_NORM),)
+        return (free / norm.clamp_min(SMALLEST_NORM),)
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         self._check_size((maps.shape[2], maps.shape[3]))
@@ -184,7 +188,7 @@ class ScaledConv2d(OperandLayer):
         check_groups(self.groups, {"in_channels": self.in_channels, "out_channels": self.out_channels})
         if min(*self.kernel_size, *self.stride) < 1:
             raise ValueError(f"kernel_size and stride must be positive, got {self.kernel_size} and {self.stride}")
-        self._check_padding_mode()
+        check_padding_mode(self.padding_mode)
         same = [2 * around + 1 == taps for around, taps in zip(self.padding, self.kernel_size, strict=True)]
         if self.padding_mode == "circular" and not all(same):
             raise ValueError(f"circular padding must be 'same', with an odd kernel, got {self.padding}")
@@ -218,7 +222,7 @@ def _two_paddings(padding: str | int | Sequence[int], kernel: tuple[int, int]) -
         return kernel[0] // 2, kernel[1] // 2
     if isinstance(padding, str):
         raise ValueError(f"padding must be 'same' or a number of pixels, got {padding!r}")
-    rows, columns = sizes(padding, 2)
+    rows, columns = pair(padding, 2, "padding")
     if not (0 <= rows < kernel[0] and 0 <= columns < kernel[1]):
         raise ValueError(f"padding must be at least 0 and below kernel_size {kernel}, got {padding}")
     return rows, columns

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
 from lipnet.functional.skew import adjoint_filter
-from lipnet.layers.potential import SMALLEST_NORM, GradientStep
+from lipnet.layers.potential import SMALLEST_NORM_OF_W, GradientStep
 
 
 class SLL(GradientStep):
@@ -74,7 +74,7 @@ class SLL(GradientStep):
         """Return sqrt(2 / T_i) for each row i."""
         q = others[0].exp().view(self.groups, -1, 1)
         dominant = (absolute_gram(adjoint_filter(weight, self.groups), self.groups) @ q / q).flatten()
-        return (dominant.clamp_min(SMALLEST_NORM**2) / 2).rsqrt()
+        return (dominant.clamp_min(SMALLEST_NORM_OF_W**2) / 2).rsqrt()
 
     def bound_kernel(self, kernel: Tensor) -> float:
         return dominance_bound(adjoint_filter(kernel, self.groups), self.groups)

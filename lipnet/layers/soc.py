@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with_channels
 from lipnet.functional.autocast import autocast_dtype, without_autocast
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, check_groups, check_input, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_input, pair
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.cache import WeightCache, check_not_batched, is_frozen
 from lipnet.layers.engines import (
@@ -26,6 +27,7 @@ from lipnet.layers.engines import (
     norm_bound,
     prepare_weight,
 )
+from lipnet.layers.initial import reset_bias
 from lipnet.layers.reshaped_scaling import ReshapedScaling
 from lipnet.layers.scaling import JacobianScaling
 
@@ -35,7 +37,16 @@ SCALINGS: dict[str, type[JacobianScaling | ReshapedScaling]] = {
     "reshaped": ReshapedScaling,
 }
 # Settings that `extra_repr` only shows if they differ.
-_DEFAULTS = {"engine": "auto", "series": "chebyshev", "padding_mode": "zeros", "recompute": False}
+_DEFAULTS = {
+    "engine": "auto",
+    "series": "chebyshev",
+    "padding_mode": "zeros",
+    "train_terms": None,
+    "eval_terms": None,
+    "train_tolerance": 0.05,
+    "eval_tolerance": 1e-4,
+    "recompute": False,
+}
 
 
 class SOC(LipschitzModule):
@@ -52,7 +63,7 @@ class SOC(LipschitzModule):
     - Engines: exp(J) is computed as a polynomial of J, as a matrix per frequency, or as one matrix. `choice` returns
       the engine and the reason.
     - Evaluation: everything that depends on the weights is computed from the weights alone, in float64, and cached
-      until they change. No buffer is read or written.
+      until they change. No buffer is read or written, except within `lipnet.layers.estimated.estimated_scales`.
     - Training: s comes from one step of power iteration on stored vectors per change of the weight, cheap and
       differentiable. No guarantee uses it: `lipschitz_bound` holds in both modes.
 
@@ -116,7 +127,9 @@ class SOC(LipschitzModule):
             in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, dimensions=self.dimensions
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.padding_mode = self._pair(kernel_size), self._pair(stride), padding_mode
+        self.kernel_size = pair(kernel_size, self.dimensions, "kernel_size")
+        self.stride = pair(stride, self.dimensions, "stride")
+        self.padding_mode = padding_mode
         self._divide_channels(groups)
         self._add_parameters(scaling, bias, device=device, dtype=dtype)
         self.engine, self.series, self.recompute = engine, series, recompute
@@ -163,7 +176,7 @@ class SOC(LipschitzModule):
         nn.init.normal_(self.weight, std=1 / sqrt(self.weight.shape[1]))
         with torch.no_grad():
             self.scaling.reset(skew_filter(self.weight, self.groups))
-        self._reset_bias()
+        reset_bias(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
@@ -251,11 +264,13 @@ class SOC(LipschitzModule):
             return self.scaling.scaled(skew, self.scaling.converged(skew))[0].to(self.weight.dtype)
 
     def prepared(self, *, exact: bool = False) -> PreparedWeight:
-        """Return the values that evaluation computes from the weight, cached until the weight changes.
+        """Return the values that evaluation computes from the weight, cached until it or a setting changes.
 
         ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
         """
-        return self._cache.get([self.weight], self._prepare, exact=exact)
+        # The engines' constants depend on the padding.
+        settings = (self.padding_mode, self.series, self.eval_terms, self.eval_tolerance)
+        return self._cache.get([self.weight], self._prepare, settings=settings, exact=exact)
 
     def _prepare(self) -> PreparedWeight:
         check_not_batched(type(self).__name__, [self.weight])
@@ -281,8 +296,12 @@ class SOC(LipschitzModule):
         The norm of J is bounded from the filter that the layer convolves with, never from the stored vectors. This
         gives the gain of the polynomial p, max |p(i t)| over |t| <= ||J||. The matrices of the other engines have norm
         at most 1. The bound is infinite if a weight is not finite.
+
+        Raises:
+            ValueError: as `check`, in evaluation.
         """
         if not self.training:
+            self.check()
             return self.prepared(exact=True).gain
         series, weight = self._training_series, self._active_weight
         with torch.no_grad(), without_autocast(weight.device):
@@ -298,6 +317,7 @@ class SOC(LipschitzModule):
     def check(self) -> None:
         if self.estimated:
             raise ValueError("its scale is an estimate; leave the context estimated_scales before you certify")
+        check_padding_mode(self.padding_mode)
         # Another class might return a filter that is not skew.
         check_part("scaling", self.scaling, *SCALINGS.values())
 
@@ -343,15 +363,6 @@ class SOC(LipschitzModule):
         all_active = self.active_groups == self.groups
         return self.weight if all_active else self.weight[: self.active_groups * self.weight.shape[1]]
 
-    def _reset_bias(self) -> None:
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_channels), 1 / sqrt(self.out_channels))
-
-    def _pair(self, value: int | Sequence[int]) -> tuple[int, int]:
-        """Return rows and columns for an argument that has the dimensions of the layer."""
-        first, second = (1,) * (2 - self.dimensions) + sizes(value, self.dimensions)
-        return first, second
-
     def _given(self, value: tuple[int, int]) -> Any:
-        """Invert `_pair`."""
+        """Invert `lipnet.layers.arguments.pair`."""
         return value if self.dimensions == 2 else value[1]

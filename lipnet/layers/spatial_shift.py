@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional import PADDING_MODES, product_up
+from lipnet.functional import product_up
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, exact
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.orthogonal_mixing import OrthogonalMixing
@@ -27,7 +28,8 @@ class SpatialShift(LipschitzModule):
         (B, C, H, W) to the same shape.
 
     Raises:
-        ValueError: for a share out of range, an unknown padding mode, and inputs of another shape.
+        ValueError: for a share out of range, an unknown padding mode, inputs of another shape, and so few channels that
+            n = 0.
 
     Source: LipNeXt (arXiv 2601.18513).
 
@@ -40,14 +42,18 @@ class SpatialShift(LipschitzModule):
         super().__init__()
         if not 0 < share <= 0.25:
             raise ValueError(f"share must be in (0, 1/4], got {share}")
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+        check_padding_mode(padding_mode)
         self.share, self.padding_mode = share, padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"SpatialShift needs an input of shape (B, C, H, W), got {tuple(x.shape)}")
         each = int(self.share * x.shape[1])
+        if each == 0:
+            raise ValueError(
+                f"share {self.share:g} of {x.shape[1]} channels is less than one channel, so that nothing would move; "
+                "use a larger share"
+            )
         *parts, rest = torch.split(x, [each] * 4 + [x.shape[1] - 4 * each], dim=1)
         moved = [self._move(part, dim, step) for part, (dim, step) in zip(parts, _DIRECTIONS, strict=True)]
         return torch.cat([*moved, rest], dim=1)
@@ -80,6 +86,7 @@ class SpatialMixing(LipschitzModule):
         groups: 1 for a dense R, g for a group-and-shuffle product, see `OrthogonalMixing`.
         share, padding_mode: of the shift, see `SpatialShift`.
         parametrization: of R, see `OrthogonalMixing`.
+        device, dtype: of the parameters.
 
     Shape:
         (B, C, H, W) to the same shape.
@@ -98,9 +105,13 @@ class SpatialMixing(LipschitzModule):
         share: float = 1 / 16,
         padding_mode: str = "circular",
         parametrization: str = "cayley",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.rotation = OrthogonalMixing(channels, groups, bias=False, parametrization=parametrization)
+        self.rotation = OrthogonalMixing(
+            channels, groups, bias=False, parametrization=parametrization, device=device, dtype=dtype
+        )
         self.shift = SpatialShift(share, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:

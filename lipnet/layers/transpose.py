@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from lipnet.functional import depth_to_space
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import SOCOptions, check_output_padding
+from lipnet.layers.initial import reset_bias
 from lipnet.layers.soc import SCALINGS, SOC
 
-# Options that a layer and its transpose share, besides the scaling.
-_OPTIONS = ("engine", "series", "train_terms", "eval_terms", "train_tolerance", "eval_tolerance", "recompute")
+# Options that a layer and its transpose share. The scaling is shared as a module, device and dtype with the weight.
+_OPTIONS = tuple(name for name in SOCOptions.__annotations__ if name not in ("scaling", "device", "dtype"))
 
 
 class SOCTranspose(SOC):
@@ -114,7 +115,7 @@ class SOCTranspose(SOC):
         transpose.weight, transpose.scaling = layer.weight, layer.scaling
         if bias:
             transpose.bias = nn.Parameter(layer.weight.new_empty(layer.in_channels))
-            transpose._reset_bias()
+            reset_bias(transpose.bias)
         transpose.train(layer.training)
         return transpose
 

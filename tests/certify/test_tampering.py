@@ -138,6 +138,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] =
     ),
     "padding mode": (lambda: ScaledConv2d(4, 4, size=6, **CIRCULAR), {"padding_mode": "Circular"}, "padding_mode must"),
     "unknown padding": (lambda: AOC(4, 4), {"padding_mode": "reflect"}, "padding_mode must be one of"),
+    "unknown padding of SOC": (lambda: SOC(4, 4), {"padding_mode": "reflect"}, "padding_mode must be one of"),
     "dropped inputs": (lambda: SLL(4, 4), {"channels_in": 2}, "channels_in and channels must be"),
     "dropped inputs of CPL": (lambda: CPL(4, 4), {"channels_in": 2}, "channels_in and channels must be"),
 }

@@ -222,3 +222,8 @@ def test_the_bound_on_a_matrix_is_its_norm_rounded_up(shape: tuple[int, int], sc
     assert norm <= spectral_norm_bound(matrix) <= norm * (1 + 1e-9)
     matrix[0, 0] = float("nan")
     assert spectral_norm_bound(matrix) == float("inf")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_zero_matrices_have_a_bound_near_zero(dtype: torch.dtype) -> None:
+    assert 0 < eigenvalue_bounds.eigenvalue_bound(torch.zeros(2, 3, 3, dtype=dtype)) < 1e-11

@@ -34,3 +34,9 @@ def test_low_degrees() -> None:
     image = lipnet.functional.same_convolution(x, skew)
     torch.testing.assert_close(reference.soc(x, weight, 1), x + image)
     torch.testing.assert_close(reference.polynomial(x, skew, (2.0, -3.0)), 2 * x - 3 * image)
+
+
+def test_a_scale_that_is_a_number_has_the_precision_of_the_weight() -> None:
+    x, weight = torch.randn(1, 2, 3, 3, dtype=torch.float64), torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    expected = reference.soc(x, 0.1 * weight, 3)
+    torch.testing.assert_close(reference.soc(x, weight, 3, scale=0.1), expected, rtol=0, atol=1e-13)

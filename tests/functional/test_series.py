@@ -48,7 +48,7 @@ def test_taylor_coefficients_are_the_nearest_floats() -> None:
         assert abs(Fraction(coefficient) - exact) <= Fraction(math.ulp(coefficient)) / 2
 
 
-@pytest.mark.parametrize("norm", [1e-2, 0.5, 1.4, 2.1, 5.0])
+@pytest.mark.parametrize("norm", [1e-2, 0.5, 1.4, 2.1, 5.0, 64.0])
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 5, 8, 13])
 def test_chebyshev_polynomials_are_jacobi_anger_over_its_maximum(degree: int, norm: float) -> None:
     t = np.linspace(-norm, norm, 2001)
@@ -188,6 +188,11 @@ def test_norms_that_make_no_sense_are_refused(norm: float) -> None:
     for series in ("chebyshev", "taylor"):
         with pytest.raises(ValueError, match=f"norm must be finite and not negative, got {norm}"):
             exponential_coefficients(norm, 0.05, series)
+
+
+def test_norms_beyond_the_bessel_series_are_refused() -> None:
+    with pytest.raises(ValueError, match="norm must be at most 64, got 65"):
+        chebyshev_coefficients(4, 65.0)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -0.1, math.nan])

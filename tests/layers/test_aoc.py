@@ -25,6 +25,8 @@ SIZE = (6, 12)
         ((2, 16), {"stride": 2}),  # 8 to 16
         ((3, 13), {"stride": 2}),  # 12 to 13
         ((3, 12), {"stride": 2, "kernel_size": 1}),
+        ((2, 18), {"stride": 3, "kernel_size": 1}),
+        ((2, 18), {"stride": 3, "kernel_size": (1, 3)}),
         ((2, 6), {"stride": (2, 1), "kernel_size": 5}),
         ((2, 12), {"stride": 3, "kernel_size": 5}),
         ((2, 12), {"stride": (2, 3), "kernel_size": (1, 3)}),
@@ -74,3 +76,19 @@ def test_dilations_that_skip_pixels_are_refused(stride: Any, dilation: int, kern
 def test_circular_maps_smaller_than_the_padding_are_refused() -> None:
     with pytest.raises(ValueError, match=r"maps must have at least 3 x 3 pixels .*, got 2 x 2"):
         AOC(2, 2, dilation=3, padding_mode="circular")(torch.zeros(1, 2, 2, 2))
+
+
+@pytest.mark.parametrize("stride", [2, 3, (3, 2)])
+def test_a_kernel_smaller_than_the_stride_maps_disjoint_patches(stride: Any) -> None:
+    layer = AOC(2, 18, 1, stride, dtype=torch.float64).eval()
+    matrix = dense_jacobian(layer, torch.randn(1, 2, *layer.stride, dtype=torch.float64))
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(matrix.shape[1]), atol=1e-13)
+
+
+def test_circular_maps_as_large_as_the_padding_are_enough() -> None:
+    layer = AOC(2, 8, kernel_size=5, stride=2, padding_mode="circular", dtype=torch.float64).eval()
+    x = torch.randn(1, 2, 2, 2, dtype=torch.float64)
+    assert layer(x).shape == (1, 8, 1, 1)
+    assert np.linalg.norm(dense_jacobian(layer, x), ord=2) <= layer.lipschitz_bound()
+    with pytest.raises(ValueError, match="at least 2 x 2 for its kernel"):
+        AOC(2, 2, kernel_size=5, padding_mode="circular")(torch.zeros(1, 2, 1, 1))

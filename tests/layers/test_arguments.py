@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lipnet.layers.arguments import check_convolution, check_groups, check_output_padding, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_output_padding, pair, sizes
 
 VALID: dict[str, Any] = {
     "in_channels": 4,
@@ -86,18 +86,19 @@ def test_groups_that_do_not_divide_channels_are_refused(groups: int, channels: d
 
 @pytest.mark.parametrize(
     ("value", "dimensions", "expected"),
-    [(3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2)), ([3, 1], 2, (3, 1))],
+    [(3, 0, ()), (3, 1, (3,)), (3, 2, (3, 3)), ([5], 1, (5,)), ((1, 2), 2, (1, 2)), ([3, 1], 2, (3, 1))],
 )
 def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expected: tuple[int, ...]) -> None:
-    assert sizes(value, dimensions) == expected
+    assert sizes(value, dimensions, "stride") == expected
+    assert pair(value, dimensions, "stride") == (1, 1, *expected)[-2:]
 
 
 @pytest.mark.parametrize(
     ("value", "dimensions", "message"),
     [
-        ((1, 2), 1, r"an int or a sequence of one is needed, got \(1, 2\)"),
-        ((1, 2, 3), 2, r"an int or a sequence of 2 is needed, got \(1, 2, 3\)"),
-        ([3], 2, r"a sequence of 2 is needed, got \[3\]"),
+        ((1, 2), 1, r"stride must be an int or a sequence of one, got \(1, 2\)"),
+        ((1, 2, 3), 2, r"stride must be an int or a sequence of 2, got \(1, 2, 3\)"),
+        ([3], 2, r"stride must be an int or a sequence of 2, got \[3\]"),
         (3.0, 2, r"got 3\.0"),
         ("33", 2, r"got '33'"),
         (None, 1, r"got None"),
@@ -105,16 +106,16 @@ def test_sizes(value: int | list[int] | tuple[int, int], dimensions: int, expect
 )
 def test_sizes_of_another_form_are_refused(value: Any, dimensions: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sizes(value, dimensions)
+        sizes(value, dimensions, "stride")
 
 
 def test_one_dimension_has_one_number_of_each() -> None:
     settings = {**VALID, "dimensions": 1}
     check_convolution(**settings)
     check_convolution(**{**settings, "kernel_size": (5,), "padding": (2,), "stride": (2,), "dilation": (1,)})
-    for changes in ({"kernel_size": (1, 3)}, {"stride": (1, 2)}, {"padding": (0, 1)}, {"dilation": (1, 1)}):
-        with pytest.raises(ValueError, match=r"a sequence of one is needed, got \(\d, \d\)"):
-            check_convolution(**{**settings, **changes})
+    for name, value in {"kernel_size": (1, 3), "stride": (1, 2), "padding": (0, 1), "dilation": (1, 1)}.items():
+        with pytest.raises(ValueError, match=rf"{name} must be an int or a sequence of one, got \(\d, \d\)"):
+            check_convolution(**{**settings, name: value})
     with pytest.raises(ValueError, match="padding must be 'same', that is 1 for kernel_size 3, got 0"):
         check_convolution(**{**settings, "padding": 0})
 

@@ -36,7 +36,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "patches": lambda: PatchEmbedding(8, 2, 32, rotation=True),
     "pooling": lambda: NormPool2d(4),
     "position code": lambda: PositionCode(8, 4),
-    "spatial mixing": lambda: SpatialMixing(8, groups=2),
+    "spatial mixing": lambda: SpatialMixing(8, groups=2, share=0.25),
     "transpose": lambda: SOCTranspose(8, 8),
 }
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lipnet.layers import AOL, SOC, OrthogonalMixing
 from lipnet.layers.cache import WeightCache
 
 
@@ -189,3 +193,29 @@ def test_a_changed_version_with_the_same_values_is_not_computed_again(monkeypatc
     weight.mul_(1)
     square(weight)
     assert square.calls == 1
+
+
+def test_a_change_of_the_settings_is_noticed() -> None:
+    cache, weight = WeightCache(), torch.ones(2)
+    assert cache.get([weight], lambda: 1, settings={"terms": 5}) == 1
+    assert cache.get([weight], lambda: 2, settings={"terms": 5}) == 1
+    assert cache.get([weight], lambda: 3, settings={"terms": 6}) == 3
+    assert cache.get([weight], lambda: 4, settings={"terms": 6}) == 3
+
+
+CACHED: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "exponential": (lambda: SOC(4, 4), lambda layer: layer.prepared()),
+    "operands": (lambda: AOL(4, 4), lambda layer: layer.operands_in_use((4, 4))[0]),
+    "rotation": (lambda: OrthogonalMixing(4), lambda layer: layer.matrices()),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_evaluation_again_keeps_what_is_cached_and_training_frees_it(name: str) -> None:
+    build, cached = CACHED[name]
+    layer = build().eval().requires_grad_(False)
+    kept = weakref.ref(cached(layer))
+    assert kept() is not None
+    assert cached(layer.eval()) is kept()
+    layer.train()
+    assert kept() is None

@@ -59,3 +59,13 @@ def test_the_gain_does_not_depend_on_the_norm_of_the_weight() -> None:
     with torch.no_grad():
         layer.alpha.mul_(10)
     assert (layer(x) - before).norm() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_zero_filter_of_many_channels_is_the_transform_of_zero(dtype: torch.dtype) -> None:
+    layer, x = Cayley(64, 64, 1, bias=False, dtype=dtype), torch.rand(1, 64, 2, 2, dtype=dtype)
+    assert bool(layer.alpha > 4)
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert torch.equal(layer(x), x)
+    assert layer.eval().lipschitz_bound() == 1.0

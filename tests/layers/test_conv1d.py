@@ -202,9 +202,9 @@ def test_representation() -> None:
     ("settings", "message"),
     [
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
-        ({"kernel_size": (3, 3)}, r"an int or a sequence of one is needed, got \(3, 3\)"),
+        ({"kernel_size": (3, 3)}, r"kernel_size must be an int or a sequence of one, got \(3, 3\)"),
         ({"stride": 0}, "stride must be positive, got 0"),
-        ({"stride": (1, 2)}, r"an int or a sequence of one is needed, got \(1, 2\)"),
+        ({"stride": (1, 2)}, r"stride must be an int or a sequence of one, got \(1, 2\)"),
         ({"padding": 0}, "padding must be 'same', that is 1 for kernel_size 3, got 0"),
         ({"padding": "valid"}, "padding must be 'same', that is 1 for kernel_size 3, got 'valid'"),
         ({"dilation": 2}, "dilation must be 1, got 2"),

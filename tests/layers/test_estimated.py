@@ -116,6 +116,8 @@ def test_an_estimate_is_never_certified() -> None:
             lipschitz_bound(model)
         with pytest.raises(ValueError, match="estimate"):
             certify(model, images, [0, 1])
+        with pytest.raises(ValueError, match="estimate"):
+            model.lipschitz_bound()
     certify(model, images, [0, 1])
 
 

@@ -303,5 +303,8 @@ def test_linear_layers(make_linear: type[FrequencyLayer]) -> None:
         assert 1 - 1e-4 <= spectral_norm(dense_jacobian(layer, x[:1])) <= layer.lipschitz_bound() * (1 + 1e-6)
         layer.eval()
     assert layer.lipschitz_bound() == 1.0
-    with pytest.raises(ValueError, match="features must be at least 1, got 0 in, 4 out"):
+    with pytest.raises(ValueError, match="in_features must be positive, got 0"):
         make_linear(0, 4)
+    for groups in (0, 2):
+        with pytest.raises(ValueError, match=f"groups must divide in_features = 5 and out_features = 4, got {groups}"):
+            make_linear(5, 4, groups=groups)

@@ -150,3 +150,9 @@ def test_the_published_initialisation_needs_no_memory_on_the_meta_device() -> No
     layer = OrthogonalMixing(2048, parametrization="manifold", device="meta")
     assert layer.weight.shape == (2048, 2048)
     assert layer.manifold_parameters() == [layer.weight]
+
+
+def test_representation() -> None:
+    assert OrthogonalMixing(4).extra_repr() == "4, parametrization='cayley'"
+    grouped = OrthogonalMixing(4, 2, bias=False, parametrization="manifold")
+    assert grouped.extra_repr() == "4, groups=2, bias=False, parametrization='manifold'"

@@ -106,6 +106,16 @@ def test_the_bound_in_training_covers_a_vector_of_other_weights() -> None:
     assert layer.lipschitz_bound() < 1.05
 
 
+def test_the_bound_in_training_is_that_of_the_next_call() -> None:
+    layer, x = CPL(4, 4), torch.randn(1, 4, 5, 5)
+    layer(x)
+    nn.init.normal_(layer.weight)
+    bound, vector = layer.lipschitz_bound(), layer.vector.clone()
+    layer(x)
+    assert torch.equal(layer.vector, vector)
+    assert layer.lipschitz_bound() == bound
+
+
 def test_the_vector_advances_once_per_change_of_the_weight() -> None:
     layer, x = CPL(4, 4), torch.randn(2, 4, 5, 5)
     first = layer(x)

@@ -154,3 +154,5 @@ def test_embeddings_refuse_what_does_not_fit() -> None:
         PatchEmbedding(3, 2).fit(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="finite pixels"):
         PatchEmbedding(1, 2, rotation=True).fit(torch.full((1, 1, 4, 4), torch.nan))
+    with pytest.raises(ValueError, match="at least two patches, got 1"):
+        PatchEmbedding(1, 2, rotation=True).fit(torch.zeros(1, 1, 2, 2))

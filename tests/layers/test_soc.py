@@ -294,6 +294,8 @@ def test_representation() -> None:
     structure = "kernel_size=(1, 1), stride=(2, 2), groups=2, bias=False"
     expected = f"{structure}, engine='dense', series='taylor', padding_mode='circular', recompute=True"
     assert SOC(2, 4, **settings, **options).extra_repr() == f"2, 4, {expected}"
+    terms = SOC(2, 4, train_terms=5, eval_terms=12, train_tolerance=0.1, eval_tolerance=1e-3).extra_repr()
+    assert terms.endswith(", train_terms=5, eval_terms=12, train_tolerance=0.1, eval_tolerance=0.001")
 
 
 @pytest.mark.parametrize(
@@ -311,6 +313,7 @@ def test_representation() -> None:
         ({"engine": "fft"}, r"engine must be one of \('auto', 'series', 'spectral', 'dense'\), got 'fft'"),
         ({"engine": "spectral"}, "engine 'spectral' needs padding_mode='circular'.*got padding_mode='zeros'"),
         ({"series": "legendre"}, r"series must be one of \('chebyshev', 'taylor'\), got 'legendre'"),
+        ({"series": "Taylor", "train_terms": 5, "eval_terms": 12}, "series must be one of .*, got 'Taylor'"),
         ({"scaling": "none"}, r"scaling must be one of \('jacobian', 'reshaped'\), got 'none'"),
         ({"train_tolerance": 0}, "tolerance must be positive, got 0"),
         ({"eval_tolerance": -1e-5}, "tolerance must be positive, got -1e-05"),

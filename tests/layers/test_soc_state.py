@@ -180,6 +180,26 @@ def test_maps_of_another_size(layer: SOC, size: tuple[int, int]) -> None:
     assert torch.equal(evaluate(layer), before)
 
 
+@pytest.mark.parametrize(
+    "change", [{"padding_mode": "zeros"}, {"padding_mode": "circular"}, {"eval_tolerance": 0.3}, {"eval_terms": 2}]
+)
+@pytest.mark.parametrize("engine", ["series", "dense"])
+@pytest.mark.parametrize("size", [(2, 2), (8, 4)])
+def test_a_setting_that_changes_is_in_the_next_evaluation(
+    engine: str, change: dict[str, Any], size: tuple[int, int]
+) -> None:
+    layer = SOC(2, 4, engine=engine, padding_mode="zeros" if "circular" in change.values() else "circular").eval()
+    fresh = SOC(2, 4, engine=engine, **{"padding_mode": layer.padding_mode, **change}).eval()
+    fresh.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 2, *size)
+    with torch.no_grad():
+        layer(x)
+        for name, value in change.items():
+            setattr(layer, name, value)
+        assert torch.equal(layer(x), fresh(x))
+    assert layer.lipschitz_bound() == fresh.lipschitz_bound()
+
+
 def test_copies_do_not_share_anything(layer: SOC) -> None:
     before = evaluate(layer)
     for duplicate in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

@@ -66,3 +66,13 @@ def test_settings_out_of_range_are_refused() -> None:
         SpatialShift(padding_mode="reflect")
     with pytest.raises(ValueError, match=r"needs an input of shape \(B, C, H, W\), got \(3, 4\)"):
         SpatialShift()(torch.zeros(3, 4))
+
+
+def test_a_shift_of_less_than_one_channel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"share 0\.0625 of 8 channels is less than one channel.*use a larger share"):
+        SpatialShift()(torch.zeros(1, 8, 2, 2))
+
+
+def test_mixing_has_the_dtype_that_is_asked_for() -> None:
+    layer = SpatialMixing(8, share=0.25, device="meta", dtype=torch.float64)
+    assert {(each.dtype, each.device.type) for each in layer.parameters()} == {(torch.float64, "meta")}

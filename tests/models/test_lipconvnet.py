@@ -240,6 +240,13 @@ def test_a_module_without_a_bound_is_an_error() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
+    class Steep(nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            return 10 * x
+
+    with pytest.raises(TypeError, match=r"Steep does not bound itself"):
+        tiny_network(activation=Steep).lipschitz_bound()
+
     model = tiny_network()
     model.stage1 = Doubling(*model.stage1)
     with pytest.raises(TypeError, match=r"Doubling does not bound itself"):

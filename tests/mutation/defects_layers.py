@@ -15,9 +15,9 @@ import lipnet.functional.skew
 import lipnet.layers.activations
 from lipnet.certify.rules import find_rule
 from lipnet.functional import polynomial_gain
+from lipnet.functional.convolution import PADDING_MODES
 from lipnet.functional.series import monic_polynomial, taylor_coefficients
 from lipnet.layers import GSSOC, MirrorAverage, NormalizedLinear, NormPool2d, Residual
-from lipnet.layers.arguments import PADDING_MODES
 from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.originals import methods_of
 from lipnet.layers.soc import SOC

@@ -20,6 +20,7 @@ DEFECTS = [
         [
             MATRICES + "test_cayley_is_the_formula",
             "tests/layers/test_cayley.py::test_it_is_the_transform_of_the_convolution",
+            "tests/layers/test_orthogonal_linear.py::test_sandwich_is_its_formula",
         ],
     ),
     Defect(

@@ -47,7 +47,12 @@ def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
 
 
 def _stale(
-    self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], *, exact: bool = False
+    self: WeightCache[Any],
+    weights: Sequence[Tensor],
+    compute: Callable[[], Any],
+    *,
+    settings: object = None,
+    exact: bool = False,
 ) -> Any:
     if self._kept is None:
         with torch.no_grad():

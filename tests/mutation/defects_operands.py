@@ -22,7 +22,12 @@ CONTRADICTIONS = TAMPERING + "test_settings_that_contradict_each_other_or_the_we
 
 
 def _kept_anyway(
-    self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], *, exact: bool = False
+    self: WeightCache[Any],
+    weights: Sequence[Tensor],
+    compute: Callable[[], Any],
+    *,
+    settings: object = None,
+    exact: bool = False,
 ) -> Any:
     if self._kept is None or not _same_values(self._kept[0], weights):
         self._kept = [weight.detach().clone() for weight in weights], compute()

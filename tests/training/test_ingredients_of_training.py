@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "num_classes": 10,
     "depth": 1,
     "channels": 8,
+    "share": 0.25,
     "in_channels": 1,
     "image_size": 8,
     "patch_rotation": True,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lipnet.functional.convolution import PADDING_MODES
+from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.forms.bilinear import has_bilinear_form, is_tiled
 from lipnet.functional.forms.blocked import Blocked
 from lipnet.functional.forms.direct import Direct
@@ -38,8 +38,7 @@ def convolution_form(
     Raises:
         ValueError: for another padding mode.
     """
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+    check_padding_mode(padding_mode)
     size = (x.shape[-2], x.shape[-1])
     worth_it = matrices is not None or not is_tiled(size) or len(x) * x.shape[-1] >= _MIN_BATCH_OF_TILES
     if worth_it and x.numel() > 0 and _takes_products(size, weight, groups, padding_mode):

@@ -27,12 +27,12 @@ class Engine(ABC):
         result                     engine.apply(maps, operand, channels)
 
     In training, all engines compute the same polynomial of J, so the choice of an engine does not change the training.
-    In evaluation, the norm of the operator that an engine applies is at most ``prepared.gain``.
+    In evaluation without gradients, the norm of the operator that an engine applies is at most ``prepared.gain``.
 
     Args:
         groups: active groups of the convolution.
         padding_mode: of the convolution.
-        dtype: of the layer's weight.
+        dtype: in which feature maps are multiplied, see `lipnet.layers.engines.choose.Choice`.
         recompute: save only the input for backward, if the engine can.
     """
 
@@ -88,7 +88,7 @@ class Engine(ABC):
 
 
 class MatrixEngine(Engine):
-    """An engine that multiplies by matrices. In evaluation, they are orthogonal, then shrunk to norm at most 1."""
+    """An engine that multiplies by matrices. `evaluate` shrinks them to norm at most 1; `differentiate` does not."""
 
     @abstractmethod
     def exponential(

@@ -12,7 +12,7 @@
 - ``engine="series"``, ``"spectral"`` or ``"dense"`` overrules the table. Spectral with zero padding is an error, unless
   the kernel is 1 x 1.
 - Certificates use the same engines, with explicit sums of products in place of Fourier transforms.
-- In training, feature maps are multiplied in the dtype of autocast, if it is on.
+- Under autocast, feature maps are multiplied in its dtype: in training, and by the series also in evaluation.
 """
 
 from typing import NamedTuple

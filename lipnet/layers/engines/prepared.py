@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.series import (
+    SERIES,
     chebyshev_coefficients,
     exponential_coefficients,
     monic_polynomial,
@@ -108,10 +109,13 @@ def make_series(norm: float, terms: int | None, tolerance: float, series: str) -
         series: ``"chebyshev"`` or ``"taylor"``.
 
     Raises:
-        ValueError: for fewer than one term, and as `exponential_coefficients` and `chebyshev_coefficients`.
+        ValueError: for an unknown series, fewer than one term, and as `exponential_coefficients` and
+            `chebyshev_coefficients`.
     """
+    if series not in SERIES:
+        raise ValueError(f"series must be one of {SERIES}, got {series!r}")
     if terms is not None and terms < 1:
-        raise ValueError(f"terms must be at least 1, got {terms}")
+        raise ValueError(f"train_terms and eval_terms must be at least 1, got {terms}")
     if terms is None:
         coefficients = exponential_coefficients(norm, tolerance, series)
     elif series == "taylor":
