@@ -83,7 +83,7 @@ def test_metrics_of_the_steps_before_it_are_on_the_disk(
             lines = csv.DictReader(table.read_text().splitlines())
             rows.append(len([line for line in lines if line["lr-SGD"]]))
 
-    callbacks = [LearningRateMonitor(), Reading(), EveryStepTakes(clock, 25.0, tmp_path / "latest.ckpt")]
+    callbacks = [LearningRateMonitor("step"), Reading(), EveryStepTakes(clock, 25.0, tmp_path / "latest.ckpt")]
     callbacks.append(LastCheckpoint(tmp_path / "latest.ckpt", every_minutes=1))
     settings = {"limit_train_batches": 8, "max_epochs": 1, "log_every_n_steps": 1}
     fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, logger=logger, **settings)
