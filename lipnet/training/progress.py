@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, ProgressColumn
 
 from lipnet.files import atomic_write
-from lipnet.training.batch_warmup import batches_of
+from lipnet.training.length import batches_of
 
 log = logging.getLogger("lipnet")
 
