@@ -282,7 +282,10 @@ class CertifiedClassifier(LightningModule):
                 does not describe its network if ``model`` is None.
         """
         content, _ = read_archive(checkpoint_path)
-        described = content.get(DESCRIPTION)
+        if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+            found = type(content).__name__
+            raise CheckpointError(f"{checkpoint_path} must hold a state_dict with the module's weights, got {found}")
+        described: Any = content.get(DESCRIPTION)
         if model is None and described is None:
             raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
         dataset = None if described is None else described["dataset"]
