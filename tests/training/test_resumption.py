@@ -251,7 +251,7 @@ def start(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, *
             r"weight_decay: 0.* in the checkpoint, 0\.1",
         ),
         (partial(torch.optim.AdamW, lr=0.1), r"keeps its optimizer, got AdamW, which differs .* betas"),
-        (ModuleOptimizer(MOMENTUM, lookahead=Lookahead), r"got Lookahead, which differs .* lookahead_pull"),
+        (ModuleOptimizer(MOMENTUM, lookahead=Lookahead), r"got Lookahead, which differs .* lookahead_alpha"),
     ],
     ids=["rate", "decay", "class", "lookahead"],
 )
@@ -266,7 +266,7 @@ def test_another_optimizer_is_refused(
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (MOMENTUM, "got SGD, which differs .* lookahead_pull"),
+        (MOMENTUM, "got SGD, which differs .* lookahead_alpha"),
         (ModuleOptimizer(MOMENTUM, lookahead=partial(Lookahead, steps=4)), "lookahead_steps: 3 in the .*, 4 here"),
     ],
     ids=["without", "steps"],
