@@ -70,7 +70,8 @@ class CertifiedClassifier(LightningModule):
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
             Checkpoints of a configuration describe themselves, so that ``certify.py`` can read them.
-        dataset: description of the data for the checkpoints: ``name`` and the settings of the split.
+        dataset: description of the data for the checkpoints: ``name`` and the settings of the split, as
+            ``data.description()`` returns them. Without it, ``certify.py`` refuses the checkpoints.
         num_classes: number of classes, to check labels in validation; None does not check them.
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
             A `LipschitzLoss` gets the row distances of the network's head and, if it has no constant,

@@ -245,7 +245,8 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
     trained_on, name = checkpoint.dataset["name"], data.dataset_name
     if name != trained_on:
         raise ValueError(
-            f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}"
+            f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}, or "
+            "train with CertifiedClassifier(dataset=data.description())"
         )
     here = comparable({key: getattr(data, key) for key in data.settings_behind(split)}, checkpoint.dataset)
     there = {key: checkpoint.dataset.get(key) for key in here}
