@@ -1,6 +1,7 @@
-"""Write a checkpoint's model as a file that runs without lipnet: the same as lipnet-export.
+"""Write a checkpoint's model as a file that runs without lipnet, or as a folder to share: the same as lipnet-export.
 
-python export.py ckpt_path=RUN/checkpoints/best.ckpt output=model.onnx
+python export.py RUN output=model.onnx
+python export.py RUN output=my-network
 """
 
 from lipnet.commands.export import main

@@ -25,7 +25,7 @@ def with_checkpoint_key(arguments: Sequence[str]) -> list[str]:
 
 
 def with_data_place(arguments: Sequence[str]) -> list[str]:
-    """Take ``data.data_dir=``, as a training does, without a group ``data=`` for ``paths.data_dir=``.
+    """Rewrite ``data.data_dir=``, which a training takes, as ``paths.data_dir=``, unless a group ``data=`` is given.
 
     Example:
         >>> with_data_place(["RUN", "data.data_dir=photos"])

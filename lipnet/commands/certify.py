@@ -69,7 +69,8 @@ def _certify(config: DictConfig) -> None:
 
 def _check_one_task(config: DictConfig) -> None:
     """Refuse settings of one task beside another, which would leave them out."""
-    for task, others in (("compare", ("verify", "attack", "report")), ("verify", ("attack", "report"))):
+    left_out = {"compare": ("verify", "attack", "report", "ckpt_path", "pretrained"), "verify": ("attack", "report")}
+    for task, others in left_out.items():
         ignored = [name for name in others if config[task] is not None and config[name] is not None]
         if ignored:
             raise ValueError(f"{task}=... does nothing else, got {ignored[0]}=..., too: give two commands")

@@ -2,7 +2,7 @@
 
 from lipnet.structured.additive import AdditiveUpdate, Kronecker, LowRank
 from lipnet.structured.blocks import Mixing, ShufflePower
-from lipnet.structured.bottleneck import Bottleneck
+from lipnet.structured.bottleneck import Bottleneck, Dense
 from lipnet.structured.displacement import Circulant, LowDisplacementRank, SkewCirculant, Toeplitz
 from lipnet.structured.gs.density import factors_needed, is_dense, parameter_counts
 from lipnet.structured.gs.families import butterfly, group_and_shuffle, monarch
@@ -19,6 +19,7 @@ __all__ = [
     "AdditiveUpdate",
     "Bottleneck",
     "Circulant",
+    "Dense",
     "GSMatrix",
     "HigherOrderGS",
     "Kronecker",

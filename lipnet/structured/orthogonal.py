@@ -38,7 +38,7 @@ class StructuredOrthogonal(nn.Module):
         options: ``device`` and ``dtype`` of the generators.
 
     Shape:
-        (..., n, m) to the same shape: Q times a matrix, or a batch of matrices.
+        (..., n, p) to the same shape: Q times a matrix, or a batch of matrices.
 
     Raises:
         ValueError: if the blocks do not divide the features, there is no factor, or the block map is unknown.
@@ -75,7 +75,7 @@ class StructuredOrthogonal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[-2] != self.features:
-            raise ValueError(f"the matrix needs an input of shape (..., {self.features}, m), got {tuple(x.shape)}")
+            raise ValueError(f"the matrix needs an input of shape (..., {self.features}, p), got {tuple(x.shape)}")
         for blocks, mixing in zip(self.blocks(), self.mixings, strict=True):
             x = block_product(blocks, x, mixing)
         return x

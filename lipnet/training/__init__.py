@@ -5,9 +5,11 @@ from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.checkpoint_io import WholeCheckpointIO
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA, AnnealedEMMA
+from lipnet.training.equal_processes import EqualProcesses
 from lipnet.training.last_checkpoint import LastCheckpoint, TimeIsUp
 from lipnet.training.losses import (
     CertificateRegularization,
+    LipschitzLoss,
     LogitAnnealing,
     MulticlassHinge,
     OffsetCrossEntropy,
@@ -25,12 +27,13 @@ from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedul
 
 __all__ = ["CertifiedClassifier", "Prediction", "certified_accuracy_key"]
 __all__ += ["EMMA", "AnnealedEMMA", "CertificateRegularization"]
-__all__ += ["LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
+__all__ += ["LipschitzLoss", "LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
 __all__ += ["CombinedOptimizer", "KernelMuon", "Lookahead", "ModuleOptimizer", "Muon", "RiemannianAdam"]
 __all__ += ["CosineWithWarmup", "OneCycle", "PerStepSchedule", "step_schedule"]
 __all__ += [
     "BatchWarmup",
     "DivergenceGuard",
+    "EqualProcesses",
     "ExactResumption",
     "ExponentialMovingAverage",
     "FitPatchRotation",

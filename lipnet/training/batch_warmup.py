@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -58,15 +58,6 @@ class BatchWarmup(GradientAccumulationScheduler):
                 break
             steps, done = steps - ceil(batches / self.factor(epoch)), done + batches
         return done + taken
-
-
-def batches_of(trainer: Trainer) -> float:
-    """Return the number of the loader's batches in a training; infinite if only its time is limited."""
-    grown = [each for each in trainer.callbacks if isinstance(each, BatchWarmup)]  # type: ignore[attr-defined]
-    growth = grown[0] if grown else BatchWarmup({0: trainer.accumulate_grad_batches})
-    batches, epochs, steps = trainer.num_training_batches, trainer.max_epochs, trainer.max_steps
-    by_epochs = inf if epochs is None or epochs < 0 else epochs * batches
-    return min(by_epochs, inf if steps < 0 else growth.batches(steps, batches))
 
 
 def _growth_of(growth: Any) -> dict[int, int]:

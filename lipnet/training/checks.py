@@ -23,7 +23,7 @@ def check_dtypes(module: nn.Module) -> None:
 
 
 def check_accumulation(trainer: Trainer, compile_mode: str | None) -> None:
-    """Raise ValueError for gradients of no batch, and for an accumulation in memory that a CUDA graph overwrites."""
+    """Raise ValueError for an accumulation over less than one batch, or in memory that a CUDA graph overwrites."""
     accumulated = trainer.accumulate_grad_batches
     if accumulated < 1:
         raise ValueError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulated}")

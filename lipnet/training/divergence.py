@@ -33,6 +33,7 @@ class DivergenceGuard(Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
+        self._step = (0, 0)
         self._losses: list[Tensor] = []
         self._steps: list[tuple[int, int]] = []
 
@@ -40,12 +41,13 @@ class DivergenceGuard(Callback):
         self._losses, self._steps = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._steps.append((trainer.current_epoch, trainer.global_step))
+        self._step = (trainer.current_epoch, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._losses.append(outputs["loss"])
+        self._steps.append(self._step)
         if len(self._losses) >= self.every_n_steps:
             self._check_losses(trainer)
 

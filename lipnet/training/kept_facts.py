@@ -7,7 +7,8 @@ from lightning import LightningModule, Trainer
 
 from lipnet.training.differences import differences
 from lipnet.training.emma import EMMA
-from lipnet.training.schedules import PerStepSchedule, seconds_of, steps_of
+from lipnet.training.length import seconds_of, steps_of
+from lipnet.training.schedules import PerStepSchedule
 
 _ADVICE = "resume with that of the checkpoint, or start a new run"
 

@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
             exception.code = UNFINISHED
 
     def _save(self, trainer: Trainer) -> None:
-        # A run that is killed later logs only what follows this checkpoint again.
+        # After a kill, the resumed run logs later steps only: write the metrics of the earlier ones now.
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -130,7 +130,7 @@ def _exceeds(minutes: float | None, seconds: float) -> bool:
 def something_follows(trainer: Trainer, batch_idx: int) -> bool:
     """Return whether a validation or the end of the epoch follows this batch."""
     interval = trainer.val_check_batch
-    if trainer.is_last_batch or interval is None:
+    if trainer.is_last_batch or interval is None or not trainer.fit_loop.epoch_loop._should_check_val_epoch():
         return trainer.is_last_batch
     batches = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx
     return (batches + 1) % interval == 0

@@ -39,7 +39,8 @@ def offset_cross_entropy(
     Raises:
         ValueError: for logits or labels of another shape or dtype.
 
-    Source: Prach et al., "1-Lipschitz layers compared", CVPR 2024, for networks with K = 1.
+    Source: Prach et al., "1-Lipschitz layers compared", CVPR 2024, for networks with K = 1. The
+    published loss is T times this one.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0]])

@@ -14,30 +14,27 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipnet.certify import logit_bounds
 from lipnet.certify.arithmetic import ieee_arithmetic
-from lipnet.certify.certificates import check_own_modules
-from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.inputs import check_pixels
-from lipnet.certify.trial_run import run_in_order
 from lipnet.functional.margins import STANDARD_RADII
 from lipnet.layers.estimated import estimated_scales
-from lipnet.layers.identity import state_of
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
 from lipnet.models.checkpoint import DESCRIPTION, describe, floating_dtype
 from lipnet.models.described import check_described
+from lipnet.training.bounded_evaluation import BoundedEvaluation
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA
 from lipnet.training.equal_processes import EqualProcesses
+from lipnet.training.length import length_for, progress_of
 from lipnet.training.losses import LipschitzLoss, nominal_lipschitz_constant, row_distances_of
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.requeue import SafeRequeue
 from lipnet.training.resumption import ExactResumption
-from lipnet.training.schedules import PerStepSchedule, length_for, progress_of
+from lipnet.training.schedules import PerStepSchedule
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of ``torch.compile``."""
@@ -73,7 +70,8 @@ class CertifiedClassifier(LightningModule):
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
             Checkpoints of a configuration describe themselves, so that ``certify.py`` can read them.
-        dataset: description of the data for the checkpoints: ``name`` and the settings of the split.
+        dataset: description of the data for the checkpoints: ``name`` and the settings of the split, as
+            ``data.description()`` returns them. Without it, ``certify.py`` refuses the checkpoints.
         num_classes: number of classes, to check labels in validation; None does not check them.
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
             A `LipschitzLoss` gets the row distances of the network's head and, if it has no constant,
@@ -163,29 +161,11 @@ class CertifiedClassifier(LightningModule):
         self.log("train/accuracy", self.train_accuracy.compute(), sync_dist=True)
 
     def _begin_evaluation(self, estimate: bool = False) -> None:
-        """Compute the bounds of the network, which must stay as it is until `_end_evaluation`."""
         if type(self).forward is not CertifiedClassifier.forward:
             raise ValueError(
                 f"{type(self).__name__} overrides forward, and the bounds are those of its model: change the model"
             )
-        self._bounds, self._state = logit_bounds(self.model, estimate=estimate), state_of(self.model)
-        self._tried_shapes: set[tuple[int, ...]] = set()
-
-    def _try(self, batch: Tensor | Sequence[Tensor]) -> Tensor:
-        """Refuse a network that does not run its modules in their order, on images of this shape; return the images."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        shape = tuple(images.shape[1:])
-        if shape not in self._tried_shapes:
-            check_computes_as_declared(self.model)
-            run_in_order(self.model, shape)
-            self._tried_shapes.add(shape)
-        return images
-
-    def _end_evaluation(self, estimate: bool = False) -> None:
-        if state_of(self.model) != self._state:
-            raise RuntimeError("the network was changed while it was evaluated; its bounds are not about it any more")
-        check_computes_as_declared(self.model)  # a hook may have come meanwhile
-        check_own_modules(self.model, self._bounds, estimate=estimate)
+        self._evaluation = BoundedEvaluation(self.model, estimate=estimate)
 
     def on_validation_epoch_start(self, estimate: bool = True) -> None:
         self._begin_evaluation(estimate)
@@ -203,20 +183,20 @@ class CertifiedClassifier(LightningModule):
         with ieee_arithmetic(self.device):
             logits = self.model(images)
             loss = self.loss(logits, labels)
-        prediction, radius = self._bounds.certified_radius(logits)
+        prediction, radius = self._evaluation.bounds.certified_radius(logits)
         self.certified_accuracy.update(radius, prediction == labels)
         self.val_accuracy.update(logits, labels)
         self.val_loss.update(loss, weight=len(labels))
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
-        self._end_evaluation(estimate=stage == "val")
+        self._evaluation.check_unchanged(self.model)
         certified = self.certified_accuracy.named()
         figures = {certified_accuracy_key(radius, stage): value for radius, value in certified.items()}
         shown = next(iter(figures))
         # Metrics synchronise themselves: sync_dist averages equal numbers.
         self.log(shown, figures.pop(shown), prog_bar=True, sync_dist=True)
         name = "lipschitz_estimate" if stage == "val" else "lipschitz_bound"
-        self.log_dict({**figures, f"{stage}/{name}": self._bounds.lipschitz}, sync_dist=True)
+        self.log_dict({**figures, f"{stage}/{name}": self._evaluation.bounds.lipschitz}, sync_dist=True)
         self.log(f"{stage}/accuracy", self.val_accuracy.compute(), prog_bar=True, sync_dist=True)
         self.log(f"{stage}/loss", self.val_loss.compute(), sync_dist=True)
 
@@ -224,7 +204,7 @@ class CertifiedClassifier(LightningModule):
         self.on_validation_epoch_start(estimate=False)
 
     def on_test_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._try(batch)
+        self._evaluation.check_order(self.model, batch[0])
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
@@ -233,13 +213,14 @@ class CertifiedClassifier(LightningModule):
         self._begin_evaluation()
 
     def on_predict_epoch_end(self) -> None:
-        self._end_evaluation()
+        self._evaluation.check_unchanged(self.model)
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Prediction:
-        images = self._try(batch)
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        self._evaluation.check_order(self.model, images)
         check_pixels(images)
         with ieee_arithmetic(self.device):
-            return Prediction(*self._bounds.certified_radius(self.model(images)))
+            return Prediction(*self._evaluation.bounds.certified_radius(self.model(images)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._make_optimizer(self)
@@ -302,7 +283,10 @@ class CertifiedClassifier(LightningModule):
                 does not describe its network if ``model`` is None.
         """
         content, _ = read_archive(checkpoint_path)
-        described = content.get(DESCRIPTION)
+        if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+            found = type(content).__name__
+            raise CheckpointError(f"{checkpoint_path} must hold a state_dict with the module's weights, got {found}")
+        described: Any = content.get(DESCRIPTION)
         if model is None and described is None:
             raise CheckpointError(f"{checkpoint_path} does not describe its network: pass model=...")
         dataset = None if described is None else described["dataset"]

@@ -126,14 +126,14 @@ class Lookahead(Optimizer):
     .. math:: \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi \qquad
         \text{after every } k \text{ steps of } \theta
 
-    The slow weights start as the weights before the first step. Matrices of `RiemannianAdam` are retracted to the
+    The slow weights start as the weights before their first gradient. Matrices of `RiemannianAdam` are retracted to the
     nearest orthogonal ones after the move. For alpha = 1/2 the result is the middle of the geodesic between phi and
     theta, as if Lookahead acted in the tangent space.
 
     Args:
         optimizer: the optimizer of the fast weights theta; it keeps its momentum.
         steps: k, at least 1.
-        pull: alpha, in (0, 1].
+        alpha: share of the way to the fast weights, in (0, 1].
 
     Raises:
         ValueError: for a setting out of range.
@@ -150,14 +150,14 @@ class Lookahead(Optimizer):
         1.0
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int = 5, pull: float = 0.5) -> None:
-        if steps < 1 or not 0 < pull <= 1:
-            raise ValueError(f"steps must be at least 1 and pull in (0, 1], got {steps} and {pull}")
-        self.optimizer, self.steps, self.pull = optimizer, steps, pull
+    def __init__(self, optimizer: Optimizer, steps: int = 5, alpha: float = 0.5) -> None:
+        if steps < 1 or not 0 < alpha <= 1:
+            raise ValueError(f"steps must be at least 1 and alpha in (0, 1], got {steps} and {alpha}")
+        self.optimizer, self.steps, self.alpha = optimizer, steps, alpha
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         # In the first group, so that checkpoints contain the count, and a resumed training compares the settings.
-        self.param_groups[0].update(lookahead_step=0, lookahead_steps=steps, lookahead_pull=pull)
+        self.param_groups[0].update(lookahead_step=0, lookahead_steps=steps, lookahead_alpha=alpha)
 
     def _share(self) -> None:
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
@@ -167,7 +167,7 @@ class Lookahead(Optimizer):
         loss = loss_of(closure)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         # Taken before the inner step, stored after it: optimizers only initialise a state that is empty.
-        starts = {each: each.clone() for each in parameters if "slow" not in self.state.get(each, {})}
+        starts = {each: each.clone() for each in parameters if each.grad is not None and not self._has_slow(each)}
         self.optimizer.step()
         for parameter, start in starts.items():
             self.state[parameter]["slow"] = start
@@ -178,10 +178,13 @@ class Lookahead(Optimizer):
                 self._pull(group)
         return loss
 
+    def _has_slow(self, parameter: Tensor) -> bool:
+        return "slow" in self.state.get(parameter, {})
+
     def _pull(self, group: dict[str, Any]) -> None:
-        for parameter in group["params"]:
+        for parameter in filter(self._has_slow, group["params"]):
             slow: Tensor = self.state[parameter]["slow"]
-            slow.lerp_(parameter, self.pull)
+            slow.lerp_(parameter, self.alpha)
             if group.get(ORTHOGONAL, False):
                 stacked(slow).copy_(polar_retraction(stacked(slow)))
             parameter.copy_(slow)

@@ -8,7 +8,7 @@ _IMAGES = 5000
 
 
 class FitPatchRotation(Callback):
-    """Fit every `lipnet.layers.PatchEmbedding` with a rotation before the training.
+    """Callback that fits every `lipnet.layers.PatchEmbedding` with a rotation before the training.
 
     The rotation comes from up to 5000 training images, without augmentation. A network from a checkpoint has its
     rotation already.

@@ -19,7 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, ProgressColumn
 
 from lipnet.files import atomic_write
-from lipnet.training.batch_warmup import batches_of
+from lipnet.training.length import batches_of
+from lipnet.training.module import certified_accuracy_key
 
 log = logging.getLogger("lipnet")
 
@@ -35,7 +36,7 @@ def report(line: str) -> None:
 
 
 class Clock:
-    """The time left of a training: the rest of ``max_time``, or of the batches at the speed so far, the shorter one."""
+    """Estimate of the time left: the rest of ``max_time``, or of the batches at the speed so far, the shorter one."""
 
     def __init__(self) -> None:
         self._began, self._first, self._last = monotonic(), 0, math.nan
@@ -62,7 +63,7 @@ def _batches_done(trainer: Trainer) -> int:
 
 
 class EpochLog(Callback):
-    """Reports loss, accuracy, certified accuracy, time and the time left after every epoch.
+    """Callback that reports loss, accuracy, certified accuracy, time and the time left after every epoch.
 
     In a Hydra command, the lines go to train.log, and to the output unless that is a terminal.
     """
@@ -81,12 +82,12 @@ class EpochLog(Callback):
         texts = [f"{name} {figures[name].item():.4f}" for name in shown]
         now, left = monotonic(), self._clock.left(trainer)
         times = [f"{now - self._began:.1f} s", *([f"{left} left"] if left is not None else [])]
-        report(", ".join([f"epoch {trainer.current_epoch}: {texts[0]}", *texts[1:], *times]))
+        report(f"epoch {trainer.current_epoch}: " + ", ".join([*texts, *times]))
         self._began = now
 
 
 class ModelSummary(Callback):
-    """Reports the network's class, its number of parameters and their dtype at the start of a training."""
+    """Callback that reports the network's class, number of parameters and dtype at the start of a training."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters = list(pl_module.parameters())
@@ -123,6 +124,8 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the figures behind the bar as short texts."""
         figures = super().get_metrics(trainer, pl_module)
+        radii = getattr(getattr(pl_module, "certified_accuracy", None), "radii", ())
+        names = {certified_accuracy_key(radius): radius for radius in radii}
         shown: dict[str, Any] = {}
         for name, value in figures.items():
             short = name.split("/", 1)[-1]
@@ -131,7 +134,7 @@ class ProgressBar(RichProgressBar):
             elif name == "val/accuracy":
                 shown["acc"] = f"{value:.1%}"
             elif short.startswith("certified_"):
-                shown[short.removeprefix("certified_").replace("_", "/")] = f"{value:.1%}"
+                shown[names.get(name, short.removeprefix("certified_"))] = f"{value:.1%}"
         left = self._clock.left(trainer)
         return shown if left is None else {**shown, "left": str(left)}
 

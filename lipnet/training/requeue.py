@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class SafeRequeue(Callback):
-    """Delays Lightning's signal handlers until the training can be resumed exactly from its state.
+    """Callback that delays signals, and the end of a training, until it can be resumed exactly from its state.
 
     Under Slurm, Lightning saves a checkpoint and requeues the job inside the handler of a signal (SIGUSR1 by default),
     even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then
@@ -25,6 +25,9 @@ class SafeRequeue(Callback):
     validation, which a resumed training would skip. A loader that cannot continue within an epoch does not wait for the
     step. `LastCheckpoint` saves the state at this point, and the training ends.
 
+    For the same reason, a training that ends within an epoch, by its time or by another callback, completes the step
+    first.
+
     `CertifiedClassifier` adds one to every training.
     """
 
@@ -32,10 +35,10 @@ class SafeRequeue(Callback):
         self._handlers: dict[int, Handler] = {}
         self._received: set[int] = set()
         self._step = 0
-        self._stepped = False
+        self._stepped = self._stops = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step, self._stepped = trainer.global_step, False
+        self._step, self._stepped, self._stops = trainer.global_step, False, False
         # A SIGTERM since the start of the program waits, too.
         connector = trainer._signal_connector
         self._received = {signal.SIGTERM} if connector.received_sigterm else set()
@@ -55,6 +58,8 @@ class SafeRequeue(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        self._stops = self._stops or trainer.should_stop
+        trainer.should_stop = self._stops and (self._stepped or trainer.is_last_batch)
         if something_follows(trainer, batch_idx):
             return
         resumable = hasattr(trainer.train_dataloader, "state_dict")

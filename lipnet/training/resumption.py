@@ -25,12 +25,12 @@ _MOVING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step"
 
 
 class ExactResumption(Callback):
-    """Resumes a training exactly, also from the middle of an epoch, or refuses to.
+    """Callback that resumes a training exactly, also from the middle of an epoch, or refuses to.
 
     Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
     of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
     training accuracy, and the best score of a run whose folder was moved. If the time budget of the training is used
-    up and its last validation is missing, because the program was killed in it, the training takes one more batch and
+    up and its last validation is missing, because the program was killed in it, the training takes one more step and
     validates.
 
     `CertifiedClassifier` adds one to every training.
@@ -40,10 +40,11 @@ class ExactResumption(Callback):
 
     Raises:
         ValueError: on resuming, if the checkpoint is from the middle of an epoch and the loader cannot continue there;
-            if it has averaged weights and there is no `ExponentialMovingAverage`; if it has done more epochs than
-            ``max_epochs``; if the optimizer, the schedule or their settings differ, which Lightning would silently
-            replace by those of the checkpoint; or if the facts of `kept_facts` differ. Schedules of other packages than
-            torch and lipnet are not compared.
+            if it is from between two optimizer steps and lacks the accumulated gradients; if it has averaged weights
+            and there is no `ExponentialMovingAverage`; if it has done more epochs than ``max_epochs``; if the
+            optimizer, the schedule or their settings differ, which Lightning would silently replace by those of the
+            checkpoint; or if the facts of `kept_facts` differ. Schedules of other packages than torch and lipnet are
+            not compared.
     """
 
     def __init__(self, train_accuracy: Metric) -> None:
@@ -104,7 +105,7 @@ class ExactResumption(Callback):
             check_facts(self._stated, self._facts)
             self._hide_max_steps(trainer)
             if self._unvalidated:
-                # The timer, which comes earlier, has found the time used up. It stops the training after a batch again.
+                # The timer, which comes earlier, has found the time used up. It stops the training after a step again.
                 trainer.should_stop = False
 
     def _hide_max_steps(self, trainer: Trainer) -> None:
@@ -134,6 +135,11 @@ class ExactResumption(Callback):
             raise ValueError(
                 f"the checkpoint is from the middle of an epoch, where {type(loader).__name__} cannot continue: resume "
                 "from a checkpoint of the end of an epoch"
+            )
+        if trainer.fit_loop.restarted_mid_epoch and trainer.fit_loop.epoch_loop._should_accumulate():
+            raise ValueError(
+                "the checkpoint is from between two optimizer steps and lacks the accumulated gradients: resume from "
+                "last.ckpt, which is written after a step"
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

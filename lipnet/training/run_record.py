@@ -25,8 +25,8 @@ class RunRecord(Callback):
     appends a start, so that the time covers all starts. Work of a killed process after its last update of the file does
     not count. A fast development run writes nothing.
 
-    Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None if a time limit ends the training;
-    ``finished``; ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
+    Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None without ``max_epochs``; ``finished``;
+    ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
     ``first_step``, ``commit``, ``versions``, ``hardware`` and ``precision``.
 
     Args:
@@ -48,7 +48,7 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         earlier = self.path.is_file() and trainer.ckpt_path is not None
-        self._earlier = read_starts(self.path) if earlier else []
+        self._earlier, self._starts = read_starts(self.path) if earlier else [], []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._starts = self._earlier
@@ -76,6 +76,12 @@ class RunRecord(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, finished=True)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning skips a resumed training that has nothing left to do, and with it the hooks above.
+        if self._earlier and not self._starts and not json.loads(self.path.read_text())["finished"]:
+            self.on_train_start(trainer, pl_module)
+            self._write(trainer, finished=True)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._starts:
             self._write(trainer, finished=False)
@@ -88,7 +94,7 @@ class RunRecord(Callback):
         record = {
             "seed": self.seed,
             "finished": finished,
-            "epochs": trainer.fit_loop.epoch_progress.current.completed,
+            "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             "planned_epochs": None if planned is None or planned < 0 else planned,
             "steps": trainer.global_step,
             "seconds": round(sum(start["seconds"] for start in self._starts), 1),

@@ -1,17 +1,13 @@
-"""Learning-rate schedules stated as fractions of the training, and the length of a training for them."""
+"""Learning-rate schedules stated as fractions of the training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import cos, inf, pi
-from typing import Any, ClassVar, Literal
+from math import cos, pi
+from typing import Any, Literal
 
-from lightning import Trainer
-from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
-
-from lipnet.training.batch_warmup import BatchWarmup
 
 
 def step_schedule(
@@ -126,12 +122,9 @@ class OneCycle(PerStepSchedule):
 
     Raises:
         ValueError: for a setting out of range; when called, for an optimizer without a momentum to schedule.
-        TypeError: for an unknown setting; for a setting that was renamed, the message has the new name.
 
     Source: Smith & Topin, "Super-Convergence", arXiv 1708.07120.
     """
-
-    _RENAMED: ClassVar = {"rise": "pct_start", "initial_divisor": "div_factor", "final_divisor": "final_div_factor"}
 
     def __init__(
         self,
@@ -140,11 +133,7 @@ class OneCycle(PerStepSchedule):
         final_div_factor: float = 1e4,
         momentum: Sequence[float] | None = None,
         over: Literal["steps", "time"] = "steps",
-        **unknown: Any,
     ) -> None:
-        for name in unknown:
-            hint = f"use {self._RENAMED[name]}" if name in self._RENAMED else "it has no such setting"
-            raise TypeError(f"one cycle got {name}={unknown[name]}: {hint}")
         if not 0 < pct_start < 1:
             raise ValueError(f"pct_start must be a fraction in (0, 1), got {pct_start}")
         for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
@@ -182,76 +171,3 @@ class _OneCycleOverTime(OneCycleLR):
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().state_dict().items() if name != "fraction"}
-
-
-def fraction_of_time(trainer: Trainer) -> Callable[[], float]:
-    """Return a function that returns the used fraction of the trainer's ``max_time``, the same in all processes.
-
-    Raises:
-        ValueError: for a trainer without a time budget.
-    """
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    if not timers or timers[0].time_remaining() is None:
-        raise ValueError("a schedule over the time of a training needs its budget: set trainer.max_time=DD:HH:MM:SS")
-
-    def fraction() -> float:
-        elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
-        assert remaining is not None
-        # Clocks differ, and different rates would drive the weights of the processes apart.
-        used: float = trainer.strategy.broadcast(elapsed / (elapsed + remaining))
-        return used
-
-    return fraction
-
-
-def steps_of(trainer: Trainer) -> float:
-    """Return the number of optimizer steps of a training; infinite if only its time is limited."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, BatchWarmup) and trainer.max_epochs not in (None, -1):
-            # Lightning refuses to count steps of a growing batch.
-            trainer.fit_loop.setup_data()
-            steps = callback.steps(int(trainer.num_training_batches), int(trainer.max_epochs or 0))
-            return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    return trainer.estimated_stepping_batches
-
-
-def seconds_of(trainer: Trainer) -> float | None:
-    """Return the time budget of a training in seconds, over all its starts; None without one."""
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    return timers[0]._duration if timers else None
-
-
-def length_for(schedule: PerStepSchedule, trainer: Trainer) -> Length:
-    """Return the length of a training in the unit that a schedule needs, steps or time.
-
-    Raises:
-        ValueError: for a training without a limit in this unit.
-    """
-    if schedule.over == "time":
-        return fraction_of_time(trainer)
-    steps = steps_of(trainer)
-    if not 1 <= steps < inf:
-        raise ValueError(
-            f"{type(schedule).__name__} needs the number of training steps, got {steps}: set trainer.max_epochs or "
-            "trainer.max_steps, or use scheduler=timed_one_cycle"
-        )
-    return int(steps)
-
-
-def progress_of(trainer: Trainer) -> Callable[[], float]:
-    """Return a function that returns the fraction of the training that is done, the same in all processes.
-
-    If both the time and the steps are limited, the larger fraction counts.
-
-    Raises:
-        ValueError: for a training without a limit.
-    """
-    steps = steps_of(trainer)
-    timed = seconds_of(trainer) is not None
-    if not timed and steps == inf:
-        raise ValueError(
-            "a loss whose radius grows with the training needs its length: set trainer.max_epochs, trainer.max_steps "
-            "or trainer.max_time"
-        )
-    used = fraction_of_time(trainer) if timed else lambda: 0.0
-    return lambda: min(1.0, max(used(), trainer.global_step / steps))

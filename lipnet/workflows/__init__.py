@@ -10,7 +10,7 @@ from lipnet.lazy import lazy_attributes
 if TYPE_CHECKING:
     from lipnet.workflows.attacking import CertificateAttack
     from lipnet.workflows.certification import certify_checkpoint
-    from lipnet.workflows.exportation import export_checkpoint
+    from lipnet.workflows.export import export_checkpoint
     from lipnet.workflows.folders import RunFolder
     from lipnet.workflows.multirun import SweepTable
     from lipnet.workflows.verification import verify_certificates
@@ -30,7 +30,7 @@ __getattr__ = lazy_attributes(
         "RunFolder": "lipnet.workflows.folders",
         "SweepTable": "lipnet.workflows.multirun",
         "certify_checkpoint": "lipnet.workflows.certification",
-        "export_checkpoint": "lipnet.workflows.exportation",
+        "export_checkpoint": "lipnet.workflows.export",
         "verify_certificates": "lipnet.workflows.verification",
     }
 )

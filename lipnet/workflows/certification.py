@@ -25,7 +25,7 @@ from lipnet.models.pretrained import WEIGHTS, complete_network, pretrained_file
 from lipnet.printing import say
 from lipnet.workflows.attacking import CertificateAttack, attack_certificates, attack_tables
 from lipnet.workflows.devices import AUTO, device_of
-from lipnet.workflows.folders import CHECKPOINTS
+from lipnet.workflows.folders import BEST
 from lipnet.workflows.reporting import check_report, reported
 from lipnet.workflows.settings import check_number
 
@@ -58,7 +58,8 @@ def certify_checkpoint(
     Args:
         ckpt_path: a checkpoint of lipnet, or the folder of a run, for its best checkpoint.
         output_dir: destination of certificates.tsv, summary.json and curve.png.
-        data: the data module; None for the dataset that the checkpoint names.
+        data: the data module, whose ``eval_batch_size`` becomes ``batch_size``; None for the dataset that the
+            checkpoint names.
         data_dir: folder of the dataset's files, if the checkpoint names the dataset.
         split: ``"test"`` or ``"validation"``.
         n_samples: number of samples, from the first one; None for all.
@@ -162,15 +163,13 @@ def checkpoint_path(path: str | Path) -> Path:
     path = resolve_path(path)
     if not path.is_dir():
         return path
-    best = path / CHECKPOINTS / "best.ckpt"
+    best = path / BEST
     if best.is_file():
         return best
     complete_network(path)
     if (path / WEIGHTS).is_file():
         return pretrained_file(path)
-    raise FileNotFoundError(
-        f"{path} is a folder without {CHECKPOINTS}/best.ckpt and {WEIGHTS}: name a checkpoint or a run's folder"
-    )
+    raise FileNotFoundError(f"{path} is a folder without {BEST} and {WEIGHTS}: name a checkpoint or a run's folder")
 
 
 def prepare_certification(
@@ -245,7 +244,8 @@ def _check_dataset(checkpoint: Checkpoint, data: ImageDataModule, split: str) ->
     trained_on, name = checkpoint.dataset["name"], data.dataset_name
     if name != trained_on:
         raise ValueError(
-            f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}"
+            f"the checkpoint was trained on {trained_on}, but the data are {name}: certify it on {trained_on}, or "
+            "train with CertifiedClassifier(dataset=data.description())"
         )
     here = comparable({key: getattr(data, key) for key in data.settings_behind(split)}, checkpoint.dataset)
     there = {key: checkpoint.dataset.get(key) for key in here}

@@ -24,9 +24,16 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be 'auto' or a device of torch, got {name!r}: {error}") from error
-    if device.type not in (_CPU.type, accelerator.type):
+    missing = device.type != _CPU.type and (device.index or 0) >= torch.accelerator.device_count()
+    if missing or device.type not in (_CPU.type, accelerator.type):
         raise ValueError(f"device {name!r} is not available on this machine")
     return device
+
+
+def check_one_choice(device: str, trainer: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if a command names a device beside a group ``trainer``."""
+    if trainer is not None and device != AUTO:
+        raise ValueError(f"a trainer group brings its devices with it: leave out device={device}")
 
 
 def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | list[str]:
@@ -35,11 +42,8 @@ def devices_of_command(device: str, trainer: Mapping[str, Any] | None) -> str | 
     Raises:
         ValueError: if it names both; and as `devices_of_trainer`.
     """
-    if trainer is None:
-        return device
-    if device != AUTO:
-        raise ValueError(f"a trainer group brings its devices with it: leave out device={device}")
-    return devices_of_trainer(trainer)
+    check_one_choice(device, trainer)
+    return device if trainer is None else devices_of_trainer(trainer)
 
 
 def devices_of_trainer(trainer: Mapping[str, Any]) -> list[str]:

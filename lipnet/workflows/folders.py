@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationResolutionError
 
+from lipnet.certify.files import SUMMARY
 from lipnet.models import CheckpointError
 from lipnet.models.checkpoint import read_checkpoint
 from lipnet.workflows import resolvers as resolvers  # registers them
@@ -26,7 +27,7 @@ from lipnet.workflows.newest import newest, start_of_run, start_of_sweep
 from lipnet.workflows.transfer import starts_from
 
 CHECKPOINTS = "checkpoints"
-LAST = f"{CHECKPOINTS}/last.ckpt"
+LAST, BEST = f"{CHECKPOINTS}/last.ckpt", f"{CHECKPOINTS}/best.ckpt"
 LOCK = ".lock"
 _REQUEUED = "hpc_ckpt_*.ckpt"
 # DataLoader workers of a killed run hold its lock until they notice, after at most 5 seconds.
@@ -187,7 +188,7 @@ def remove_unused(folder: Path) -> None:
 def holds_run(folder: Path) -> bool:
     """Return True if a folder holds a checkpoint or certificates of a run."""
     checkpoints = [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(_REQUEUED)]
-    return (folder / "summary.json").exists() or bool(checkpoints)
+    return (folder / SUMMARY).exists() or bool(checkpoints)
 
 
 def check_unused(folder: Path, config: DictConfig) -> None:
@@ -198,9 +199,9 @@ def check_unused(folder: Path, config: DictConfig) -> None:
     resumed = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
     if resumed is not None and not starts_from(resumed, transfer) and folder.resolve() in resumed.resolve().parents:
         return
-    newest = newest_checkpoint(folder, folder) or folder / LAST
+    latest = newest_checkpoint(folder, folder) or folder / LAST
     raise FileExistsError(
-        f"{folder} holds a run already: resume it with ckpt_path={newest}, or set another hydra.run.dir"
+        f"{folder} holds a run already: resume it with ckpt_path={latest}, or set another hydra.run.dir"
     )
 
 

@@ -37,13 +37,6 @@ FREE = (
     "model",
 )
 """Names and patterns of settings that a resumed training may change, each with all settings below it."""
-# All that checkpoints of earlier versions state.
-_EARLIER = (
-    *("seed", "loss", "scheduler", "data", "compile", "callbacks.ema", "callbacks.batch_warmup", "trainer.precision"),
-    *("trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
-    "trainer.limit_train_batches",
-)
-_GROWTH = "callbacks.batch_warmup.growth"
 
 
 class KeptSettings(Callback):
@@ -96,8 +89,6 @@ def check_kept_settings(checkpoint: Mapping[str, Any], path: Path, settings: Map
     stated = checkpoint.get("callbacks", {}).get(KeptSettings.__qualname__)
     if stated is None:
         return
-    if all(_is_among(name, _EARLIER) for name in stated):
-        settings = {name: value for name, value in settings.items() if _is_among(name, _EARLIER)}
     values = differences(stated, settings, ("in the checkpoint", "here"))
     if values:
         raise ValueError(
@@ -122,8 +113,6 @@ def _flat(name: str, value: Any, free: tuple[str, ...]) -> Iterator[tuple[str, A
     """Yield the entries of nested dicts by dotted names; null is left out, as if the setting did not exist."""
     if _is_among(name, free):
         return
-    if name == _GROWTH and isinstance(value, list):
-        value = dict(value)
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _flat(f"{name}.{key}", each, free)

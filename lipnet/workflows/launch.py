@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from lipnet.workflows.devices import AUTO, devices_of_trainer
+from lipnet.workflows.devices import AUTO, check_one_choice, devices_of_trainer
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,9 @@ def device_of_launch(launch: Launch, device: str, trainer: Mapping[str, Any] | N
         ValueError: if there are more processes on this machine than devices, or the group asks for another number of
             processes than were started.
     """
+    check_one_choice(device, trainer)
     if trainer is None and device != AUTO:
         return device
-    if trainer is not None and device != AUTO:
-        raise ValueError(f"a trainer group brings its devices with it: leave out device={device}")
     devices = _all_devices() if trainer is None else devices_of_trainer({**trainer, "num_nodes": 1})
     if trainer is not None and launch.size != trainer.get("num_nodes", 1) * len(devices):
         raise ValueError(

@@ -28,7 +28,7 @@ _WRONG = (UnsoundCertificatesError, UnconfirmedCertificatesError)
 
 
 class SweepTable(Callback):
-    """Prints `summary_table` for the finished runs of a multirun, and one line for each failed one.
+    """Hydra callback that prints `summary_table` for the finished runs of a multirun, and one line for each failed one.
 
     Each run is named by the overrides that distinguish it. A multirun ends with exit status 2 if a certificate is wrong
     or not confirmed in any run, else with 1 if a run failed or its files cannot be read. Errors that `clear_errors`

@@ -1,4 +1,4 @@
-"""What follows a training: the checkpoint to certify, and its certificates in the loggers."""
+"""Steps after a training: choose the checkpoint to certify, and log its certificates."""
 
 import signal
 import sys
@@ -29,14 +29,16 @@ def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
 def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, float | None]:
     """Return the best checkpoint and its score, or the last state and None if no validation chose one.
 
-    If there is no checkpoint at all, all processes together save the present state.
+    If there is no checkpoint at all, all processes together save the present state. A training that ended within an
+    epoch cannot be resumed exactly from it.
     """
     best = best_checkpoint(trainer)
     if best is not None:
         return best
     paths = [keeper.path for keeper in trainer.checkpoint_callbacks if isinstance(keeper, LastCheckpoint)]
-    path = next((path for path in paths if path.is_file()), Path(folder, LAST))
-    if path not in paths:
+    path = next(filter(Path.is_file, paths), None)
+    if path is None:
+        path = Path(folder, LAST)
         trainer.save_checkpoint(path)
     return path, None
 

@@ -119,18 +119,24 @@ def check_settings(config: DictConfig) -> None:
     own arguments.
 
     Raises:
-        ValueError: as `check_number`, for instance for text in place of a number.
+        ValueError: as `check_number`, for instance for text in place of a number; for a cosine schedule of no length.
     """
     for name, kind in (("seed", int), ("transfer", bool), ("bias_lr_factor", float), ("manifold_lr", float)):
         check_number(name, config[name], kind)
     if config.certify is not None:
         check_certify_settings(config.certify)
-        check_number("certify.n_samples", config.certify.n_samples, int | None)
-        check_number("certify.batch_size", config.certify.batch_size, int)
+        settings: Any = OmegaConf.to_container(config.certify, resolve=True)
+        check_numbers({"_target_": "lipnet.workflows.certify_checkpoint", **settings}, "certify")
     # The trainer comes first: other groups refer to its settings, and an error should name the setting itself.
     for group in ("trainer", "data", "loss", "optimizer", "lookahead", "scheduler", "callbacks", "logger"):
         if config.get(group) is not None:
             check_numbers(OmegaConf.to_container(config[group], resolve=True), group)
+    epochs = OmegaConf.select(config, "scheduler.T_max")
+    if isinstance(epochs, int) and epochs < 1:
+        raise ValueError(
+            f"scheduler.T_max must be at least 1, got {epochs}: set trainer.max_epochs, or use "
+            "scheduler=timed_one_cycle"
+        )
 
 
 def check_certification(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """Configuration of a transfer: the network of a checkpoint, adapted to other classes."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipnet.data import DatasetSpec, ImageDataModule
 from lipnet.data.fingerprint import CONTENTS
-from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError
+from lipnet.models import AdaptedConv, AdaptedHead, CheckpointError, LipConvNet
 from lipnet.models.checkpoint import DESCRIPTION, read_checkpoint
 
 _ADAPTED = {"conv": f"lipnet.models.{AdaptedConv.__name__}", "head": f"lipnet.models.{AdaptedHead.__name__}"}
 _BASE_CLASSES = "base_out_features"
-# Defaults of LipConvNet.
-_DEFAULTS = {"conv": "lipnet.layers.SOC", "head": "lipnet.layers.SOCLinear"}
 
 
 def starts_from(ckpt_path: Path | str | None, transfer: bool) -> bool:
@@ -66,7 +65,8 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
 
     Raises:
         FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.
-        ValueError: without a checkpoint, for images of another shape, and for another group ``model``.
+        ValueError: without a checkpoint, for another network than a LipConvNet, for images of another shape, and for
+            another group ``model``.
     """
     stated = OmegaConf.to_container(config.model, resolve=True)
     if not isinstance(stated, dict) or stated.keys() != {"adapter", "frozen", "frozen_head"}:
@@ -74,6 +74,8 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
     if ckpt_path is None:
         raise ValueError("a transfer starts from a trained network: ckpt_path=RUN/checkpoints/best.ckpt")
     network = read_checkpoint(ckpt_path)[0][DESCRIPTION]["model"]
+    if str(network.get("_target_")).rpartition(".")[2] != LipConvNet.__name__:
+        raise ValueError(f"a transfer adapts a lipnet.models.LipConvNet, got {network.get('_target_')} in {ckpt_path}")
     expected = {"in_channels": spec.in_channels, "image_size": spec.image_size}
     received = {key: network.get(key) for key in expected}
     if received != expected:
@@ -95,7 +97,8 @@ def transferred_config(config: DictConfig, ckpt_path: Path | None, spec: Dataset
 
 def _layer(network: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """Return the configuration of the network's own layers, without an adapter."""
-    layer: Mapping[str, Any] = network.get(part, {"_target_": _DEFAULTS[part], "_partial_": True})
+    default = signature(LipConvNet).parameters[part].default
+    layer: Mapping[str, Any] = network.get(part, {"_target_": f"lipnet.layers.{default.__name__}", "_partial_": True})
     return layer["layer"] if _is_adapted(network, part) else layer
 
 

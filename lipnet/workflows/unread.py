@@ -29,7 +29,7 @@ CERTIFICATION = (
 _PACKAGED = Path(__file__).parents[1] / "conf"
 _PLACES = ("data_dir", "log_dir", "output_dir")
 # Arguments of `certify_checkpoint` that a training sets itself, or cannot set.
-_SET_BY_TRAINING = ("ckpt_path", "output_dir", "data", "overwrite", "launched")
+_SET_BY_TRAINING = ("ckpt_path", "output_dir", "data", "overwrite", "resume", "launched")
 _INSTEAD = {
     "radii": "set radii, which the whole training has",
     "trust": "set trust, which the whole training has",

@@ -238,7 +238,7 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one factor, got no mixings"):
         StructuredOrthogonal(16, 4, [])
     for shape in [(16,), (4, 8, 3)]:
-        with pytest.raises(ValueError, match=rf"shape \(\.\.\., 16, m\), got \({shape[0]},"):
+        with pytest.raises(ValueError, match=rf"shape \(\.\.\., 16, p\), got \({shape[0]},"):
             gsoft(16, 4)(torch.zeros(shape))
 
 

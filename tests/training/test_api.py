@@ -232,6 +232,16 @@ def test_a_network_of_ones_own_trains_and_loads(tmp_path: Path, digits: tuple[Te
         CertifiedClassifier.load_from_checkpoint(path, model=nn.Flatten())
 
 
+@pytest.mark.parametrize("name", ["weights", "tensor"])
+@pytest.mark.filterwarnings("ignore:.*carries no SHA-256")
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, name: str) -> None:
+    network, path = own_network(), tmp_path / f"{name}.pt"
+    torch.save(network.state_dict() if name == "weights" else torch.zeros(3), path)
+    for model in (network, None):
+        with pytest.raises(CheckpointError, match="must hold a state_dict with the module's weights, got"):
+            CertifiedClassifier.load_from_checkpoint(path, model=model)
+
+
 def test_a_class_of_ones_own_needs_trust() -> None:
     config = {"_target_": f"{__name__}.Own"}
     with pytest.raises(ValueError, match="got _target_"):

@@ -91,6 +91,18 @@ def test_weights_that_no_loss_has_seen(tmp_path: Path, tiny_config: dict[str, An
     assert list(tmp_path.iterdir()) == []
 
 
+class Saving(Callback):
+    """Callback that saves before the guard sees the loss of the batch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir, "own.ckpt"))
+
+
+def test_a_checkpoint_of_ones_own_at_the_end_of_a_batch_is_written(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    fit(tiny_config, tmp_path, callbacks=[Saving()], limit_train_batches=2, max_epochs=1)
+    assert torch.load(tmp_path / "own.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_a_finite_training_is_left_alone(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     trainer = fit(tiny_config, tmp_path, limit_train_batches=3)
     assert trainer.global_step == 6

@@ -248,6 +248,30 @@ def test_a_budget_of_the_trainer_leaves_a_state_within_the_epoch(tmp_path: Path,
     assert_same_training(whole, resumed)
 
 
+class OutOfTime(Callback):
+    """Callback that ends the training with the fifth batch, once, as a used-up time budget does."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == 4:
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_training_whose_time_ends_between_two_steps_completes_the_step(
+    tmp_path: Path, tiny_config: dict[str, Any], validated: bool
+) -> None:
+    """Steps follow batches 2, 4, 6 and 8. The sixth one is trained, and the state after it is kept."""
+    path = tmp_path / "latest.ckpt"
+    settings = {"limit_train_batches": 8, "limit_val_batches": 3 * validated, "accumulate_grad_batches": 2}
+
+    def start(name: str, ckpt_path: Path | None = None, *more: Callback) -> Trainer:
+        return fit(tiny_config, tmp_path / name, ckpt_path, data=make_data(), callbacks=[*more], **settings)
+
+    start("cut", None, OutOfTime(), LastCheckpoint(path))
+    assert step_of(path) == 3
+    assert_same_training(start("whole"), start("cut", path))
+
+
 def test_a_fast_development_run_writes_nothing(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     fit(tiny_config, tmp_path, data=make_data(), callbacks=[LastCheckpoint(tmp_path / "latest.ckpt")], fast_dev_run=2)
     assert list(tmp_path.iterdir()) == []
@@ -257,6 +281,17 @@ def test_the_last_steps_of_a_training_by_steps_are_kept(tmp_path: Path, tiny_con
     path = tmp_path / "latest.ckpt"
     fit(tiny_config, tmp_path, data=make_data(), callbacks=[LastCheckpoint(path)], max_epochs=-1, max_steps=5)
     assert step_of(path) == 5
+
+
+@pytest.mark.parametrize("settings", [{"check_val_every_n_epoch": 2}, {"limit_val_batches": 0}], ids=str)
+def test_the_last_step_is_kept_where_a_validation_is_left_out(
+    tmp_path: Path, tiny_config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """The last of four steps is in the middle of the epoch, where other epochs or other settings validate."""
+    path = tmp_path / "latest.ckpt"
+    lengths = {"limit_train_batches": 8, "val_check_interval": 4, "max_epochs": -1, "max_steps": 4}
+    fit(tiny_config, tmp_path, data=make_data(), callbacks=[LastCheckpoint(path)], **lengths, **settings)
+    assert step_of(path) == 4
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_riemannian_settings_out_of_range_are_refused(settings: dict[str, Any]) 
 def test_lookahead_follows_its_formula() -> None:
     weight = nn.Parameter(noise(3, seed=1))
     slow = fast = weight.detach().clone().numpy()
-    optimizer = Lookahead(torch.optim.SGD([weight], lr=0.1), steps=3, pull=0.3)
+    optimizer = Lookahead(torch.optim.SGD([weight], lr=0.1), steps=3, alpha=0.3)
     for step in range(7):
         take(optimizer, [weight], 1, step)
         fast = fast - 0.1 * noise(3, seed=100 * step).numpy()
@@ -128,10 +128,27 @@ def test_lookahead_follows_its_formula() -> None:
 def test_lookahead_on_the_manifold_stops_in_the_middle_of_the_geodesic() -> None:
     start = orthogonal(1, 4)
     weight, alone = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    take(Lookahead(RiemannianAdam([weight], lr=0.05), steps=4, pull=0.5), [weight], 4)
+    take(Lookahead(RiemannianAdam([weight], lr=0.05), steps=4, alpha=0.5), [weight], 4)
     take(RiemannianAdam([alone], lr=0.05), [alone], 4)
     travelled = scipy.linalg.logm(start.numpy().T @ alone.detach().numpy()).real
     np.testing.assert_allclose(weight.detach(), start.numpy() @ scipy.linalg.expm(travelled / 2), atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, RiemannianAdam, Muon])
+def test_lookahead_waits_for_the_first_gradient_of_a_parameter(make: Callable[..., Optimizer]) -> None:
+    """A head that is frozen at first moves as one of a training that begins with its first gradient."""
+    body, head, alone = (nn.Parameter(orthogonal(1, 4, seed)) for seed in (1, 2, 2))
+    optimizer = Lookahead(make([body, head], lr=0.1), steps=2)
+    take(optimizer, [body], 2)
+    assert head.equal(alone)
+    for step in (2, 3):
+        body.grad, head.grad = noise(4, 4, seed=7), noise(4, 4, seed=step)
+        optimizer.step()
+    other = Lookahead(make([alone], lr=0.1), steps=2)
+    for step in (2, 3):
+        alone.grad = noise(4, 4, seed=step)
+        other.step()
+    torch.testing.assert_close(head, alone, rtol=1e-12, atol=1e-12)
 
 
 def test_muon_is_torchs_on_matrices() -> None:
@@ -276,7 +293,7 @@ def test_schedules_and_closures_reach_every_part(name: str) -> None:
         torch.testing.assert_close(parameter, other.detach(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "pull"), [(0, 0.5), (5, 0.0), (5, 1.5)])
-def test_lookahead_settings_out_of_range_are_refused(steps: int, pull: float) -> None:
-    with pytest.raises(ValueError, match=rf"steps must be at least 1 and pull in \(0, 1\], got {steps} and {pull}"):
-        Lookahead(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), steps, pull)
+@pytest.mark.parametrize(("steps", "alpha"), [(0, 0.5), (5, 0.0), (5, 1.5)])
+def test_lookahead_settings_out_of_range_are_refused(steps: int, alpha: float) -> None:
+    with pytest.raises(ValueError, match=rf"steps must be at least 1 and alpha in \(0, 1\], got {steps} and {alpha}"):
+        Lookahead(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), steps, alpha)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lipnet.training import BatchWarmup, EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger, progress
 from lipnet.training.progress import Clock
-from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit
+from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit, make_module
 
 
 def test_an_epoch_is_a_line(
@@ -89,13 +89,15 @@ def test_the_time_left_is_that_of_the_batches_left(
     assert [re.findall(r"0:00:(\d\d) left$", line) for line in lines] == [[f"{seconds:02}"] for seconds in left]
 
 
-def test_the_bar_and_its_figures_fit_into_80_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_and_its_figures_fit_into_80_characters(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bar = ProgressBar()
     trainer = Trainer(max_epochs=40, logger=False, enable_checkpointing=False, accelerator="cpu")
     figures = {"train/loss": 1.2345, "val/accuracy": 0.9321, "val/certified_36_255": 0.8768, "lr": 0.1}
     monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: figures)
     monkeypatch.setattr(Clock, "left", lambda *_: timedelta(seconds=754))
-    shown = bar.get_metrics(trainer, LightningModule())
+    shown = bar.get_metrics(trainer, make_module(tiny_config))
     assert shown == {"loss": "1.234", "acc": "93.2%", "36/255": "87.7%", "left": "0:12:34"}
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     progress = Progress(*bar.configure_columns(trainer), console=console)
@@ -106,6 +108,23 @@ def test_the_bar_and_its_figures_fit_into_80_characters(monkeypatch: pytest.Monk
     text = Text.from_ansi(capture.get()).plain.rstrip()
     assert "120/351" in text
     assert len(f"{text} {' '.join(f'{name}: {value}' for name, value in shown.items())}") <= 80
+
+
+def test_the_bar_names_radii_as_they_were_given(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    figures = {"val/certified_0_5": 0.25, "val/certified_1_5": 0.125}
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: figures)
+    monkeypatch.setattr(Clock, "left", lambda *_: None)
+    module = make_module(tiny_config, radii=("0.5", "1/5"))
+    assert ProgressBar().get_metrics(trainer, module) == {"0.5": "25.0%", "1/5": "12.5%"}
+    assert ProgressBar().get_metrics(trainer, LightningModule()) == {"0_5": "25.0%", "1_5": "12.5%"}
+
+
+def test_an_epoch_without_figures_is_a_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    with caplog.at_level(logging.INFO, logger="lipnet"):
+        EpochLog().on_train_epoch_end(trainer, LightningModule())
+    assert re.fullmatch(r"epoch 0: \d+\.\d s", caplog.messages[-1])
 
 
 def test_a_training_without_a_last_epoch_names_none() -> None:

@@ -137,6 +137,16 @@ def test_accumulated_gradients_are_never_cut(tmp_path: Path, tiny_config: dict[s
     assert_same_training(whole, resumed)
 
 
+def test_a_state_between_two_steps_is_refused(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """A validation follows batch 3 of 4, and steps batches 2 and 4: the best checkpoint lacks a gradient."""
+    settings = {"limit_train_batches": 4, "val_check_interval": 3, "accumulate_grad_batches": 2, "max_epochs": 1}
+    trainer = fit(tiny_config, tmp_path, data=make_data(), **settings)
+    best = Path(trainer.checkpoint_callback.best_model_path)
+    assert torch.load(best, weights_only=True)["global_step"] == 1
+    with pytest.raises(ValueError, match="from between two optimizer steps and lacks the accumulated gradients"):
+        fit(tiny_config, tmp_path, best, data=make_data(), **settings)
+
+
 def test_a_grown_batch_keeps_its_size_within_the_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """Steps follow batches 1 to 4 of the first epoch, and batches 2 and 4 of the second: killed between these two."""
 
@@ -241,7 +251,7 @@ def start(config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, *
             r"weight_decay: 0.* in the checkpoint, 0\.1",
         ),
         (partial(torch.optim.AdamW, lr=0.1), r"keeps its optimizer, got AdamW, which differs .* betas"),
-        (ModuleOptimizer(MOMENTUM, lookahead=Lookahead), r"got Lookahead, which differs .* lookahead_pull"),
+        (ModuleOptimizer(MOMENTUM, lookahead=Lookahead), r"got Lookahead, which differs .* lookahead_alpha"),
     ],
     ids=["rate", "decay", "class", "lookahead"],
 )
@@ -256,7 +266,7 @@ def test_another_optimizer_is_refused(
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (MOMENTUM, "got SGD, which differs .* lookahead_pull"),
+        (MOMENTUM, "got SGD, which differs .* lookahead_alpha"),
         (ModuleOptimizer(MOMENTUM, lookahead=partial(Lookahead, steps=4)), "lookahead_steps: 3 in the .*, 4 here"),
     ],
     ids=["without", "steps"],

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 
 import lipnet
-from lipnet.training import RunRecord
+from lipnet.training import LastCheckpoint, RunRecord
 from lipnet.training.run_record import commit, hardware
 from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit
 
@@ -22,7 +23,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def run(
-    config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, *callbacks: KillAfter, **settings: Any
+    config: dict[str, Any], folder: Path, ckpt_path: Path | None = None, *callbacks: Callback, **settings: Any
 ) -> None:
     record = RunRecord(folder / "run.json", seed=7)
     fit(config, folder, ckpt_path, callbacks=[best_checkpoint(folder), record, *callbacks], **settings)
@@ -54,6 +55,26 @@ def test_a_run_that_was_cut_says_so_and_adds_its_times(tmp_path: Path, tiny_conf
     assert whole["starts"][0] == cut["starts"][0]
     assert whole["starts"][1]["first_step"] == 21, "it went on from the end of an epoch"
     assert whole["seconds"] == pytest.approx(sum(start["seconds"] for start in whole["starts"]), abs=0.11)
+
+
+class KillAtTheEnd(Callback):
+    """Callback that ends a program after the last checkpoint of its training."""
+
+    def on_train_end(self, *_: Any) -> None:
+        raise Interrupted
+
+
+def test_a_run_that_was_killed_at_its_end_is_finished_when_resumed(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Nothing is left to train. A later start, which may only certify, leaves the record as it is."""
+    settings, path = {"limit_train_batches": 2, "limit_val_batches": 1}, tmp_path / "latest.ckpt"
+    with pytest.raises(Interrupted):
+        run(tiny_config, tmp_path, None, KillAtTheEnd(), LastCheckpoint(path), **settings)
+    assert not record_of(tmp_path)["finished"]
+    for _ in range(2):
+        run(tiny_config, tmp_path, path, LastCheckpoint(path), **settings)
+        record = record_of(tmp_path)
+        assert (record["finished"], record["epochs"], record["steps"]) == (True, 2, 4)
+        assert [start["first_step"] for start in record["starts"]] == [0, 4]
 
 
 def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path, tiny_config: dict[str, Any]) -> None:

@@ -167,15 +167,6 @@ def test_an_optimizer_without_momentum_has_none_to_schedule() -> None:
         OneCycle(momentum=[0.8, 0.9])(optimizer, 10)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("rise", "pct_start"), ("initial_divisor", "div_factor"), ("final_divisor", "final_div_factor")],
-)
-def test_a_former_name_of_a_setting_is_refused_with_the_new_one(old: str, new: str) -> None:
-    with pytest.raises(TypeError, match=f"{old}=0.5: use {new}$"):
-        OneCycle(**{old: 0.5})
-
-
 def test_one_cycle_over_the_steps_is_torchs() -> None:
     optimizer = make_optimizer()
     assert type(OneCycle()(optimizer, 10)) is torch.optim.lr_scheduler.OneCycleLR

@@ -55,6 +55,17 @@ def test_auto_is_the_cpu_where_there_is_no_accelerator() -> None:
         device_of("cuda")
 
 
+@pytest.mark.parametrize(("name", "there"), [("cuda", True), ("cuda:1", True), ("cuda:2", False), ("mps", False)])
+def test_a_device_must_be_on_the_machine(monkeypatch: pytest.MonkeyPatch, name: str, there: bool) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    if there:
+        assert device_of(name) == torch.device(name)
+    else:
+        with pytest.raises(ValueError, match=f"device '{name}' is not available on this machine"):
+            device_of(name)
+
+
 def test_a_command_names_a_device_or_a_group() -> None:
     two = {"accelerator": "cpu", "devices": 2}
     assert devices_of_command("cuda:1", None) == "cuda:1"

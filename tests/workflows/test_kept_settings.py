@@ -111,25 +111,6 @@ def test_a_checkpoint_that_states_no_settings_is_accepted(run: Path) -> None:
     check_kept_settings(content, run, settings | {"seed": 7})
 
 
-def test_an_earlier_checkpoint_is_compared_in_the_settings_that_it_states(run: Path) -> None:
-    """Earlier versions stated settings of a list; their growth of the batch was a mapping."""
-    changes = ("callbacks=[default,ema,batch_warmup]", "trainer.limit_val_batches=2", "optimizer.lr=0.3")
-    settings = kept_settings(configuration(run.parents[3], *changes), "32-true")
-    earlier = {name: value for name, value in settings.items() if name.split(".")[0] in ("seed", "loss", "data")}
-    earlier |= {
-        name: value for name, value in settings.items() if name.startswith(("callbacks.ema", "callbacks.batch"))
-    }
-    earlier |= {f"trainer.{each}": settings[f"trainer.{each}"] for each in ("precision", "accumulate_grad_batches")}
-    earlier |= {"trainer.limit_train_batches": 2} | {name: settings[name] for name in settings if "scheduler" in name}
-    assert earlier["callbacks.batch_warmup.growth.2"] == 2
-    content = {"callbacks": {"KeptSettings": earlier}}
-    check_kept_settings(content, run, settings)
-    with pytest.raises(ValueError, match="got seed: 0 in the checkpoint, 1 here"):
-        check_kept_settings(content, run, settings | {"seed": 1})
-    with pytest.raises(ValueError, match=r"got data\.mixing\._target_: None in the checkpoint, other here"):
-        check_kept_settings(content, run, settings | {"data.mixing._target_": "other"})
-
-
 def test_all_that_decides_weights_is_kept_and_no_place_is(tmp_path: Path) -> None:
     config = configuration(
         tmp_path, "loss=emma", "optimizer=muon", "lookahead=default", "data/extra=npz", "data.extra.path=x"

@@ -21,6 +21,7 @@ from tests.config.test_experiments import EXPERIMENTS, configuration
         ("bias_lr_factor=abc", "bias_lr_factor must be a number, got 'abc'"),
         ("certify.n_samples=abc", "certify.n_samples must be an integer or null, got 'abc'"),
         ("certify.batch_size=null", "certify.batch_size must be an integer, got null"),
+        ("+certify.layers=no", "certify.layers must be true or false, got 'no'"),
         ("optimizer.lr=abc", "optimizer.lr must be a number, got 'abc'"),
         ("optimizer.momentum=[0.9]", r"optimizer.momentum must be a number, got \[0.9\]"),
         ("+optimizer.nesterov=1", "optimizer.nesterov must be true or false, got 1"),
@@ -33,6 +34,14 @@ def test_the_error_names_the_setting(override: str, message: str) -> None:
     config = configuration("experiment=quickstart", override)
     with pytest.raises(ValueError, match=message):
         check_settings(config)
+
+
+def test_a_cosine_schedule_needs_a_number_of_epochs() -> None:
+    """torch accepts -1 epochs, and sets every second rate to 0."""
+    config = configuration("experiment=quickstart", "scheduler=cosine", "trainer.max_epochs=-1")
+    with pytest.raises(ValueError, match=r"scheduler\.T_max must be at least 1, got -1: set trainer\.max_epochs"):
+        check_settings(config)
+    check_settings(configuration("experiment=quickstart", "scheduler=constant", "trainer.max_epochs=-1"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

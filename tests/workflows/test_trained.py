@@ -52,6 +52,17 @@ def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tm
     assert load_checkpoint(tmp_path / "last.ckpt").dataset["name"] == "digits"
 
 
+def test_a_last_checkpoint_that_was_not_written_is_written_to_be_certified(config: DictConfig, tmp_path: Path) -> None:
+    """The place of the callback is that of the checkpoint which is written in its stead."""
+    config.trainer.check_val_every_n_epoch = 5
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    config.callbacks.last = {"_target_": "lipnet.training.LastCheckpoint", "path": str(path)}
+    trainer = fit(config)
+    path.unlink()
+    assert checkpoint_to_certify(trainer, tmp_path) == (path, None)
+    assert load_checkpoint(path).dataset["name"] == "digits"
+
+
 def test_without_a_checkpoint_the_average_is_saved_and_certified(config: DictConfig, tmp_path: Path) -> None:
     """The configuration is callbacks=[ema]."""
     config.callbacks = {"ema": {"_target_": "lipnet.training.ExponentialMovingAverage"}}

@@ -114,6 +114,15 @@ def test_a_transfer_that_does_not_state_the_classes_of_its_base_is_resumed(adapt
     assert resume_path(config, make_module(config, make_data(config))) == adapted_checkpoint
 
 
+def test_a_base_of_another_class_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["lipnet"]["model"]["_target_"] = "lipnet.models.LiResNet"
+    write_archive(tmp_path / "base.ckpt", content)
+    config = configuration(tmp_path / "base.ckpt")
+    with pytest.raises(ValueError, match=r"a lipnet\.models\.LipConvNet, got lipnet\.models\.LiResNet in "):
+        make_module(config, make_data(config))
+
+
 def test_a_base_is_started_from_in_a_new_folder(
     tmp_path: Path, tiny_checkpoint: Path, adapted_checkpoint: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_chosen_part_that_the_model_lacks_is_named(
         ("+certify.attack=pgd", "would be ignored: attack the finished run"),
         ("+certify.n_sample=3", "no setting of a certification"),
         ("+certify.overwrite=false", "no setting of a certification"),
+        ("+certify.resume=false", "no setting of a certification"),
     ],
 )
 def test_the_certification_of_a_training_refuses_settings_that_would_be_ignored(override: str, message: str) -> None:
@@ -116,6 +117,8 @@ def test_the_certification_of_a_training_refuses_settings_that_would_be_ignored(
         ("compare=[a,b]", "attack=pgd"),
         ("verify=c", "attack=pgd"),
         ("verify=c", "report=html"),
+        ("compare=[a,b]", "ckpt_path=c"),
+        ("compare=[a,b]", "pretrained=digits-quickstart"),
     ],
 )
 def test_a_command_does_not_leave_out_one_of_two_tasks(overrides: tuple[str, ...]) -> None:

@@ -82,7 +82,8 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
     """Remove an adapter, in place, or all adapters for None.
 
     Without its last adapter the model is again what it was, bit for bit: its parameters (the same objects), which of
-    them require a gradient, its buffers and its classes. Save an adapter first if you need it later.
+    them require a gradient, its buffers and its classes. Parameters outside the adapter that you trained keep their
+    values. Save an adapter first if you need it later.
 
     Returns:
         The model.
@@ -110,8 +111,7 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
             take_off(site.module, site.parameter, adapted)
     if not attachment.configs:
         for parameter, value in model.named_parameters():
-            if parameter in attachment.trainable:
-                value.requires_grad_(True)
+            value.requires_grad_(attachment.required_grad.get(parameter, value.requires_grad))
         delattr(model, ATTRIBUTE)
     return model
 
@@ -120,8 +120,8 @@ def merge(model: nn.Module) -> nn.Module:
     """Merge the adapter in use into the weights, in place, and drop the others. The model is plain torch again.
 
     In evaluation it computes, bit for bit, what it did with the adapter. The merged weights are new parameters: other
-    owners of the old ones, such as a tied layer or a copy, keep the old ones. The parameters that required a gradient
-    before the first adapter require one again.
+    owners of the old ones, such as a tied layer or a copy, keep the old ones. Exactly the parameters that required a
+    gradient before the first adapter require one again.
 
     Returns:
         The model.
@@ -189,8 +189,8 @@ def install(
 ) -> None:
     """Put the updates on their sites as an adapter of this name, and use it."""
     if not attached(model):
-        trainable = frozenset(parameter for parameter, value in model.named_parameters() if value.requires_grad)
-        setattr(model, ATTRIBUTE, Attachment(trainable))
+        required_grad = {parameter: value.requires_grad for parameter, value in model.named_parameters()}
+        setattr(model, ATTRIBUTE, Attachment(required_grad))
         model.requires_grad_(False)
     attachment = attachment_of(model)
     for site, update in updates.items():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,9 @@ def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _
     """Return the content of a file from its metadata and tensors; the caller turns errors into its own."""
     if description["format"] not in _FORMATS:
         raise ValueError(f"format must be one of {_FORMATS}, got {description['format']}")
+    strength = float(description.get("strength", 1.0))
+    if not isfinite(strength):
+        raise ValueError(f"strength must be finite, got {strength}")
 
     def stripped(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -242,7 +246,7 @@ def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _
         config=config_from_plain(description["config"]),
         shapes=shapes,
         special={weight: config_from_plain(plain) for weight, plain in description.get("special", {}).items()},
-        strength=float(description.get("strength", 1.0)),
+        strength=strength,
         states=states,
         buffers=stripped(_BUFFER),
         parameters=stripped(_PARAMETER),

@@ -20,7 +20,7 @@ class Attachment:
     """The adapters of a model.
 
     Attributes:
-        trainable: names of the model's own parameters that required a gradient before the first adapter.
+        required_grad: whether the model's own parameters required a gradient before the first adapter, by name.
         configs: configurations by name of the adapter, in the order of attachment.
         special: for each adapter, the configurations of weights that have another one, by name of the weight.
         active: name of the adapter in use; None for the base.
@@ -29,7 +29,7 @@ class Attachment:
             adapters that train it.
     """
 
-    trainable: frozenset[str]
+    required_grad: dict[str, bool]
     configs: dict[str, AdapterConfig] = field(default_factory=dict)
     special: dict[str, dict[str, AdapterConfig]] = field(default_factory=dict)
     active: str | None = None

@@ -29,16 +29,6 @@ def inverse_permutation(places: Tensor) -> Tensor:
     return inverse
 
 
-def permutation_matrix(places: Tensor) -> Tensor:
-    """Return P with P[sigma(i), i] = 1, (n, n) in the default dtype, so that (P x)[sigma(i)] = x[i].
-
-    Example:
-        >>> permutation_matrix(torch.tensor([2, 0, 1])) @ torch.tensor([10.0, 20.0, 30.0])
-        tensor([20., 30., 10.])
-    """
-    return torch.eye(len(places), device=places.device)[inverse_permutation(places)]
-
-
 def butterfly_permutation(blocks: int, block_size: int, level: int) -> Tensor:
     """Return Q_level of a butterfly with r blocks of size b, which brings half-blocks at distance 2^level together.
 

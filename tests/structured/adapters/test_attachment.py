@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 from functools import partial
 from unittest.mock import Mock
 
@@ -236,6 +237,19 @@ def test_a_new_head_that_is_trained_along(network: nn.Module, images: Tensor) ->
     assert not torch.equal(network.get_parameter("head.weight"), before)
     attach(network, GSOFTConfig(4), exclude="head", name="second")
     assert network.get_parameter("head.weight").requires_grad
+
+
+@pytest.mark.parametrize("end", [detach, merge])
+def test_parameters_that_were_frozen_before_the_adapter_are_frozen_after_it(
+    network: nn.Module, end: Callable[[nn.Module], nn.Module]
+) -> None:
+    """A head is unfrozen along with an adapter. A later module is none of the parameters of before."""
+    network.requires_grad_(False)
+    attach(network, LoRAConfig(2), exclude="head")
+    network.get_submodule("head").requires_grad_(True)
+    network.add_module("later", nn.Linear(2, 2))
+    end(network)
+    assert trainable(network) == ["later.weight", "later.bias"]
 
 
 def test_a_copy_is_independent_of_its_original(network: nn.Module, images: Tensor) -> None:

@@ -229,6 +229,7 @@ def test_files_of_earlier_versions_are_loaded_with_a_warning(network: nn.Module,
         ),
         ({"name": "a.b"}, "letters, digits, - and _, got 'a.b'"),
         ({"name": 3}, "letters, digits, - and _, got 3"),
+        ({"format": 2, "strength": float("nan")}, "strength must be finite, got nan"),
     ],
 )
 def test_a_wrong_description_is_refused(

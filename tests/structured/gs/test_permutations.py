@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from lipnet.structured import butterfly_permutation
-from lipnet.structured.gs.permutations import check_permutation, inverse_permutation, permutation_matrix
-from tests import oracles
+from lipnet.structured.gs.permutations import check_permutation, inverse_permutation
+from tests.oracles import permutation_matrix
 from tests.structured.oracles import random_places
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 24])
-def test_the_matrix_and_the_inverse(size: int) -> None:
+def test_the_inverse_has_the_transposed_matrix(size: int) -> None:
     places = random_places(size)
-    dense = oracles.permutation_matrix(places.tolist())
-    np.testing.assert_array_equal(permutation_matrix(places).numpy(), dense)
-    np.testing.assert_array_equal(permutation_matrix(inverse_permutation(places)).numpy(), dense.T)
+    inverse = permutation_matrix(inverse_permutation(places).tolist())
+    np.testing.assert_array_equal(inverse, permutation_matrix(places.tolist()).T)
 
 
 def test_invalid_permutations_are_refused() -> None:
