@@ -89,6 +89,12 @@ def test_no_epochs_are_planned_where_a_time_is_the_plan(tmp_path: Path, tiny_con
     assert (record["planned_epochs"], record["finished"], record["steps"]) == (None, True, 3)
 
 
+def test_a_run_with_a_sanity_check_is_recorded_from_its_start(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    run(tiny_config, tmp_path, num_sanity_val_steps=1, limit_train_batches=1, limit_val_batches=1)
+    record = record_of(tmp_path)
+    assert (record["finished"], record["steps"], len(record["starts"])) == (True, 2, 1)
+
+
 def test_a_fast_development_run_writes_nothing(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     run(tiny_config, tmp_path, fast_dev_run=True)
     assert not (tmp_path / "run.json").exists()
