@@ -38,18 +38,18 @@ def main(config: DictConfig) -> float | None:
     training.log_configuration(trainer, config)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
 
-    if config.certify is None:
-        best = trained.best_checkpoint(trainer)
-        return None if best is None else best[1]
     folder = Path(config.paths.output_dir)
-    checkpoint, score = trained.checkpoint_to_certify(trainer, folder)
-    trained.end_distributed()
-    if trainer.is_global_zero:
-        # The new data module is not divided among processes. A resumed run continues an interrupted certification of
-        # the same checkpoint, and replaces its earlier certificates.
-        settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
-        settings |= {"overwrite": True, "resume": True}
-        with trained.unfinished_on_sigterm():
+    with trained.resumable_on_signals(trainer, folder):
+        if config.certify is None:
+            best = trained.best_checkpoint(trainer)
+            return None if best is None else best[1]
+        checkpoint, score = trained.checkpoint_to_certify(trainer, folder)
+        trained.end_distributed()
+        if trainer.is_global_zero:
+            # The new data module is not divided among processes. A resumed run continues an interrupted certification
+            # of the same checkpoint, and replaces its earlier certificates.
+            settings = {**config.certify, "radii": list(config.radii), "trust": list(config.trust)}
+            settings |= {"overwrite": True, "resume": True}
             summary = certify_checkpoint(checkpoint, folder, data=training.make_data(config), **settings)
-        trained.log_certificates(trainer, summary, folder / "curve.png")
+            trained.log_certificates(trainer, summary, folder / "curve.png")
     return score

@@ -1,15 +1,19 @@
 """Steps after a training: choose the checkpoint to certify, and log its certificates."""
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -53,17 +57,39 @@ def end_distributed() -> None:
 
 
 @contextmanager
-def unfinished_on_sigterm() -> Iterator[None]:
-    """Exit with status `UNFINISHED` on SIGTERM, as a training does that can be resumed."""
+def resumable_on_signals(trainer: Trainer, folder: Path) -> Iterator[None]:
+    """Exit on SIGTERM, and on Slurm's signal for a requeue after requesting it, as a training does.
+
+    The exit status is `UNFINISHED` if the run's folder has the checkpoint to resume from, else 128 plus the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Python allows only the main thread to handle signals.
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNFINISHED))
+    environment: Any = trainer._accelerator_connector.cluster_environment
+    requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+    requeue_signal = environment.requeue_signal if requeues else None
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        if not Path(folder, LAST).is_file():
+            sys.exit(128 + number)
+        if number == requeue_signal and trainer.is_global_zero:
+            _requeue()
+        sys.exit(UNFINISHED)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, requeue_signal) if number is not None}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _requeue() -> None:
+    """Ask Slurm to start this job again. Lightning's own function for it would also save the trained state."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 @rank_zero_only

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lipnet.certify import read_certificates
+from lipnet.certify.partial import PARTIAL
 from lipnet.training.last_checkpoint import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +149,23 @@ def test_a_job_that_is_told_to_end_saves_says_so_and_goes_on(tmp_path: Path, env
     printed = again.communicate(timeout=300)[0]
     assert again.returncode == 0, printed
     assert content_of(last)["global_step"] == EPOCHS * 21
+
+
+@pytest.mark.slow
+def test_a_job_that_reaches_its_limit_in_the_certification_is_requeued(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Lightning answers Slurm's signal in the training alone."""
+    run, settings = tmp_path / "run", ("trainer.max_epochs=1", "certify.batch_size=1")
+    first = start(run, environment, *settings)
+    wait_for(run / PARTIAL, first)
+    first.send_signal(signal.SIGUSR1)
+    printed = first.communicate(timeout=300)[0]
+    assert first.returncode == UNFINISHED, printed
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    assert not (run / "summary.json").exists()
+    again = start(run, {**environment, "SLURM_RESTART_COUNT": "1"}, *settings)
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert first_steps(run) == [0], "the training is not repeated"
+    assert len(read_certificates(run / "certificates.tsv").rows) == 359

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lipnet.models import load_checkpoint
 from lipnet.training.last_checkpoint import UNFINISHED
-from lipnet.workflows import certify_checkpoint
-from lipnet.workflows.trained import best_checkpoint, checkpoint_to_certify, log_certificates, unfinished_on_sigterm
+from lipnet.workflows import certify_checkpoint, trained
+from lipnet.workflows.trained import best_checkpoint, checkpoint_to_certify, log_certificates, resumable_on_signals
 from lipnet.workflows.training import log_configuration, make_data, make_trainer
 from tests.workflows.runs import fit, seeded_module
 
@@ -36,12 +39,54 @@ def test_no_checkpoint_is_the_best_of_a_run_that_kept_none(config: DictConfig) -
     assert best_checkpoint(trainer) is None
 
 
-def test_sigterm_ends_a_certification_with_the_status_of_a_run_to_resume() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as end, unfinished_on_sigterm():
-        signal.raise_signal(signal.SIGTERM)
-    assert end.value.code == UNFINISHED
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A Slurm job, and the recorded commands."""
+    for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in {"JOB_ID": "4711", "JOB_NAME": "train", "NTASKS": "1", "NTASKS_PER_NODE": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(trained.subprocess, "run", lambda command, check: commands.append(command))
+    return commands
+
+
+def status_after(number: signal.Signals, folder: Path, kept: bool = True, **settings: Any) -> Any:
+    """Exit status of a process that receives a signal in its certification."""
+    last = folder / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    if kept:
+        last.touch()
+    before = signal.getsignal(number)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, default_root_dir=folder, **settings)
+    with pytest.raises(SystemExit) as end, resumable_on_signals(trainer, folder):
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+    return end.value.code
+
+
+@pytest.mark.parametrize(("kept", "status"), [(True, UNFINISHED), (False, 143)])
+def test_sigterm_ends_a_certification_with_the_status_of_a_run_to_resume(
+    tmp_path: Path, kept: bool, status: int
+) -> None:
+    assert status_after(signal.SIGTERM, tmp_path, kept) == status
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_slurms_signal_requeues_a_certification(
+    tmp_path: Path, job: list[list[str]], monkeypatch: pytest.MonkeyPatch, array: bool
+) -> None:
+    if array:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4710")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    environment = SLURMEnvironment(requeue_signal=signal.SIGUSR2)
+    assert status_after(signal.SIGUSR2, tmp_path, plugins=[environment]) == UNFINISHED
+    assert job == [["scontrol", "requeue", "4710_3" if array else "4711"]]
+
+
+def test_slurms_signal_requeues_no_certification_that_cannot_be_resumed(tmp_path: Path, job: list[list[str]]) -> None:
+    assert status_after(signal.SIGUSR1, tmp_path, kept=False, plugins=[SLURMEnvironment()]) == 128 + signal.SIGUSR1
+    assert job == []
 
 
 def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tmp_path: Path) -> None:
