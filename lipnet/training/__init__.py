@@ -19,7 +19,7 @@ from lipnet.training.muon import KernelMuon, Muon
 from lipnet.training.optimizers import CombinedOptimizer, Lookahead, ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
 from lipnet.training.progress import EpochLog, ModelSummary, ProgressBar, ResumableCSVLogger
-from lipnet.training.requeue import SafeRequeue
+from lipnet.training.requeue import RequeueRequests, SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.riemannian import RiemannianAdam
 from lipnet.training.run_record import RunRecord
@@ -38,6 +38,7 @@ __all__ += [
     "ExponentialMovingAverage",
     "FitPatchRotation",
     "LastCheckpoint",
+    "RequeueRequests",
     "SafeRequeue",
     "TimeIsUp",
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -26,13 +26,14 @@ class LastCheckpoint(Checkpoint):
 
     It is written at the end of every epoch, every ``every_minutes`` minutes within an epoch, when the time of this
     start is up, and on SIGTERM, whose moment `SafeRequeue` chooses. Within an epoch it is written right after an
-    optimizer step, and only if the training loader can continue from there (the loaders of `lipnet.data` can). It is
-    not written right before a validation or the end of the epoch, because a resumed training would skip these. If the
-    training ends with such a validation, it is written afterwards.
+    optimizer step, and only if the training loader can continue from there (the loaders of `lipnet.data` can). Where a
+    validation or the end of the epoch follows the step, it is written afterwards, because a resumed training would skip
+    these. List it after the callbacks that choose the best checkpoint, whose scores it saves.
 
-    After ``stop_after_minutes`` the program ends in the middle of the epoch with exit status 75. It does not validate
-    or certify at this point, because an uninterrupted training would not either. A resumed training has the same time
-    again. ``Trainer(max_time=...)``, in contrast, is a budget for all starts together, and completes the training.
+    After ``stop_after_minutes`` the program ends with exit status 75, also in the middle of the epoch. It does not
+    validate or certify at this point, because an uninterrupted training would not either. A training that ends at this
+    step is completed. A resumed training has the same time again. ``Trainer(max_time=...)``, in contrast, is a budget
+    for all starts together, and completes the training.
 
     Args:
         path: file of the checkpoint.
@@ -72,28 +73,22 @@ class LastCheckpoint(Checkpoint):
                 f"{type(trainer.train_dataloader).__name__}, which has no state_dict()"
             )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The checkpoint of the end of the last epoch is written, and Lightning has logged the epoch's figures since.
+        if self._stepped and self._writes and trainer.strategy.broadcast(self._is_time_up()):
+            self._stop(trainer)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not (self._stepped and self._writes and self._resumable) or something_follows(trainer, batch_idx):
-            return
-        now = monotonic()
-        stop = _exceeds(self.stop_after_minutes, now - self._started)
-        save = stop or _ends(trainer) or _exceeds(self.every_minutes, now - self._saved)
-        # Clocks differ: the first process decides.
-        save, stop = trainer.strategy.broadcast((save, stop))
-        if save:
-            self._save(trainer)
-        if stop:
-            rank_zero_info(f"The time is up in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
-            raise TimeIsUp
+        if not something_follows(trainer, batch_idx):
+            self._keep(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # If a training ends with a validation in the middle of an epoch, this is the last hook that Lightning calls.
-        fits = trainer.state.fn == TrainerFn.FITTING
-        if fits and self._stepped and self._writes and self._resumable and _ends(trainer):
-            self._save(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.is_last_batch:
+            self._keep(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that was stopped in the middle is not complete: keep the checkpoint of that moment.
@@ -106,16 +101,33 @@ class LastCheckpoint(Checkpoint):
                 rank_zero_info(f"Told to end in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
             exception.code = UNFINISHED
 
+    def _keep(self, trainer: Trainer) -> None:
+        """Save the state in the middle of an epoch, and stop the training, if it is time and a step is complete."""
+        if not (self._stepped and self._writes and self._resumable):
+            return
+        ending = is_ending(trainer)
+        stop = self._is_time_up() and not ending
+        save = stop or ending or trainer.received_sigterm or _exceeds(self.every_minutes, monotonic() - self._saved)
+        # Clocks differ: the first process decides.
+        save, stop = trainer.strategy.broadcast((save, stop))
+        if save:
+            self._save(trainer)
+        if stop:
+            self._stop(trainer)
+
+    def _is_time_up(self) -> bool:
+        return _exceeds(self.stop_after_minutes, monotonic() - self._started)
+
+    def _stop(self, trainer: Trainer) -> NoReturn:
+        rank_zero_info(f"The time is up in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
+        raise TimeIsUp
+
     def _save(self, trainer: Trainer) -> None:
         # After a kill, the resumed run logs later steps only: write the metrics of the earlier ones now.
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = monotonic()
-
-
-def _ends(trainer: Trainer) -> bool:
-    return is_ending(trainer) or trainer.received_sigterm
 
 
 def is_ending(trainer: Trainer) -> bool:

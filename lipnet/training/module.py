@@ -32,7 +32,7 @@ from lipnet.training.length import length_for, progress_of
 from lipnet.training.losses import LipschitzLoss, nominal_lipschitz_constant, row_distances_of
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
-from lipnet.training.requeue import SafeRequeue
+from lipnet.training.requeue import RequeueRequests, SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.schedules import PerStepSchedule
 
@@ -65,7 +65,7 @@ class CertifiedClassifier(LightningModule):
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
-    an `ExactResumption`, a `SafeRequeue`, a `FitPatchRotation` and an `EqualProcesses`.
+    an `ExactResumption`, a `SafeRequeue` with `RequeueRequests`, a `FitPatchRotation` and an `EqualProcesses`.
 
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -233,8 +233,9 @@ class CertifiedClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
 
     def configure_callbacks(self) -> list[Callback]:
-        kept = [DivergenceGuard(), ExactResumption(self.train_accuracy), SafeRequeue(), FitPatchRotation()]
-        return [EqualProcesses(self.description), *kept]
+        requeue = SafeRequeue()
+        kept = [DivergenceGuard(), ExactResumption(self.train_accuracy), requeue, FitPatchRotation()]
+        return [EqualProcesses(self.description), *kept, RequeueRequests(requeue)]
 
     def on_fit_start(self) -> None:
         check_dtypes(self)

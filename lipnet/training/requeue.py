@@ -1,4 +1,4 @@
-"""Callback that handles signals at points from which a training can be resumed."""
+"""Callbacks that handle signals at points from which a training can be resumed."""
 
 import signal
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -18,8 +19,9 @@ class SafeRequeue(Callback):
     """Callback that delays signals, and the end of a training, until it can be resumed exactly from its state.
 
     Under Slurm, Lightning saves a checkpoint and requeues the job inside the handler of a signal (SIGUSR1 by default),
-    even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, then
-    calls Lightning's handler. With several processes, all of them answer after the same step.
+    even between the updates of two layers. This callback keeps the signal until an optimizer step is complete, and the
+    validation that follows it. `RequeueRequests` then calls Lightning's handler. With several processes, all of them
+    answer after the same step.
 
     SIGTERM waits for the step too, because accumulated gradients are in no checkpoint, and for the end of a running
     validation, which a resumed training would skip. A loader that cannot continue within an epoch does not wait for the
@@ -28,7 +30,7 @@ class SafeRequeue(Callback):
     For the same reason, a training that ends within an epoch, by its time or by another callback, completes the step
     first.
 
-    `CertifiedClassifier` adds one to every training.
+    `CertifiedClassifier` adds both callbacks to every training.
     """
 
     def __init__(self) -> None:
@@ -60,31 +62,31 @@ class SafeRequeue(Callback):
         self._stepped, self._step = trainer.global_step != self._step, trainer.global_step
         self._stops = self._stops or trainer.should_stop
         trainer.should_stop = self._stops and (self._stepped or trainer.is_last_batch)
-        if something_follows(trainer, batch_idx):
-            return
-        resumable = hasattr(trainer.train_dataloader, "state_dict")
         # A training that is ending validates first.
-        if (self._stepped or not resumable) and not is_ending(trainer):
+        if something_follows(trainer, batch_idx) or is_ending(trainer):
+            return
+        if self._stepped or not _can_continue(trainer):
             self._answer(trainer, signal.SIGTERM)
-        if self._stepped and resumable:
-            self._answer_requests(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The callbacks that choose the best checkpoint come later, so a requeue, which saves at once, has to wait.
         within_epoch = trainer.state.fn == TrainerFn.FITTING and not (trainer.is_last_batch or is_ending(trainer))
         if within_epoch and self._stepped:
             self._answer(trainer, signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._answer(trainer, signal.SIGTERM)
-        if trainer.is_last_batch:
-            self._answer_requests(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning looks for a SIGTERM no more.
         self._answer(trainer, signal.SIGTERM)
         if trainer.received_sigterm:
             raise SIGTERMException
+
+    def answer_requests(self, trainer: Trainer) -> None:
+        """Requeue the job if a signal has asked for it, and the epoch or a step in it is complete."""
+        if trainer.is_last_batch or (self._stepped and _can_continue(trainer)):
+            for number in sorted(self._handlers.keys() - {signal.SIGTERM}):
+                self._answer(trainer, number)
 
     def _receive(self, trainer: Trainer, number: int) -> None:
         launcher = trainer.strategy.launcher
@@ -93,15 +95,44 @@ class SafeRequeue(Callback):
             launcher.kill(signal.SIGTERM)
         self._received.add(number)
 
-    def _answer_requests(self, trainer: Trainer) -> None:
-        for number in sorted(self._handlers.keys() - {signal.SIGTERM}):
-            self._answer(trainer, number)
-
     def _answer(self, trainer: Trainer, number: int) -> None:
         # Another process may have received the signal one step earlier.
         if number in self._handlers and trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
             self._received.discard(number)
             self._handlers[number](number, None)
+
+
+class RequeueRequests(Checkpoint):
+    """Callback that answers the requests for a requeue that `SafeRequeue` has received.
+
+    A requeue saves the state at once. Lightning calls this callback after those that choose the best checkpoint, so the
+    state has the score of the validation before it.
+
+    Args:
+        requeue: the callback that receives the requests.
+    """
+
+    def __init__(self, requeue: SafeRequeue) -> None:
+        self._requeue = requeue
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not something_follows(trainer, batch_idx):
+            self._requeue.answer_requests(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.is_last_batch:
+            self._requeue.answer_requests(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_last_batch:
+            self._requeue.answer_requests(trainer)
+
+
+def _can_continue(trainer: Trainer) -> bool:
+    """Return whether the training loader can continue in the middle of an epoch."""
+    return hasattr(trainer.train_dataloader, "state_dict")
 
 
 def _handler_of(number: signal.Signals) -> Handler | None:

@@ -123,16 +123,84 @@ def test_a_run_that_is_cut_again_and_again_is_the_whole_one(
     assert_same_training(whole, start())
 
 
-def test_the_end_of_time_waits_for_the_end_of_an_epoch(
+def cut_again_and_again(
+    config: dict[str, Any], folder: Path, clock: Clock, minutes: float, **settings: Any
+) -> tuple[list[int | None], Trainer]:
+    """Train with steps of a minute in starts of so many minutes; return the step of each cut, and the last start."""
+    path, steps = folder / "latest.ckpt", []
+    while True:
+        last = LastCheckpoint(path, every_minutes=None, stop_after_minutes=minutes)
+        callbacks = [EveryStepTakes(clock, 60.0, path), best_checkpoint(folder, save_top_k=-1), last]
+        ckpt_path = path if path.exists() else None
+        try:
+            return steps, fit(config, folder, ckpt_path, data=make_data(), callbacks=callbacks, **settings)
+        except TimeIsUp:
+            steps.append(step_of(path))
+
+
+def assert_same_choice(one: Trainer, other: Trainer) -> None:
+    """The callbacks that choose the best checkpoint have seen the same scores."""
+    scores = [[*map(float, trainer.checkpoint_callback.best_k_models.values())] for trainer in (one, other)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "minutes", "steps"),
+    [
+        pytest.param({"limit_train_batches": 1, "max_epochs": 3}, 1, [1, 2], id="one batch an epoch"),
+        pytest.param({"limit_train_batches": 4, "max_epochs": 1, "val_check_interval": 1}, 2, [2], id="validations"),
+        pytest.param(
+            {"limit_train_batches": 8, "max_epochs": 1, "val_check_interval": 4, "accumulate_grad_batches": 4},
+            4,
+            [1],
+            id="validations and accumulation",
+        ),
+    ],
+)
+def test_the_time_ends_after_the_validation_or_the_epoch_that_follows_a_step(
+    tmp_path: Path,
+    tiny_config: dict[str, Any],
+    clock: Clock,
+    settings: dict[str, Any],
+    minutes: float,
+    steps: list[int],
+) -> None:
+    """The last start completes the training, although its time is up in the last step."""
+    settings = {**settings, "limit_val_batches": 1}
+    cuts, resumed = cut_again_and_again(tiny_config, tmp_path / "cut", clock, minutes, **settings)
+    assert cuts == steps
+    callbacks = [best_checkpoint(tmp_path / "whole", save_top_k=-1)]
+    whole = fit(tiny_config, tmp_path / "whole", data=make_data(), callbacks=callbacks, **settings)
+    assert_same_training(whole, resumed)
+    assert_same_choice(whole, resumed)
+
+
+def test_figures_of_an_epoch_are_logged_before_the_time_ends(
     tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
 ) -> None:
-    """The time is up in the last step of an epoch: it is validated first, and cut after the next epoch's first step."""
-    path, keeper = tmp_path / "latest.ckpt", best_checkpoint(tmp_path)
-    callbacks = [EveryStepTakes(clock, 60.0, path), keeper, LastCheckpoint(path, stop_after_minutes=4)]
-    with pytest.raises(TimeIsUp):
-        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, limit_train_batches=4)
-    assert step_of(path) == 5
-    assert keeper.best_model_score is not None
+    settings = {"limit_train_batches": 2, "logger": CSVLogger(tmp_path, name="", version="")}
+    cuts, _ = cut_again_and_again(tiny_config, tmp_path, clock, 2, limit_val_batches=1, **settings)
+    assert cuts == [2]
+    rows = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    assert [row["epoch"] for row in rows if row["train/accuracy"]] == ["0", "1"]
+
+
+def test_a_state_after_a_validation_is_kept_by_the_clock(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """A validation follows each step, and the process is killed in the middle of the epoch."""
+    path = tmp_path / "cut" / "latest.ckpt"
+    settings = {"limit_train_batches": 5, "max_epochs": 1, "limit_val_batches": 1, "val_check_interval": 1}
+
+    def start(name: str, ckpt_path: Path | None = None, *more: Callback) -> Trainer:
+        keeper = best_checkpoint(tmp_path / name, save_top_k=-1)
+        callbacks = [keeper, LastCheckpoint(tmp_path / name / "latest.ckpt", every_minutes=1e-9), *more]
+        return fit(tiny_config, tmp_path / name, ckpt_path, data=make_data(), callbacks=callbacks, **settings)
+
+    with pytest.raises(Interrupted):
+        start("cut", None, KillAfter(3))
+    assert step_of(path) == 3
+    whole, resumed = start("whole"), start("cut", path)
+    assert_same_training(whole, resumed)
+    assert_same_choice(whole, resumed)
 
 
 class Terminating(Callback):

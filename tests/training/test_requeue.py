@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.connectors import signal_connector
 
 from lipnet.training import SafeRequeue, WholeCheckpointIO
-from tests.training.runs import Interrupted, assert_same_training, fit
+from tests.training.runs import Interrupted, assert_same_training, best_checkpoint, fit
 
 STEPS = 21
 """Of an epoch."""
@@ -62,6 +62,30 @@ def test_what_is_saved_is_gone_on_from_exactly(
     assert WholeCheckpointIO().load_checkpoint(saved)["global_step"] == step + 1
     resumed = fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[])
     assert_same_training(resumed, fit(tiny_config, tmp_path / "whole", callbacks=[]))
+
+
+@pytest.mark.parametrize(
+    ("step", "settings"), [(1, {"val_check_interval": 1, "max_epochs": 1}), (4, {})], ids=["validation", "epoch"]
+)
+def test_the_scores_so_far_are_saved_with_the_state(
+    tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]], step: int, settings: dict[str, Any]
+) -> None:
+    """A validation, in the middle or at the end of an epoch of five steps, follows the step of the signal."""
+    settings = {"limit_train_batches": 5, "limit_val_batches": 1, "plugins": plugins(), **settings}
+
+    def start(name: str, *more: Callback) -> Trainer:
+        callbacks = [best_checkpoint(tmp_path / name, save_top_k=-1), *more]
+        return fit(tiny_config, tmp_path / name, callbacks=callbacks, **settings)
+
+    with pytest.raises(Interrupted):
+        start("cut", SignalAt(step))
+    assert asked == [["scontrol", "requeue", "0"]]
+    saved = tmp_path / "cut" / "hpc_ckpt_1.ckpt"
+    assert WholeCheckpointIO().load_checkpoint(saved)["global_step"] == step + 1
+    resumed, whole = start("cut"), start("whole")
+    assert_same_training(whole, resumed)
+    scores = [[*map(float, each.checkpoint_callback.best_k_models.values())] for each in (whole, resumed)]
+    assert scores[0] == scores[1]
 
 
 def test_another_signal_of_the_environment_is_answered(
