@@ -96,9 +96,8 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, SIGTERMException):
-            if self._writes and self.path.exists():
-                rank_zero_info(f"Told to end in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
+        if isinstance(exception, SIGTERMException) and self._writes and self.path.exists():
+            rank_zero_info(f"Told to end in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
             exception.code = UNFINISHED
 
     def _keep(self, trainer: Trainer) -> None:
@@ -132,7 +131,9 @@ class LastCheckpoint(Checkpoint):
 
 def is_ending(trainer: Trainer) -> bool:
     """Return whether the training ends with this batch, because of its steps, its time, or another callback."""
-    return trainer.should_stop or trainer.global_step == trainer.max_steps
+    # `min_epochs` and `min_steps` make Lightning train on.
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return stops or trainer.global_step == trainer.max_steps
 
 
 def _exceeds(minutes: float | None, seconds: float) -> bool:

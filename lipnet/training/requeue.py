@@ -14,6 +14,9 @@ from lipnet.training.last_checkpoint import is_ending, something_follows
 
 Handler = Callable[[int, FrameType | None], Any]
 
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a training that SIGTERM ended and that cannot be resumed, as a shell reports it."""
+
 
 class SafeRequeue(Callback):
     """Callback that delays signals, and the end of a training, until it can be resumed exactly from its state.
@@ -25,7 +28,8 @@ class SafeRequeue(Callback):
 
     SIGTERM waits for the step too, because accumulated gradients are in no checkpoint, and for the end of a running
     validation, which a resumed training would skip. A loader that cannot continue within an epoch does not wait for the
-    step. `LastCheckpoint` saves the state at this point, and the training ends.
+    step. `LastCheckpoint` saves the state at this point, and the training ends. Without a checkpoint of it, the exit
+    status is 143.
 
     For the same reason, a training that ends within an epoch, by its time or by another callback, completes the step
     first.
@@ -81,6 +85,12 @@ class SafeRequeue(Callback):
         self._answer(trainer, signal.SIGTERM)
         if trainer.received_sigterm:
             raise SIGTERMException
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Lightning's exception has no exit status, which would mean success. `LastCheckpoint`, which Lightning calls
+        # later, replaces this one.
+        if isinstance(exception, SIGTERMException):
+            exception.code = TERMINATED
 
     def answer_requests(self, trainer: Trainer) -> None:
         """Requeue the job if a signal has asked for it, and the epoch or a step in it is complete."""

@@ -269,6 +269,20 @@ def test_accumulated_gradients_are_not_lost_at_the_end(tmp_path: Path, tiny_conf
     assert_cut_by_sigterm(tiny_config, tmp_path, "on_train_batch_end", 0, 1, **settings)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"callbacks": []}, {"fast_dev_run": 3}], ids=["no callback", "a fast development run"]
+)
+def test_a_process_that_is_told_to_end_and_keeps_no_state_says_so(
+    tmp_path: Path, tiny_config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Lightning's own exception has exit status 0."""
+    kept = [] if "callbacks" in settings else [LastCheckpoint(tmp_path / "latest.ckpt")]
+    settings = {**settings, "callbacks": [*kept, Terminating(step=1)]}
+    with pytest.raises(SIGTERMException) as end:
+        fit(tiny_config, tmp_path, data=make_data(), limit_train_batches=4, **settings)
+    assert end.value.code == 143
+
+
 class Stopping(Callback):
     """Callback that ends the training after step 5, as a time budget does."""
 
@@ -314,6 +328,36 @@ def test_a_budget_of_the_trainer_leaves_a_state_within_the_epoch(tmp_path: Path,
     whole = fit(tiny_config, tmp_path / "whole", data=make_data(), limit_train_batches=8)
     resumed = fit(tiny_config, tmp_path, path, data=make_data(), limit_train_batches=8)
     assert_same_training(whole, resumed)
+
+
+class AlwaysStopping(Callback):
+    """Callback that asks for the end of the training in every batch, as a time budget does that is used up."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize("least", [{"min_epochs": 2}, {"min_steps": 8}], ids=str)
+def test_a_training_that_has_to_go_on_is_not_ending(
+    tmp_path: Path, tiny_config: dict[str, Any], least: dict[str, int]
+) -> None:
+    """It answers SIGTERM after the step, and is only written when it is time."""
+    path, clock = tmp_path / "latest.ckpt", Clock()
+    settings = {"limit_train_batches": 4, "limit_val_batches": 1, "max_epochs": 3, **least}
+
+    def start(*more: Callback) -> list[int | None]:
+        takes = EveryStepTakes(clock, 0.0, path)
+        callbacks = [AlwaysStopping(), takes, LastCheckpoint(path), *more]
+        fit(tiny_config, tmp_path, data=make_data(), callbacks=callbacks, **settings)
+        return takes.steps
+
+    with pytest.raises(SIGTERMException):
+        start(Terminating(step=1))
+    assert step_of(path) == 2
+    path.unlink()
+    nothing = [None, None, None, None]
+    assert start() == [*nothing, 4, 4, 4, 4]
+    assert step_of(path) == 8
 
 
 class OutOfTime(Callback):
