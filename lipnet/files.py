@@ -121,8 +121,10 @@ def complete_writes(*paths: Path, outdated: Sequence[Path] = ()) -> None:
     if replacement.is_symlink() or not replacement.is_dir():
         return
     try:
-        for path in outdated:
-            path.unlink(missing_ok=True)
+        # A folder without files of a new set is only left over, and outdates nothing.
+        if any((replacement / path.name).exists() for path in paths):
+            for path in outdated:
+                path.unlink(missing_ok=True)
         for path in paths:
             with suppress(FileNotFoundError):  # It has been moved already.
                 os.replace(replacement / path.name, path)

@@ -228,6 +228,22 @@ def test_other_files_where_the_new_set_goes_are_an_error_and_change_nothing(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {*"abc", "c.replacement"}
 
 
+def test_a_left_over_folder_outdates_nothing(tmp_path: Path) -> None:
+    """Only a folder with files of a new set does."""
+    write_three(tmp_path, b"1")
+    about, rest = tmp_path / "about", tmp_path / "c.replacement"
+    about.touch()
+    rest.mkdir()
+    (rest / ".DS_Store").touch()
+    complete = partial(complete_writes, *(tmp_path / name for name in "abc"), outdated=[about])
+    complete()
+    assert about.exists()
+    (rest / "c").write_bytes(b"2")
+    complete()
+    assert not about.exists()
+    assert (tmp_path / "c").read_bytes() == b"2"
+
+
 def test_a_rest_that_cannot_be_moved_is_one_error(tmp_path: Path) -> None:
     write_three(tmp_path / "c.replacement", b"2")
     (tmp_path / "a").mkdir()

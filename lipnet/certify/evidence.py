@@ -80,8 +80,10 @@ class Evidence:
             )
 
     def facts(self) -> dict[str, Any]:
-        """Return the two numbers behind every radius: K, and E or None."""
+        """Return the two numbers behind every radius: K, and E, which is None if it is infinite or not covered."""
         bound = None if self.rounding is None else self.rounding.logits
+        if bound is not None and not isfinite(bound):
+            bound = None  # JSON has no infinities
         return {"lipschitz_bound": self.bounds.lipschitz, "rounding_bound": bound}
 
     def summary(self, images: Tensor) -> dict[str, Any]:

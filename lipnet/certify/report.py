@@ -184,14 +184,16 @@ def rounding_sentence(summary: Mapping[str, Any]) -> str:
     rounding = summary["rounding"]
     if not rounding["covered"]:
         return f"Rounding in {summary['dtype']} is not covered: the radii are those of exact arithmetic."
+    cost = "no bound on it is known, so all radii are 0"
+    if rounding["logits"] is not None:
+        logits, radius = (_number(rounding[name]) for name in ("logits", "radius"))
+        cost = f"computed logits are within {logits} of exact ones, which takes at most {radius} of a radius"
     measured = rounding["measured"]
-    logits, radius = (_number(rounding[name]) for name in ("logits", "radius"))
     double, single = (_number(measured[name]) for name in ("float64", "float32"))
     images = "1 image" if measured["images"] == 1 else f"{measured['images']} images"
     return (
-        f"Rounding is covered: computed logits are within {logits} of exact ones, which takes at most {radius} of a "
-        f"radius. Measured on {images}, not proved: as it is deployed, the model is within {double} of them "
-        f"in float64, and within {single} in float32."
+        f"Rounding is covered: {cost}. Measured on {images}, not proved: as it is deployed, the model is within "
+        f"{double} of the certified logits in float64, and within {single} in float32."
     )
 
 

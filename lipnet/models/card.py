@@ -85,8 +85,10 @@ def _figures(summary: Mapping[str, Any]) -> str:
         f"{'-' if average is None else round_down(average, 3)} |",
     ]
     bounds = f"K = {summary['lipschitz_bound']:.6g}"
-    if summary["rounding_bound"] is None:
+    if not summary["rounding"]["covered"]:
         basis = f"{bounds}; {summary['dtype']}, computed as if arithmetic were exact."
+    elif summary["rounding_bound"] is None:
+        basis = f"{bounds}; {summary['dtype']}; no bound on the rounding is known, so all radii are 0."
     else:
         basis = f"{bounds}; {summary['dtype']}, and the radii cover rounding (E = {summary['rounding_bound']:.2g})."
     images = f"{summary['n_samples']:,} {summary.get('split', '')} images of {_plain(summary.get('dataset', ''))}"

@@ -80,7 +80,8 @@ class ExponentialMovingAverage(Callback):
 
     on_validation_end = on_validation_start
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not `on_train_end`: Lightning skips it if a resumed training has nothing left to do.
         self._swap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -29,7 +29,7 @@ from lipnet.workflows.transfer import starts_from
 CHECKPOINTS = "checkpoints"
 LAST, BEST = f"{CHECKPOINTS}/last.ckpt", f"{CHECKPOINTS}/best.ckpt"
 LOCK = ".lock"
-_REQUEUED = "hpc_ckpt_*.ckpt"
+REQUEUED = "hpc_ckpt_*.ckpt"
 # DataLoader workers of a killed run hold its lock until they notice, after at most 5 seconds.
 _PATIENCE = 10.0
 
@@ -91,7 +91,7 @@ def checkpoint_to_resume(log_dir: str, task_name: str, ckpt_path: str | None) ->
 def resumption(ckpt_path: str | None, transfer: bool = False) -> str:
     """Return the subfolder for the settings of this start of a run: none for the first start, one per resumption."""
     first = ckpt_path is None or starts_from(ckpt_path, transfer)
-    return "" if first and not _is_requeued() else f"resumed_{_now()}"
+    return "" if first and not is_requeued() else f"resumed_{_now()}"
 
 
 def is_multirun() -> bool:
@@ -100,7 +100,7 @@ def is_multirun() -> bool:
 
 
 class RunFolder(Callback):
-    """Hydra callback that locks a run's folder, refuses one that holds another run, and removes it if it stayed empty.
+    """Hydra callback that locks a run's folder, refuses one that holds other runs, and removes it if it stayed empty.
 
     The processes that a distributed training starts use the folder of the first one.
     """
@@ -143,9 +143,9 @@ class RunFolder(Callback):
             new = _made(folder)
         try:
             self._lock = FileLock(folder / LOCK)
-            self._lock.acquire(timeout=0 if config.ckpt_path is None and not _is_requeued() else _PATIENCE)
-            if automatic is run_folder:
-                check_unused(folder, config)
+            self._lock.acquire(timeout=0 if config.ckpt_path is None and not is_requeued() else _PATIENCE)
+            check = check_unused if automatic is run_folder else check_unused_sweep
+            check(folder, config)
         except Timeout:
             self._refuse(f"another training is running in {folder}: set another hydra.run.dir, or wait for its end")
         except (FileExistsError, CheckpointError) as error:
@@ -164,7 +164,7 @@ class RunFolder(Callback):
     def _remove_empty(self) -> None:
         """Remove the folder of an unfinished run that left neither checkpoint, certificates, metrics nor record."""
         folder = self._unfinished
-        if folder is None or any(map(holds_run, [folder, *folder.glob("*")])) or [*folder.rglob("metrics.csv")]:
+        if folder is None or file_of_run_below(folder) or [*folder.rglob("metrics.csv")]:
             return
         if not [*folder.rglob("run.json")]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -187,13 +187,13 @@ def remove_unused(folder: Path) -> None:
 
 def holds_run(folder: Path) -> bool:
     """Return True if a folder holds a checkpoint or certificates of a run."""
-    checkpoints = [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(_REQUEUED)]
+    checkpoints = [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(REQUEUED)]
     return (folder / SUMMARY).exists() or bool(checkpoints)
 
 
 def check_unused(folder: Path, config: DictConfig) -> None:
     """Raise FileExistsError if a folder holds a run that this start does not resume."""
-    if not holds_run(folder) or _is_requeued():
+    if not holds_run(folder) or is_requeued():
         return
     transfer = bool(config.get("transfer", False))
     resumed = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
@@ -205,12 +205,18 @@ def check_unused(folder: Path, config: DictConfig) -> None:
     )
 
 
-def requeued_checkpoint(config: DictConfig) -> Path | None:
-    """Return the newest checkpoint of the run's folder if Slurm has requeued this job, else None."""
-    if not _is_requeued():
-        return None
-    folder = Path(config.paths.output_dir)
-    return newest_checkpoint(folder, config.trainer.get("default_root_dir") or folder)
+def check_unused_sweep(folder: Path, config: DictConfig) -> None:
+    """Raise FileExistsError if a multirun's folder holds runs that this start does not resume."""
+    file = file_of_run_below(folder)
+    if file is not None and config.ckpt_path != "last" and not is_requeued():
+        raise FileExistsError(
+            f"{folder} holds runs already, got {file}: resume them with ckpt_path=last, or set another hydra.sweep.dir"
+        )
+
+
+def file_of_run_below(folder: Path) -> Path | None:
+    """Return a checkpoint or certificates of a run anywhere in a folder, or None."""
+    return next(chain(*map(folder.rglob, (f"{CHECKPOINTS}/*.ckpt", REQUEUED, SUMMARY))), None)
 
 
 def newest_checkpoint(folder: Path, requeue_folder: str | Path) -> Path | None:
@@ -221,14 +227,14 @@ def newest_checkpoint(folder: Path, requeue_folder: str | Path) -> Path | None:
         requeue_folder: where Lightning writes a checkpoint before it requeues a job.
     """
     # Lightning increases the number with each requeue.
-    requeued = sorted(Path(requeue_folder).glob(_REQUEUED), key=lambda path: (len(path.name), path.name))
+    requeued = sorted(Path(requeue_folder).glob(REQUEUED), key=lambda path: (len(path.name), path.name))
     found = [path for path in (folder / LAST, *requeued[-1:]) if path.is_file()]
     if len(found) < 2:
         return next(iter(found), None)
     return max(found, key=lambda path: read_checkpoint(path)[0].get("global_step", 0))
 
 
-def _is_requeued() -> bool:
+def is_requeued() -> bool:
     """Return True if Slurm has requeued this job, which then resumes its run with the first start's command."""
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 

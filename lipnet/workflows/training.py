@@ -22,9 +22,10 @@ from lipnet.training import CertifiedClassifier, ModuleOptimizer
 from lipnet.training.differences import differences
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
-from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun, requeued_checkpoint
+from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.kept_settings import KeptSettings, check_kept_settings, kept_settings
 from lipnet.workflows.reporting import check_report
+from lipnet.workflows.requeued import check_not_requeued, requeued_checkpoint
 from lipnet.workflows.settings import check_number, check_numbers
 from lipnet.workflows.transfer import check_unseen, starts_from, transferred_config
 from lipnet.workflows.unread import check_certify_settings
@@ -175,18 +176,18 @@ def resume_path(config: DictConfig, module: CertifiedClassifier) -> Path | None:
     A job that Slurm has requeued resumes the newest checkpoint of its folder, whatever ``ckpt_path`` is.
 
     Raises:
+        FileExistsError: as `check_not_requeued`.
         FileNotFoundError: if it does not exist, or ``ckpt_path=last`` finds no run to resume.
         ValueError: if it is damaged, or is of another model, other data, or a training with other settings.
     """
     requeued = requeued_checkpoint(config)
     path = requeued or checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
-    if path is None:
-        # Resuming a sweep also starts the jobs that have not run yet.
-        if config.ckpt_path is not None and not is_multirun():
-            folder = Path(config.paths.log_dir, config.task_name).expanduser().absolute()
-            raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
-        return None
-    if requeued is None and starts_from(path, _is_transfer(config)):
+    # Resuming a sweep also starts the jobs that have not run yet.
+    if path is None and config.ckpt_path is not None and not is_multirun():
+        folder = Path(config.paths.log_dir, config.task_name).expanduser().absolute()
+        raise FileNotFoundError(f"ckpt_path=last: no run in {folder} has {LAST}")
+    if path is None or (requeued is None and starts_from(path, _is_transfer(config))):
+        check_not_requeued(config)
         return None
     content = read_checkpoint(path)[0]
     description = content[DESCRIPTION]

@@ -100,6 +100,16 @@ def test_a_summary_is_json_whatever_the_bounds() -> None:
     assert "an unknown distance" in rounding_sentence(summary)
 
 
+def test_an_infinite_bound_on_the_rounding_is_null_and_leaves_no_radius() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double().eval()
+    with torch.no_grad():
+        model[1].weight.mul_(1e155)
+    evidence, images = Evidence(model, (1, 2, 2)), torch.rand(2, 1, 2, 2, dtype=torch.float64)
+    assert evidence.facts() == {"lipschitz_bound": lipschitz_bound(model), "rounding_bound": None}
+    assert "covered: no bound on it is known, so all radii are 0." in rounding_sentence(evidence.summary(images))
+    assert not bool(evidence.certify(images, torch.zeros(2, dtype=torch.int64)).radius.any())
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "weight": lambda model: nn.init.constant_(model[1].weight, 100.0),
     "data": lambda model: model[1].weight.data.mul_(10),

@@ -167,6 +167,21 @@ def test_a_card_names_the_classes_of_a_folder_and_asks_for_the_images() -> None:
     assert "lipnet-certify pretrained=net\n" in model_card("net", digits, 1, None)
 
 
+@pytest.mark.parametrize(
+    ("covered", "bound", "statement"),
+    [
+        (True, 1.26e-9, "float64, and the radii cover rounding (E = 1.3e-09)."),
+        (True, None, "float64; no bound on the rounding is known, so all radii are 0."),
+        (False, None, "float64, computed as if arithmetic were exact."),
+    ],
+)
+def test_the_card_says_whether_the_radii_cover_rounding(covered: bool, bound: float | None, statement: str) -> None:
+    description = {"model": {"_target_": "a.B"}, "dataset": {"name": "digits"}, "version": "0"}
+    figures = {"clean_accuracy": 0.5, "certified_accuracy": {}, "average_certified_radius": None, "n_samples": 4}
+    bounds = {"lipschitz_bound": 2.0, "rounding_bound": bound, "rounding": {"covered": covered}, "dtype": "float64"}
+    assert f"K = 2; {statement}\n" in model_card("net", description, 1, {**figures, **bounds})
+
+
 def test_a_plain_network_needs_its_configuration(
     tmp_path: Path, tiny_model: nn.Module, tiny_config: dict[str, Any], digits_dataset: dict[str, Any]
 ) -> None:

@@ -155,6 +155,19 @@ def test_a_validation_alone_takes_the_weights_as_they_are(tmp_path: Path, tiny_c
     assert all(value.equal(before[name]) for name, value in weights_of(trainer.lightning_module).items())
 
 
+def test_a_finished_training_that_is_resumed_has_the_average(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Lightning skips a training that has nothing left to do."""
+
+    def train(ckpt_path: Path | None) -> Weights:
+        callbacks = [ExponentialMovingAverage(decay=0.9), LastCheckpoint(tmp_path / "latest.ckpt")]
+        trainer = fit(tiny_config, tmp_path, ckpt_path, limit_train_batches=3, callbacks=callbacks)
+        assert trainer.global_step == 6
+        return weights_of(trainer.lightning_module)
+
+    uninterrupted, resumed = train(None), train(tmp_path / "latest.ckpt")
+    assert all(value.equal(resumed[name]) for name, value in uninterrupted.items())
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_decays_out_of_range_are_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), got"):

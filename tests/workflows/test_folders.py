@@ -231,6 +231,28 @@ def test_a_checkpoint_of_a_requeue_alone_makes_a_run(tmp_path: Path, capsys: pyt
     assert re.search(r"holds a run already: resume it with ckpt_path=.*run/hpc_ckpt_1\.ckpt", capsys.readouterr().err)
 
 
+def start_multirun(folder: Path, ckpt_path: str | None = None) -> None:
+    config = configuration(folder, ckpt_path)
+    config.hydra.sweep = {"dir": str(folder)}
+    RunFolder().on_multirun_start(config)
+
+
+@pytest.mark.parametrize("file", ["0/checkpoints/best.ckpt", "0/hpc_ckpt_1.ckpt", "lr=1/seed=0/summary.json"])
+def test_a_new_multirun_does_not_overwrite_runs(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep" / file).parent.mkdir(parents=True)
+    (tmp_path / "sweep" / file).touch()
+    for ckpt_path in (None, "network.ckpt"):
+        with pytest.raises(SystemExit, match=r"^1$"):
+            start_multirun(tmp_path / "sweep", ckpt_path)
+        message = rf"holds runs already, got .*{file}: resume them with ckpt_path=last, or set another hydra\.sweep"
+        assert re.search(message, capsys.readouterr().err)
+    start_multirun(tmp_path / "sweep", "last")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    start_multirun(tmp_path / "sweep")
+
+
 @pytest.mark.parametrize(
     ("steps", "newest"),
     [

@@ -150,6 +150,25 @@ def test_a_requeued_job_resumes_its_own_checkpoint_with_the_same_settings_alone(
         resume_path(config, seeded_module(config))
 
 
+def test_a_new_training_does_not_resume_the_requeued_job_of_another(
+    config: DictConfig, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would resume it under Slurm if it is given no checkpoint."""
+    requeued = tmp_path / "shared" / "hpc_ckpt_1.ckpt"
+    requeued.parent.mkdir()
+    shutil.copy(tiny_checkpoint, requeued)
+    config.trainer.default_root_dir = str(requeued.parent)
+    with pytest.raises(FileExistsError, match=r"default_root_dir must hold no checkpoint of another run.*hpc_ckpt_1"):
+        resume_path(config, seeded_module(config))
+    config.ckpt_path = str(tiny_checkpoint)
+    assert resume_path(config, seeded_module(config)) == tiny_checkpoint
+    # Without a setting, Lightning writes and finds it in the working folder.
+    config.trainer.default_root_dir = None
+    monkeypatch.chdir(requeued.parent)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert resume_path(config, seeded_module(config)) == requeued
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [

@@ -301,6 +301,19 @@ def test_distances_that_overflow_are_confirmed(tmp_path: Path, tiny_config: dict
     )
 
 
+def test_a_rounding_without_a_bound_is_stated_as_null_and_confirmed(
+    tmp_path: Path, tiny_config: dict[str, Any]
+) -> None:
+    config = {**tiny_config, "std": 1e-37, "head": {"_target_": "torch.nn.Linear", "_partial_": True}}
+    model = build_model(config).double()
+    model.get_submodule("head").weight.data.mul_(1e121)
+    save_checkpoint(tmp_path / "large.ckpt", model, config, {"name": "digits"})
+    certify_checkpoint(tmp_path / "large.ckpt", tmp_path, n_samples=5, device="cpu")
+    assert read_summary(tmp_path / "summary.json")["rounding_bound"] is None
+    assert not any("Infinity" in (tmp_path / name).read_text() for name in ("certificates.tsv", "summary.json"))
+    assert verify(tmp_path).confirmed
+
+
 def test_an_average_that_would_be_null_must_be_stated(run: Path) -> None:
     content = read_certificates(run / "certificates.tsv")
     rows = [row._replace(correct=0) for row in content.rows.values()]
