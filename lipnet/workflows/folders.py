@@ -164,7 +164,7 @@ class RunFolder(Callback):
     def _remove_empty(self) -> None:
         """Remove the folder of an unfinished run that left neither checkpoint, certificates, metrics nor record."""
         folder = self._unfinished
-        if folder is None or file_of_run_below(folder) or [*folder.rglob("metrics.csv")]:
+        if folder is None or file_of_run(folder, below=True) or [*folder.rglob("metrics.csv")]:
             return
         if not [*folder.rglob("run.json")]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -185,15 +185,15 @@ def remove_unused(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def holds_run(folder: Path) -> bool:
-    """Return True if a folder holds a checkpoint or certificates of a run."""
-    checkpoints = [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob(REQUEUED)]
-    return (folder / SUMMARY).exists() or bool(checkpoints)
+def file_of_run(folder: Path, *, below: bool = False) -> Path | None:
+    """Return a checkpoint or certificates of a run in a folder, or None; with ``below``, of runs at any depth."""
+    search = folder.rglob if below else folder.glob
+    return next(chain(*map(search, (f"{CHECKPOINTS}/*.ckpt", REQUEUED, SUMMARY))), None)
 
 
 def check_unused(folder: Path, config: DictConfig) -> None:
     """Raise FileExistsError if a folder holds a run that this start does not resume."""
-    if not holds_run(folder) or is_requeued():
+    if file_of_run(folder) is None or is_requeued():
         return
     transfer = bool(config.get("transfer", False))
     resumed = checkpoint_to_resume(config.paths.log_dir, config.task_name, config.ckpt_path)
@@ -207,16 +207,11 @@ def check_unused(folder: Path, config: DictConfig) -> None:
 
 def check_unused_sweep(folder: Path, config: DictConfig) -> None:
     """Raise FileExistsError if a multirun's folder holds runs that this start does not resume."""
-    file = file_of_run_below(folder)
+    file = file_of_run(folder, below=True)
     if file is not None and config.ckpt_path != "last" and not is_requeued():
         raise FileExistsError(
             f"{folder} holds runs already, got {file}: resume them with ckpt_path=last, or set another hydra.sweep.dir"
         )
-
-
-def file_of_run_below(folder: Path) -> Path | None:
-    """Return a checkpoint or certificates of a run anywhere in a folder, or None."""
-    return next(chain(*map(folder.rglob, (f"{CHECKPOINTS}/*.ckpt", REQUEUED, SUMMARY))), None)
 
 
 def newest_checkpoint(folder: Path, requeue_folder: str | Path) -> Path | None:

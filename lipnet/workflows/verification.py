@@ -20,7 +20,7 @@ from lipnet.files import resolve_path
 from lipnet.models.checkpoint import read_checkpoint
 from lipnet.printing import say
 from lipnet.workflows.certification import checkpoint_path, prepare_certification
-from lipnet.workflows.folders import CHECKPOINTS
+from lipnet.workflows.folders import BEST
 from lipnet.workflows.summary_check import compare_summary, identical
 
 SHOWN = 10
@@ -125,7 +125,7 @@ def _checkpoint_of(path: Path) -> Path:
     summary = path.with_name(SUMMARY)
     named = read_summary(summary).get("checkpoint") if summary.is_file() else None
     candidates = [path.parent / named] if isinstance(named, str) else []
-    for candidate in (*candidates, path.parent / CHECKPOINTS / "best.ckpt"):
+    for candidate in (*candidates, path.parent / BEST):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"the checkpoint of {path} is missing: name it by ckpt_path=...")
