@@ -1,4 +1,4 @@
-"""Initial filters that several layers share."""
+"""Initial filters and biases that several layers share."""
 
 from math import prod, sqrt
 

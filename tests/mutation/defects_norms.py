@@ -46,14 +46,7 @@ def _estimate(weight: Tensor, groups: int = 1, grid: int = 16) -> float:
     return float(norms.max())
 
 
-def _stale(
-    self: WeightCache[Any],
-    weights: Sequence[Tensor],
-    compute: Callable[[], Any],
-    *,
-    settings: object = None,
-    exact: bool = False,
-) -> Any:
+def _stale(self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], **_: Any) -> Any:
     if self._kept is None:
         with torch.no_grad():
             self._kept = [weight.detach().clone() for weight in weights], compute()

@@ -21,14 +21,7 @@ TAMPERING = "tests/certify/test_tampering.py::"
 CONTRADICTIONS = TAMPERING + "test_settings_that_contradict_each_other_or_the_weight_are_refused"
 
 
-def _kept_anyway(
-    self: WeightCache[Any],
-    weights: Sequence[Tensor],
-    compute: Callable[[], Any],
-    *,
-    settings: object = None,
-    exact: bool = False,
-) -> Any:
+def _kept_anyway(self: WeightCache[Any], weights: Sequence[Tensor], compute: Callable[[], Any], **_: Any) -> Any:
     if self._kept is None or not _same_values(self._kept[0], weights):
         self._kept = [weight.detach().clone() for weight in weights], compute()
     return self._kept[1]
