@@ -50,6 +50,28 @@ def skew_filter(weight: Tensor, groups: int = 1) -> Tensor:
     return skew
 
 
+def half_filter(weight: Tensor, groups: int = 1) -> Tensor:
+    """Return the filter U with the skew part of M in which only half of the entries are used; not differentiable.
+
+    Of two entries that T exchanges, the first in memory becomes their difference and the second zero. An entry that T
+    leaves in place has no effect and becomes zero, too.
+
+    Args:
+        weight: M, (c, c/groups, kh, kw) with odd kh and kw.
+        groups: number of groups of the convolution.
+
+    Returns:
+        U, of the same shape, with U - T(U) = M - T(M).
+
+    Example:
+        >>> half_filter(torch.tensor([[5.0, 2.0], [3.0, 5.0]]).view(2, 2, 1, 1)).flatten(1)
+        tensor([[ 0., -1.],
+                [ 0.,  0.]])
+    """
+    places = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+    return minus_adjoint(weight, groups).where(places < adjoint_filter(places, groups), 0)
+
+
 def minus_adjoint(weight: Tensor, groups: int = 1, *, in_place: bool = False) -> Tensor:
     """Return M - T(M), twice the skew part; not differentiable.
 

@@ -20,6 +20,7 @@ from lipnet import __version__
 from lipnet.files import atomic_write, resolve_path
 from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
+from lipnet.models.compact import PACKED, unpack
 from lipnet.models.described import check_described
 from lipnet.tensor_file import SUFFIX, parse_tensor_file, tensor_file_bytes
 
@@ -102,8 +103,7 @@ def checked_content(
     trust: Sequence[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights and the description to save; arguments and errors as `save_checkpoint`."""
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    model = unwrapped(model)
     state = model.state_dict()
     description = describe(model_config, dataset)
     _check_content(path, {"state_dict": state, DESCRIPTION: description})
@@ -111,6 +111,13 @@ def checked_content(
         _check_fit(description["model"], state, trust)
         check_described(model, description["model"], trust)
     return state, description
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model within the wrappers of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    return model
 
 
 def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
@@ -160,9 +167,10 @@ def _read_tensor_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
         content = parse_tensor_file(data, DESCRIPTION)
         if not content.has_sha256:
             raise ValueError("not written by lipnet? It states no SHA-256")
+        tensors = unpack(content.tensors, content.description.get(PACKED, {}))
     except ValueError as error:
         raise CheckpointError(f"{path} ({len(data)} bytes) cannot be read as a checkpoint: {error}") from error
-    return content.tensors, content.description, hashlib.sha256(data).hexdigest()
+    return tensors, content.description, hashlib.sha256(data).hexdigest()
 
 
 def _plain(value: Any) -> Any:

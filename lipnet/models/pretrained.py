@@ -12,7 +12,15 @@ from lipnet.files import atomic_writes, complete_writes, resolve_path
 from lipnet.functional.digest import json_bytes, json_sha256, tensors_sha256
 from lipnet.models.archive import CheckpointError
 from lipnet.models.card import model_card
-from lipnet.models.checkpoint import DESCRIPTION, Checkpoint, checked_content, load_checkpoint, read_checkpoint
+from lipnet.models.checkpoint import (
+    DESCRIPTION,
+    Checkpoint,
+    checked_content,
+    load_checkpoint,
+    read_checkpoint,
+    unwrapped,
+)
+from lipnet.models.compact import PACKED, compact_weights, pack
 from lipnet.models.hub import download, is_repository
 from lipnet.tensor_file import tensor_file_bytes
 
@@ -93,6 +101,7 @@ def save_pretrained(
     *,
     name: str | None = None,
     summary: Mapping[str, Any] | None = None,
+    compact: bool = False,
     trust: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
@@ -109,6 +118,9 @@ def save_pretrained(
         name: name in the model card's example of `load_pretrained`, such as ``owner/name``; default: the folder's name.
         summary: the content of a summary.json of exactly this checkpoint, for the card's certified table; for a
             `Checkpoint` only.
+        compact: write the weights of skew-orthogonal convolutions without their redundant half, in 16 bits. The file is
+            three to five times smaller, and the network slightly another one: a summary must be of the written network.
+            Writing a network again that was compact already changes nothing.
         trust: as for `save_checkpoint`.
         overwrite: replace the three files if the folder holds any of them.
 
@@ -132,10 +144,14 @@ def save_pretrained(
     taken = [each for each in (WEIGHTS, CONFIG, CARD) if (folder / each).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{folder} already holds {', '.join(taken)}; choose another folder, or overwrite=True")
-    network = model.model if isinstance(model, Checkpoint) else model
+    network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
     state, description = checked_content(folder / WEIGHTS, network, model_config, dataset, trust)
+    if compact:
+        state = compact_weights(network, state)
     if summary is not None:
         _check_summary(summary, model, state)
+    if compact:
+        state, description[PACKED] = pack(state)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(name or folder.name, description, parameters, summary)
     with atomic_writes(*(folder / each for each in FILES)) as (card_file, config_file, weights_file):

@@ -9,6 +9,7 @@ from lipnet.certify.files import SUMMARY, complete_files
 from lipnet.certify.html import read_run
 from lipnet.files import resolve_path
 from lipnet.models import Checkpoint, load_checkpoint, save_pretrained
+from lipnet.models.compact import is_compact
 from lipnet.printing import say
 from lipnet.workflows.certification import DTYPES, checkpoint_path
 from lipnet.workflows.folders import CHECKPOINTS
@@ -24,6 +25,7 @@ def export_checkpoint(
     dtype: str = "float32",
     class_names: Sequence[str] | None = None,
     name: str | None = None,
+    compact: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a checkpoint's model as an ONNX or torch.export file with its Lipschitz bound, or as a folder to share.
@@ -38,6 +40,8 @@ def export_checkpoint(
         dtype: ``"float32"`` or, for ``.pt2``, ``"float64"``. A folder keeps the dtype of the checkpoint.
         class_names: a name for each logit, for a file; None for the names in the checkpoint, if it has any.
         name: for a folder, the name in the card's example of `load_pretrained`; None for the folder's name.
+        compact: for a folder, smaller weights, as `lipnet.models.save_pretrained` describes. As they are rounded, the
+            card has no figures. For a card with figures, certify the folder into itself and export it again.
         overwrite: replace existing files.
 
     Returns:
@@ -57,9 +61,9 @@ def export_checkpoint(
                 f"input_shape, dtype and class_names are for files that end in {' or '.join(WRITERS)}, got the folder "
                 f"{str(output)!r}"
             )
-        return _export_folder(checkpoint_path(ckpt_path), output, name, overwrite)
-    if name is not None:
-        raise ValueError(f"name is for folders, whose model card has it, got the file {str(output)!r}")
+        return _export_folder(checkpoint_path(ckpt_path), output, name, compact, overwrite)
+    if name is not None or compact:
+        raise ValueError(f"name and compact are for folders, got the file {str(output)!r}")
     if output.suffix not in WRITERS:
         raise ValueError(
             f"output must end in {' or '.join(WRITERS)}, or be a folder's name without a dot, got {str(output)!r}"
@@ -82,13 +86,14 @@ def export_checkpoint(
     return metadata
 
 
-def _export_folder(ckpt_path: Path, folder: Path, name: str | None, overwrite: bool) -> dict[str, Any]:
+def _export_folder(ckpt_path: Path, folder: Path, name: str | None, compact: bool, overwrite: bool) -> dict[str, Any]:
     checkpoint = load_checkpoint(ckpt_path)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
     complete_files(run)
+    rounded = compact and not is_compact(checkpoint.model)
     # Read with the certificates, which must confirm the figures.
-    summary = read_run(run).summary if (run / SUMMARY).is_file() else None
-    save_pretrained(checkpoint, folder, name=name, summary=summary, overwrite=overwrite)
+    summary = read_run(run).summary if (run / SUMMARY).is_file() and not rounded else None
+    save_pretrained(checkpoint, folder, name=name, summary=summary, compact=compact, overwrite=overwrite)
     figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"
     say(f"{folder}: weights, configuration and model card, {figures}")
     return _facts(checkpoint)

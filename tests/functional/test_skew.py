@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lipnet.functional import PADDING_MODES
-from lipnet.functional.skew import adjoint_filter, minus_adjoint, skew_filter
+from lipnet.functional.skew import adjoint_filter, half_filter, minus_adjoint, skew_filter
 from tests.oracles import convolution_matrix
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5), (5, 3)]
@@ -124,3 +124,14 @@ def test_large_filters_are_turned_in_blocks_to_the_same_bits(
     in_place = weight.clone()
     assert minus_adjoint(in_place, groups, in_place=True).data_ptr() == in_place.data_ptr()
     assert torch.equal(in_place, expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_half_of_the_entries_have_the_same_skew_part(kernel: tuple[int, int], groups: int) -> None:
+    weight = random_filter(groups, kernel)
+    half = half_filter(weight, groups)
+    assert torch.equal(minus_adjoint(half, groups), minus_adjoint(weight, groups))
+    assert torch.equal(half_filter(half, groups), half)
+    # The center of the kernel of a channel with itself has no partner.
+    assert int((half != 0).sum()) == (weight.numel() - 6) / 2

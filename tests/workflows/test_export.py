@@ -19,7 +19,7 @@ from lipnet.certify import CertificateFileError, lipschitz_bound
 from lipnet.certify.export import METADATA_FILE
 from lipnet.certify.export import onnx as onnx_file
 from lipnet.certify.files import sealed, summary_bytes, unsealed
-from lipnet.models import load_pretrained, save_checkpoint
+from lipnet.models import load_checkpoint, load_pretrained, save_checkpoint
 from lipnet.workflows import certify_checkpoint, export_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -91,12 +91,31 @@ def test_a_run_becomes_a_folder_to_share_with_its_figures(
     assert 'load_pretrained("owner/other")' in (tmp_path / "network" / "README.md").read_text()
 
 
+def test_a_compact_folder_gets_its_figures_from_its_own_certificates(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, small = tmp_path / "run", tmp_path / "small"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, run / "checkpoints" / "best.ckpt")
+    certify_checkpoint(run, run, n_samples=10)
+    export_checkpoint(run, small, compact=True)
+    assert "without certified figures" in capsys.readouterr().out
+
+    summary = certify_checkpoint(small, small, n_samples=10)
+    weights = (small / "model.safetensors").read_bytes()
+    export_checkpoint(small, small, compact=True, overwrite=True)
+    assert f"{100 * summary['clean_accuracy']:.2f}" in (small / "README.md").read_text()
+    assert (small / "model.safetensors").read_bytes() == weights
+    assert load_checkpoint(small / "model.safetensors").sha256 == summary["checkpoint_sha256"]
+
+
 @pytest.mark.parametrize(
     ("output", "settings", "message"),
     [
         ("model.pth", {}, r"output must end in \.onnx or \.pt2, or be a folder's name without a dot, got"),
         ("folder", {"dtype": "float64"}, r"input_shape, dtype and class_names are for files .* got the folder"),
-        ("model.pt2", {"name": "owner/name"}, "name is for folders, whose model card has it, got the file"),
+        ("model.pt2", {"name": "owner/name"}, "name and compact are for folders, got the file"),
+        ("model.onnx", {"compact": True}, "name and compact are for folders, got the file"),
         ("model.pt2", {"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ("model.pt2", {"input_shape": (1, 9, 9)}, r"images must have shape \(B, 1, 8, 8\)"),
     ],
