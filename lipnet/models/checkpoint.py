@@ -3,18 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from lipnet import __version__
 from lipnet.files import atomic_write, resolve_path
@@ -22,15 +15,12 @@ from lipnet.models.archive import CheckpointError, read_archive, write_archive
 from lipnet.models.build import build_model, walk
 from lipnet.models.compact import PACKED, unpack
 from lipnet.models.described import check_described
+from lipnet.models.fit import check_fit
 from lipnet.tensor_file import SUFFIX, parse_tensor_file, tensor_file_bytes
 
 DESCRIPTION = "lipnet"
 _FORMAT = 1
 _PREFIX = "model."
-# A model may have this many modules, parameters and elements in addition to those that the weights in its file explain,
-# such as constants and modules without weights.
-_SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
-_UNFIT = "the weights do not fit the model that the file describes"
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ def checked_content(
     description = describe(model_config, dataset)
     _check_content(path, {"state_dict": state, DESCRIPTION: description})
     with _one_error(f"{path} is not written, as it could not be read again"):
-        _check_fit(description["model"], state, trust)
+        check_fit(description["model"], state, trust)
         check_described(model, description["model"], trust)
     return state, description
 
@@ -139,7 +129,7 @@ def load_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
     written, failure = description.get("version"), f"{path} cannot be loaded by lipnet {__version__}"
     with _one_error(failure if written == __version__ else f"{failure}, lipnet {written} wrote it"):
-        dtype = _check_fit(description["model"], state, trust)
+        dtype = check_fit(description["model"], state, trust)
         model = build_model(description["model"], trust).to(dtype)
         model.load_state_dict(state)
     return Checkpoint(model.eval(), description["model"], description["dataset"], sha256)
@@ -210,65 +200,3 @@ def _one_error(failure: str) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{failure}: {str(error) or type(error).__name__}") from error
-
-
-def _check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
-    """Check that weights fit the model of a configuration, without allocating it, and return their dtype."""
-    with torch.device("meta"), _limited_parts(2 * len(state) + _SPARE_PARTS):
-        model = build_model(config, trust)
-    own = model.state_dict()
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or surplus:
-        raise ValueError(f"{_UNFIT}: missing: {_few(missing)}; unexpected: {_few(surplus)}")
-    for name, value in state.items():
-        if value.is_meta or value.shape != own[name].shape or _kind(value) != _kind(own[name]):
-            raise ValueError(
-                f"{_UNFIT}: {name} must be {own[name].dtype} of shape {tuple(own[name].shape)}, got {value.dtype} of "
-                f"shape {tuple(value.shape)} on {value.device}"
-            )
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (v.untyped_storage() for v in state.values())}
-    held = sum(storages.values())
-    needed = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
-    if needed > held + _SPARE_ELEMENTS:
-        raise ValueError(f"{_UNFIT}: it has {needed} elements, and the file holds {held} bytes of weights")
-    return floating_dtype(state)
-
-
-def floating_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the floating-point dtype of weights, float32 if they have none; raise ValueError if they have several."""
-    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(dtypes) > 1:
-        raise ValueError(f"weights must share one floating-point dtype, got {sorted(map(str, dtypes))}")
-    return dtypes.pop() if dtypes else torch.float32
-
-
-def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex()
-
-
-@contextmanager
-def _limited_parts(limit: int) -> Iterator[None]:
-    """Stop a construction, in this thread, that registers more than ``limit`` modules and parameters."""
-    token = _parts_left.set([limit])
-    try:
-        yield
-    finally:
-        _parts_left.reset(token)
-
-
-def _count_part(module: nn.Module, name: str, part: Any) -> None:
-    left = _parts_left.get()
-    if left is not None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise ValueError("the model that the file describes has more modules and parameters than its weights need")
-
-
-# Registered for good: removing a hook while another thread builds a module would make that thread fail.
-_parts_left: ContextVar[list[int] | None] = ContextVar("_parts_left", default=None)
-register_module_module_registration_hook(_count_part)
-register_module_parameter_registration_hook(_count_part)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) or "none"

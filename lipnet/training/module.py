@@ -21,8 +21,9 @@ from lipnet.layers.estimated import estimated_scales
 from lipnet.metrics import CertifiedAccuracy
 from lipnet.models import CheckpointError, build_model
 from lipnet.models.archive import read_archive
-from lipnet.models.checkpoint import DESCRIPTION, describe, floating_dtype
+from lipnet.models.checkpoint import DESCRIPTION, describe
 from lipnet.models.described import check_described
+from lipnet.models.fit import floating_dtype
 from lipnet.training.bounded_evaluation import BoundedEvaluation
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
 from lipnet.training.divergence import DivergenceGuard

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
 from lipnet.models.archive import write_archive
-from lipnet.models.checkpoint import _limited_parts
+from lipnet.models.fit import _limited_parts
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from lipnet.data import FolderDataModule, ImageDataModule
 from lipnet.data.fingerprint import fingerprint
 from lipnet.data.samplers import ShardSampler
 from lipnet.models import checkpoint, load_checkpoint, pretrained
-from lipnet.models.checkpoint import _check_fit
+from lipnet.models.fit import check_fit
 from lipnet.structured.adapters import attachment
 from tests.mutation.planting import Defect, attribute, edit, edit_method, replace
 
 
 def _lenient_weights(patch: pytest.MonkeyPatch) -> None:
     """Weights are checked twice: before the model is allocated, and when they are loaded."""
-    edit(_check_fit, "if missing or surplus:", "if surplus:")(patch)
+    edit(check_fit, "if missing or surplus:", "if surplus:")(patch)
     edit(load_checkpoint, "model.load_state_dict(state)", "model.load_state_dict(state, strict=False)")(patch)
 
 

@@ -1,0 +1,83 @@
+"""Compare weights with the model that a file describes, before the model is allocated."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from lipnet.models.build import build_model
+
+# A model may have this many modules, parameters and elements in addition to those that the weights in its file explain,
+# such as constants and modules without weights.
+_SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
+_UNFIT = "the weights do not fit the model that the file describes"
+
+
+def check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
+    """Check that weights fit the model of a configuration, without allocating it, and return their dtype."""
+    with torch.device("meta"), _limited_parts(2 * len(state) + _SPARE_PARTS):
+        model = build_model(config, trust)
+    own = model.state_dict()
+    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or surplus:
+        raise ValueError(f"{_UNFIT}: missing: {_few(missing)}; unexpected: {_few(surplus)}")
+    for name, value in state.items():
+        if value.is_meta or value.shape != own[name].shape or _kind(value) != _kind(own[name]):
+            raise ValueError(
+                f"{_UNFIT}: {name} must be {own[name].dtype} of shape {tuple(own[name].shape)}, got {value.dtype} of "
+                f"shape {tuple(value.shape)} on {value.device}"
+            )
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (v.untyped_storage() for v in state.values())}
+    held = sum(storages.values())
+    needed = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    if needed > held + _SPARE_ELEMENTS:
+        raise ValueError(f"{_UNFIT}: it has {needed} elements, and the file holds {held} bytes of weights")
+    return floating_dtype(state)
+
+
+def floating_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the floating-point dtype of weights, float32 if they have none; raise ValueError if they have several."""
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(f"weights must share one floating-point dtype, got {sorted(map(str, dtypes))}")
+    return dtypes.pop() if dtypes else torch.float32
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
+@contextmanager
+def _limited_parts(limit: int) -> Iterator[None]:
+    """Stop a construction, in this thread, that registers more than ``limit`` modules and parameters."""
+    token = _parts_left.set([limit])
+    try:
+        yield
+    finally:
+        _parts_left.reset(token)
+
+
+def _count_part(module: nn.Module, name: str, part: Any) -> None:
+    left = _parts_left.get()
+    if left is not None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("the model that the file describes has more modules and parameters than its weights need")
+
+
+# Registered for good: removing a hook while another thread builds a module would make that thread fail.
+_parts_left: ContextVar[list[int] | None] = ContextVar("_parts_left", default=None)
+register_module_module_registration_hook(_count_part)
+register_module_parameter_registration_hook(_count_part)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) or "none"
