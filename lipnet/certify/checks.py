@@ -19,8 +19,8 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lipnet.certify.rules import children_in_order, describe, find_rule, join
-from lipnet.layers.base import LipschitzModule, replaced_in_bases
-from lipnet.layers.originals import CALLS
+from lipnet.layers.base import LipschitzModule
+from lipnet.layers.originals import CALLS, WatchedModule, replaced_in_bases
 
 # Methods that a subclass may override freely: no output depends on them.
 _COMPUTES_NOTHING = (
@@ -121,11 +121,11 @@ def _check_calls(name: str, module: nn.Module) -> None:
                 f"{name}: the class was changed after its rule was registered, which voids the rule: {replaced} is "
                 "another one now"
             )
-    elif isinstance(module, LipschitzModule):
+    elif isinstance(module, WatchedModule):
         replaced = replaced_in_bases(module)
         if replaced is not None:
             raise ValueError(f"{name}: {replaced} was replaced at runtime, so that no bound covers it; restore it")
-        for answer in _answers_in_use(module):
+        for answer in _answers_in_use(module) if isinstance(module, LipschitzModule) else ():
             changed = _overridden_below(type(module), answer)
             if changed is not None:
                 raise ValueError(

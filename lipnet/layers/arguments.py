@@ -152,3 +152,16 @@ def check_input(
     if any(length < least_length for length, least_length in zip(size, least_size, strict=True)):
         needed = " x ".join(map(str, least_size))
         raise ValueError(f"{name} with circular padding needs {lengths} of at least {needed} for its kernel, got {got}")
+
+
+def for_channels(constants: Tensor, maps: Tensor) -> Tensor:
+    """Return a constant for each channel, (C,), in the dtype of maps (B, C, ...) and in a shape to add to them.
+
+    Raises:
+        ValueError: for another number of constants. Torch would repeat a single channel, which enlarges its norm.
+    """
+    if constants.shape != maps.shape[1:2]:
+        raise ValueError(
+            f"a constant is needed for each of {maps.shape[1]} channels, got a tensor of shape {tuple(constants.shape)}"
+        )
+    return constants.to(maps.dtype).view(-1, *[1] * (maps.dim() - 2))

@@ -1,21 +1,16 @@
 """LipschitzModule, the base class of layers that bound their own Lipschitz constant and rounding."""
 
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from lipnet.functional.rounding import product_up
 from lipnet.functional.rounding_error import Signal, Step
 from lipnet.layers.mirror import MirrorAverage
-from lipnet.layers.originals import Methods, methods_of, replaced_method
-
-_LIBRARY = "lipnet."
-# Methods of lipnet's own classes among the bases of each subclass, as they were when it was defined.
-_METHODS: WeakKeyDictionary[type, Methods] = WeakKeyDictionary()
+from lipnet.layers.originals import WatchedModule
 
 
-class LipschitzModule(nn.Module):
+class LipschitzModule(WatchedModule):
     """A module that bounds its own Lipschitz constant and its own rounding error.
 
     Inherit from it to make a layer that `lipnet.certify` accepts, and implement `lipschitz_bound`. Certificates in
@@ -24,10 +19,6 @@ class LipschitzModule(nn.Module):
 
     docs/own-layer.md builds such a layer step by step; docs/notation.md defines symbols such as K.
     """
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        _METHODS[cls] = methods_of(cls, _LIBRARY)
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound K on the Lipschitz constant (L2 to L2) of the function this module computes now.
@@ -123,15 +114,6 @@ def check_part(name: str, part: object, *classes: type) -> None:
     if type(part) not in classes:
         needed = " or ".join(each.__name__ for each in classes)
         raise ValueError(f"{name} must be of class {needed}, on which the bound rests, got {type(part).__name__}")
-
-
-def replaced_in_bases(module: LipschitzModule) -> str | None:
-    """Return a method of a class of lipnet that was replaced since the module's class was defined, or None.
-
-    Methods of classes outside lipnet are not compared: their authors may replace them.
-    """
-    cls = type(module)
-    return replaced_method(_METHODS[cls], methods_of(cls, _LIBRARY)) if cls in _METHODS else None
 
 
 def own_bound(module: nn.Module) -> float:

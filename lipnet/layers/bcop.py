@@ -10,9 +10,10 @@ from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
+from lipnet.layers.originals import WatchedModule
 
 
-class BlockKernel(nn.Module):
+class BlockKernel(WatchedModule):
     """The parameters of an orthogonal kernel, and the function that computes the kernel from them.
 
     Args:

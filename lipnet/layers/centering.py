@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lipnet.functional.rounding_error import Signal, Step, addition
+from lipnet.layers.arguments import for_channels
 from lipnet.layers.base import LipschitzModule
 
 
@@ -61,7 +62,7 @@ class Centering(LipschitzModule):
             raise ValueError(f"Centering needs an input of shape (B, {len(self.mean)}, ...), got {tuple(x.shape)}")
         if self.training:
             self._update(x.detach())
-        return x - self.mean.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+        return x - for_channels(self.mean, x)
 
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:

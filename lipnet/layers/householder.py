@@ -49,6 +49,9 @@ class _PairActivation(LipschitzModule, ABC):
                 f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), got {tuple(x.shape)}"
             )
         half = self.channels // 2
+        if self.theta.shape != (*self._angles, half):
+            # Other angles would repeat the pairs, which enlarges their norm.
+            raise ValueError(f"theta must have shape {(*self._angles, half)}, got {tuple(self.theta.shape)}")
         shape, dim = ((half, 2), 2) if self.neighbours else ((2, half), 1)
         first, second = x.reshape(x.shape[0], *shape, *x.shape[2:]).unbind(dim)
         theta = self.theta.reshape(*self.theta.shape, *[1] * (x.dim() - 2))

@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipnet.functional.kernel_norms import kernel_norm_estimate
 from lipnet.layers.cache import is_frozen, versions
+from lipnet.layers.originals import WatchedModule
 
 _START_STEPS = 20
 _EVALUATION_STEPS = 40
 
 
-class NormEstimate(nn.Module):
+class NormEstimate(WatchedModule):
     """Lower estimate of the norm of a circular convolution, differentiable in the kernel.
 
     Training stores a vector, and advances it by one step of power iteration only if a parameter has changed, so that

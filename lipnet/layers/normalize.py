@@ -57,6 +57,9 @@ class Normalize(LipschitzModule):
         if x.dim() != 4 or tuple(x.shape[1:]) != (len(self.mean), *size):
             needed = f"(B, {len(self.mean)}, {', '.join(map(str, size)) if self.image_size else 'H, W'})"
             raise ValueError(f"images must have shape {needed}, got {tuple(x.shape)}")
+        if self.mean.shape != (len(self.mean), 1, 1):
+            # It would repeat the images, which enlarges their norm.
+            raise ValueError(f"mean must have shape ({len(self.mean)}, 1, 1), got {tuple(self.mean.shape)}")
         return (x - self.mean) / self.std
 
     def lipschitz_bound(self) -> float:

@@ -14,7 +14,7 @@ from lipnet.functional import space_to_depth
 from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_input, pair
+from lipnet.layers.arguments import check_input, for_channels, pair
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.initial import reset_bias
@@ -137,7 +137,7 @@ class OperandLayer(LipschitzModule):
         with without_autocast(maps.device):
             maps = self.apply_operands(maps.to(reference.dtype if reduced is None else reduced), operands)
         if self.bias is not None:
-            bias = self.bias.to(maps.dtype).view(-1, 1, 1)
+            bias = for_channels(self.bias, maps)
             maps = maps + bias if torch.is_grad_enabled() else maps.add_(bias)
         if self.dimensions == 0:
             return maps.flatten(1)

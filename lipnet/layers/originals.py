@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -9,6 +10,27 @@ CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forwa
 """Attributes of a module that decide what calling it computes."""
 
 Methods = Mapping[tuple[type, str], Any]
+
+_LIBRARY = "lipnet."
+# Methods of lipnet's own classes among the bases of each subclass, as they were when it was defined.
+_METHODS: WeakKeyDictionary[type, Methods] = WeakKeyDictionary()
+
+
+class WatchedModule(nn.Module):
+    """A module whose class may rest on methods of lipnet: certificates refuse it if one of these was replaced."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        _METHODS[cls] = methods_of(cls, _LIBRARY)
+
+
+def replaced_in_bases(module: WatchedModule) -> str | None:
+    """Return a method of a class of lipnet that was replaced since the module's class was defined, or None.
+
+    Methods of classes outside lipnet are not compared: their authors may replace them.
+    """
+    cls = type(module)
+    return replaced_method(_METHODS[cls], methods_of(cls, _LIBRARY)) if cls in _METHODS else None
 
 
 def methods_of(cls: type, prefix: str = "") -> Methods:

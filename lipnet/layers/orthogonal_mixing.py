@@ -12,7 +12,7 @@ from lipnet.functional.autocast import without_autocast
 from lipnet.functional.contractions import orthogonal_norm_bound
 from lipnet.functional.orthogonal_matrices import orthogonal_cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, addition, exact, products
-from lipnet.layers.arguments import check_groups
+from lipnet.layers.arguments import check_groups, for_channels
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 
@@ -92,7 +92,7 @@ class OrthogonalMixing(LipschitzModule):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.rotate(x, self.matrices())
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * (x.dim() - 2))
+        return y if self.bias is None else y + for_channels(self.bias, y)
 
     def matrices(self, *, exact: bool = False) -> Tensor:
         """Return the orthogonal blocks of all factors in the present mode, (factors, g, C / g, C / g), R first.

@@ -38,6 +38,12 @@ class PositionCode(LipschitzModule):
 
     def forward(self, x: Tensor) -> Tensor:
         channels, size, _ = self.rows.shape
+        # Codes of other shapes would repeat the maps, which enlarges their norm.
+        if self.rows.shape != (channels, size, 1) or self.columns.shape != (channels, 1, size):
+            raise ValueError(
+                f"rows and columns must have shape (C, size, 1) and (C, 1, size), got {tuple(self.rows.shape)} and "
+                f"{tuple(self.columns.shape)}"
+            )
         if tuple(x.shape[1:]) != (channels, size, size):
             raise ValueError(f"PositionCode needs an input (B, {channels}, {size}, {size}), got {tuple(x.shape)}")
         return x + (self.rows + self.columns).to(x.dtype)

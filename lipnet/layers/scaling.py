@@ -25,6 +25,7 @@ from lipnet.functional.norm_estimates import (
 from lipnet.functional.skew import minus_adjoint
 from lipnet.layers.cache import versions
 from lipnet.layers.engines.prepared import expected_norm_bound
+from lipnet.layers.originals import WatchedModule
 
 # Smaller norms count as this one, because dividing by them would be unstable.
 SMALLEST_NORM = 1e-12
@@ -92,7 +93,7 @@ class _ScaledSkewPart(torch.autograd.Function):
         return minus_adjoint(result.view(scaled.shape), ctx.groups, in_place=True), None, None, None
 
 
-class Scaling(nn.Module, ABC):
+class Scaling(WatchedModule, ABC):
     """A norm of each group's skew filter, and the target value to which the filter is scaled.
 
     The norm is evaluated at vectors that are held fixed for the gradient. Training stores them, and advances them by

@@ -11,7 +11,7 @@ from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with
 from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, check_groups, check_input, pair
+from lipnet.layers.arguments import check_convolution, check_groups, check_input, for_channels, pair
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.cache import WeightCache, check_not_batched, is_frozen
 from lipnet.layers.engines import (
@@ -195,7 +195,7 @@ class SOC(LipschitzModule):
         maps = self.exponential(space_to_depth(x, self.stride), self.out_channels)
         if self.bias is None:
             return maps
-        bias = self.bias.to(maps.dtype).view(-1, 1, 1)
+        bias = for_channels(self.bias, maps)
         return maps + bias if torch.is_grad_enabled() else maps.add_(bias)
 
     def exponential(self, maps: Tensor, channels: int, sign: int = 1) -> Tensor:

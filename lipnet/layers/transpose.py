@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipnet.functional import depth_to_space
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import SOCOptions, check_output_padding
+from lipnet.layers.arguments import SOCOptions, check_output_padding, for_channels
 from lipnet.layers.initial import reset_bias
 from lipnet.layers.soc import SCALINGS, SOC
 
@@ -155,6 +155,6 @@ class SOCTranspose(SOC):
         return shift.then(super().rounding_step(signal.after(shift, signal.shape), shape))
 
     def _forward(self, x: Tensor) -> Tensor:
-        maps = x if self.input_bias is None else x - self.input_bias.to(x.dtype).view(-1, 1, 1)
+        maps = x if self.input_bias is None else x - for_channels(self.input_bias, x)
         maps = depth_to_space(self.exponential(maps, self.channels_out, sign=-1), self.stride)
-        return maps if self.bias is None else maps + self.bias.to(maps.dtype).view(-1, 1, 1)
+        return maps if self.bias is None else maps + for_channels(self.bias, maps)

@@ -47,6 +47,7 @@ from lipnet.layers import (
 )
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.explicit import explicit_products
+from lipnet.layers.scaling import Scaling
 from lipnet.models import LipConvNet
 from lipnet.training import CertifiedClassifier
 
@@ -308,9 +309,10 @@ def test_a_class_that_was_changed_after_its_rule_was_made_is_refused(monkeypatch
         (nn.Conv2d, "weight", property(lambda self: 10 * self._parameters["weight"]), r"Conv2d\): .*Conv2d\.weight"),
         (SOC, "forward", tenfold(SOC.forward), r"1 \(SOC\): SOC\.forward was replaced"),
         (MaxMin, "forward", tenfold(MaxMin.forward), r"2 \(MaxMin\): \w+\.forward was replaced"),
+        (Scaling, "scaled", tenfold(Scaling.scaled), r"1\.scaling \(JacobianScaling\): Scaling\.scaled was replaced"),
         (nn.Module, "_call_impl", tenfold(nn.Module._call_impl), r"\._call_impl"),
     ],
-    ids=["helper", "property", "layer", "activation", "every module"],
+    ids=["helper", "property", "layer", "activation", "scaling", "every module"],
 )
 def test_code_that_was_replaced_at_runtime_is_refused(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, message: str

@@ -8,7 +8,7 @@ from lipnet.certify import certify
 from lipnet.certify.arithmetic import _workers_flush
 from lipnet.certify.attacks.check import _Search
 from lipnet.certify.certificates import check_own_modules
-from lipnet.certify.checks import _is_nan, check_computes_as_declared
+from lipnet.certify.checks import _check_calls, _is_nan, check_computes_as_declared
 from lipnet.certify.evidence import Evidence
 from lipnet.certify.export.prepared import _plain_facts
 from lipnet.certify.html.runs import _false_figures
@@ -23,9 +23,9 @@ from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
-from lipnet.layers.base import replaced_in_bases
 from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
+from lipnet.layers.originals import replaced_in_bases
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
 from lipnet.training.bounded_evaluation import BoundedEvaluation
@@ -53,6 +53,12 @@ DEFECTS = [
         "checks: methods of lipnet's classes may be replaced at runtime",
         replace(replaced_in_bases, lambda module: None),
         [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[{case}]" for case in ("layer", "activation")],
+        trusting=False,
+    ),
+    Defect(
+        "checks: methods of the parts of lipnet's layers may be replaced at runtime",
+        edit(_check_calls, "isinstance(module, WatchedModule)", "isinstance(module, LipschitzModule)"),
+        [f"{CHECKS}test_code_that_was_replaced_at_runtime_is_refused[scaling]"],
         trusting=False,
     ),
     Defect(

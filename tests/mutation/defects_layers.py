@@ -18,10 +18,11 @@ from lipnet.functional import polynomial_gain
 from lipnet.functional.convolution import PADDING_MODES
 from lipnet.functional.series import monic_polynomial, taylor_coefficients
 from lipnet.layers import GSSOC, MirrorAverage, NormalizedLinear, NormPool2d, Residual
+from lipnet.layers.arguments import for_channels
 from lipnet.layers.engines import PreparedWeight, Series
 from lipnet.layers.originals import methods_of
 from lipnet.layers.soc import SOC
-from tests.mutation.planting import Defect, attribute, edit_method, replace
+from tests.mutation.planting import Defect, attribute, edit, edit_method, replace
 
 LOGITS, GUARANTEE = "tests/certify/test_bounds.py::", "tests/layers/test_soc_guarantee.py::"
 _adjoint, _prepare = lipnet.functional.skew._adjoint, SOC._prepare
@@ -63,6 +64,11 @@ def _plant_sum_of_mirror_images(patch: pytest.MonkeyPatch) -> None:
 
 
 DEFECTS = [
+    Defect(
+        "constants: a bias of three entries repeats a single channel",
+        edit(for_channels, "constants.shape != maps.shape[1:2]", "False"),
+        ["tests/layers/test_constants_of_channels.py::test_they_are_refused"],
+    ),
     Defect(
         "head: sqrt(2) for rows that are normalised but not orthogonal",
         attribute(NormalizedLinear, "pairwise_lipschitz", _every_row_sqrt_two),
