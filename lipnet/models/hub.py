@@ -1,5 +1,6 @@
 """Upload pretrained networks to the Hugging Face hub, and download them. Needs the extra ``hub``."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from lipnet.files import resolve_path
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_SUMMARY = "summary.json"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -30,8 +32,8 @@ def push_to_hub(
 ) -> str:
     """Upload a folder written by `save_pretrained` to the Hugging Face hub.
 
-    Only model.safetensors, config.json, README.md and summary.json are uploaded. The network is loaded first, so that
-    nothing is uploaded that cannot be loaded.
+    Only model.safetensors, config.json, README.md and, if it is about this network, summary.json are uploaded. The
+    network is loaded first, so that nothing is uploaded that cannot be loaded.
 
     Args:
         folder: the folder.
@@ -44,21 +46,35 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
-        ValueError: the repository's name is not of the form ``owner/name``; or the network cannot be loaded.
+        ValueError: the repository's name is not of the form ``owner/name``; the network cannot be loaded; or
+            summary.json cannot be read.
         FileNotFoundError: the folder holds no network.
         ImportError: without the extra ``hub``.
     """
     # Imported here, because pretrained.py imports this module.
-    from lipnet.models.pretrained import CARD, CONFIG, WEIGHTS, load_pretrained
+    from lipnet.models.checkpoint import load_checkpoint
+    from lipnet.models.pretrained import CARD, CONFIG, WEIGHTS, pretrained_file
 
     if not is_repository(repository):
         raise ValueError(f"repository must be of the form 'owner/name', got {repository!r}")
     folder = resolve_path(folder)
-    load_pretrained(folder)
+    checkpoint = load_checkpoint(pretrained_file(folder))
     client = _huggingface_hub().HfApi(library_name="lipnet", library_version=__version__) if api is None else api
     client.create_repo(repository, private=private, exist_ok=True)
-    files = [WEIGHTS, CONFIG, CARD, "summary.json"]
+    files = [WEIGHTS, CONFIG, CARD, *_own_summary(folder / _SUMMARY, checkpoint.sha256)]
     return str(client.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, **commit))
+
+
+def _own_summary(path: Path, checkpoint_sha256: str) -> list[str]:
+    """Return the name of a summary's file if it is about this checkpoint; an earlier network may have left it."""
+    if not path.is_file():
+        return []
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): remove it, or certify the network again") from error
+    own = isinstance(summary, dict) and summary.get("checkpoint_sha256") == checkpoint_sha256
+    return [path.name] if own else []
 
 
 def download(repository: str, files: Sequence[str], revision: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from shutil import copytree
@@ -77,6 +78,22 @@ def test_what_cannot_be_loaded_is_not_pushed(saved: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         push_to_hub(saved, "owner/tiny", api=api)
     assert not api.method_calls
+
+
+def test_the_summary_of_another_network_is_not_pushed(saved: Path) -> None:
+    api = create_autospec(huggingface_hub.HfApi, instance=True)
+    sha256 = load_checkpoint(saved / "model.safetensors").sha256
+
+    def pushed(summary: str) -> bool:
+        (saved / "summary.json").write_text(summary)
+        push_to_hub(saved, "owner/tiny", api=api)
+        return "summary.json" in api.upload_folder.call_args.kwargs["allow_patterns"]
+
+    assert pushed(json.dumps({"checkpoint_sha256": sha256}))
+    assert not pushed(json.dumps({"checkpoint_sha256": "0" * 64}))
+    assert not pushed("[]")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        pushed("{")
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
