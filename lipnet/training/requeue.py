@@ -41,13 +41,33 @@ class SafeRequeue(Callback):
         self._handlers: dict[int, Handler] = {}
         self._received: set[int] = set()
         self._step = 0
-        self._stepped = self._stops = False
+        self._started = self._stepped = self._stops = False
+
+    @property
+    def waiting(self) -> set[int]:
+        """The signals that were received and are not answered yet."""
+        return set(self._received)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._received, self._started = set(), False
+        connector: Any = trainer._signal_connector
+        requeue = type(connector)._slurm_sigusr_handler_fn
+
+        def requeue_later(number: int, frame: FrameType | None) -> None:
+            # Lightning registers it right after this hook. The loader has no position until the training starts.
+            if self._started:
+                requeue(connector, number, frame)
+            else:
+                self._received.add(number)
+
+        connector._slurm_sigusr_handler_fn = requeue_later
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._stepped, self._stops = trainer.global_step, False, False
-        # A SIGTERM since the start of the program waits, too.
+        # Signals since the start of the program wait, too.
         connector = trainer._signal_connector
-        self._received = {signal.SIGTERM} if connector.received_sigterm else set()
+        if connector.received_sigterm:
+            self._received.add(signal.SIGTERM)
         connector.received_sigterm = False
         # A scheduler may ask for a requeue by any signal that does not end a process.
         signals = signal.valid_signals() - {signal.SIGINT, signal.SIGKILL, signal.SIGSTOP}
@@ -59,6 +79,7 @@ class SafeRequeue(Callback):
             self._handlers[signal.SIGTERM] = lambda *_: setattr(connector, "received_sigterm", True)
         for number in self._handlers:
             signal.signal(number, lambda received, frame: self._receive(trainer, received))
+        self._started = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lipnet.training import LastCheckpoint, certified_accuracy_key
 from lipnet.training.last_checkpoint import UNFINISHED
+from lipnet.training.requeue import SafeRequeue
 from lipnet.workflows.folders import LAST
 
 
@@ -79,6 +80,10 @@ def resumable_on_signals(trainer: Trainer, folder: Path) -> Iterator[None]:
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, requeue_signal) if number is not None}
     try:
+        receivers = [each for each in trainer.callbacks if isinstance(each, SafeRequeue)]  # type: ignore[attr-defined]
+        if requeue_signal is not None and any(requeue_signal in each.waiting for each in receivers):
+            # It came at the end of the training, too late for an answer there.
+            end(requeue_signal, None)
         yield
     finally:
         for number, handler in before.items():

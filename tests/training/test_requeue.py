@@ -32,6 +32,17 @@ class SignalAt(Callback):
             raise Interrupted
 
 
+class InterruptedAt(Callback):
+    """Ends the training without notice in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Interrupted
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """A Slurm job, and the recorded arguments of scontrol."""
@@ -86,6 +97,32 @@ def test_the_scores_so_far_are_saved_with_the_state(
     assert_same_training(whole, resumed)
     scores = [[*map(float, each.checkpoint_callback.best_k_models.values())] for each in (whole, resumed)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_a_request_before_the_first_step_of_a_resumed_training_waits(
+    tmp_path: Path, tiny_config: dict[str, Any], asked: list[list[str]]
+) -> None:
+    """The loader has no position yet: what Lightning saves then resumes with other images."""
+
+    class SignalAtTheStart(Callback):
+        def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
+            start = trainer.fit_loop.on_run_start
+
+            def signalled() -> None:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                start()
+
+            trainer.fit_loop.on_run_start = signalled
+
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAt(7)])
+    with pytest.raises(Interrupted):
+        fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAtTheStart(), InterruptedAt(10)])
+    assert len(asked) == 2
+    assert WholeCheckpointIO().load_checkpoint(tmp_path / "cut" / "hpc_ckpt_2.ckpt")["global_step"] == 9
+    resumed = fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[])
+    assert_same_training(resumed, fit(tiny_config, tmp_path / "whole", callbacks=[]))
 
 
 def test_another_signal_of_the_environment_is_answered(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -87,6 +87,28 @@ def test_slurms_signal_requeues_a_certification(
 def test_slurms_signal_requeues_no_certification_that_cannot_be_resumed(tmp_path: Path, job: list[list[str]]) -> None:
     assert status_after(signal.SIGUSR1, tmp_path, kept=False, plugins=[SLURMEnvironment()]) == 128 + signal.SIGUSR1
     assert job == []
+
+
+def test_a_request_at_the_end_of_the_training_is_answered_before_the_certification(
+    config: DictConfig, tmp_path: Path, job: list[list[str]]
+) -> None:
+    class SignalAtTheEnd(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    settings = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "accelerator": "cpu", "devices": 1}
+    trainer = Trainer(
+        **settings, logger=False, plugins=[SLURMEnvironment()], callbacks=[SignalAtTheEnd()], default_root_dir=folder
+    )
+    trainer.fit(seeded_module(config), make_data(config))
+    assert job == []
+    with pytest.raises(SystemExit) as end, resumable_on_signals(trainer, folder):
+        raise AssertionError("the certification must not start")
+    assert end.value.code == UNFINISHED
+    assert job == [["scontrol", "requeue", "4711"]]
 
 
 def test_without_a_validation_the_last_state_is_certified(config: DictConfig, tmp_path: Path) -> None:
