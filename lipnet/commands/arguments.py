@@ -53,6 +53,16 @@ def with_compare_list(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def with_empty_lists(arguments: Sequence[str]) -> list[str]:
+    """Rewrite ``logger=null`` and ``callbacks=null``, which Hydra refuses for groups, as empty lists.
+
+    Example:
+        >>> with_empty_lists(["logger=null", "seed=1"])
+        ['logger=[]', 'seed=1']
+    """
+    return [f"{each[:-4]}[]" if each in ("logger=null", "callbacks=null") else each for each in arguments]
+
+
 def quoted(text: str) -> str:
     """Quote a text for Hydra: escape quotes, and backslashes before a quote. Leave plain paths as they are."""
     # The slash tells a path from a number, true or null.

@@ -10,13 +10,20 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from lipnet.commands.arguments import with_empty_lists
 from lipnet.workflows import resolvers as resolvers  # registers them
 from lipnet.workflows.errors import clear_errors
 
 
+def main() -> None:
+    """Train with the settings of the command line."""
+    sys.argv[1:] = with_empty_lists(sys.argv[1:])
+    _train()
+
+
 @hydra.main(version_base="1.3", config_path="pkg://lipnet.conf", config_name="train")
 @clear_errors
-def main(config: DictConfig) -> float | None:
+def _train(config: DictConfig) -> float | None:
     """Fit, choose the best checkpoint by validation, certify it on the test images; return its validation score."""
     # Imported here, because --help ends before and Lightning takes seconds to import.
     from lightning import seed_everything

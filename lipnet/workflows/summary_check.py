@@ -137,8 +137,14 @@ def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
                 yield f"other accuracies at {text} beside the attack than the file has"
             if not certified <= shares["under_attack"] <= clean:
                 yield f"an accuracy under attack at {text} that is not between the certified and the clean one"
-        if attack["flipped"]["1"] not in (0, None):
+        flipped = {float(factor): share for factor, share in attack["flipped"].items()}
+        if len(flipped) < len(attack["flipped"]) or 1.0 not in flipped:
+            yield "shares of flipped predictions without one within the radii, or with several for one distance"
+        if any(share not in (0, None) for factor, share in flipped.items() if not factor > 1):
             yield "predictions that flipped within certified radii"
+        shares = [share for _, share in sorted(flipped.items()) if share is not None]
+        if shares != sorted(shares):
+            yield "shares of flipped predictions that fall with the distance"
         if not all(share is None or (0 <= share <= 1 and isfinite(share)) for share in attack["flipped"].values()):
             yield "shares of flipped predictions that are none"
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -15,9 +15,11 @@ from torch import nn
 
 from lipnet.certify import PGD, CertificateFileError, read_certificates
 from lipnet.certify.files import Row, certificate_bytes, read_summary, sealed, summary_bytes, unsealed
+from lipnet.certify.report import radii_of
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
+from lipnet.workflows.summary_check import _attack_problems
 from lipnet.workflows.verification import Verification, _compare_facts
 
 COUNT = 40
@@ -226,6 +228,34 @@ def test_each_lie_of_a_resealed_summary_is_named(run: Path, tiny_checkpoint: Pat
     assert found.problems
     assert all(problem.startswith("summary.json ") for problem in found.problems)
     assert found.differences == ()
+
+
+@pytest.mark.parametrize(
+    ("flipped", "problem"),
+    [
+        ({"1": 0, "1.5": 0.9, "2.0": 0.9}, None),
+        ({"1": None, "1.5": None}, None),
+        ({"1": 0.1}, "predictions that flipped within certified radii"),
+        ({"1": 0, "0.999": 0.1}, "predictions that flipped within certified radii"),
+        ({"1": 0, "1.0": 0.7}, "shares of flipped predictions without one within the radii, or with several"),
+        ({"1.5": 0.9}, "shares of flipped predictions without one within the radii, or with several"),
+        ({"1": 0, "1.5": 0.9, "2.0": 0.1}, "shares of flipped predictions that fall with the distance"),
+    ],
+)
+def test_flips_that_contradict_the_certificates_are_named(
+    run: Path, flipped: dict[str, float | None], problem: str | None
+) -> None:
+    rows = list(read_certificates(run / "certificates.tsv").rows.values())
+    radius, correct = radii_of(rows)
+    clean, certified = (float(each.double().mean()) for each in (correct, correct & (radius > 36 / 255)))
+    attack = {
+        "n_samples": len(rows),
+        "n_certified": int((radius > 0).sum()),
+        "accuracy": {"36/255": {"clean": clean, "certified": certified, "under_attack": certified}},
+        "flipped": flipped,
+    }
+    found = list(_attack_problems(attack, rows))
+    assert found == [] if problem is None else any(each.startswith(problem) for each in found)
 
 
 @pytest.mark.parametrize(
