@@ -24,11 +24,15 @@ from lipnet.workflows.folders import LAST
 
 
 def best_checkpoint(trainer: Trainer) -> tuple[Path, float] | None:
-    """Return the best checkpoint and its validation score, or None if no validation chose one."""
+    """Return the best checkpoint and its validation score, or None if no validation chose one.
+
+    A higher score is better, as hyperparameter searches need it: of a loss, it is the negative.
+    """
     keeper = trainer.checkpoint_callback
     if not isinstance(keeper, ModelCheckpoint) or not keeper.best_model_path or keeper.best_model_score is None:
         return None
-    return Path(keeper.best_model_path), float(keeper.best_model_score)
+    score = float(keeper.best_model_score)
+    return Path(keeper.best_model_path), score if keeper.mode == "max" else -score
 
 
 def checkpoint_to_certify(trainer: Trainer, folder: str | Path) -> tuple[Path, float | None]:

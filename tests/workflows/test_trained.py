@@ -34,6 +34,13 @@ def test_the_best_checkpoint_has_the_best_score(config: DictConfig, tmp_path: Pa
     assert score == pytest.approx(figures["val/certified_0_01"])
 
 
+def test_the_score_of_a_loss_is_its_negative(config: DictConfig) -> None:
+    """Hyperparameter searches maximize it."""
+    config.callbacks.best_checkpoint.update(monitor="val/loss", mode="min")
+    trainer = fit(config)
+    assert best_checkpoint(trainer)[1] == -trainer.checkpoint_callback.best_model_score.item() < 0
+
+
 def test_no_checkpoint_is_the_best_of_a_run_that_kept_none(config: DictConfig) -> None:
     trainer = fit(OmegaConf.merge(config, {"trainer": {"fast_dev_run": True}}))
     assert best_checkpoint(trainer) is None
