@@ -90,9 +90,10 @@ def _export_folder(ckpt_path: Path, folder: Path, name: str | None, compact: boo
     checkpoint = load_checkpoint(ckpt_path)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == CHECKPOINTS else ckpt_path.parent
     complete_files(run)
-    rounded = compact and not is_compact(checkpoint.model)
+    # Weights that are rounded now have other figures than the run.
+    certified = (run / SUMMARY).is_file() and (not compact or is_compact(checkpoint.model))
     # Read with the certificates, which must confirm the figures.
-    summary = read_run(run).summary if (run / SUMMARY).is_file() and not rounded else None
+    summary = read_run(run).summary if certified else None
     save_pretrained(checkpoint, folder, name=name, summary=summary, compact=compact, overwrite=overwrite)
     figures = "without certified figures" if summary is None else f"with the certified figures of {run / SUMMARY}"
     say(f"{folder}: weights, configuration and model card, {figures}")

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.connectors import signal_connector
 
 from lipnet.training import SafeRequeue, WholeCheckpointIO
-from tests.training.runs import Interrupted, assert_same_training, best_checkpoint, fit
+from tests.training.runs import Interrupted, KillAfter, assert_same_training, best_checkpoint, fit
 
 STEPS = 21
 """Of an epoch."""
@@ -29,17 +29,6 @@ class SignalAt(Callback):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.requeue)
         if trainer.global_step == self.step + 3:
-            raise Interrupted
-
-
-class InterruptedAt(Callback):
-    """Ends the training without notice in a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
             raise Interrupted
 
 
@@ -118,7 +107,7 @@ def test_a_request_before_the_first_step_of_a_resumed_training_waits(
     with pytest.raises(Interrupted):
         fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAt(7)])
     with pytest.raises(Interrupted):
-        fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAtTheStart(), InterruptedAt(10)])
+        fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[SignalAtTheStart(), KillAfter(10)])
     assert len(asked) == 2
     assert WholeCheckpointIO().load_checkpoint(tmp_path / "cut" / "hpc_ckpt_2.ckpt")["global_step"] == 9
     resumed = fit(tiny_config, tmp_path / "cut", plugins=plugins(), callbacks=[])

@@ -125,9 +125,7 @@ def _measured_line(group: Sequence[Result], links: str) -> _Line:
     if first.summary["n_samples"] != DATASETS[first.summary["dataset"]][1]:
         source += f", first {first.summary['n_samples']:,} test images"
     names = {result.name for result in group}
-    # A compact network is in a folder of its own, within that of the result.
-    shipped = [name for name, folder in SHIPPED.items() if names & {folder, folder.removesuffix("/compact")}]
-    source += "".join(f"; weights: `{name}`" for name in shipped)
+    source += "".join(f"; weights: `{name}`" for name, folder in SHIPPED.items() if folder in names)
     means = [100 * mean(summary["clean_accuracy"] for summary in summaries), *map(mean, certified.values())]
     parameters = f"{first.summary['parameters'] / 1e6:.2f} M"
     figures = [f"**{share:.2f}**" for share in means]
