@@ -69,6 +69,7 @@ def muon(lr: float) -> str:
 
 
 WINNER = f"{PATCHES_2} {muon(0.05)} data.batch_size=256"
+WINNER_512 = f"{PATCHES_2} {muon(0.05)} data.batch_size=512"
 MIXUP_2 = "data/mixing=mixup data.crop_padding=2"
 BF16 = "trainer.precision=bf16-mixed"
 # Blocks of constant width on maps of 8 x 8.
@@ -109,7 +110,7 @@ ROWS = tuple(
         ("patches_2_muon_0.05_batch_256", "combination", WINNER),
         ("patches_2_muon_0.1_batch_256", "combination", f"{PATCHES_2} {muon(0.1)} data.batch_size=256"),
         ("patches_2_muon_batch_512", "combination", f"{PATCHES_2} {muon(0.02)} data.batch_size=512"),
-        ("patches_2_muon_0.05_batch_512", "combination", f"{PATCHES_2} {muon(0.05)} data.batch_size=512"),
+        ("patches_2_muon_0.05_batch_512", "combination", WINNER_512),
         ("patches_2_muon_no_crop", "augmentation", f"{WINNER} data.crop_padding=0"),
         ("patches_2_muon_crop_2", "augmentation", f"{WINNER} data.crop_padding=2"),
         ("patches_2_muon_crop_4", "augmentation", f"{WINNER} data.crop_padding=4"),
@@ -130,6 +131,21 @@ ROWS = tuple(
             "patches_2_muon_channels_64_bf16_mixup_crop_2",
             "network",
             f"{WINNER} model.initial_channels=64 {BF16} {MIXUP_2}",
+        ),
+        (
+            "patches_2_muon_channels_64_bf16_mixup_crop_2_batch_512",
+            "network",
+            f"{WINNER_512} model.initial_channels=64 {BF16} {MIXUP_2}",
+        ),
+        (
+            "patches_2_muon_channels_96_bf16_mixup_batch_512",
+            "network",
+            f"{WINNER_512} model.initial_channels=96 {BF16} data/mixing=mixup",
+        ),
+        (
+            "patches_2_muon_channels_96_bf16_mixup_crop_2_batch_512",
+            "network",
+            f"{WINNER_512} model.initial_channels=96 {BF16} {MIXUP_2}",
         ),
         ("patches_2_muon_groups_4_4", "network", f"{WINNER} conv.groups=[4,4]"),
         ("patches_2_muon_temperature_0.5", "loss", f"{WINNER} loss.temperature=0.5"),
