@@ -147,6 +147,11 @@ ROWS = tuple(
             "network",
             f"{WINNER_512} model.initial_channels=96 {BF16} {MIXUP_2}",
         ),
+        (
+            "patches_2_muon_channels_96_bf16_mixup_crop_2_batch_512_stages_3",
+            "network",
+            f"{WINNER_512} model.initial_channels=96 {BF16} {MIXUP_2} model.stages=3 model.depth=3",
+        ),
         ("patches_2_muon_groups_4_4", "network", f"{WINNER} conv.groups=[4,4]"),
         ("patches_2_muon_temperature_0.5", "loss", f"{WINNER} loss.temperature=0.5"),
         ("patches_2_muon_temperature_0.125", "loss", f"{WINNER} loss.temperature=0.125"),
