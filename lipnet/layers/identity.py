@@ -1,6 +1,7 @@
 """Modules, settings and weights of a model: to notice a change, and to tell two models apart."""
 
 import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,20 +17,39 @@ _LIBRARIES = ("lipnet.", "torch.")
 _IRRELEVANT = {"training", "explicit", "estimated", "recompute", *vars(nn.Module())}
 
 
-def state_of(model: nn.Module) -> list[Any]:
-    """Return the modules with their modes and settings, and all tensors with their addresses and versions.
+@dataclass(frozen=True)
+class ModelState:
+    """A model's modules, settings and tensors at one time; equal to a later state if nothing was changed.
 
-    Comparing two states of one model costs little, and tells whether it was changed in between. Writes through
-    ``.data``, and in inference mode, change no version. The settings of modules outside lipnet and torch are left out,
-    because some of them, such as counters, may change in evaluation.
+    Attributes:
+        modules: path, identity, mode and settings of each module.
+        tensors: identity, place in memory, layout and version of each parameter and buffer.
+        kept: these modules and tensors, so that no new one takes the identity or memory of one that was dropped.
     """
-    modules = [
+
+    modules: list[tuple[Any, ...]]
+    tensors: list[tuple[Any, ...]]
+    kept: list[Any] = field(repr=False, compare=False)
+
+
+def state_of(model: nn.Module) -> ModelState:
+    """Return the state of a model, to compare it with a later one, which costs little.
+
+    Writes change no version if they go through ``.data`` or an array that shares the memory, or happen in inference
+    mode. The settings of modules outside lipnet and torch are left out, because some of them, such as counters, may
+    change in evaluation.
+    """
+    modules, tensors = list(model.named_modules()), [*model.parameters(), *model.buffers()]
+    settings = [
         (path, id(module), module.training, settings_of(module) if of_lipnet_or_torch(module) else None)
-        for path, module in model.named_modules()
+        for path, module in modules
     ]
-    tensors = [*model.parameters(), *model.buffers()]
-    versions = [(each.data_ptr(), version_of(each)) for each in tensors]
-    return [modules, versions]
+    return ModelState(settings, [_place_of(each) for each in tensors], [*modules, *tensors])
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...]:
+    memory = (id(tensor), tensor.data_ptr(), version_of(tensor))
+    return (*memory, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj())
 
 
 def values_sha256(model: nn.Module) -> str:

@@ -12,8 +12,8 @@ CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "_slow_forwa
 Methods = Mapping[tuple[type, str], Any]
 
 _LIBRARY = "lipnet."
-# Methods of lipnet's own classes among the bases of each subclass, as they were when it was defined.
-_METHODS: WeakKeyDictionary[type, Methods] = WeakKeyDictionary()
+# Methods of nn.Module and of each class of lipnet, as they were when the class was defined.
+_ORIGINALS: WeakKeyDictionary[type, Methods] = WeakKeyDictionary()
 
 
 class WatchedModule(nn.Module):
@@ -21,33 +21,37 @@ class WatchedModule(nn.Module):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        _METHODS[cls] = methods_of(cls, _LIBRARY)
+        if cls.__module__.startswith(_LIBRARY):
+            for base in cls.__mro__:
+                if base is nn.Module or base.__module__.startswith(_LIBRARY):
+                    _ORIGINALS.setdefault(base, _methods_of_one(base))
 
 
 def replaced_in_bases(module: WatchedModule) -> str | None:
-    """Return a method of a class of lipnet that was replaced since the module's class was defined, or None.
+    """Return a method that nn.Module or a class of lipnet among the bases had at first and has no more, or None.
 
-    Methods of classes outside lipnet are not compared: their authors may replace them.
+    Methods of other classes are not compared: their authors may replace them.
     """
-    cls = type(module)
-    return replaced_method(_METHODS[cls], methods_of(cls, _LIBRARY)) if cls in _METHODS else None
+    bases = (base for base in type(module).__mro__ if base in _ORIGINALS)
+    replaced = (replaced_method(_ORIGINALS[base], _methods_of_one(base)) for base in bases)
+    return next((each for each in replaced if each is not None), None)
 
 
-def methods_of(cls: type, prefix: str = "") -> Methods:
+def methods_of(cls: type) -> Methods:
     """Return the methods, properties and other callables of a class and its bases, by base and name.
 
     Of nn.Module only those in `CALLS` count, and of ``object`` none.
-
-    Args:
-        cls: the class.
-        prefix: start of the names of the Python modules whose classes count; nn.Module always does.
     """
+    bases = (base for base in cls.__mro__ if base is not object)
+    return {key: value for base in bases for key, value in _methods_of_one(base).items()}
+
+
+def _methods_of_one(cls: type) -> Methods:
+    """Return the methods of a class, without those of its bases, see `methods_of`."""
     return {
-        (base, name): value
-        for base in cls.__mro__
-        if base is nn.Module or (base is not object and base.__module__.startswith(prefix))
-        for name, value in vars(base).items()
-        if _is_method(value) and (base is not nn.Module or name in CALLS)
+        (cls, name): value
+        for name, value in vars(cls).items()
+        if _is_method(value) and (cls is not nn.Module or name in CALLS)
     }
 
 
@@ -55,7 +59,7 @@ def replaced_method(before: Methods, now: Methods) -> str | None:
     """Return the first method that was replaced, added or removed in between, as ``Class.name``; None if there is none.
 
     Args:
-        before, now: two results of `methods_of` for one class.
+        before, now: methods of one class, at two times.
     """
     differing = (key for key in {**before, **now} if before.get(key) is not now.get(key))
     return next((f"{base.__name__}.{name}" for base, name in differing), None)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipnet.functional import product_up
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
+from lipnet.layers.originals import WatchedModule
 from lipnet.structured.blocks import Mixing, ShufflePower, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
 
@@ -20,7 +21,7 @@ class TensorOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-class StructuredOrthogonal(nn.Module):
+class StructuredOrthogonal(WatchedModule):
     r"""An orthogonal n x n matrix :math:`Q = \prod_{l=m..1} \Pi_l^T D_l \Pi_l` that is never formed.
 
     D_l is block-diagonal with n / b blocks of size b, each the Cayley transform or the exponential of a skew-symmetric

@@ -39,6 +39,7 @@ from lipnet.layers import (
     SOC,
     LipschitzModule,
     MaxMin,
+    MirrorAverage,
     Normalize,
     NormalizedLinear,
     Residual,
@@ -47,9 +48,12 @@ from lipnet.layers import (
 )
 from lipnet.layers.estimated import estimated_scales
 from lipnet.layers.explicit import explicit_products
+from lipnet.layers.originals import WatchedModule
 from lipnet.layers.scaling import Scaling
 from lipnet.models import LipConvNet
+from lipnet.structured import OrthogonalMap, StructuredOrthogonal, oft
 from lipnet.training import CertifiedClassifier
+from tests.mutation.planting import lipnet_modules
 
 IN_PLACE = {
     "slope": lambda: Residual(nn.LeakyReLU(10.0, inplace=True), skip=1.0, branch=1e-9),
@@ -310,20 +314,43 @@ def test_a_class_that_was_changed_after_its_rule_was_made_is_refused(monkeypatch
         (SOC, "forward", tenfold(SOC.forward), r"1 \(SOC\): SOC\.forward was replaced"),
         (MaxMin, "forward", tenfold(MaxMin.forward), r"2 \(MaxMin\): \w+\.forward was replaced"),
         (Scaling, "scaled", tenfold(Scaling.scaled), r"1\.scaling \(JacobianScaling\): Scaling\.scaled was replaced"),
+        (StructuredOrthogonal, "forward", tenfold(StructuredOrthogonal.forward), r"StructuredOrthogonal\.forward was"),
         (nn.Module, "_call_impl", tenfold(nn.Module._call_impl), r"\._call_impl"),
     ],
-    ids=["helper", "property", "layer", "activation", "scaling", "every module"],
+    ids=["helper", "property", "layer", "activation", "scaling", "matrix", "every module"],
 )
 def test_code_that_was_replaced_at_runtime_is_refused(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, message: str
 ) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), SOC(4, 4), MaxMin(), nn.Flatten()).double().eval()
+    turned = OrthogonalMap(oft(4, block_size=2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), SOC(4, 4), MaxMin(), turned, nn.Flatten()).double().eval()
     images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, value, raising=False)
         with pytest.raises(ValueError, match=message):
             certify(model, images, [0, 1])
     assert certify(model, images, [0, 1]).radius.shape == (2,)
+
+
+def test_methods_that_were_replaced_before_a_subclass_was_defined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SOC, "_forward", tenfold(SOC._forward))
+    Late = type("Late", (SOC,), {"__init_subclass__": classmethod(lambda cls: None)})
+    Later = type("Later", (Late,), {})
+    for cls in (Late, Later):
+        with pytest.raises(ValueError, match=rf"{cls.__name__}\): SOC\._forward was replaced"):
+            lipschitz_bound(cls(2, 2).eval())
+
+
+def test_every_module_in_certified_networks_has_a_rule_or_is_watched() -> None:
+    packages = ("lipnet.layers.", "lipnet.models.", "lipnet.structured.orthogonal")
+    classes = [
+        value
+        for module in lipnet_modules()
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__.startswith(packages)
+    ]
+    assert len(set(classes)) > 40
+    assert {each for each in classes if not issubclass(each, WatchedModule)} == {MirrorAverage, Residual}
 
 
 def test_methods_of_one_s_own_may_be_replaced_or_added(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,32 @@ def test_nothing_is_noticed_without_a_change() -> None:
     assert differing_part(model.train(), make()) is None
 
 
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "one row repeated": lambda weight: weight[:1].expand_as(weight),
+    "transposed": lambda weight: weight.t(),
+    "negative": lambda weight: torch._neg_view(weight),
+    "other dtype": lambda weight: weight.view(torch.int32),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_another_view_of_the_same_memory_is_noticed(name: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    state = state_of(model)
+    view = VIEWS[name](model[0].weight.detach())
+    model[0].weight = nn.Parameter(view, requires_grad=False)
+    assert state_of(model) != state
+
+
+def test_new_weights_never_pass_for_earlier_ones_by_their_address() -> None:
+    model = nn.Sequential(nn.Linear(1024, 1024, bias=False))
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    state = state_of(model)
+    for _ in range(4):  # allocators reuse the memory of the weights before the last ones
+        model.load_state_dict({"0.weight": 2 * model[0].weight.detach()}, assign=True)
+        assert state_of(model) != state
+
+
 def test_a_write_through_data_is_in_the_digest_alone() -> None:
     model = make()
     state, digest = state_of(model), model_sha256(model)
@@ -89,7 +115,7 @@ def test_private_settings_of_torch_count() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")).eval()
     other = copy.deepcopy(model)
     other[0]._reversed_padding_repeated_twice = [1, 1, 0, 0]  # type: ignore[union-attr, assignment]
-    assert state_of(model)[0][1][3] != state_of(other)[0][1][3]
+    assert state_of(model).modules[1][3] != state_of(other).modules[1][3]
     assert model_sha256(model) != model_sha256(other)
     assert "_reversed_padding_repeated_twice" in str(differing_part(other, model))
 

@@ -23,8 +23,9 @@ from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content
+from lipnet.layers.cache import version_of
 from lipnet.layers.export import model as export_model
-from lipnet.layers.identity import _everything_of, _is_setting, settings_of, state_of
+from lipnet.layers.identity import _everything_of, _is_setting, _place_of, settings_of, state_of
 from lipnet.layers.originals import replaced_in_bases
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -169,6 +170,11 @@ DEFECTS = [
         "certify: settings may change meanwhile",
         edit(state_of, "settings_of(module) if of_lipnet_or_torch(module) else None", "None"),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
+    ),
+    Defect(
+        "certify: weights in the memory of earlier ones pass for these",
+        replace(_place_of, lambda tensor: (tensor.data_ptr(), version_of(tensor))),
+        ["tests/layers/test_identity.py::test_another_view_of_the_same_memory_is_noticed[other dtype]"],
     ),
     Defect(
         "certify: settings of your own modules may change meanwhile",
