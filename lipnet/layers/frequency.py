@@ -192,7 +192,7 @@ class FrequencyLayer(OperandLayer):
         if form is None or source is not matrices:
             with torch.inference_mode(False), torch.no_grad():
                 form = real_form(matrices)
-            prepared.operands[key] = form, matrices
+            prepared.store(key, (form, matrices))
         return form
 
 

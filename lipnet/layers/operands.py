@@ -16,7 +16,7 @@ from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
 from lipnet.layers.arguments import check_input, for_channels, pair
 from lipnet.layers.base import LipschitzModule
-from lipnet.layers.cache import WeightCache
+from lipnet.layers.cache import WeightCache, version_of
 from lipnet.layers.initial import reset_bias
 
 Operands = tuple[Tensor, ...]
@@ -31,6 +31,16 @@ class _Prepared:
 
     operands: dict[Any, Operands] = field(default_factory=dict)
     bounds: dict[Any, float] = field(default_factory=dict)
+    _versions: list[tuple[Tensor, int | None]] = field(default_factory=list)
+
+    def store(self, key: Any, operands: Operands) -> None:
+        """Cache operands, and remember their version counters for `written`."""
+        self._versions.extend((each, version_of(each)) for each in operands)
+        self.operands[key] = operands
+
+    def written(self) -> bool:
+        """Return whether an operand was changed in place, so that the bounds may not hold any more."""
+        return any(version_of(tensor) != version for tensor, version in list(self._versions))
 
 
 class OperandLayer(LipschitzModule):
@@ -169,11 +179,14 @@ class OperandLayer(LipschitzModule):
             operands = self._evaluated([weight.detach().clone() for weight in weights], size)
         # Another thread may have changed the weights meanwhile.
         if self._prepared() is prepared:
-            prepared.operands[key] = operands
+            prepared.store(key, operands)
         return operands
 
     def _prepared(self, *, exact: bool = False) -> _Prepared:
-        """Return the cache entry of the present weights and settings: an empty one after a change of either."""
+        """Return the cache entry of the present weights and settings.
+
+        It is empty after a change of either, and after a caller has written into an operand.
+        """
         return self._cache.get(self.weights(), _Prepared, settings=self._settings(), exact=exact)
 
     def _settings(self) -> dict[str, Any]:

@@ -118,6 +118,28 @@ def test_constants_that_a_caller_writes_into_are_computed_again(name: str) -> No
     assert lipschitz_bound(layer) == bound < 1.1
 
 
+@pytest.mark.parametrize("cls", OPERAND_LAYERS)
+def test_operands_that_a_caller_writes_into_are_computed_again(cls: Callable[..., nn.Module]) -> None:
+    layer = cls(4, 4).double().eval()
+    x = torch.rand(2, 4, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected, bound = layer(x), lipschitz_bound(layer)
+        layer.operands_in_use((6, 6))[0].mul_(3)  # type: ignore[operator]
+        assert layer(x).equal(expected)
+        layer.operands_in_use((6, 6))[0].mul_(3)  # type: ignore[operator]
+        assert lipschitz_bound(layer) == bound
+        assert layer(x).equal(expected)
+
+
+def test_a_real_form_that_a_caller_writes_into_is_computed_again() -> None:
+    layer = Cayley(4, 4).double().eval()
+    x = torch.rand(2, 4, 6, 6, dtype=torch.float64)
+    with torch.no_grad(), explicit_arithmetic(layer):
+        expected = layer(x)
+        layer._explicit_form(layer.operands_in_use((6, 6))[0], (6, 6)).mul_(3)
+        assert layer(x).equal(expected)
+
+
 def test_an_entry_of_a_setting_that_changes_in_place_is_in_the_next_bound() -> None:
     torch.manual_seed(5)
     layer = ScaledConv2d(4, 4, size=4, bias=False).double().eval()
