@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lipnet.certify.bounds import LogitBounds, declared_pairwise
 from lipnet.certify.checks import check_computes_as_declared
-from lipnet.certify.rules import step_of
+from lipnet.certify.rules import join, step_of
 from lipnet.certify.trial_run import ModuleRun, run_in_order
 from lipnet.functional.pairwise import scale_up
 from lipnet.functional.rounding_error import Signal, Step, exact, up
+from lipnet.layers.normalize import Normalize
 
 # Norm up to which no square, no sum of squares and no sum of the entries of a tensor overflows.
 _LARGEST = 2.0**500
@@ -73,8 +74,8 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
 
     Raises:
         TypeError: names the module that has no rule.
-        ValueError: names a parameter or a module's result in another dtype than float64; and as `lipschitz_bound` and
-            `lipnet.certify.trial_run.run_in_order`.
+        ValueError: names a tensor of a module, or a module's result, in another dtype than float64; and as
+            `lipschitz_bound` and `lipnet.certify.trial_run.run_in_order`.
 
     Example:
         >>> from lipnet.layers import SOC, MaxMin
@@ -83,12 +84,7 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
         True
     """
     check_computes_as_declared(model)
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float64:
-            raise ValueError(
-                f"parameters must be float64, the only dtype whose rounding is bounded, got {name} in "
-                f"{parameter.dtype}: call model.double() first"
-            )
+    _check_float64(model)
     signal = Signal(tuple(image_shape), up(sqrt(prod(image_shape))), pixels=True)
     runs = run_in_order(model, image_shape)
     steps: list[Step] = []
@@ -98,6 +94,20 @@ def rounding_bounds(model: nn.Module, image_shape: tuple[int, ...]) -> RoundingB
         before = signal.error
         signal = signal.after(steps[-1], run.result)
     return RoundingBounds(_rounded_up(signal.error), _pairwise(runs, steps, before), _with_contributions(runs, steps))
+
+
+def _check_float64(model: nn.Module) -> None:
+    """Refuse floating-point tensors in another dtype: parameters, buffers and plain attributes of all modules."""
+    for path, module in model.named_modules():
+        if type(module) is Normalize:
+            continue  # its mean is only subtracted, which converts it exactly
+        for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                raise ValueError(
+                    "parameters, buffers and other tensors must be float64, the only dtype whose rounding is bounded, "
+                    f"got {join(path, name)} in {value.dtype}: call model.double(), which converts parameters and "
+                    "buffers, and convert other tensors yourself"
+                )
 
 
 def _step(run: ModuleRun, signal: Signal) -> Step:

@@ -413,6 +413,22 @@ def test_other_dtypes_are_refused() -> None:
         rounding_bounds(model, (1, 2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["buffer", "attribute"])
+def test_other_tensors_in_other_dtypes_are_refused(kind: str, dtype: torch.dtype) -> None:
+    """Sectors whose borders are computed in float32 leave jumps far larger than the rounding of float64."""
+    activation = HouseholderOrder2(2).double()
+    angles = activation.theta.detach().to(dtype)
+    del activation.theta
+    if kind == "buffer":
+        activation.register_buffer("theta", angles)
+    else:
+        activation.theta = angles
+    model = nn.Sequential(nn.Sequential(activation), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=rf"must be float64, .* got 0\.0\.theta in {dtype}"):
+        rounding_bounds(model, (2, 1, 1))
+
+
 def test_results_in_other_dtypes_are_refused() -> None:
     class Rounded(LipschitzModule):
         def forward(self, x: Tensor) -> Tensor:
