@@ -31,7 +31,8 @@ def same_convolution(
         Feature maps (B, c_out, H, W).
 
     Raises:
-        ValueError: for another padding mode, and if the kernel would wrap around circular maps more than once.
+        ValueError: for another padding mode or an even kernel, and if the kernel would wrap around circular maps more
+            than once.
     """
     padded, padding = _padded(x, weight, padding_mode)
     if _faster_by_patches(padded, weight, bias):
@@ -102,7 +103,7 @@ def jacobian_matrices(weight: Tensor, size: tuple[int, int], groups: int = 1, pa
         (groups, n, n) with n = c/groups H W, for maps of a group flattened in the order (channel, row, column).
 
     Raises:
-        ValueError: for another padding mode.
+        ValueError: for another padding mode or an even kernel.
     """
     pixels = size[0] * size[1]
     if pixels == 1 and weight.shape[-2:] == (1, 1):
@@ -125,6 +126,9 @@ def _selection(weight: Tensor, size: tuple[int, int], padding_mode: str) -> Tens
 
 def _padded(x: Tensor, weight: Tensor, padding_mode: str) -> tuple[Tensor, tuple[int, int]]:
     """Return the maps, already padded if the padding is circular, and the zero padding that ``F.conv2d`` must add."""
+    if weight.shape[-2] % 2 == 0 or weight.shape[-1] % 2 == 0:
+        # Circular padding would repeat border pixels, which enlarges the norm.
+        raise ValueError(f"weight must have odd kh and kw, got {tuple(weight.shape)}")
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     if padding_mode == "circular":
         return pad_circularly(x, rows, columns), (0, 0)

@@ -11,6 +11,7 @@ from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import with_stride, without_stride
 from lipnet.functional.convolution import pad_circularly
 from lipnet.functional.orthogonal_matrices import polar_factor
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.bcop import BlockKernel
 from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer
@@ -64,19 +65,34 @@ class AOC(ConvolutionLayer):
         self._check_dilation()
         self.block: BlockKernel | None = None
         self.reduction: nn.Parameter | None = None
-        if self.stride == (1, 1):
-            self.block = BlockKernel(in_channels, self.out_channels, self.kernel_size, self.groups, device, dtype)
-        else:
-            outputs = self.out_channels // self.groups
-            rows, columns = (max(k - step + 1, 1) for k, step in zip(self.kernel_size, self.stride, strict=True))
-            # A 1 x 1 kernel before the reduction would add nothing to it.
-            middle = in_channels
-            if (rows, columns) != (1, 1):
-                middle = self.groups * max(in_channels // self.groups, outputs // prod(self.stride))
-                self.block = BlockKernel(in_channels, middle, (rows, columns), self.groups, device, dtype)
-            shape = (self.groups, outputs, middle // self.groups * prod(self.stride))
-            self.reduction = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        channels, kernel_size = self._block_settings()
+        # A 1 x 1 kernel before the reduction would add nothing to it.
+        if self.stride == (1, 1) or kernel_size != (1, 1):
+            self.block = BlockKernel(in_channels, channels, kernel_size, self.groups, device, dtype)
+        if self.stride != (1, 1):
+            self.reduction = nn.Parameter(torch.empty(self._reduction_shape(channels), device=device, dtype=dtype))
         self.reset_parameters()
+
+    def _block_settings(self) -> tuple[int, tuple[int, int]]:
+        """Return the output channels and the size of the kernel before the reduction."""
+        if self.stride == (1, 1):
+            return self.out_channels, self.kernel_size
+        rows, columns = (max(k - step + 1, 1) for k, step in zip(self.kernel_size, self.stride, strict=True))
+        if (rows, columns) == (1, 1):
+            return self.in_channels, (1, 1)
+        inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
+        return self.groups * max(inputs, outputs // prod(self.stride)), (rows, columns)
+
+    def _reduction_shape(self, channels: int) -> tuple[int, ...]:
+        """Return the shape of the matrices of a reduction with this number of input channels."""
+        return self.groups, self.out_channels // self.groups, channels // self.groups * prod(self.stride)
+
+    def check(self) -> None:
+        super().check()
+        channels, kernel_size = self._block_settings()
+        if self.block is not None:
+            self.block.check(self.in_channels, channels, kernel_size, self.groups)
+        check_weight("reduction", self.reduction, self._reduction_shape(channels))
 
     def _check_dilation(self) -> None:
         for kernel, step, spacing in zip(self.kernel_size, self.stride, self.dilation, strict=True):

@@ -1,9 +1,12 @@
 """Almost-orthogonal layers (AOL): kernels rescaled column by column."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer, MatrixLayer
 from lipnet.layers.operands import Operands
@@ -59,9 +62,16 @@ class AOL(ConvolutionLayer):
     def make_parameters(
         self, in_channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
-        shape = (self.out_channels, in_channels // self.groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         self.reset_parameters()
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels * prod(self.stride) // self.groups, *self.kernel_size
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, self._weight_shape)
 
     def reset_parameters(self) -> None:
         """Start as the identity on the first channels of each group, without bias."""
@@ -118,6 +128,10 @@ class AOLLinear(MatrixLayer):
 
     def weights(self) -> list[Tensor]:
         return [self.weight]
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, (self.out_features, self.in_features))
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
         return (rescaled_columns(weights[0][..., None, None]),)

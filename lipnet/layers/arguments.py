@@ -85,8 +85,7 @@ def check_convolution(
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"channels must be at least 1, got {in_channels} in, {out_channels} out")
     kernel, spacing = sizes(kernel_size, dimensions, "kernel_size"), sizes(dilation, dimensions, "dilation")
-    if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle")
+    check_odd(kernel_size, dimensions)
     if any(step < 1 for step in sizes(stride, dimensions, "stride")):
         raise ValueError(f"stride must be positive, got {stride}")
     if any(step < 1 for step in spacing) or (not dilated and any(step > 1 for step in spacing)):
@@ -96,6 +95,12 @@ def check_convolution(
         value = same if dimensions > 1 else same[0]
         raise ValueError(f"padding must be 'same', that is {value} for kernel_size {kernel_size}, got {padding!r}")
     check_padding_mode(padding_mode)
+
+
+def check_odd(kernel_size: int | Sequence[int], dimensions: int = 2) -> None:
+    """Raise ValueError unless a kernel has an odd number of taps in each dimension."""
+    if any(taps < 1 or taps % 2 == 0 for taps in sizes(kernel_size, dimensions, "kernel_size")):
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}: an even kernel has no middle")
 
 
 def check_groups(groups: int, channels: Mapping[str, int]) -> None:
@@ -165,3 +170,17 @@ def for_channels(constants: Tensor, maps: Tensor) -> Tensor:
             f"a constant is needed for each of {maps.shape[1]} channels, got a tensor of shape {tuple(constants.shape)}"
         )
     return constants.to(maps.dtype).view(-1, *[1] * (maps.dim() - 2))
+
+
+def check_weight(name: str, weight: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a layer's weight or bias has floating-point entries and the shape of the settings.
+
+    A tensor of another shape may repeat feature maps or pixels, which enlarges their norm. None is accepted: the layer
+    has no such weight.
+    """
+    if weight is None:
+        return
+    if weight.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} for the layer's settings, got {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"{name} must have a floating-point dtype, got {weight.dtype}")

@@ -1,5 +1,7 @@
 """Block convolution orthogonal parameterisation (BCOP): a convolution with an explicit orthogonal kernel."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from lipnet.functional.autocorrelation import orthogonality_bound
 from lipnet.functional.block_convolution import orthogonal_kernel
 from lipnet.functional.orthogonal_matrices import polar_factor
 from lipnet.functional.skew import adjoint_filter
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import ConvolutionLayer
 from lipnet.layers.operands import Operands
@@ -37,13 +40,17 @@ class BlockKernel(WatchedModule):
     ) -> None:
         super().__init__()
         self.kernel_size, self.groups = kernel_size, groups
+        matrix, bases = self._shapes(in_channels, out_channels)
         # `orthogonal_kernel` has orthonormal columns. A layer that reduces the channels needs its adjoint.
         self.reduces = out_channels < in_channels
-        small, large = sorted((in_channels // groups, out_channels // groups))
-        factors = sum(kernel_size) - 2
-        self.matrix = nn.Parameter(torch.empty(groups, large, small, device=device, dtype=dtype))
-        self.bases = nn.Parameter(torch.empty(factors, groups, large, large // 2, device=device, dtype=dtype))
+        self.matrix = nn.Parameter(torch.empty(matrix, device=device, dtype=dtype))
+        self.bases = nn.Parameter(torch.empty(bases, device=device, dtype=dtype))
         self.reset_parameters()
+
+    def _shapes(self, in_channels: int, out_channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        small, large = sorted((in_channels // self.groups, out_channels // self.groups))
+        factors = sum(self.kernel_size) - 2
+        return (self.groups, large, small), (factors, self.groups, large, large // 2)
 
     def reset_parameters(self) -> None:
         """Draw orthogonal matrices."""
@@ -51,6 +58,17 @@ class BlockKernel(WatchedModule):
             for matrix in (*self.matrix, *self.bases.flatten(0, 1)):
                 if matrix.numel():
                     reset_orthogonal(matrix)
+
+    def check(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], groups: int) -> None:
+        """Raise ValueError unless settings and parameters are those of a kernel with these settings."""
+        if (self.kernel_size, self.groups) != (kernel_size, groups):
+            raise ValueError(
+                f"block must have kernel_size {kernel_size} and groups {groups} for the layer's settings, got "
+                f"{self.kernel_size} and {self.groups}"
+            )
+        matrix, bases = self._shapes(in_channels, out_channels)
+        check_weight("block.matrix", self.matrix, matrix)
+        check_weight("block.bases", self.bases, bases)
 
     def kernel(self, matrix: Tensor, bases: Tensor) -> Tensor:
         """Return the kernel (c_out, c_in/groups, kh, kw) for values of both parameters, differentiable."""
@@ -103,6 +121,10 @@ class BCOP(ConvolutionLayer):
         """Draw orthogonal matrices, and biases uniformly from +-1 / sqrt(out_channels)."""
         self.block.reset_parameters()
         self.reset_bias()
+
+    def check(self) -> None:
+        super().check()
+        self.block.check(self.in_channels * prod(self.stride), self.out_channels, self.kernel_size, self.groups)
 
     def weights(self) -> list[Tensor]:
         return [self.block.matrix, self.block.bases]

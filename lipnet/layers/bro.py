@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.orthogonal_matrices import block_reflector
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.frequency import FrequencyLayer, LinearByFrequency
 from lipnet.layers.initial import reset_identity
 
@@ -67,15 +68,21 @@ class BRO(FrequencyLayer):
         self.rank = max(1, channels // 2) if rank is None else rank
         if not 1 <= self.rank <= channels:
             raise ValueError(f"rank must be from 1 to {channels}, the channels of a group, got {rank}")
-        self.weight = nn.Parameter(
-            torch.empty(self.groups * channels, self.rank, *self.kernel_size, device=device, dtype=dtype)
-        )
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start with the first unit vectors as V, as published; draw biases from +-1 / sqrt(out_channels)."""
         reset_identity(self.weight, self.groups)
         self.reset_bias()
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.groups * max(self.group_shape), self.rank, *self.kernel_size
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, self._weight_shape)
 
     def weights(self) -> list[Tensor]:
         return [self.weight]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.orthogonal_matrices import cayley
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.frequency import FrequencyLayer, LinearByFrequency
 from lipnet.layers.initial import reset_uniform
 
@@ -61,9 +62,7 @@ class Cayley(FrequencyLayer):
             device=device,
             dtype=dtype,
         )
-        self.weight = nn.Parameter(
-            torch.empty(self.out_channels, self.group_shape[1], *self.kernel_size, device=device, dtype=dtype)
-        )
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         self.alpha = nn.Parameter(torch.empty(self.groups, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -76,6 +75,15 @@ class Cayley(FrequencyLayer):
     def _reset_gain(self) -> None:
         with torch.no_grad():
             self.alpha.copy_(self.weight.view(self.groups, -1).norm(dim=1))
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.group_shape[1], *self.kernel_size
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, self._weight_shape)
+        check_weight("alpha", self.alpha, (self.groups,))
 
     def weights(self) -> list[Tensor]:
         return [self.weight, self.alpha]

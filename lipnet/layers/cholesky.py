@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.norm_bounds import gram_norm_bound
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.initial import reset_orthogonal
 from lipnet.layers.kernel import MatrixLayer
 from lipnet.layers.operands import Operands
@@ -59,6 +60,10 @@ class Cholesky(MatrixLayer):
 
     def weights(self) -> list[Tensor]:
         return [self.weight]
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, (self.out_features, self.in_features))
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
         (weight,) = weights

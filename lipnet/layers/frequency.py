@@ -14,7 +14,7 @@ from lipnet.functional.frequency import frequency_response
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
-from lipnet.layers.arguments import check_convolution, check_groups, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_odd, sizes
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.cache import check_not_batched
 from lipnet.layers.operands import OperandLayer, Operands
@@ -96,6 +96,10 @@ class FrequencyLayer(OperandLayer):
         if self.kernel_size == (1, 1):
             return weight.view(self.groups, -1, weight.shape[1])
         return frequency_response(weight, size, self.groups)
+
+    def check(self) -> None:
+        super().check()
+        check_odd(self.kernel_size)
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
         # Half precision has neither Fourier transforms nor Cholesky decompositions.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipnet.functional import spectral_norm_bound
 from lipnet.functional.pairwise import row_distances
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.base import LipschitzModule
 
 
@@ -33,7 +34,7 @@ class NormalizedLinear(LipschitzModule):
         (B, in_features) to (B, out_features).
 
     Raises:
-        ValueError: unless features are integers of at least 1, and for an input of another shape.
+        ValueError: unless features are integers of at least 1, and for an input, a weight or a bias of another shape.
 
     Source: Singla, Singla & Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022
     (arXiv 2108.04062), section 4.
@@ -73,9 +74,14 @@ class NormalizedLinear(LipschitzModule):
             nn.init.uniform_(self.bias, -scale, scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check()
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"NormalizedLinear needs an input of shape (B, {self.in_features}), got {tuple(x.shape)}")
         return F.linear(x, self.rows(), self.bias)
+
+    def check(self) -> None:
+        check_weight("weight", self.weight, (self.out_features, self.in_features))
+        check_weight("bias", self.bias, (self.out_features,))
 
     def rows(self) -> Tensor:
         """Return the rows w_i / ||w_i||, (out_features, in_features), differentiable; zero rows stay zero."""

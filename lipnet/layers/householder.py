@@ -13,6 +13,7 @@ from lipnet.functional import round_up, square_root_up
 from lipnet.functional.householder import fold, fold_sectors, four_sectors
 from lipnet.functional.rounding import to_float64
 from lipnet.functional.rounding_error import ELEMENTARY, Signal, Step, elementwise
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.base import LipschitzModule
 
 # For angles nearer to 0 or 2 pi, the rounding at the borders of the sectors has no bound.
@@ -48,14 +49,15 @@ class _PairActivation(LipschitzModule, ABC):
             raise ValueError(
                 f"{type(self).__name__} needs an input of shape (B, {self.channels}, ...), got {tuple(x.shape)}"
             )
+        self.check()
         half = self.channels // 2
-        if self.theta.shape != (*self._angles, half):
-            # Other angles would repeat the pairs, which enlarges their norm.
-            raise ValueError(f"theta must have shape {(*self._angles, half)}, got {tuple(self.theta.shape)}")
         shape, dim = ((half, 2), 2) if self.neighbours else ((2, half), 1)
         first, second = x.reshape(x.shape[0], *shape, *x.shape[2:]).unbind(dim)
         theta = self.theta.reshape(*self.theta.shape, *[1] * (x.dim() - 2))
         return torch.stack(self._map(first, second, theta), dim).flatten(1, 2)
+
+    def check(self) -> None:
+        check_weight("theta", self.theta, (*self._angles, self.channels // 2))
 
     def extra_repr(self) -> str:
         return f"{self.channels}" + (", neighbours=True" if self.neighbours else "")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipnet.functional import same_convolution
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import check_convolution, check_groups, pair
+from lipnet.layers.arguments import check_convolution, check_groups, check_odd, pair
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
@@ -100,6 +100,10 @@ class ConvolutionLayer(KernelLayer):
             in_channels: input channels of the kernel, after space-to-depth unless `native_stride`.
             device, dtype: of the parameters.
         """
+
+    def check(self) -> None:
+        super().check()
+        check_odd(self.kernel_size)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.scaled_conv import ScaledConv2d
 
 
@@ -88,6 +89,10 @@ class LiRes(ScaledConv2d):
         """Set gamma to 1, and the rest as in `ScaledConv2d`."""
         nn.init.ones_(self.gamma)
         super().reset_parameters()
+
+    def check(self) -> None:
+        super().check()
+        check_weight("gamma", self.gamma, (self.out_channels,))
 
     def weights(self) -> list[Tensor]:
         return [self.weight, self.gamma]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.orthogonal_matrices import polar
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.frequency import FrequencyLayer
 from lipnet.layers.initial import reset_identity, reset_uniform
 
@@ -66,9 +67,7 @@ class LOT(FrequencyLayer):
         if min(train_steps, eval_steps) < 1:
             raise ValueError(f"steps must be at least 1, got {train_steps} in training, {eval_steps} in evaluation")
         self.train_steps, self.eval_steps = train_steps, eval_steps
-        self.weight = nn.Parameter(
-            torch.empty(self.out_channels, self.group_shape[1], *self.kernel_size, device=device, dtype=dtype)
-        )
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,6 +79,14 @@ class LOT(FrequencyLayer):
         else:
             reset_uniform(self.weight)
             self.reset_bias()
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.group_shape[1], *self.kernel_size
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, self._weight_shape)
 
     def weights(self) -> list[Tensor]:
         return [self.weight]

@@ -14,7 +14,7 @@ from lipnet.functional import space_to_depth
 from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_input, for_channels, pair
+from lipnet.layers.arguments import check_input, check_weight, for_channels, pair
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache, version_of
 from lipnet.layers.initial import reset_bias
@@ -66,7 +66,7 @@ class OperandLayer(LipschitzModule):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: in the forward pass, for an input of another shape or dtype.
+        ValueError: in the forward pass, for an input of another shape or dtype, and as `check`.
     """
 
     # Spatial dimensions of the inputs: 2 for a convolution, 0 for a linear layer.
@@ -125,6 +125,7 @@ class OperandLayer(LipschitzModule):
         """Bound the rounding of `apply_operands` in float64."""
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check()
         # `by_size` operands may wrap around the maps several times; circular padding may wrap once.
         wraps = self.padding_mode == "circular" and not self.by_size
         reach = (self.kernel_size[0] // 2, self.kernel_size[1] // 2) if wraps else (0, 0)
@@ -209,13 +210,22 @@ class OperandLayer(LipschitzModule):
         return tuple(each.to(dtype.to_complex() if each.is_complex() else dtype) for each in operands)
 
     def check(self) -> None:
+        """Raise ValueError for attributes that contradict each other or the weights; `forward` calls it, too.
+
+        A subclass extends it by the shapes of its weights.
+        """
         check_padding_mode(self.padding_mode)
+        check_weight("bias", self.bias, (self.out_channels,))
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant, from the operands that `forward` multiplies with now.
 
         It is infinite if an operand is not finite.
+
+        Raises:
+            ValueError: as `check`.
         """
+        self.check()
         with torch.no_grad():
             # Operands that depend on the size are contractions for every size, so one size stands for all.
             size = (1, 1) if self.by_size else self.kernel_size

@@ -12,7 +12,7 @@ from lipnet.functional.autocast import without_autocast
 from lipnet.functional.contractions import orthogonal_norm_bound
 from lipnet.functional.orthogonal_matrices import orthogonal_cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, addition, exact, products
-from lipnet.layers.arguments import check_groups, for_channels
+from lipnet.layers.arguments import check_groups, check_weight, for_channels
 from lipnet.layers.base import LipschitzModule
 from lipnet.layers.cache import WeightCache
 
@@ -73,9 +73,7 @@ class OrthogonalMixing(LipschitzModule):
         if parametrization not in PARAMETRIZATIONS:
             raise ValueError(f"parametrization must be one of {PARAMETRIZATIONS}, got {parametrization!r}")
         self.channels, self.groups, self.parametrization = channels, groups, parametrization
-        size = channels // groups
-        rows = channels if groups == 1 else 2 * channels
-        self.weight = nn.Parameter(torch.empty(rows, size, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         self._cache: WeightCache[Tensor] = WeightCache()
         self.reset_parameters()
@@ -90,6 +88,14 @@ class OrthogonalMixing(LipschitzModule):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @property
+    def _weight_shape(self) -> tuple[int, int]:
+        return self.channels if self.groups == 1 else 2 * self.channels, self.channels // self.groups
+
+    def check(self) -> None:
+        check_weight("weight", self.weight, self._weight_shape)
+        check_weight("bias", self.bias, (self.channels,))
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.rotate(x, self.matrices())
         return y if self.bias is None else y + for_channels(self.bias, y)
@@ -99,6 +105,7 @@ class OrthogonalMixing(LipschitzModule):
 
         ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
         """
+        self.check()
         if self.parametrization == "manifold":
             return self._blocks(self.weight)
         with without_autocast(self.weight.device):

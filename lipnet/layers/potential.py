@@ -19,7 +19,7 @@ from lipnet.functional.rounding_error import (
     up,
 )
 from lipnet.functional.skew import adjoint_filter
-from lipnet.layers.arguments import check_convolution, check_groups, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_odd, check_weight, sizes
 from lipnet.layers.operands import OperandLayer, Operands
 
 # Lower limit for norms of W, which divide the kernel and the bias.
@@ -86,10 +86,13 @@ class GradientStep(OperandLayer):
         self.hidden_channels = self.channels if hidden_channels is None else hidden_channels
         if self.hidden_channels < 1 or self.hidden_channels % groups:
             raise ValueError(f"hidden_channels must be a multiple of groups = {groups}, got {hidden_channels}")
-        shape = (self.hidden_channels, self.channels // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, device=device, dtype=dtype))
         # This bias is added before the relu. `OperandLayer.bias` would be added to the result.
         self.hidden_bias = nn.Parameter(torch.empty(self.hidden_channels, device=device, dtype=dtype)) if bias else None
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.hidden_channels, self.channels // self.groups, *self.kernel_size
 
     def reset_parameters(self) -> None:
         """Draw normal weights as in Xavier's initialisation, and biases as ``nn.Conv2d`` does."""
@@ -143,6 +146,9 @@ class GradientStep(OperandLayer):
                 f"channels_in and channels must be {stated} for these in_channels, out_channels and stride, got "
                 f"{(self.channels_in, self.channels)}"
             )
+        check_odd(self.kernel_size)
+        check_weight("weight", self.weight, self._weight_shape)
+        check_weight("hidden_bias", self.hidden_bias, (self.hidden_channels,))
 
     def bound_operands(self, operands: Operands) -> float:
         norm = self.bound_kernel(self._whole_kernel(operands))

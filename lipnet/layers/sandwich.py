@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipnet.functional.norm_bounds import gram_norm_bound
 from lipnet.functional.orthogonal_matrices import cayley
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, euclidean_norm, products, up
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.operands import OperandLayer, Operands
 
@@ -72,6 +73,13 @@ class Sandwich(LinearFeatures, OperandLayer):
             nn.init.zeros_(self.log_psi)
             bound = 1 / sqrt(self.in_features)
             nn.init.uniform_(self.hidden_bias, -bound, bound)
+
+    def check(self) -> None:
+        super().check()
+        check_weight("weight", self.weight, (self.out_features + self.in_features, self.out_features))
+        check_weight("scale", self.scale, ())
+        check_weight("log_psi", self.log_psi, (self.out_features,))
+        check_weight("hidden_bias", self.hidden_bias, (self.out_features,))
 
     def weights(self) -> list[Tensor]:
         biases = [] if self.hidden_bias is None or self.log_psi is None else [self.hidden_bias, self.log_psi]

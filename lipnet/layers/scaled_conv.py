@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.kernel_norms import StridedKernel, kernel_norm_bound, kernel_norm_estimate, strided_kernel
 from lipnet.functional.rounding_error import Signal, Step, absolute_filter_norm, products
-from lipnet.layers.arguments import check_groups, pair
+from lipnet.layers.arguments import check_groups, check_weight, pair
 from lipnet.layers.cache import WeightCache
 from lipnet.layers.norm_estimate import NormEstimate
 from lipnet.layers.operands import OperandLayer, Operands
@@ -82,7 +82,7 @@ class ScaledConv2d(OperandLayer):
         if pair(dilation, 2, "dilation") != (1, 1):
             raise ValueError(f"dilation must be 1, got {dilation}")
         self._check_settings()
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        shape = self._weight_shape
         self._add_parameters(shape, **options)
         with torch.device("meta"):
             strided = self._strided(torch.empty(shape))
@@ -181,8 +181,11 @@ class ScaledConv2d(OperandLayer):
     def check(self) -> None:
         super().check()
         self._check_settings()
-        if tuple(self.weight.shape[-2:]) != tuple(self.kernel_size):
-            raise ValueError(f"kernel_size must be that of the weight, got {self.kernel_size} and {self.weight.shape}")
+        check_weight("weight", self.weight, self._weight_shape)
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
     def _check_settings(self) -> None:
         check_groups(self.groups, {"in_channels": self.in_channels, "out_channels": self.out_channels})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lipnet.functional.autocorrelation import absolute_gram, dominance_bound
 from lipnet.functional.skew import adjoint_filter
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.potential import SMALLEST_NORM_OF_W, GradientStep
 
 
@@ -66,6 +67,10 @@ class SLL(GradientStep):
         """Draw normal weights as in Xavier's initialisation, biases as ``nn.Conv2d`` does, and set q to 1."""
         super().reset_parameters()
         nn.init.zeros_(self.log_q)
+
+    def check(self) -> None:
+        super().check()
+        check_weight("log_q", self.log_q, (self.hidden_channels,))
 
     def weights(self) -> list[Tensor]:
         return [*super().weights(), self.log_q]

@@ -11,7 +11,15 @@ from lipnet.functional import polynomial_gain, skew_filter, space_to_depth, with
 from lipnet.functional.autocast import autocast_dtype, without_autocast
 from lipnet.functional.convolution import check_padding_mode
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import check_convolution, check_groups, check_input, for_channels, pair
+from lipnet.layers.arguments import (
+    check_convolution,
+    check_groups,
+    check_input,
+    check_odd,
+    check_weight,
+    for_channels,
+    pair,
+)
 from lipnet.layers.base import LipschitzModule, check_part
 from lipnet.layers.cache import WeightCache, check_not_batched, is_frozen
 from lipnet.layers.engines import (
@@ -165,10 +173,9 @@ class SOC(LipschitzModule):
     def _add_parameters(self, scaling: str, bias: bool, **factory: Any) -> None:
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
-        per_group = self.channels // self.groups
-        self.weight = nn.Parameter(torch.empty(self.channels, per_group, *self.kernel_size, **factory))
+        self.weight = nn.Parameter(torch.empty(self._weight_shape, **factory))
         # Its buffers are in the state dict, so that an interrupted training continues exactly.
-        self.scaling = SCALINGS[scaling](self.groups, per_group, self.kernel_size, **factory)
+        self.scaling = SCALINGS[scaling](self.groups, self.channels // self.groups, self.kernel_size, **factory)
         self.bias = nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None
 
     def reset_parameters(self) -> None:
@@ -178,7 +185,17 @@ class SOC(LipschitzModule):
             self.scaling.reset(skew_filter(self.weight, self.groups))
         reset_bias(self.bias)
 
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.channels, self.channels // self.groups, *self.kernel_size
+
+    def _check_weights(self) -> None:
+        check_odd(self.kernel_size)
+        check_weight("weight", self.weight, self._weight_shape)
+        check_weight("bias", self.bias, (self.out_channels,))
+
     def forward(self, x: Tensor) -> Tensor:
+        self._check_weights()
         reach = (0, 0) if self.padding_mode == "zeros" else (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         stride = (1, 1) if self.transposed else self.stride
         check_input(type(self).__name__, x, self.weight, self.in_channels, self.dimensions, stride, reach)
@@ -318,6 +335,7 @@ class SOC(LipschitzModule):
         if self.estimated:
             raise ValueError("its scale is an estimate; leave the context estimated_scales before you certify")
         check_padding_mode(self.padding_mode)
+        self._check_weights()
         # Another class might return a filter that is not skew.
         check_part("scaling", self.scaling, *SCALINGS.values())
 

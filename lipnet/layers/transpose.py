@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipnet.functional import depth_to_space
 from lipnet.functional.rounding_error import Signal, Step, addition
-from lipnet.layers.arguments import SOCOptions, check_output_padding, for_channels
+from lipnet.layers.arguments import SOCOptions, check_output_padding, check_weight, for_channels
 from lipnet.layers.initial import reset_bias
 from lipnet.layers.soc import SCALINGS, SOC
 
@@ -148,6 +148,10 @@ class SOCTranspose(SOC):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", input_bias=True" if self.input_bias is not None else "")
+
+    def _check_weights(self) -> None:
+        super()._check_weights()
+        check_weight("input_bias", self.input_bias, (self.in_channels,))
 
     def rounding_step(self, signal: Signal, shape: tuple[int, ...]) -> Step:
         height, width = self.inner_size(signal.shape)

@@ -52,8 +52,6 @@ def norm_of(layer: nn.Module, *shape: int) -> float:
 
 CHANGES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "padding": (lambda: ScaledConv2d(4, 4, 2, padding=0, size=2), {"size": (8, 8)}, (4, 8, 8)),
-    "AOC groups": (lambda: AOC(8, 8, groups=2), {"groups": 1, "in_channels": 4}, (4, 6, 6)),
-    "BCOP groups": (lambda: BCOP(8, 8, groups=2), {"groups": 1, "in_channels": 4}, (4, 6, 6)),
     "AOL groups": (lambda: AOL(8, 8, groups=2), {"groups": 1, "in_channels": 4}, (4, 6, 6)),
     "dilation": (lambda: AOC(4, 16, stride=2), {"dilation": (3, 3)}, (4, 8, 8)),
     "depth": (lambda: LiRes(4, 4, depth=9), {"depth": 1}, (4, 6, 6)),
@@ -156,8 +154,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] =
     "kernel size": (
         lambda: ScaledConv2d(4, 4, **CIRCULAR),
         {"padding": (2, 2), "kernel_size": (5, 5)},
-        "kernel_size must be that of the weight",
+        r"weight must have shape \(4, 4, 5, 5\) for the layer's settings, got \(4, 4, 3, 3\)",
     ),
+    "AOC groups": (lambda: AOC(8, 8, groups=2), {"groups": 1, "in_channels": 4}, "block must have kernel_size"),
+    "BCOP groups": (lambda: BCOP(8, 8, groups=2), {"groups": 1, "in_channels": 4}, "block must have kernel_size"),
     "padding mode": (lambda: ScaledConv2d(4, 4, size=6, **CIRCULAR), {"padding_mode": "Circular"}, "padding_mode must"),
     "unknown padding": (lambda: AOC(4, 4), {"padding_mode": "reflect"}, "padding_mode must be one of"),
     "unknown padding of SOC": (lambda: SOC(4, 4), {"padding_mode": "reflect"}, "padding_mode must be one of"),

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from lipnet.certify.certificates import certify
 from lipnet.certify.checks import _check_children
+from lipnet.certify.rounding import _check_float64
 from lipnet.layers import ScaledConv2d
+from lipnet.layers.arguments import check_odd, check_weight
 from lipnet.layers.base import check_part
 from lipnet.layers.cache import WeightCache, _same_values, _written
 from lipnet.layers.frequency import FrequencyLayer
-from lipnet.layers.operands import OperandLayer, Operands
+from lipnet.layers.operands import OperandLayer, Operands, _Prepared
 from lipnet.layers.potential import GradientStep
 from tests.mutation.planting import Defect, attribute, edit, edit_method, replace
 
 TAMPERING = "tests/certify/test_tampering.py::"
+SHAPES = "tests/layers/test_weight_shapes.py::"
 CONTRADICTIONS = TAMPERING + "test_settings_that_contradict_each_other_or_the_weight_are_refused"
 
 
@@ -47,7 +50,7 @@ DEFECTS = [
     Defect(
         "operands: a setting changes and the bound stays",
         attribute(OperandLayer, "_settings", lambda self: {}),
-        [TAMPERING + "test_a_setting_that_changes_after_the_bound_is_in_the_next_bound[BCOP groups]"],
+        [TAMPERING + "test_a_setting_that_changes_after_the_bound_is_in_the_next_bound[AOL groups]"],
     ),
     Defect(
         "operands: an entry of a setting changes and the bound stays",
@@ -58,6 +61,50 @@ DEFECTS = [
         "operands: a caller writes into cached operands and the bound stays",
         edit_method(OperandLayer, "operands", "each.clone() for each", "each for each"),
         [TAMPERING + "test_a_caller_who_writes_into_operands_changes_a_copy"],
+    ),
+    Defect(
+        "operands: those that a caller wrote into are used again",
+        attribute(_Prepared, "written", lambda self: False),
+        [
+            TAMPERING + "test_operands_that_a_caller_writes_into_are_computed_again[AOL]",
+            TAMPERING + "test_a_real_form_that_a_caller_writes_into_is_computed_again",
+        ],
+    ),
+    Defect(
+        "operands: those that are stored later may be written into",
+        edit_method(
+            FrequencyLayer,
+            "_explicit_form",
+            "prepared.store(key, (form, matrices))",
+            "prepared.operands[key] = form, matrices",
+        ),
+        [TAMPERING + "test_a_real_form_that_a_caller_writes_into_is_computed_again"],
+    ),
+    Defect(
+        "weights: one of another shape than the settings state is accepted",
+        edit(check_weight, "weight.shape != shape", "False"),
+        [
+            f"{SHAPES}test_a_parameter_that_torch_would_accept_is_refused[{name}]"
+            for name in ("AOL", "CPL", "SLL", "NormalizedLinear", "Sandwich")
+        ],
+    ),
+    Defect(
+        "weights: only certificates compare shapes",
+        edit_method(OperandLayer, "forward", "self.check()", "pass"),
+        [SHAPES + "test_a_parameter_that_torch_would_accept_is_refused[AOL]"],
+    ),
+    Defect(
+        "weights: an even kernel is accepted",
+        replace(check_odd, lambda kernel_size, dimensions=2: None),
+        [f"{SHAPES}test_an_even_kernel_is_refused_even_if_kernel_size_states_it[{name}]" for name in ("AOL", "CPL")],
+    ),
+    Defect(
+        "dtypes: only parameters must be float64",
+        edit(_check_float64, "{**vars(module), **module._parameters, **module._buffers}", "module._parameters"),
+        [
+            f"tests/certify/test_rounding.py::test_other_tensors_in_other_dtypes_are_refused[{kind}-dtype0]"
+            for kind in ("buffer", "attribute")
+        ],
     ),
     Defect(
         "operands: those of weights that changed meanwhile are cached",
