@@ -82,8 +82,8 @@ def certify(
     logits: Singla, Singla & Feizi, ICLR 2022 (arXiv 2108.04062).
     """
     batches = checked_batches(images, labels, batch_size)
-    before = state_of(model)
     check_computes_as_declared(model)
+    before = state_of(model)
     bounds = logit_bounds(model) if lipschitz is None else lipschitz
     if not isinstance(bounds, LogitBounds):
         bounds = LogitBounds(bounds)

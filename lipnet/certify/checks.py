@@ -213,7 +213,8 @@ def _check_numbers(name: str, module: nn.Module) -> None:
         *((key, each) for key, each in attributes if isinstance(each, Tensor)),
     ]
     for key, tensor in tensors:
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+        if not plain or tensor.is_quantized or tensor.is_nested:
             raise ValueError(
                 f"{name} has {key} of type {type(tensor).__name__}, {tensor.layout}; plain tensors are needed"
             )

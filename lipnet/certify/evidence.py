@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.bounds import LogitBounds, logit_bounds
 from lipnet.certify.certificates import Certificates, certify, measured_deviation
+from lipnet.certify.checks import check_computes_as_declared
 from lipnet.certify.report import layer_report
 from lipnet.certify.rounding import RoundingBounds, rounding_bounds
 from lipnet.layers.identity import model_sha256, state_of, values_sha256
@@ -36,6 +37,7 @@ class Evidence:
     """
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+        check_computes_as_declared(model)
         self.model, self.image_shape = model, image_shape
         self._state, self._values = state_of(model), values_sha256(model)
         self.model_sha256 = model_sha256(model)

@@ -5,9 +5,12 @@ import enum
 import functools
 import hashlib
 import pickle
+import secrets
+import sys
+import threading
 import types
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +18,37 @@ from torch import Tensor
 
 from lipnet.functional.digest import tensors_sha256
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, types.NoneType, types.EllipsisType, types.NotImplementedType),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.finfo, torch.iinfo),
+)
+_BY_NAME = types.ModuleType | TypeVar | ParamSpec
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_NUMBERS = "biufcmMSU"
 _EMPTY_CELL = types.CellType()
-_BY_NAME = type | types.ModuleType | types.BuiltinFunctionType
+# Packages whose classes count as their names. The versions of Python, torch and lipnet's files are compared elsewhere.
+_LIBRARIES = {*sys.stdlib_module_names, "lipnet", "numpy", "torch"}
+# Flag of classes whose attributes cannot be set, because they are written in C.
+_IMMUTABLE = 1 << 8
+# Python gives a class these attributes by itself. They do not change what its methods compute.
+_INCIDENTAL = {
+    *("__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dict__", "__doc__"),
+    *("__firstlineno__", "__module__", "__orig_bases__", "__parameters__", "__slotnames__", "__static_attributes__"),
+    *("__type_params__", "__weakref__", "_abc_impl"),
+}
+# It differs from process to process, so that a text with it equals no text of another process.
+_UNKNOWN = f"unknown {secrets.token_hex(16)}"
 
 
 def fingerprint(value: Any) -> str:
-    """Return a text of a value's type and content; of a function, of its code, defaults and closure.
+    """Return a text of a value's type and content; of a function, of its code, defaults, closure and attributes.
 
     It holds no addresses and sorts sets, so that a value has the same text in every process. Entries of a dictionary
-    count in their order. A class or module of Python counts as its name. So does the type of a value that pickle
-    refuses, such as a lock.
+    count in their order. Modules of Python, and classes of Python, numpy, torch and lipnet, count as their names; other
+    classes count as their attributes and bases.
+
+    A value that pickle refuses, such as a generator, has a text of its own in each process: see `is_known`. Locks have
+    no content.
 
     Example:
         >>> fingerprint({"slope": 0.5}) == fingerprint({"slope": 0.5}) != fingerprint({"slope": 0.25})
@@ -33,93 +56,138 @@ def fingerprint(value: Any) -> str:
         >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
         False
     """
-    return _text(value, ())
+    return _text(value, (), {})
 
 
-def class_fingerprint(cls: type, libraries: tuple[str, ...]) -> str:
-    """Return a text of the attributes of a class, with the code of its methods, and of its bases.
+def is_known(text: str) -> bool:
+    """Tell whether a fingerprint covers all content, so that equal values have the same one in every process.
+
+    Example:
+        >>> is_known(fingerprint([1.0])), is_known(fingerprint([memoryview(b"a")]))
+        (True, False)
+    """
+    return _UNKNOWN not in text
+
+
+def _text(value: Any, around: tuple[int, ...], classes: dict[int, str]) -> str:
+    """Return the text of a value.
 
     Args:
-        cls: the class.
-        libraries: packages with a dot, such as ``"torch."``, whose classes count as their names.
+        value: the value.
+        around: addresses of the values that contain it.
+        classes: texts of the classes that were found so far, by their addresses.
     """
-    texts = [_name(cls)]
-    for each in cls.__mro__:
-        if each is not object and not each.__module__.startswith(libraries):
-            texts += [
-                f"{key}: {fingerprint(value)}" for key, value in vars(each).items() if not _is_incidental(key, value)
-            ]
-    return "; ".join(texts)
-
-
-def _text(value: Any, around: tuple[int, ...]) -> str:
-    """Return the text of a value inside others, which have the addresses ``around``."""
     if type(value) in _PLAIN:
         return repr(value)
-    if isinstance(value, _BY_NAME):
+    if isinstance(value, _BY_NAME) or (isinstance(value, type) and _counts_as_name(value)):
         return _name(value)
+    if isinstance(value, type):
+        return _class_text(value, classes)
     if id(value) in around:
         return f"#{len(around) - around.index(id(value))}"  # it contains itself
 
     def texts(values: Iterable[Any]) -> list[str]:
-        return [_text(each, (*around, id(value))) for each in values]
+        return [_text(each, (*around, id(value)), classes) for each in values]
 
-    parts = _content(value, texts)
-    return f"{_name(type(value))}({', '.join(parts)})"
+    return f"{_text(type(value), (), classes)}({', '.join(_content(value, texts))})"
+
+
+def _class_text(cls: type, classes: dict[int, str]) -> str:
+    """Return the text of a class that counts as its attributes."""
+    if id(cls) not in classes:
+        classes[id(cls)] = f"class {len(classes)}"  # inside itself
+        own = [(_name(each), _own_attributes(each)) for each in cls.__mro__ if not _counts_as_name(each)]
+        libraries = [each for each in cls.__mro__ if _counts_as_name(each)]
+        content = _text([type(cls), own, libraries], (), classes)
+        known = "" if is_known(content) else _UNKNOWN
+        classes[id(cls)] = f"{_name(cls)} {hashlib.sha256(content.encode()).hexdigest()}{known}"
+    return classes[id(cls)]
 
 
 def _content(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[str]:
     """Return the texts of the values of which a value consists."""
     match value:
-        case Tensor():
-            return ["meta" if value.is_meta else tensors_sha256({"": value})]
-        case np.ndarray() | np.generic() if value.dtype != object:
+        case Tensor() if value.is_meta:
+            return [str(value.dtype), str(tuple(value.shape)), *texts([vars(value)])]
+        case Tensor() if value.layout == torch.strided and not value.is_nested and not value.is_quantized:
+            return [tensors_sha256({"": value}), *texts([vars(value)])]
+        case np.ndarray() | np.generic() if (
+            type(value) in (np.ndarray, value.dtype.type) and value.dtype.kind in _NUMBERS
+        ):
             entries = np.ascontiguousarray(value)
             return [str(entries.dtype), str(entries.shape), hashlib.sha256(entries.tobytes()).hexdigest()]
         case enum.Enum():
-            return [value.name]
-        case set() | frozenset():
-            return sorted(texts(value))
-        # Subclasses, such as a defaultdict, may hold more than their entries: pickle knows.
-        case dict() if type(value) is dict:
-            return texts(value.items())
-        case list() | tuple() if type(value) in (list, tuple):
-            return texts(value)
+            return [str(value.name), *texts([value.value])]
         case types.FunctionType():
             closure = [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY_CELL]
-            return texts([value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, closure])
+            code = [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, closure]
+            return texts([*code, _own_attributes(value)])
         case types.CodeType():
+            parameters = [value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags]
             # The last one says which instructions lie in which ``try`` block.
-            return texts([value.co_code, value.co_names, value.co_consts, value.co_exceptiontable])
+            instructions = [value.co_code, value.co_names, value.co_consts, value.co_exceptiontable]
+            return texts([*instructions, value.co_varnames, parameters])
         case types.MethodType():
             return texts([value.__func__, value.__self__])
-        case property():
-            return texts([value.fget, value.fset])
-        case staticmethod() | classmethod():
-            return texts([value.__func__])
-        case functools.partial():
-            return texts([value.func, value.args, value.keywords])
+        case types.BuiltinFunctionType():
+            return [_name(value), *texts([value.__self__])]
+        case functools._lru_cache_wrapper():
+            return texts([_own_attributes(value)])  # the function is ``__wrapped__``
+    return _of_exact_class(value, texts)
+
+
+def _of_exact_class(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[str]:
+    """Return the texts of the content of a container or descriptor; subclasses may hold more: pickle knows."""
+    kind = type(value)
+    if kind in (dict, types.MappingProxyType):
+        return texts(value.items())
+    if kind in (list, tuple):
+        return texts(value)
+    if kind in (set, frozenset):
+        return sorted(texts(value))
+    if kind is property:
+        return texts([value.fget, value.fset, value.fdel])
+    if kind in (staticmethod, classmethod):
+        return texts([value.__func__])
+    if kind in _LOCKS:
+        return []
     return _reduced(value, texts)
 
 
 def _reduced(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[str]:
-    """Return the texts of what pickle would write; nothing if it refuses."""
+    """Return the texts of what pickle would write; one that no other value has if pickle refuses."""
     reduce = copyreg.dispatch_table.get(type(value))
     try:
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-    except (TypeError, pickle.PicklingError):
-        return []
-    if isinstance(reduced, str):
-        return [reduced]
+    except (AttributeError, RuntimeError, TypeError, pickle.PickleError):
+        return [f"{_UNKNOWN} {id(value)}"]
+    if isinstance(reduced, str):  # pickle would write a name alone
+        return [reduced if _is_of_library(value, reduced) else f"{_UNKNOWN} {id(value)}"]
     make, arguments, state, items, entries = (*reduced[:5], None, None, None)[:5]
     return texts([make, arguments, state, list(items or ()), list(entries or ())])
+
+
+def _is_plain_array(value: Any) -> bool:
+    """Tell whether bytes, dtype and shape are all the content of an array or number of numpy."""
+    return type(value) in (np.ndarray, value.dtype.type) and value.dtype.kind in _NUMBERS
+
+
+def _own_attributes(value: Any) -> dict[str, Any]:
+    return {name: attribute for name, attribute in vars(value).items() if name not in _INCIDENTAL}
 
 
 def _name(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
 
 
-def _is_incidental(name: str, value: Any) -> bool:
-    """Tell whether Python gives a class an attribute by itself: its documentation, its annotations, or a cache."""
-    method = isinstance(value, types.FunctionType) and not name.startswith("__annotate")
-    return name.startswith("__") and not method
+def _counts_as_name(cls: type) -> bool:
+    return bool(cls.__flags__ & _IMMUTABLE) or _is_of_library(cls, cls.__qualname__)
+
+
+def _is_of_library(value: Any, name: str) -> bool:
+    """Tell whether a library's module holds a value under this name."""
+    module = str(getattr(value, "__module__", None))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return module.partition(".")[0] in _LIBRARIES and found is value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.digest import tensors_sha256
-from lipnet.functional.fingerprint import class_fingerprint, fingerprint
+from lipnet.functional.fingerprint import fingerprint, is_known
 from lipnet.layers.cache import version_of
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
@@ -66,9 +66,17 @@ def model_sha256(model: nn.Module) -> str:
 
     It is the same in every process, and covers what `values_sha256` does, all attributes of your own modules, private
     ones too, and the code of their methods. A state dict alone leaves out settings, activations, and buffers that are
-    not saved.
+    not saved. If an attribute has content that cannot be compared, such as a generator, no other process has the same
+    result, and words behind the digest name the attribute.
     """
-    return _sha256(model, {path: _everything_of(module) for path, module in _paths(model)})
+    texts = {path: _everything_of(module) for path, module in _paths(model)}
+    digest = _sha256(model, texts)
+    for path, attributes in texts.items():
+        for name, text in attributes.items():
+            if not is_known(text):
+                place = f"{path}.{name}".lstrip(".")
+                return f"{digest} of one process alone, as {place} has content that cannot be compared with another's"
+    return digest
 
 
 def differing_part(model: nn.Module, other: nn.Module) -> str | None:
@@ -130,7 +138,7 @@ def _everything_of(module: nn.Module) -> dict[str, str]:
     if of_lipnet_or_torch(module):
         return settings_of(module)
     attributes = {name: fingerprint(value) for name, value in vars(module).items() if name not in _IRRELEVANT}
-    return {**attributes, "class": class_fingerprint(type(module), _LIBRARIES)}
+    return {**attributes, "__class__": fingerprint(type(module))}
 
 
 def _sha256(model: nn.Module, settings: dict[str, dict[str, str]]) -> str:

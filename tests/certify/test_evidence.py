@@ -158,3 +158,14 @@ def test_settings_of_a_user_s_own_module_may_count_calls() -> None:
     model = nn.Sequential(Counting(), nn.Flatten(), nn.Linear(4, 3)).eval()
     evidence = Evidence(model, (1, 2, 2))
     assert len(evidence.certify(torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)).radius) == 2
+
+
+@pytest.mark.parametrize("kind", ["sparse", "nested", "meta"])
+def test_buffers_that_are_no_plain_tensors_are_named(trained_model: nn.Module, kind: str) -> None:
+    eye = torch.eye(2)
+    buffer = {"sparse": eye.to_sparse(), "nested": torch.nested.nested_tensor([eye, eye]), "meta": eye.to("meta")}[kind]
+    trained_model.register_buffer("table", buffer)
+    with pytest.raises(ValueError, match="has table (of type Tensor|on the meta device)"):
+        Evidence(trained_model, SHAPE)
+    with pytest.raises(ValueError, match="has table (of type Tensor|on the meta device)"):
+        certify(trained_model, torch.zeros(1, *SHAPE).double(), torch.zeros(1).long())

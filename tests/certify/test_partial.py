@@ -243,6 +243,17 @@ def test_other_settings_of_an_own_module_are_not_gone_on_with(tmp_path: Path, ba
     assert certified(tmp_path, _folding(Shifting(0.5)), batches, resume=True)["n_samples"] == COUNT
 
 
+def test_a_model_whose_content_cannot_be_compared_is_not_gone_on_with(
+    tmp_path: Path, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _folding(Shifting(0.5))
+    model[2]._options["buffer"] = memoryview(b"a")  # type: ignore[index, union-attr]
+    interrupted(tmp_path, model, batches)
+    monkeypatch.setattr("lipnet.functional.fingerprint._UNKNOWN", "unknown in another process")
+    with pytest.raises(ValueError, match=r"one process alone, as 2\._options has content that cannot be compared"):
+        certified(tmp_path, model, batches, resume=True)
+
+
 @pytest.mark.parametrize("change", ["pixel", "label", "order", "batch size"])
 def test_other_data_are_not_gone_on_with(tmp_path: Path, model: nn.Module, batches: Batches, change: str) -> None:
     interrupted(tmp_path, model, batches)

@@ -147,6 +147,14 @@ def test_all_attributes_and_the_code_of_your_own_modules_count(shift: Any) -> No
     assert values_sha256(one) == values_sha256(another)
 
 
+def test_content_that_cannot_be_compared_is_named() -> None:
+    model = nn.Sequential(Own(memoryview(b"a")))
+    assert model_sha256(model) == model_sha256(model)
+    assert model_sha256(model).endswith(
+        "of one process alone, as 0.options has content that cannot be compared with another's"
+    )
+
+
 def test_a_model_from_inference_mode_that_moved_to_another_dtype_has_a_state() -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(2, 2))

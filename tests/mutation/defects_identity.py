@@ -22,7 +22,7 @@ from lipnet.certify.run import Certification, run_certification
 from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
-from lipnet.functional.fingerprint import _content
+from lipnet.functional.fingerprint import _content, _counts_as_name, _of_exact_class, is_known
 from lipnet.layers.cache import version_of
 from lipnet.layers.export import model as export_model
 from lipnet.layers.identity import _everything_of, _is_setting, _place_of, settings_of, state_of
@@ -34,6 +34,7 @@ from lipnet.workflows.attacking import _check_model
 from tests.mutation.planting import Defect, attribute, edit, edit_method, replace
 
 CHECKS = "tests/certify/test_checks.py::"
+FINGERPRINT = "tests/functional/test_fingerprint.py::"
 PARTIAL, TAMPERING = "tests/certify/test_partial.py::", "tests/certify/test_tampering.py::"
 
 DEFECTS = [
@@ -97,8 +98,23 @@ DEFECTS = [
     ),
     Defect(
         "resume: a subclass of a mapping counts as its entries",
-        edit(_content, "case dict() if type(value) is dict:", "case dict():"),
+        edit(_of_exact_class, "kind in (dict, types.MappingProxyType)", "isinstance(value, dict)"),
         ["tests/functional/test_fingerprint.py::test_other_values_have_other_texts[factory of missing entries]"],
+    ),
+    Defect(
+        "resume: a method of C counts without its object",
+        edit(_content, ", *texts([value.__self__])", ""),
+        [f"{FINGERPRINT}test_other_values_have_other_texts[method of a {each}]" for each in ("mapping", "list")],
+    ),
+    Defect(
+        "resume: every class counts as its name",
+        replace(_counts_as_name, lambda cls: True),
+        [f"{FINGERPRINT}test_other_values_have_other_texts[{each}local class]" for each in ("", "object of a ")],
+    ),
+    Defect(
+        "resume: content that cannot be compared counts as the same in every process",
+        edit(is_known, "_UNKNOWN not in text", "True"),
+        [f"{FINGERPRINT}test_content_that_pickle_refuses_is_comparable_in_one_process_alone[view of memory]"],
     ),
     Defect(
         "training: the network may change while it is evaluated by its old bounds",
