@@ -21,8 +21,8 @@ class SOCOptions(TypedDict, total=False):
         series: polynomial in place of exp: ``"chebyshev"`` (default), or ``"taylor"`` as published.
         scaling: ``"jacobian"`` (default) brings ||J|| to 1.4; ``"reshaped"``, as published, brings the smaller norm of
             two reshaped filters to 0.7 * 3 / sqrt(kh kw) (1 for a 1 x 1 kernel), so that ||J|| <= 2.1.
-        train_terms, eval_terms: degree of the polynomial in training and evaluation; None (default) takes the lowest
-            one within the tolerance. As published: 5 and 12.
+        train_terms, eval_terms: degree of the polynomial in training and evaluation, at most 64; None (default) takes
+            the lowest one within the tolerance. As published: 5 and 12.
         train_tolerance, eval_tolerance: largest distance of the polynomial from exp for the expected norms of J; 0.05
             and 1e-4 by default.
         recompute: only save the input of the series for backward, and compute the rest again. False by default.

@@ -13,16 +13,22 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from lipnet.models.build import build_model
+from lipnet.models.build import build_model, walk
 
 # A model may have this many modules, parameters and elements in addition to those that the weights in its file explain,
 # such as constants and modules without weights.
 _SPARE_PARTS, _SPARE_ELEMENTS = 1_000, 2**20
+# A number in a configuration may exceed the bytes of the weights by so much, such as the side of an image.
+_SPARE_COUNT = 2**16
 _UNFIT = "the weights do not fit the model that the file describes"
 
 
 def check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Sequence[str]) -> torch.dtype:
     """Check that weights fit the model of a configuration, without allocating it, and return their dtype."""
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (v.untyped_storage() for v in state.values())}
+    held = sum(storages.values())
+    if not trust:
+        _check_counts(config, held)
     with torch.device("meta"), _limited_parts(2 * len(state) + _SPARE_PARTS):
         model = build_model(config, trust)
     own = model.state_dict()
@@ -35,12 +41,21 @@ def check_fit(config: Mapping[str, Any], state: Mapping[str, Tensor], trust: Seq
                 f"{_UNFIT}: {name} must be {own[name].dtype} of shape {tuple(own[name].shape)}, got {value.dtype} of "
                 f"shape {tuple(value.shape)} on {value.device}"
             )
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (v.untyped_storage() for v in state.values())}
-    held = sum(storages.values())
     needed = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if needed > held + _SPARE_ELEMENTS:
         raise ValueError(f"{_UNFIT}: it has {needed} elements, and the file holds {held} bytes of weights")
     return floating_dtype(state)
+
+
+def _check_counts(config: Mapping[str, Any], held: int) -> None:
+    """Raise ValueError for a whole number that weights of this size do not explain.
+
+    A module may make a list or a loop of that length, which `_limited_parts` does not count. Your own packages' numbers
+    may mean anything, such as a seed.
+    """
+    for value in walk(config):
+        if isinstance(value, int) and abs(value) > held + _SPARE_COUNT:
+            raise ValueError(f"{_UNFIT}: it states the number {value}, and the file holds {held} bytes of weights")
 
 
 def floating_dtype(state: Mapping[str, Tensor]) -> torch.dtype:

@@ -13,6 +13,8 @@ from lipnet.layers.originals import WatchedModule
 from lipnet.structured.blocks import Mixing, ShufflePower, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
 
+_MOST_FACTORS = 64
+
 
 class TensorOptions(TypedDict, total=False):
     """The device and dtype of new parameters, as the keyword arguments of torch's modules."""
@@ -185,7 +187,7 @@ def boft(
     Source: Liu et al., "Parameter-efficient orthogonal finetuning via butterfly factorization", ICLR 2024 (arXiv
     2311.06243).
     """
-    _check_factors(factors)
+    check_factors(factors)
     mixings = [Mixing(), *(Mixing(parts=2, distance=2**level) for level in range(1, factors))]
     return StructuredOrthogonal(features, block_size, mixings, block_map, **options)
 
@@ -205,7 +207,7 @@ def gsoft(
 
     Source: Gorbunov et al., "Group and Shuffle", NeurIPS 2024 (arXiv 2406.10019).
     """
-    _check_factors(factors)
+    check_factors(factors)
     # Strides give P^T D P without index tensors; higher powers of P need them.
     strided = [Mixing(), Mixing(parts=block_size, distance=max(1, features // max(1, block_size)))]
     powers = [ShufflePower(times) for times in range(2, factors)]
@@ -213,6 +215,7 @@ def gsoft(
     return StructuredOrthogonal(features, block_size, mixings, block_map, **options)
 
 
-def _check_factors(factors: int) -> None:
-    if factors < 1:
-        raise ValueError(f"factors must be at least 1, got {factors}")
+def check_factors(factors: int) -> None:
+    """Raise ValueError unless a Q may have this many factors. With 64, all its entries can be non-zero for any size."""
+    if not 1 <= factors <= _MOST_FACTORS:
+        raise ValueError(f"factors must be from 1 to {_MOST_FACTORS}, got {factors}")

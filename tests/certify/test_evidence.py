@@ -165,7 +165,7 @@ def test_buffers_that_are_no_plain_tensors_are_named(trained_model: nn.Module, k
     eye = torch.eye(2)
     buffer = {"sparse": eye.to_sparse(), "nested": torch.nested.nested_tensor([eye, eye]), "meta": eye.to("meta")}[kind]
     trained_model.register_buffer("table", buffer)
-    with pytest.raises(ValueError, match="has table (of type Tensor|on the meta device)"):
+    with pytest.raises(ValueError, match=r"has table (of type Tensor|on the meta device)"):
         Evidence(trained_model, SHAPE)
-    with pytest.raises(ValueError, match="has table (of type Tensor|on the meta device)"):
+    with pytest.raises(ValueError, match=r"has table (of type Tensor|on the meta device)"):
         certify(trained_model, torch.zeros(1, *SHAPE).double(), torch.zeros(1).long())

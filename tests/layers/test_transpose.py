@@ -329,7 +329,7 @@ def test_representation() -> None:
         ),
         ({"in_channels": 0}, "channels must be at least 1, got 0 in, 2 out"),
         ({"engine": "spectral"}, "needs padding_mode='circular'"),
-        ({"train_terms": 0}, "terms must be at least 1, got 0"),
+        ({"train_terms": 0}, "terms must be from 1 to 64, or None, got 0"),
     ],
 )
 def test_settings_that_break_the_guarantee_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lipnet.models import CheckpointError, build_model, load_checkpoint, save_checkpoint
 from lipnet.models.archive import write_archive
-from lipnet.models.fit import _limited_parts
+from lipnet.models.fit import _limited_parts, check_fit
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_a_model_larger_than_its_weights_is_not_allocated(tmp_path: Path, weight
 def test_a_model_of_millions_of_layers_is_not_built(tmp_path: Path) -> None:
     identity = {"_target_": "torch.nn.Identity", "_partial_": True}
     for conv in (identity, {"_target_": "lipnet.layers.SOC", "_partial_": True}):
-        config = {"_target_": "lipnet.models.LipConvNet", "depth": 3 * 10**6, "stages": 5, "conv": conv}
+        config = {"_target_": "lipnet.models.LipConvNet", "depth": 50_000, "stages": 5, "conv": conv}
         path = stranger(tmp_path / "deep.ckpt", config, {})
         with pytest.raises(CheckpointError, match="has more modules and parameters than its weights"):
             load_checkpoint(path)
@@ -426,6 +426,36 @@ def test_buffers_that_a_model_computes_are_compared_too(
     model.places[1] = 7
     with pytest.raises(CheckpointError, match=r"places has other values"):
         save_checkpoint(tmp_path / "other.ckpt", model, config, digits_dataset, ["counting_net"])
+
+
+def test_numbers_that_the_weights_do_not_explain_are_refused(tmp_path: Path) -> None:
+    """The network would make a list of so many means on the CPU."""
+    config = {"_target_": "lipnet.models.LipConvNet", "depth": 5, "in_channels": 10**12}
+    path = stranger(tmp_path / "long.ckpt", config, {})
+    with pytest.raises(CheckpointError, match="it states the number 1000000000000, and the file holds 0 bytes"):
+        load_checkpoint(path)
+
+
+def test_numbers_of_trusted_packages_may_be_seeds() -> None:
+    config = {"_target_": "torch.nn.Softplus", "beta": 10**12}
+    assert check_fit(config, {}, ["trusted_net"]) == torch.float32
+    with pytest.raises(ValueError, match="it states the number"):
+        check_fit(config, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"structure": "GSOFT", "block_size": 2, "factors": 50_000}, "factors must be from 1 to 64, got 50000"),
+        ({"structure": "BOFT", "block_size": 2, "factors": 65}, "factors must be from 1 to 64, got 65"),
+    ],
+)
+def test_adapters_of_many_factors_are_refused(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
+    layer = {"_target_": "lipnet.layers.SOC", "_partial_": True}
+    config = {"_target_": "lipnet.models.AdaptedConv", "in_channels": 4, "out_channels": 4, "layer": layer}
+    path = stranger(tmp_path / "factors.ckpt", {**config, "adapter": settings}, {})
+    with pytest.raises(CheckpointError, match=problem):
+        load_checkpoint(path)
 
 
 def test_a_model_of_a_trusted_package_comes_back(

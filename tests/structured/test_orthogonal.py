@@ -229,7 +229,7 @@ def test_settings_that_make_no_orthogonal_matrix_are_refused() -> None:
     with pytest.raises(ValueError, match="block_size must be divisible by 2, the number of runs, got 3"):
         boft(12, 3, 2)
     for make in (boft, gsoft):
-        with pytest.raises(ValueError, match="factors must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="factors must be from 1 to 64, got 0"):
             make(16, 4, factors=0)
     with pytest.raises(ValueError, match=r"features must be divisible by 8 \(block_size 8\), got 147"):
         StructuredOrthogonal(147, 8, [ShufflePower(2)])

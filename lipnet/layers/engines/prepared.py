@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 from lipnet.functional import polynomial_gain, reshaped_filter_bound, symbol_bound
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.series import (
+    LARGEST_DEGREE,
     SERIES,
     chebyshev_coefficients,
     exponential_coefficients,
@@ -104,18 +105,18 @@ def make_series(norm: float, terms: int | None, tolerance: float, series: str) -
 
     Args:
         norm: upper limit of ||J||.
-        terms: degree; None for the lowest one within the tolerance.
+        terms: degree, at most 64; None for the lowest one within the tolerance.
         tolerance: bound on ||p(J) - exp(J)||, if ``terms`` is None.
         series: ``"chebyshev"`` or ``"taylor"``.
 
     Raises:
-        ValueError: for an unknown series, fewer than one term, and as `exponential_coefficients` and
+        ValueError: for an unknown series, another number of terms, and as `exponential_coefficients` and
             `chebyshev_coefficients`.
     """
     if series not in SERIES:
         raise ValueError(f"series must be one of {SERIES}, got {series!r}")
-    if terms is not None and terms < 1:
-        raise ValueError(f"train_terms and eval_terms must be at least 1, got {terms}")
+    if terms is not None and not 1 <= terms <= LARGEST_DEGREE:
+        raise ValueError(f"train_terms and eval_terms must be from 1 to {LARGEST_DEGREE}, or None, got {terms}")
     if terms is None:
         coefficients = exponential_coefficients(norm, tolerance, series)
     elif series == "taylor":

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 
 from lipnet.structured.adapters.config_base import AdapterConfig, check_counts
-from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, gsoft, oft
+from lipnet.structured.orthogonal import StructuredOrthogonal, boft, check_block_map, check_factors, gsoft, oft
 from lipnet.structured.updates import OrthogonalUpdate, WeightUpdate
 
 
@@ -35,6 +35,7 @@ class _OrthogonalConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         check_counts(block_size=self.block_size, factors=self.factors)
+        check_factors(self.factors)
         if self.blocks is not None:
             check_counts(blocks=self.blocks)
         check_block_map(self.block_map)

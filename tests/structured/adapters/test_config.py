@@ -95,6 +95,9 @@ def test_other_impossible_settings_are_refused() -> None:
         GSOFTConfig(blocks=3).build(8, 16)
     with pytest.raises(ValueError, match="factors must be a whole number of at least 1, got 0"):
         GSOFTConfig(4, factors=0)
+    for structure in (BOFTConfig, GSOFTConfig):
+        with pytest.raises(ValueError, match="factors must be from 1 to 64, got 65"):
+            structure(4, factors=65)
     for wrong in (3, (2,), (2, 3, 4)):
         with pytest.raises(ValueError, match="left_shape must be two whole numbers or None, got"):
             KroneckerConfig(wrong)
