@@ -58,6 +58,8 @@ class CertificateAttack:
             raise ValueError(f"attack.n_samples must be at least 1, or null for all, got {self.n_samples}")
         if not all(1 < factor < inf for factor in self.factors):
             raise ValueError(f"attack.factors must be finite and more than 1, got {list(self.factors)}")
+        if len(set(self.factors)) < len(self.factors):
+            raise ValueError(f"attack.factors must differ from each other, got {list(self.factors)}")
         for radius in self.radii or ():
             parse_radius(radius)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from lipnet.metrics.functional import check_radii
 
 # Entries that are not recomputed, and their types: path of the checkpoint, duration, attack, checksum.
 _UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256": str}
+# Entries of an attack that found no violation.
+_ATTACK = {"method", "settings", "n_samples", "accuracy", "n_certified", "flipped", "unconfirmed", "wall_seconds"}
 
 
 def compare_summary(path: Path, content: CertificateFile, certification: Certification) -> tuple[list[str], list[str]]:
@@ -140,6 +142,11 @@ def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
         flipped = {float(factor): share for factor, share in attack["flipped"].items()}
         if len(flipped) < len(attack["flipped"]) or 1.0 not in flipped:
             yield "shares of flipped predictions without one within the radii, or with several for one distance"
+        if not all(0 < factor < inf for factor in flipped):
+            yield "shares of flipped predictions at distances that are no positive numbers"
+        if any((share is None) != (attack["n_certified"] == 0) for share in flipped.values()):
+            yield "shares of flipped predictions that are null although images are certified, or the other way round"
+        yield from _figure_problems(attack)
         if any(share not in (0, None) for factor, share in flipped.items() if not factor > 1):
             yield "predictions that flipped within certified radii"
         shares = [share for _, share in sorted(flipped.items()) if share is not None]
@@ -149,3 +156,20 @@ def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
             yield "shares of flipped predictions that are none"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"an attack that cannot be read ({error!r})"
+
+
+def _figure_problems(attack: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the entries and figures of an attack that contradict each other."""
+    for name in attack.keys() - _ATTACK:
+        yield f"the entry {name} of an attack, which no attack has"
+    counts = [(share, attack["n_certified"]) for share in attack["flipped"].values() if share is not None]
+    found = sorted((parse_radius(text), shares["under_attack"]) for text, shares in attack["accuracy"].items())
+    under_attack = [share for _, share in found]
+    counts += [(share, attack["n_samples"]) for share in under_attack]
+    if any(type(share) is bool or share != round(share * count) / count for share, count in counts if count):
+        yield "shares of an attack that are no whole numbers of images"
+    if under_attack != sorted(under_attack, reverse=True):
+        yield "an accuracy under attack that rises with the radius"
+    unconfirmed = attack.get("unconfirmed", 0)
+    if type(unconfirmed) is not int or unconfirmed < 0:
+        yield f"{unconfirmed!r} unconfirmed predictions of an attack"

@@ -19,7 +19,7 @@ from lipnet.certify.report import radii_of
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
-from lipnet.workflows.summary_check import _attack_problems
+from lipnet.workflows.summary_check import _attack_problems, _figure_problems
 from lipnet.workflows.verification import Verification, _compare_facts
 
 COUNT = 40
@@ -233,8 +233,11 @@ def test_each_lie_of_a_resealed_summary_is_named(run: Path, tiny_checkpoint: Pat
 @pytest.mark.parametrize(
     ("flipped", "problem"),
     [
-        ({"1": 0, "1.5": 0.9, "2.0": 0.9}, None),
-        ({"1": None, "1.5": None}, None),
+        ({"1": 0, "1.5": 1.0, "2.0": 1.0}, None),
+        ({"1": None, "1.5": None}, "shares of flipped predictions that are null although images are certified"),
+        ({"1": 0, "1.5": 0.123456}, "shares of an attack that are no whole numbers of images"),
+        ({"1": 0, "nan": 0}, "shares of flipped predictions at distances that are no positive numbers"),
+        ({"1": 0, "-3": 0}, "shares of flipped predictions at distances that are no positive numbers"),
         ({"1": 0.1}, "predictions that flipped within certified radii"),
         ({"1": 0, "0.999": 0.1}, "predictions that flipped within certified radii"),
         ({"1": 0, "1.0": 0.7}, "shares of flipped predictions without one within the radii, or with several"),
@@ -256,6 +259,29 @@ def test_flips_that_contradict_the_certificates_are_named(
     }
     found = list(_attack_problems(attack, rows))
     assert found == [] if problem is None else any(each.startswith(problem) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"proved": "everything"}, "the entry proved of an attack, which no attack has"),
+        ({"unconfirmed": -5}, "-5 unconfirmed predictions of an attack"),
+        ({"accuracy": {"0.1": 0.4, "0.2": 0.6}}, "an accuracy under attack that rises with the radius"),
+        ({"accuracy": {"0.2": 0.4, "0.1": 0.6}}, None),
+        ({"accuracy": {"0.1": 0.55}}, "shares of an attack that are no whole numbers of images"),
+    ],
+)
+def test_figures_of_an_attack_that_contradict_themselves_are_named(
+    changes: dict[str, Any], problem: str | None
+) -> None:
+    attack: dict[str, Any] = {"n_samples": 10, "n_certified": 5, "accuracy": {}, "flipped": {"1": 0.0}, **changes}
+    attack["accuracy"] = {radius: {"under_attack": share} for radius, share in attack["accuracy"].items()}
+    assert list(_figure_problems(attack)) == ([] if problem is None else [problem])
+
+
+def test_an_attack_has_each_factor_once() -> None:
+    with pytest.raises(ValueError, match=r"attack\.factors must differ from each other, got \[2, 2\.0\]"):
+        CertificateAttack(PGD(), factors=[2, 2.0])
 
 
 @pytest.mark.parametrize(
