@@ -111,9 +111,7 @@ def _content(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[st
             return [str(value.dtype), str(tuple(value.shape)), *texts([vars(value)])]
         case Tensor() if value.layout == torch.strided and not value.is_nested and not value.is_quantized:
             return [tensors_sha256({"": value}), *texts([vars(value)])]
-        case np.ndarray() | np.generic() if (
-            type(value) in (np.ndarray, value.dtype.type) and value.dtype.kind in _NUMBERS
-        ):
+        case np.ndarray() | np.generic() if _is_plain_array(value):
             entries = np.ascontiguousarray(value)
             return [str(entries.dtype), str(entries.shape), hashlib.sha256(entries.tobytes()).hexdigest()]
         case enum.Enum():
