@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.orthogonal_matrices import block_reflector
-from lipnet.layers.arguments import check_weight
 from lipnet.layers.frequency import FrequencyLayer, LinearByFrequency
 from lipnet.layers.initial import reset_identity
 
@@ -79,10 +78,6 @@ class BRO(FrequencyLayer):
     @property
     def _weight_shape(self) -> tuple[int, ...]:
         return self.groups * max(self.group_shape), self.rank, *self.kernel_size
-
-    def check(self) -> None:
-        super().check()
-        check_weight("weight", self.weight, self._weight_shape)
 
     def weights(self) -> list[Tensor]:
         return [self.weight]

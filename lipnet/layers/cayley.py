@@ -76,13 +76,8 @@ class Cayley(FrequencyLayer):
         with torch.no_grad():
             self.alpha.copy_(self.weight.view(self.groups, -1).norm(dim=1))
 
-    @property
-    def _weight_shape(self) -> tuple[int, ...]:
-        return self.out_channels, self.group_shape[1], *self.kernel_size
-
     def check(self) -> None:
         super().check()
-        check_weight("weight", self.weight, self._weight_shape)
         check_weight("alpha", self.alpha, (self.groups,))
 
     def weights(self) -> list[Tensor]:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipnet.functional.contractions import contractions, norm_of_matrices
 from lipnet.functional.frequency import frequency_response
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, products
 from lipnet.functional.spectral import apply_spectral
 from lipnet.functional.spectral_products import real_form, spectral_products, spectral_products_step
-from lipnet.layers.arguments import check_convolution, check_groups, check_odd, sizes
+from lipnet.layers.arguments import check_convolution, check_groups, check_odd, check_weight, sizes
 from lipnet.layers.base import LinearFeatures
 from lipnet.layers.cache import check_not_batched
 from lipnet.layers.operands import OperandLayer, Operands
@@ -46,6 +46,7 @@ class FrequencyLayer(OperandLayer):
     """
 
     by_size: ClassVar[bool] = True
+    weight: nn.Parameter
 
     def __init__(
         self,
@@ -97,9 +98,14 @@ class FrequencyLayer(OperandLayer):
             return weight.view(self.groups, -1, weight.shape[1])
         return frequency_response(weight, size, self.groups)
 
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.group_shape[1], *self.kernel_size
+
     def check(self) -> None:
         super().check()
         check_odd(self.kernel_size)
+        check_weight("weight", self.weight, self._weight_shape)
 
     def compute_operands(self, *weights: Tensor, size: tuple[int, int]) -> Operands:
         # Half precision has neither Fourier transforms nor Cholesky decompositions.

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lipnet.functional.orthogonal_matrices import polar
-from lipnet.layers.arguments import check_weight
 from lipnet.layers.frequency import FrequencyLayer
 from lipnet.layers.initial import reset_identity, reset_uniform
 
@@ -79,14 +78,6 @@ class LOT(FrequencyLayer):
         else:
             reset_uniform(self.weight)
             self.reset_bias()
-
-    @property
-    def _weight_shape(self) -> tuple[int, ...]:
-        return self.out_channels, self.group_shape[1], *self.kernel_size
-
-    def check(self) -> None:
-        super().check()
-        check_weight("weight", self.weight, self._weight_shape)
 
     def weights(self) -> list[Tensor]:
         return [self.weight]
