@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipnet.functional.autocast import multiplies_bfloat16_fast
+from lipnet.functional.transforms import is_ordinary
+
 PADDING_MODES = ("zeros", "circular")
 # Entries of a matrix of patches: 4 MB in float64.
 _PATCH_ENTRIES = 500_000
@@ -66,6 +69,15 @@ def _product_with_patches(padded: Tensor, weight: Tensor, groups: int) -> Tensor
         products = matrices @ patches.reshape(groups, matrices.shape[-1], -1)
         parts.append(products.view(len(weight), len(part), *size).transpose(0, 1))
     return torch.cat(parts)
+
+
+def reads_channels_last(x: Tensor) -> bool:
+    """Return whether maps are multiplied in ``torch.channels_last``: in bfloat16 by the matrix units of a processor.
+
+    In another layout, each convolution converts its operands and its result.
+    """
+    reduced = x.dtype is torch.bfloat16 and x.device.type == "cpu" and multiplies_bfloat16_fast(x.device)
+    return reduced and is_ordinary(x)
 
 
 def same_convolution_weight_gradient(

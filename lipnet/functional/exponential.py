@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipnet.functional.convolution import jacobian_matrices
+from lipnet.functional.convolution import jacobian_matrices, reads_channels_last
 from lipnet.functional.series import exponential_coefficients
 
 # A polynomial this close to the exponential differs from it by rounding only. Above the norm, its terms cancel.
@@ -114,6 +114,10 @@ def apply_dense(x: Tensor, matrices: Tensor) -> Tensor:
     """
     groups, length, _ = matrices.shape
     if length * groups == x.shape[1] and x.shape[-2:] != (1, 1):
+        if reads_channels_last(x):
+            x = x.contiguous(memory_format=torch.channels_last)
+            if groups == 1:
+                return (x.permute(0, 2, 3, 1) @ matrices[0].mT).permute(0, 3, 1, 2)
         return F.conv2d(x, matrices.reshape(groups * length, length, 1, 1), groups=groups)
     grouped = x.reshape(x.shape[0], groups, length).transpose(0, 1)
     return (grouped @ matrices.mT).transpose(0, 1).reshape(x.shape)

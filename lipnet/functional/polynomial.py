@@ -109,8 +109,8 @@ class _Polynomial(torch.autograd.Function):
         if setting.recompute:
             ctx.save_for_backward(weight, x)
         else:
-            # Save the blocked copy of x if there is one, so that backward does not have to convert it again.
-            first = convolved[0] if convolved[0].is_mkldnn and setting.coefficients[-1] == 1 else x
+            # Save the copy of x in another layout if there is one, so that backward does not convert it again.
+            first = convolved[0] if convolved[0].dim() == 4 and setting.coefficients[-1] == 1 else x
             ctx.save_for_backward(weight, first, *convolved[1 : 1 + ctx.number], *form.saved)
         # Autograd refuses in-place changes of a view that a custom function returns; compilers do not.
         return result.clone() if not torch.compiler.is_compiling() and result._is_view() else result

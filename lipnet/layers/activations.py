@@ -21,6 +21,8 @@ class _PairwiseSort(LipschitzModule):
                 f"{type(self).__name__} needs an even number of channels in (B, C, ...), got {tuple(x.shape)}"
             )
         if self._neighbours:
+            # Neighbours are strided if the channels are next to each other in memory.
+            x = x.contiguous()
             pairs = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:])
             return torch.stack(sort_pairs(*pairs.unbind(dim=2)), dim=2).flatten(1, 2)
         return torch.cat(sort_pairs(*x.chunk(2, dim=1)), dim=1)

@@ -84,7 +84,7 @@ class _ScaledSkewPart(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         scaled, vectors, new, scale = ctx.saved_tensors
         rows = gradient.reshape(*new.shape[:2], -1)
-        along = gradient.reshape(len(new), 1, -1) @ scaled.reshape(len(new), -1, 1)
+        along = torch.linalg.vecdot(gradient.reshape(len(new), -1), scaled.reshape(len(new), -1)).view(-1, 1, 1)
         # For norms below the smallest one, the scale is constant, at its maximum up to rounding.
         moves = (scale.abs() < (1 - 1e-6) * abs(ctx.target) / (2 * SMALLEST_NORM)).view(-1, 1, 1)
         patches = circular_patches(vectors, scaled).mT

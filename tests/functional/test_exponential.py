@@ -10,6 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+import lipnet.functional.exponential
 from lipnet.functional import skew_filter
 from lipnet.functional.contractions import orthogonal_contractions
 from lipnet.functional.convolution import PADDING_MODES, jacobian_matrices
@@ -231,3 +232,18 @@ def test_the_polynomial_of_exact_coefficients_is_the_exponential(norm: float) ->
 def test_large_norms_have_no_exact_coefficients() -> None:
     assert exact_coefficients(2.6) is None
     assert exact_coefficients(math.inf) is None
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_pointwise_products_in_channels_last(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    x, weight = operands((1, 1), (5, 3), groups)
+    x.requires_grad_()
+    matrices = dense_exponential(weight, (1, 1), groups).requires_grad_()
+    expected = apply_dense(x, matrices)
+    gradients = torch.autograd.grad(expected.square().sum(), (x, matrices))
+    monkeypatch.setattr(lipnet.functional.exponential, "reads_channels_last", lambda maps: True)
+    result = apply_dense(x, matrices)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-14, check_stride=False)
+    for one, other in zip(torch.autograd.grad(result.square().sum(), (x, matrices)), gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13, check_stride=False)

@@ -1,8 +1,11 @@
 """Pairs are sorted, and their gradients permuted, ties included."""
 
+import pytest
 import torch
+from torch import Tensor
 
 from lipnet.functional import sort_pairs
+from lipnet.functional.sorting import exchange
 
 
 def test_larger_and_smaller() -> None:
@@ -17,6 +20,32 @@ def test_gradients_twice() -> None:
     pairs = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda both: sort_pairs(*both), pairs)
     assert torch.autograd.gradgradcheck(lambda both: sort_pairs(*both), pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_exchange(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    in_order, (first, second) = torch.rand(6, 4) < 0.5, torch.randn(2, 6, 4).to(dtype)
+    first[:2], second[1:3] = torch.tensor([-0.0, torch.nan, torch.inf, -torch.inf]), torch.nan
+    # Also on strided tensors.
+    for transpose in (False, True):
+        booleans, one, other = (each.mT if transpose else each for each in (in_order, first, second))
+        expected = torch.where(booleans, one, other), torch.where(booleans, other, one)
+        for result, value in zip(exchange(booleans, one, other), expected, strict=True):
+            # Bits, since NaN differs from itself.
+            integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+            assert torch.equal(result.view(integers), value.view(integers))
+
+
+def test_derivatives_of_an_exchange() -> None:
+    torch.manual_seed(0)
+    in_order, pairs = torch.rand(5) < 0.5, torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+
+    def function(both: Tensor) -> tuple[Tensor, Tensor]:
+        return exchange(in_order, *both)
+
+    assert torch.autograd.gradcheck(function, pairs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, pairs, check_batched_grad=True)
 
 
 def test_the_jacobian_is_a_permutation_in_a_tie() -> None:

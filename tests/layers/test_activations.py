@@ -35,6 +35,9 @@ def test_max_min_permuted_sorts_neighbours(shape: tuple[int, ...]) -> None:
     pairs = x.numpy().reshape(shape[0], shape[1] // 2, 2, *shape[2:])
     expected = np.flip(np.sort(pairs, axis=2), axis=2).reshape(shape)
     np.testing.assert_array_equal(MaxMinPermuted()(x).numpy(), expected)
+    if len(shape) == 4:
+        strided = x.contiguous(memory_format=torch.channels_last)
+        np.testing.assert_array_equal(MaxMinPermuted()(strided).numpy(), expected)
 
 
 def test_the_maximum_comes_first() -> None:

@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
-from lipnet.functional.convolution import check_padding_mode
+from lipnet.functional.convolution import check_padding_mode, reads_channels_last
 from lipnet.functional.forms.bilinear import has_bilinear_form, is_tiled
 from lipnet.functional.forms.blocked import Blocked
+from lipnet.functional.forms.channels_last import ChannelsLast
 from lipnet.functional.forms.direct import Direct
 from lipnet.functional.forms.products import Products, product_matrices
+from lipnet.functional.transforms import is_ordinary
 
-__all__ = ["Blocked", "Direct", "Products", "convolution_form", "form_matrices"]
+__all__ = ["Blocked", "ChannelsLast", "Direct", "Products", "convolution_form", "form_matrices"]
 
 # Tiles of 4 x 4 pixels are faster than convolutions from this number of channels on ...
 _MIN_CHANNELS_OF_TILES = 128
@@ -26,6 +28,7 @@ def convolution_form(
     | --- | --- |
     | at most 2 x 2 pixels, or 4 x 4 and 8 x 8 with many channels | `Products`: a few products of channels |
     | float32 on the CPU, zero padding | `Blocked`: oneDNN's own layout, with one conversion for all convolutions |
+    | bfloat16 on a processor with AMX | `ChannelsLast`: the layout of its matrix units, with one conversion |
     | everything else | `Direct`: ``F.conv2d`` |
 
     Args:
@@ -45,6 +48,8 @@ def convolution_form(
         return Products(x, weight, groups, padding_mode, matrices)
     if padding_mode == "zeros" and _has_blocked_layout(x):
         return Blocked(weight, groups, padding_mode)
+    if reads_channels_last(x):
+        return ChannelsLast(weight, groups, padding_mode)
     return Direct(weight, groups, padding_mode)
 
 
@@ -75,10 +80,7 @@ def _has_blocked_layout(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype is torch.float32
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()
-        # Batched gradients (``is_grads_batched``) and `torch.func` do not support the layout.
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._functorch.is_legacy_batchedtensor(x)
+        and is_ordinary(x)
     )

@@ -41,7 +41,8 @@ class BilinearForm(NamedTuple):
     """A convolution y = output ((taps @ filter) * (input x)) with r products, for P pixels in n tiles.
 
     Attributes:
-        input: (r n, P) with the tile as the faster index: one matrix, or two factors, for rows and for columns.
+        input: (r n, P) with the tile as the faster index: one matrix, or two factors, for rows and for columns. For one
+            pixel it is the number 1, and there are no factors.
         taps: (r, kh kw), shared by all tiles.
         output: (P, r n), in as many factors as the input.
     """
@@ -52,7 +53,12 @@ class BilinearForm(NamedTuple):
 
 
 def transform(factors: Sequence[Tensor], columns: Tensor) -> Tensor:
-    """Multiply columns (P, N) by the factors of a form's input or output, or by the transposed factors."""
+    """Multiply columns (P, N) by the factors of a form's input or output, or by the transposed factors.
+
+    Without factors, the result is the given tensor itself.
+    """
+    if not factors:
+        return columns
     if len(factors) == 1:
         return factors[0] @ columns
     down, across = factors
@@ -94,7 +100,9 @@ def bilinear_form(size: tuple[int, int], kernel_size: tuple[int, int], padding_m
         lengths, taps = (tuple(each[dimension] for dimension in dimensions) for each in (size, kernel_size))
         return _factor(end, lengths, taps, padding_mode, dtype=like.dtype, device=like.device)
 
-    parts = ((0,), (1,)) if max(size) > _TILE else ((0, 1),)
+    parts: list[tuple[int, ...]] = [(0,), (1,)] if max(size) > _TILE else [(0, 1)]
+    if size == (1, 1):
+        parts = []
     return BilinearForm(
         tuple(factor("input", *dimensions) for dimensions in parts),
         _taps(size, kernel_size, padding_mode, dtype=like.dtype, device=like.device),

@@ -79,8 +79,9 @@ class Products:
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
         # The gradient may have the first channels only, as (B, first channels, H, W).
-        factors = _with_sign([factor.mT for factor in self.form.output], sign)
-        gathered = self._products_of(factors, self.enter(gradient))
+        gathered = self._products_of([factor.mT for factor in self.form.output], self.enter(gradient))
+        if sign < 0:
+            gathered = -gathered
         missing = self.matrices.shape[1] - gathered.shape[2]
         gathered, spread = F.pad(gathered, (0, missing)) if missing else gathered, self._spread(maps)
         if self._in_one_product:
@@ -119,15 +120,10 @@ class Products:
         """Return sign times the output side of the form, plus shift times the maps."""
         rows = prod([factor.shape[1] for factor in self.form.output])
         lines = products.view(rows, products.numel() // rows)
-        factors = _with_sign(self.form.output, sign)
-        if maps is None or shift == 0:
-            return transform(factors, lines)
-        if len(factors) > 1:
-            return transform(factors, lines).add_(maps, alpha=shift)
-        return torch.addmm(maps, factors[0], lines, beta=shift)
-
-
-def _with_sign(factors: Sequence[Tensor], sign: int) -> Sequence[Tensor]:
-    """Return factors whose product has this sign."""
-    first, *others = factors
-    return factors if sign == 1 else (-first, *others)
+        if len(self.form.output) == 1 and maps is not None and shift != 0:
+            return torch.addmm(maps, self.form.output[0], lines, beta=shift, alpha=sign)
+        # Without factors, the result is the products, which nothing else uses.
+        result = transform(self.form.output, lines)
+        if sign < 0:
+            result.neg_()
+        return result if maps is None or shift == 0 else result.add_(maps, alpha=shift)

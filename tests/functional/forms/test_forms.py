@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import lipnet.functional.convolution
 from lipnet.functional import forms, same_convolution, skew_filter
-from lipnet.functional.forms import Products, convolution_form, form_matrices
+from lipnet.functional.forms import ChannelsLast, Products, convolution_form, form_matrices
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
 # Dtype, padding and size decide the form: products of channels, oneDNN's blocked layout, or F.conv2d. Maps of a single
-# row are smaller than the kernel.
+# row are smaller than the kernel. Maps of 5 x 3 pixels stand for those in bfloat16 on a processor with AMX.
 FORMS = [
     pytest.param(torch.float64, "zeros", (2, 2), id="products"),
     pytest.param(torch.float64, "circular", (1, 2), id="products-circular"),
@@ -23,14 +24,17 @@ FORMS = [
     pytest.param(torch.float64, "zeros", (3, 5), id="direct"),
     pytest.param(torch.float32, "circular", (3, 5), id="direct-circular"),
     pytest.param(torch.float64, "zeros", (1, 5), id="direct-small-maps"),
+    pytest.param(torch.float64, "zeros", (5, 3), id="channels-last"),
+    pytest.param(torch.float64, "circular", (5, 3), id="channels-last-circular"),
 ]
 KERNELS = [((3, 3), 1), ((3, 3), 2), ((1, 1), 1), ((1, 3), 2)]
 
 
 @pytest.fixture(autouse=True)
-def few_channels_are_worth_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_maps_take_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_MIN_CHANNELS_OF_TILES", 1)
     monkeypatch.setattr(forms, "_MIN_BATCH_OF_TILES", 1)
+    monkeypatch.setattr(forms, "reads_channels_last", lambda x: x.shape[-2:] == (5, 3))
 
 
 class Case:
@@ -162,6 +166,20 @@ def test_larger_maps_save_no_tensors() -> None:
     case = Case(torch.float64, "zeros", (3, 5), (3, 3), 1)
     assert case.form.saved == []
     assert form_matrices(case.weight, (3, 5), 1, "zeros") is None
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_channels_come_last_in_bfloat16_with_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(lipnet.functional.convolution, "multiplies_bfloat16_fast", lambda device: amx)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        case = Case(dtype, "zeros", (3, 5), (3, 3), 2)
+        assert isinstance(case.form, ChannelsLast) is (amx and dtype is torch.bfloat16)
+    case = Case(torch.bfloat16, "zeros", (3, 5), (3, 3), 2)
+    result = case.form.leave(case.form.apply(case.form.enter(case.maps)))
+    assert result.is_contiguous(memory_format=torch.channels_last) is amx
+    expected = to_numpy(case.maps.double().flatten(1)) @ case.matrix.T
+    assert np.linalg.norm(to_numpy(result.double().flatten(1)) - expected) <= 2.0**-8 * np.linalg.norm(expected)
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
