@@ -45,8 +45,7 @@ def same_convolution(
 
 def _faster_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether `_product_with_patches` applies, and is faster: torch's own float64 takes a product per image."""
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if traced or torch._C._are_functorch_transforms_active():
+    if not is_ordinary(x):
         return False
     constant = not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad)
     float64 = x.dtype == weight.dtype == torch.float64 and x.device.type == "cpu"

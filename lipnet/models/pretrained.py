@@ -30,7 +30,7 @@ _PACKAGE = Path(__file__).parents[1]
 SHIPPED = {
     "digits-quickstart": "quickstart",
     "digits-cpu": "cpu/digits_seed0",
-    "cifar100-cpu30": "cpu/cifar100_narrow_seed0",
+    "cifar100-cpu30": "cpu/cifar100_seed0/compact",
 }
 
 

@@ -125,7 +125,8 @@ def _measured_line(group: Sequence[Result], links: str) -> _Line:
     if first.summary["n_samples"] != DATASETS[first.summary["dataset"]][1]:
         source += f", first {first.summary['n_samples']:,} test images"
     names = {result.name for result in group}
-    source += "".join(f"; weights: `{name}`" for name, folder in SHIPPED.items() if folder in names)
+    shipped = (name for name, folder in SHIPPED.items() if folder.removesuffix("/compact") in names)
+    source += "".join(f"; weights: `{name}`" for name in shipped)
     means = [100 * mean(summary["clean_accuracy"] for summary in summaries), *map(mean, certified.values())]
     parameters = f"{first.summary['parameters'] / 1e6:.2f} M"
     figures = [f"**{share:.2f}**" for share in means]
