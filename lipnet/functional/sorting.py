@@ -81,7 +81,8 @@ class _Exchange(torch.autograd.Function):
         ctx.save_for_backward(in_order)
         ctx.save_for_forward(in_order)
         integers = _INTEGERS[first.dtype.itemsize]
-        left, right = first.view(integers), second.view(integers)
+        # A view may stand for the negative numbers.
+        left, right = (each.resolve_neg().view(integers) for each in (first, second))
         # All bits are 1 where the entries are exchanged.
         mask = in_order.to(integers).sub_(1)
         changes = (left ^ right).bitwise_and_(mask)

@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Value = TypeVar("Value")
 _State = tuple[tuple[int, ...], list[tuple[torch.Size, torch.dtype]]]
@@ -126,6 +128,19 @@ def version_of(tensor: Tensor) -> int | None:
         return tensor._version
     except RuntimeError:  # is_inference() is False for a parameter that has moved to another dtype since
         return None
+
+
+def count_fused_step(optimizer: Optimizer, *_: object) -> None:
+    """Advance the version counters of the parameters that a fused step of torch's optimizers has written.
+
+    Its other steps advance them themselves.
+    """
+    fused = [group["params"] for group in optimizer.param_groups if group.get("fused")]
+    torch.autograd.graph.increment_version([each for group in fused for each in group if each.grad is not None])
+
+
+# For every optimizer of the process: layers, caches and certificates rest on the counters.
+register_optimizer_step_post_hook(count_fused_step)
 
 
 def is_frozen(weight: Tensor) -> bool:

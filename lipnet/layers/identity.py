@@ -1,6 +1,7 @@
 """Modules, settings and weights of a model: to notice a change, and to tell two models apart."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +23,8 @@ class ModelState:
     """A model's modules, settings and tensors at one time; equal to a later state if nothing was changed.
 
     Attributes:
-        modules: path, identity, mode and settings of each module.
-        tensors: identity, place in memory, layout and version of each parameter and buffer.
+        modules: path, identity, class, mode, settings, and the children and tensors by name, of each module.
+        tensors: place in memory, layout and version of each parameter and buffer.
         kept: these modules and tensors, so that no new one takes the identity or memory of one that was dropped.
     """
 
@@ -39,17 +40,35 @@ def state_of(model: nn.Module) -> ModelState:
     mode. The settings of modules outside lipnet and torch are left out, because some of them, such as counters, may
     change in evaluation.
     """
+    # Each module and tensor is listed once. What a module holds tells where it occurs again.
     modules, tensors = list(model.named_modules()), [*model.parameters(), *model.buffers()]
-    settings = [
-        (path, id(module), module.training, settings_of(module) if of_lipnet_or_torch(module) else None)
+    described = [
+        (path, id(module), type(module), module.training, _settings_in_state(module), *_held_by(module))
         for path, module in modules
     ]
-    return ModelState(settings, [_place_of(each) for each in tensors], [*modules, *tensors])
+    return ModelState(described, [_place_of(each) for each in tensors], [*modules, *tensors])
+
+
+def _settings_in_state(module: nn.Module) -> dict[str, str] | None:
+    return settings_of(module) if of_lipnet_or_torch(module) else None
+
+
+def _held_by(module: nn.Module) -> Iterator[list[tuple[str, int]]]:
+    """Yield names and identities of a module's children, parameters and buffers, in order."""
+    for held in (module._modules, module._parameters, module._buffers):
+        yield [(name, id(each)) for name, each in held.items()]
 
 
 def _place_of(tensor: Tensor) -> tuple[Any, ...]:
-    memory = (id(tensor), tensor.data_ptr(), version_of(tensor))
-    return (*memory, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj())
+    return (
+        tensor.data_ptr(),
+        version_of(tensor),
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        tensor.is_neg(),
+        tensor.is_conj(),
+    )
 
 
 def values_sha256(model: nn.Module) -> str:

@@ -279,13 +279,20 @@ class Cooled(LipschitzModule):
         return elementwise(signal, roundings=1, gain=self.lipschitz_bound())
 
 
-@pytest.mark.parametrize("change", ["weight", "buffer", "mode", "other tensor", "setting", "own setting", "module"])
+MEANWHILE = ["weight", "buffer", "mode", "other tensor", "setting", "own setting", "module", "class", "fused step"]
+
+
+@pytest.mark.parametrize("change", MEANWHILE)
 def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> None:
     layers = nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5), nn.ELU()
     # Only a model with modules of one's own is bounded again at the end.
     own = [Cooled(2.0)] if change == "own setting" else []
     model = nn.Sequential(*layers, *own).double().eval()
+    head: Any = model[2]
+    head.weight.grad = -100 * head.weight.detach()
     changes: dict[str, Callable[[], object]] = {
+        "class": lambda: setattr(model[4], "__class__", nn.SiLU),
+        "fused step": torch.optim.SGD([head.weight], lr=1.0, fused=True).step,
         "weight": lambda: nn.init.constant_(model[2].weight, 100),  # type: ignore[arg-type]
         "buffer": lambda: model[0].running_var.mul_(1e-3),  # type: ignore[operator, union-attr]
         "mode": model.train,
@@ -296,6 +303,14 @@ def test_a_model_that_changes_while_it_is_certified_is_an_error(change: str) -> 
     }
     with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
         certify(model, DataLoader(Changing(changes[change]), batch_size=1))
+
+
+def test_a_repetition_that_becomes_another_one_is_an_error() -> None:
+    first, second = (nn.Linear(4, 4).double() for _ in range(2))
+    model = nn.Sequential(nn.Flatten(), first, second, first).eval()
+    nn.init.constant_(second.weight, 100)
+    with pytest.raises(RuntimeError, match="the model was changed while its certificates were computed"):
+        certify(model, DataLoader(Changing(lambda: model.__setitem__(3, second)), batch_size=1))
 
 
 def test_layers_of_one_s_own_may_count_and_record_their_calls() -> None:

@@ -37,6 +37,13 @@ def test_exchange(dtype: torch.dtype) -> None:
             assert torch.equal(result.view(integers), value.view(integers))
 
 
+def test_an_exchange_of_negative_views() -> None:
+    numbers, in_order = torch.arange(1.0, 5.0).view(2, 2), torch.tensor([True, False])
+    larger, smaller = exchange(in_order, *torch._neg_view(numbers))
+    assert larger.tolist() == [-1, -4]
+    assert smaller.tolist() == [-3, -2]
+
+
 def test_derivatives_of_an_exchange() -> None:
     torch.manual_seed(0)
     in_order, pairs = torch.rand(5) < 0.5, torch.randn(2, 5, dtype=torch.float64, requires_grad=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipnet.layers import AOL, SOC, OrthogonalMixing
-from lipnet.layers.cache import WeightCache
+from lipnet.layers.cache import WeightCache, versions
 
 
 class Square:
@@ -35,6 +35,24 @@ def test_the_same_values_are_computed_once() -> None:
     assert square(weight).tolist() == [1.0, 4.0]
     assert square(weight) is square(weight.clone())
     assert square.calls == 1
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+def test_a_fused_step_counts_as_a_change(optimizer: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    layer, other = SOC(2, 2), torch.nn.Parameter(torch.ones(2))
+    step = optimizer([*layer.parameters(), other], lr=0.1, fused=True).step
+    before = versions([layer.weight]), versions([other])
+    vectors = []
+    for _ in range(2):
+        layer(torch.rand(1, 2, 4, 4)).sum().backward()
+        vectors.append(layer.scaling.vectors.clone())
+        step()
+    assert versions([layer.weight]) != before[0]
+    # It has no gradient.
+    assert versions([other]) == before[1]
+    # Power iteration goes on.
+    assert not torch.equal(*vectors)
 
 
 @pytest.mark.parametrize("change", ["in place", "through data", "one element", "another tensor", "dtype", "shape"])

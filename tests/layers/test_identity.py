@@ -54,6 +54,32 @@ def test_nothing_is_noticed_without_a_change() -> None:
     assert differing_part(model.train(), make()) is None
 
 
+def repeat() -> nn.Sequential:
+    first, second, third = (nn.Linear(2, 2) for _ in range(3))
+    second.weight = first.weight
+    return nn.Sequential(first, second, third, first, nn.ReLU())
+
+
+# Changes of what occurs twice, which leave the lists of all modules and all tensors as they are.
+REPEATED: dict[str, Callable[[Any], object]] = {
+    "another repeated module": lambda model: model.__setitem__(3, model[1]),
+    "one repetition less": lambda model: model.pop(3),
+    "one repetition more": lambda model: model.append(model[2]),
+    "tied to another weight": lambda model: setattr(model[1], "weight", model[2].weight),
+    "tied bias": lambda model: setattr(model[2], "bias", model[0].bias),
+    "class": lambda model: setattr(model[4], "__class__", nn.SiLU),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_change_of_what_occurs_twice_is_noticed(name: str) -> None:
+    model = repeat()
+    state, digest = state_of(model), model_sha256(model)
+    REPEATED[name](model)
+    assert state_of(model) != state
+    assert model_sha256(model) != digest
+
+
 VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "one row repeated": lambda weight: weight[:1].expand_as(weight),
     "transposed": lambda weight: weight.t(),
@@ -64,10 +90,10 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_another_view_of_the_same_memory_is_noticed(name: str) -> None:
-    model = nn.Sequential(nn.Linear(2, 2, bias=False))
-    state = state_of(model)
-    view = VIEWS[name](model[0].weight.detach())
-    model[0].weight = nn.Parameter(view, requires_grad=False)
+    model = nn.Sequential(nn.Linear(2, 2, bias=False)).requires_grad_(False)
+    state, weight = state_of(model), model[0].weight
+    # This leaves identity, version and address as they are.
+    weight.data = VIEWS[name](weight.detach())
     assert state_of(model) != state
 
 
@@ -115,7 +141,7 @@ def test_private_settings_of_torch_count() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")).eval()
     other = copy.deepcopy(model)
     other[0]._reversed_padding_repeated_twice = [1, 1, 0, 0]  # type: ignore[union-attr, assignment]
-    assert state_of(model).modules[1][3] != state_of(other).modules[1][3]
+    assert settings_of(model[0]) != settings_of(other[0])  # type: ignore[arg-type]
     assert model_sha256(model) != model_sha256(other)
     assert "_reversed_padding_repeated_twice" in str(differing_part(other, model))
 

@@ -23,9 +23,17 @@ from lipnet.certify.torch_rules_activations import _LeakyReLU
 from lipnet.certify.torch_rules_resampling import _AdaptiveAvgPool2d
 from lipnet.data.loaders import UnchangedBatches
 from lipnet.functional.fingerprint import _content, _counts_as_name, _of_exact_class, is_known
-from lipnet.layers.cache import version_of
+from lipnet.layers.cache import count_fused_step, version_of
 from lipnet.layers.export import model as export_model
-from lipnet.layers.identity import _everything_of, _is_setting, _place_of, settings_of, state_of
+from lipnet.layers.identity import (
+    _everything_of,
+    _held_by,
+    _is_setting,
+    _place_of,
+    _settings_in_state,
+    settings_of,
+    state_of,
+)
 from lipnet.layers.originals import replaced_in_bases
 from lipnet.models.described import check_described
 from lipnet.training import CertifiedClassifier, ExponentialMovingAverage
@@ -184,8 +192,23 @@ DEFECTS = [
     ),
     Defect(
         "certify: settings may change meanwhile",
-        edit(state_of, "settings_of(module) if of_lipnet_or_torch(module) else None", "None"),
+        replace(_settings_in_state, lambda module: None),
         [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[setting]"],
+    ),
+    Defect(
+        "certify: what occurs twice may change meanwhile",
+        replace(_held_by, lambda module: []),
+        [TAMPERING + "test_a_repetition_that_becomes_another_one_is_an_error"],
+    ),
+    Defect(
+        "certify: classes may change meanwhile",
+        edit(state_of, "type(module), ", ""),
+        [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[class]"],
+    ),
+    Defect(
+        "certify: fused steps pass for no change",
+        attribute(count_fused_step, "__code__", (lambda optimizer, *_: None).__code__),
+        [TAMPERING + "test_a_model_that_changes_while_it_is_certified_is_an_error[fused step]"],
     ),
     Defect(
         "certify: weights in the memory of earlier ones pass for these",
