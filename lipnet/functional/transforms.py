@@ -1,4 +1,4 @@
-"""Whether a tensor is an ordinary one, or stands for others in a transformation or for a graph."""
+"""Test for ordinary tensors: those that stand for no others, as tensors in a transformation or a graph do."""
 
 import torch
 from torch import Tensor

@@ -133,7 +133,7 @@ def version_of(tensor: Tensor) -> int | None:
 def count_fused_step(optimizer: Optimizer, *_: object) -> None:
     """Advance the version counters of the parameters that a fused step of torch's optimizers has written.
 
-    Its other steps advance them themselves.
+    Steps that are not fused advance them themselves.
     """
     fused = [group["params"] for group in optimizer.param_groups if group.get("fused")]
     torch.autograd.graph.increment_version([each for group in fused for each in group if each.grad is not None])

@@ -43,14 +43,17 @@ def state_of(model: nn.Module) -> ModelState:
     # Each module and tensor is listed once. What a module holds tells where it occurs again.
     modules, tensors = list(model.named_modules()), [*model.parameters(), *model.buffers()]
     described = [
-        (path, id(module), type(module), module.training, _settings_in_state(module), *_held_by(module))
+        (
+            path,
+            id(module),
+            type(module),
+            module.training,
+            settings_of(module) if of_lipnet_or_torch(module) else None,
+            *_held_by(module),
+        )
         for path, module in modules
     ]
     return ModelState(described, [_place_of(each) for each in tensors], [*modules, *tensors])
-
-
-def _settings_in_state(module: nn.Module) -> dict[str, str] | None:
-    return settings_of(module) if of_lipnet_or_torch(module) else None
 
 
 def _held_by(module: nn.Module) -> Iterator[list[tuple[str, int]]]:

@@ -125,6 +125,7 @@ def _measured_line(group: Sequence[Result], links: str) -> _Line:
     if first.summary["n_samples"] != DATASETS[first.summary["dataset"]][1]:
         source += f", first {first.summary['n_samples']:,} test images"
     names = {result.name for result in group}
+    # Compact weights are in a folder of their own, with their own certificates.
     shipped = (name for name, folder in SHIPPED.items() if folder.removesuffix("/compact") in names)
     source += "".join(f"; weights: `{name}`" for name in shipped)
     means = [100 * mean(summary["clean_accuracy"] for summary in summaries), *map(mean, certified.values())]

@@ -80,7 +80,7 @@ def _has_blocked_layout(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype is torch.float32
         and x.numel() > 0
-        # First, because compilers cannot trace the others.
+        # Before the next two, which compilers cannot trace.
         and is_ordinary(x)
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch._C._get_mkldnn_enabled()

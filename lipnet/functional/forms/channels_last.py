@@ -11,6 +11,3 @@ class ChannelsLast(Direct):
 
     def enter(self, maps: Tensor) -> Tensor:
         return maps.contiguous(memory_format=torch.channels_last)
-
-    def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
-        super().collect(maps, self.enter(gradient), sign)

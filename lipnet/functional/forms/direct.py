@@ -55,7 +55,7 @@ class Direct:
         """Add the filter gradient of ``sign * J maps`` for the incoming ``gradient``."""
         # A gradient for the first channels only reaches the first filter rows.
         rows = self.weight[: gradient.shape[1]]
-        part = same_convolution_weight_gradient(maps, gradient, rows, self.groups, self.padding_mode)
+        part = same_convolution_weight_gradient(maps, self.enter(gradient), rows, self.groups, self.padding_mode)
         missing = len(self.weight) - len(part)
         if missing:
             part = F.pad(part, (0, 0, 0, 0, 0, 0, 0, missing))
