@@ -147,12 +147,12 @@ def _make_final(partial: Path, paths: tuple[Path, ...], outdated: Sequence[Path]
         try:
             os.rename(partial, replacement)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
             _flush_folder(replacement.parent)
             return
-    raise FileExistsError(f"{replacement} must be empty or not exist, got other files in it: move them, or remove them")
+    raise FileExistsError(f"{replacement} must be an empty folder or not exist: move it, or remove it")
 
 
 def _replacement(last: Path) -> Path:

@@ -218,11 +218,15 @@ def test_a_link_in_place_of_the_rest_moves_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "mine") == dict.fromkeys("abc", b"1")
 
 
-def test_other_files_where_the_new_set_goes_are_an_error_and_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_other_files_where_the_new_set_goes_are_an_error_and_change_nothing(tmp_path: Path, kind: str) -> None:
     write_three(tmp_path, b"1")
-    (tmp_path / "c.replacement").mkdir()
-    (tmp_path / "c.replacement" / "notes").touch()
-    with pytest.raises(FileExistsError, match=r"c\.replacement must be empty or not exist, got other files"):
+    if kind == "folder":
+        (tmp_path / "c.replacement").mkdir()
+        (tmp_path / "c.replacement" / "notes").touch()
+    else:
+        (tmp_path / "c.replacement").touch()
+    with pytest.raises(FileExistsError, match=r"c\.replacement must be an empty folder or not exist"):
         write_three(tmp_path, b"2")
     assert {name: (tmp_path / name).read_bytes() for name in "abc"} == dict.fromkeys("abc", b"1")
     assert {path.name for path in tmp_path.iterdir()} == {*"abc", "c.replacement"}

@@ -123,6 +123,34 @@ def read_certificates(path: str | Path) -> CertificateFile:
     return content
 
 
+def read_certified(folder: Path, expected: Mapping[str, Any] | None = None) -> tuple[CertificateFile, dict[str, Any]]:
+    """Read certificates.tsv and summary.json of a folder.
+
+    Args:
+        folder: holds both files.
+        expected: content of the summary as it was written or read before; an attack may have joined it since. None for
+            any certification.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        CertificateFileError: if a file was changed after it was written, the two do not belong together, or another
+            certification has replaced the expected one.
+    """
+    content, summary = read_certificates(folder / CERTIFICATES), read_summary(folder / SUMMARY)
+    differing = [name for name, value in content.facts.items() if name not in summary or summary[name] != value]
+    if differing or not content.rows:
+        raise CertificateFileError(
+            f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
+        )
+    if expected is not None and _without_attack(summary) != _without_attack(expected):
+        raise CertificateFileError(f"another certification has replaced the one in {folder} meanwhile: begin again")
+    return content, summary
+
+
+def _without_attack(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in unsealed(summary).items() if name != "attack"}
+
+
 def examine_certificates(path: str | Path) -> CertificateFile:
     """Read as much as possible of a file of certificates, and list what is wrong with it.
 

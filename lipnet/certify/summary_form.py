@@ -35,8 +35,16 @@ _COVERED = {
     "measured": {"images": int, "float64": _MAYBE, "float32": _MAYBE, "float32_predictions": int},
 }
 _ATTACK = {"method": str, "settings": dict}
-_VIOLATION = {"violation": str, "file": (str, NoneType)}
-_RESULTS = {"n_samples": int, "accuracy": {_ANY: _SHARES}, "flipped": {_ANY: _MAYBE}}
+_VIOLATION = {**_ATTACK, "violation": str, "file": (str, NoneType)}
+_RESULTS = {
+    **_ATTACK,
+    "n_samples": int,
+    "accuracy": {_ANY: {"certified": float, "under_attack": float, "clean": float}},
+    "n_certified": int,
+    "flipped": {_ANY: (float, NoneType)},
+    "unconfirmed": int,
+    "wall_seconds": float,
+}
 
 
 def wrong_entries(summary: Mapping[str, Any]) -> list[str]:
@@ -47,19 +55,27 @@ def wrong_entries(summary: Mapping[str, Any]) -> list[str]:
         ['parameters', 'rounding.covered']
     """
     wrong = list(_wrong(summary, _FORM, ""))
-    rounding, attack = summary.get("rounding"), summary.get("attack", {})
+    rounding = summary.get("rounding")
     if isinstance(rounding, dict) and rounding.get("covered") is True:
         wrong += _wrong(rounding, _COVERED, "rounding")
     if "attack" in summary:
-        found = isinstance(attack, dict) and "violation" in attack
-        wrong += _wrong(attack, {**_ATTACK, **(_VIOLATION if found else _RESULTS)}, "attack")
+        wrong += wrong_attack_entries(summary["attack"])
     if not isinstance(summary.get("classes"), list | NoneType):
         wrong.append("classes")
     return wrong
 
 
-def _wrong(value: Any, form: Any, place: str) -> Iterator[str]:
-    """Yield the places where a JSON value is not of a form: a kind, a list of one form, or forms by name."""
+def wrong_attack_entries(attack: Any) -> list[str]:
+    """Return the places in a summary's entry ``attack`` that are missing, unknown, or of another kind than written."""
+    found = isinstance(attack, dict) and "violation" in attack
+    return list(_wrong(attack, _VIOLATION if found else _RESULTS, "attack", exact=True))
+
+
+def _wrong(value: Any, form: Any, place: str, exact: bool = False) -> Iterator[str]:
+    """Yield the places where a JSON value is not of a form: a kind, a list of one form, or forms by name.
+
+    With ``exact``, further names are wrong, too.
+    """
     if isinstance(form, dict):
         if not isinstance(value, dict):
             yield place
@@ -67,7 +83,9 @@ def _wrong(value: Any, form: Any, place: str) -> Iterator[str]:
         forms = dict.fromkeys(value, form[_ANY]) if _ANY in form else form
         for name, inner in forms.items():
             path = f"{place}.{name}".lstrip(".")
-            yield from _wrong(value[name], inner, path) if name in value else [path]
+            yield from _wrong(value[name], inner, path, exact) if name in value else [path]
+        if exact:
+            yield from (f"{place}.{name}" for name in value if name not in forms)
     elif isinstance(form, list):
         if not isinstance(value, list):
             yield place

@@ -7,9 +7,11 @@ import hashlib
 import pickle
 import secrets
 import sys
+import sysconfig
 import threading
 import types
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -27,12 +29,15 @@ _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _NUMBERS = "biufcmMSU"
 _EMPTY_CELL = types.CellType()
 # Packages whose classes count as their names. The versions of Python, torch and lipnet's files are compared elsewhere.
-_LIBRARIES = {*sys.stdlib_module_names, "lipnet", "numpy", "torch"}
+_LIBRARIES = ("lipnet", "numpy", "torch")
+# Folders of Python's own modules, and of packages, which may lie below them.
+_OF_PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+_OF_PACKAGES = {"site-packages", "dist-packages"}
 # Flag of classes whose attributes cannot be set, because they are written in C.
 _IMMUTABLE = 1 << 8
 # Python gives a class these attributes by itself. They do not change what its methods compute.
 _INCIDENTAL = {
-    *("__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dict__", "__doc__"),
+    *("__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dict__"),
     *("__firstlineno__", "__module__", "__orig_bases__", "__parameters__", "__slotnames__", "__static_attributes__"),
     *("__type_params__", "__weakref__", "_abc_impl"),
 }
@@ -47,6 +52,7 @@ def fingerprint(value: Any) -> str:
     count in their order. Modules of Python, and classes of Python, numpy, torch and lipnet, count as their names; other
     classes count as their attributes and bases.
 
+    Other values count as what pickle would write, and if their class chooses that itself, as all their attributes too.
     A value that pickle refuses, such as a generator, has a text of its own in each process: see `is_known`. Locks have
     no content.
 
@@ -79,7 +85,7 @@ def _text(value: Any, around: tuple[int, ...], classes: dict[int, str]) -> str:
     """
     if type(value) in _PLAIN:
         return repr(value)
-    if isinstance(value, _BY_NAME) or (isinstance(value, type) and _counts_as_name(value)):
+    if isinstance(value, _BY_NAME) or (isinstance(value, type) and counts_as_name(value)):
         return _name(value)
     if isinstance(value, type):
         return _class_text(value, classes)
@@ -96,8 +102,8 @@ def _class_text(cls: type, classes: dict[int, str]) -> str:
     """Return the text of a class that counts as its attributes."""
     if id(cls) not in classes:
         classes[id(cls)] = f"class {len(classes)}"  # inside itself
-        own = [(_name(each), _own_attributes(each)) for each in cls.__mro__ if not _counts_as_name(each)]
-        libraries = [each for each in cls.__mro__ if _counts_as_name(each)]
+        own = [(_name(each), _own_attributes(each)) for each in cls.__mro__ if not counts_as_name(each)]
+        libraries = [each for each in cls.__mro__ if counts_as_name(each)]
         content = _text([type(cls), own, libraries], (), classes)
         known = "" if is_known(content) else _UNKNOWN
         classes[id(cls)] = f"{_name(cls)} {hashlib.sha256(content.encode()).hexdigest()}{known}"
@@ -157,12 +163,19 @@ def _reduced(value: Any, texts: Callable[[Iterable[Any]], list[str]]) -> list[st
     reduce = copyreg.dispatch_table.get(type(value))
     try:
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        attributes = object.__getstate__(value) if _chooses_its_state(type(value)) else None
     except (AttributeError, RuntimeError, TypeError, pickle.PickleError):
         return [f"{_UNKNOWN} {id(value)}"]
     if isinstance(reduced, str):  # pickle would write a name alone
         return [reduced if _is_of_library(value, reduced) else f"{_UNKNOWN} {id(value)}"]
     make, arguments, state, items, entries = (*reduced[:5], None, None, None)[:5]
-    return texts([make, arguments, state, list(items or ()), list(entries or ())])
+    return texts([make, arguments, state, list(items or ()), list(entries or ()), attributes])
+
+
+def _chooses_its_state(cls: type) -> bool:
+    """Tell whether a class that does not count as its name says what pickle writes, and may leave something out."""
+    names = ("__getstate__", "__reduce__", "__reduce_ex__")
+    return not counts_as_name(cls) and any(getattr(cls, name) is not getattr(object, name) for name in names)
 
 
 def _is_plain_array(value: Any) -> bool:
@@ -178,7 +191,8 @@ def _name(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
 
 
-def _counts_as_name(cls: type) -> bool:
+def counts_as_name(cls: type) -> bool:
+    """Tell whether a class is written in C, or one of Python, numpy, torch or lipnet under its own name."""
     return bool(cls.__flags__ & _IMMUTABLE) or _is_of_library(cls, cls.__qualname__)
 
 
@@ -188,4 +202,16 @@ def _is_of_library(value: Any, name: str) -> bool:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    return module.partition(".")[0] in _LIBRARIES and found is value
+    return found is value and _is_library(module)
+
+
+def _is_library(module: str) -> bool:
+    """Tell whether a module is one of `_LIBRARIES` or of Python. Your own one may have the name of one of Python."""
+    package = module.partition(".")[0]
+    if package not in sys.stdlib_module_names:
+        return package in _LIBRARIES
+    file = getattr(sys.modules[module], "__file__", None)
+    if file is None:
+        return True  # built in
+    place = Path(file).resolve()
+    return any(map(place.is_relative_to, _OF_PYTHON)) and _OF_PACKAGES.isdisjoint(place.parts)

@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from lipnet.functional.digest import tensors_sha256
-from lipnet.functional.fingerprint import fingerprint, is_known
+from lipnet.functional.fingerprint import counts_as_name, fingerprint, is_known
 from lipnet.layers.cache import version_of
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _LIBRARIES = ("lipnet.", "torch.")
-# The function that evaluation computes does not depend on these.
-_IRRELEVANT = {"training", "explicit", "estimated", "recompute", *vars(nn.Module())}
+# The function that evaluation computes does not depend on these: attributes of every module, and of lipnet's.
+_OF_MODULES = {"training", *vars(nn.Module())}
+_OF_LIPNET = {"explicit", "estimated", "recompute"}
 
 
 @dataclass(frozen=True)
@@ -143,24 +145,30 @@ def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
 
     Those of nn.Module itself do not, nor do replaced methods, which certificates refuse with an error of their own.
     """
-    if name in _IRRELEVANT or callable(getattr(type(module), name, None)):
+    if name in _OF_MODULES or callable(getattr(type(module), name, None)):
         return False
-    if type(module).__module__.startswith("torch."):
-        return True
-    return not name.startswith("_") and (of_lipnet_or_torch(module) or _is_plain(value))
+    if not of_lipnet_or_torch(module):
+        return not name.startswith("_") and _is_plain(value)
+    of_torch = type_before_parametrizations(module).__module__.startswith("torch.")
+    return of_torch or not (name.startswith("_") or name in _OF_LIPNET)
 
 
 def of_lipnet_or_torch(module: nn.Module) -> bool:
-    """Tell whether a module's class is one of lipnet or torch."""
-    return type(module).__module__.startswith(_LIBRARIES)
+    """Tell whether a module's class is one of lipnet or torch.
+
+    ``torch.nn.utils.parametrize`` replaces the class of a module by a subclass of its own, which does not count.
+    """
+    cls: type = type_before_parametrizations(module)
+    return cls.__module__.startswith(_LIBRARIES) and counts_as_name(cls)
 
 
 def _everything_of(module: nn.Module) -> dict[str, str]:
     """Return the fingerprints of all attributes of an own module, and of its class; other modules' settings."""
     if of_lipnet_or_torch(module):
         return settings_of(module)
-    attributes = {name: fingerprint(value) for name, value in vars(module).items() if name not in _IRRELEVANT}
-    return {**attributes, "__class__": fingerprint(type(module))}
+    attributes = {name: fingerprint(value) for name, value in vars(module).items() if name not in _OF_MODULES}
+    # Parametrizations are modules of their own.
+    return {**attributes, "__class__": fingerprint(type_before_parametrizations(module))}
 
 
 def _sha256(model: nn.Module, settings: dict[str, dict[str, str]]) -> str:

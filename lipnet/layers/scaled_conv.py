@@ -1,6 +1,7 @@
 """Convolutions divided by their norm."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf, prod, sqrt
 from typing import Any, ClassVar
 
@@ -115,12 +116,15 @@ class ScaledConv2d(OperandLayer):
         if self.training:
             norm = self.estimate(strided, self.weights())
         else:
-            # A trace cannot compare values.
-            tracing = torch.compiler.is_compiling()
-            converged = self.estimate.converged
-            vector = converged(strided) if tracing else self._vectors.get(self.weights(), lambda: converged(strided))
-            norm = kernel_norm_estimate(strided, vector, self.groups, steps=0)[0]
+            norm = kernel_norm_estimate(strided, self._converged(strided), self.groups, steps=0)[0]
         return (free / norm.clamp_min(SMALLEST_NORM),)
+
+    def _converged(self, strided: Tensor) -> Tensor:
+        """Return the vector at which evaluation takes the norm of the kernel after the stride."""
+        if torch.compiler.is_compiling():
+            return self.estimate.converged(strided)  # a trace cannot compare values
+        compute = partial(self.estimate.converged, strided)
+        return self._vectors.get(self.weights(), compute, settings=self._settings())
 
     def apply_operands(self, maps: Tensor, operands: Operands) -> Tensor:
         self._check_size((maps.shape[2], maps.shape[3]))

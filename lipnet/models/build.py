@@ -34,7 +34,7 @@ def build_model(config: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Modu
     allowed = (*_ALLOWED, *trust)
     for node in walk(config):
         if isinstance(node, Mapping) and "_target_" in node:
-            _find_class(node["_target_"], allowed)
+            find_class(node["_target_"], allowed)
     model = _build(config, allowed)
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model's configuration needs a _target_ that is not _partial_, got {dict(config)}")
@@ -52,7 +52,7 @@ def with_defaults(config: Mapping[str, Any], other: Mapping[str, Any], trust: Se
     """
     filled = dict(config)
     if "_target_" in config and config["_target_"] == other.get("_target_"):
-        parameters = signature(_find_class(config["_target_"], (*_ALLOWED, *trust))).parameters
+        parameters = signature(find_class(config["_target_"], (*_ALLOWED, *trust))).parameters
         for name in other:
             if name in parameters and parameters[name].default is not Parameter.empty:
                 filled.setdefault(name, parameters[name].default)
@@ -90,11 +90,12 @@ def _build(node: Any, allowed: tuple[str, ...]) -> Any:
     arguments = {key: _build(value, allowed) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return arguments
-    target = _find_class(node["_target_"], allowed)
+    target = find_class(node["_target_"], allowed)
     return partial(target, **arguments) if node.get("_partial_", False) else target(**arguments)
 
 
-def _find_class(target: Any, allowed: tuple[str, ...]) -> type[nn.Module]:
+def find_class(target: Any, allowed: tuple[str, ...] = _ALLOWED) -> type[nn.Module]:
+    """Return the class that a ``_target_`` names; raise ValueError unless it is a module of an allowed package."""
     prefixes = tuple(f"{package}." for package in allowed)
     packages = " and ".join([", ".join(f"{prefix}*" for prefix in prefixes[:-1]), f"{prefixes[-1]}*"])
     refusal = f"a model may be built from {packages} modules alone, got _target_ {target!r}"

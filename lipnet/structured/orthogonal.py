@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipnet.functional import product_up
 from lipnet.functional.autocast import without_autocast
 from lipnet.functional.rounding_error import Signal, Step, absolute_norm, exact, products
+from lipnet.layers.arguments import check_weight
 from lipnet.layers.originals import WatchedModule
 from lipnet.structured.blocks import Mixing, ShufflePower, block_product, orthogonal_blocks_bound
 from lipnet.structured.rotations import BLOCK_MAPS, from_upper_triangle, skew_symmetric, upper_triangle
@@ -73,8 +74,20 @@ class StructuredOrthogonal(WatchedModule):
             mixing.check(features, block_size)
         self.features, self.block_size = features, block_size
         self.mixings, self.block_map = tuple(mixings), block_map
-        shape = (len(mixings), features // block_size, block_size, block_size)
-        self.generators = nn.Parameter(torch.zeros(shape, **options))
+        self.generators = nn.Parameter(torch.zeros(self._generators_shape, **options))
+
+    @property
+    def _generators_shape(self) -> tuple[int, int, int, int]:
+        return len(self.mixings), self.features // self.block_size, self.block_size, self.block_size
+
+    def check(self) -> None:
+        """Raise ValueError for settings that contradict each other or the generators; all products call it."""
+        check_block_map(self.block_map)
+        for mixing in self.mixings:
+            if type(mixing) not in (Mixing, ShufflePower):
+                raise ValueError(f"mixings must be of the class Mixing or ShufflePower, got {type(mixing).__name__}")
+            mixing.check(self.features, self.block_size)
+        check_weight("generators", self.generators, self._generators_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[-2] != self.features:
@@ -103,6 +116,7 @@ class StructuredOrthogonal(WatchedModule):
 
     def blocks(self) -> Tensor:
         """Return the orthogonal blocks of all factors, (m, n / b, b, b), in the order in which they are applied."""
+        self.check()
         return BLOCK_MAPS[self.block_map](skew_symmetric(self.generators))
 
     def to_dense(self) -> Tensor:
@@ -114,6 +128,9 @@ class StructuredOrthogonal(WatchedModule):
         """Bound ||Q|| by the product of bounds on the rounded factors' largest singular values, rounded up.
 
         Non-finite blocks give infinity.
+
+        Raises:
+            ValueError: as `check`.
         """
         with torch.no_grad():
             return product_up(orthogonal_blocks_bound(blocks) for blocks in self.blocks())

@@ -47,6 +47,7 @@ class OrthogonalMap(LipschitzModule):
 
     def check(self) -> None:
         check_part("matrix", self.matrix, StructuredOrthogonal)
+        self.matrix.check()
 
     def lipschitz_bound(self) -> float:
         """Bound ||Q|| from the blocks after rounding, see `StructuredOrthogonal.lipschitz_bound`."""

@@ -1,7 +1,7 @@
 """Attack the certificates of a file, and add the results to the summary beside it."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from math import inf
 from pathlib import Path
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from lipnet.certify import AttackResult, Certificates, CertificateViolationError, attack
 from lipnet.certify.attacks.check import POWER_FACTORS, Attacker
 from lipnet.certify.files import (
-    CERTIFICATES,
     SUMMARY,
     VIOLATION,
     Row,
-    read_certificates,
-    read_summary,
+    read_certified,
     sealed,
     summary_bytes,
     unsealed,
@@ -72,6 +70,7 @@ def attack_certificates(
     *,
     radii: Sequence[str],
     on_batch: OnBatch | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Attack the certificates of a folder's certificates.tsv, and add the results to its summary.json.
 
@@ -84,6 +83,7 @@ def attack_certificates(
         plan: settings of the attack.
         radii: fixed radii, if the plan has none.
         on_batch: called with the images and the result of each batch.
+        expected: content of summary.json as the certification returned it; None for any.
 
     Returns:
         The content of summary.json, with the results under the key ``attack``.
@@ -92,13 +92,15 @@ def attack_certificates(
         CertificateViolationError: for an image with another prediction within its certified radius; violation.npz
             then holds it, and the summary says so. Files that could not be written are notes of the error.
         UnsoundCertificatesError: unless certified <= under attack <= clean.
-        CertificateFileError: if a file was changed after it was written.
+        CertificateFileError: if a file was changed after it was written, or another certification has replaced the
+            attacked one; its files stay as they are.
         ValueError: as `lipnet.certify.attack`, for data whose labels differ from the file's, and for a model with other
             weights than the certified one.
     """
     start = time.perf_counter()
-    _check_model(model, folder)
-    rows = list(read_certificates(folder / CERTIFICATES).rows.values())[: plan.n_samples]
+    content, summary = read_certified(folder, expected)
+    _check_model(model, summary)
+    rows = list(content.rows.values())[: plan.n_samples]
     (folder / VIOLATION).unlink(missing_ok=True)
     radii = [str(radius) for radius in plan.radii or radii]
     method = plan.method
@@ -108,10 +110,11 @@ def attack_certificates(
         result = _attack_rows(model, batches, rows, plan, radii, on_batch)
     except CertificateViolationError as violation:
         with unwritten_as_note(violation):
+            read_certified(folder, summary)
             violation.save(folder / VIOLATION)
         saved = None if violation.path is None else VIOLATION
         with unwritten_as_note(violation):
-            _add_to_summary(folder, {**facts, "violation": str(violation), "file": saved})
+            _add_to_summary(folder, summary, {**facts, "violation": str(violation), "file": saved})
         raise
     found = {
         **facts,
@@ -122,17 +125,18 @@ def attack_certificates(
         "unconfirmed": result.unconfirmed,
         "wall_seconds": round(time.perf_counter() - start, 3),
     }
-    return _add_to_summary(folder, found)
+    return _add_to_summary(folder, summary, found)
 
 
 def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
     """Return two tables in per cent: accuracies at each radius, and flips at multiples of the certified radius."""
     heading = f"Under attack by {found['method']}, {found['n_samples']:,} images, in %"
     sandwich = Table("L2 radius", title=heading, box=SIMPLE_HEAD)
-    for name in ("certified", "under attack", "clean"):
+    names = ("certified", "under attack", "clean")
+    for name in names:
         sandwich.add_column(name, justify="right")
     for radius, shares in found["accuracy"].items():
-        sandwich.add_row(radius, *(f"{100 * share:.2f}" for share in shares.values()))
+        sandwich.add_row(radius, *(f"{100 * shares[name.replace(' ', '_')]:.2f}" for name in names))
     power = Table(
         "multiple of the certified radius",
         title=f"Of {found['n_certified']:,} certified images, in %",
@@ -145,9 +149,9 @@ def attack_tables(found: dict[str, Any]) -> tuple[Table, Table]:
     return sandwich, power
 
 
-def _check_model(model: nn.Module, folder: Path) -> None:
+def _check_model(model: nn.Module, summary: Mapping[str, Any]) -> None:
     """Raise ValueError if the summary states other weights: it would report the attack of another model."""
-    here, stated = tensors_sha256(model.state_dict()), read_summary(folder / SUMMARY).get("weights_sha256")
+    here, stated = tensors_sha256(model.state_dict()), summary.get("weights_sha256")
     if stated != here:
         raise ValueError(f"the weights must be the certified ones, whose weights_sha256 is {stated}, got {here}")
 
@@ -203,10 +207,10 @@ def _pieces(batches: Iterable[tuple[Tensor, Tensor]], most: int | None) -> Itera
             yield images[start : start + size], labels[start : start + size]
 
 
-def _add_to_summary(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Add the results of the attack to summary.json, and return its content."""
-    path = folder / SUMMARY
-    summary = sealed({**unsealed(read_summary(path)), "attack": found})
-    with atomic_write(path) as file:
+def _add_to_summary(folder: Path, attacked: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Add the results of the attack to summary.json, and return its content; ``attacked`` is the content before."""
+    _, summary = read_certified(folder, attacked)
+    summary = sealed({**unsealed(summary), "attack": found})
+    with atomic_write(folder / SUMMARY) as file:
         file.write(summary_bytes(summary))
     return summary

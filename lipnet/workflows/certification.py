@@ -108,9 +108,9 @@ def certify_checkpoint(
         summary = run_certification(certification, folder, execute=certify_in_ranks if launched else execute, **files)
     # All saved networks have files of one name; their folders tell them apart.
     _print_tables(name or (ckpt_path.parent if ckpt_path.name == WEIGHTS else ckpt_path).name, summary, layers)
-    with reported(report, certification, folder) as keep:
+    with reported(report, certification, folder, summary) as keep:
         if attack is not None:
-            settings: dict[str, Any] = {"radii": radii, "on_batch": keep}
+            settings: dict[str, Any] = {"radii": radii, "on_batch": keep, "expected": summary}
             summary = attack_certificates(certification.model, certification.batches, folder, attack, **settings)
             say(*attack_tables(summary["attack"]))
     say(f"Certificates, summary and curve are in {folder}" + (f"; to look at: {REPORT}" if report else ""))

@@ -2,9 +2,10 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lipnet.certify import UnsoundCertificatesError
 from lipnet.certify.html import COMPARISON, REPORT, AttackedImages, write_comparison, write_report
@@ -33,13 +34,16 @@ def check_report(report: str | None, folder: Path, *, replace: bool) -> None:
 
 
 @contextmanager
-def reported(report: str | None, certification: Certification, folder: Path) -> Iterator[OnBatch | None]:
+def reported(
+    report: str | None, certification: Certification, folder: Path, summary: Mapping[str, Any]
+) -> Iterator[OnBatch | None]:
     """Write report.html at the end of the block, even if an attack in the block shows that a certificate is wrong.
 
     Args:
         report: ``"html"``, or None for no report.
         certification: a finished certification.
         folder: the folder of its files.
+        summary: the content of its summary.json.
 
     Yields:
         The function that keeps the images of an attack for the report; None without a report.
@@ -54,7 +58,8 @@ def reported(report: str | None, certification: Certification, folder: Path) -> 
 
     def write() -> None:
         images = (batch for batch, _ in certification.batches)
-        write_report(folder, images, class_names=certification.class_names, attacked=attacked, command=_command())
+        names = certification.class_names
+        write_report(folder, images, class_names=names, attacked=attacked, command=_command(), expected=summary)
 
     try:
         yield attacked.add

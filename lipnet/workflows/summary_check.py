@@ -1,21 +1,18 @@
 """Compare every entry of a summary.json with its certificates and with recomputed values."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from math import inf, isfinite
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipnet.certify.files import CertificateFile, CertificateFileError, Row, read_summary
-from lipnet.certify.report import figures_of, radii_of, same_figure
+from lipnet.certify.files import CertificateFile, CertificateFileError, read_summary
+from lipnet.certify.report import figures_of, same_figure
 from lipnet.certify.run import Certification
-from lipnet.functional.margins import parse_radius
 from lipnet.metrics.functional import check_radii
+from lipnet.workflows.attack_check import attack_problems
 
 # Entries that are not recomputed, and their types: path of the checkpoint, duration, attack, checksum.
 _UNREPEATED = {"checkpoint": str, "wall_seconds": float, "attack": dict, "sha256": str}
-# Entries of an attack that found no violation.
-_ATTACK = {"method", "settings", "n_samples", "accuracy", "n_certified", "flipped", "unconfirmed", "wall_seconds"}
 
 
 def compare_summary(path: Path, content: CertificateFile, certification: Certification) -> tuple[list[str], list[str]]:
@@ -51,9 +48,9 @@ def compare_summary(path: Path, content: CertificateFile, certification: Certifi
             problems.append(f"{path.name} states another value of {place} than the recomputed one")
         expected[name] = value
     problems += [f"{path.name} {claim}" for claim in _entry_problems(summary, expected)]
-    if not isinstance(summary.get("attack"), dict):
+    if "attack" not in summary:
         return problems, []
-    problems += [f"{path.name} states {claim}" for claim in _attack_problems(summary["attack"], rows)]
+    problems += [f"{path.name} states {claim}" for claim in attack_problems(summary["attack"], rows)]
     return problems, [f"{path.name} states an attack, which is not repeated here: certify.py attack=... repeats it"]
 
 
@@ -118,58 +115,3 @@ def _same_measurement(stated: Any, found: Mapping[str, Any]) -> bool:
     )
     predictions = abs(stated["float32_predictions"] - found["float32_predictions"])
     return near and bool(predictions <= 1 + found["images"] // 100)
-
-
-def _attack_problems(attack: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the claims about an attack that the certificates themselves refute."""
-    if "violation" in attack:
-        yield f"a violated certificate: {attack['violation']}"
-        return
-    try:
-        rows = rows[: attack["n_samples"]]
-        radius, correct = radii_of(rows)
-        if len(rows) != attack["n_samples"] or attack["n_certified"] != int((radius > 0).sum()):
-            yield "an attack on another number of certificates"
-        if not attack["accuracy"]:
-            yield "an attack without accuracies"
-        for text, shares in attack["accuracy"].items():
-            certified = float((correct & (radius > parse_radius(text))).double().mean())
-            clean = float(correct.double().mean())
-            if (shares["certified"], shares["clean"]) != (certified, clean):
-                yield f"other accuracies at {text} beside the attack than the file has"
-            if not certified <= shares["under_attack"] <= clean:
-                yield f"an accuracy under attack at {text} that is not between the certified and the clean one"
-        flipped = {float(factor): share for factor, share in attack["flipped"].items()}
-        if len(flipped) < len(attack["flipped"]) or 1.0 not in flipped:
-            yield "shares of flipped predictions without one within the radii, or with several for one distance"
-        if not all(0 < factor < inf for factor in flipped):
-            yield "shares of flipped predictions at distances that are no positive numbers"
-        if any((share is None) != (attack["n_certified"] == 0) for share in flipped.values()):
-            yield "shares of flipped predictions that are null although images are certified, or the other way round"
-        yield from _figure_problems(attack)
-        if any(share not in (0, None) for factor, share in flipped.items() if not factor > 1):
-            yield "predictions that flipped within certified radii"
-        shares = [share for _, share in sorted(flipped.items()) if share is not None]
-        if shares != sorted(shares):
-            yield "shares of flipped predictions that fall with the distance"
-        if not all(share is None or (0 <= share <= 1 and isfinite(share)) for share in attack["flipped"].values()):
-            yield "shares of flipped predictions that are none"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        yield f"an attack that cannot be read ({error!r})"
-
-
-def _figure_problems(attack: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the entries and figures of an attack that contradict each other."""
-    for name in attack.keys() - _ATTACK:
-        yield f"the entry {name} of an attack, which no attack has"
-    counts = [(share, attack["n_certified"]) for share in attack["flipped"].values() if share is not None]
-    found = sorted((parse_radius(text), shares["under_attack"]) for text, shares in attack["accuracy"].items())
-    under_attack = [share for _, share in found]
-    counts += [(share, attack["n_samples"]) for share in under_attack]
-    if any(type(share) is bool or share != round(share * count) / count for share, count in counts if count):
-        yield "shares of an attack that are no whole numbers of images"
-    if under_attack != sorted(under_attack, reverse=True):
-        yield "an accuracy under attack that rises with the radius"
-    unconfirmed = attack.get("unconfirmed", 0)
-    if type(unconfirmed) is not int or unconfirmed < 0:
-        yield f"{unconfirmed!r} unconfirmed predictions of an attack"

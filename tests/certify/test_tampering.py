@@ -147,6 +147,18 @@ def test_an_entry_of_a_setting_that_changes_in_place_is_in_the_next_bound() -> N
     assert small < norm_of(layer, 4, 16, 16) <= lipschitz_bound(layer)
 
 
+def test_a_padding_that_changes_is_in_the_scale_of_the_next_evaluation() -> None:
+    """The padding decides how the taps of a strided kernel meet, and so where its norm is largest."""
+    layer, fresh = (ScaledConv2d(4, 4, 3, stride=2, padding=1).eval() for _ in range(2))
+    fresh.load_state_dict(layer.state_dict())
+    x = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer(x)
+        for each in (layer, fresh):
+            each.padding = (0, 0)
+        assert layer(x).equal(fresh(x))
+
+
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CONTRADICTIONS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "repeated pixels": (lambda: ScaledConv2d(4, 4, **CIRCULAR), {"padding": (2, 2)}, "circular padding must be 'same'"),

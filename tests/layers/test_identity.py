@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal
 
 from lipnet.layers import SOC, LipschitzModule, MaxMin, MaxMinPermuted, Normalize
-from lipnet.layers.identity import differing_part, model_sha256, settings_of, state_of, values_sha256
+from lipnet.layers.identity import (
+    differing_part,
+    model_sha256,
+    of_lipnet_or_torch,
+    settings_of,
+    state_of,
+    values_sha256,
+)
 
 
 def make() -> nn.Sequential:
@@ -189,3 +198,41 @@ def test_a_model_from_inference_mode_that_moved_to_another_dtype_has_a_state() -
     assert state_of(model) == state
     model[0].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
     assert state_of(model) != state
+
+
+class Estimated(nn.Module):
+    """A user's module whose settings have the names of lipnet's switches."""
+
+    def __init__(self, explicit: float) -> None:
+        super().__init__()
+        self.explicit = self.estimated = self.recompute = explicit
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.explicit * self.weight * x
+
+
+@pytest.mark.parametrize("name", ["explicit", "estimated", "recompute"])
+def test_names_of_lipnets_switches_are_settings_of_your_own_modules(name: str) -> None:
+    one, other = Estimated(1.0), Estimated(1.0)
+    assert model_sha256(one) == model_sha256(other)
+    setattr(other, name, 2.0)
+    assert model_sha256(one) != model_sha256(other)
+    assert values_sha256(one) != values_sha256(other)
+    assert name not in settings_of(SOC(1, 2))
+
+
+class Parametrized(Own):
+    def __init__(self, shift: float) -> None:
+        super().__init__(shift)
+        self.weight = nn.Parameter(torch.ones(1))
+        parametrize.register_parametrization(self, "weight", nn.Softplus())
+
+
+def test_your_own_modules_stay_your_own_behind_a_parametrization() -> None:
+    model = Parametrized(1.0)
+    assert not of_lipnet_or_torch(model)
+    assert of_lipnet_or_torch(orthogonal(nn.Linear(2, 2)))
+    assert model_sha256(model) == model_sha256(Parametrized(1.0)) != model_sha256(Parametrized(2.0))
+    forged = type("Linear", (nn.Linear,), {"__module__": "torch.nn.modules.linear"})(2, 2)
+    assert not of_lipnet_or_torch(forged)

@@ -286,6 +286,32 @@ def test_a_model_of_millions_of_layers_is_not_built(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "weight", [torch.empty(10**9, device="meta"), torch.eye(2).to_sparse()], ids=["meta", "sparse"]
+)
+def test_weights_that_state_more_entries_than_the_file_holds_are_refused(tmp_path: Path, weight: Tensor) -> None:
+    """They would let numbers in the configuration be as large."""
+    config = {"_target_": "torch.nn.ConstantPad1d", "padding": 10**8, "value": 0.0}
+    path = stranger(tmp_path / "meta.ckpt", config, {"model.weight": weight})
+    with pytest.raises(CheckpointError, match="weight must be an ordinary tensor, got"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["TransformerEncoder", "modules.transformer.TransformerDecoder"])
+def test_classes_that_copy_layers_are_not_built_for_strangers(tmp_path: Path, name: str) -> None:
+    """Two levels of a thousand copies would make a million modules without a registration."""
+    layer: dict[str, Any] = {"_target_": "torch.nn.Identity"}
+    for _ in range(2):
+        kind = name.rpartition(".")[2].removeprefix("Transformer").lower()
+        layer = {"_target_": f"torch.nn.{name}", f"{kind}_layer": layer, "num_layers": 2}
+    path = stranger(tmp_path / "copies.ckpt", {"_target_": "lipnet.layers.Residual", "body": layer}, {})
+    with pytest.raises(
+        CheckpointError, match=rf"torch\.nn\.{name} copies its layers, and may need any amount of memory"
+    ):
+        load_checkpoint(path)
+    assert check_fit(layer, {}, ["torch.nn"]) == torch.float32
+
+
 @pytest.mark.parametrize("key", [3, None, ("model", "weight"), b"model.weight"])
 def test_names_of_weights_that_are_no_text_are_refused(tmp_path: Path, content: dict[str, Any], key: Any) -> None:
     content["state_dict"][key] = torch.ones(2)

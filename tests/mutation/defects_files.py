@@ -9,8 +9,8 @@ import pytest
 from lipnet import tensor_file
 from lipnet.certify import PGD
 from lipnet.certify.attacks import geometry
-from lipnet.certify.files import rows_of
-from lipnet.certify.html.runs import Run, read_run
+from lipnet.certify.files import read_certified, rows_of
+from lipnet.certify.html.runs import Run
 from lipnet.certify.partial import PartialCertification
 from lipnet.data import FolderDataModule, ImageDataModule
 from lipnet.data.fingerprint import fingerprint
@@ -142,7 +142,7 @@ DEFECTS = [
     ),
     Defect(
         "report: the files of two certifications are mixed",
-        edit(read_run, "key not in summary or summary[key] != value", "False"),
+        edit(read_certified, "name not in summary or summary[name] != value", "False"),
         ["tests/certify/html/test_runs.py::test_missing_edited_and_foreign_files_are_refused"],
     ),
 ]

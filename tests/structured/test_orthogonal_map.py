@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from lipnet.certify import lipschitz_bound
 from lipnet.layers import SOC, MaxMin
 from lipnet.structured import OrthogonalMap, boft, gsoft
+from lipnet.structured.blocks import Mixing
 from tests.oracles import channel_matrix, dense_jacobian, spectral_norm, to_numpy
 
 
@@ -56,3 +59,36 @@ def test_an_empty_batch() -> None:
 def test_other_channels_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"input of shape \(B, 8, \.\.\.\), got \({shape[0]},"):
         random_map()(torch.zeros(shape, dtype=torch.float64))
+
+
+class Doubling(Mixing):
+    def scatter(self, blocks: torch.Tensor) -> torch.Tensor:
+        return 2 * super().scatter(blocks)
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "block size": (
+        {"block_size": 1, "mixings": (Mixing(), Mixing())},
+        r"generators must have shape \(2, 8, 1, 1\) for the layer's settings",
+    ),
+    "features": ({"features": 16}, r"generators must have shape \(2, 8, 2, 2\) for the layer's settings"),
+    "fewer factors": ({"mixings": (Mixing(),)}, r"generators must have shape \(1, 4, 2, 2\) for the layer's settings"),
+    "another class of mixings": ({"mixings": (Mixing(), Doubling(2, 4))}, "of the class Mixing or ShufflePower, got"),
+    "a mixing of other sizes": ({"mixings": (Mixing(), Mixing(2, 3))}, "features must be divisible by 6"),
+    "block map": ({"block_map": "identity"}, "block_map must be one of"),
+    "generators": (
+        {"generators": nn.Parameter(torch.zeros(2, 4, 4, 4))},
+        r"generators must have shape \(2, 4, 2, 2\) for the layer's settings, got \(2, 4, 4, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_settings_that_contradict_each_other_or_the_generators_are_refused(name: str) -> None:
+    layer, (changes, message) = random_map().eval(), CHANGES[name]
+    for key, value in changes.items():
+        setattr(layer.matrix, key, value)
+    with pytest.raises(ValueError, match=message):
+        lipschitz_bound(layer)
+    with pytest.raises(ValueError, match=message):
+        layer.matrix(torch.zeros(layer.matrix.features, 3, dtype=torch.float64))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hydra.utils import instantiate
 from rich.console import Console
 from torch import Tensor, nn
 
-from lipnet.certify import PGD, CertificateViolationError, read_certificates, read_summary
+from lipnet.certify import PGD, CertificateFileError, CertificateViolationError, read_certificates, read_summary
 from lipnet.certify.files import certificate_bytes
 from lipnet.certify.html import sections
 from lipnet.certify.html.elements import html
@@ -116,7 +118,7 @@ def test_a_violation_stays_the_error_if_its_files_cannot_be_written(
 
     @clear_errors
     def main() -> None:
-        with room_for(100), reported("html", certification, folder) as keep:
+        with room_for(100), reported("html", certification, folder, read_summary(folder / "summary.json")) as keep:
             attack_certificates(trained_model, batches, folder, PLAN, radii=["1"], on_batch=keep)
 
     with pytest.raises(SystemExit) as ended:
@@ -175,6 +177,42 @@ def test_a_model_with_other_weights_is_refused(
     assert read_summary(folder / "summary.json") == before
 
 
+REPLACED = "another certification has replaced the one in"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5], ids=["sound", "violated"])
+def test_an_attack_is_not_added_to_certificates_that_came_meanwhile(
+    folder: Path, checkpoint: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]], factor: float
+) -> None:
+    """Another command certifies other images of the same network while the attack runs."""
+    over_claim(folder, factor)
+    expected = read_summary(folder / "summary.json")
+
+    def replaced() -> Iterator[tuple[Tensor, Tensor]]:
+        certify_checkpoint(checkpoint, folder, n_samples=40, device="cpu", overwrite=True)
+        yield from batches
+
+    plan = dataclasses.replace(PLAN, method=PGD(steps=2, restarts=1))
+    with pytest.raises(ValueError if factor == 1 else CertificateViolationError) as caught:
+        attack_certificates(trained_model, replaced(), folder, plan, radii=["1"], expected=expected)
+    assert REPLACED in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert read_summary(folder / "summary.json")["n_samples"] == 40
+    assert {path.name for path in folder.iterdir()} == {"certificates.tsv", "summary.json", "curve.png"}
+
+
+def test_an_attack_and_a_report_begin_with_the_certificates_just_made(
+    folder: Path, checkpoint: Path, trained_model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    expected = read_summary(folder / "summary.json")
+    certify_checkpoint(checkpoint, folder, n_samples=40, device="cpu", overwrite=True)
+    with pytest.raises(CertificateFileError, match=REPLACED):
+        attack_certificates(trained_model, batches, folder, PLAN, radii=["1"], expected=expected)
+    certification = prepare_certification(checkpoint, "cpu", n_samples=50)
+    with pytest.raises(CertificateFileError, match=REPLACED), reported("html", certification, folder, expected):
+        pass
+    assert not (folder / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -194,7 +232,7 @@ def test_the_tables_say_the_figures_in_per_cent() -> None:
         "method": "PGD",
         "n_samples": 1000,
         "n_certified": 900,
-        "accuracy": {"36/255": {"certified": 0.4321, "under_attack": 0.5, "clean": 0.6}},
+        "accuracy": {"36/255": {"clean": 0.6, "certified": 0.4321, "under_attack": 0.5}},
         "flipped": {"1": 0.0, "1.5": 0.875},
     }
     console = Console(file=io.StringIO(), width=120)

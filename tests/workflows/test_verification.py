@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from lipnet.certify.report import radii_of
 from lipnet.data import DigitsDataModule
 from lipnet.models import CheckpointError, build_model, save_checkpoint
 from lipnet.workflows import CertificateAttack, certify_checkpoint, verify_certificates
-from lipnet.workflows.summary_check import _attack_problems, _figure_problems
+from lipnet.workflows.attack_check import attack_problems
 from lipnet.workflows.verification import Verification, _compare_facts
 
 COUNT = 40
+SHARES = {"certified": 0.5, "under_attack": 0.5, "clean": 0.5}
 
 
 @pytest.fixture
@@ -233,50 +235,108 @@ def test_each_lie_of_a_resealed_summary_is_named(run: Path, tiny_checkpoint: Pat
 @pytest.mark.parametrize(
     ("flipped", "problem"),
     [
-        ({"1": 0, "1.5": 1.0, "2.0": 1.0}, None),
+        ({"1": 0.0, "1.5": 1.0, "2.0": 1.0}, None),
+        ({"1": 0, "1.5": 1.0}, "missing, unknown or wrong entries: attack.flipped.1"),
         ({"1": None, "1.5": None}, "shares of flipped predictions that are null although images are certified"),
-        ({"1": 0, "1.5": 0.123456}, "shares of an attack that are no whole numbers of images"),
-        ({"1": 0, "nan": 0}, "shares of flipped predictions at distances that are no positive numbers"),
-        ({"1": 0, "-3": 0}, "shares of flipped predictions at distances that are no positive numbers"),
+        ({"1": 0.0, "1.5": 0.123456}, "shares of an attack that are no whole numbers of images"),
+        ({"1": 0.0, "nan": 0.0}, "shares of flipped predictions at distances that are no positive numbers"),
+        ({"1": 0.0, "-3": 0.0}, "shares of flipped predictions at distances that are no positive numbers"),
         ({"1": 0.1}, "predictions that flipped within certified radii"),
-        ({"1": 0, "0.999": 0.1}, "predictions that flipped within certified radii"),
-        ({"1": 0, "1.0": 0.7}, "shares of flipped predictions without one within the radii, or with several"),
+        ({"1": 0.0, "0.999": 0.1}, "predictions that flipped within certified radii"),
+        ({"1": 0.0, "1.0": 0.7}, "shares of flipped predictions without one within the radii, or with several"),
         ({"1.5": 0.9}, "shares of flipped predictions without one within the radii, or with several"),
-        ({"1": 0, "1.5": 0.9, "2.0": 0.1}, "shares of flipped predictions that fall with the distance"),
+        ({"1": 0.0, "1.5": 0.9, "2.0": 0.1}, "shares of flipped predictions that fall with the distance"),
     ],
 )
 def test_flips_that_contradict_the_certificates_are_named(
     run: Path, flipped: dict[str, float | None], problem: str | None
 ) -> None:
     rows = list(read_certificates(run / "certificates.tsv").rows.values())
-    radius, correct = radii_of(rows)
-    clean, certified = (float(each.double().mean()) for each in (correct, correct & (radius > 36 / 255)))
-    attack = {
-        "n_samples": len(rows),
-        "n_certified": int((radius > 0).sum()),
-        "accuracy": {"36/255": {"clean": clean, "certified": certified, "under_attack": certified}},
-        "flipped": flipped,
-    }
-    found = list(_attack_problems(attack, rows))
+    found = list(attack_problems({**an_attack(rows), "flipped": flipped}, rows))
     assert found == [] if problem is None else any(each.startswith(problem) for each in found)
 
 
+def an_attack(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the entry of an attack that flipped every certified image right behind its radius."""
+    radius, correct = radii_of(rows)
+    clean, certified = (float(each.double().mean()) for each in (correct, correct & (radius > 36 / 255)))
+    return {
+        "method": "PGD",
+        "settings": {"steps": 10},
+        "n_samples": len(rows),
+        "accuracy": {"36/255": {"certified": certified, "under_attack": certified, "clean": clean}},
+        "n_certified": int((radius > 0).sum()),
+        "flipped": {"1": 0.0, "1.1": 1.0},
+        "unconfirmed": 0,
+        "wall_seconds": 1.5,
+    }
+
+
+ATTACK_LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown entry": ({"proved": "everything"}, "missing, unknown or wrong entries: attack.proved"),
+    "no method": ({"method": None}, "missing, unknown or wrong entries: attack.method"),
+    "true for one": ({"n_samples": True}, "missing, unknown or wrong entries: attack.n_samples"),
+    "no images": ({"n_samples": 0}, "an attack on another number of certificates"),
+    "too few images": ({"n_samples": -1}, "an attack on another number of certificates"),
+    "no accuracies": ({"accuracy": {}}, "an attack without accuracies"),
+    "a negative count": ({"unconfirmed": -5}, "a negative number of predictions or seconds of an attack"),
+    "negative seconds": ({"wall_seconds": -5.0}, "a negative number of predictions or seconds of an attack"),
+    "seconds that are no number": (
+        {"wall_seconds": math.nan},
+        "missing, unknown or wrong entries: attack.wall_seconds",
+    ),
+    "a radius that is none": ({"accuracy": {"far": SHARES}}, "an attack that cannot be read"),
+    "an unknown share": (
+        {"accuracy": {"1": {**SHARES, "proved": 1.0}}},
+        "missing, unknown or wrong entries: attack.accuracy.1.proved",
+    ),
+    "a factor that is none": ({"flipped": {"1": 0.0, "far": 0.0}}, "an attack that cannot be read"),
+    "a factor in another form": (
+        {"flipped": {"1": 0.0, "1_0": 0.0}},
+        "shares of flipped predictions at distances that are no positive numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACK_LIES)
+def test_each_lie_about_an_attack_is_named(run: Path, name: str) -> None:
+    rows = list(read_certificates(run / "certificates.tsv").rows.values())
+    changes, problem = ATTACK_LIES[name]
+    assert next(attack_problems({**an_attack(rows), **changes}, rows)).startswith(problem)
+
+
+# Ten images, of which nine are correct, with radii 0.1, 0.2, ..., 1. The last one is not.
+TEN = [Row(idx, 0, int(idx == 9), f"{(idx + 1) / 10:.9f}", int(idx < 9)) for idx in range(10)]
+
+
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    ("under_attack", "flipped", "problems"),
     [
-        ({"proved": "everything"}, "the entry proved of an attack, which no attack has"),
-        ({"unconfirmed": -5}, "-5 unconfirmed predictions of an attack"),
-        ({"accuracy": {"0.1": 0.4, "0.2": 0.6}}, "an accuracy under attack that rises with the radius"),
-        ({"accuracy": {"0.2": 0.4, "0.1": 0.6}}, None),
-        ({"accuracy": {"0.1": 0.55}}, "shares of an attack that are no whole numbers of images"),
+        ({"0.45": 0.5}, {"1.5": 0.8}, []),
+        # Eight images at least are flipped within 1.5 times their radius, of which two may lie beyond 0.45.
+        ({"0.45": 0.9}, {"1.5": 0.8}, ["shares of flipped predictions that contradict the accuracies under attack"]),
+        ({"0.45": 0.7}, {"1.5": 0.9}, []),
+        ({"0.45": 0.7}, {"1.5": 1.0}, ["shares of flipped predictions that contradict the accuracies under attack"]),
+        # Within 100 times each radius, and so within 0.45, two images are flipped at most.
+        ({"0.45": 0.7}, {"100.0": 0.2}, []),
+        ({"0.45": 0.6}, {"100.0": 0.2}, ["shares of flipped predictions that contradict the accuracies under attack"]),
+        ({"0.45": 0.7, "0.15": 0.8}, {"1.5": 0.9}, []),
+        ({"0.15": 0.8, "0.45": 0.85}, {"1.5": 0.5}, ["an accuracy under attack that rises with the radius"]),
+        ({"0.45": 0.55}, {"1.5": 0.5}, ["shares of an attack that are no whole numbers of images"]),
     ],
 )
-def test_figures_of_an_attack_that_contradict_themselves_are_named(
-    changes: dict[str, Any], problem: str | None
+def test_figures_of_an_attack_that_contradict_each_other_are_named(
+    under_attack: dict[str, float], flipped: dict[str, float], problems: list[str]
 ) -> None:
-    attack: dict[str, Any] = {"n_samples": 10, "n_certified": 5, "accuracy": {}, "flipped": {"1": 0.0}, **changes}
-    attack["accuracy"] = {radius: {"under_attack": share} for radius, share in attack["accuracy"].items()}
-    assert list(_figure_problems(attack)) == ([] if problem is None else [problem])
+    certified = {"0.45": 0.5, "0.15": 0.8}
+    accuracy = {
+        text: {"certified": certified[text], "under_attack": share, "clean": 0.9}
+        for text, share in under_attack.items()
+    }
+    attack = {**an_attack(TEN), "accuracy": accuracy, "flipped": {"1": 0.0, **flipped}}
+    found = list(attack_problems(attack, TEN))
+    assert found[: len(problems)] == problems
+    assert bool(found) == bool(problems)
 
 
 def test_an_attack_has_each_factor_once() -> None:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from math import isfinite
@@ -36,6 +36,7 @@ def write_report(
     class_names: Sequence[str] | None = None,
     attacked: AttackedImages | None = None,
     command: str | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write report.html beside the files of a certification. It shows them; no verification reads it.
 
@@ -46,6 +47,7 @@ def write_report(
         class_names: names of the classes; by default those in the summary, or their numbers.
         attacked: images of an attack, in the order of the certificates, beginning with the first.
         command: the command line of the certification, to show.
+        expected: content of summary.json as the certification of these images returned it; None for any.
 
     Returns:
         The path of the report.
@@ -55,7 +57,7 @@ def write_report(
         ValueError: if there are fewer images than certificates.
     """
     folder = resolve_path(folder)
-    run = read_run(folder, class_names=class_names)
+    run = read_run(folder, class_names=class_names, expected=expected)
     data: dict[str, Any] = {"curves": _curves([run]), **_gallery(run)}
     pictures: dict[str, Sprites] = {}
     if attacked is not None and attacked.distance:

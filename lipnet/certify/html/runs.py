@@ -15,8 +15,7 @@ from lipnet.certify.files import (
     CertificateFileError,
     Row,
     complete_files,
-    read_certificates,
-    read_summary,
+    read_certified,
 )
 from lipnet.certify.report import figures_of, radii_of, same_figure
 from lipnet.certify.summary_form import wrong_entries
@@ -81,29 +80,31 @@ def certified_folder(path: str | Path) -> Path:
     return path.parent if path.name in (CERTIFICATES, SUMMARY) else path
 
 
-def read_run(folder: str | Path, name: str | None = None, class_names: Sequence[str] | None = None) -> Run:
+def read_run(
+    folder: str | Path,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    expected: Mapping[str, Any] | None = None,
+) -> Run:
     """Read certificates.tsv and summary.json of a folder.
 
     Args:
         folder: the folder, or either of the two files in it.
         name: the run's name; by default the folder's.
         class_names: names of the classes; by default those that the summary states, if it does.
+        expected: content of the summary that the folder must hold, see `lipnet.certify.files.read_certified`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        CertificateFileError: if a file was changed after it was written, or the two do not belong together.
+        CertificateFileError: if a file was changed after it was written, the two do not belong together, or another
+            certification has replaced the expected one.
     """
     folder = certified_folder(folder)
     complete_files(folder)
     for file in (CERTIFICATES, SUMMARY):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} holds no {file}: a report needs the folder of a finished certification")
-    content, summary = read_certificates(folder / CERTIFICATES), read_summary(folder / SUMMARY)
-    differing = [key for key, value in content.facts.items() if key not in summary or summary[key] != value]
-    if differing or not content.rows:
-        raise CertificateFileError(
-            f"{folder / SUMMARY} is not about {CERTIFICATES} beside it: {', '.join(differing) or 'no rows'} differ"
-        )
+    content, summary = read_certified(folder, expected)
     rows = list(content.rows.values())
     wrong = wrong_entries(summary) or _false_figures(summary, rows)
     if wrong:

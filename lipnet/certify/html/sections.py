@@ -136,10 +136,15 @@ def attack(found: Mapping[str, Any]) -> Element:
         if found["file"] is not None:
             text += f" Both images are in {found['file']}."
         return section("attack", "Under attack", element("p", text, class_="alarm"), element("p", method))
+    names = ("certified", "under attack", "clean")
     columns = [element("th", "L2 radius", scope="col")]
-    columns += [element("th", name, scope="col", class_="number") for name in ("certified", "under attack", "clean")]
+    columns += [element("th", name, scope="col", class_="number") for name in names]
     rows = [
-        element("tr", element("th", radius, scope="row"), *(number(percent(share)) for share in shares.values()))
+        element(
+            "tr",
+            element("th", radius, scope="row"),
+            *(number(percent(shares[name.replace(" ", "_")])) for name in names),
+        )
         for radius, shares in found["accuracy"].items()
     ]
     power = [element("th", "multiple of the certified radius", scope="col")]

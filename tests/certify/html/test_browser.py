@@ -24,6 +24,8 @@ ATTACK = {
     "accuracy": {"36/255": {"certified": 0.1, "under_attack": 0.2, "clean": 0.3}},
     "n_certified": 50,
     "flipped": {"1": 0.0},
+    "unconfirmed": 0,
+    "wall_seconds": 1.5,
 }
 
 

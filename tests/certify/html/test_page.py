@@ -117,9 +117,11 @@ def test_an_attack_is_shown_with_its_images(tmp_path: Path) -> None:
         "method": "PGD",
         "settings": {"steps": 20},
         "n_samples": 60,
-        "accuracy": {"36/255": {"certified": 0.1, "under_attack": 0.2, "clean": 0.3}},
+        "accuracy": {"36/255": {"clean": 0.3, "under_attack": 0.2, "certified": 0.1}},
         "n_certified": 50,
         "flipped": {"1": 0.0, "1.5": None},
+        "unconfirmed": 0,
+        "wall_seconds": 1.5,
     }
     make_run(tmp_path, attack=attack)
     images = make_images(60)
@@ -130,7 +132,10 @@ def test_an_attack_is_shown_with_its_images(tmp_path: Path) -> None:
     attacked.add(images, result)
     names = [f"class {number}" for number in range(6)]
     page = write_report(tmp_path, [make_images(100)], class_names=names, attacked=attacked).read_text()
-    assert {"20.00 %", "-"} <= set(Tags(page).texts)
+    texts = Tags(page).texts
+    place = texts.index("20.00 %")
+    assert texts[place - 1 : place + 2] == ["10.00 %", "20.00 %", "30.00 %"]
+    assert "-" in texts
     assert "PGD (steps 20). 60 images were attacked." in page
     data = data_of(page)
     assert data["attack"]["distance"] == [None if i == 5 else 1.0 for i in range(60)]

@@ -66,6 +66,16 @@ def test_a_summary_with_a_wrong_entry_is_named(tmp_path: Path, entry: str, value
         read_run(tmp_path)
 
 
+ATTACK = {
+    "method": "PGD",
+    "settings": {},
+    "n_samples": 60,
+    "accuracy": {},
+    "n_certified": 50,
+    "flipped": {"1": 0.0},
+    "unconfirmed": 0,
+    "wall_seconds": 1.5,
+}
 _COVERED = {"covered": True, "logits": 1e-9, "radius": 1e-9}
 
 
@@ -85,7 +95,13 @@ _COVERED = {"covered": True, "logits": 1e-9, "radius": 1e-9}
         ({"average_certified_radius": True}, "average_certified_radius"),
         ({"attack": 3}, "attack"),
         ({"attack": {"method": "pgd", "settings": {}, "violation": 3, "file": "x"}}, r"attack\.violation"),
-        ({"attack": {"method": "pgd", "settings": {}, "n_samples": 1, "flipped": {}}}, r"attack\.accuracy"),
+        ({"attack": {"method": "pgd", "settings": {}, "violation": "x"}}, r"attack\.file"),
+        (
+            {"attack": {**ATTACK, "accuracy": {"1": {"certified": 0.5, "clean": 0.5}}}},
+            r"attack\.accuracy\.1\.under_attack",
+        ),
+        ({"attack": {**ATTACK, "proved": "all"}}, r"attack\.proved"),
+        ({"attack": {**ATTACK, "n_samples": True}}, r"attack\.n_samples"),
     ],
 )
 def test_a_nested_entry_that_is_wrong_is_named(tmp_path: Path, entries: dict[str, object], place: str) -> None:
