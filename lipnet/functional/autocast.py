@@ -36,12 +36,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 @lru_cache
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Return whether a device has matrix units for bfloat16: a processor with AMX, or a GPU since Ampere.
+    """Return whether a device multiplies bfloat16 itself: a processor with AMX or AVX512-BF16, or a GPU since Ampere.
 
-    Without such units, bfloat16 products on a processor take longer than those in float32.
+    On other processors, bfloat16 products take longer than those in float32.
     """
     if device.type == "cpu":
         # Older releases of torch do not tell.
         capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-        return bool(capabilities().get("amx_bf16", False))
+        found = capabilities()
+        return bool(found.get("amx_bf16", False) or found.get("avx512_bf16", False))
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -71,7 +71,7 @@ def _product_with_patches(padded: Tensor, weight: Tensor, groups: int) -> Tensor
 
 
 def reads_channels_last(x: Tensor) -> bool:
-    """Return whether maps are multiplied in ``torch.channels_last``: in bfloat16 by the matrix units of a processor.
+    """Return whether maps are multiplied in ``torch.channels_last``: in bfloat16 by a processor that multiplies it.
 
     In another layout, each convolution converts its operands and its result.
     """

@@ -105,7 +105,7 @@ def make_trainer(config: DictConfig) -> Trainer:
 
 
 def _precision(config: DictConfig) -> Any:
-    """Return ``trainer.precision``: for ``auto``, bf16-mixed on a processor with AMX or a GPU since Ampere."""
+    """Return ``trainer.precision``: for ``auto``, bf16-mixed on a device that multiplies bfloat16."""
     precision = config.trainer.get("precision")
     if precision != "auto":
         return precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lipnet.functional.autocast import autocast_dtype, without_autocast
+from lipnet.functional.autocast import autocast_dtype, multiplies_bfloat16_fast, without_autocast
 
 CPU, META, CUDA = (torch.device(name) for name in ("cpu", "meta", "cuda"))
 DTYPES = [torch.bfloat16, torch.float16]
@@ -70,3 +70,20 @@ def test_without_autocast_changes_nothing_where_nothing_is_cast(device: torch.de
 def test_switching_off_autocast_elsewhere_keeps_it_on_the_cpu() -> None:
     with torch.autocast("cpu", torch.bfloat16), without_autocast(META):
         assert autocast_dtype(CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [
+        ({}, False),
+        ({"amx_bf16": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, False),
+    ],
+)
+def test_processors_that_multiply_bfloat16_are_known(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert multiplies_bfloat16_fast.__wrapped__(CPU) is fast
+    assert not multiplies_bfloat16_fast.__wrapped__(META)

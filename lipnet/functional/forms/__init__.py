@@ -28,7 +28,7 @@ def convolution_form(
     | --- | --- |
     | at most 2 x 2 pixels, or 4 x 4 and 8 x 8 with many channels | `Products`: a few products of channels |
     | float32 on the CPU, zero padding | `Blocked`: oneDNN's own layout, with one conversion for all convolutions |
-    | bfloat16 on a processor with AMX | `ChannelsLast`: the layout of its matrix units, with one conversion |
+    | bfloat16 on a processor that multiplies it | `ChannelsLast`: its layout, with one conversion |
     | everything else | `Direct`: ``F.conv2d`` |
 
     Args:

@@ -7,7 +7,7 @@ from lipnet.functional.forms.direct import Direct
 
 
 class ChannelsLast(Direct):
-    """Form for bfloat16 on processors with AMX: one conversion to ``torch.channels_last`` for all convolutions."""
+    """Form for processors that multiply bfloat16: one conversion to ``torch.channels_last`` for all convolutions."""
 
     def enter(self, maps: Tensor) -> Tensor:
         return maps.contiguous(memory_format=torch.channels_last)

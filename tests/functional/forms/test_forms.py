@@ -13,7 +13,7 @@ from lipnet.functional.forms import ChannelsLast, Products, convolution_form, fo
 from tests.oracles import Matrix, convolution_matrix, to_numpy
 
 # Dtype, padding and size decide the form: products of channels, oneDNN's blocked layout, or F.conv2d. Maps of a single
-# row are smaller than the kernel. Maps of 5 x 3 pixels stand for those in bfloat16 on a processor with AMX.
+# row are smaller than the kernel. Maps of 5 x 3 pixels stand for those in bfloat16.
 FORMS = [
     pytest.param(torch.float64, "zeros", (2, 2), id="products"),
     pytest.param(torch.float64, "circular", (1, 2), id="products-circular"),
@@ -168,16 +168,16 @@ def test_larger_maps_save_no_tensors() -> None:
     assert form_matrices(case.weight, (3, 5), 1, "zeros") is None
 
 
-@pytest.mark.parametrize("amx", [False, True])
-def test_channels_come_last_in_bfloat16_with_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_channels_come_last_where_bfloat16_is_fast(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(lipnet.functional.convolution, "multiplies_bfloat16_fast", lambda device: amx)
+    monkeypatch.setattr(lipnet.functional.convolution, "multiplies_bfloat16_fast", lambda device: fast)
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         case = Case(dtype, "zeros", (3, 5), (3, 3), 2)
-        assert isinstance(case.form, ChannelsLast) is (amx and dtype is torch.bfloat16)
+        assert isinstance(case.form, ChannelsLast) is (fast and dtype is torch.bfloat16)
     case = Case(torch.bfloat16, "zeros", (3, 5), (3, 3), 2)
     result = case.form.leave(case.form.apply(case.form.enter(case.maps)))
-    assert result.is_contiguous(memory_format=torch.channels_last) is amx
+    assert result.is_contiguous(memory_format=torch.channels_last) is fast
     expected = to_numpy(case.maps.double().flatten(1)) @ case.matrix.T
     assert np.linalg.norm(to_numpy(result.double().flatten(1)) - expected) <= 2.0**-8 * np.linalg.norm(expected)
 
