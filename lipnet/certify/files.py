@@ -26,7 +26,8 @@ REPORT, VIOLATION = ABOUT_CERTIFICATES = ("report.html", "violation.npz")
 _ROW = re.compile(
     rf"(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,18}})\t(\d{{1,309}}\.\d{{{RADIUS_DECIMALS}}})\t([01])", re.ASCII
 )
-_FACT = re.compile(r"# (\w+): (.*)", re.ASCII)
+_NAME = re.compile(r"\w+", re.ASCII)
+_FACT = re.compile(rf"# ({_NAME.pattern}): (.*)", re.ASCII)
 _CHECKSUM = "sha256"
 
 
@@ -61,6 +62,13 @@ class Row(NamedTuple):
     prediction: int
     radius: str
     correct: int
+
+
+def check_fact_names(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError for facts under names that `certificate_bytes` cannot write."""
+    wrong = [name for name in facts if not _NAME.fullmatch(str(name)) or name == _CHECKSUM]
+    if wrong:
+        raise ValueError(f"names of facts consist of letters, digits and _, and {_CHECKSUM!r} is taken, got {wrong}")
 
 
 def rows_of(indices: Tensor, labels: Tensor, certificates: Certificates) -> tuple[Row, ...]:

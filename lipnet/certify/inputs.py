@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 _IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# A file of certificates states up to 18 digits.
+LARGEST_INDEX = 10**18 - 1
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 
@@ -55,6 +57,18 @@ def checked_images(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor
         )
     check_pixels(images)
     return images, labels
+
+
+def check_indices(indices: Tensor) -> None:
+    """Raise ValueError unless these are indices of images, each once: integers of shape (n,), as a file can state."""
+    integers = indices.dim() == 1 and not (indices.is_floating_point() or indices.is_complex())
+    if not integers or indices.dtype == torch.bool or len(indices) == 0:
+        raise ValueError(f"indices must be integers (n,), at least one, got {indices.dtype} {tuple(indices.shape)}")
+    if int(indices.min()) < 0 or int(indices.max()) > LARGEST_INDEX:
+        raise ValueError(f"indices must be from 0 to {LARGEST_INDEX}, got {int(indices.min())} to {int(indices.max())}")
+    repeated = len(indices) - len(set(indices.tolist()))
+    if repeated:
+        raise ValueError(f"indices must name each image once, got {repeated} repetitions")
 
 
 def check_pixels(images: Tensor) -> None:

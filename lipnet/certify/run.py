@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lipnet import __version__
 from lipnet.certify.arithmetic import reference_tensor
 from lipnet.certify.evidence import Evidence
-from lipnet.certify.files import certificate_bytes, places_in, rows_of, sealed, summary_bytes
+from lipnet.certify.files import certificate_bytes, check_fact_names, places_in, rows_of, sealed, summary_bytes
+from lipnet.certify.inputs import check_indices
 from lipnet.certify.partial import (
     PARTIAL,
     Batch,
@@ -47,7 +48,8 @@ class Certification:
         evidence: the bounds of the model for images like these.
 
     Raises:
-        ValueError, TypeError: if there are no images, and as for `Evidence`.
+        ValueError, TypeError: if there are no images, for indices that are negative or repeated, for names of facts
+            that a file cannot state, and as for `Evidence`.
     """
 
     model: nn.Module
@@ -61,6 +63,8 @@ class Certification:
     evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
+        check_indices(self.indices)
+        check_fact_names(self.facts)
         stream = iter(self.batches)
         first = next(stream, None)
         if first is None:
@@ -115,8 +119,9 @@ class Certification:
             The number of each batch and its certificates.
 
         Raises:
-            ValueError: if there are fewer samples than indices, if the images or labels of a certified batch differ, or
-                if the batches are others than before: shuffled, or augmented.
+            ValueError: if there are fewer samples than indices, if the images or labels of a certified batch differ, if
+                a batch has another number of labels than of images, or if the batches are others than before: shuffled,
+                or augmented.
             RuntimeError: if the model was changed after its bounds were computed.
             ValueError, TypeError, RuntimeError: as `lipnet.certify.certify`.
         """
@@ -125,6 +130,8 @@ class Certification:
         for number, (images, labels) in enumerate(self.batches):
             indices = self.indices[done : done + len(labels)]
             done += len(indices)
+            if len(images) != len(labels):
+                raise ValueError(f"batch {number} must have a label for each image, got {len(labels)} of {len(images)}")
             images, labels = images[: len(indices)], labels[: len(indices)]
             if number == 0:
                 self._check_first(images)

@@ -57,7 +57,8 @@ def decode_fitted(path: Path, size: int, channels: int) -> Bytes:
     """Return the largest centred square of an image file, resized: uint8 of shape (channels, size, size).
 
     Images are turned as their EXIF orientation says. Palettes, CMYK and greyscale are converted, 16-bit grey values are
-    rounded to 8 bits, and transparent images are put on white. Of 16-bit colours, Pillow only keeps the upper 8 bits.
+    rounded to 8 bits, and transparent images are put on white. Of 16-bit colours, Pillow only keeps the upper 8 bits;
+    with a transparent one among them, they are refused.
 
     Args:
         path: the file.
@@ -113,7 +114,12 @@ def open_image(path: Path) -> Image.Image:
     # Decoding ends with the last row of pixels, whatever follows. A verified file must be opened again.
     with image:
         image.verify()
-    return Image.open(path, formats=IMAGE_FORMATS)
+    with path.open("rb") as file:
+        depth = file.read(25)[24]
+    image = Image.open(path, formats=IMAGE_FORMATS)
+    if "transparency" in image.info:
+        _scale_transparency(image, depth)
+    return image
 
 
 def is_image(path: Path) -> bool:
@@ -158,6 +164,18 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         rounded.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
     return rounded
+
+
+def _scale_transparency(image: Image.Image, depth: int) -> None:
+    """Bring the transparent value of a PNG file, which has so many bits, to 8 bits, as Pillow does with the pixels.
+
+    Raises:
+        ValueError: for 16-bit colours: Pillow drops the bits that tell the transparent one from its neighbours.
+    """
+    if image.mode == "RGB" and depth == 16:
+        raise ValueError("16-bit colours of which one is transparent cannot be read: save it with 8 bits")
+    if image.mode == "L" and depth < 8:
+        image.info["transparency"] *= 255 // (2**depth - 1)
 
 
 def unreadable(path: Path, error: BaseException) -> ValueError:

@@ -18,7 +18,8 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
 
     The epoch is read when the first batch is requested, not when the iterator is created: Lightning creates the
     iterator of a resumed run first and sets the epoch afterwards. With an `EpochSampler`, an interrupted epoch
-    continues from its ``state_dict`` with the batch after the last one delivered. With another sampler it starts again.
+    continues from its ``state_dict`` with the batch after the last one delivered. With another sampler, such as the one
+    of ``Trainer(overfit_batches=...)``, it cannot be continued.
 
     Args:
         dataset: the images.
@@ -57,6 +58,11 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
                 yield batch
             else:
                 yield seeded_mix(self.mixing, batch, self.num_classes, (self.seed, epoch, rank, number))
+
+    @property
+    def continues_epochs(self) -> bool:
+        """Whether `load_state_dict` continues an interrupted epoch."""
+        return isinstance(self.sampler, EpochSampler)
 
     def state_dict(self) -> dict[str, int]:
         """Return the place of the last delivered batch, as `load_state_dict` takes it.

@@ -2,11 +2,13 @@
 
 import decimal
 import math
+import re
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+_RADIUS = re.compile(r"\s*[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*", re.ASCII | re.IGNORECASE)
 STANDARD_RADII: tuple[str, ...] = ("36/255", "72/255", "108/255", "1")
 """The radii that the literature reports: L2, pixels in [0, 1]; :func:`parse_radius` reads them."""
 
@@ -161,6 +163,8 @@ def parse_radius(radius: str | float) -> float:
         (0.1411764705882353, 0.5, 1.0)
     """
     try:
+        if isinstance(radius, str) and not _RADIUS.fullmatch(radius):
+            raise ValueError("no fraction of integers and no decimal number")
         value = float(Fraction(radius)) if isinstance(radius, str) and "/" in radius else float(radius)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"radius must be a number such as '36/255' or 0.5, got {radius!r} ({error})") from error

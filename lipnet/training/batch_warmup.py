@@ -5,7 +5,6 @@ from itertools import count
 from math import ceil
 from typing import Any
 
-from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 
@@ -34,12 +33,6 @@ class BatchWarmup(GradientAccumulationScheduler):
     def __init__(self, growth: Mapping[int, int] | Sequence[Sequence[int]]) -> None:
         self.growth = _growth_of(growth)
         super().__init__(dict(self.growth))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the trainer, and set the factor of the first epoch."""
-        super().on_train_start(trainer, pl_module)
-        # Lightning does not call on_train_epoch_start for the rest of an interrupted epoch.
-        self.on_train_epoch_start(trainer, pl_module)
 
     def factor(self, epoch: int) -> int:
         """Return the factor k_e of an epoch e."""

@@ -1,10 +1,17 @@
 """Facts of a training that no setting states, and that a resumed training must share with its checkpoint."""
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from lipnet.functional.digest import json_sha256
+from lipnet.functional.fingerprint import counts_as_name, fingerprint, is_known
+from lipnet.layers.identity import of_lipnet_or_torch
 from lipnet.training.differences import differences
 from lipnet.training.emma import EMMA
 from lipnet.training.length import seconds_of, steps_of
@@ -14,13 +21,14 @@ _ADVICE = "resume with that of the checkpoint, or start a new run"
 
 
 def kept_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Return the number of processes, the digest of the extra images, and the length if the training depends on it.
+    """Return the facts: number of processes, extra images, code of your own modules, and length if steps depend on it.
 
     Args:
         trainer: set up for a training.
         module: the module that it trains.
     """
-    return {"number of processes": trainer.world_size, **extra_images(trainer), **_length_behind(trainer, module)}
+    facts = {"number of processes": trainer.world_size, **extra_images(trainer), **_own_code(module)}
+    return facts | _length_behind(trainer, module)
 
 
 def check_facts(stated: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> None:
@@ -38,6 +46,24 @@ def extra_images(trainer: Trainer) -> dict[str, Any]:
     """Return the SHA-256 of the extra images of a training's data by its name; nothing without extra images."""
     extra = getattr(trainer.datamodule, "extra", None)  # type: ignore[attr-defined]
     return {} if extra is None else {"SHA-256 of the extra images": extra.sha256}
+
+
+def _own_code(module: LightningModule) -> dict[str, Any]:
+    """Return the SHA-256 of the code of your own modules in the network and the loss; nothing if there are none.
+
+    It covers their classes and the files of these, but not comments, and of a script's classes the classes alone.
+    Classes with content that cannot be compared are left out.
+    """
+    parts = (getattr(module, name, None) for name in ("model", "loss"))
+    modules = (each for part in parts if isinstance(part, nn.Module) for each in part.modules())
+    own = {type_before_parametrizations(each) for each in modules if not of_lipnet_or_torch(each)}
+    classes = {base for cls in own for base in cls.__mro__ if not counts_as_name(base)}
+    files = {sys.modules[cls.__module__].__file__ for cls in classes if cls.__module__ not in ("__main__", "builtins")}
+    codes = [
+        compile(Path(file).read_bytes(), "", "exec") for file in files if file is not None and file.endswith(".py")
+    ]
+    texts = sorted({text for each in (*classes, *codes) if is_known(text := fingerprint(each))})
+    return {"SHA-256 of the code of your own modules": json_sha256({"code": texts})} if texts else {}
 
 
 def _length_behind(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

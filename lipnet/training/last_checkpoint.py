@@ -66,11 +66,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        self._resumable = hasattr(trainer.train_dataloader, "state_dict")
+        self._resumable = can_continue(trainer)
         if self.stop_after_minutes is not None and not self._resumable:
             raise ValueError(
                 "stop_after_minutes needs a training loader that can continue in the middle of an epoch, got a "
-                f"{type(trainer.train_dataloader).__name__}, which has no state_dict()"
+                f"{type(trainer.train_dataloader).__name__} that cannot"
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,6 +127,12 @@ class LastCheckpoint(Checkpoint):
             logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = monotonic()
+
+
+def can_continue(trainer: Trainer) -> bool:
+    """Return whether the training loader can continue in the middle of an epoch, as it says itself if it may not."""
+    loader = trainer.train_dataloader
+    return bool(getattr(loader, "continues_epochs", hasattr(loader, "state_dict")))
 
 
 def is_ending(trainer: Trainer) -> bool:

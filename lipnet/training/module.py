@@ -33,6 +33,7 @@ from lipnet.training.length import length_for, progress_of
 from lipnet.training.losses import LipschitzLoss, nominal_lipschitz_constant, row_distances_of
 from lipnet.training.optimizers import ModuleOptimizer
 from lipnet.training.patch_fitting import FitPatchRotation
+from lipnet.training.random_states import RandomStates
 from lipnet.training.requeue import RequeueRequests, SafeRequeue
 from lipnet.training.resumption import ExactResumption
 from lipnet.training.schedules import PerStepSchedule
@@ -66,7 +67,8 @@ class CertifiedClassifier(LightningModule):
 
     Training runs in the trainer's precision, with parameters in float32 or float64. Evaluation always runs in the
     precision of the parameters with IEEE arithmetic, without autocast or TF32. Every training has a `DivergenceGuard`,
-    an `ExactResumption`, a `SafeRequeue` with `RequeueRequests`, a `FitPatchRotation` and an `EqualProcesses`.
+    an `ExactResumption` with `RandomStates`, a `SafeRequeue` with `RequeueRequests`, a `FitPatchRotation` and an
+    `EqualProcesses`.
 
     Args:
         model: the network, or its configuration: plain containers with ``_target_`` (see `lipnet.models.build_model`).
@@ -235,7 +237,7 @@ class CertifiedClassifier(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         requeue = SafeRequeue()
-        kept = [DivergenceGuard(), ExactResumption(self.train_accuracy), requeue, FitPatchRotation()]
+        kept = [DivergenceGuard(), ExactResumption(self.train_accuracy), requeue, FitPatchRotation(), RandomStates()]
         return [EqualProcesses(self.description), *kept, RequeueRequests(requeue)]
 
     def on_fit_start(self) -> None:
@@ -256,6 +258,11 @@ class CertifiedClassifier(LightningModule):
         if self.description is not None:
             self._check_described()
             checkpoint[DESCRIPTION] = self.description
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning converts the network to the trainer's precision after it has loaded, and so rounded, the weights.
+        if self._trainer is not None:
+            self.trainer.precision_plugin.convert_module(self.model)
 
     def _check_described(self) -> None:
         """Raise ValueError if a checkpoint's configuration would describe another network than this one."""

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lipnet.training.last_checkpoint import is_ending, something_follows
+from lipnet.training.last_checkpoint import can_continue, is_ending, something_follows
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -90,7 +90,7 @@ class SafeRequeue(Callback):
         # A training that is ending validates first.
         if something_follows(trainer, batch_idx) or is_ending(trainer):
             return
-        if self._stepped or not _can_continue(trainer):
+        if self._stepped or not can_continue(trainer):
             self._answer(trainer, signal.SIGTERM)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +115,7 @@ class SafeRequeue(Callback):
 
     def answer_requests(self, trainer: Trainer) -> None:
         """Requeue the job if a signal has asked for it, and the epoch or a step in it is complete."""
-        if trainer.is_last_batch or (self._stepped and _can_continue(trainer)):
+        if trainer.is_last_batch or (self._stepped and can_continue(trainer)):
             for number in sorted(self._handlers.keys() - {signal.SIGTERM}):
                 self._answer(trainer, number)
 
@@ -159,11 +159,6 @@ class RequeueRequests(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_last_batch:
             self._requeue.answer_requests(trainer)
-
-
-def _can_continue(trainer: Trainer) -> bool:
-    """Return whether the training loader can continue in the middle of an epoch."""
-    return hasattr(trainer.train_dataloader, "state_dict")
 
 
 def _handler_of(number: signal.Signals) -> Handler | None:

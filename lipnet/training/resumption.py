@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from lipnet.training.averaging import AVERAGING, ExponentialMovingAverage
 from lipnet.training.differences import differences
 from lipnet.training.kept_facts import check_facts, kept_facts
+from lipnet.training.last_checkpoint import can_continue
 
 _COUNTS = "train_accuracy"
 _FACTS = "kept_facts"
@@ -29,7 +30,8 @@ class ExactResumption(Callback):
 
     Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
     of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
-    training accuracy, and the best score of a run whose folder was moved. If the time budget of the training is used
+    training accuracy, the factor of a `GradientAccumulationScheduler`, and the best score of a run whose folder was
+    moved. If the time budget of the training is used
     up and its last validation is missing, because the program was killed in it, the training takes one more step and
     validates.
 
@@ -129,13 +131,18 @@ class ExactResumption(Callback):
         self._show_max_steps(trainer)
         positions, self._positions = self._positions, []
         loader: Any = trainer.train_dataloader
-        if positions and hasattr(loader, "load_state_dict"):
+        if positions and can_continue(trainer):
             loader.load_state_dict(positions[0])
         elif trainer.fit_loop.restarted_mid_epoch and not trainer.is_last_batch:
             raise ValueError(
                 f"the checkpoint is from the middle of an epoch, where {type(loader).__name__} cannot continue: resume "
                 "from a checkpoint of the end of an epoch"
             )
+        if trainer.fit_loop.restarted_mid_epoch:
+            # Lightning does not call this for the rest of an interrupted epoch.
+            for each in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(each, GradientAccumulationScheduler):
+                    each.on_train_epoch_start(trainer, pl_module)
         if trainer.fit_loop.restarted_mid_epoch and trainer.fit_loop.epoch_loop._should_accumulate():
             raise ValueError(
                 "the checkpoint is from between two optimizer steps and lacks the accumulated gradients: resume from "

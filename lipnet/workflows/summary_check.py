@@ -113,5 +113,5 @@ def _same_measurement(stated: Any, found: Mapping[str, Any]) -> bool:
     near = all(
         one is None or (0 <= one <= 10 * other + 1e-12 and other <= 10 * one + 1e-12) for one, other in distances
     )
-    predictions = abs(stated["float32_predictions"] - found["float32_predictions"])
-    return near and bool(predictions <= 1 + found["images"] // 100)
+    same = abs(stated["float32_predictions"] - found["float32_predictions"]) <= 1 + found["images"] // 100
+    return near and same and 0 <= stated["float32_predictions"] <= found["images"]

@@ -343,6 +343,48 @@ def test_too_few_samples_make_no_file(tmp_path: Path, model: nn.Module, batches:
     assert [path.name for path in tmp_path.iterdir()] == [PARTIAL]
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("count", [6, 12])
+def test_batches_of_more_or_fewer_labels_than_images_make_no_file(
+    tmp_path: Path, model: nn.Module, batches: Batches, number: int, count: int
+) -> None:
+    images, labels = batches[number]
+    batches[number] = images, labels.repeat(2)[:count]
+    with pytest.raises(ValueError, match=rf"batch {number} must have a label for each image, got {count} of"):
+        certify_dataset(model, batches, INDICES, tmp_path, facts={})
+    assert not NAMES & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (-INDICES, r"indices must be from 0 to 9+, got -\d+ to"),
+        (INDICES.double(), r"indices must be integers \(n,\), at least one, got torch\.float64"),
+        (INDICES > 3, r"indices must be integers \(n,\), at least one, got torch\.bool"),
+        (INDICES[None], r"indices must be integers \(n,\), at least one, got torch\.int64 \(1, "),
+        (INDICES[:0], r"indices must be integers \(n,\), at least one, got torch\.int64 \(0,\)"),
+        (INDICES * 0, "indices must name each image once, got 22 repetitions"),
+        (INDICES + 10**18, r"indices must be from 0 to 9+, got"),
+    ],
+    ids=["negative", "fractions", "truth values", "a table", "none", "repeated", "too large"],
+)
+def test_indices_that_a_file_cannot_state_are_refused(
+    tmp_path: Path, model: nn.Module, batches: Batches, indices: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify_dataset(model, batches, indices, tmp_path, facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["sha256", "two words", "", "gr\u00f6\u00dfe"])
+def test_facts_whose_names_a_file_cannot_state_are_refused(
+    tmp_path: Path, model: nn.Module, batches: Batches, name: str
+) -> None:
+    with pytest.raises(ValueError, match="names of facts consist of letters, digits and _, and 'sha256' is taken, got"):
+        certify_dataset(model, batches, INDICES, tmp_path, facts={name: 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 class Noisy(TensorDataset):
     """Images with other noise at each reading, as random augmentation gives."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import struct
 import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,40 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Callable[[], np.ndarray]]] =
         lambda: repeated((SQUARE[:, :, 0] > 127) * np.uint8(255)),
     ),
 }
+
+
+def write_png(path: Path, bits: int, colour: int, row: bytes, transparent: bytes) -> None:
+    """Write a PNG file of 4 equal rows of 4 pixels with a transparent value; Pillow cannot write all depths."""
+    header = struct.pack(">IIBBBBB", 4, 4, bits, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress((b"\0" + row) * 4), b"IEND": b""}
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks.items():
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_value_of_any_depth_becomes_white(tmp_path: Path, bits: int) -> None:
+    """The row has the values 0, 1, 2 and 3, or 0, 1, 0 and 1, scaled to the depth."""
+    values = np.arange(4) % 2**bits * (256 if bits == 16 else 1)
+    packed = [format(value, f"0{bits}b") for value in values]
+    row = int("".join(packed), 2).to_bytes(bits // 2, "big") if bits > 1 else bytes([0b01010000])
+    shown = np.round(values * 255 / (2**bits - 1))
+    for transparent in (0, 1):
+        write_png(tmp_path / "grey.png", bits, 0, row, struct.pack(">H", values[transparent]))
+        expected = np.where(values == values[transparent], 255, shown)
+        np.testing.assert_array_equal(decode_fitted(tmp_path / "grey.png", 4, 1)[0], np.tile(expected, (4, 1)))
+
+
+def test_a_transparent_colour_becomes_white_or_is_refused(tmp_path: Path) -> None:
+    colours = np.array([[10, 20, 30], [10, 20, 31], [1, 2, 3], [10, 20, 30]])
+    write_png(tmp_path / "8.png", 8, 2, bytes(colours.flatten().tolist()), struct.pack(">HHH", 10, 20, 30))
+    expected = np.where((colours == colours[0]).all(axis=1, keepdims=True), 255, colours)
+    np.testing.assert_array_equal(decode_fitted(tmp_path / "8.png", 4, 3)[:, 0].T, expected)
+    row = struct.pack(">12H", *(colours * 256 + 255).flatten())
+    write_png(tmp_path / "16.png", 16, 2, row, struct.pack(">HHH", 10, 20, 30))
+    with pytest.raises(ValueError, match=r"16\.png cannot be read .*16-bit colours of which one is transparent"):
+        decode_fitted(tmp_path / "16.png", 4, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -178,7 +178,9 @@ def test_strict_comparison_with_a_parsed_radius_is_never_optimistic(text: str) -
     assert Fraction(just_above) > Fraction(text)
 
 
-@pytest.mark.parametrize("radius", ["1/0", "one", "", "1/2/3", "0.5/2", "9" * 400 + "/1", None, [1]])
+@pytest.mark.parametrize(
+    "radius", ["1/0", "one", "", "1/2/3", "0.5/2", "9" * 400 + "/1", "1_0", "1_0/255", "\u0661", "0x1p3", None, [1]]
+)
 def test_radii_that_cannot_be_read_raise(radius: Any) -> None:
     with pytest.raises(ValueError, match=f"number such as '36/255' or 0.5, got {re.escape(repr(radius))}"):
         parse_radius(radius)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import random
+import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lipnet.data import DigitsDataModule, LabelledImages, NpzImages
+from lipnet.data.loaders import WorkerLoader
 from lipnet.models.archive import read_archive, write_archive
 from lipnet.training import (
     EMMA,
@@ -33,6 +39,7 @@ from tests.training.runs import (
     best_checkpoint,
     fit,
     make_module,
+    make_trainer,
 )
 
 AT_ONCE = 1e-9  # minutes: after every step
@@ -160,6 +167,135 @@ def test_a_grown_batch_keeps_its_size_within_the_epoch(tmp_path: Path, tiny_conf
     resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
     assert resumed.global_step == 6
     assert_same_training(whole, resumed)
+
+
+def test_gradients_accumulate_within_the_rest_of_an_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Steps follow batches 2 and 4 of each epoch: killed after the first."""
+
+    def settings(folder: str) -> dict[str, Any]:
+        callbacks = [GradientAccumulationScheduler({0: 2}), *callbacks_of(tmp_path / folder)]
+        return {"data": make_data(), "callbacks": callbacks, "limit_train_batches": 4}
+
+    whole = fit(tiny_config, tmp_path / "a", **settings("a"))
+    path = interrupt(tiny_config, tmp_path / "b", 1, **settings("b"))
+    resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
+    assert resumed.global_step == 4
+    assert_same_training(whole, resumed)
+
+
+class Noise(Callback):
+    """Moves a weight by random numbers of Python, numpy and torch, and draws more when an epoch ends."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        with torch.no_grad():
+            moved = torch.rand(()) + np.random.rand() + np.random.randn() + random.random() + random.gauss(0, 1)
+            next(iter(pl_module.model.parameters())).mul_(1 + 1e-3 * moved)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        torch.rand(3)
+
+
+def seed_everything(seed: int) -> None:
+    for draw in (random.seed, np.random.seed, torch.manual_seed):
+        draw(seed)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize("steps", [3, 8, 11])
+def test_random_numbers_go_on(
+    tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int, draws: bool
+) -> None:
+    """Also if a loader draws a number when it starts, within an epoch, too."""
+
+    def drawing(self: WorkerLoader, batches: Any = WorkerLoader._batches) -> Any:
+        torch.rand(1)
+        return batches(self)
+
+    if draws:
+        monkeypatch.setattr(WorkerLoader, "_batches", drawing)
+
+    def settings(folder: str) -> dict[str, Any]:
+        callbacks = [Noise(), *callbacks_of(tmp_path / folder)]
+        return {"data": make_data(), "callbacks": callbacks, "limit_train_batches": 8}
+
+    seed_everything(0)
+    whole = fit(tiny_config, tmp_path / "a", **settings("a"))
+    seed_everything(0)
+    path = interrupt(tiny_config, tmp_path / "b", steps, **settings("b"))
+    seed_everything(1)
+    assert_same_training(whole, fit(tiny_config, tmp_path / "b", path, **settings("b")))
+
+
+def test_weights_in_float64_are_not_rounded(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    settings = {"precision": "64-true", "limit_train_batches": 4}
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(), **settings)
+    path = interrupt(tiny_config, tmp_path / "b", 3, data=make_data(), **settings)
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(), **settings)
+    assert_same_training(whole, resumed)
+    kept = read_archive(path)[0]["state_dict"]
+    module = make_module(tiny_config)
+    resumed = make_trainer(tmp_path / "c", precision="64-true")
+    resumed.test(module, make_data(), ckpt_path=path, weights_only=True, verbose=False)
+    assert all(value.equal(kept[name]) for name, value in module.model.state_dict(prefix="model.").items())
+
+
+def test_an_epoch_of_the_same_batches_does_not_go_on_in_its_middle(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    """Lightning replaces the sampler of a training that overfits a few batches."""
+    settings = {"overfit_batches": 4}
+    path = interrupt(tiny_config, tmp_path / "b", 6, data=make_data(augment=False), **settings)
+    assert read_archive(path)[0]["global_step"] == 4
+    whole = fit(tiny_config, tmp_path / "a", data=make_data(augment=False), **settings)
+    resumed = fit(tiny_config, tmp_path / "b", path, data=make_data(augment=False), **settings)
+    assert_same_training(whole, resumed)
+    with pytest.raises(ValueError, match="can continue in the middle of an epoch, got a WorkerLoader that cannot"):
+        fit(
+            tiny_config,
+            tmp_path / "c",
+            data=make_data(augment=False),
+            callbacks=[LastCheckpoint(tmp_path / "c.ckpt", stop_after_minutes=1.0)],
+            **settings,
+        )
+
+
+OWN = """from lipnet.layers import LipschitzModule
+
+SLOPE = 0.5
+
+class Own(LipschitzModule):
+    # an activation
+    def forward(self, x):
+        return SLOPE * x.abs()
+
+    def lipschitz_bound(self):
+        return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [("SLOPE = 0.5", "SLOPE = 0.25", False), ("x.abs()", "x.relu()", False), ("# an", "# another", True)],
+    ids=["constant", "method", "comment"],
+)
+def test_other_code_of_your_own_modules_is_refused(
+    tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, old: str, new: str, same: bool
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {**tiny_config, "activation": {"_target_": "own_activation.Own", "_partial_": True}}
+
+    def settings(code: str) -> dict[str, Any]:
+        (tmp_path / "own_activation.py").write_text(code)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "own_activation", raising=False)
+        module = make_module(config, trust=["own_activation"])
+        return {"module": module, "data": make_data(), "limit_train_batches": 2}
+
+    path = interrupt(config, tmp_path, 1, **settings(OWN))
+    if same:
+        assert fit(config, tmp_path, path, **settings(OWN.replace(old, new))).global_step == 4
+    else:
+        with pytest.raises(ValueError, match=r"code of your own modules: .* resume with that"):
+            fit(config, tmp_path, path, **settings(OWN.replace(old, new)))
 
 
 @pytest.mark.slow

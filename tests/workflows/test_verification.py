@@ -188,6 +188,7 @@ SUMMARY_LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no cost of the rounding": lambda summary: summary["rounding"].update(radius=0.0),
     "another measurement": lambda summary: summary["rounding"]["measured"].update(float32=0.0),
     "a measurement on more images": lambda summary: summary["rounding"]["measured"].update(images=10**6),
+    "a negative number of predictions": lambda summary: summary["rounding"]["measured"].update(float32_predictions=-1),
     "nothing measured": lambda summary: summary["rounding"].pop("measured"),
     "no layers": lambda summary: summary.update(layers=[]),
     "a layer's constant": lambda summary: summary["layers"][2].update(constant=0.5),

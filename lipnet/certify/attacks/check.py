@@ -88,11 +88,7 @@ def attack(
     """
     images, labels = checked_images(images, labels)
     check_computes_as_declared(model)
-    shapes = [tuple(each.shape) for each in (certificates.prediction, certificates.radius, certificates.correct)]
-    if shapes != [tuple(labels.shape)] * 3:
-        raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")
-    if not (certificates.prediction == labels.cpu()).equal(certificates.correct):
-        raise ValueError("the certificates are not those of these labels: they disagree on which predictions are right")
+    _check_certificates(certificates, labels)
     if not all(1 < factor < inf for factor in factors):
         raise ValueError(f"factors must be finite and more than 1, got {list(factors)}")
     if batch_size < 1:
@@ -128,6 +124,17 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_()
+
+
+def _check_certificates(certificates: Certificates, labels: Tensor) -> None:
+    """Raise ValueError unless these may be the certificates of images with these labels."""
+    shapes = [tuple(each.shape) for each in (certificates.prediction, certificates.radius, certificates.correct)]
+    if shapes != [tuple(labels.shape)] * 3:
+        raise ValueError(f"certificates must be those of {len(labels)} images, got tensors of shapes {shapes}")
+    if not (certificates.prediction == labels.cpu()).equal(certificates.correct):
+        raise ValueError("the certificates are not those of these labels: they disagree on which predictions are right")
+    if not bool((certificates.radius >= 0).all()):
+        raise ValueError("radii must be at least 0, got negative ones or NaN")
 
 
 class _Search:

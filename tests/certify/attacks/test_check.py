@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, nan
@@ -124,6 +125,11 @@ def test_certificates_in_another_order_are_found_out(
         attack(trained_model, *samples, shifted)
     with pytest.raises(ValueError, match=r"disagree on which predictions are right"):
         attack(trained_model, *samples, replace(certificates, correct=~certificates.correct))
+    for value in (-0.1, math.nan):
+        radius = certificates.radius.clone()
+        radius[0] = value
+        with pytest.raises(ValueError, match="radii must be at least 0, got negative ones or NaN"):
+            attack(trained_model, *samples, replace(certificates, radius=radius))
 
 
 @dataclass(frozen=True)
