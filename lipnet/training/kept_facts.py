@@ -58,10 +58,9 @@ def _own_code(module: LightningModule) -> dict[str, Any]:
     modules = (each for part in parts if isinstance(part, nn.Module) for each in part.modules())
     own = {type_before_parametrizations(each) for each in modules if not of_lipnet_or_torch(each)}
     classes = {base for cls in own for base in cls.__mro__ if not counts_as_name(base)}
-    files = {sys.modules[cls.__module__].__file__ for cls in classes if cls.__module__ not in ("__main__", "builtins")}
-    codes = [
-        compile(Path(file).read_bytes(), "", "exec") for file in files if file is not None and file.endswith(".py")
-    ]
+    named = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__ != "__main__"}
+    files = {Path(getattr(each, "__file__", None) or "") for each in named}
+    codes = [compile(file.read_bytes(), "", "exec") for file in files if file.suffix == ".py" and file.is_file()]
     texts = sorted({text for each in (*classes, *codes) if is_known(text := fingerprint(each))})
     return {"SHA-256 of the code of your own modules": json_sha256({"code": texts})} if texts else {}
 
