@@ -35,6 +35,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = No
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         # A tensor may be stored as its negative, or as its conjugate.
         stored = value.detach().cpu().resolve_neg().resolve_conj().contiguous()
+        if stored.stride()[-1:] not in ((), (1,)):
+            # For torch, a single entry of a tensor with gaps is contiguous.
+            stored = stored.clone(memory_format=torch.contiguous_format)
         # The buffer itself: a copy of millions of images would need as much memory again.
         digest.update(stored.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

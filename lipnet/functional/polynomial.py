@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from lipnet.functional.autocast import autocast_dtype
 from lipnet.functional.constants import traced_as_constant
 from lipnet.functional.forms import Direct, Products, convolution_form
+from lipnet.functional.transforms import add_scaled_
 
 # From this size in bytes on, saving feature maps costs more than convolving once more.
 _LARGE = 2**23
@@ -92,10 +93,10 @@ def _horner(form: Direct | Products, maps: Tensor, setting: _Setting) -> Tensor:
     x = form.enter(maps)
     state = x if leading == 1 else x * leading
     for coefficient in reversed(lower):
-        state = form.apply(state).add_(x, alpha=coefficient)
+        state = add_scaled_(form.apply(state), x, coefficient)
     if setting.channels is not None and setting.groups == 1:
-        return form.apply_first(state, 0.0, setting.channels).add_(maps[:, : setting.channels], alpha=lowest)
-    return form.leave(form.apply(state).add_(x, alpha=lowest))[:, : setting.channels]
+        return add_scaled_(form.apply_first(state, 0.0, setting.channels), maps[:, : setting.channels], lowest)
+    return form.leave(add_scaled_(form.apply(state), x, lowest))[:, : setting.channels]
 
 
 class _Polynomial(torch.autograd.Function):
@@ -143,7 +144,7 @@ def _product(form: Direct | Products, x: Tensor, setting: _Setting) -> tuple[Ten
             state = shifted
         else:
             convolved.append(shifted)
-            state = form.apply(shifted).add_(state, alpha=constant)
+            state = add_scaled_(form.apply(shifted), state, constant)
     return form.leave(state), convolved
 
 
@@ -162,7 +163,7 @@ def _convolved(form: Direct | Products, x: Tensor, saved: Sequence[Tensor], sett
     elif quadratic is None:
         last = form.apply(convolved[-1], before)
     else:
-        last = form.apply(convolved[-1]).add_(convolved[-2], alpha=quadratic)
+        last = add_scaled_(form.apply(convolved[-1]), convolved[-2], quadratic)
     return [*convolved, last]
 
 
@@ -190,7 +191,7 @@ def _product_adjoint(
             image = form.apply(gradient)
             collect(image, -1)
             if wanted:
-                gradient = form.apply(image, -shift).add_(gradient, alpha=constant)
+                gradient = add_scaled_(form.apply(image, -shift), gradient, constant)
         elif wanted and short is not None:
             gradient = form.apply_to_first(gradient, shift)
         elif wanted:

@@ -1,4 +1,4 @@
-"""Test for ordinary tensors: those that stand for no others, as tensors in a transformation or a graph do."""
+"""What transformations and graphs of operations need: a test for tensors that stand for others, and a safe sum."""
 
 import torch
 from torch import Tensor
@@ -16,3 +16,11 @@ def is_ordinary(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(x)
     )
+
+
+def add_scaled_(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    """Add ``scale * y`` to x in place, and return x.
+
+    The CPU compiler of torch 2.14 drops ``alpha`` of a sum with a product of matrices.
+    """
+    return x.add_(scale * y) if torch.compiler.is_compiling() else x.add_(y, alpha=scale)

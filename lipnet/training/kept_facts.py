@@ -1,8 +1,9 @@
 """Facts of a training that no setting states, and that a resumed training must share with its checkpoint."""
 
+import functools
+import inspect
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -49,20 +50,44 @@ def extra_images(trainer: Trainer) -> dict[str, Any]:
 
 
 def _own_code(module: LightningModule) -> dict[str, Any]:
-    """Return the SHA-256 of the code of your own modules in the network and the loss; nothing if there are none.
+    """Return the SHA-256 of your own code in the network and the loss, as it is loaded; nothing if there is none.
 
-    It covers their classes and the files of these, but not comments, and of a script's classes the classes alone.
-    Classes with content that cannot be compared are left out.
+    It covers the classes of modules, a loss that is a function or an object, and what the files define by name in which
+    these are defined, except for a script. Content that cannot be compared is left out.
     """
-    parts = (getattr(module, name, None) for name in ("model", "loss"))
-    modules = (each for part in parts if isinstance(part, nn.Module) for each in part.modules())
-    own = {type_before_parametrizations(each) for each in modules if not of_lipnet_or_torch(each)}
-    classes = {base for cls in own for base in cls.__mro__ if not counts_as_name(base)}
-    named = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__ != "__main__"}
-    files = {Path(getattr(each, "__file__", None) or "") for each in named}
-    codes = [compile(file.read_bytes(), "", "exec") for file in files if file.suffix == ".py" and file.is_file()]
-    texts = sorted({text for each in (*classes, *codes) if is_known(text := fingerprint(each))})
-    return {"SHA-256 of the code of your own modules": json_sha256({"code": texts})} if texts else {}
+    parts = [part for name in ("model", "loss") if (part := getattr(module, name, None)) is not None]
+    modules = [each for part in parts if isinstance(part, nn.Module) for each in part.modules()]
+    own: list[Any] = [type_before_parametrizations(each) for each in modules if not of_lipnet_or_torch(each)]
+    own += [part for part in parts if not isinstance(part, nn.Module)]
+    files = {file for each in own for file in _files_behind(each)}
+    if not files:
+        return {}
+    defined = {
+        f"{file}.{name} {fingerprint(value)}"
+        for file in files - {"__main__"}
+        for name, value in getattr(sys.modules.get(file), "__dict__", {}).items()
+        if not (name.startswith("__") or _is_imported(value, file))
+    }
+    texts = filter(is_known, {*map(fingerprint, own), *defined})
+    return {"SHA-256 of your own code": json_sha256({"code": sorted(texts)})}
+
+
+def _files_behind(value: Any) -> set[str]:
+    """Return the names of your own modules of Python that define a class, a function, or the class of an object."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if inspect.isroutine(value):
+        names = {str(value.__module__)}
+    else:
+        cls = value if isinstance(value, type) else type(value)
+        names = {base.__module__ for base in cls.__mro__ if not counts_as_name(base)}
+    return {name for name in names if name.partition(".")[0] not in ("lipnet", "torch")}
+
+
+def _is_imported(value: Any, file: str) -> bool:
+    """Tell whether a name of a module of Python stands for something that another one defines."""
+    defined_somewhere = inspect.isclass(value) or inspect.isroutine(value)
+    return inspect.ismodule(value) or (defined_somewhere and value.__module__ != file)
 
 
 def _length_behind(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -57,11 +57,11 @@ class LastCheckpoint(Checkpoint):
         self._started = self._saved = monotonic()
         self._step = 0
         self._writes = self._resumable = True
-        self._stepped = False
+        self._stepped = self._stopping = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._started = self._saved = monotonic()
-        self._stepped = False
+        self._stepped = self._stopping = False
         self._writes = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +76,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The checkpoint of the end of the last epoch is written, and Lightning has logged the epoch's figures since.
         if self._stepped and self._writes and trainer.strategy.broadcast(self._is_time_up()):
+            self._stop(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Lightning has logged the figures of the last step since its checkpoint was written.
+        if self._stopping:
             self._stop(trainer)
 
     def on_train_batch_end(
@@ -111,14 +116,15 @@ class LastCheckpoint(Checkpoint):
         save, stop = trainer.strategy.broadcast((save, stop))
         if save:
             self._save(trainer)
-        if stop:
-            self._stop(trainer)
+        self._stopping = stop
 
     def _is_time_up(self) -> bool:
         return _exceeds(self.stop_after_minutes, monotonic() - self._started)
 
     def _stop(self, trainer: Trainer) -> NoReturn:
         rank_zero_info(f"The time is up in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
+        for logger in trainer.loggers:
+            logger.save()
         raise TimeIsUp
 
     def _save(self, trainer: Trainer) -> None:

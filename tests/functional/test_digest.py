@@ -35,3 +35,10 @@ def test_tensors_that_are_stored_as_negatives_or_conjugates_count_by_their_value
     pair = torch.tensor([1 + 2j, 3 - 1j])
     for stored, value in ((pair.conj().imag, -pair.imag), (pair.conj(), pair.conj().resolve_conj())):
         assert tensors_sha256({"a": stored}) == tensors_sha256({"a": value})
+
+
+def test_a_single_entry_of_a_tensor_with_gaps_counts() -> None:
+    """Such a tensor is contiguous for torch, although its stride is not 1."""
+    gaps = torch.tensor([1 + 2j]).imag
+    assert gaps.stride() == (2,)
+    assert tensors_sha256({"": gaps}) == tensors_sha256({"": torch.tensor([2.0])}) != tensors_sha256({"": -gaps})

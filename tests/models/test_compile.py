@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,31 @@ def assert_same_steps(backend: str, **options: Any) -> None:
 )
 def test_training_is_one_graph(options: dict[str, Any]) -> None:
     assert_same_steps("aot_eager", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++, as torch.compile does on a processor")
+@pytest.mark.parametrize("engine", ["auto", "dense"])
+def test_a_compiled_training_takes_the_same_steps(engine: str) -> None:
+    """The network has maps of 8 x 8, 4 x 4 and 2 x 2 pixels: torch's compiler gets some sums of products wrong."""
+    assert_same_steps("inductor", engine=engine)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++, as torch.compile does on a processor")
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_compiled_layer_has_the_same_result_and_gradients(size: int, groups: int) -> None:
+    x = torch.rand(4, 8, size, size, generator=torch.Generator().manual_seed(1))
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        layer, maps = SOC(8, 8, 3, groups=groups), x.clone().requires_grad_()
+        call = torch.compile(layer, fullgraph=True, dynamic=False) if compiled else layer
+        y = call(maps)
+        (y * torch.arange(y.numel()).view_as(y) / y.numel()).sum().backward()
+        results.append([y.detach(), layer.weight.grad, maps.grad])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

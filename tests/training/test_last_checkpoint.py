@@ -185,6 +185,17 @@ def test_figures_of_an_epoch_are_logged_before_the_time_ends(
     assert [row["epoch"] for row in rows if row["train/accuracy"]] == ["0", "1"]
 
 
+def test_figures_of_every_step_are_logged_before_the_time_ends(
+    tmp_path: Path, tiny_config: dict[str, Any], clock: Clock
+) -> None:
+    logger = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=1000)
+    settings = {"limit_train_batches": 5, "max_epochs": 1, "log_every_n_steps": 1, "logger": logger}
+    cuts, _ = cut_again_and_again(tiny_config, tmp_path, clock, 2, **settings)
+    assert cuts == [2, 4]
+    rows = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1", "2", "3", "4"]
+
+
 def test_a_state_after_a_validation_is_kept_by_the_clock(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     """A validation follows each step, and the process is killed in the middle of the epoch."""
     path = tmp_path / "cut" / "latest.ckpt"

@@ -257,9 +257,14 @@ def test_an_epoch_of_the_same_batches_does_not_go_on_in_its_middle(tmp_path: Pat
         )
 
 
-OWN = """from lipnet.layers import LipschitzModule
+OWN = """from torch.nn.functional import cross_entropy
+from lipnet.layers import LipschitzModule
 
 SLOPE = 0.5
+WEIGHT = 1.0
+
+def loss(logits, labels, smoothing=0.0):
+    return WEIGHT * cross_entropy(logits, labels, label_smoothing=smoothing)
 
 class Own(LipschitzModule):
     # an activation
@@ -273,8 +278,13 @@ class Own(LipschitzModule):
 
 @pytest.mark.parametrize(
     ("old", "new", "same"),
-    [("SLOPE = 0.5", "SLOPE = 0.25", False), ("x.abs()", "x.relu()", False), ("# an", "# another", True)],
-    ids=["constant", "method", "comment"],
+    [
+        ("SLOPE = 0.5", "SLOPE = 0.25", False),
+        ("x.abs()", "x.relu()", False),
+        ("WEIGHT * cross", "2 * cross", False),
+        ("# an", "# another", True),
+    ],
+    ids=["constant", "method", "loss", "comment"],
 )
 def test_other_code_of_your_own_modules_is_refused(
     tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, old: str, new: str, same: bool
@@ -282,19 +292,22 @@ def test_other_code_of_your_own_modules_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     config = {**tiny_config, "activation": {"_target_": "own_activation.Own", "_partial_": True}}
 
-    def settings(code: str) -> dict[str, Any]:
+    def settings(code: str, edited: str = "") -> dict[str, Any]:
         (tmp_path / "own_activation.py").write_text(code)
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
         importlib.invalidate_caches()
         monkeypatch.delitem(sys.modules, "own_activation", raising=False)
-        module = make_module(config, trust=["own_activation"])
+        loss = partial(importlib.import_module("own_activation").loss, smoothing=0.1)
+        module = make_module(config, trust=["own_activation"], loss=loss)
+        # The training uses what is loaded, whatever the file holds since.
+        (tmp_path / "own_activation.py").write_text(edited or code)
         return {"module": module, "data": make_data(), "limit_train_batches": 2}
 
-    path = interrupt(config, tmp_path, 1, **settings(OWN))
+    path = interrupt(config, tmp_path, 1, **settings(OWN, edited=OWN.replace(old, new)))
     if same:
         assert fit(config, tmp_path, path, **settings(OWN.replace(old, new))).global_step == 4
     else:
-        with pytest.raises(ValueError, match=r"code of your own modules: .* resume with that"):
+        with pytest.raises(ValueError, match=r"SHA-256 of your own code: .* resume with that"):
             fit(config, tmp_path, path, **settings(OWN.replace(old, new)))
 
 

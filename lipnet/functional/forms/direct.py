@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.convolution import same_convolution, same_convolution_weight_gradient
+from lipnet.functional.transforms import add_scaled_
 
 
 class Direct:
@@ -41,7 +42,7 @@ class Direct:
         if maps.numel() > self.weight.numel():
             return self._convolve(maps, self._shifted(shift, sign))
         result = self._convolve(maps, self.weight)
-        return (result if sign == 1 else result.neg_()).add_(maps, alpha=shift)
+        return add_scaled_(result if sign == 1 else result.neg_(), maps, shift)
 
     def apply_first(self, maps: Tensor, shift: float, channels: int) -> Tensor:
         """Return the first ``channels`` channels of (J + shift) maps, as (B, channels, H, W); for one group only."""
@@ -60,7 +61,7 @@ class Direct:
         if missing:
             part = F.pad(part, (0, 0, 0, 0, 0, 0, 0, missing))
         if self._total is not None:
-            self._total.add_(part, alpha=sign)
+            add_scaled_(self._total, part, sign)
         else:
             self._total = part if sign == 1 else part.neg_()
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipnet.functional.forms.bilinear import bilinear_form, transform
+from lipnet.functional.transforms import add_scaled_
 
 
 def product_matrices(weight: Tensor, size: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
@@ -74,7 +75,7 @@ class Products:
         first, channels = self.enter(maps), maps.shape[1]
         result = self._gather(torch.bmm(self._spread(first), self.matrices[..., :channels].mT), None, 0.0, -1)
         shifted = self._first(result, channels)
-        shifted.add_(first.view_as(shifted), alpha=shift)
+        add_scaled_(shifted, first.view_as(shifted), shift)
         return result
 
     def collect(self, maps: Tensor, gradient: Tensor, sign: int) -> None:
@@ -126,4 +127,4 @@ class Products:
         result = transform(self.form.output, lines)
         if sign < 0:
             result.neg_()
-        return result if maps is None or shift == 0 else result.add_(maps, alpha=shift)
+        return result if maps is None or shift == 0 else add_scaled_(result, maps, shift)
