@@ -61,7 +61,7 @@ class WorkerLoader(DataLoader[tuple[Tensor, Tensor]]):
 
     @property
     def continues_epochs(self) -> bool:
-        """Whether `load_state_dict` continues an interrupted epoch."""
+        """True if `load_state_dict` continues an interrupted epoch."""
         return isinstance(self.sampler, EpochSampler)
 
     def state_dict(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What transformations and graphs of operations need: a test for tensors that stand for others, and a safe sum."""
+"""Transformations and graphs of operations: a test for tensors that stand for others, and a sum that compiles."""
 
 import torch
 from torch import Tensor
