@@ -112,10 +112,6 @@ class Scaling(WatchedModule, ABC):
     # Versions of weight and buffers after the last step, and the vectors that it used.
     _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
-    def settings(self) -> tuple[type, *tuple[float, ...]]:
-        """Return what the scaled filter depends on besides filter and vectors, for caches."""
-        return type(self), self.target, self.interval
-
     @abstractmethod
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the norm of each group (groups,), differentiable in the filter, and the advanced vectors, detached."""
@@ -215,9 +211,6 @@ class JacobianScaling(Scaling):
         self.interval = expected_norm_bound(self.target, channels, kernel_size)
         shape = (groups, channels, self.points, self.points)
         self.register_buffer("vectors", torch.empty(shape, device=device, dtype=dtype))
-
-    def settings(self) -> tuple[type, *tuple[float, ...]]:
-        return *super().settings(), self.points
 
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         norm, new = jacobian_norm(skew, self._mixed(vectors))

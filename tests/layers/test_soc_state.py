@@ -200,28 +200,6 @@ def test_a_setting_that_changes_is_in_the_next_evaluation(
     assert layer.lipschitz_bound() == fresh.lipschitz_bound()
 
 
-@pytest.mark.parametrize("change", [{"target": 0.7}, {"points": 4}, {"interval": 3.0}])
-def test_a_setting_of_the_scale_that_changes_is_in_the_next_evaluation(change: dict[str, float]) -> None:
-    layer, fresh = SOC(2, 4).eval(), SOC(2, 4).eval()
-    fresh.load_state_dict(layer.state_dict())
-    x = torch.randn(2, 2, 8, 4)
-    with torch.no_grad():
-        before = layer(x)
-        for each in (layer, fresh):
-            for name, value in change.items():
-                setattr(each.scaling, name, value)
-        assert torch.equal(layer(x), fresh(x))
-        # The interval only decides for wide groups, whose norm is not computed.
-        assert torch.equal(layer(x), before) == ("interval" in change)
-
-
-def test_vectors_that_a_caller_writes_into_are_computed_again(layer: SOC) -> None:
-    layer.eval()
-    before = layer.prepared().vectors[0].clone()
-    layer.prepared().vectors[0].zero_()
-    assert torch.equal(layer.prepared().vectors[0], before)
-
-
 def test_copies_do_not_share_anything(layer: SOC) -> None:
     before = evaluate(layer)
     for duplicate in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

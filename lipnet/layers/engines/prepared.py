@@ -62,10 +62,10 @@ class PreparedWeight:
     _versions: list[tuple[Tensor, int | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._versions.extend((each, version_of(each)) for each in (*self.vectors, self.filter, self.factored))
+        self._versions.extend((each, version_of(each)) for each in (self.filter, self.factored))
 
     def written(self) -> bool:
-        """Return whether a tensor was changed in place, so that the bounds may not hold any more."""
+        """Return whether a filter or a constant was changed in place, so that the bounds may not hold any more."""
         return any(version_of(tensor) != version for tensor, version in list(self._versions))
 
     @cached_property
