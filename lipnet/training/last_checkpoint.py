@@ -123,16 +123,19 @@ class LastCheckpoint(Checkpoint):
 
     def _stop(self, trainer: Trainer) -> NoReturn:
         rank_zero_info(f"The time is up in epoch {trainer.current_epoch}: resume with ckpt_path={self.path}")
-        for logger in trainer.loggers:
-            logger.save()
+        _write_figures(trainer)
         raise TimeIsUp
 
     def _save(self, trainer: Trainer) -> None:
         # After a kill, the resumed run logs later steps only: write the metrics of the earlier ones now.
-        for logger in trainer.loggers:
-            logger.save()
+        _write_figures(trainer)
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = monotonic()
+
+
+def _write_figures(trainer: Trainer) -> None:
+    for logger in trainer.loggers:
+        logger.save()
 
 
 def can_continue(trainer: Trainer) -> bool:
