@@ -131,10 +131,9 @@ def _raised(gram: Tensor, bound: float) -> float:
     vectors = torch.linspace(1, 2, gram.shape[-1], dtype=torch.float64).to(gram).view(-1, 1).expand(*gram.shape[:-1], 1)
     growth = 0.0
     while torch.linalg.cholesky_ex(bound * identity - gram).info.any():
-        if growth == 0:
-            for _ in range(_STEPS):
-                vectors = F.normalize(gram @ vectors, dim=-2, eps=torch.finfo(torch.float64).tiny)
-            bound = max(bound, float((gram @ vectors).norm(dim=-2).max()))
+        for _ in range(_STEPS):
+            vectors = F.normalize(gram @ vectors, dim=-2, eps=torch.finfo(torch.float64).tiny)
+        bound = max(bound, float((gram @ vectors).norm(dim=-2).max()))
         # Grow faster each time, in case the power iteration has missed the largest eigenvalue.
         growth = 2 * growth or _SMALLEST_GROWTH
         bound = bound * (1 + growth) + 1e-300

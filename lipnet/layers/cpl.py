@@ -1,6 +1,7 @@
 """The convex potential layer (CPL), a residual convolution."""
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from lipnet.functional import same_convolution
 from lipnet.functional.frequency import frequency_response, room_beyond_grid
 from lipnet.functional.kernel_norms import kernel_norm_bound
+from lipnet.functional.norm_estimates import start_vector
 from lipnet.functional.skew import adjoint_filter
 from lipnet.layers.cache import is_frozen, versions
 from lipnet.layers.operands import Operands
@@ -17,7 +19,9 @@ from lipnet.layers.potential import SMALLEST_NORM_OF_W, GradientStep
 
 # Frequencies in each direction: for bounds and evaluation, and for the estimate of training.
 _GRID, _POINTS = 16, 8
-# Number of frequencies at which power iteration continues until it converges.
+# Power iteration runs from several vectors: a single one may be almost orthogonal to the largest singular vector.
+_VECTORS = 4
+# Number of frequencies at which it continues until it converges.
 _CANDIDATES = 4
 # Share of a fixed vector in the stored one, so that no direction stays invisible to the estimate.
 _MIXED_IN = 1e-3
@@ -49,10 +53,9 @@ def _(weight: Tensor, groups: int) -> Tensor:
 def _norm_estimate(weight: Tensor) -> Tensor:
     size = (1 if weight.shape[-2] == 1 else _GRID, 1 if weight.shape[-1] == 1 else _GRID)
     single = frequency_response(weight.float(), size).flatten(0, 2)
-    entries = torch.arange(weight.shape[1], dtype=torch.float64, device=weight.device)
-    vectors = (entries * 0.6180339887498949 % 1 - 0.4).to(single).expand(len(single), -1).unsqueeze(-1)
-    vectors = _iterated(single, vectors, steps=10)
-    best = (single @ vectors).norm(dim=1).squeeze(1).topk(min(_CANDIDATES, len(single))).indices
+    start = start_vector(weight.shape[1], _VECTORS, 1, dtype=single.dtype, device=single.device)
+    vectors = _iterated(single, start.view(-1, _VECTORS).expand(len(single), -1, -1), steps=10)
+    best = (single @ vectors).norm(dim=1).amax(dim=1).topk(min(_CANDIDATES, len(single))).indices
     double = frequency_response(weight.double(), size).flatten(0, 2)[best]
     vectors = _iterated(double, vectors[best].to(double), steps=200)
     estimate: Tensor = (double @ vectors).norm(dim=1).max()
@@ -60,7 +63,7 @@ def _norm_estimate(weight: Tensor) -> Tensor:
 
 
 def _iterated(matrices: Tensor, vectors: Tensor, steps: int) -> Tensor:
-    """Return the vectors (N, n, 1) after some steps of power iteration with A^* A."""
+    """Return the vectors (N, n, v) after some steps of power iteration with A^* A."""
     for _ in range(steps):
         vectors = F.normalize(matrices.mH @ (matrices @ vectors), dim=1, eps=torch.finfo(torch.float32).tiny)
     return vectors
@@ -164,7 +167,7 @@ class CPL(GradientStep):
         if not self.training:
             norms = norm_estimates(weight.detach(), self.groups).clamp_min(SMALLEST_NORM_OF_W)
             norms = norms * (estimates / estimates.detach())
-        factors: Tensor = 2**0.5 / (_ROOM * room_beyond_grid(self.kernel_size, _GRID) * norms)
+        factors: Tensor = sqrt(2) / (_ROOM * room_beyond_grid(self.kernel_size, _GRID) * norms)
         return factors.repeat_interleave(self.hidden_channels // self.groups)
 
     def bound_kernel(self, kernel: Tensor) -> float:

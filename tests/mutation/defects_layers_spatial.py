@@ -114,6 +114,11 @@ DEFECTS = [
         [POTENTIAL + "test_cpl_is_its_formula", POTENTIAL + "test_evaluation_does_not_depend_on_the_vector"],
     ),
     Defect(
+        "CPL: the norm is estimated from a single vector",
+        attribute(lipnet.layers.cpl, "_VECTORS", 1),
+        [POTENTIAL + "test_new_layers_have_bound_one_in_evaluation"],
+    ),
+    Defect(
         "CPL: the bound is that of an estimate",
         attribute(lipnet.layers.cpl, "kernel_norm_bound", _estimate),
         [COMMON + "test_the_bound_covers_hostile_weights"],
