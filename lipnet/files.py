@@ -55,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary(path)
     try:
-        with partial.open("xb") as file:
+        with _named(path), partial.open("xb") as file:
             yield file
             _flush(file)
             os.replace(partial, path)
@@ -92,7 +92,7 @@ def atomic_writes(*paths: Path, outdated: Sequence[Path] = ()) -> Iterator[list[
     partial = _temporary(paths[-1])
     partial.mkdir()
     try:
-        with ExitStack() as stack:
+        with _named(paths[-1]), ExitStack() as stack:
             files: list[BinaryIO] = [stack.enter_context((partial / path.name).open("xb")) for path in paths]
             yield files
             for file in files:
@@ -162,6 +162,16 @@ def _replacement(last: Path) -> Path:
 def _temporary(path: Path) -> Path:
     """Return a new name beside ``path``, which no other process or thread uses."""
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Add a path to errors that name none, as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _flush(file: BinaryIO) -> None:

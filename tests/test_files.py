@@ -55,6 +55,13 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, old: bytes | None,
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == ([("result.bin", old)] if old else [])
 
 
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.bin"
+    with room_for(1000), pytest.raises(OSError, match=f"File too large: '{path}'"), atomic_write(path) as file:
+        file.write(bytes(2000))
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_parent_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "one" / "result.bin"
     with atomic_write(path) as file:
@@ -106,7 +113,7 @@ def test_an_error_leaves_all_of_them_as_they_were(tmp_path: Path, error: type[Ba
 
 def test_a_full_disk_leaves_all_of_them_as_they_were(tmp_path: Path) -> None:
     write_three(tmp_path, b"1")
-    with room_for(1000), pytest.raises(OSError, match="File too large"):
+    with room_for(1000), pytest.raises(OSError, match=r"File too large: '.*/c'"):
         write_three(tmp_path, bytes(2000))
     assert contents(tmp_path) == dict.fromkeys("abc", b"1")
 

@@ -16,6 +16,7 @@ from lipnet.training.last_checkpoint import can_continue
 
 _COUNTS = "train_accuracy"
 _FACTS = "kept_facts"
+_METRICS = "callback_metrics"
 _PLACES = ("in the checkpoint", "here")
 # Settings that schedules add to parameter groups.
 _SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
@@ -30,10 +31,10 @@ class ExactResumption(Callback):
 
     Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
     of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
-    training accuracy, the factor of a `GradientAccumulationScheduler`, and the best score of a run whose folder was
-    moved. If the time budget of the training is used
-    up and its last validation is missing, because the program was killed in it, the training takes one more step and
-    validates.
+    training accuracy, the metrics that callbacks and schedules read between two validations, the factor of a
+    `GradientAccumulationScheduler`, and the best score of a run whose folder was moved. If the time budget of the
+    training is used up and its last validation is missing, because the program was killed in it, the training takes one
+    more step and validates.
 
     `CertifiedClassifier` adds one to every training.
 
@@ -52,6 +53,7 @@ class ExactResumption(Callback):
     def __init__(self, train_accuracy: Metric) -> None:
         self.train_accuracy = train_accuracy
         self._positions: list[dict[str, Any]] = []
+        self._metrics: dict[str, Tensor] = {}
         self._optimizers: list[dict[str, Any]] = []
         self._schedules: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {}
@@ -76,6 +78,7 @@ class ExactResumption(Callback):
         # Keep the positions: Lightning drops them if its loaders exist already, and a schedule over steps makes it
         # create them early.
         self._positions = loop.get("state_dict", {}).pop("combined_loader", [])
+        self._metrics = checkpoint.get(_METRICS, {})
         self._optimizers = checkpoint.get("optimizer_states", [])
         self._schedules = checkpoint.get("lr_schedulers", [])
         self._stated, self._done = checkpoint.get(_FACTS), checkpoint.get("global_step", 0)
@@ -129,6 +132,8 @@ class ExactResumption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show_max_steps(trainer)
+        metrics, self._metrics = self._metrics, {}
+        trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in metrics.items()})
         positions, self._positions = self._positions, []
         loader: Any = trainer.train_dataloader
         if positions and can_continue(trainer):
@@ -157,6 +162,7 @@ class ExactResumption(Callback):
         with self.train_accuracy.sync_context():
             counts = self.train_accuracy.metric_state.items()
             checkpoint[_COUNTS] = {name: count.clone() for name, count in counts if isinstance(count, Tensor)}
+        checkpoint[_METRICS] = {name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()}
         if self._facts:
             checkpoint[_FACTS] = dict(self._facts)
 

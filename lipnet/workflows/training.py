@@ -149,8 +149,9 @@ def check_certification(config: DictConfig) -> None:
         ValueError: for a setting of ``certify`` out of range, empty test data, and a training that will have nothing to
             certify.
     """
-    if config.trainer.get("max_epochs") == 0:
-        raise ValueError("trainer.max_epochs must be positive, or -1 for no limit, got 0: nothing would be trained")
+    for name, unlimited in (("max_epochs", "-1"), ("max_steps", "-1"), ("limit_train_batches", "null")):
+        if config.trainer.get(name) == 0:
+            raise ValueError(f"trainer.{name} must be positive, or {unlimited} for no limit, got 0: nothing to train")
     settings = config.certify
     if settings is None:
         return

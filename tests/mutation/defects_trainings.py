@@ -33,6 +33,11 @@ DEFECTS = [
         [RESUMPTION + "test_gradients_accumulate_within_the_rest_of_an_epoch"],
     ),
     Defect(
+        "trainings: the figures of the last validation are lost",
+        edit_method(ExactResumption, "on_load_checkpoint", "checkpoint.get(_METRICS, {})", "{}"),
+        [RESUMPTION + "test_a_checkpoint_between_validations_has_the_score_of_the_last_one"],
+    ),
+    Defect(
         "trainings: the code of your own modules may be another one",
         replace(_own_code, lambda module: {}),
         [f"{RESUMPTION}test_other_code_of_your_own_modules_is_refused[{case}]" for case in ("constant", "method")],

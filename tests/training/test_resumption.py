@@ -322,6 +322,22 @@ def test_validations_within_an_epoch_are_not_left_out(tmp_path: Path, tiny_confi
     assert_same_files(whole, resumed)
 
 
+def test_a_checkpoint_between_validations_has_the_score_of_the_last_one(
+    tmp_path: Path, tiny_config: dict[str, Any]
+) -> None:
+    """A validation follows the third of four steps, and the best checkpoint is chosen after the fourth."""
+
+    def settings(folder: str) -> dict[str, Any]:
+        callbacks = [best_checkpoint(tmp_path / folder, save_on_train_epoch_end=True)]
+        return {"data": make_data(), "callbacks": callbacks, "limit_train_batches": 4, "val_check_interval": 3}
+
+    whole = fit(tiny_config, tmp_path / "a", **settings("a"))
+    path = interrupt(tiny_config, tmp_path / "b", 3, **settings("b"))
+    resumed = fit(tiny_config, tmp_path / "b", path, **settings("b"))
+    assert_same_training(whole, resumed)
+    assert_same_files(whole, resumed)
+
+
 @pytest.mark.slow
 def test_a_plain_loader_does_not_go_on_in_the_middle_of_an_epoch(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
     class PlainDigits(DigitsDataModule):

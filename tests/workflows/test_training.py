@@ -239,6 +239,8 @@ def test_a_damaged_checkpoint_is_refused(config: DictConfig, tiny_checkpoint: Pa
         ({"certify": {"report": "pdf"}}, "report must be 'html' or null, got 'pdf'"),
         ({"certify": {"device": "nowhere"}}, "device must be 'auto' or a device of torch, got 'nowhere'"),
         ({"trainer": {"max_epochs": 0}}, r"trainer\.max_epochs must be positive, or -1 for no limit, got 0"),
+        ({"trainer": {"max_steps": 0}}, r"trainer\.max_steps must be positive, or -1 for no limit, got 0"),
+        ({"trainer": {"limit_train_batches": 0}}, r"limit_train_batches must be positive, or null for no limit, got 0"),
         ({"trainer": {"fast_dev_run": True}}, "keeps no checkpoint to certify: set certify=null"),
     ],
     ids=str,

@@ -148,10 +148,11 @@ def merge(model: nn.Module) -> nn.Module:
         }
     tensors = own_tensors(model, attachment.active)
     detach(model)
+    # An adapter file may hold a weight that is adapted, too. Its other owners keep it, and the merged one replaces it.
+    restore(model, tensors)
     for site, weight in merged.items():
         old = getattr(site.module, site.parameter)
         setattr(site.module, site.parameter, nn.Parameter(weight, requires_grad=old.requires_grad))
-    restore(model, tensors)
     return model
 
 

@@ -331,6 +331,34 @@ def test_a_head_that_was_trained_along_is_restored(
     assert same(base, snapshot(fresh))
 
 
+@pytest.mark.parametrize("config", [LoRAConfig(2), GSOFTConfig(4)])
+def test_an_adapter_merges_into_weights_that_were_trained_along(
+    tmp_path: Path, network: nn.Module, images: Tensor, config: AdapterConfig
+) -> None:
+    fresh = copy.deepcopy(network)
+    train(attach(network, config).requires_grad_(True))
+    expected = logits(network, images)
+    save_adapter(network, tmp_path / "a", along="*")
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(merge(fresh), images), expected)
+
+
+def test_the_other_owner_of_a_merged_weight_keeps_what_was_trained_along(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        model[2].weight = model[0].weight
+        return model.eval()
+
+    trained, fresh, x = tied(), tied(), torch.randn(3, 8)
+    train(attach(trained, LoRAConfig(2), ["0"]).requires_grad_(True), shape=(6, 8))
+    expected = logits(trained, x)
+    save_adapter(trained, tmp_path / "a", along="*")
+    load_adapter(fresh, tmp_path / "a")
+    assert torch.equal(logits(fresh, x), expected)
+    assert torch.equal(logits(merge(fresh), x), expected)
+
+
 def same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
