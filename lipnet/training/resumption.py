@@ -31,7 +31,7 @@ class ExactResumption(Callback):
 
     Lightning restores weights, optimizer, schedules and the progress of each loop. This callback restores the position
     of the training loader, if it is a stateful loader (``state_dict`` and ``load_state_dict``), the counts of the
-    training accuracy, the metrics that callbacks and schedules read between two validations, the factor of a
+    training accuracy, the metrics that callbacks read between two validations, the factor of a
     `GradientAccumulationScheduler`, and the best score of a run whose folder was moved. If the time budget of the
     training is used up and its last validation is missing, because the program was killed in it, the training takes one
     more step and validates.
