@@ -1,17 +1,15 @@
-"""Selection of slow cases, report of planted defects, seeds, and a LipConvNet small enough for 8 x 8 digits."""
+"""Selection of slow cases, report of planted defects, and a LipConvNet small enough for 8 x 8 digits."""
 
 from __future__ import annotations
 
 import copy
-import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from math import gcd
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,31 +57,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section(f"{len(lines)} planted defects")
         terminalreporter.write_line("\n".join(lines))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Give each process and its children one thread: pytest-xdist keeps all cores busy, and tensors are small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """Seed all random numbers, so that a test draws the same ones whichever tests run before it."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _forget_compiled_code() -> None:
-    """Forget what earlier tests compiled: torch.compile gives up after eight compilations of one function."""
-    torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")
