@@ -112,6 +112,10 @@ class Scaling(WatchedModule, ABC):
     # Versions of weight and buffers after the last step, and the vectors that it used.
     _last: tuple[tuple[int, ...], list[Tensor]] | None = None
 
+    def settings(self) -> tuple[float, ...]:
+        """Return the numbers that the scaled filter of an evaluation depends on."""
+        return self.target, self.interval
+
     @abstractmethod
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the norm of each group (groups,), differentiable in the filter, and the advanced vectors, detached."""
@@ -211,6 +215,9 @@ class JacobianScaling(Scaling):
         self.interval = expected_norm_bound(self.target, channels, kernel_size)
         shape = (groups, channels, self.points, self.points)
         self.register_buffer("vectors", torch.empty(shape, device=device, dtype=dtype))
+
+    def settings(self) -> tuple[float, ...]:
+        return *super().settings(), self.points
 
     def evaluate(self, skew: Tensor, vectors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         norm, new = jacobian_norm(skew, self._mixed(vectors))

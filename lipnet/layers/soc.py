@@ -286,7 +286,7 @@ class SOC(LipschitzModule):
         ``exact`` compares the weight's values on every device, see `lipnet.layers.cache.WeightCache`.
         """
         # The engines' constants depend on the padding.
-        settings = (self.padding_mode, self.series, self.eval_terms, self.eval_tolerance)
+        settings = (self.padding_mode, self.series, self.eval_terms, self.eval_tolerance, *self.scaling.settings())
         return self._cache.get([self.weight], self._prepare, settings=settings, exact=exact)
 
     def _prepare(self) -> PreparedWeight:
@@ -305,7 +305,7 @@ class SOC(LipschitzModule):
             skew = skew_filter(self._active_weight, self.active_groups)
             return self.scaling.scaled(skew, self.scaling.refined(skew, self.scaling.current(self._active_weight)))[0]
 
-        return self._estimate.get([self.weight, *self.scaling.buffers()], compute)
+        return self._estimate.get([self.weight, *self.scaling.buffers()], compute, settings=self.scaling.settings())
 
     def lipschitz_bound(self) -> float:
         """Return an upper bound on the Lipschitz constant of the function that the layer computes in its present mode.

@@ -200,6 +200,20 @@ def test_a_setting_that_changes_is_in_the_next_evaluation(
     assert layer.lipschitz_bound() == fresh.lipschitz_bound()
 
 
+@pytest.mark.parametrize("name", ["target", "interval"])
+@pytest.mark.parametrize("scaling", ["jacobian", "reshaped"])
+def test_a_setting_of_the_scale_that_changes_is_in_the_next_evaluation(scaling: str, name: str) -> None:
+    # Groups of more than 16 channels have a series for the interval.
+    layer, fresh = (SOC(2, 20, engine="series", scaling=scaling, bias=False).eval() for _ in range(2))
+    fresh.load_state_dict(layer.state_dict())
+    before = evaluate(layer)
+    for each in (layer, fresh):
+        setattr(each.scaling, name, 0.5 * getattr(each.scaling, name))
+    assert torch.equal(evaluate(layer), evaluate(fresh))
+    assert not torch.equal(evaluate(layer), before)
+    assert layer.lipschitz_bound() == fresh.lipschitz_bound()
+
+
 def test_copies_do_not_share_anything(layer: SOC) -> None:
     before = evaluate(layer)
     for duplicate in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
