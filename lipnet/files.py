@@ -55,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary(path)
     try:
-        with _named(path), partial.open("xb") as file:
+        with naming(path), partial.open("xb") as file:
             yield file
             _flush(file)
             os.replace(partial, path)
@@ -92,7 +92,7 @@ def atomic_writes(*paths: Path, outdated: Sequence[Path] = ()) -> Iterator[list[
     partial = _temporary(paths[-1])
     partial.mkdir()
     try:
-        with _named(paths[-1]), ExitStack() as stack:
+        with naming(paths[-1]), ExitStack() as stack:
             files: list[BinaryIO] = [stack.enter_context((partial / path.name).open("xb")) for path in paths]
             yield files
             for file in files:
@@ -165,8 +165,8 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Add a path to errors that name none, as those of a full disk."""
+def naming(path: Path) -> Iterator[None]:
+    """Add a path to errors of the system that name none, as those of a full disk."""
     try:
         yield
     except OSError as error:

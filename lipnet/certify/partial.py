@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lipnet.certify.files import FILES, Row, complete_files
-from lipnet.files import atomic_write, check_places
+from lipnet.files import atomic_write, check_places, naming
 
 PARTIAL = "certificates.partial"
 """Name of the folder of an unfinished certification, inside the folder of its files."""
@@ -183,13 +183,17 @@ class PartialCertification:
         # A new file each time: another process may be writing to an old one, or its last line may be cut.
         count = len(list(self.folder.glob("*.batches")))
         begun = self._settings_bytes()
-        with (self.folder / f"{count:04}-{os.getpid()}.batches").open("xb") as file:
+        path = self.folder / f"{count:04}-{os.getpid()}.batches"
+        # Without a buffer: closing the file would try once more to write what a full disk has refused.
+        with path.open("xb", buffering=0) as file:
 
             def add(number: int, batch: Batch) -> None:
                 content = json.dumps({"number": number, **batch._asdict()}).encode()
-                file.write(_digest(begun, content) + b" " + content + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                line = _digest(begun, content) + b" " + content + b"\n"
+                with naming(path):
+                    while line:
+                        line = line[file.write(line) :]
+                    os.fsync(file.fileno())
 
             yield add
 

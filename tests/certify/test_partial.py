@@ -381,7 +381,7 @@ def test_a_full_disk_leaves_the_files_of_before_and_what_is_certified(
     """The disk has room for no batch, for some batches, or for all batches but not for the files."""
     certified(tmp_path, model, batches, 10)
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
-    with room_for(room), pytest.raises(OSError, match="File too large"):
+    with room_for(room), pytest.raises(OSError, match=f"File too large: '{tmp_path}"):
         certified(tmp_path, model, batches, overwrite=True)
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
     assert {path.name for path in tmp_path.iterdir()} <= {*FILES, PARTIAL}
