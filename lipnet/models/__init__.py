@@ -9,6 +9,7 @@ from lipnet.models.lipconvnet import LipConvNet
 from lipnet.models.lipnext import LipNeXt
 from lipnet.models.liresnet import LiResNet
 from lipnet.models.pretrained import PRETRAINED, load_pretrained, save_pretrained
+from lipnet.models.resnet9 import ResNet9
 
 __all__ = [
     "PRETRAINED",
@@ -19,6 +20,7 @@ __all__ = [
     "LiResNet",
     "LipConvNet",
     "LipNeXt",
+    "ResNet9",
     "build_model",
     "load_base",
     "load_checkpoint",

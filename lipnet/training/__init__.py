@@ -3,6 +3,7 @@
 from lipnet.training.averaging import ExponentialMovingAverage
 from lipnet.training.batch_warmup import BatchWarmup
 from lipnet.training.checkpoint_io import WholeCheckpointIO
+from lipnet.training.distillation import Distillation
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA, AnnealedEMMA
 from lipnet.training.equal_processes import EqualProcesses
@@ -26,7 +27,7 @@ from lipnet.training.run_record import RunRecord
 from lipnet.training.schedules import CosineWithWarmup, OneCycle, PerStepSchedule, step_schedule
 
 __all__ = ["CertifiedClassifier", "Prediction", "certified_accuracy_key"]
-__all__ += ["EMMA", "AnnealedEMMA", "CertificateRegularization"]
+__all__ += ["EMMA", "AnnealedEMMA", "CertificateRegularization", "Distillation"]
 __all__ += ["LipschitzLoss", "LogitAnnealing", "MulticlassHinge", "OffsetCrossEntropy"]
 __all__ += ["CombinedOptimizer", "KernelMuon", "Lookahead", "ModuleOptimizer", "Muon", "RiemannianAdam"]
 __all__ += ["CosineWithWarmup", "OneCycle", "PerStepSchedule", "step_schedule"]

@@ -14,6 +14,7 @@ from lipnet.functional.digest import json_sha256
 from lipnet.functional.fingerprint import counts_as_name, fingerprint, is_known
 from lipnet.layers.identity import of_lipnet_or_torch
 from lipnet.training.differences import differences
+from lipnet.training.distillation import Distillation
 from lipnet.training.emma import EMMA
 from lipnet.training.length import seconds_of, steps_of
 from lipnet.training.schedules import PerStepSchedule
@@ -22,14 +23,14 @@ _ADVICE = "resume with that of the checkpoint, or start a new run"
 
 
 def kept_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Return the facts: number of processes, extra images, code of your own modules, and length if steps depend on it.
+    """Return the facts: number of processes, extra images, teacher, own code, and length if steps depend on it.
 
     Args:
         trainer: set up for a training.
         module: the module that it trains.
     """
     facts = {"number of processes": trainer.world_size, **extra_images(trainer), **_own_code(module)}
-    return facts | _length_behind(trainer, module)
+    return facts | _teacher(module) | _length_behind(trainer, module)
 
 
 def check_facts(stated: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> None:
@@ -47,6 +48,12 @@ def extra_images(trainer: Trainer) -> dict[str, Any]:
     """Return the SHA-256 of the extra images of a training's data by its name; nothing without extra images."""
     extra = getattr(trainer.datamodule, "extra", None)  # type: ignore[attr-defined]
     return {} if extra is None else {"SHA-256 of the extra images": extra.sha256}
+
+
+def _teacher(module: LightningModule) -> dict[str, Any]:
+    """Return the SHA-256 of the teacher's weights by its name; nothing without a teacher."""
+    distillation: Distillation | None = getattr(module, "distillation", None)
+    return {} if distillation is None else {"SHA-256 of the teacher's weights": distillation.sha256}
 
 
 def _own_code(module: LightningModule) -> dict[str, Any]:

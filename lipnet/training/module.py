@@ -26,6 +26,7 @@ from lipnet.models.described import check_described
 from lipnet.models.fit import floating_dtype
 from lipnet.training.bounded_evaluation import BoundedEvaluation
 from lipnet.training.checks import check_accumulation, check_dtypes, check_monitors
+from lipnet.training.distillation import Distillation
 from lipnet.training.divergence import DivergenceGuard
 from lipnet.training.emma import EMMA
 from lipnet.training.equal_processes import EqualProcesses
@@ -79,6 +80,7 @@ class CertifiedClassifier(LightningModule):
         loss: maps logits (B, C) and labels, classes (B,) or probabilities (B, C), to a scalar; default: cross-entropy.
             A `LipschitzLoss` gets the row distances of the network's head and, if it has no constant,
             `nominal_lipschitz_constant`.
+        distillation: softens the labels of training steps, not those of evaluation; the loss must take probabilities.
         optimizer: a function from parameters to the optimizer, or a `ModuleOptimizer`; default: SGD with learning rate
             0.1 and momentum 0.9. Matrices on the manifold take Riemannian steps in either case.
         scheduler: a function from the optimizer to the schedule, stepped once an epoch; or a `PerStepSchedule`, stepped
@@ -107,6 +109,7 @@ class CertifiedClassifier(LightningModule):
         *,
         num_classes: int | None = None,
         loss: nn.Module | None = None,
+        distillation: Distillation | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | ModuleOptimizer | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | PerStepSchedule | None = None,
         radii: Sequence[str] = STANDARD_RADII,
@@ -126,7 +129,7 @@ class CertifiedClassifier(LightningModule):
         loss = nn.CrossEntropyLoss() if loss is None else loss
         if isinstance(loss, LipschitzLoss):
             loss = loss.for_network(nominal_lipschitz_constant(self.model), row_distances_of(self.model))
-        self.loss = loss
+        self.loss, self.distillation = loss, distillation
         self._progress: Callable[[], float] | None = None
         make = partial(SGD, lr=0.1, momentum=0.9) if optimizer is None else optimizer
         self._make_optimizer = make if isinstance(make, ModuleOptimizer) else ModuleOptimizer(make)
@@ -149,7 +152,10 @@ class CertifiedClassifier(LightningModule):
         logits = self(images) if self._compiled is None else self._compiled(images)
         if isinstance(self.loss, EMMA) and self._progress is not None:
             self.loss.progress = self._progress()
-        loss: Tensor = self.loss(logits, labels)
+        targets = labels
+        if self.distillation is not None:
+            targets = self.distillation.soften(images, labels, logits.shape[1])
+        loss: Tensor = self.loss(logits, targets)
         # A mixed label counts as the class with the largest share.
         self.train_accuracy.update(logits, labels if labels.dim() == 1 else labels.argmax(dim=1))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
@@ -242,6 +248,8 @@ class CertifiedClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         check_dtypes(self)
+        if self.distillation is not None:
+            self.distillation.teacher.to(self.device)
         self._check_described()
         check_accumulation(self.trainer, self.compile_mode)
         check_monitors(self.trainer, [certified_accuracy_key(radius) for radius in self.certified_accuracy.radii])

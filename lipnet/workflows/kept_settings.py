@@ -18,9 +18,11 @@ FREE = (
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.detect_anomaly", "callbacks.best_checkpoint.dirpath"),
     *("callbacks.last_checkpoint", "callbacks.run_record", "callbacks.learning_rate", "callbacks.progress_bar"),
     *("callbacks.epoch_log", "callbacks.model_summary"),
-    # Where images come from and how fast. `lipnet.training.ExactResumption` compares the content of extra images.
+    # Where images and the teacher come from, and how fast. `lipnet.training.ExactResumption` compares the content of
+    # extra images and of the teacher.
     *("data.data_dir", "data.extra.path", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers"),
     "data.pin_memory",
+    "distillation.teacher",
     # Devices. `ExactResumption` compares the number of processes.
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     # The length. `ExactResumption` compares it if the loss or the schedule depends on it.

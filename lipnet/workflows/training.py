@@ -22,6 +22,7 @@ from lipnet.training import CertifiedClassifier, ModuleOptimizer
 from lipnet.training.differences import differences
 from lipnet.workflows.certification import DTYPES
 from lipnet.workflows.devices import device_of
+from lipnet.workflows.distillation import make_distillation
 from lipnet.workflows.folders import LAST, checkpoint_to_resume, is_multirun
 from lipnet.workflows.kept_settings import KeptSettings, check_kept_settings, kept_settings
 from lipnet.workflows.reporting import check_report
@@ -50,6 +51,7 @@ def make_module(config: DictConfig, data: ImageDataModule) -> CertifiedClassifie
         dataset=data.description(),
         num_classes=data.num_classes,
         loss=instantiate(config.loss),
+        distillation=make_distillation(config.get("distillation"), data, config.get("trust", ())),
         optimizer=make_optimizer(config),
         scheduler=instantiate(config.scheduler),
         radii=list(config.radii),

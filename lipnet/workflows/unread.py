@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from lipnet.workflows.certification import certify_checkpoint
 
 TRAINING = (
-    *("data", "model", "loss", "optimizer", "lookahead", "scheduler", "trainer", "callbacks", "logger", "paths"),
-    *("certify", "task_name", "ckpt_path", "transfer", "trust", "seed", "radii", "bias_lr_factor", "manifold_lr"),
-    "compile",
+    *("data", "model", "loss", "distillation", "optimizer", "lookahead", "scheduler", "trainer", "callbacks", "logger"),
+    *("paths", "certify", "task_name", "ckpt_path", "transfer", "trust", "seed", "radii", "bias_lr_factor"),
+    *("manifold_lr", "compile"),
 )
 """Settings that a training reads."""
 PARTS = ("conv", "activation", "head", "adapter")
