@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import lipnet.workflows.distillation
 from lipnet.certify.run import Certification
 from lipnet.training import CertifiedClassifier
-from lipnet.training.kept_facts import _own_code
+from lipnet.training.kept_facts import _own_code, _teacher
 from lipnet.training.random_states import RandomStates
 from lipnet.training.resumption import ExactResumption
 from tests.mutation.planting import Defect, attribute, edit_method, replace
@@ -41,6 +42,30 @@ DEFECTS = [
         "trainings: the code of your own modules may be another one",
         replace(_own_code, lambda module: {}),
         [f"{RESUMPTION}test_other_code_of_your_own_modules_is_refused[{case}]" for case in ("constant", "method")],
+    ),
+    Defect(
+        "trainings: another teacher may go on",
+        replace(_teacher, lambda module: {}),
+        ["tests/training/test_distillation.py::test_a_resumed_training_needs_the_same_teacher[2]"],
+    ),
+    Defect(
+        "trainings: a teacher may have seen the validation images",
+        attribute(lipnet.workflows.distillation, "check_unseen", lambda *_: None),
+        [
+            f"tests/workflows/test_distillation.py::"
+            f"test_a_teacher_that_may_have_seen_the_validation_images_is_refused[split{case}]"
+            for case in (0, 1)
+        ],
+    ),
+    Defect(
+        "trainings: validation softens the labels, too",
+        edit_method(
+            CertifiedClassifier,
+            "test_step",
+            "loss = self.loss(logits, labels)",
+            "loss = self.loss(logits, self.distillation.soften(images, labels, 10) if self.distillation else labels)",
+        ),
+        ["tests/training/test_distillation.py::test_a_training_leaves_the_teacher_alone_and_validates_on_the_labels"],
     ),
     Defect(
         "certificates: images beyond the labels of their batch are left out",
