@@ -24,6 +24,7 @@ from lipnet.structured.adapters import (
 )
 from lipnet.structured.updates import WeightUpdate
 
+HEAD = "head"
 TARGETS = "stage*.conv*"
 # Parameters of an adapter for each weight, as a multiple of its columns.
 UNITS = 8
@@ -82,14 +83,14 @@ class Method:
         return model
 
 
-# Learning rates to choose from: usual ones, lower ones for updates of full rank and for all parameters, and the lowest
-# for low displacement rank, which at 0.0003 validates below the head alone and at 0.0015 learns nothing.
-_USUAL, _LOWER, _LOWEST = (1e-3, 5e-3), (3e-4, 1.5e-3), (3e-5, 1.5e-4)
+# Learning rates to choose from: usual ones, and lower ones for updates of full rank and for all parameters. Each number
+# of a low displacement rank is in many entries of a weight.
+_USUAL, _LOWER, _LOWEST = (1e-3, 5e-3), (3e-4, 1.5e-3), (1e-4, 5e-4)
 _HALF = UNITS // 2
 _RANK = f"rank {_HALF}"
 _BLOCKS = f"{UNITS} blocks of rows"
 METHODS = {
-    "head": Method("head alone", (3e-3, 1.5e-2)),
+    HEAD: Method("head alone", (3e-3, 1.5e-2)),
     "lora": Method("LoRA", _USUAL, LoRAConfig(UNITS - 1), f"rank {UNITS - 1}"),
     "oft": Method("OFT", _USUAL, OFTConfig(UNITS), f"b = {UNITS}"),
     "boft": Method("BOFT", _USUAL, BOFTConfig(_HALF, factors=2), f"b = {_HALF}, 2 factors"),

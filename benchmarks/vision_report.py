@@ -9,9 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.pages import markdown_table, mean_and_spread, not_run_yet, percent, read_rows, write_page
+from benchmarks.vision_methods import HEAD
 from benchmarks.vision_row import BASE
-
-HEAD = "head"
 
 
 def write_report(folder: Path, names: Sequence[str]) -> None:
@@ -44,13 +43,13 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
         f"validation images. Then it was adapted to the classes 50 to 99 for {first['epochs']} epochs, with a new head "
         "in every case. Adapters change the 3 x 3 convolutions of the residual blocks and have about the same number "
         "of parameters. Frozen normalisations keep their statistics.",
-        "For each method, validation accuracy at the first seed chose one of two learning rates. The test images were "
-        "read once, by the rows at the chosen rates.",
+        f"{head_rate(methods)}For each method, validation accuracy at the first seed chose one of two learning rates. "
+        "The test images were read once, by the rows at the chosen rates.",
         "\n".join(table(methods)),
         "Test accuracies are means and standard deviations over the seeds. Parameters include the head's "
         f"{first['parameters']['head']:,}.",
         verdict(methods),
-        "![accuracy against trained parameters](accuracy.png)",
+        "![test accuracy of each method](accuracy.png)",
     ]
     paragraphs += [
         *not_run_yet(missing),
@@ -62,6 +61,14 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
         "measure speed. History, commit and versions of each row are in `rows/`.",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def head_rate(methods: dict[str, list[dict[str, Any]]]) -> str:
+    """Return a sentence about the head's learning rate; nothing for rows of versions that gave it none of its own."""
+    rates = {row.get("head_rate") for name, rows in methods.items() if name != HEAD for row in rows}
+    if None in rates:
+        return ""
+    return f"Beside all other methods, the head has a learning rate of {rates.pop():g}. "
 
 
 def table(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -115,23 +122,18 @@ def verdict(methods: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def draw(methods: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Plot test accuracy against trained parameters."""
+    """Plot the test accuracy of each method, a line for each, with its trained parameters."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for rows, marker in zip(methods.values(), "osv^<>DPX*dph", strict=False):
-        axes.errorbar(
-            rows[0]["parameters"]["trained"],
-            100 * score(rows),
-            yerr=100 * spread(rows),
-            fmt=marker,
-            capsize=3,
-            label=rows[0]["label"],
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel("trained parameters, the new head's included")
-    axes.set_ylabel("test accuracy on the new classes, %")
+    names = []
+    for place, rows in enumerate(methods.values()):
+        axes.errorbar(100 * score(rows), place, xerr=100 * spread(rows), fmt="o", color="tab:blue", capsize=3)
+        names.append(f"{rows[0]['label']} ({rows[0]['parameters']['trained']:,})")
+    axes.axvline(100 * score(methods[HEAD]), color="gray", linestyle=":", zorder=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy on the new classes, %; trained parameters in brackets")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
     return figure
 
 

@@ -28,7 +28,7 @@ from benchmarks.rows import RowRunner
 from benchmarks.studies import best_rate, matching, read_trials, study_parser
 from benchmarks.vision_methods import METHODS
 from benchmarks.vision_report import write_report
-from benchmarks.vision_row import BASE, Job
+from benchmarks.vision_row import BASE, HEAD_RATE, Job
 from lipnet.training.run_record import commit, hardware
 
 SEEDS = (0, 1, 2)
@@ -142,7 +142,7 @@ class Study(RowRunner[Row]):
         about = {"name": row.name, "method": row.method, "seed": row.seed, "rate": job.rate, "epochs": job.epochs}
         if row.method != BASE:
             method = METHODS[row.method]
-            about |= {"label": method.label, "setting": method.setting, "place": method.place}
+            about |= {"label": method.label, "setting": method.setting, "place": method.place, "head_rate": HEAD_RATE}
         if job.test:
             about["validated"] = self.validated(row.method)
         machine = hardware(torch.device("cpu")) | {"threads": self.threads}

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import vision_plan, vision_row
 from benchmarks.vision_methods import METHODS, TARGETS, UNITS
-from benchmarks.vision_report import by_method, draw, table, verdict, write_report
+from benchmarks.vision_report import by_method, draw, head_rate, table, verdict, write_report
 from benchmarks.vision_row import BASE, Job, network, parameters_of, perform, prepared, step
 from benchmarks.vision_study import Row, Settings, Study, finals, trials
 from lipnet.structured.adapters import AdapterConfig
@@ -81,6 +81,19 @@ def test_adapters_have_about_the_same_number_of_parameters_and_a_new_head(name: 
     columns = sum(weight[0].numel() for path, weight in network(50).named_parameters() if ".conv" in path)
     within = 0.2 if name == "double_gsoft" else 0.05
     assert counts["trained"] - HEAD == pytest.approx(adapter.get(name, UNITS * columns), rel=within)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["head", "gsoft", "everything"])
+def test_the_new_head_has_its_own_rate(name: str) -> None:
+    model = prepared(name, 0, 50)
+    optimizer = vision_row.make_optimizer(name, model, 1e-3)
+    rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    trained = {path: each for path, each in model.named_parameters() if each.requires_grad}
+    assert rates.keys() == {id(each) for each in trained.values()}
+    for path, each in trained.items():
+        head = vision_row.HEAD_RATE if name != "head" else 1e-3
+        assert rates[id(each)] == (head if path.startswith("head.") else 1e-3)
 
 
 @pytest.mark.usefixtures("small")
@@ -193,9 +206,13 @@ def test_methods_behind_the_head_are_listed_with_their_facts() -> None:
     assert place == "- OFT, b = 8, on 3 x 3 convolutions of all blocks"
     assert figures == "+1.00 points; 31.00 % at 0.001, 30.00 % at 0.005; loss 2.50."
     assert verdict(by_method([*head, *lora])).startswith("Every other method exceeds the head alone")
+    assert head_rate(by_method([*head, *lora])) == ""
+    rated = [{**row, "head_rate": 0.015} for row in lora]
+    assert head_rate(by_method([*head, *rated])) == "Beside all other methods, the head has a learning rate of 0.015. "
     lines = table(by_method([*head, *lora]))
     assert lines[2].startswith("| head alone | - | 60,000 | 6.2 % | 0.001 | 31.00 | 31.00 ± 1.00 | 3 | 1.0 |")
-    assert len(draw(by_method([*head, *lora])).axes[0].get_legend_handles_labels()[1]) == 2
+    (axes,) = draw(by_method([*head, *lora])).axes
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["head alone (60,000)", "LoRA (60,000)"]
 
 
 @pytest.mark.slow
