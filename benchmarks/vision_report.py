@@ -66,7 +66,7 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
 def head_rate(methods: dict[str, list[dict[str, Any]]]) -> str:
     """Return a sentence about the head's learning rate; nothing for rows of versions that gave it none of its own."""
     rates = {row.get("head_rate") for name, rows in methods.items() if name != HEAD for row in rows}
-    if None in rates:
+    if not rates or None in rates:
         return ""
     return f"Beside all other methods, the head has a learning rate of {rates.pop():g}. "
 

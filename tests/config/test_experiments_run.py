@@ -34,6 +34,8 @@ def small(config: DictConfig) -> DictConfig:
     """Shrink the network of an experiment, unless the network comes from a checkpoint."""
     if config.transfer:
         return config
+    if "stages" not in config.model:
+        return OmegaConf.merge(config, {"model": {"channels": 8}})
     return OmegaConf.merge(config, {"model": {"depth": config.model.stages, "initial_channels": 8}})
 
 
