@@ -46,13 +46,13 @@ DEFECTS = [
     Defect(
         "trainings: another teacher may go on",
         replace(_teacher, lambda module: {}),
-        ["tests/training/test_distillation.py::test_a_resumed_training_needs_the_same_teacher[2]"],
+        ["tests/training/test_distillation.py::test_a_training_does_not_resume_with_another_teacher"],
     ),
     Defect(
         "trainings: a teacher may have seen the validation images",
         attribute(lipnet.workflows.distillation, "check_unseen", lambda *_: None),
         [
-            f"tests/workflows/test_distillation.py::"
+            "tests/workflows/test_distillation.py::"
             f"test_a_teacher_that_may_have_seen_the_validation_images_is_refused[split{case}]"
             for case in (0, 1)
         ],

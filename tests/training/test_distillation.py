@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from lipnet.training import Distillation, LogitAnnealing
 from tests.training.runs import Interrupted, KillAfter, assert_same_training, best_checkpoint, fit, make_module
 
+# An optimizer that changes nothing.
+STILL = partial(torch.optim.SGD, lr=0.0)
+
 
 def make_teacher(seed: int = 1) -> nn.Sequential:
     """A network with batch normalisation and dropout, which behave otherwise in training."""
@@ -79,9 +82,9 @@ def test_a_training_leaves_the_teacher_alone_and_validates_on_the_labels(
 ) -> None:
     teacher = make_teacher()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    module = make_module(tiny_config, distillation=Distillation(teacher, weight=1.0), optimizer=still)
+    module = make_module(tiny_config, distillation=Distillation(teacher, weight=1.0), optimizer=STILL)
     trainer = fit(tiny_config, tmp_path, module=module, max_epochs=1)
-    other = fit(tiny_config, tmp_path, module=make_module(tiny_config, optimizer=still), max_epochs=1)
+    other = fit(tiny_config, tmp_path, module=make_module(tiny_config, optimizer=STILL), max_epochs=1)
     assert not teacher.training
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     for name in ("val/loss", "val/accuracy", "train/accuracy"):
@@ -109,25 +112,32 @@ def test_a_loss_of_one_correct_class_refuses_softened_labels(tmp_path: Path, tin
         fit(tiny_config, tmp_path, module=module, max_epochs=1)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_resumed_training_needs_the_same_teacher(tmp_path: Path, tiny_config: dict[str, Any], seed: int) -> None:
-    def settings(folder: str, seed: int = 1) -> dict[str, Any]:
-        keepers = [best_checkpoint(tmp_path / folder, every_n_train_steps=5, save_top_k=-1)]
-        module = make_module(tiny_config, distillation=Distillation(make_teacher(seed)))
-        return {"module": module, "callbacks": keepers, "limit_train_batches": 12}
+def settings_of(config: dict[str, Any], folder: Path, teacher: int = 1) -> dict[str, Any]:
+    """Settings of a training with checkpoints every five steps and the teacher of this seed."""
+    keepers = [best_checkpoint(folder, every_n_train_steps=5, save_top_k=-1)]
+    module = make_module(config, distillation=Distillation(make_teacher(teacher)))
+    return {"module": module, "callbacks": keepers, "limit_train_batches": 12}
 
-    killed = settings("killed")
-    killed["callbacks"].append(KillAfter(17))
+
+@pytest.fixture
+def killed(tmp_path: Path, tiny_config: dict[str, Any]) -> Path:
+    """The last checkpoint of a training with a teacher, killed after 17 of 24 steps."""
+    settings = settings_of(tiny_config, tmp_path / "killed")
+    settings["callbacks"].append(KillAfter(17))
     with pytest.raises(Interrupted):
-        fit(tiny_config, tmp_path / "killed", **killed)
-    path = tmp_path / "killed" / "last.ckpt"
-    if seed == 2:
-        with pytest.raises(ValueError, match=r"got SHA-256 of the teacher's weights: \w+ in the checkpoint, \w+ here"):
-            fit(tiny_config, tmp_path / "killed", path, **settings("killed", seed))
-        return
-    resumed = fit(tiny_config, tmp_path / "killed", path, **settings("killed"))
-    assert_same_training(fit(tiny_config, tmp_path / "whole", **settings("whole")), resumed)
+        fit(tiny_config, tmp_path / "killed", **settings)
+    return tmp_path / "killed" / "last.ckpt"
 
 
-# An optimizer that changes nothing.
-still = partial(torch.optim.SGD, lr=0.0)
+def test_a_training_resumes_exactly_with_the_same_teacher(
+    killed: Path, tmp_path: Path, tiny_config: dict[str, Any]
+) -> None:
+    resumed = fit(tiny_config, killed.parent, killed, **settings_of(tiny_config, killed.parent))
+    whole = tmp_path / "whole"
+    assert_same_training(fit(tiny_config, whole, **settings_of(tiny_config, whole)), resumed)
+
+
+def test_a_training_does_not_resume_with_another_teacher(killed: Path, tiny_config: dict[str, Any]) -> None:
+    settings = settings_of(tiny_config, killed.parent, teacher=2)
+    with pytest.raises(ValueError, match=r"got SHA-256 of the teacher's weights: \w+ in the checkpoint, \w+ here"):
+        fit(tiny_config, killed.parent, killed, **settings)
