@@ -69,13 +69,16 @@ def training_step(overrides: Sequence[str]) -> Callable[[], None]:
     device = device_of_training(config)
     optimizer = make_optimizer(config)(module.to(device))
     size, spec = config.data.batch_size, data.spec
+    classes = spec.num_classes
     images = torch.rand(size, spec.in_channels, spec.image_size, spec.image_size, device=device)
-    labels = torch.randint(spec.num_classes, (size,), device=device)
+    labels = torch.randint(classes, (size,), device=device)
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
-            loss = torch.nn.functional.cross_entropy(module.model(images), labels)
+            logits = module.model(images)
+            targets = labels if module.distillation is None else module.distillation.soften(images, labels, classes)
+            loss = torch.nn.functional.cross_entropy(logits, targets)
         loss.backward()
         optimizer.step()
         if device.type != "cpu":

@@ -60,11 +60,15 @@ class TimedSweep(Sweep):
         super().__init__(work, output, more, threads, base)
         self.length, self.validations = length, validations
 
+    def length_of(self, row: Row) -> Length:
+        """Return the length of a row's training."""
+        return self.length
+
     def overrides_of(self, row: Row) -> list[str]:
         """Return the overrides of a row's training, with its epochs and the steps of each."""
         stated = super().overrides_of(row)
         batch_size = [int(each.partition("=")[2]) for each in stated if each.startswith("data.batch_size=")][-1]
-        epochs, batches = self.length.of(row.name, batch_size)
+        epochs, batches = self.length_of(row).of(row.name, batch_size)
         return [
             *stated,
             f"trainer.max_epochs={epochs}",

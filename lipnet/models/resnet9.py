@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from lipnet.layers import Residual
@@ -78,6 +79,8 @@ class ResNet9(LipschitzSequential):
         self.add_module("pooling", nn.AdaptiveAvgPool2d(1))
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", nn.Linear(8 * channels, num_classes))
+        # Faster on processors and accelerators alike; convolutions pass the layout of their weights on.
+        self.to(memory_format=torch.channels_last)
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

@@ -1,5 +1,8 @@
 """Knowledge distillation: training labels that a trained network, the teacher, has softened."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +21,8 @@ class Distillation:
         teacher: maps images (B, C, H, W), pixels in [0, 1], to logits (B, classes).
         weight: w, from 0 to 1.
         temperature: T, positive.
+        run: record of the teacher's training (see `lipnet.training.RunRecord`), which the student's record includes;
+            None if it is unknown.
 
     Raises:
         ValueError: for a setting out of range; in calls, if the teacher has another number of classes.
@@ -33,13 +38,15 @@ class Distillation:
         tensor([[0.7500, 0.2500]])
     """
 
-    def __init__(self, teacher: nn.Module, weight: float = 0.5, temperature: float = 1.0) -> None:
+    def __init__(
+        self, teacher: nn.Module, weight: float = 0.5, temperature: float = 1.0, run: Mapping[str, Any] | None = None
+    ) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be from 0 to 1, got {weight}")
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.teacher = teacher.eval().requires_grad_(False)
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature, self.run = weight, temperature, run
         self.sha256 = tensors_sha256(teacher.state_dict())
         """SHA-256 of the teacher's weights."""
 

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 import lipnet
 from lipnet.files import atomic_write
+from lipnet.training.distillation import Distillation
 
 
 class RunRecord(Callback):
@@ -27,7 +28,8 @@ class RunRecord(Callback):
 
     Keys: ``seed``; ``epochs`` and ``steps`` done; ``planned_epochs``, None without ``max_epochs``; ``finished``;
     ``seconds`` of training and validation over all starts; ``starts``, each with ``began``, ``seconds``,
-    ``first_step``, ``commit``, ``versions``, ``hardware`` and ``precision``.
+    ``first_step``, ``commit``, ``versions``, ``hardware`` and ``precision``; with a teacher, ``teacher``: the
+    ``sha256`` of its weights and the record of its ``run``, None if it is unknown.
 
     Args:
         path: the file.
@@ -100,6 +102,9 @@ class RunRecord(Callback):
             "seconds": round(sum(start["seconds"] for start in self._starts), 1),
             "starts": self._starts,
         }
+        distillation: Distillation | None = getattr(trainer.lightning_module, "distillation", None)
+        if distillation is not None:
+            record["teacher"] = {"sha256": distillation.sha256, "run": distillation.run}
         with atomic_write(self.path) as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
 

@@ -1,12 +1,16 @@
 """The teacher of a training: read from its checkpoint, and checked against the data."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lipnet.data import ImageDataModule
 from lipnet.models import load_checkpoint
 from lipnet.training import Distillation
+from lipnet.training.run_record import read_starts
 from lipnet.workflows.certification import checkpoint_path
+from lipnet.workflows.folders import CHECKPOINTS
 from lipnet.workflows.settings import check_number
 from lipnet.workflows.transfer import check_unseen
 
@@ -33,4 +37,17 @@ def make_distillation(
     path = checkpoint_path(settings["teacher"])
     checkpoint = load_checkpoint(path, trust)
     check_unseen(data, checkpoint.dataset, path)
-    return Distillation(checkpoint.model, settings["weight"], settings["temperature"])
+    return Distillation(checkpoint.model, settings["weight"], settings["temperature"], run_of(path))
+
+
+def run_of(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the record of the run whose folder a checkpoint is in, or None without one.
+
+    Raises:
+        ValueError: for a damaged record.
+    """
+    path = checkpoint.parents[1] / "run.json"
+    if checkpoint.parent.name != CHECKPOINTS or not path.is_file():
+        return None
+    read_starts(path)
+    return dict(json.loads(path.read_text()))

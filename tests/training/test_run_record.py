@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from torch import nn
 
 import lipnet
-from lipnet.training import LastCheckpoint, RunRecord
+from lipnet.training import CertifiedClassifier, Distillation, LastCheckpoint, RunRecord
 from lipnet.training.run_record import commit, hardware
 from tests.training.runs import Interrupted, KillAfter, best_checkpoint, fit
 
@@ -41,6 +42,14 @@ def test_a_run_that_came_to_its_end(tmp_path: Path, tiny_config: dict[str, Any])
     assert start["versions"]["lipnet"] == lipnet.__version__
     assert start["hardware"] == {**hardware(torch.device("cpu")), "processes": 1}
     assert start["precision"] == "32-true"
+
+
+def test_a_record_holds_that_of_the_teacher(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
+    for earlier in (None, {"seconds": 420.0}):
+        distillation = Distillation(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), run=earlier)
+        module = CertifiedClassifier(tiny_config, num_classes=10, distillation=distillation)
+        fit(tiny_config, tmp_path, module=module, callbacks=[RunRecord(tmp_path / "run.json")], max_epochs=1)
+        assert record_of(tmp_path)["teacher"] == {"sha256": distillation.sha256, "run": earlier}
 
 
 @pytest.mark.slow

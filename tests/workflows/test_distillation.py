@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from lipnet.models import CheckpointError, ResNet9, load_checkpoint
 from lipnet.training import Distillation
+from lipnet.workflows.distillation import run_of
 from lipnet.workflows.training import make_data, make_module, make_trainer, resume_path
 from tests.workflows.runs import fit, seeded_module
 
@@ -38,12 +40,25 @@ def test_a_plain_network_is_trained_and_teaches(tmp_path: Path) -> None:
     trainer = train("model=resnet9", "model.channels=4", "model.stride=1")
     assert type(trainer.lightning_module.model) is ResNet9
     trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    record = {"seconds": 6.5, "starts": [{"began": "2026-01-01T00:00:00+00:00", "seconds": 6.5}]}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     student = ["model.depth=3", "model.stages=3", "model.initial_channels=8", "distillation=default"]
     trained = train(*student, f"distillation.teacher={tmp_path / 'run'}", "distillation.weight=0.8")
     distillation = trained.lightning_module.distillation
-    assert (distillation.weight, distillation.temperature) == (0.8, 1.0)
+    assert (distillation.weight, distillation.temperature, distillation.run) == (0.8, 1.0, record)
     written = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt").model.state_dict()
     assert all(torch.equal(value, written[name]) for name, value in distillation.teacher.state_dict().items())
+
+
+def test_only_the_record_of_the_teachers_own_run_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    assert run_of(folder / "best.ckpt") is None
+    (tmp_path / "run.json").write_text(json.dumps({"starts": []}))
+    assert run_of(folder / "best.ckpt") == {"starts": []}
+    assert run_of(tmp_path / "other" / "best.ckpt") is None
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        run_of(folder / "best.ckpt")
 
 
 def test_there_is_no_teacher_without_the_group(config: DictConfig) -> None:

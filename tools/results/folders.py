@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*")
 # Files of a run, relative to its folder.
 _COMPOSED, _CHECKPOINT = ".hydra/config.yaml", "checkpoints/best.ckpt"
 # Paths that replace those of the training's machine.
-_PATHS = {"data_dir": "data", "log_dir": "logs", "output_dir": "RUN"}
+_PATHS, _TEACHER = {"data_dir": "data", "log_dir": "logs", "output_dir": "RUN"}, "TEACHER"
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def _portable_config(run: Path) -> DictConfig:
     """Return the resolved configuration of a run, without the paths of its machine and without loggers."""
     config = _read_config(run / _COMPOSED)
     config.paths, config.logger = _PATHS, None
+    if config.get("distillation"):
+        config.distillation.teacher = _TEACHER
     if config.get("ckpt_path"):
         config.ckpt_path = Path(config.ckpt_path).name
     OmegaConf.resolve(config)

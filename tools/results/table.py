@@ -105,6 +105,7 @@ def describe(config: Mapping[str, Any]) -> str:
         conv,
         *(_class_name(config, name) for name in ("model.activation", "model.head", "loss")),
         "mirror images" if setting(config, "model.mirror") else "",
+        "labels of a teacher" if config.get("distillation") else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -150,7 +151,18 @@ def _training(group: Sequence[Result]) -> str:
     else:
         progress = ", ".join(dict.fromkeys(result.progress() for result in group))
     machines = dict.fromkeys(_machine(start["hardware"]) for result in group for start in result.run["starts"])
-    return f"{progress}; {_duration(mean(result.run['seconds'] for result in group))} of {' and '.join(machines)}"
+    duration = _duration(mean(result.run["seconds"] for result in group))
+    return f"{progress}; {duration} of {' and '.join(machines)}{_teaching([result.run for result in group])}"
+
+
+def _teaching(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Name the mean time of the teachers behind the runs; empty without teachers."""
+    teachers = [run["teacher"]["run"] for run in runs if "teacher" in run]
+    if not teachers:
+        return ""
+    if None in teachers:
+        return "; and a teacher of unknown time"
+    return f"; and {_duration(mean(teacher['seconds'] for teacher in teachers))} for its teacher{_teaching(teachers)}"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

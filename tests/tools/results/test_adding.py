@@ -12,6 +12,7 @@ from tests.tools.results.conftest import Make
 from tools.results.folders import add_result, read_result
 
 BASE = {"transfer": True, "ckpt_path": "/home/somebody/logs/base/checkpoints/best.ckpt"}
+TAUGHT = {"distillation": {"teacher": "/home/somebody/logs/teacher", "weight": 0.5}}
 
 
 def test_a_result_holds_what_its_figures_rest_on(tmp_path: Path, make_run: Make) -> None:
@@ -25,7 +26,7 @@ def test_a_result_holds_what_its_figures_rest_on(tmp_path: Path, make_run: Make)
     assert (folder / "curve.png").read_bytes() == b"picture"
 
 
-@pytest.mark.parametrize("config", [{}, BASE], ids=["training", "transfer"])
+@pytest.mark.parametrize("config", [{}, BASE, TAUGHT], ids=["training", "transfer", "taught"])
 def test_the_configuration_is_resolved_and_knows_no_machine(
     tmp_path: Path, make_run: Make, config: dict[str, Any]
 ) -> None:

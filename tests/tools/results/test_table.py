@@ -103,6 +103,22 @@ def test_a_duration_has_two_digits(seconds: float, expected: str) -> None:
     assert row[-2] == f"200 epochs; {expected} of 2 threads of P"
 
 
+def test_the_time_of_teachers_is_stated() -> None:
+    def taught(name: str, run: Any) -> Result:
+        config = {"distillation": {"teacher": "TEACHER", "weight": 0.5}}
+        return result(name, config=config, record={"teacher": {"sha256": "0" * 64, "run": run}})
+
+    teachers = [{**RECORD, "seconds": 360.0}, {**RECORD, "seconds": 480.0}]
+    (row,) = rows_of(results_tables([taught(str(seed), run) for seed, run in enumerate(teachers)], []))
+    assert row[0].endswith("CrossEntropyLoss, labels of a teacher**")
+    assert row[-2] == "200 epochs; 2.5 h of 2 threads of P; and 7 min for its teacher"
+    learned = {**teachers[0], "teacher": {"sha256": "1" * 64, "run": teachers[1]}}
+    (row,) = rows_of(results_tables([taught("one", learned)], []))
+    assert row[-2].endswith("; and 6 min for its teacher; and 8 min for its teacher")
+    (row,) = rows_of(results_tables([taught("one", None)], []))
+    assert row[-2].endswith("2 threads of P; and a teacher of unknown time")
+
+
 def test_each_data_set_has_a_table() -> None:
     digits = result("quick", summary={"dataset": "digits", "n_samples": 359})
     text = results_tables([digits], PUBLISHED)
