@@ -27,13 +27,18 @@ def make_distillation(
 
     Raises:
         FileNotFoundError, CheckpointError: for a teacher's checkpoint that is missing or damaged.
-        ValueError: for a setting out of range, and for a teacher that may have been trained on validation or test
-            images of these data.
+        ValueError: without a teacher, for a setting out of range, and for a teacher that may have been trained on
+            validation or test images of these data.
     """
     if settings is None:
         return None
     for name in ("weight", "temperature"):
         check_number(f"distillation.{name}", settings[name], float)
+    if settings["teacher"] is None:
+        raise ValueError(
+            "distillation.teacher must be a teacher's run or checkpoint, got null: train one, for example with "
+            "experiment=cpu/cifar100_teacher"
+        )
     path = checkpoint_path(settings["teacher"])
     checkpoint = load_checkpoint(path, trust)
     check_unseen(data, checkpoint.dataset, path)

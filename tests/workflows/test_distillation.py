@@ -81,6 +81,9 @@ def test_wrong_settings_are_named(
 
 
 def test_a_missing_or_damaged_teacher_is_named(config: DictConfig, tmp_path: Path) -> None:
+    config.distillation = {"teacher": None, "weight": 0.5, "temperature": 1.0}
+    with pytest.raises(ValueError, match=r"distillation\.teacher must be a teacher's run or checkpoint, got null"):
+        make_module(config, make_data(config))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.ckpt"):
         make_module(with_teacher(config, tmp_path / "nowhere.ckpt"), make_data(config))
     (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
