@@ -44,7 +44,8 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
         "in every case. Adapters change the 3 x 3 convolutions of the residual blocks and have about the same number "
         "of parameters. Frozen normalisations keep their statistics.",
         f"{head_rate(methods)}For each method, validation accuracy at the first seed chose one of two learning rates. "
-        "The test images were read once, by the rows at the chosen rates.",
+        "The test images were read once, by the rows at the chosen rates. An earlier study, in which head and adapter "
+        "shared a learning rate, had read them before.",
         "\n".join(table(methods)),
         "Test accuracies are means and standard deviations over the seeds. Parameters include the head's "
         f"{first['parameters']['head']:,}.",
@@ -64,11 +65,9 @@ def page(base: dict[str, Any], methods: dict[str, list[dict[str, Any]]], missing
 
 
 def head_rate(methods: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a sentence about the head's learning rate; nothing for rows of versions that gave it none of its own."""
-    rates = {row.get("head_rate") for name, rows in methods.items() if name != HEAD for row in rows}
-    if not rates or None in rates:
-        return ""
-    return f"Beside all other methods, the head has a learning rate of {rates.pop():g}. "
+    """Return a sentence about the learning rate of the head in the other methods; nothing without such rows."""
+    rates = [row["head_rate"] for name, rows in methods.items() if name != HEAD for row in rows]
+    return f"With every other method, the new head has a learning rate of its own, {rates[0]:g}. " if rates else ""
 
 
 def table(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -132,7 +131,8 @@ def draw(methods: dict[str, list[dict[str, Any]]]) -> Figure:
     axes.axvline(100 * score(methods[HEAD]), color="gray", linestyle=":", zorder=0)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("test accuracy on the new classes, %; trained parameters in brackets")
+    axes.set_xlabel("test accuracy on the new classes, %")
+    axes.set_ylabel("method (trained parameters)")
     axes.grid(alpha=0.3)
     return figure
 

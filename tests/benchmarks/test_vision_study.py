@@ -206,9 +206,10 @@ def test_methods_behind_the_head_are_listed_with_their_facts() -> None:
     assert place == "- OFT, b = 8, on 3 x 3 convolutions of all blocks"
     assert figures == "+1.00 points; 31.00 % at 0.001, 30.00 % at 0.005; loss 2.50."
     assert verdict(by_method([*head, *lora])).startswith("Every other method exceeds the head alone")
-    assert head_rate(by_method([*head, *lora])) == ""
+    assert head_rate(by_method(head)) == ""
     rated = [{**row, "head_rate": 0.015} for row in lora]
-    assert head_rate(by_method([*head, *rated])) == "Beside all other methods, the head has a learning rate of 0.015. "
+    expected = "With every other method, the new head has a learning rate of its own, 0.015. "
+    assert head_rate(by_method([*head, *rated])) == expected
     lines = table(by_method([*head, *lora]))
     assert lines[2].startswith("| head alone | - | 60,000 | 6.2 % | 0.001 | 31.00 | 31.00 ± 1.00 | 3 | 1.0 |")
     (axes,) = draw(by_method([*head, *lora])).axes
