@@ -34,8 +34,9 @@ def estimates(study: "Study", rows: Sequence[Row]) -> Iterator[tuple[str, str, i
     """
     trainings, wanted = study.trainings, {(row.task, row.method) for row in rows}
     minutes_per_step = {kind: seconds / 60 / CORES for kind, seconds in trainings.seconds.items()}
+    based = [each for each in bases() if each.task in {task for task, _ in wanted}]
     tried = [each for each in trials() if (each.task, each.method) in wanted]
-    for training in [*bases(), *tried]:
+    for training in [*based, *tried]:
         if not trainings.file_of(training).is_file():
             steps = trainings.steps_of(training)
             yield training.name, training.kind, steps, steps * minutes_per_step[training.kind]

@@ -57,7 +57,8 @@ class Study(RowRunner[Row]):
         # Measure before other threads start, because Hydra composes one configuration at a time.
         _ = trainings.seconds, trainings.trained
         trainings.threads = jobs
-        if not trainings.perform(bases()):
+        tasks = {row.task for row in chosen}
+        if not trainings.perform([each for each in bases() if each.task in tasks]):
             return False
         trainings.threads = 1
         wanted = {(row.task, row.method) for row in chosen}
