@@ -48,7 +48,7 @@ class Study(RowRunner[Row]):
         self.trainings.stop(*arguments)
 
     def run(self, chosen: Sequence[Row], jobs: int = 1) -> bool:
-        """Train the bases with a thread for each job, then trials and the other seeds, and certify the rows.
+        """Train the bases, then trials and the other seeds, and certify the rows.
 
         Returns:
             Whether all chosen rows are finished.
@@ -56,11 +56,9 @@ class Study(RowRunner[Row]):
         trainings = self.trainings
         # Measure before other threads start, because Hydra composes one configuration at a time.
         _ = trainings.seconds, trainings.trained
-        trainings.threads = jobs
         tasks = {row.task for row in chosen}
-        if not trainings.perform([each for each in bases() if each.task in tasks]):
+        if not trainings.perform([each for each in bases() if each.task in tasks], jobs):
             return False
-        trainings.threads = 1
         wanted = {(row.task, row.method) for row in chosen}
         trainings.perform([each for each in trials() if (each.task, each.method) in wanted], jobs)
         ready = [row for row in chosen if trainings.validated(row.task, row.method) is not None]
